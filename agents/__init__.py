@@ -1,0 +1,1 @@
+"""Agents and the rivals they are compared with, all behind one contract (`agents.searcher`)."""

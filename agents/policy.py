@@ -1,0 +1,172 @@
+"""The row-shared policy: reads a subgraph table of any length with the same weights.
+
+Row MLP -> mean and max over the rows -> row MLP, twice; a shared head gives each row's three actions,
+plus `beta` times the analytic score of the action (log gain less log loss: what a greedy planner would
+rank by). Plugs into sb3-contrib's MaskablePPO unchanged. Saved as safetensors and JSON, so that loading
+one runs no code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from safetensors.torch import load_file, save_file
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+
+from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS, N_WIDTHS, feature_hash
+from cprune_rl.errors import PolicyError
+
+__all__ = ["RowPolicy", "load_policy", "save_policy"]
+
+_SCORE = slice(FEATURES.index("score_x1"), FEATURES.index("score_x1") + N_WIDTHS)
+_FORMAT = 1
+
+
+def _mlp(*sizes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class RowEncoder(BaseFeaturesExtractor):
+    """`(batch, rows, features)` -> row embeddings, a pooled embedding and the rows' scores, in one flat vector."""
+
+    def __init__(self, observation_space: gymnasium.spaces.Box, width: int = 64) -> None:
+        n_rows = observation_space.shape[0]
+        super().__init__(observation_space, n_rows * width + width + n_rows * N_WIDTHS)
+        self._width = width
+        self.embed = _mlp(N_FEATURES, width, width)
+        self.mix1 = _mlp(3 * width, width)
+        self.mix2 = _mlp(3 * width, width)
+        self.pool = _mlp(2 * width + N_GLOBALS, width)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        batch, n_rows, _ = observations.shape
+        valid = observations[:, :, 0] > 0.5
+        owner, _ = valid.nonzero(as_tuple=True)
+        rows = self.embed(observations[valid])  # only rows that stand for a task are computed
+        for mix in (self.mix1, self.mix2):
+            rows = rows + mix(torch.cat([rows, self._pooled(rows, owner, batch)[owner]], dim=1))
+        pooled = self.pool(torch.cat([self._pooled(rows, owner, batch), observations[:, 0, -N_GLOBALS:]], dim=1))
+        padded = rows.new_zeros(batch, n_rows, self._width)
+        padded[valid] = rows
+        return torch.cat([padded.flatten(1), pooled, observations[:, :, _SCORE].flatten(1)], dim=1)
+
+    def _pooled(self, rows: torch.Tensor, owner: torch.Tensor, batch: int) -> torch.Tensor:
+        """Mean and maximum over the rows of each table, `(batch, 2 * width)`."""
+        count = rows.new_zeros(batch).index_add(0, owner, torch.ones_like(owner, dtype=rows.dtype))
+        mean = rows.new_zeros(batch, self._width).index_add(0, owner, rows) / count.clamp(min=1)[:, None]
+        largest = rows.new_zeros(batch, self._width).scatter_reduce(0, owner[:, None].expand(-1, self._width), rows, "amax")
+        return torch.cat([mean, largest], dim=1)
+
+
+class RowHead(nn.Module):
+    """Logits: three for each row and one for stop, from what `RowEncoder` gives."""
+
+    def __init__(self, n_rows: int, width: int, prior: float) -> None:
+        super().__init__()
+        self._n_rows, self._width = n_rows, width
+        self.row = nn.Linear(width, N_WIDTHS)
+        self.stop = nn.Linear(width, 1)
+        self.beta = nn.Parameter(torch.tensor(float(prior)))
+        nn.init.normal_(self.row.weight, std=0.01)
+        nn.init.zeros_(self.row.bias)
+        nn.init.normal_(self.stop.weight, std=0.01)
+        nn.init.constant_(self.stop.bias, -3.0)  # a policy that stops at once never learns what it missed
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        rows, pooled, score = torch.split(latent, [self._n_rows * self._width, self._width, self._n_rows * N_WIDTHS], dim=1)
+        logits = self.row(rows.view(len(latent), self._n_rows, self._width)).flatten(1) + self.beta * score
+        return torch.cat([logits, self.stop(pooled)], dim=1)
+
+
+class PooledValue(nn.Module):
+    """The value of a table, from its pooled embedding."""
+
+    def __init__(self, n_rows: int, width: int) -> None:
+        super().__init__()
+        self._span = slice(n_rows * width, n_rows * width + width)
+        self.net = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = self.net(latent[:, self._span])
+        return value
+
+
+class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib has no types
+    """An actor-critic whose weights do not depend on the number of rows.
+
+    Args:
+        observation_space: `Box(n_rows, N_FEATURES)`.
+        action_space: `Discrete(3 * n_rows + 1)`.
+        lr_schedule: as SB3 has it.
+        width: of the embeddings.
+        prior: weight of the analytic score at the start; 0 leaves it out.
+        kwargs: further options of MaskableActorCriticPolicy.
+    """
+
+    def __init__(
+        self, observation_space: gymnasium.spaces.Box, action_space: gymnasium.spaces.Discrete, lr_schedule: Schedule, width: int = 64, prior: float = 4.0, **kwargs: Any
+    ) -> None:
+        self._width, self._prior = width, prior
+        options = {**kwargs, "net_arch": [], "ortho_init": False, "features_extractor_class": RowEncoder, "features_extractor_kwargs": {"width": width}}
+        super().__init__(observation_space, action_space, lr_schedule, **options)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        n_rows = self.observation_space.shape[0]
+        self.action_net = RowHead(n_rows, self._width, self._prior)
+        self.value_net = PooledValue(n_rows, self._width)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "width": self._width, "prior": self._prior}
+
+
+def save_policy(policy: RowPolicy, folder: Path, card: Mapping[str, Any]) -> None:
+    """Writes `policy.safetensors` and `policy.json`.
+
+    Args:
+        policy: what to save.
+        folder: made where it is missing.
+        card: what it was trained on, for whoever uses it later; plain values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.contiguous() for k, v in policy.state_dict().items() if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))}
+    save_file(weights, folder / "policy.safetensors")
+    layout = {"format": _FORMAT, "feature_hash": feature_hash(), "features": list(FEATURES), "width": policy._width}
+    (folder / "policy.json").write_text(json.dumps({**layout, "card": dict(card)}, indent=1))
+
+
+def load_policy(folder: Path, max_rows: int) -> RowPolicy:
+    """Reads a policy for tables of up to `max_rows` tasks; runs no code from the files.
+
+    Raises:
+        PolicyError: a file is missing or damaged, or the policy reads another observation.
+    """
+    try:
+        layout = json.loads((folder / "policy.json").read_text())
+        weights = load_file(folder / "policy.safetensors")
+        found, width = layout["feature_hash"], int(layout["width"])
+    except Exception as error:  # safetensors raises its own type, json and the file system theirs
+        raise PolicyError(f"{folder} holds no policy: {error}") from error
+    if found != feature_hash():
+        raise PolicyError(f"the policy in {folder} reads observation {found}, this version gives {feature_hash()}: train it again with this version")
+    observation = gymnasium.spaces.Box(-10.0, 10.0, (max_rows, N_FEATURES))
+    policy = RowPolicy(observation, gymnasium.spaces.Discrete(N_WIDTHS * max_rows + 1), lambda _: 0.0, width=width)
+    missing, unexpected = policy.load_state_dict(weights, strict=False)
+    missing = [k for k in missing if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))]
+    if missing or unexpected:
+        raise PolicyError(f"the policy in {folder} lacks {missing[:2]} or has unknown {unexpected[:2]}: it is of another version")
+    policy.set_training_mode(False)
+    return policy

@@ -1,0 +1,182 @@
+"""What a search method promises, and what a search costs.
+
+Every method gets a problem and a budget and gives back the plans it accepted, in order; a plan is
+accepted only where the gate of the loop held. Costs are read off the problem's own sources, so no method
+can look without paying.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from cprune_rl.envs.problem import Problem
+from cprune_rl.table import Plan
+
+__all__ = ["AcceptedPlan", "Budget", "Meter", "SearchResult", "SearchStep", "Searcher"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend; None is no limit.
+
+    Attributes:
+        fresh_trials: programs built and timed.
+        accuracy_evaluations: answers of the oracle.
+    """
+
+    fresh_trials: int | None = None
+    accuracy_evaluations: int | None = None
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One candidate that a search tried.
+
+    Attributes:
+        plan: the candidate.
+        what: the task that was narrowed, or why the search looked here.
+        latency_s: estimate; infinite where it could not be measured.
+        accuracy: by the oracle; None where it was not asked.
+        accepted: whether the search went on from it.
+    """
+
+    plan: Plan
+    what: str
+    latency_s: float
+    accuracy: float | None
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class AcceptedPlan:
+    """A plan that held the floor in the loop.
+
+    Attributes:
+        plan: what is kept.
+        latency_s: estimate.
+        accuracy: by the oracle.
+    """
+
+    plan: Plan
+    latency_s: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found and what it cost.
+
+    Attributes:
+        method: name of the searcher.
+        accepted: plans that held the floor in the loop, the dense one first, in the order they were found.
+        history: every candidate.
+        cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s, wall_s.
+    """
+
+    method: str
+    accepted: tuple[AcceptedPlan, ...]
+    history: tuple[SearchStep, ...]
+    cost: dict[str, float]
+
+    @property
+    def best(self) -> AcceptedPlan:
+        """The accepted plan of lowest latency."""
+        return min(self.accepted, key=lambda a: a.latency_s)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        history = [{**asdict(s), "plan": list(s.plan.widths), "latency_s": s.latency_s if math.isfinite(s.latency_s) else None} for s in self.history]
+        accepted = [{"plan": list(a.plan.widths), "latency_s": a.latency_s, "accuracy": a.accuracy} for a in self.accepted]
+        return {"method": self.method, "accepted": accepted, "history": history, "cost": self.cost}
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> SearchResult:
+        """The inverse of `to_json`."""
+        history = (SearchStep(Plan(tuple(s["plan"])), s["what"], math.inf if s["latency_s"] is None else s["latency_s"], s["accuracy"], s["accepted"]) for s in value["history"])
+        accepted = (AcceptedPlan(Plan(tuple(a["plan"])), a["latency_s"], a["accuracy"]) for a in value["accepted"])
+        return SearchResult(value["method"], tuple(accepted), tuple(history), value["cost"])
+
+
+OnStep = Callable[[SearchStep], None]
+
+
+class Searcher(Protocol):
+    """A search method.
+
+    `search` ends by itself or when the budget is spent, with what it has found; the dense plan is always
+    among the accepted ones, so there is always an answer.
+    """
+
+    @property
+    def name(self) -> str:
+        """For tables and file names."""
+
+    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
+        """Looks for a fast plan that holds the problem's floor.
+
+        Raises:
+            DeviceError: the device is gone.
+        """
+
+
+@dataclass
+class Meter:
+    """Counts what a search spends on a problem, and writes down what it tried.
+
+    Args:
+        problem: whose sources are read.
+        budget: what may be spent.
+        on_step: told of every candidate.
+    """
+
+    problem: Problem
+    budget: Budget
+    on_step: OnStep | None = None
+    history: list[SearchStep] = field(default_factory=list)
+    accepted: list[AcceptedPlan] = field(default_factory=list)
+    _started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self._before = self._totals()
+
+    def start(self, dense_latency_s: float) -> None:
+        """Accepts the dense plan."""
+        self.accepted.append(AcceptedPlan(self.problem.network.dense, dense_latency_s, self.problem.dense_accuracy))
+
+    def record(self, step: SearchStep) -> None:
+        """Writes a candidate down."""
+        self.history.append(step)
+        if step.accepted and step.accuracy is not None:
+            self.accepted.append(AcceptedPlan(step.plan, step.latency_s, step.accuracy))
+        if self.on_step is not None:
+            self.on_step(step)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is used up."""
+        cost, budget = self.cost(), self.budget
+        trials = budget.fresh_trials is not None and cost["fresh_trials"] >= budget.fresh_trials
+        return trials or (budget.accuracy_evaluations is not None and cost["accuracy_evaluations"] >= budget.accuracy_evaluations)
+
+    def cost(self) -> dict[str, float]:
+        """Spent so far."""
+        spent = {name: value - self._before[name] for name, value in self._totals().items()}
+        return {**spent, "wall_s": time.perf_counter() - self._started}
+
+    def result(self, method: str) -> SearchResult:
+        """What the search found."""
+        return SearchResult(method, tuple(self.accepted), tuple(self.history), self.cost())
+
+    def _totals(self) -> dict[str, float]:
+        latency, oracle = self.problem.latency.spending, self.problem.oracle.spending
+        return {
+            "fresh_trials": latency.fresh_trials,
+            "cached_trials": latency.cached_trials,
+            "accuracy_evaluations": oracle.accuracy_evaluations,
+            "measure_s": latency.measure_s,
+            "train_s": oracle.train_s,
+        }

@@ -1,0 +1,1 @@
+"""Images, training, accuracy oracles and the gate."""

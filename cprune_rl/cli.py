@@ -1,0 +1,98 @@
+"""The command line: parses, calls, prints. Every option's help is its description in `RunConfig`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from cprune_rl.errors import CPruneError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(help="Reinforcement learning for compiler-informed pruning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+_INTERRUPTED = 130
+
+
+def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one flag for each field of `RunConfig`."""
+    from cprune_rl.job.config import RunConfig
+
+    parameters = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    for name, field in RunConfig.model_fields.items():
+        kind = field.annotation if field.default is not None else Path if name == "out" else str
+        default = "" if field.default is None else f" [default: {field.default}]"
+        flag = f"--{name}"
+        option = typer.Option(flag, help=f"{field.description}{default}", show_default=False)
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option]))  # noqa: UP045  # built at run time
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def train(
+    config: Annotated[Optional[Path], typer.Option(help="YAML file with any of the options below; flags override it.", show_default=False)] = None,  # noqa: UP045
+    resume: Annotated[Optional[Path], typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,  # noqa: UP045
+    **flags: Any,
+) -> None:
+    """Train a pruning agent for a network on a device, and prune the network with it."""
+    from cprune_rl.job.config import load_config
+    from cprune_rl.job.folder import RunFolder
+
+    if resume is not None:
+        folder = RunFolder.resume(resume)
+    else:
+        options = load_config(config, flags)
+        options.check_names()
+        folder = RunFolder.create(options)
+    from cprune_rl.job.progress import Reporter
+    from cprune_rl.job.run import run
+
+    reporter = Reporter()
+    try:
+        run(folder, reporter)
+    except KeyboardInterrupt:
+        reporter.say(f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+app.command("train")(_with_run_options(train))
+
+
+@app.command()
+def validate(run: Annotated[Path, typer.Argument(help="Run folder to check.")]) -> None:
+    """Rebuild a run's network from its files and check every claim of result.json."""
+    from cprune_rl.job.progress import Reporter
+    from cprune_rl.job.validate import validate_run
+
+    checks = validate_run(run)
+    reporter = Reporter()
+    for check in checks:
+        reporter.say(f"  {'ok  ' if check.passed else 'FAIL'} {check.claim}: {check.found}")
+    if not all(c.passed for c in checks):
+        reporter.say(f"{sum(not c.passed for c in checks)} of {len(checks)} claims do not hold")
+        raise typer.Exit(1)
+    reporter.say(f"all {len(checks)} claims hold")
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `train` a sub-command however many there are."""
+
+
+def main() -> None:
+    """Entry point of `cprune-rl`; an error of ours is one line, not a traceback."""
+    try:
+        app()
+    except CPruneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Everything that imports tvm: lowering, programs, devices, tuning and deployment."""

@@ -1,0 +1,140 @@
+"""Network -> tasks, each with the layers it came from.
+
+Which layers a task has is read off the weights its calls take; how its shapes depend on the groups is
+found by lowering at one channel less of each group and checked at a plan not used for that: no name
+is guessed and no operator needs a rule of ours. Called by the job and `envs.problems`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import tvm
+
+from cprune_rl.compiler.workload import Call, ExportedNetwork, Operator
+from cprune_rl.errors import ModelError
+from cprune_rl.table import Extent, Group, Network, OperatorKind, Plan, Subgraph, Template
+
+__all__ = ["describe_network", "task_modules"]
+
+_HEAVY = ("nn.conv2d", "nn.conv1d", "nn.conv2d_transpose", "matmul")
+
+
+def describe_network(name: str, exported: ExportedNetwork, groups: Sequence[Group], unprunable: Sequence[tuple[str, str]] = ()) -> Network:
+    """Finds a network's subgraphs and how each depends on the groups.
+
+    Args:
+        name: of the model.
+        exported: the network, exported once.
+        groups: what can be pruned.
+        unprunable: layers left whole, with the reason.
+
+    Raises:
+        ModelError: a shape is not a linear function of the groups' widths.
+    """
+    dense = {g.name: g.channels for g in groups}
+    base = exported.lowered(dense).calls
+    changed = {g.name: exported.lowered({**dense, g.name: g.channels - 1}).calls for g in groups if g.channels > 1}
+    for calls in changed.values():
+        if [_text(c) for c in calls] != [_text(c) for c in base]:
+            raise ModelError(f"{name}: fusion changes with the channel counts, so its tasks cannot be followed")
+    extents = [_extents(base[i].shapes, {g: calls[i].shapes for g, calls in changed.items()}, dense) for i in range(len(base))]
+    network = Network(name, tuple(groups), tuple(_subgraph(c, e, groups) for c, e in zip(base, extents, strict=True)), tuple(unprunable))
+    _check_linear(network, exported, extents)
+    return network
+
+
+def task_modules(network: Network, exported: ExportedNetwork, plan: Plan) -> dict[str, tvm.IRModule]:
+    """The function of each distinct task of a plan, by the workload's key."""
+    lowered = exported.lowered(network.widths(plan))
+    modules: dict[str, tvm.IRModule] = {}
+    for workload, call in zip(network.workloads(plan), lowered.calls, strict=True):
+        if workload.key not in modules:
+            modules[workload.key] = lowered.task(call.function)
+    return modules
+
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def _extents(base: Shapes, changed: Mapping[str, Shapes], dense: Mapping[str, int]) -> tuple[tuple[Extent, ...], ...]:
+    """Each axis as a linear function: the slope for a group is what one channel less takes away."""
+    result = []
+    for tensor, shape in enumerate(base):
+        axes = []
+        for axis, length in enumerate(shape):
+            terms = tuple((g, length - shapes[tensor][axis]) for g, shapes in changed.items() if shapes[tensor][axis] != length)
+            axes.append(Extent(length - sum(m * dense[g] for g, m in terms), terms))
+        result.append(tuple(axes))
+    return tuple(result)
+
+
+def _check_linear(network: Network, exported: ExportedNetwork, extents: Sequence[tuple[tuple[Extent, ...], ...]]) -> None:
+    widths = network.widths(network.uniform(0.6))
+    for call, tensors in zip(exported.lowered(widths).calls, extents, strict=True):
+        if call.shapes != tuple(tuple(e.at(widths) for e in axes) for axes in tensors):
+            raise ModelError(f"{network.name}: the shapes of {call.function} do not follow the groups' widths linearly")
+
+
+def _text(call: Call) -> str:
+    operators = ";".join(f"{o.name}({','.join(o.operands)}){{{o.attributes}}}" for o in call.operators)
+    return f"{operators}->{call.dtype}"
+
+
+def _heavy(call: Call) -> Operator:
+    return next((o for o in call.operators if o.name in _HEAVY), call.operators[0])
+
+
+def _kind(operator: Operator) -> OperatorKind:
+    out = operator.out_shape
+    height = out[2] if len(out) == 4 else 1
+    if operator.name == "nn.conv2d":
+        name = "depthwise" if operator.n_channel_groups > 1 else "conv2d"
+        return OperatorKind(name, operator.shapes[1][2], operator.stride, height)
+    return OperatorKind("dense" if operator.name == "matmul" else "other", 1, 1, height)
+
+
+def _unit_macs(operator: Operator) -> int:
+    """Multiply-accumulates for one input and one output channel."""
+    out = operator.out_shape
+    if operator.name == "nn.conv2d":
+        _, per_group, *kernel = operator.shapes[1]
+        area = kernel[0] * kernel[1] * out[2] * out[3]
+        return area * per_group if operator.n_channel_groups > 1 else area
+    if operator.name == "matmul":
+        rows = 1
+        for length in out[:-1]:
+            rows *= length
+        return rows
+    return 0
+
+
+def _subgraph(call: Call, extents: tuple[tuple[Extent, ...], ...], groups: Sequence[Group]) -> Subgraph:
+    heavy = _heavy(call)
+    open_axes: list[Extent] = []
+
+    def spell(axis: Extent) -> str:
+        if not axis.terms:
+            return str(axis.constant)
+        if axis not in open_axes:
+            open_axes.append(axis)
+        return f"{{{open_axes.index(axis)}}}"
+
+    shapes = ",".join("x".join(spell(a) for a in axes) for axes in extents)
+    family = _text(call)
+    kernel = f"|kernel={heavy.shapes[1][2:]}" if heavy.name == "nn.conv2d" else ""
+    escaped = family.replace("{", "{{").replace("}", "}}")
+    template = Template(f"{escaped}|{shapes}", family + kernel, _kind(heavy), _unit_macs(heavy))
+    layers = tuple(dict.fromkeys(p.rpartition(".")[0] for p in call.parameters))
+    channels_in, channels_out = _channel_axes(heavy, call, extents)
+    writes = tuple(g.name for g in groups if set(g.layers) & set(layers))
+    return Subgraph(layers[0] if layers else call.operators[0].name, layers, template, tuple(open_axes), channels_in, channels_out, writes)
+
+
+def _channel_axes(heavy: Operator, call: Call, extents: tuple[tuple[Extent, ...], ...]) -> tuple[Extent, Extent]:
+    """Extents of the input and output channels of the dominating operator."""
+    axis = -1 if heavy.name == "matmul" else 1
+    data = heavy.operands[0]
+    source = extents[int(data[1:])] if data.startswith("a") else extents[-1]
+    result = extents[-1]
+    return source[axis] if len(source) > 1 else source[-1], result[axis] if len(result) > 1 else result[-1]

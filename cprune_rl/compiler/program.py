@@ -1,0 +1,185 @@
+"""Programs: schedule traces of a task, their tile factors, and carrying one over to another shape.
+
+A program is kept as TVM's JSON form of its trace without the post-processors, which are run again
+wherever it is applied (leaving them out costs 10x: no vectorising, no unrolling). Called by the tuner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import tvm
+from tvm.s_tir import Schedule, Trace
+from tvm.s_tir import meta_schedule as ms
+
+from cprune_rl.compiler.target import load_cpu_intrinsics
+
+__all__ = ["Candidate", "Program", "apply_program", "carry_over", "random_candidates", "tile_factors"]
+
+_CHANNEL_LOOP = 1  # of (batch, channel, ...): NCHW maps and (batch, features) alike
+
+
+@dataclass(frozen=True)
+class Program:
+    """A schedule trace, independent of the process that found it.
+
+    Attributes:
+        trace_json: instructions and decisions, as `tvm.s_tir.Trace.as_json` gives them.
+    """
+
+    trace_json: str
+
+    @property
+    def digest(self) -> str:
+        """Names the program in the cost cache."""
+        return hashlib.sha256(self.trace_json.encode()).hexdigest()[:20]
+
+    @property
+    def tile_factors(self) -> tuple[int, ...]:
+        """Split of the output-channel loop, outermost first; empty where the trace does not tile it."""
+        return tile_factors(json.loads(self.trace_json))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A program applied to a task: what a trial builds.
+
+    Attributes:
+        program: the trace, with decisions that fit this task.
+        module: the scheduled function.
+    """
+
+    program: Program
+    module: tvm.IRModule
+
+
+def tile_factors(trace: Sequence[Any]) -> tuple[int, ...]:
+    """Reads the tile factors of the output-channel loop off a trace.
+
+    Multi-level tiling takes all loops of a block at once (`GetLoops`) and samples a split for each
+    (`SamplePerfectTile`), so the loop a split belongs to is exact: no name is guessed.
+
+    Args:
+        trace: `[instructions, decisions]`; an instruction is `[kind, inputs, attributes, outputs]`,
+            a decision `[position of its instruction, value]`.
+    """
+    instructions, decisions = trace
+    decided = {int(position): value for position, value in decisions}
+    channel_loops: set[str] = set()
+    for position, (kind, inputs, _, outputs) in enumerate(instructions):
+        if kind == "GetLoops" and len(outputs) > _CHANNEL_LOOP:
+            channel_loops.add(outputs[_CHANNEL_LOOP])
+        elif kind == "SamplePerfectTile" and inputs[0] in channel_loops:
+            return tuple(int(f) for f in decided[position])
+    return ()
+
+
+def _context(module: tvm.IRModule, target: tvm.target.Target, seed: int) -> Any:
+    load_cpu_intrinsics()
+    return ms.TuneContext(mod=module, target=target, space_generator="post-order-apply", search_strategy=ms.search_strategy.ReplayTrace(), num_threads=1, rand_state=seed)
+
+
+def _to_program(trace: Any) -> Program:
+    return Program(json.dumps(_plain(trace.as_json(remove_postproc=True))))
+
+
+def _plain(value: Any) -> Any:
+    """TVM's containers and integers as JSON's."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (bool, int, float)) or value is None:
+        return value
+    if isinstance(value, tvm.tirx.FloatImm):
+        return float(value.value)
+    if isinstance(value, tvm.tirx.IntImm):
+        return int(value)
+    return [_plain(v) for v in value]
+
+
+def random_candidates(module: tvm.IRModule, target: tvm.target.Target, count: int, seed: int) -> list[Candidate]:
+    """Draws programs at random from MetaSchedule's design space.
+
+    Args:
+        module: one function named `main`.
+        target: what it will run on.
+        count: how many to draw; fewer come back where the space is smaller.
+        seed: same seed, same programs.
+    """
+    if count <= 0:
+        return []
+    context = _context(module, target, seed)
+    context.pre_tuning(count, count)
+    drawn = [Candidate(_to_program(c.sch.trace), c.sch.mod) for c in context.generate_measure_candidates() or []]
+    return list({c.program.digest: c for c in drawn}.values())
+
+
+def carry_over(program: Program, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
+    """Applies a program to another shape of its family (program inheritance).
+
+    Its perfect-tile decisions are moved to the nearest splits of the new loop lengths, inner factors
+    weighing most, and the post-processors are run again.
+
+    Returns:
+        The candidate, or None where the trace does not fit the new function.
+    """
+    instructions, decisions = json.loads(program.trace_json)
+    wanted = iter([value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"])
+    try:
+        draft = Schedule(module)
+        Trace.apply_json_to_schedule([instructions, decisions], draft)
+        schedule = Schedule(module)
+
+        def decide(instruction: Any, inputs: Any, attrs: Any, decision: Any) -> Any:
+            if instruction.kind.name != "SamplePerfectTile":
+                return decision
+            length = int(schedule.get(inputs[0]).extent)
+            return _nearest_split(tuple(int(f) for f in next(wanted)), length, int(attrs[1]))
+
+        draft.trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=decide)
+        return _finish(schedule, module, target)
+    except (RuntimeError, ValueError, TypeError, KeyError):
+        return None  # the trace names a block or a loop that this function lacks
+
+
+def apply_program(program: Program, module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
+    """Schedules a function by a program that was found for it."""
+    candidate = carry_over(program, module, target)
+    if candidate is None:
+        raise ValueError("the program does not belong to this function")
+    return candidate.module
+
+
+def _finish(schedule: Any, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
+    program = _to_program(schedule.trace)
+    schedule.enter_postproc()
+    for postproc in _context(module, target, 0).space_generator.postprocs:
+        if not postproc.apply(schedule):
+            return None
+    return Candidate(program, schedule.mod)
+
+
+@lru_cache(maxsize=4096)
+def _nearest_split(wanted: tuple[int, ...], length: int, max_innermost: int) -> tuple[int, ...]:
+    """The exact split of `length` nearest to `wanted`, in log distance; the innermost factor counts fourfold."""
+    if math.prod(wanted) == length:
+        return wanted
+
+    def distance(split: tuple[int, ...]) -> float:
+        *outer, inner = (abs(math.log(a / b)) for a, b in zip(split, wanted, strict=True))
+        return 4 * inner + sum(outer)
+
+    return min((s for s in _splits(length, len(wanted)) if s[-1] <= max_innermost), key=distance)
+
+
+def _splits(length: int, parts: int) -> Iterator[tuple[int, ...]]:
+    if parts == 1:
+        yield (length,)
+        return
+    for factor in (f for f in range(1, length + 1) if length % f == 0):
+        yield from ((factor, *rest) for rest in _splits(length // factor, parts - 1))

@@ -1,0 +1,191 @@
+"""The seams of the house: what a device, a source of latencies and an accuracy oracle promise.
+
+Environments and agents are written against these protocols and never against an implementation.
+Plain values over numpy; implementations live in `compiler`, `cost_cache`, `accuracy` and `testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cprune_rl.table import Plan, Workload
+
+__all__ = ["Accuracy", "AccuracyOracle", "Artifact", "Device", "LatencySource", "LossCurves", "Measurement", "Spending", "TaskCost"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What timing one program gave: all raw samples, or an error, never an exception.
+
+    Attributes:
+        samples_s: seconds of one run, one entry for each repeat; empty where it failed.
+        error: why it failed; None where it did not.
+        reference_s: the device's reference workload timed beside it, so that drift is seen; 0 where not timed.
+    """
+
+    samples_s: tuple[float, ...] = ()
+    error: str | None = None
+    reference_s: float = 0.0
+
+    @property
+    def latency_s(self) -> float:
+        """Median of the samples; infinity where the measurement failed."""
+        return median(self.samples_s) if self.samples_s else float("inf")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A program built for a device: a shared library with one function, and its arguments.
+
+    Attributes:
+        path: the library on this machine.
+        shapes: shape of each argument, outputs last.
+        dtypes: dtype of each argument.
+    """
+
+    path: str
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+
+
+@runtime_checkable
+class Device(Protocol):
+    """Where programs are timed.
+
+    Not thread-safe: one caller at a time, because two timings at once disturb each other. The device
+    owns its session; `close` ends it and may be called twice.
+    """
+
+    @property
+    def name(self) -> str:
+        """As the user gave it: `local`, `local?threads=2`, `rpc://host:port/key`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides a latency besides the program: processor, threads, timing settings."""
+
+    def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
+        """Times each artifact alone.
+
+        Returns:
+            One measurement for each artifact, in order. A crash or a hang is a measurement with an error.
+
+        Raises:
+            DeviceError: the device is gone and did not come back.
+        """
+
+    def close(self) -> None:
+        """Ends the session."""
+
+
+@dataclass(frozen=True)
+class TaskCost:
+    """What is known of the fastest program of a task.
+
+    Attributes:
+        latency_s: seconds of one run; infinity where every trial failed.
+        tile_factors: split of the output-channel loop, outermost first; empty where it is not tiled.
+        is_measured: timed on the device, not predicted.
+        error: why there is no program; None where there is one.
+    """
+
+    latency_s: float
+    tile_factors: tuple[int, ...] = ()
+    is_measured: bool = True
+    error: str | None = None
+
+
+@dataclass
+class Spending:
+    """What a source of latencies or an oracle has spent so far; a meter takes differences of it.
+
+    Attributes:
+        fresh_trials: programs built and timed because the cost cache did not hold them.
+        cached_trials: programs whose time came from the cost cache.
+        accuracy_evaluations: fresh evaluations of an oracle.
+        measure_s: seconds in building and timing.
+        train_s: seconds in fine-tuning and evaluation.
+    """
+
+    fresh_trials: int = 0
+    cached_trials: int = 0
+    accuracy_evaluations: int = 0
+    measure_s: float = 0.0
+    train_s: float = 0.0
+
+
+@runtime_checkable
+class LatencySource(Protocol):
+    """Task latencies: true looks, and cheap ones.
+
+    Not thread-safe. Equal workloads get equal answers from one source until `measure` learns more.
+    """
+
+    @property
+    def spending(self) -> Spending:
+        """Running totals."""
+
+    def measure(self, plan: Plan) -> list[TaskCost]:
+        """True looks at each subgraph of a plan, from the cost cache or built and timed.
+
+        A task that has no program is a cost with an error. Raises `DeviceError` where the device is gone.
+        """
+
+    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
+        """Cheap looks, no trial: measured where the cache has it, else predicted."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """An oracle's answer.
+
+    Attributes:
+        value: accuracy that the plan would have after fine-tuning, in [0, 1].
+        standard_error: of `value`, calibration residual included.
+        n_images: images it was judged on.
+        cost_s: seconds it took; 0 where it was cached.
+    """
+
+    value: float
+    standard_error: float = 0.0
+    n_images: int = 0
+    cost_s: float = 0.0
+
+
+@runtime_checkable
+class AccuracyOracle(Protocol):
+    """Judges plans without fine-tuning them in full. Deterministic: one plan, one answer."""
+
+    @property
+    def spending(self) -> Spending:
+        """Running totals."""
+
+    def accuracy(self, plan: Plan) -> Accuracy:
+        """The (calibrated) accuracy of a plan."""
+
+
+@dataclass(frozen=True)
+class LossCurves:
+    """Predicted accuracy loss of each group: `scale * (1 - kept ratio) ** power`, summed over groups.
+
+    Attributes:
+        scale: `(n_groups,)` loss, in accuracy, where a whole group would go.
+        power: `(n_groups,)` curvature, above 0.
+    """
+
+    scale: NDArray[np.float64] = field(repr=False)
+    power: NDArray[np.float64] = field(repr=False)
+
+    def loss(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Loss of each group.
+
+        Args:
+            kept: kept ratios, `(..., n_groups)` in [0, 1].
+        """
+        return np.asarray(self.scale * np.clip(1.0 - kept, 0.0, 1.0) ** self.power)

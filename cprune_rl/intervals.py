@@ -1,0 +1,51 @@
+"""Intervals of latencies and speed-ups, by SciPy's bootstrap."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+__all__ = ["Interval", "median_interval", "speedup_interval"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % bootstrap interval.
+
+    Attributes:
+        value: the point estimate.
+        low: lower end.
+        high: upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def median_interval(samples: NDArray[np.float64]) -> Interval:
+    """Median of samples `(n,)`."""
+    return _interval((samples,), lambda x, axis=-1: np.median(x, axis=axis))
+
+
+def speedup_interval(dense: NDArray[np.float64], pruned: NDArray[np.float64]) -> Interval:
+    """How many times faster, from rounds in which both were timed.
+
+    Args:
+        dense: `(n_rounds,)` latencies.
+        pruned: `(n_rounds,)` latencies of the same rounds.
+    """
+    return _interval((dense, pruned), lambda d, p, axis=-1: np.median(d, axis=axis) / np.median(p, axis=axis))
+
+
+def _interval(data: tuple[NDArray[np.float64], ...], statistic: object) -> Interval:
+    value = float(statistic(*data))  # type: ignore[operator]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # samples that are all equal: the interval is the value
+        found = bootstrap(data, statistic, paired=True, vectorized=True, method="percentile", n_resamples=2000, rng=np.random.default_rng(0))
+    low, high = found.confidence_interval
+    return Interval(value, float(low) if np.isfinite(low) else value, float(high) if np.isfinite(high) else value)

@@ -1,0 +1,69 @@
+"""Trained networks: the base network and fine-tuned plans, kept in the user cache folder.
+
+Training the same network on the same images with the same settings is done once on a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cprune_rl.accuracy.data import ImageData
+from cprune_rl.accuracy.training import TrainSettings, train
+
+__all__ = ["is_trained", "trained", "weights_hash"]
+
+OnStep = Callable[[int, float], None]
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Names a network's weights."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:20]
+
+
+def _path(identity: str, data: ImageData, settings: TrainSettings) -> Path:
+    text = json.dumps([identity, data.fingerprint, asdict(settings), torch.__version__])
+    return user_cache_path("cprune-rl", ensure_exists=True) / "networks" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+
+
+def is_trained(identity: str, data: ImageData, settings: TrainSettings) -> bool:
+    """Whether `trained` would only read a file."""
+    return _path(identity, data, settings).exists()
+
+
+def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSettings, on_step: OnStep | None = None) -> nn.Module:
+    """Trains a network in place, or reads what the same training gave before.
+
+    Args:
+        model: with its starting weights.
+        identity: names the network and its starting weights.
+        data: images; only `data.train` is learnt from.
+        settings: of the training.
+        on_step: see `training.train`.
+
+    Returns:
+        `model`, in evaluation mode.
+    """
+    path = _path(identity, data, settings)
+    if path.exists():
+        model.load_state_dict(load_file(path))
+        return model.eval()
+    train(model, data.train, settings, on_step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+    temporary.replace(path)
+    return model.eval()

@@ -1,0 +1,188 @@
+"""The run: assemble, train the agent, search, finish, compare, write everything down.
+
+Each stage leaves its result in the run folder and is not repeated by `--resume`; what is inside a stage
+is in the cost cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch.utils.tensorboard import SummaryWriter
+
+from cprune_rl.accuracy.training import evaluate
+from cprune_rl.agents.greedy import GreedyCPrune
+from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
+from cprune_rl.agents.ppo import PPOAgent, PPOSettings, train_policy
+from cprune_rl.agents.searcher import Budget, Searcher, SearchResult, SearchStep
+from cprune_rl.compiler.deploy import build_network, export_torch, time_interleaved
+from cprune_rl.cost_cache.predictor import CostModel
+from cprune_rl.envs.problem import Problem
+from cprune_rl.envs.problems import TrainingProblems, save_recorded
+from cprune_rl.intervals import median_interval, speedup_interval
+from cprune_rl.job.assemble import Workbench, open_workbench
+from cprune_rl.job.finalists import FinalGate, Finalist, finish
+from cprune_rl.job.folder import RunFolder
+from cprune_rl.job.progress import Reporter
+from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
+from cprune_rl.pruning.zoo import MODELS
+from cprune_rl.report.page import write_page
+from cprune_rl.report.tables import result_table, subgraph_table
+from cprune_rl.result import Figures, MethodResult, Result
+from cprune_rl.table import Plan, SubgraphTable
+
+__all__ = ["run"]
+
+
+def run(folder: RunFolder, reporter: Reporter) -> Result:
+    """Goes the whole way from a network's name to a compiled, pruned network.
+
+    Args:
+        folder: where everything is written; what is there already is not done again.
+        reporter: told what is going on.
+
+    Raises:
+        CPruneError: see `open_workbench`; what was done so far stays in the folder and the cost cache.
+    """
+    config = folder.config
+    torch.manual_seed(config.seed)
+    with open_workbench(config, reporter, folder.started) as bench:
+        table = _dense_table(bench)
+        reporter.console.print(subgraph_table(table))
+        searches = [_search(bench, folder, reporter, method) for method in _methods(config.method)]
+        gate = FinalGate(bench)
+        finalists = [finish(search, gate, reporter) for search in searches]
+        result = _compare(bench, folder, reporter, searches, finalists)
+        _write_network(bench, folder, finalists[-1])
+        _record_problem(bench, folder)
+        result.write(folder.file("result.json"))
+        system, command = folder.read_json("system.json") or {}, folder.file("command.txt").read_text().strip()
+        plans = [(f.method, f.plan) for f in finalists]
+        write_page(folder.file("report.html"), result, table, searches, plans, bench.problem().floor, system, command)
+    reporter.console.print(result_table(result))
+    if finalists[-1].plan == bench.network.dense:
+        reporter.say("No plan holds this floor: the result is the dense network, speed-up 1.0. A lower --floor gives the search room.")
+    reporter.say(f"Run folder: {folder.path} (open report.html; check it with `cprune-rl validate {folder.path}`)")
+    return result
+
+
+def _methods(own: str) -> list[str]:
+    """Searches to run, the run's own last."""
+    return ["greedy"] if own == "greedy" else ["greedy", own]
+
+
+def _dense_table(bench: Workbench) -> SubgraphTable:
+    costs = bench.tuner.measure(bench.network.dense)
+    return SubgraphTable.build(bench.network, bench.network.dense, [c.latency_s for c in costs], [c.tile_factors for c in costs])
+
+
+def _search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str) -> SearchResult:
+    """One search, or what the folder has of it."""
+    name = f"search_{method}.json"
+    if (known := folder.read_json(name)) is not None:
+        return SearchResult.from_json(known)
+    searcher: Searcher = GreedyCPrune() if method == "greedy" else PPOAgent(_policy(bench, folder, reporter))
+    problem = bench.problem()
+    with SummaryWriter(str(folder.file("tensorboard"))) as writer, reporter.part(f"Searching with {method}, floor {problem.floor:.4f} (oracle)", None):
+        result = searcher.search(problem, Budget(), _Narrator(problem, folder, reporter, writer, method))
+    folder.write_json(name, result.to_json())
+    return result
+
+
+class _Narrator:
+    """Tells the console, `metrics.csv` and TensorBoard of each candidate."""
+
+    def __init__(self, problem: Problem, folder: RunFolder, reporter: Reporter, writer: SummaryWriter, method: str) -> None:
+        self._problem, self._folder, self._reporter, self._writer, self._method = problem, folder, reporter, writer, method
+        self._n = 0
+
+    def __call__(self, step: SearchStep) -> None:
+        self._n += 1
+        accuracy = "      -" if step.accuracy is None else f"{step.accuracy:7.4f}"
+        verdict = "kept" if step.accepted else "too slow" if step.accuracy is None else "below the floor" if step.accuracy < self._problem.floor else "refused"
+        self._reporter.say(f"    {self._n:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms  accuracy {accuracy}  {verdict}")
+        spent = self._problem.latency.spending
+        values: dict[str, float] = {"latency_ms": step.latency_s * 1e3, "accepted": float(step.accepted), "fresh_trials": float(spent.fresh_trials)}
+        if step.accuracy is not None:
+            values["accuracy"] = step.accuracy
+        self._folder.log(self._method, self._n, **values)
+        tags = {"latency_ms": "latency/estimate_ms", "accuracy": "prune/accuracy", "accepted": "prune/accepted", "fresh_trials": "cache/fresh_trials"}
+        for name, value in values.items():
+            if np.isfinite(value):
+                self._writer.add_scalar(f"{tags[name]}/{self._method}", value, self._n)
+
+
+def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> RowPolicy:
+    """The agent's policy: trained on variations of this problem, or read from the folder."""
+    settings = PPOSettings(total_timesteps=bench.config.budgets.total_timesteps, seed=bench.config.seed)
+    target = folder.file("policy")
+    if not (target / "policy.json").exists():
+        problems = TrainingProblems(bench.network, bench.cost_model, bench.curves, bench.dense_accuracy, bench.descriptor)
+        with reporter.part("Training the agent on a model of the problem", settings.total_timesteps) as advance:
+            model = train_policy(problems, settings, folder.file("tensorboard"), advance)
+        card = {"network": bench.network.name, "data": bench.data.name, "device": bench.device.name, "total_timesteps": settings.total_timesteps, "seed": settings.seed}
+        policy: RowPolicy = model.policy
+        target.mkdir(exist_ok=True)
+        model.save(target / "sb3.zip")
+        save_policy(policy, target, card)
+    return load_policy(target, settings.max_rows)
+
+
+def _compare(bench: Workbench, folder: RunFolder, reporter: Reporter, searches: Sequence[SearchResult], finalists: Sequence[Finalist]) -> Result:
+    """Tunes all finalists and the dense network from one pool, builds them, times them in turns."""
+    config, network = bench.config, bench.network
+    plans = {"dense": network.dense, **{f.method: f.plan for f in finalists}}
+    models = {"dense": bench.model, **{f.method: f.model for f in finalists}}
+    n_tasks = len({w.key for p in plans.values() for w in network.workloads(p)})
+    with reporter.part("Offering every program to every plan", n_tasks) as advance:
+        bench.tuner.exchange(plans.values(), on_task=advance)
+    built = folder.file("built")
+    built.mkdir(exist_ok=True)
+    libraries = {name: built / f"{name}.so" for name in plans}
+    with reporter.part("Building the networks", len(plans)) as advance:
+        for done, (name, plan) in enumerate(plans.items(), start=1):
+            build_network(network, bench.exported, plan, models[name], bench.tuner, bench.device, libraries[name])
+            advance(done)
+    with reporter.part("Timing them in turns", None):
+        samples = time_interleaved(bench.device, libraries, MODELS[config.network_name].input_shape, config.budgets.timing_rounds, config.seed)
+    figures = {}
+    for name, plan in plans.items():
+        latency = median_interval(samples[name] * 1e3)
+        estimate = sum(c.latency_s for c in bench.tuner.measure(plan)) * 1e3
+        accuracy = evaluate(models[name], bench.data.test)
+        figures[name] = Figures(latency.value, (latency.low, latency.high), estimate, accuracy, count_parameters(models[name]), network.macs(plan))
+    methods = []
+    for search, finalist in zip(searches, finalists, strict=True):
+        ratio = speedup_interval(samples["dense"], samples[finalist.method])
+        speedup, interval = (1.0, (1.0, 1.0)) if finalist.plan == network.dense else (ratio.value, (ratio.low, ratio.high))
+        cost = {**search.cost, "full_finetunes": finalist.n_finetuned}
+        methods.append(MethodResult(finalist.method, figures[finalist.method], speedup, interval, vars(finalist.verdict), cost, search.to_json()["history"]))
+        folder.log("final", 0, **{f"{finalist.method}/speedup": speedup, f"{finalist.method}/accuracy_test": figures[finalist.method].accuracy_test})
+    names = (config.network_name, config.data, bench.device.name, config.method)
+    return Result(*names, config.seed, config.floor, figures["dense"], methods[-1], tuple(methods[:-1]), config.fast)
+
+
+def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist) -> None:
+    """`plan.json`, `model.safetensors`, `model.pt2`, `lib.so`, and the dense network's library to compare with."""
+    kept = kept_indices(bench.coupled, finalist.plan)
+    PlanFile(bench.config.network_name, bench.data.n_classes, kept, finalist.plan.schemes).write(folder.path, finalist.model)
+    export_torch(finalist.model, MODELS[bench.config.network_name].input_shape, folder.file("model.pt2"))
+    for source, name in ((finalist.method, "lib.so"), ("dense", "dense.so")):
+        folder.file(name).write_bytes(folder.file(f"built/{source}.so").read_bytes())
+    save_file({k: v.contiguous() for k, v in bench.model.state_dict().items()}, folder.file("dense.safetensors"))
+
+
+def _record_problem(bench: Workbench, folder: RunFolder) -> None:
+    """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run timed."""
+    recorded = CostModel(bench.cost_model.measured())
+    searches = [folder.read_json(f"search_{m}.json") for m in _methods(bench.config.method)]
+    plans = {Plan(tuple(step["plan"])) for search in searches if search for step in search["history"]}
+    for plan in sorted(plans, key=lambda p: p.widths):
+        for workload, cost in zip(bench.network.workloads(plan), bench.tuner.measure(plan), strict=True):
+            recorded.learn(workload, cost)
+    packages = (folder.read_json("system.json") or {}).get("packages")
+    provenance = {"device": bench.device.fingerprint, "data": bench.data.name, "packages": packages}
+    save_recorded(folder.file("problem.json"), bench.problem(), recorded.measured(), bench.curves, provenance)

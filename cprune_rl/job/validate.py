@@ -1,0 +1,116 @@
+"""Checks a run folder in a fresh process: rebuilds the network from its files and tests every claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from cprune_rl.accuracy.data import Split, load_data
+from cprune_rl.accuracy.gate import judge
+from cprune_rl.accuracy.training import predict_labels
+from cprune_rl.compiler.deploy import run_library, time_interleaved
+from cprune_rl.compiler.device import open_device
+from cprune_rl.envs.problem import resolve_floor
+from cprune_rl.envs.problems import open_recorded
+from cprune_rl.errors import ConfigError
+from cprune_rl.intervals import speedup_interval
+from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
+from cprune_rl.pruning.zoo import MODELS, build_model
+from cprune_rl.result import Result
+from cprune_rl.table import Plan
+
+__all__ = ["Check", "validate_run"]
+
+_TOLERANCE = 1e-3  # of logits, between compilers
+_N_ROUNDS = 40
+_DRIFT = 0.10  # how far a speed-up measured at another hour may be from the one stated
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim and what was found.
+
+    Attributes:
+        claim: what the run states.
+        found: what came out here.
+        passed: whether they agree.
+    """
+
+    claim: str
+    found: str
+    passed: bool
+
+
+def validate_run(folder: Path) -> list[Check]:
+    """Checks every claim of a run.
+
+    Raises:
+        CPruneError: the folder holds no finished run, or a file of it is damaged.
+    """
+    result = Result.read(folder / "result.json")
+    for name in ("config.yaml", "command.txt", "system.json", "problem.json", "model.pt2", "lib.so", "dense.so", "dense.safetensors", "report.html"):
+        if not (folder / name).exists():
+            raise ConfigError(f"{folder / name} is missing: the run did not finish; go on with --resume {folder}")
+    model, plan = load_pruned(folder)
+    dense = build_model(plan.model, plan.n_classes)
+    dense.load_state_dict(load_file(folder / "dense.safetensors"))
+    dense.eval()
+    return [*_shape_checks(folder, result, model, dense, plan), *_accuracy_checks(result, model, dense), *_export_checks(folder, plan, model), *_speed_checks(folder, result)]
+
+
+def _shape_checks(folder: Path, result: Result, model: nn.Module, dense: nn.Module, plan: PlanFile) -> Iterator[Check]:
+    for name, network, stated in (("dense", dense, result.dense), (result.method, model, result.main.pruned)):
+        n_params = count_parameters(network)
+        yield Check(f"{name}: {stated.n_params} parameters", str(n_params), n_params == stated.n_params)
+    described = open_recorded(str(folder / "problem.json")).network
+    macs = described.macs(Plan(tuple(len(plan.kept[g.name]) for g in described.groups)))
+    yield Check(f"{result.main.pruned.macs} MACs", str(macs), macs == result.main.pruned.macs)
+
+
+def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iterator[Check]:
+    data = load_data(result.data, result.fast)
+
+    def correct(network: nn.Module, split: Split) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        return np.asarray(predict_labels(network, split).numpy() == split.labels)
+
+    for name, network, stated in (("dense", dense, result.dense), (result.method, model, result.main.pruned)):
+        accuracy = float(correct(network, data.test).mean())
+        yield Check(f"{name}: test accuracy {stated.accuracy_test:.4f}", f"{accuracy:.4f}", math.isclose(accuracy, stated.accuracy_test, abs_tol=5e-4))
+    dense_right, pruned_right = correct(dense, data.gate), correct(model, data.gate)
+    verdict = judge(dense_right, pruned_right, resolve_floor(result.floor, float(dense_right.mean())))
+    stated_bound = float(result.main.gate["lower_bound"])
+    yield Check(f"gate's lower bound {stated_bound:.4f}", f"{verdict.lower_bound:.4f}", math.isclose(verdict.lower_bound, stated_bound, abs_tol=5e-4))
+    yield Check(f"gate passed: {result.main.gate['passed']}", str(verdict.passed), verdict.passed == result.main.gate["passed"])
+    floor = resolve_floor(result.floor, result.dense.accuracy_test)
+    accuracy = result.main.pruned.accuracy_test
+    yield Check(f"the floor {floor:.4f} holds on test images", f"{accuracy:.4f}", accuracy >= floor)
+
+
+def _export_checks(folder: Path, plan: PlanFile, model: nn.Module) -> Iterator[Check]:
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal(MODELS[plan.model].input_shape).astype(np.float32))
+    with torch.no_grad():
+        expected = model.to(memory_format=torch.contiguous_format)(image).numpy()  # type: ignore[call-overload]
+        exported = torch.export.load(folder / "model.pt2").module()(image).numpy()
+    compiled = run_library(folder / "lib.so", image.numpy(), plan.n_classes)
+    for name, logits in (("model.pt2", exported), ("lib.so", compiled)):
+        error = float(np.abs(logits - expected).max())
+        yield Check(f"{name} computes what the network computes", f"largest difference {error:.1e}", error <= _TOLERANCE)
+
+
+def _speed_checks(folder: Path, result: Result) -> Iterator[Check]:
+    main = result.main
+    if main.speedup == 1.0:
+        return
+    shape = MODELS[result.model].input_shape
+    with open_device(result.device) as device:
+        samples = time_interleaved(device, {"dense": folder / "dense.so", "pruned": folder / "lib.so"}, shape, _N_ROUNDS)
+    found = speedup_interval(samples["dense"], samples["pruned"])
+    agrees = found.high >= main.speedup_ci[0] * (1 - _DRIFT) and found.low <= main.speedup_ci[1] * (1 + _DRIFT)
+    yield Check(f"speed-up {main.speedup:.2f}", f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] measured now", agrees)

@@ -1,0 +1,121 @@
+"""Plan -> smaller network, and (model, plan) as files.
+
+A plan keeps the most important channels of each group by a ranking that is fixed once, so a plan's
+indices do not depend on the path of the search that found it. Called by oracles, the job and `validate`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cprune_rl.errors import PlanError
+from cprune_rl.plain import dump_json
+from cprune_rl.pruning.groups import CoupledGroups, remove_channels
+from cprune_rl.pruning.zoo import MODELS, build_model
+from cprune_rl.table import Plan
+
+__all__ = ["PlanFile", "count_parameters", "kept_indices", "load_pruned", "prune"]
+
+
+def kept_indices(coupled: CoupledGroups, plan: Plan) -> dict[str, tuple[int, ...]]:
+    """For each group the channels a plan keeps, ascending."""
+    return {g.name: tuple(sorted(coupled.ranking[g.name][:width])) for g, width in zip(coupled.groups, plan.widths, strict=True)}
+
+
+def prune(model: nn.Module, example: torch.Tensor, kept: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """A copy of `model` with only the kept channels.
+
+    Args:
+        model: the dense network; left as it was.
+        example: one batch of its input.
+        kept: for each group, by name, the indices that stay.
+
+    Raises:
+        PlanError: a group that the network lacks, or an index outside it.
+    """
+    pruned = copy.deepcopy(model)
+    modules = dict(pruned.named_modules())
+    removed: dict[str, list[int]] = {}
+    for name, indices in kept.items():
+        if name not in modules:
+            raise PlanError(f"the plan prunes layer {name!r}, which the network does not have")
+        channels = len(modules[name].weight)
+        if not indices or min(indices) < 0 or max(indices) >= channels:
+            raise PlanError(f"group {name!r} has channels 0 to {channels - 1}, the plan keeps {list(indices)[:4]}...")
+        removed[name] = sorted(set(range(channels)) - set(indices))
+    for parameter in pruned.parameters():
+        parameter.requires_grad_(True)
+    remove_channels(pruned, example, removed)
+    return pruned.eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(p.numel() for p in model.parameters())
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """`plan.json`: with `model.safetensors`, all that a pruned network is.
+
+    Attributes:
+        model: name of the dense network.
+        n_classes: of its last layer.
+        kept: for each group the channels that stay.
+        schemes: scheme of each layer that is not dense.
+    """
+
+    model: str
+    n_classes: int
+    kept: Mapping[str, tuple[int, ...]]
+    schemes: tuple[tuple[str, str], ...] = ()
+
+    def write(self, folder: Path, weights: nn.Module) -> None:
+        """Writes `plan.json` and `model.safetensors`."""
+        value = {
+            "model": self.model,
+            "n_classes": self.n_classes,
+            "groups": {name: {"kept": list(indices)} for name, indices in self.kept.items()},
+            "schemes": dict(self.schemes),
+        }
+        (folder / "plan.json").write_text(dump_json(value))
+        save_file({k: v.contiguous() for k, v in weights.state_dict().items()}, folder / "model.safetensors")
+
+    @staticmethod
+    def read(folder: Path) -> PlanFile:
+        """Reads `plan.json`.
+
+        Raises:
+            PlanError: it is missing, or not a plan.
+        """
+        path = folder / "plan.json"
+        try:
+            value = json.loads(path.read_text())
+            kept = {name: tuple(int(i) for i in group["kept"]) for name, group in value["groups"].items()}
+            return PlanFile(str(value["model"]), int(value["n_classes"]), kept, tuple(value["schemes"].items()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"{path} is no plan: {error}") from error
+
+
+def load_pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
+    """Rebuilds a pruned network from `plan.json` and `model.safetensors`; nothing is unpickled.
+
+    Raises:
+        PlanError: a file is missing, or the weights do not fit the plan.
+    """
+    plan = PlanFile.read(folder)
+    dense = build_model(plan.model, plan.n_classes)
+    pruned = prune(dense, torch.zeros(MODELS[plan.model].input_shape), plan.kept)
+    try:
+        pruned.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, RuntimeError) as error:
+        raise PlanError(f"{folder / 'model.safetensors'} does not fit plan.json: {error}") from error
+    return pruned.eval(), plan

@@ -1,0 +1,43 @@
+"""The HTML page of a run: one file, pictures inside, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from cprune_rl.agents.searcher import SearchResult
+from cprune_rl.report.plots import plot_latencies, plot_searches, plot_widths
+from cprune_rl.result import Result
+from cprune_rl.table import Plan, SubgraphTable
+
+__all__ = ["write_page"]
+
+
+def write_page(
+    path: Path, result: Result, table: SubgraphTable, searches: Sequence[SearchResult], plans: Sequence[tuple[str, Plan]], floor: float, system: dict[str, Any], command: str
+) -> None:
+    """Writes `report.html`.
+
+    Args:
+        path: file to write.
+        result: what the run states.
+        table: subgraph table of the dense network.
+        searches: every search, the run's own last.
+        plans: final plan of each method.
+        floor: accuracy that had to hold in the loop.
+        system: machine and versions.
+        command: that made the run.
+    """
+    pictures = {
+        "latencies": plot_latencies(result),
+        "searches": plot_searches(searches, floor),
+        "widths": plot_widths(table.network, plans),
+    }
+    template = Environment(loader=PackageLoader("cprune_rl.report"), autoescape=True).get_template("page.html")
+    encoded = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
+    path.write_text(template.render(r=result, methods=[*result.rivals, result.main], table=table, pictures=encoded, system=system, command=command, searches=searches))
+    (path.parent / "latencies.png").write_bytes(pictures["latencies"])

@@ -1,0 +1,81 @@
+"""Plots of a run, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display is needed, or taken
+from matplotlib import pyplot as plt
+
+from cprune_rl.agents.searcher import SearchResult
+from cprune_rl.result import Result
+from cprune_rl.table import Network, Plan
+
+__all__ = ["plot_latencies", "plot_searches", "plot_widths"]
+
+_COLOURS = {"dense": "#8a8f98", "greedy": "#d98032", "agent": "#2f6fb5"}
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def plot_latencies(result: Result) -> bytes:
+    """Measured latencies with intervals; the accuracy stands on each bar."""
+    rows = [("dense", result.dense, "")] + [(m.method, m.pruned, f"{m.speedup:.2f}x, ") for m in (*result.rivals, result.main)]
+    figure, axes = plt.subplots(figsize=(6.4, 0.6 + 0.55 * len(rows)))
+    for y, (name, f, speedup) in enumerate(rows):
+        error = [[f.latency_ms - f.latency_ci_ms[0]], [f.latency_ci_ms[1] - f.latency_ms]]
+        axes.barh(y, f.latency_ms, color=_COLOURS.get(name, "#666666"), xerr=error, height=0.62)
+        axes.text(f.latency_ms, y, f"  {speedup}{f.accuracy_test:.2%}", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [r[0] for r in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("latency, ms (measured, whole network); speed-up, test accuracy")
+    axes.set_xlim(0, 1.45 * max(f.latency_ms for _, f, _ in rows))
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def plot_searches(searches: Sequence[SearchResult], floor: float) -> bytes:
+    """Estimated latency and accuracy of every candidate, in the order they were tried."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 5.0), sharex=True)
+    for search in searches:
+        colour = _COLOURS.get(search.method, "#666666")
+        latency, now = [search.accepted[0].latency_s * 1e3], search.accepted[0].latency_s * 1e3
+        for step in search.history:
+            now = step.latency_s * 1e3 if step.accepted else now
+            latency.append(now)
+        top.step(range(len(latency)), latency, where="post", color=colour, label=search.method)
+        tried = [(i + 1, s.accuracy, s.accepted) for i, s in enumerate(search.history) if s.accuracy is not None]
+        for accepted, marker in ((True, "o"), (False, "x")):
+            chosen = [(i, a) for i, a, was in tried if was == accepted]
+            bottom.scatter([i for i, _ in chosen], [a for _, a in chosen], color=colour, marker=marker, s=22)
+    bottom.axhline(floor, color="#a33030", linewidth=1, linestyle="--")
+    bottom.set(xlabel="candidate (o accepted, x rejected)", ylabel="accuracy (oracle)")
+    top.set(ylabel="latency, ms (estimate)")
+    top.legend(frameon=False)
+    for axes in (top, bottom):
+        axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def plot_widths(network: Network, plans: Sequence[tuple[str, Plan]]) -> bytes:
+    """Channels that each plan keeps of every group."""
+    figure, axes = plt.subplots(figsize=(6.4, 0.8 + 0.5 * len(network.groups)))
+    height = 0.8 / (len(plans) + 1)
+    for i, (name, plan) in enumerate([("dense", network.dense), *plans]):
+        positions = [g + i * height for g in range(len(network.groups))]
+        axes.barh(positions, plan.widths, height=height * 0.92, color=_COLOURS.get(name, "#666666"), label=name)
+    axes.set_yticks([g + 0.4 - height / 2 for g in range(len(network.groups))], [g.name for g in network.groups], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("channels kept")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)

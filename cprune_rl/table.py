@@ -1,0 +1,385 @@
+"""What a network is to a search: groups, subgraphs, workloads, plans and the subgraph table.
+
+Everything here is plain values over numpy: a recorded problem, an environment and a policy need no
+compiler and no torch to know which tasks a plan has. `compiler.lower` makes a `Network`; everything
+downstream reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from cprune_rl.errors import PlanError
+
+__all__ = ["Extent", "Group", "Network", "OperatorKind", "Plan", "Subgraph", "SubgraphTable", "TaskRow", "Template", "Workload", "legal_step", "lower_multiple"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The length of an axis as a linear function of the widths of groups.
+
+    Attributes:
+        constant: the part no group changes.
+        terms: `(group name, multiplier)`; a flattened 4x4 map of group g is `(("g", 16),)`.
+    """
+
+    constant: int
+    terms: tuple[tuple[str, int], ...] = ()
+
+    def at(self, widths: Mapping[str, int]) -> int:
+        """The length where each group has the given width."""
+        return self.constant + sum(multiplier * widths[name] for name, multiplier in self.terms)
+
+
+@dataclass(frozen=True)
+class OperatorKind:
+    """What an observation says about the operator that dominates a task.
+
+    Attributes:
+        name: "conv2d", "depthwise", "dense" or "other".
+        kernel: height of the kernel, 1 where there is none.
+        stride: vertical stride, 1 where there is none.
+        height: height of the output map, 1 for a vector.
+    """
+
+    name: str
+    kernel: int = 1
+    stride: int = 1
+    height: int = 1
+
+
+@dataclass(frozen=True)
+class Template:
+    """A fused subgraph with the lengths of its channel axes left open.
+
+    Attributes:
+        text: operators, attributes and shapes, with `{0}`, `{1}`... for the open lengths.
+        family: the same without any shape: programs carry over within a family.
+        operator: the dominating operator.
+        macs: multiply-accumulates are `macs * cost_in * cost_out` (see `Subgraph`).
+    """
+
+    text: str
+    family: str
+    operator: OperatorKind
+    macs: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One task: a template at given lengths. Equal workloads share one program.
+
+    Attributes:
+        key: canonical text; equal exactly where the compiler would build the same function.
+        family: key of the pool its programs come from.
+        channels_in: channels read by the dominating operator.
+        channels_out: channels written.
+        macs: multiply-accumulates of one run.
+    """
+
+    key: str
+    family: str
+    channels_in: int
+    channels_out: int
+    macs: int
+    operator: OperatorKind = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are pruned together.
+
+    Attributes:
+        name: the layer that the dependency analysis found it at.
+        channels: width in the dense network.
+        minimum: width below which it is not pruned.
+        layers: layers that write these channels.
+    """
+
+    name: str
+    channels: int
+    minimum: int
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """One occurrence of a task in the network: a layer with its fused epilogue.
+
+    Attributes:
+        name: the layer, or the operator where the subgraph has no weight.
+        layers: names of the layers whose weights it reads.
+        template: the operators.
+        extents: lengths for the template's open axes.
+        channels_in: channels read by the dominating operator.
+        channels_out: channels written.
+        writes: groups whose channels this subgraph's own layers produce.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    template: Template
+    extents: tuple[Extent, ...]
+    channels_in: Extent
+    channels_out: Extent
+    writes: tuple[str, ...]
+
+    def workload(self, widths: Mapping[str, int]) -> Workload:
+        """The task this subgraph is at the given group widths."""
+        n_in, n_out = self.channels_in.at(widths), self.channels_out.at(widths)
+        depth = 1 if self.template.operator.name in ("depthwise", "other") else n_in
+        key = self.template.text.format(*(e.at(widths) for e in self.extents))
+        return Workload(key, self.template.family, n_in, n_out, self.template.macs * depth * n_out, self.template.operator)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is kept: the whole state of an episode, with the network.
+
+    Attributes:
+        widths: channels kept, in the order of `Network.groups`.
+        schemes: scheme of each layer that is not dense, as `(layer, scheme)`.
+    """
+
+    widths: tuple[int, ...]
+    schemes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A lowered network: what a search may change and what that does to the tasks.
+
+    Attributes:
+        name: the model's name.
+        groups: what can be pruned.
+        subgraphs: every occurrence of every task, in the order of execution.
+        unprunable: layers left whole, with the reason.
+    """
+
+    name: str
+    groups: tuple[Group, ...]
+    subgraphs: tuple[Subgraph, ...]
+    unprunable: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def group_index(self) -> dict[str, int]:
+        """Position of each group by name."""
+        return {g.name: i for i, g in enumerate(self.groups)}
+
+    @cached_property
+    def dense(self) -> Plan:
+        """The plan that keeps everything."""
+        return Plan(tuple(g.channels for g in self.groups))
+
+    def widths(self, plan: Plan) -> dict[str, int]:
+        """Width of each group by name.
+
+        Raises:
+            PlanError: the plan has another number of groups, or a width outside its group.
+        """
+        if len(plan.widths) != len(self.groups):
+            raise PlanError(f"the plan has {len(plan.widths)} groups, {self.name} has {len(self.groups)}")
+        for group, width in zip(self.groups, plan.widths, strict=True):
+            if not 1 <= width <= group.channels:
+                raise PlanError(f"group {group.name!r} of {self.name} has 1 to {group.channels} channels, the plan keeps {width}")
+        return {g.name: w for g, w in zip(self.groups, plan.widths, strict=True)}
+
+    @cached_property
+    def touched_groups(self) -> tuple[tuple[int, ...], ...]:
+        """For each subgraph the positions of the groups that its shape depends on."""
+        touched = [{name for e in (*s.extents, s.channels_in, s.channels_out) for name, _ in e.terms} for s in self.subgraphs]
+        return tuple(tuple(sorted(self.group_index[name] for name in names)) for names in touched)
+
+    @cached_property
+    def written_groups(self) -> tuple[tuple[int, ...], ...]:
+        """For each subgraph the positions of the groups that its layers produce."""
+        return tuple(tuple(sorted(self.group_index[name] for name in s.writes)) for s in self.subgraphs)
+
+    @cached_property
+    def _known_workloads(self) -> dict[tuple[int, ...], Workload]:
+        return {}
+
+    def workload(self, subgraph: int, widths: tuple[int, ...]) -> Workload:
+        """The task that one subgraph is at the widths of a plan; remembered, because searches ask again and again."""
+        key = (subgraph, *(widths[g] for g in self.touched_groups[subgraph]))
+        known = self._known_workloads
+        if key not in known:
+            known[key] = self.subgraphs[subgraph].workload(self.widths(Plan(widths)))
+        return known[key]
+
+    def workloads(self, plan: Plan) -> list[Workload]:
+        """The task of each subgraph, in the order of `subgraphs`."""
+        return [self.workload(s, plan.widths) for s in range(len(self.subgraphs))]
+
+    def macs(self, plan: Plan) -> int:
+        """Multiply-accumulates of the whole network."""
+        return sum(w.macs for w in self.workloads(plan))
+
+    def uniform(self, ratio: float) -> Plan:
+        """The plan that keeps the same share of every group, no less than its minimum."""
+        return Plan(tuple(max(g.minimum, round(g.channels * ratio)) for g in self.groups))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values from which `from_json` makes an equal network."""
+        templates = list(dict.fromkeys(s.template for s in self.subgraphs))
+        return {
+            "name": self.name,
+            "groups": [{"name": g.name, "channels": g.channels, "minimum": g.minimum, "layers": list(g.layers)} for g in self.groups],
+            "templates": [{"text": t.text, "family": t.family, "operator": vars(t.operator), "macs": t.macs} for t in templates],
+            "subgraphs": [
+                {
+                    "name": s.name,
+                    "layers": list(s.layers),
+                    "template": templates.index(s.template),
+                    "extents": [_extent_to_json(e) for e in s.extents],
+                    "channels_in": _extent_to_json(s.channels_in),
+                    "channels_out": _extent_to_json(s.channels_out),
+                    "writes": list(s.writes),
+                }
+                for s in self.subgraphs
+            ],
+            "unprunable": [list(u) for u in self.unprunable],
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Network:
+        """The inverse of `to_json`."""
+        templates = [Template(t["text"], t["family"], OperatorKind(**t["operator"]), t["macs"]) for t in value["templates"]]
+        return Network(
+            value["name"],
+            tuple(Group(g["name"], g["channels"], g["minimum"], tuple(g["layers"])) for g in value["groups"]),
+            tuple(
+                Subgraph(
+                    s["name"],
+                    tuple(s["layers"]),
+                    templates[s["template"]],
+                    tuple(_extent_from_json(e) for e in s["extents"]),
+                    _extent_from_json(s["channels_in"]),
+                    _extent_from_json(s["channels_out"]),
+                    tuple(s["writes"]),
+                )
+                for s in value["subgraphs"]
+            ),
+            tuple((u[0], u[1]) for u in value["unprunable"]),
+        )
+
+
+def _extent_to_json(extent: Extent) -> list[Any]:
+    return [extent.constant, [list(t) for t in extent.terms]]
+
+
+def _extent_from_json(value: Sequence[Any]) -> Extent:
+    return Extent(value[0], tuple((name, multiplier) for name, multiplier in value[1]))
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One row of the subgraph table: a task of the current plan.
+
+    Attributes:
+        workload: the task.
+        subgraphs: positions of its occurrences in `Network.subgraphs`; their number is its weight.
+        latency_s: of one occurrence, by the fastest program.
+        tile_factors: that program's split of the output-channel loop, outermost first; empty where it is not tiled.
+        groups: positions of the groups its layers produce.
+    """
+
+    workload: Workload
+    subgraphs: tuple[int, ...]
+    latency_s: float
+    tile_factors: tuple[int, ...]
+    groups: tuple[int, ...]
+
+    @property
+    def weight(self) -> int:
+        """How many subgraphs share the task."""
+        return len(self.subgraphs)
+
+    @property
+    def total_s(self) -> float:
+        """Latency of all occurrences."""
+        return self.latency_s * self.weight
+
+
+@dataclass(frozen=True)
+class SubgraphTable:
+    """CPrune's table C (Kim et al., ECCV 2022, figure 3): tasks, subgraphs, programs, groups and legal steps.
+
+    Attributes:
+        network: what the plan belongs to.
+        plan: the current plan.
+        rows: one for each distinct task, in the order of first execution.
+        steps: legal step of each group, in channels.
+    """
+
+    network: Network
+    plan: Plan
+    rows: tuple[TaskRow, ...]
+    steps: tuple[int, ...]
+
+    @cached_property
+    def latency_s(self) -> float:
+        """The estimate: the sum of tasks."""
+        return sum(r.total_s for r in self.rows)
+
+    @staticmethod
+    def build(network: Network, plan: Plan, latencies_s: Sequence[float], tile_factors: Sequence[tuple[int, ...]]) -> SubgraphTable:
+        """Joins a plan with what its subgraphs' fastest programs cost.
+
+        Args:
+            network: what the plan belongs to.
+            plan: the current plan.
+            latencies_s: of each subgraph.
+            tile_factors: of each subgraph's program.
+        """
+        occurrences: dict[str, list[int]] = {}
+        workloads = network.workloads(plan)
+        for index, workload in enumerate(workloads):
+            occurrences.setdefault(workload.key, []).append(index)
+        rows = [TaskRow(workloads[at[0]], tuple(at), latencies_s[at[0]], tile_factors[at[0]], _union(network.written_groups, at)) for at in occurrences.values()]
+        return SubgraphTable(network, plan, tuple(rows), _legal_steps(network, rows))
+
+
+def _union(sets: Sequence[tuple[int, ...]], at: Sequence[int]) -> tuple[int, ...]:
+    return sets[at[0]] if len(at) == 1 else tuple(sorted({g for i in at for g in sets[i]}))
+
+
+def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
+    producers: list[list[TaskRow]] = [[] for _ in network.groups]
+    for row in rows:
+        for group in row.groups:
+            producers[group].append(row)
+    return tuple(legal_step(g.channels, [(r.tile_factors, r.total_s) for r in rows_of_g]) for g, rows_of_g in zip(network.groups, producers, strict=True))
+
+
+def legal_step(channels: int, producers: Iterable[tuple[Sequence[int], float]]) -> int:
+    """The number of channels one action removes from a group.
+
+    A step that is a multiple of the product of a program's other tile factors leaves its loop structure
+    as it is (Kim et al., ECCV 2022, section 3.3). With several producers the published code takes the
+    maximum, which breaks the other tilings; this takes the least common multiple. Where that passes a
+    quarter of the group, the costliest producer alone decides; a step is at least 1/32 of the group, so
+    that episodes stay short.
+
+    Args:
+        channels: width of the group in the dense network.
+        producers: tile factors of each producing task's program, and the task's total latency in seconds.
+
+    Returns:
+        A step of 1 to `channels` channels.
+    """
+    inner = [(math.prod(factors) // max(factors), cost) for factors, cost in producers if factors]
+    step = math.lcm(*(s for s, _ in inner)) if inner else 1
+    if step > channels / 4 and inner:
+        step = max(inner, key=lambda item: item[1])[0]
+    at_least = math.ceil(channels / 32)
+    return min(step * math.ceil(at_least / step), channels)
+
+
+def lower_multiple(width: int, step: int, count: int) -> int:
+    """The width that `count` legal steps lead to: down to the next multiple of `step`, then `count - 1` more."""
+    return (math.ceil(width / step) - count) * step

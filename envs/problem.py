@@ -1,0 +1,60 @@
+"""A problem: everything an environment or a searcher needs to know, behind contracts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cprune_rl.contracts import AccuracyOracle, LatencySource, LossCurves
+from cprune_rl.errors import FloorError
+from cprune_rl.table import Network
+
+__all__ = ["N_DESCRIPTORS", "Problem", "resolve_floor"]
+
+N_DESCRIPTORS = 3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Prune `network` until it is fast on a device, without falling below `floor`.
+
+    Attributes:
+        name: for logs and reports.
+        network: what can be pruned.
+        latency: task latencies.
+        oracle: accuracy of plans.
+        curves: predicted loss of each group: what an agent knows before it asks the oracle.
+        dense_accuracy: of the dense network, in [0, 1].
+        floor: accuracy that must hold, in [0, dense_accuracy].
+        descriptor: of the device, `N_DESCRIPTORS` numbers of about unit size.
+    """
+
+    name: str
+    network: Network
+    latency: LatencySource
+    oracle: AccuracyOracle
+    curves: LossCurves
+    dense_accuracy: float
+    floor: float
+    descriptor: tuple[float, ...] = (0.0,) * N_DESCRIPTORS
+
+    def __post_init__(self) -> None:
+        if self.floor > self.dense_accuracy:
+            raise FloorError(f"the floor {self.floor:.4f} is above the dense network's accuracy {self.dense_accuracy:.4f}: nothing can hold it")
+
+
+def resolve_floor(floor: float, dense_accuracy: float) -> float:
+    """The accuracy that must hold.
+
+    Args:
+        floor: relative to the dense network where it is 0 or less (-0.01: one point below it), else absolute.
+        dense_accuracy: of the dense network, in [0, 1].
+
+    Raises:
+        FloorError: it is outside [-1, 1], or above the dense network's accuracy.
+    """
+    if not -1.0 <= floor <= 1.0:
+        raise FloorError(f"floor {floor} is no accuracy: give one in (0, 1], or -0.01 for one point below the dense network")
+    absolute = dense_accuracy + floor if floor <= 0 else floor
+    if absolute > dense_accuracy:
+        raise FloorError(f"floor {absolute:.4f} is above the dense network's accuracy {dense_accuracy:.4f}: give a lower one, or train the network further")
+    return max(0.0, absolute)

@@ -1,0 +1,1 @@
+"""Recorded problems that ship with the package."""

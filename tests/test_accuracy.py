@@ -1,0 +1,145 @@
+"""Images, training, the oracle's calibration and the gate."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cprune_rl.accuracy.contours import draw_contours
+from cprune_rl.accuracy.data import ImageData, Split, load_data
+from cprune_rl.accuracy.gate import judge
+from cprune_rl.accuracy.oracle import Calibration, FinetuneOracle, fit_loss_curves
+from cprune_rl.accuracy.training import TrainSettings, evaluate, predict_labels, recalibrate, train
+from cprune_rl.cost_cache import open_store
+from cprune_rl.errors import UnknownNameError
+from cprune_rl.table import Plan
+
+
+def small_data() -> ImageData:
+    splits = [Split(*draw_contours(n, seed)) for seed, n in enumerate((256, 64, 64, 64), start=1)]
+    return ImageData("contours", 10, *splits)
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
+
+
+def test_images_are_drawn_alike_from_one_seed_and_apart_from_another() -> None:
+    (a, la), (b, lb), (c, _) = draw_contours(16, 1), draw_contours(16, 1), draw_contours(16, 2)
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(la, lb)
+    assert (a != c).any()
+    assert a.shape == (16, 3, 32, 32)
+    assert a.dtype == np.uint8
+
+
+def test_the_splits_of_a_data_set_share_no_image() -> None:
+    data = load_data("digits")
+    counts = [len(s) for s in (data.train, data.search, data.gate, data.test)]
+    assert sum(counts) == 1797
+    seen = [{i.tobytes() for i in s.images} for s in (data.train, data.gate, data.test)]
+    assert not seen[0] & seen[1]
+    assert not seen[0] & seen[2]
+
+
+def test_an_unknown_data_set_is_named_with_what_was_meant() -> None:
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'contours'\?"):
+        load_data("contour")
+
+
+def test_training_learns_and_is_the_same_from_one_seed() -> None:
+    data = small_data()
+    models = [small_model(), small_model()]
+    for model in models:
+        train(model, data.train, TrainSettings(80, batch_size=32, bf16=False))
+    assert evaluate(models[0], data.train) > 0.25, "chance is 0.1"
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+def test_recalibration_sets_the_statistics_and_nothing_else() -> None:
+    data, model = small_data(), small_model()
+    before = [p.clone() for p in model.parameters()]
+    recalibrate(model, data.train)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert model[1].running_mean.abs().sum() > 0
+    assert model[1].momentum == 0.1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 0.5), st.floats(-0.01, 0.4)), min_size=2, max_size=6), st.floats(0, 0.8), st.floats(0, 0.8))
+def test_a_calibration_is_monotone(points: list[tuple[float, float]], a: float, b: float) -> None:
+    calibration = Calibration.fit(points)
+    low, high = min(a, b), max(a, b)
+    assert calibration(low) <= calibration(high) + 1e-9
+
+
+def test_a_calibration_knows_what_it_does_not_know() -> None:
+    straight = Calibration.fit([(0.1, 0.01), (0.2, 0.02), (0.3, 0.03)])
+    bent = Calibration.fit([(0.1, 0.0), (0.2, 0.03), (0.3, 0.03)])
+    assert straight(0.15) == pytest.approx(0.015)
+    assert straight(0.4) == pytest.approx(0.04)
+    assert straight.residual == pytest.approx(0.0, abs=1e-9)
+    assert bent.residual > 0.005
+
+
+def test_loss_curves_go_through_the_measured_ratio_and_add_up() -> None:
+    losses = np.array([[0.01, 0.04], [0.02, 0.04]])
+    curves = fit_loss_curves(losses, (0.75, 0.5), total=0.1, uniform=0.5)
+    np.testing.assert_allclose(curves.power, [2.0, 1.0])
+    assert curves.loss(np.array([0.5, 0.5])).sum() == pytest.approx(0.1)
+    assert curves.loss(np.array([1.0, 1.0])).sum() == 0.0
+
+
+def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
+    data, store = small_data(), open_store(None)
+    oracle = FinetuneOracle(lambda _: small_model(), "toy", data, store, TrainSettings(3), 0.5)
+    first = oracle.accuracy(Plan((8,)))
+    other = oracle.view(Calibration())
+    assert other.accuracy(Plan((8,))).value == first.value
+    assert (oracle.spending.accuracy_evaluations, other.spending.accuracy_evaluations) == (1, 0)
+    assert first.standard_error > 0
+    store.close()
+
+
+def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
+    data, store = small_data(), open_store(None)
+    oracle = FinetuneOracle(lambda _: small_model(), "toy", data, store, TrainSettings(3), 0.5, since=0.0)
+    oracle.accuracy(Plan((8,)))
+    rival = oracle.view(Calibration())
+    rival.accuracy(Plan((8,)))
+    assert rival.spending.accuracy_evaluations == 1
+    assert rival.spending.train_s == pytest.approx(oracle.spending.train_s)
+    store.close()
+
+
+def test_the_gate_asks_for_more_than_the_point_estimate() -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.random(4000) < 0.98
+    pruned = dense.copy()
+    pruned[:38] = False
+    verdict = judge(dense, pruned, floor=float(dense.mean()) - 0.01)
+    assert verdict.accuracy > verdict.floor
+    assert not verdict.passed, "within sampling error of the floor is not above it"
+    assert judge(dense, dense, float(dense.mean())).passed
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_the_gate_lets_a_network_below_the_floor_pass_only_by_chance(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    passed = 0
+    for _ in range(40):
+        dense = rng.random(2000) < 0.97
+        pruned = np.where(rng.random(2000) < 0.03, rng.random(2000) < 0.5, dense)
+        passed += judge(dense, pruned, 0.97 - 0.01).passed  # its true accuracy is 0.9559
+    assert passed <= 8
+
+
+def test_predictions_do_not_depend_on_the_batch() -> None:
+    data, model = small_data(), small_model().eval()
+    x, _ = data.test.tensors
+    with torch.no_grad():
+        assert torch.equal(predict_labels(model, data.test), model(x).argmax(1))

@@ -1,0 +1,66 @@
+"""Every searcher against the conformance suite, and training that learns."""
+
+import numpy as np
+import pytest
+
+from cprune_rl.agents.greedy import GreedyCPrune
+from cprune_rl.agents.ppo import PPOAgent, PPOSettings, train_policy
+from cprune_rl.agents.searcher import Budget
+from cprune_rl.cost_cache.predictor import CostModel, ModelledCosts
+from cprune_rl.envs.problems import TrainingProblems, open_recorded
+from cprune_rl.testing import FailingCosts, check_searcher, toy_problem
+
+SMALL = PPOSettings(total_timesteps=512, n_envs=8, n_steps=16, batch_size=64, max_rows=8)
+
+
+def train_small(seed: int = 0) -> PPOAgent:
+    model = train_policy(lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))), PPOSettings(**{**vars(SMALL), "seed": seed}))
+    return PPOAgent(model.policy)
+
+
+@pytest.fixture(scope="module")
+def agent() -> PPOAgent:
+    return train_small()
+
+
+def test_greedy_passes_the_conformance_suite() -> None:
+    result = check_searcher(GreedyCPrune, toy_problem)
+    assert result.best.latency_s < result.accepted[0].latency_s
+
+
+def test_the_agent_passes_the_conformance_suite(agent: PPOAgent) -> None:
+    result = check_searcher(lambda: agent, toy_problem)
+    assert result.best.latency_s < result.accepted[0].latency_s
+
+
+def test_the_same_seed_and_recorded_costs_give_the_same_plan() -> None:
+    plans = {train_small(seed=3).search(open_recorded(), Budget()).best.plan for _ in range(2)}
+    assert len(plans) == 1
+
+
+@pytest.mark.parametrize("method", ["greedy", "agent"])
+def test_a_search_in_which_nothing_can_be_measured_ends_with_the_dense_plan(method: str, agent: PPOAgent) -> None:
+    searcher = GreedyCPrune() if method == "greedy" else agent
+    problem = toy_problem(costs=FailingCosts)
+    assert searcher.search(problem, Budget()).best.plan == problem.network.dense
+
+
+def test_a_floor_that_no_step_holds_ends_with_the_dense_plan(agent: PPOAgent) -> None:
+    for searcher in (GreedyCPrune(), agent):
+        problem = toy_problem(drop=0.0)
+        assert searcher.search(problem, Budget()).best.plan == problem.network.dense
+
+
+def test_training_problems_vary_and_stay_solvable() -> None:
+    recorded = open_recorded()
+    assert isinstance(recorded.latency, ModelledCosts)
+    model = CostModel(recorded.latency.measured())
+    problems = TrainingProblems(recorded.network, model, recorded.curves, recorded.dense_accuracy, recorded.descriptor)
+    rng = np.random.default_rng(0)
+    drawn = [problems(rng) for _ in range(8)]
+    half = recorded.network.uniform(0.5)
+    assert len({p.floor for p in drawn}) > 1
+    assert len({p.oracle.accuracy(half).value for p in drawn}) == 8
+    assert len({sum(c.latency_s for c in p.latency.measure(half)) for p in drawn}) == 8
+    for problem in drawn:
+        assert problem.latency.predict(problem.network.workloads(half)) == problem.latency.measure(half), "a look that was taken is known"
