@@ -126,6 +126,14 @@ def test_the_gate_asks_for_more_than_the_point_estimate() -> None:
     assert judge(dense, dense, float(dense.mean())).passed
 
 
+def test_asking_the_gate_more_often_makes_it_stricter() -> None:
+    dense = np.ones(4000, bool)
+    pruned = np.arange(4000) >= 20
+    bounds = [judge(dense, pruned, 0.9, n_looks).lower_bound for n_looks in (1, 3, 10)]
+    assert bounds == sorted(bounds, reverse=True)
+    assert len(set(bounds)) == 3
+
+
 @given(st.integers(0, 2**31))
 @settings(max_examples=20, deadline=None)
 def test_the_gate_lets_a_network_below_the_floor_pass_only_by_chance(seed: int) -> None:

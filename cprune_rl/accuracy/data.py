@@ -93,7 +93,7 @@ def _digits() -> ImageData:
 
 
 DATA_SETS: dict[str, Callable[[bool], ImageData]] = {
-    "contours": lambda fast: _contours(8000, 2000, 4000, 4000) if fast else _contours(20000, 4000, 10000, 10000),
+    "contours": lambda fast: _contours(8000, 2000, 10000, 10000) if fast else _contours(20000, 4000, 10000, 10000),
     "digits": lambda fast: _digits(),
 }
 

@@ -25,6 +25,7 @@ import psutil
 import tvm
 from tvm import rpc, te
 
+import cprune_rl
 from cprune_rl.compiler.target import host_cpu, make_target, require_cxx_compiler, vector_width
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.errors import ConfigError, DeviceError, UnknownNameError
@@ -56,7 +57,9 @@ class _Server:
 
     def __init__(self, n_threads: int) -> None:
         self.key = secrets.token_hex(8)
-        environment = dict(os.environ, TVM_NUM_THREADS=str(n_threads), OMP_NUM_THREADS=str(n_threads))
+        here = str(Path(cprune_rl.__file__).parent.parent)  # the server finds this package where this process found it
+        paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        environment = dict(os.environ, TVM_NUM_THREADS=str(n_threads), OMP_NUM_THREADS=str(n_threads), PYTHONPATH=paths)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cprune_rl.compiler.rpc_server", self.key],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True,

@@ -31,6 +31,7 @@ class Budgets:
         sweep: kept ratios of the plans measured for the cost model.
         calibration: kept ratios of the plans fine-tuned in full to calibrate the oracle.
         total_timesteps: of the agent's training.
+        exchange_programs: programs that each task offers to its family before the final comparison.
         timing_rounds: interleaved rounds of the final timing.
     """
 
@@ -43,12 +44,13 @@ class Budgets:
     sweep: tuple[float, ...] = (0.8, 0.6, 0.4)
     calibration: tuple[float, ...] = (0.8, 0.65, 0.5, 0.35)
     total_timesteps: int = 100_000
+    exchange_programs: int = 4
     timing_rounds: int = 60
 
 
 FAST = Budgets(
     base_steps=1500, finetune_steps=200, oracle_steps=30, dense_programs=12, pool_programs=2, random_programs=1,
-    sweep=(0.6,), calibration=(0.75, 0.5), total_timesteps=6_144, timing_rounds=20,
+    sweep=(0.6,), calibration=(0.75, 0.5), total_timesteps=6_144, exchange_programs=1, timing_rounds=20,
 )  # fmt: skip
 
 

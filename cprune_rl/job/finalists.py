@@ -57,9 +57,9 @@ class FinalGate:
         split = self._bench.data.gate
         return np.asarray(predict_labels(model, split).numpy() == split.labels)
 
-    def judge(self, model: nn.Module) -> Verdict:
-        """Whether a finished network holds the floor."""
-        return judge(self._dense_correct, self.correct(model), self.floor)
+    def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+        """Whether a finished network holds the floor, where the search may ask `n_looks` times."""
+        return judge(self._dense_correct, self.correct(model), self.floor, n_looks)
 
     def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
         """The plan's network after the full fine-tune; the dense plan is the base network itself."""
@@ -93,7 +93,7 @@ def finish(result: SearchResult, gate: FinalGate, reporter: Reporter) -> Finalis
         plan = ladder[at].plan
         model = gate.finetune(plan, reporter, f"Fine-tuning plan {at} of {len(ladder) - 1} ({result.method})")
         n_finetuned += at > 0
-        verdict = gate.judge(model)
+        verdict = gate.judge(model, len(ladder).bit_length())  # as often as a bisection asks at most
         if verdict.passed or at == 0:
             best, low = (plan, model, verdict), at
         else:

@@ -20,7 +20,7 @@ from cprune_rl.agents.ppo import PPOAgent, PPOSettings, train_policy
 from cprune_rl.agents.searcher import Budget, Searcher, SearchResult, SearchStep
 from cprune_rl.compiler.deploy import build_network, export_torch, time_interleaved
 from cprune_rl.cost_cache.predictor import CostModel
-from cprune_rl.envs.problem import Problem
+from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems import TrainingProblems, save_recorded
 from cprune_rl.intervals import median_interval, speedup_interval
 from cprune_rl.job.assemble import Workbench, open_workbench
@@ -65,6 +65,10 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
     reporter.console.print(result_table(result))
     if finalists[-1].plan == bench.network.dense:
         reporter.say("No plan holds this floor: the result is the dense network, speed-up 1.0. A lower --floor gives the search room.")
+    floor = resolve_floor(config.floor, result.dense.accuracy_test)
+    for method in (*result.rivals, result.main):
+        holds = "holds" if method.pruned.accuracy_test >= floor else "does NOT hold"
+        reporter.say(f"{method.method}: the floor, {floor:.2%} on test images, {holds} ({method.pruned.accuracy_test:.2%})")
     reporter.say(f"Run folder: {folder.path} (open report.html; check it with `cprune-rl validate {folder.path}`)")
     return result
 
@@ -138,7 +142,7 @@ def _compare(bench: Workbench, folder: RunFolder, reporter: Reporter, searches: 
     models = {"dense": bench.model, **{f.method: f.model for f in finalists}}
     n_tasks = len({w.key for p in plans.values() for w in network.workloads(p)})
     with reporter.part("Offering every program to every plan", n_tasks) as advance:
-        bench.tuner.exchange(plans.values(), on_task=advance)
+        bench.tuner.exchange(plans.values(), config.budgets.exchange_programs, advance)
     built = folder.file("built")
     built.mkdir(exist_ok=True)
     libraries = {name: built / f"{name}.so" for name in plans}
