@@ -77,12 +77,18 @@ def test_a_calibration_is_monotone(points: list[tuple[float, float]], a: float, 
 
 
 def test_a_calibration_knows_what_it_does_not_know() -> None:
-    straight = Calibration.fit([(0.1, 0.01), (0.2, 0.02), (0.3, 0.03)])
-    bent = Calibration.fit([(0.1, 0.0), (0.2, 0.03), (0.3, 0.03)])
-    assert straight(0.15) == pytest.approx(0.015)
-    assert straight(0.4) == pytest.approx(0.04)
-    assert straight.residual == pytest.approx(0.0, abs=1e-9)
-    assert bent.residual > 0.005
+    exact = Calibration.fit([(raw, 0.03 * raw**0.5) for raw in (0.01, 0.05, 0.2)])
+    rough = Calibration.fit([(0.01, 0.001), (0.05, 0.02), (0.2, 0.012)])
+    assert (exact.scale, exact.power) == (pytest.approx(0.03), pytest.approx(0.5))
+    assert exact(0.1) == pytest.approx(0.03 * 0.1**0.5)
+    assert exact(-0.01) == 0.0
+    assert exact.residual == pytest.approx(0.0, abs=1e-9)
+    assert rough.residual > 0.005
+
+
+def test_a_better_answer_of_the_oracle_is_never_rated_alike() -> None:
+    calibration = Calibration.fit([(0.005, 0.002), (0.0285, 0.006), (0.0538, 0.006), (0.3427, 0.0172)])
+    assert calibration(0.03) < calibration(0.04) < calibration(0.05)
 
 
 def test_loss_curves_go_through_the_measured_ratio_and_add_up() -> None:

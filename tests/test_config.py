@@ -35,7 +35,9 @@ def test_a_file_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml", {})
 
 
-@pytest.mark.parametrize(("flag", "value", "meant"), [("--model", "resnet9", "resnet8"), ("--data", "contour", "contours"), ("--method", "agents", "agent")])
+@pytest.mark.parametrize(
+    ("flag", "value", "meant"), [("--model", "resnet9", "resnet8"), ("--data", "contour", "contours"), ("--method", "agents", "agent"), ("--device", "lokal", "local")]
+)
 def test_a_wrong_name_is_answered_with_the_one_that_was_meant(flag: str, value: str, meant: str, tmp_path: Path) -> None:
     outcome = CliRunner().invoke(app, ["train", flag, value, "--out", str(tmp_path / "run")])
     assert isinstance(outcome.exception, CPruneError)

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.isotonic import IsotonicRegression
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
@@ -28,49 +27,48 @@ from cprune_rl.table import Plan
 __all__ = ["Calibration", "FinetuneOracle", "fit_loss_curves"]
 
 
+_DEFAULT_POWER = 0.5  # where one point alone is known: a short fine-tune exaggerates large losses more than small ones
+_SMALLEST_LOSS = 5e-4  # below what thousands of images can tell
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """A monotone map from an oracle's loss to the loss after full fine-tuning.
+    """A monotone map from an oracle's loss to the loss after full fine-tuning: `scale * loss ** power`.
+
+    A power law has no plateaus: a plan that the oracle likes better is never rated alike.
 
     Attributes:
-        raw: losses that the oracle gave, ascending; both in accuracy, against the dense network.
-        full: losses after full fine-tuning, isotonic.
-        residual: root mean square of leave-one-out errors: what the map does not know.
+        scale: loss after full fine-tuning where the oracle sees all accuracy lost.
+        power: above 0.
+        residual: root mean square of leave-one-out errors, in accuracy: what the map does not know.
     """
 
-    raw: tuple[float, ...] = (0.0, 1.0)
-    full: tuple[float, ...] = (0.0, 1.0)
+    scale: float = 1.0
+    power: float = 1.0
     residual: float = 0.0
 
     def __call__(self, raw_loss: float) -> float:
-        """The loss after full fine-tuning; beyond the last point it goes on at the slope of the last two."""
-        if raw_loss <= self.raw[-1]:
-            return float(np.interp(raw_loss, self.raw, self.full))
-        run = self.raw[-1] - self.raw[-2]
-        slope = (self.full[-1] - self.full[-2]) / run if run > 0 else 0.0
-        return self.full[-1] + slope * (raw_loss - self.raw[-1])
+        """The loss after full fine-tuning; 0 where the oracle sees none."""
+        return float(self.scale * max(raw_loss, 0.0) ** self.power)
 
     @staticmethod
     def fit(points: Sequence[tuple[float, float]]) -> Calibration:
-        """Fits the map.
+        """Fits the map by least squares in logarithms.
 
         Args:
-            points: `(raw loss, full loss)` of at least two plans; the dense network, (0, 0), is added.
+            points: `(raw loss, full loss)` of at least two plans.
         """
-        pairs = sorted([(0.0, 0.0), *points])
-        residuals = [_fit(pairs[:i] + pairs[i + 1 :])(raw) - full for i, (raw, full) in enumerate(pairs) if 0 < i < len(pairs) - 1]
-        fitted = _fit(pairs)
-        rms = math.sqrt(sum(r * r for r in residuals) / len(residuals)) if residuals else 0.0
-        return Calibration(fitted.raw, fitted.full, rms)
+        residuals = [_power_law([*points[:i], *points[i + 1 :]])(raw) - full for i, (raw, full) in enumerate(points)]
+        fitted = _power_law(points)
+        return Calibration(fitted.scale, fitted.power, math.sqrt(sum(r * r for r in residuals) / len(residuals)))
 
 
-def _fit(pairs: Sequence[tuple[float, float]]) -> Calibration:
-    raw, full = np.array(pairs).T
-    fitted = IsotonicRegression(out_of_bounds="clip").fit_transform(raw, full)
-    knots = dict(zip(raw.tolist(), fitted.tolist(), strict=True))  # equal raw losses have equal fitted ones
-    if len(knots) == 1:
-        knots[next(iter(knots)) + 1.0] = next(iter(knots.values()))
-    return Calibration(tuple(knots), tuple(knots.values()))
+def _power_law(points: Sequence[tuple[float, float]]) -> Calibration:
+    raw, full = np.log(np.maximum(np.array(points, float), _SMALLEST_LOSS)).T
+    spread = float(((raw - raw.mean()) ** 2).sum())
+    slope = float(((raw - raw.mean()) * (full - full.mean())).sum()) / spread if spread > 1e-6 else _DEFAULT_POWER
+    power = min(max(slope, 0.2), 2.0)
+    return Calibration(math.exp(float(full.mean() - power * raw.mean())), power)
 
 
 class FinetuneOracle:
@@ -159,10 +157,9 @@ def fit_loss_curves(losses: NDArray[np.float64], kept: Sequence[float], total: f
         total: calibrated loss of the uniform plan.
         uniform: kept ratio of the uniform plan, in (0, 1).
     """
-    floor = 1e-4  # below what thousands of images can tell: a group without measurable loss still costs something
-    measured = np.maximum(losses, floor)
+    measured = np.maximum(losses, _SMALLEST_LOSS)  # a group without measurable loss still costs something
     removed = 1.0 - np.asarray(kept, float)
     power = np.clip(np.log(measured[:, 1] / measured[:, 0]) / math.log(removed[1] / removed[0]), 1.0, 3.0)
     scale = measured[:, 1] / removed[1] ** power
     predicted = float((scale * (1.0 - uniform) ** power).sum())
-    return LossCurves(scale * max(total, floor) / predicted, power)
+    return LossCurves(scale * max(total, _SMALLEST_LOSS) / predicted, power)

@@ -30,7 +30,7 @@ from cprune_rl.compiler.target import host_cpu, make_target, require_cxx_compile
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.errors import ConfigError, DeviceError, UnknownNameError
 
-__all__ = ["LocalDevice", "TimingSettings", "build", "open_device"]
+__all__ = ["LocalDevice", "TimingSettings", "build", "open_device", "parse_device"]
 
 T = TypeVar("T")
 
@@ -294,6 +294,17 @@ def open_device(spec: str, timing: TimingSettings | None = None) -> LocalDevice:
         UnknownNameError: no device of that kind.
         ConfigError: an option of the device is unknown or wrong.
     """
+    n_threads, mcpu = parse_device(spec)
+    return LocalDevice(n_threads, mcpu, timing)
+
+
+def parse_device(spec: str) -> tuple[int, str | None]:
+    """Threads and processor of a local device; opens nothing.
+
+    Raises:
+        UnknownNameError: no device of that kind.
+        ConfigError: an option of the device is unknown or wrong.
+    """
     kind, _, query = spec.partition("?")
     if kind != "local":
         raise UnknownNameError("device", spec, ["local", "local?threads=2", "local?threads=1&mcpu=haswell"])
@@ -304,4 +315,4 @@ def open_device(spec: str, timing: TimingSettings | None = None) -> LocalDevice:
     threads = options.get("threads", "1")
     if not threads.isdigit() or not 1 <= int(threads) <= n_cores:
         raise ConfigError(f"device {spec!r}: threads is {threads!r}, this machine allows 1 to {n_cores}")
-    return LocalDevice(int(threads), options.get("mcpu"), timing)
+    return int(threads), options.get("mcpu")

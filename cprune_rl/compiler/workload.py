@@ -133,7 +133,7 @@ class ExportedNetwork:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns of its own deprecated calls
                 exported = torch.export.export(folded, (example.contiguous(),))
-            module, _ = relax.frontend.detach_params(from_exported_program(exported, keep_params_as_input=True))
+                module, _ = relax.frontend.detach_params(from_exported_program(exported, keep_params_as_input=True))
         except Exception as error:  # torch.export and the importer raise whatever the user's network provokes
             raise ModelError(f"the network cannot be exported: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
         targets = {spec.arg.name: spec.target for spec in exported.graph_signature.input_specs if spec.target}

@@ -90,15 +90,18 @@ class RunConfig(BaseModel):
         """Fails early on a name that nothing is registered under.
 
         Raises:
-            UnknownNameError: of a model, a data set or a method.
+            UnknownNameError: of a model, a data set, a device or a method.
+            ConfigError: an option of the device is wrong.
         """
         from cprune_rl.accuracy.data import DATA_SETS
+        from cprune_rl.compiler.device import parse_device
         from cprune_rl.pruning.zoo import MODELS
 
         known: tuple[tuple[str, str, Mapping[str, Any]], ...] = (("model", self.model, MODELS), ("data", self.data, DATA_SETS), ("method", self.method, METHODS))
         for kind, name, names in known:
             if name not in names:
                 raise UnknownNameError(kind, name, names)
+        parse_device(self.device)
 
 
 def load_config(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:

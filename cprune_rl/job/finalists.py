@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,16 @@ class Finalist:
     n_finetuned: int
 
 
+class Gate(Protocol):
+    """What `finish` asks: a fine-tuned network, and whether it holds the floor."""
+
+    def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+        """The plan's network after the full fine-tune; the dense plan is the base network itself."""
+
+    def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+        """Whether a finished network holds the floor, where the search may ask `n_looks` times."""
+
+
 class FinalGate:
     """Fine-tunes plans in full and judges them against the dense network on the gate images.
 
@@ -73,7 +84,7 @@ class FinalGate:
             return trained(model, identity, bench.data, bench.finetune_settings, lambda step, _: advance(step))
 
 
-def finish(result: SearchResult, gate: FinalGate, reporter: Reporter) -> Finalist:
+def finish(result: SearchResult, gate: Gate, reporter: Reporter) -> Finalist:
     """The fastest of a search's accepted plans that holds the floor after fine-tuning.
 
     The fastest is tried first; where it fails, the search backs off along its own accepted plans by
@@ -85,6 +96,7 @@ def finish(result: SearchResult, gate: FinalGate, reporter: Reporter) -> Finalis
         reporter: told what is going on.
     """
     ladder = _ladder(result.accepted)
+    n_looks = 1 + (len(ladder) - 1).bit_length()  # the fastest, then a bisection
     n_finetuned = 0
     best: tuple[Plan, nn.Module, Verdict] | None = None
     low, high = 0, len(ladder)  # plans up to `low` hold or are not needed; those from `high` fail
@@ -93,7 +105,7 @@ def finish(result: SearchResult, gate: FinalGate, reporter: Reporter) -> Finalis
         plan = ladder[at].plan
         model = gate.finetune(plan, reporter, f"Fine-tuning plan {at} of {len(ladder) - 1} ({result.method})")
         n_finetuned += at > 0
-        verdict = gate.judge(model, len(ladder).bit_length())  # as often as a bisection asks at most
+        verdict = gate.judge(model, n_looks)
         if verdict.passed or at == 0:
             best, low = (plan, model, verdict), at
         else:

@@ -1,0 +1,61 @@
+"""Backing off: from the plans a search accepted to the one that holds after fine-tuning."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cprune_rl.accuracy.gate import Verdict
+from cprune_rl.agents.searcher import AcceptedPlan, SearchResult
+from cprune_rl.job.finalists import finish
+from cprune_rl.job.progress import Reporter
+from cprune_rl.table import Plan
+
+
+class WidthGate:
+    """A gate that holds from a given width on, and counts how often it was asked."""
+
+    def __init__(self, holds_from: int) -> None:
+        self.holds_from, self.asked, self.n_looks = holds_from, 0, 0
+
+    def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+        model = nn.Linear(1, 1)
+        model.width = torch.tensor(plan.widths[0])
+        return model
+
+    def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+        self.asked, self.n_looks = self.asked + 1, n_looks
+        passed = int(model.width) >= self.holds_from
+        return Verdict(0.9, 0.9 if passed else 0.8, 0.85, n_looks, passed)
+
+
+def search(n_plans: int) -> SearchResult:
+    """Plans of falling width and latency, the dense one first."""
+    return SearchResult("toy", tuple(AcceptedPlan(Plan((100 - i,)), 1.0 - i / 100, 0.9) for i in range(n_plans)), (), {})
+
+
+@given(st.integers(1, 40), st.integers(0, 45))
+def test_the_fastest_plan_that_holds_is_found_in_few_looks(n_plans: int, n_holding: int) -> None:
+    gate = WidthGate(100 - n_holding)
+    found = finish(search(n_plans), gate, Reporter())
+    assert found.plan.widths[0] == 100 - min(n_holding, n_plans - 1)
+    assert found.verdict.passed
+    assert found.n_finetuned <= gate.n_looks, "the gate allowed for every look that was taken"
+
+
+def test_where_nothing_holds_the_dense_network_is_the_answer() -> None:
+    found = finish(search(20), WidthGate(100), Reporter())
+    assert found.plan == Plan((100,))
+
+
+def test_a_slower_plan_found_later_is_no_step_of_the_ladder() -> None:
+    result = search(3)
+    slower = AcceptedPlan(Plan((10,)), 2.0, 0.9)
+    with_slower = SearchResult("toy", (*result.accepted, slower), (), {})
+    assert finish(with_slower, WidthGate(0), Reporter()).plan == Plan((98,))
+
+
+@pytest.mark.parametrize("n_plans", [1, 2, 3])
+def test_short_ladders_end(n_plans: int) -> None:
+    assert finish(search(n_plans), WidthGate(100), Reporter()).plan == Plan((100,))
