@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cprune_rl.errors import CPruneError
+from cprune_rl.errors import ConfigError, CPruneError
 
 __all__ = ["app", "main"]
 
@@ -45,6 +45,8 @@ def train(
     from cprune_rl.job.folder import RunFolder
 
     if resume is not None:
+        if given := [name for name, value in {"config": config, **flags}.items() if value is not None]:
+            raise ConfigError(f"--resume goes on with the options of {resume}: leave --{given[0]} out, or start a new run with it")
         folder = RunFolder.resume(resume)
     else:
         options = load_config(config, flags)
@@ -66,7 +68,7 @@ app.command("train")(_with_run_options(train))
 
 @app.command()
 def validate(run: Annotated[Path, typer.Argument(help="Run folder to check.")]) -> None:
-    """Rebuild a run's network from its files and check every claim of result.json."""
+    """Rebuild a run's network from its files and check what result.json claims of it."""
     from cprune_rl.job.progress import Reporter
     from cprune_rl.job.validate import validate_run
 
@@ -91,6 +93,9 @@ def main() -> None:
         app()
     except CPruneError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that went away
+        print(f"error: {error}. What was written so far is kept; go on with --resume.", file=sys.stderr)
         sys.exit(2)
 
 

@@ -26,7 +26,7 @@ class Measurement:
     Attributes:
         samples_s: seconds of one run, one entry for each repeat; empty where it failed.
         error: why it failed; None where it did not.
-        reference_s: the device's reference workload timed beside it, so that drift is seen; 0 where not timed.
+        reference_s: the device's reference workload timed before the batch it was in, so that drift is seen; 0 where not timed.
     """
 
     samples_s: tuple[float, ...] = ()
@@ -138,7 +138,7 @@ class LatencySource(Protocol):
         """
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Cheap looks, no trial: measured where the cache has it, else predicted."""
+        """Cheap looks, no trial: measured where this source has measured it, else predicted."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from cprune_rl.compiler.program import Program, carry_over, random_candidates, t
 from cprune_rl.compiler.target import make_target
 from cprune_rl.compiler.tuner import Tuner, TunerSettings
 from cprune_rl.compiler.workload import ExportedNetwork
-from cprune_rl.contracts import Artifact
+from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import ConfigError, ModelError, ToolchainError, UnknownNameError
 from cprune_rl.pruning.groups import find_groups
@@ -201,9 +203,13 @@ def test_a_broken_program_costs_one_trial(device: LocalDevice, broken: tvm.IRMod
 def test_a_server_killed_in_the_middle_is_started_again(device: LocalDevice) -> None:
     good = artifact(device, Works, "works")
     assert device.time([good])[0].error is None
-    device._server._process.kill()
-    measurements = device.time([good, good])
-    assert measurements[-1].error is None
+    old = device._server._process
+    old.kill()
+    old.wait()
+    hung, after = device.time([artifact(device, Hangs, "hangs"), good])
+    assert device._server._process.pid != old.pid
+    assert hung.error
+    assert after.error is None
 
 
 def test_a_library_that_is_none_is_an_error_value(device: LocalDevice) -> None:
@@ -244,8 +250,42 @@ def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(lower
     second.exchange([lowered.network.dense, narrow])
     assert second.spending.fresh_trials == 0
     assert second.spending.cached_trials > 10
-    dense_trials = min(second.n_trials(w) for w in lowered.network.workloads(lowered.network.dense))
-    assert dense_trials > 0
+    pairs = zip(lowered.network.workloads(lowered.network.dense), lowered.network.workloads(narrow), strict=True)
+    assert all(second.n_trials(dense) >= second.n_trials(pruned) for dense, pruned in pairs if dense.macs)
+    store.close()
+
+
+class Broken(LocalDevice):
+    """A device on which every program crashes."""
+
+    def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
+        return [Measurement(error="crashed") for _ in artifacts]
+
+
+def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: Lowered) -> None:
+    store = open_store(None)
+    with Broken() as broken:
+        first, second = (Tuner(lowered.network, lowered.exported, broken, store, TunerSettings(1, 1, 1)) for _ in range(2))
+        first.tune_dense()
+        costs = first.measure(lowered.network.dense)
+        assert {c.error for c in costs} == {"crashed"}
+        trials = store.trials(first.context, lowered.network.workloads(lowered.network.dense)[0].key)
+        assert [t.measurement.error for t in trials] == ["crashed"]
+        second.tune_dense()
+        assert second.spending.fresh_trials == 0
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> None:
+    store = open_store(None)
+    tuner = Tuner(lowered.network, lowered.exported, device, store, TunerSettings(2, 1, 1))
+    device.time([artifact(device, Works, "works")])
+    killers = [threading.Timer(after, lambda: device._server._process.kill()) for after in (0.5, 1.5)]
+    for killer in killers:
+        killer.start()
+    tuner.tune_dense()
+    assert all(c.error is None for c in tuner.measure(lowered.network.uniform(0.5)))
     store.close()
 
 

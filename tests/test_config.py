@@ -68,6 +68,12 @@ def test_a_folder_without_a_run_is_a_clear_error(tmp_path: Path, call: object) -
         call(tmp_path)  # type: ignore[operator]
 
 
+def test_a_resumed_run_takes_no_other_options(tmp_path: Path) -> None:
+    outcome = CliRunner().invoke(app, ["train", "--resume", str(tmp_path), "--floor", "-0.02"])
+    assert isinstance(outcome.exception, ConfigError)
+    assert "--floor" in str(outcome.exception)
+
+
 def test_a_run_folder_that_cannot_be_made_is_a_clear_error() -> None:
     with pytest.raises(ConfigError, match="cannot make"):
         RunFolder.create(RunConfig(out=Path("/proc/none/run")))

@@ -1,8 +1,10 @@
 """The whole way with `--fast`: a run, its validation, its resumption, and a warm second run."""
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from cprune_rl.cost_cache import open_store
 from cprune_rl.result import Result
 
 ROOT = Path(__file__).parent.parent
@@ -99,8 +100,10 @@ def test_the_examples_run_on_the_exported_files(finished: Path) -> None:
 
 
 def test_a_second_run_of_the_same_job_makes_no_fresh_trial(finished: Path, home: Path) -> None:
+    before = n_trials(home)
     again = train(home, "--fast", "--out", str(home / "again"))
     assert again.returncode == 0, again.stderr
+    assert n_trials(home) == before, "of tuning, sweep, search and comparison alike"
     first, second = Result.read(finished / "result.json"), Result.read(home / "again" / "result.json")
     for method in (second.main, *second.rivals):
         assert method.cost["fresh_trials"] == 0
@@ -119,7 +122,12 @@ def test_the_recorded_problem_of_a_run_opens(finished: Path) -> None:
     assert info["latency_s"] > 0
 
 
-def test_the_cost_cache_is_where_it_was_asked_for(home: Path, finished: Path) -> None:
+def test_the_cost_cache_is_in_the_user_cache_folder(home: Path, finished: Path) -> None:
     assert finished.exists()
-    store = open_store(f"sqlite:///{home}/cache/cprune-rl/costs.db")
-    store.close()
+    assert n_trials(home) > 100
+
+
+def n_trials(home: Path) -> int:
+    """Trials in the cost cache, of every kind."""
+    with contextlib.closing(sqlite3.connect(home / "cache" / "cprune-rl" / "costs.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM trials").fetchone()[0])

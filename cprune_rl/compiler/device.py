@@ -57,6 +57,7 @@ class _Server:
 
     def __init__(self, n_threads: int) -> None:
         self.key = secrets.token_hex(8)
+        self._known: list[psutil.Process] = []
         here = str(Path(cprune_rl.__file__).parent.parent)  # the server finds this package where this process found it
         paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
         environment = dict(os.environ, TVM_NUM_THREADS=str(n_threads), OMP_NUM_THREADS=str(n_threads), PYTHONPATH=paths)
@@ -75,15 +76,16 @@ class _Server:
         return self._process.poll() is None
 
     def sessions(self) -> list[psutil.Process]:
-        try:
-            return list(psutil.Process(self._process.pid).children())
-        except psutil.NoSuchProcess:
-            return []
+        """The forked sessions; remembered, because they outlive a server that is killed."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._known = list({*self._known, *psutil.Process(self._process.pid).children()})
+        return self._known
 
     def kill_sessions(self) -> None:
         for session in self.sessions():
             with contextlib.suppress(psutil.NoSuchProcess):
                 session.kill()
+        self._known = []
 
     def close(self) -> None:
         self.kill_sessions()
@@ -131,21 +133,23 @@ class LocalDevice:
         """Where programs for this device may be written; removed with the device."""
         return Path(self._folder.name)
 
-    @property
-    def descriptor(self) -> tuple[float, ...]:
+    def time_reference(self) -> Measurement:
+        """Times the reference workload, a 64x64 matrix product."""
+        return self._time_one(self._reference_artifact())
+
+    def descriptor(self, reference: Measurement) -> tuple[float, ...]:
         """What a policy sees of the device: log2 vector width, log2 threads, log10 GFLOP/s of the reference workload; scaled to about 1."""
-        reference = self.time([self._reference_artifact()])[0]
         gflops = 2 * 64 * 64 * 64 / reference.latency_s / 1e9 if reference.error is None else 1.0
         return (float(np.log2(vector_width(self.target)) / 4), float(np.log2(self._n_threads) / 3), float(np.log10(gflops) / 2))
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
-        reference = self._time_one(self._reference_artifact())
+        reference = self.time_reference()
         measurements = []
         for artifact in artifacts:
             measurement = self._time_one(artifact)
             if measurement.samples_s and max(measurement.samples_s) / min(measurement.samples_s) - 1 > self._timing.max_spread:
                 again = self._time_one(artifact)
-                measurement = Measurement(measurement.samples_s + again.samples_s, None if again.samples_s else again.error)
+                measurement = again if again.error is not None else Measurement(measurement.samples_s + again.samples_s)
             measurements.append(Measurement(measurement.samples_s, measurement.error, reference.latency_s if reference.samples_s else 0.0))
         return measurements
 
@@ -203,6 +207,8 @@ class LocalDevice:
         if self._uses > 500:  # libraries a session has loaded are never unloaded
             self._drop_session()
             self._uses = 1
+        if self._server is not None and not self._server.is_alive:
+            self._drop_session()
         if self._session is not None:
             return self._session
         for _ in range(3):

@@ -8,7 +8,6 @@ so a killed search leaves no server behind.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -16,21 +15,11 @@ import socket
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from tvm.rpc import base
 from tvm.rpc.server import _serve_loop  # the served half of TVM's protocol has no public name
 from tvm.support import utils
-
-
-@contextlib.contextmanager
-def _closing_on_error(connection: socket.socket) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        connection.close()
-        raise
 
 
 def _shake_hands(connection: socket.socket, key: str) -> bool:
@@ -68,13 +57,13 @@ def main(key: str) -> None:
         if sys.stdin in ready:
             return
         connection, _ = listener.accept()
-        with contextlib.suppress(OSError, UnicodeDecodeError, IndexError), _closing_on_error(connection):
-            if _shake_hands(connection, key) and os.fork() == 0:
-                listener.close()
-                try:
+        if os.fork() == 0:  # before the handshake: who has been answered can find the session among our children
+            listener.close()
+            try:
+                if _shake_hands(connection, key):
                     _serve_session(connection)
-                finally:
-                    os._exit(0)
+            finally:
+                os._exit(0)
         connection.close()
 
 

@@ -27,6 +27,7 @@ from cprune_rl.compiler.program import Candidate, Program, carry_over, random_ca
 from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.contracts import Artifact, Measurement, Spending, TaskCost
 from cprune_rl.cost_cache import CostStore, StoredTrial, Tuning
+from cprune_rl.errors import ToolchainError
 from cprune_rl.table import Network, Plan, Workload
 
 __all__ = ["Tuner", "TunerSettings"]
@@ -70,6 +71,7 @@ class Tuner:
         self._settings = settings or TunerSettings()
         self._spending = Spending()
         self._costs: dict[str, TaskCost] = {}
+        self._dense_costs: dict[str, TaskCost] = {}
         self._tried: dict[str, set[str]] = {}
         self._pool: dict[str, list[tuple[Workload, Program]]] = {}
         self._modules: dict[str, tvm.IRModule] = {}
@@ -85,8 +87,7 @@ class Tuner:
         """A source with the same pool and counters of its own, for a search that is to be compared."""
         view = Tuner(self._network, self._exported, self._device, self._store, self._settings, self._since)
         view._pool, view._modules, view._n_built = self._pool, self._modules, self._n_built
-        dense = [w.key for w in self._network.workloads(self._network.dense)]
-        view._costs = {key: self._costs[key] for key in dense}
+        view._costs = dict(self._dense_costs)
         return view
 
     def tune_dense(self, on_task: OnTrials | None = None) -> None:
@@ -105,6 +106,7 @@ class Tuner:
         for workload in workloads.values():
             self._costs[workload.key] = self._cost(workload, self._tried[workload.key])
             self._pool.setdefault(workload.family, []).extend((workload, p) for p in self._best(workload, settings.n_pool))
+        self._dense_costs = {key: self._costs[key] for key in workloads}
 
     def measure(self, plan: Plan) -> list[TaskCost]:
         """Times the tasks of a plan that were not timed before (see `contracts.LatencySource`)."""
@@ -122,8 +124,8 @@ class Tuner:
     def exchange(self, plans: Iterable[Plan], n_best: int = 4, on_task: OnTrials | None = None) -> None:
         """Tries the best programs of all plans' tasks on each other, the dense shapes included.
 
-        Makes a comparison fair: after it every plan has been offered what was found for any other, and
-        dense tasks, tuned with many random programs before, have had the most trials of all. From here on
+        Makes a comparison fair: after it every plan has been offered the best that was found for any other,
+        and no dense task has had fewer trials than the same task of a pruned network. From here on
         a task costs what the fastest program ever tried on it takes.
 
         Args:
@@ -131,12 +133,23 @@ class Tuner:
             n_best: programs that each task offers to its family.
             on_task: called with the number of tasks done after each.
         """
+        plans = list(dict.fromkeys(plans))
         tasks = {w.key: (w, plan) for plan in plans for w in self._network.workloads(plan)}
-        for plan in dict.fromkeys(plan for _, plan in tasks.values()):
+        for plan in plans:
             self.measure(plan)
         self._exchange(tasks, n_best, on_task)
+        self._top_up_dense(plans)
         for workload, _ in tasks.values():
             self._costs[workload.key] = self._cost(workload, None)
+
+    def _top_up_dense(self, plans: Sequence[Plan]) -> None:
+        """Gives each dense task at least as many trials as the same subgraph had in any plan."""
+        dense = self._network.dense
+        for at, workload in enumerate(self._network.workloads(dense)):
+            most = max(self.n_trials(self._network.workloads(plan)[at]) for plan in plans)
+            if (missing := most - self.n_trials(workload)) > 0:
+                count = self._settings.n_dense + missing  # the space may be small: drawing again from the start keeps the recipe plain
+                self._tune(workload, f"top-up:random={count}:seed={self._settings.seed}", functools.partial(self._random, count=count), dense)
 
     def _exchange(self, tasks: Mapping[str, tuple[Workload, Plan]], n_best: int, on_task: OnTrials | None = None) -> None:
         offers: dict[str, list[Program]] = {}
@@ -260,5 +273,7 @@ class Tuner:
             arguments = ArgInfo.from_entry_func(candidate.module, remove_preproc=True)
             shapes = [tuple(int(d) for d in a.shape) for a in arguments]
             return build(candidate.module, shapes, [str(a.dtype) for a in arguments], self._device.target, path)
+        except OSError as error:  # a full disk says nothing about the program: it must not be kept as its failure
+            raise ToolchainError(f"programs cannot be built: {error}. Free some space, then go on with --resume.") from error
         except Exception as error:  # whatever the compiler raises on a broken program is the value of this trial
             return Measurement(error=f"build failed: {type(error).__name__}: {str(error).strip().splitlines()[-1][:300]}")

@@ -7,6 +7,7 @@ The one place where the three worlds (compiler, pruning, accuracy) meet. Used by
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator
@@ -23,12 +24,12 @@ from cprune_rl.compiler.device import LocalDevice, open_device
 from cprune_rl.compiler.lower import describe_network
 from cprune_rl.compiler.tuner import Tuner, TunerSettings
 from cprune_rl.compiler.workload import ExportedNetwork
-from cprune_rl.contracts import LossCurves
-from cprune_rl.cost_cache import CostStore, default_url, open_store
+from cprune_rl.contracts import LossCurves, Measurement, Spending
+from cprune_rl.cost_cache import CostStore, StoredTrial, default_url, open_store
 from cprune_rl.cost_cache.predictor import CostModel, EstimatedCosts
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import ModelError
-from cprune_rl.job.config import RunConfig
+from cprune_rl.job.config import RunConfig, load_config
 from cprune_rl.job.networks import is_trained, trained, weights_hash
 from cprune_rl.job.progress import Reporter
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
@@ -38,6 +39,7 @@ from cprune_rl.table import Network, Plan
 
 __all__ = ["Workbench", "open_live", "open_workbench"]
 
+_REFERENCE = "reference: 64x64 matrix product"
 _CURVE_KEPT = (0.75, 0.5)  # kept ratios at which each group's loss is asked for
 
 
@@ -58,6 +60,8 @@ class Workbench:
         cost_model: cheap latencies.
         oracle: the short fine-tune, not calibrated.
         calibration: short to full fine-tune.
+        model_cost: trials, evaluations and seconds that went into the cost model and the curves: only an agent
+            that trains on them needs them, so its search is charged with them.
         curves: predicted loss of each group.
         descriptor: of the device.
         dense_accuracy: on the search images.
@@ -77,6 +81,7 @@ class Workbench:
     descriptor: tuple[float, ...]
     cost_model: CostModel = field(default_factory=CostModel)
     calibration: Calibration = field(default_factory=Calibration)
+    model_cost: dict[str, float] = field(default_factory=dict)
     curves: LossCurves = field(default_factory=lambda: LossCurves(np.empty(0), np.empty(0)))
 
     @property
@@ -133,7 +138,7 @@ def open_live(reporter: Reporter | None = None, **options: object) -> Problem:
     """
     import atexit
 
-    bench = open_workbench(RunConfig(**options), reporter or Reporter(), time.time())  # type: ignore[arg-type]  # pydantic checks them
+    bench = open_workbench(load_config(None, options), reporter or Reporter(), time.time())
     problem = bench.__enter__().problem()
     atexit.register(bench.__exit__, None, None, None)
     return problem
@@ -167,7 +172,16 @@ def _lowered_workbench(config: RunConfig, reporter: Reporter, device: LocalDevic
     pruner = functools.partial(_pruned_copy, model, example, coupled)
     short = TrainSettings(budgets.oracle_steps, learning_rate=0.02, warmup=0.1, seed=config.seed)
     oracle = FinetuneOracle(pruner, weights_hash(model), data, store, short, dense_accuracy, since=since)
-    return Workbench(config, data, model, coupled, exported, network, device, store, tuner, oracle, dense_accuracy, device.descriptor)
+    descriptor = device.descriptor(_reference(device, store, tuner.context))
+    return Workbench(config, data, model, coupled, exported, network, device, store, tuner, oracle, dense_accuracy, descriptor)
+
+
+def _reference(device: LocalDevice, store: CostStore, context: str) -> Measurement:
+    """The reference workload's time, kept with the costs: a policy must see the same device in every run."""
+    if not (known := store.trials(context, _REFERENCE)):
+        store.add_trials(context, [StoredTrial(_REFERENCE, "reference", "[]", device.time_reference())])
+        known = store.trials(context, _REFERENCE)
+    return known[0].measurement
 
 
 def _pruned_copy(model: nn.Module, example: torch.Tensor, coupled: CoupledGroups, plan: Plan) -> nn.Module:
@@ -183,12 +197,14 @@ def _tune(bench: Workbench, reporter: Reporter) -> None:
     failed = [(w, c) for w, c in zip(bench.network.workloads(dense), bench.tuner.measure(dense), strict=True) if c.error is not None]
     if failed:
         raise ModelError(f"no program of task {failed[0][0].key[:80]} runs on {bench.device.name}: {failed[0][1].error}")
+    before = dataclasses.asdict(bench.tuner.spending)
     plans = [dense, *(bench.network.uniform(r) for r in bench.config.budgets.sweep)]
     with reporter.part("Measuring narrower tasks", len(plans)) as advance:
         for done, plan in enumerate(plans, start=1):
             for workload, cost in zip(bench.network.workloads(plan), bench.tuner.measure(plan), strict=True):
                 bench.cost_model.learn(workload, cost)
             advance(done)
+    _charge_model(bench, before, bench.tuner.spending)
 
 
 def _calibrate(bench: Workbench, reporter: Reporter) -> None:
@@ -202,6 +218,7 @@ def _calibrate(bench: Workbench, reporter: Reporter) -> None:
             losses.append((bench.dense_accuracy - bench.oracle.raw(plan), bench.dense_accuracy - full))
             advance(done)
     bench.calibration = Calibration.fit(losses)
+    before = dataclasses.asdict(bench.oracle.spending)
     groups = bench.network.groups
     measured = np.zeros((len(groups), len(_CURVE_KEPT)))
     with reporter.part("Asking for each group's loss", measured.size) as advance:
@@ -211,5 +228,11 @@ def _calibrate(bench: Workbench, reporter: Reporter) -> None:
                 widths[g] = max(group.minimum, round(group.channels * kept))
                 measured[g, k] = bench.dense_accuracy - bench.oracle.raw(Plan(tuple(widths)))
                 advance(g * len(_CURVE_KEPT) + k + 1)
+    _charge_model(bench, before, bench.oracle.spending)
     middle = len(ratios) // 2
     bench.curves = fit_loss_curves(measured, _CURVE_KEPT, bench.calibration(losses[middle][0]), ratios[middle])
+
+
+def _charge_model(bench: Workbench, before: dict[str, float], now: Spending) -> None:
+    for name, value in dataclasses.asdict(now).items():
+        bench.model_cost[name] = bench.model_cost.get(name, 0) + value - before[name]

@@ -67,9 +67,9 @@ class RunFolder:
         try:
             options = yaml.safe_load((path / "config.yaml").read_text())
             started = float(json.loads((path / "system.json").read_text())["started"])
-        except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+            return RunFolder(path, RunConfig(**options, out=path), started)
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} holds no run to resume: {error}") from error
-        return RunFolder(path, RunConfig(**options, out=path), started)
 
     def file(self, name: str) -> Path:
         """Path of a file or a folder inside."""

@@ -59,8 +59,11 @@ def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSet
     """
     path = _path(identity, data, settings)
     if path.exists():
-        model.load_state_dict(load_file(path))
-        return model.eval()
+        try:
+            model.load_state_dict(load_file(path))
+            return model.eval()
+        except Exception:  # safetensors raises its own type for a damaged file, torch another: train again over it
+            path.unlink()
     train(model, data.train, settings, on_step)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.part")

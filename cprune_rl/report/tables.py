@@ -58,7 +58,13 @@ def result_table(result: Result) -> Table:
     for m in (*result.rivals, result.main):
         low, high = m.speedup_ci
         cells = _figures(m.pruned, f"{m.speedup:.2f} [{low:.2f}, {high:.2f}]".replace("[", r"\["))
-        view.add_row(m.method, *cells, f"{m.cost['fresh_trials']:.0f}", f"{m.cost['accuracy_evaluations']:.0f}", f"{m.cost['measure_s'] + m.cost['train_s']:.0f}")
+        view.add_row(
+            m.method,
+            *cells,
+            f"{m.cost['fresh_trials']:.0f}",
+            f"{m.cost['accuracy_evaluations']:.0f}",
+            f"{m.cost['measure_s'] + m.cost['train_s'] + m.cost.get('policy_s', 0.0):.0f}",
+        )
     return view
 
 
