@@ -67,7 +67,7 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of training, programs and search.")
     out: Path | None = Field(None, description="Run folder; a new one under runs/ where not given.")
     storage: str | None = Field(None, description="Cost cache, e.g. sqlite:///costs.db; CPRUNE_RL_STORAGE or the user cache folder where not given.")
-    fast: bool = Field(False, description="Go the same way in about three minutes: narrower network, fewer images, small budgets.")
+    fast: bool = Field(False, description="Go the same way in three to four minutes: narrower network, fewer images, small budgets.")
 
     @field_validator("floor")
     @classmethod

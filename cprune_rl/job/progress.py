@@ -44,7 +44,7 @@ class Reporter:
         """
         started = time.perf_counter()
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
             with Progress(*columns, console=self.console, transient=True) as progress:
                 task = progress.add_task(what, total=total)
                 yield lambda done: progress.update(task, completed=done)
