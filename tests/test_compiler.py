@@ -12,6 +12,7 @@ import pytest
 import torch
 import tvm
 from torch import nn
+from tvm.s_tir import Schedule
 from tvm.script import ir as I
 from tvm.script import tirx as T
 from tvm_ffi import structural_equal, structural_hash
@@ -111,6 +112,16 @@ def test_tile_factors_are_read_off_the_channel_loop(split: tuple[int, ...]) -> N
         ["SamplePerfectTile", ["l2"], [4, 64], ["v8", "v9", "v10", "v11"]],
     ]
     assert tile_factors([instructions, [[2, [1, 1, 1, 1]], [3, list(split)], [4, [2, 2, 2, 2]]]]) == split
+
+
+@pytest.mark.parametrize("split", [[2, 1, 2, 2], [1, 8, 1, 1]])
+def test_tile_factors_of_a_scheduled_convolution_are_those_it_was_split_by(lowered: Lowered, split: list[int]) -> None:
+    module = conv_task(lowered, lowered.network.dense)[1]  # held: a schedule that owns its function alone changes it in place
+    schedule = Schedule(module)
+    loops = schedule.get_loops(schedule.get_sblock("conv2d_nchw"))
+    for loop, factors in ((loops[1], split), (loops[2], [4, 2, 2, 2])):
+        schedule.split(loop, schedule.sample_perfect_tile(loop, n=4, decision=factors))
+    assert Program.of(schedule.trace).tile_factors == tuple(split)
 
 
 def test_a_trace_that_does_not_tile_has_no_factors() -> None:

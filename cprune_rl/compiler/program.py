@@ -35,6 +35,11 @@ class Program:
 
     trace_json: str
 
+    @staticmethod
+    def of(trace: Any) -> Program:
+        """The program of one of TVM's traces; its post-processors are left out."""
+        return Program(json.dumps(_plain(trace.as_json(remove_postproc=True))))
+
     @property
     def digest(self) -> str:
         """Names the program in the cost cache."""
@@ -85,10 +90,6 @@ def _context(module: tvm.IRModule, target: tvm.target.Target, seed: int) -> Any:
     return ms.TuneContext(mod=module, target=target, space_generator="post-order-apply", search_strategy=ms.search_strategy.ReplayTrace(), num_threads=1, rand_state=seed)
 
 
-def _to_program(trace: Any) -> Program:
-    return Program(json.dumps(_plain(trace.as_json(remove_postproc=True))))
-
-
 def _plain(value: Any) -> Any:
     """TVM's containers and integers as JSON's."""
     if isinstance(value, str):
@@ -115,7 +116,7 @@ def random_candidates(module: tvm.IRModule, target: tvm.target.Target, count: in
         return []
     context = _context(module, target, seed)
     context.pre_tuning(count, count)
-    drawn = [Candidate(_to_program(c.sch.trace), c.sch.mod) for c in context.generate_measure_candidates() or []]
+    drawn = [Candidate(Program.of(c.sch.trace), c.sch.mod) for c in context.generate_measure_candidates() or []]
     return list({c.program.digest: c for c in drawn}.values())
 
 
@@ -156,7 +157,7 @@ def apply_program(program: Program, module: tvm.IRModule, target: tvm.target.Tar
 
 
 def _finish(schedule: Any, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
-    program = _to_program(schedule.trace)
+    program = Program.of(schedule.trace)
     schedule.enter_postproc()
     for postproc in _context(module, target, 0).space_generator.postprocs:
         if not postproc.apply(schedule):

@@ -86,7 +86,11 @@ class LoweredModule:
     calls: tuple[Call, ...]
 
     def task(self, function: str) -> tvm.IRModule:
-        """One function as the tuner wants it: alone, named `main`."""
+        """One function as the tuner wants it: alone, named `main`.
+
+        Its statements are this module's own. Hold the result in a variable while it is scheduled: a schedule
+        that is the only owner of a function changes it in place, and this module with it.
+        """
         return _normalize_mod(self.module[function])
 
 
