@@ -83,7 +83,7 @@ def test_a_false_claim_is_found(finished: Path, home: Path, tmp_path: Path) -> N
     shutil.copytree(finished, forged)
     value = json.loads((forged / "result.json").read_text())
     value["pruned"]["n_params"] -= 1
-    value["pruned"]["accuracy_test"] += 0.01
+    value["gate"]["lower_bound"] += 0.01
     (forged / "result.json").write_text(json.dumps(value))
     command = [sys.executable, "-m", "cprune_rl.cli", "validate", str(forged)]
     checked = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(home), timeout=200)

@@ -139,7 +139,7 @@ class LocalDevice:
 
     def descriptor(self, reference: Measurement) -> tuple[float, ...]:
         """What a policy sees of the device: log2 vector width, log2 threads, log10 GFLOP/s of the reference workload; scaled to about 1."""
-        gflops = 2 * 64 * 64 * 64 / reference.latency_s / 1e9 if reference.error is None else 1.0
+        gflops = 2 * 64 * 64 * 64 / reference.latency_s / 1e9
         return (float(np.log2(vector_width(self.target)) / 4), float(np.log2(self._n_threads) / 3), float(np.log10(gflops) / 2))
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:

@@ -28,7 +28,7 @@ from cprune_rl.contracts import LossCurves, Measurement, Spending
 from cprune_rl.cost_cache import CostStore, StoredTrial, default_url, open_store
 from cprune_rl.cost_cache.predictor import CostModel, EstimatedCosts
 from cprune_rl.envs.problem import Problem, resolve_floor
-from cprune_rl.errors import ModelError
+from cprune_rl.errors import DeviceError, ModelError
 from cprune_rl.job.config import RunConfig, load_config
 from cprune_rl.job.networks import is_trained, trained, weights_hash
 from cprune_rl.job.progress import Reporter
@@ -177,11 +177,18 @@ def _lowered_workbench(config: RunConfig, reporter: Reporter, device: LocalDevic
 
 
 def _reference(device: LocalDevice, store: CostStore, context: str) -> Measurement:
-    """The reference workload's time, kept with the costs: a policy must see the same device in every run."""
-    if not (known := store.trials(context, _REFERENCE)):
-        store.add_trials(context, [StoredTrial(_REFERENCE, "reference", "[]", device.time_reference())])
-        known = store.trials(context, _REFERENCE)
-    return known[0].measurement
+    """The reference workload's time, kept with the costs: a policy must see the same device in every run.
+
+    Raises:
+        DeviceError: it does not run; nothing is kept of that.
+    """
+    if known := store.trials(context, _REFERENCE):
+        return known[0].measurement
+    measured = device.time_reference()
+    if measured.error is not None:
+        raise DeviceError(f"the reference workload does not run on {device.name}: {measured.error}")
+    store.add_trials(context, [StoredTrial(_REFERENCE, "reference", "[]", measured)])
+    return measured
 
 
 def _pruned_copy(model: nn.Module, example: torch.Tensor, coupled: CoupledGroups, plan: Plan) -> nn.Module:

@@ -102,13 +102,16 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
     floor = resolve_floor(result.floor, result.dense.accuracy_test, may_exceed=True)
     wrong = judge(~correct(dense, data.test), ~correct(model, data.test), 1 - floor)  # its bound: the fewest errors that chance allows
     accuracy, best = 1 - wrong.accuracy, 1 - wrong.lower_bound
+    stated_holds = result.main.pruned.accuracy_test >= floor
+    claim = f"the floor {floor:.4f} {'holds' if stated_holds else 'does not hold'} on test images"
+    yield Check(claim, f"{accuracy:.4f}", (accuracy >= floor) == stated_holds)
     yield Check(f"test images do not refute the floor {floor:.4f}", f"{accuracy:.4f}, at best {best:.4f}", best >= floor)
 
 
 def _export_checks(folder: Path, plan: PlanFile, model: nn.Module, dense: nn.Module) -> Iterator[Check]:
     image = torch.from_numpy(np.random.default_rng(0).standard_normal(MODELS[plan.model].input_shape).astype(np.float32))
     with torch.no_grad():
-        expected, expected_dense = (m.to(memory_format=torch.contiguous_format)(image).numpy() for m in (model, dense))  # type: ignore[call-overload]
+        expected, expected_dense = (m.to(memory_format=torch.contiguous_format)(image).numpy() for m in (model, dense))  # type: ignore[call-overload]  # torch's stub lacks this form
         exported = torch.export.load(folder / "model.pt2").module()(image).numpy()
     compiled = run_library(folder / "lib.so", image.numpy(), plan.n_classes)
     compiled_dense = run_library(folder / "dense.so", image.numpy(), plan.n_classes)
