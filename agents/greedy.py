@@ -74,7 +74,7 @@ class GreedyCPrune:
 
 
 def _build(problem: Problem, plan: Plan, costs: list[TaskCost]) -> SubgraphTable:
-    return SubgraphTable.build(problem.network, plan, [c.latency_s for c in costs], [c.tile_factors for c in costs])
+    return SubgraphTable.build(problem.network, plan, costs)
 
 
 def _slowest(table: SubgraphTable, banned: set[frozenset[int]]) -> TaskRow | None:

@@ -28,7 +28,7 @@ from cprune_rl.errors import PolicyError
 __all__ = ["RowPolicy", "load_policy", "save_policy"]
 
 _SCORE = slice(FEATURES.index("score_x1"), FEATURES.index("score_x1") + N_WIDTHS)
-_FORMAT = 1
+_FORMAT = 2  # 2: a device is eight figures of its probe
 
 
 def _mlp(*sizes: int) -> nn.Sequential:
@@ -157,11 +157,13 @@ def load_policy(folder: Path, max_rows: int) -> RowPolicy:
     try:
         layout = json.loads((folder / "policy.json").read_text())
         weights = load_file(folder / "policy.safetensors")
-        found, width = layout["feature_hash"], int(layout["width"])
+        found, width, version = layout["feature_hash"], int(layout["width"]), layout["format"]
     except Exception as error:  # safetensors raises its own type, json and the file system theirs
         raise PolicyError(f"{folder} holds no policy: {error}") from error
-    if found != feature_hash():
-        raise PolicyError(f"the policy in {folder} reads observation {found}, this version gives {feature_hash()}: train it again with this version")
+    if (version, found) != (_FORMAT, feature_hash()):
+        raise PolicyError(
+            f"the policy in {folder} reads observation {found} (format {version}), this version gives {feature_hash()} (format {_FORMAT}): train it again with this version"
+        )
     observation = gymnasium.spaces.Box(-10.0, 10.0, (max_rows, N_FEATURES))
     policy = RowPolicy(observation, gymnasium.spaces.Discrete(N_WIDTHS * max_rows + 1), lambda _: 0.0, width=width)
     missing, unexpected = policy.load_state_dict(weights, strict=False)

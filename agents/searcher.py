@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from cprune_rl.envs.problem import Problem
@@ -42,6 +42,7 @@ class SearchStep:
         latency_s: estimate; infinite where it could not be measured.
         accuracy: by the oracle; None where it was not asked.
         accepted: whether the search went on from it.
+        predicted_share: of the estimate's seconds, what no task was measured for; filled in by `Meter.record`.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class SearchStep:
     latency_s: float
     accuracy: float | None
     accepted: bool
+    predicted_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,14 @@ class SearchResult:
     @staticmethod
     def from_json(value: dict[str, Any]) -> SearchResult:
         """The inverse of `to_json`."""
-        history = (SearchStep(Plan(tuple(s["plan"])), s["what"], math.inf if s["latency_s"] is None else s["latency_s"], s["accuracy"], s["accepted"]) for s in value["history"])
+        history = (_step_from_json(s) for s in value["history"])
         accepted = (AcceptedPlan(Plan(tuple(a["plan"])), a["latency_s"], a["accuracy"]) for a in value["accepted"])
         return SearchResult(value["method"], tuple(accepted), tuple(history), value["cost"])
+
+
+def _step_from_json(value: dict[str, Any]) -> SearchStep:
+    latency_s = math.inf if value["latency_s"] is None else value["latency_s"]
+    return SearchStep(Plan(tuple(value["plan"])), value["what"], latency_s, value["accuracy"], value["accepted"], value.get("predicted_share", 0.0))
 
 
 OnStep = Callable[[SearchStep], None]
@@ -148,12 +155,20 @@ class Meter:
         self.accepted.append(AcceptedPlan(self.problem.network.dense, dense_latency_s, self.problem.dense_accuracy))
 
     def record(self, step: SearchStep) -> None:
-        """Writes a candidate down."""
+        """Writes a candidate down, and how much of its estimate is predicted: call it right after the estimate was made."""
+        step = replace(step, predicted_share=self._predicted_share(step))
         self.history.append(step)
         if step.accepted and step.accuracy is not None:
             self.accepted.append(AcceptedPlan(step.plan, step.latency_s, step.accuracy))
         if self.on_step is not None:
             self.on_step(step)
+
+    def _predicted_share(self, step: SearchStep) -> float:
+        if not math.isfinite(step.latency_s):
+            return 0.0
+        costs = self.problem.latency.predict(self.problem.network.workloads(step.plan))
+        predicted_s = sum(c.latency_s for c in costs if not c.is_measured)
+        return predicted_s / sum(c.latency_s for c in costs) if predicted_s else 0.0
 
     @property
     def is_spent(self) -> bool:

@@ -1,185 +1,196 @@
-"""Latencies of tasks that were not measured, from those that were.
+"""Latencies of shapes that no network had before, from everything that was measured, with an interval.
 
-For each kind of task a non-negative fit of `launch + work * in * out + reads * in + writes * out` in
-relative error, corrected by the nearest measured shapes. An agent trains on it (a device is far too slow
-for that) and an environment estimates with it what an action would gain; what an action did gain is
-always measured. Every prediction says that it is one.
+Gradient-boosted trees predict the logarithm of a task's latency over the time that the device would need at its
+measured best (`shapes.bound_s`): what is left to learn is how far a shape falls short of it. The interval is
+conformal and honest about new networks: each origin (a network, or a kind of task) is predicted once by a model
+that has not seen it, and the interval is as wide as those errors were, wider where a second model expects larger
+ones. Anchors, the tasks of a dense network, are known before anything is predicted and correct what is predicted
+beside them. Learnt is what a subgraph costs in the form chosen for it, because that is what a plan is made of: a
+predictor of each form would have to guess the choice as well. `CostModel` interpolates within a network and is a
+lot faster; this one is asked by `predicted.PredictedCosts`, and only where it was switched on.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
-from cprune_rl.contracts import LatencySource, Spending, TaskCost
-from cprune_rl.table import Network, Plan, Workload
+from cprune_rl.cost_cache.shapes import FEATURES, KINDS, Sample, bound_s, feature_rows
+from cprune_rl.descriptor import DeviceDescriptor
+from cprune_rl.errors import DataError
+from cprune_rl.table import Workload
 
-__all__ = ["CostModel", "EstimatedCosts", "ModelledCosts", "NoisyCosts"]
+__all__ = ["FEWEST_ORIGINS", "FEWEST_SAMPLES", "LatencyPredictor", "Prediction"]
 
-Point = tuple[int, int, TaskCost]
-_REACH = 0.25  # log distance in channels over which a measured shape corrects its neighbours
-_NOISE_TABLE = np.random.default_rng(0).standard_normal(4096)
+FEWEST_SAMPLES = 40
+"""Measured tasks below which no predictor is made."""
+FEWEST_ORIGINS = 2
+"""Origins below which there is nothing to calibrate an interval on."""
+
+_MOST_FOLDS = 8
+_SMALLEST_ERROR = 0.01  # log error below which errors are not told apart: timings differ by as much
+
+_CHANNELS = ("channels in", "channels out")
+_SAME = (*KINDS, "height", "kernel", "stride", "residuals", "activated")
+_FARNESS = np.array([1.0 if n in _CHANNELS else 3.0 if n in _SAME or n.startswith("device") else 0.0 for n in FEATURES])
+_REACH = 1.0  # distance, in these weights, over which an anchor corrects
+_DOUBT = 0.1  # far from every anchor nothing is corrected
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
-class CostModel:
-    """Interpolates task latencies over channel counts.
+@dataclass(frozen=True)
+class Prediction:
+    """A latency that was not measured.
 
-    Args:
-        known: measured tasks.
+    Attributes:
+        latency_s: seconds of one run.
+        low_s: lower end of the interval.
+        high_s: upper end.
     """
 
-    def __init__(self, known: Iterable[tuple[Workload, TaskCost]] = ()) -> None:
-        self._points: dict[tuple[object, ...], dict[str, Point]] = {}
-        self._fits: dict[tuple[object, ...], NDArray[np.float64]] = {}
-        self._memo: dict[str, TaskCost] = {}
-        self.known: dict[str, TaskCost] = {}
-        self._workloads: dict[str, Workload] = {}
-        for workload, cost in known:
-            self.learn(workload, cost)
-
-    def learn(self, workload: Workload, cost: TaskCost) -> None:
-        """Adds a measured task; one without a program teaches nothing."""
-        if cost.error is not None or not math.isfinite(cost.latency_s) or self.known.get(workload.key) == cost:
-            return
-        kind = _kind(workload)
-        self.known[workload.key] = cost
-        self._workloads[workload.key] = workload
-        self._points.setdefault(kind, {})[workload.key] = (workload.channels_in, workload.channels_out, cost)
-        self._fits.pop(kind, None)
-        self._memo.clear()
-
-    def measured(self) -> list[tuple[Workload, TaskCost]]:
-        """Everything learnt, in the order of learning."""
-        return [(self._workloads[key], cost) for key, cost in self.known.items()]
-
-    def predict(self, workload: Workload) -> TaskCost:
-        """The measured cost where there is one, else an interpolated one; infinite for a kind never seen."""
-        if workload.key in self.known:
-            return self.known[workload.key]
-        if workload.key not in self._memo:
-            self._memo[workload.key] = self._interpolate(workload)
-        return self._memo[workload.key]
-
-    def _interpolate(self, workload: Workload) -> TaskCost:
-        kind = _kind(workload)
-        points = list(self._points.get(kind, {}).values())
-        if not points:
-            return TaskCost(math.inf, is_measured=False)
-        if kind not in self._fits:
-            self._fits[kind] = _fit(points)
-        fit = self._fits[kind]
-        distance = np.array([abs(math.log(i / workload.channels_in)) + abs(math.log(o / workload.channels_out)) for i, o, _ in points])
-        weight = np.exp(-distance / _REACH)
-        residual = np.array([math.log(c.latency_s / max(float(_terms(i, o) @ fit), 1e-12)) for i, o, c in points])
-        correction = float(weight @ residual / (weight.sum() + 0.25))  # 0.25: far from every point the fit stands alone
-        latency = float(_terms(workload.channels_in, workload.channels_out) @ fit) * math.exp(correction)
-        return TaskCost(latency, points[int(distance.argmin())][2].tile_factors, is_measured=False)
-
-
-def _kind(workload: Workload) -> tuple[object, ...]:
-    return (workload.family, workload.operator)
-
-
-def _terms(channels_in: int, channels_out: int) -> NDArray[np.float64]:
-    return np.array([1.0, channels_in * channels_out, channels_in, channels_out], dtype=float)
-
-
-def _fit(points: Sequence[Point]) -> NDArray[np.float64]:
-    latencies = np.array([c.latency_s for _, _, c in points])
-    rows = np.stack([_terms(i, o) for i, o, _ in points])
-    scale = rows.max(axis=0)  # columns of like size, or the solver drops the small ones
-    solution, _ = nnls(rows / scale / latencies[:, None], np.ones(len(points)))
-    return np.asarray(solution / scale)
-
-
-class EstimatedCosts:
-    """A measured source whose cheap looks are interpolated from everything it has measured.
-
-    Args:
-        network: whose plans are asked for.
-        source: true looks.
-        model: learns from every true look.
-    """
-
-    def __init__(self, network: Network, source: LatencySource, model: CostModel) -> None:
-        self._network, self._source, self._model = network, source, model
+    latency_s: float
+    low_s: float
+    high_s: float
 
     @property
-    def spending(self) -> Spending:
-        """Running totals of the measured source."""
-        return self._source.spending
-
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """True looks (see `contracts.LatencySource`)."""
-        costs = self._source.measure(plan)
-        for workload, cost in zip(self._network.workloads(plan), costs, strict=True):
-            self._model.learn(workload, cost)
-        return costs
-
-    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Cheap looks (see `contracts.LatencySource`)."""
-        return [self._model.predict(w) for w in workloads]
+    def half_width(self) -> float:
+        """Half of the interval as a share of the latency: what `--predict` is compared with."""
+        return (self.high_s - self.low_s) / (2 * self.latency_s)
 
 
-class ModelledCosts:
-    """A source that is all model: recorded tasks where there are any, interpolation between them.
+class _Regressor(Protocol):
+    def fit(self, rows: Floats, values: Floats) -> object: ...
 
-    Args:
-        network: whose plans are asked for.
-        model: the recorded tasks.
-    """
-
-    def __init__(self, network: Network, model: CostModel) -> None:
-        self._network, self._model = network, model
-        self.spending = Spending()
-
-    def measured(self) -> list[tuple[Workload, TaskCost]]:
-        """Every recorded task."""
-        return self._model.measured()
-
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """The same as `predict`: a recording has no device behind it."""
-        return self.predict(self._network.workloads(plan))
-
-    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Recorded or interpolated costs, each saying which."""
-        return [self._model.predict(w) for w in workloads]
+    def predict(self, rows: Floats) -> Floats: ...
 
 
-class NoisyCosts:
-    """A modelled source as a device would be: what it answers is off from what was predicted.
+def _trees(seed: int, loss: str, n_trees: int, n_leaves: int) -> _Regressor:
+    from sklearn.ensemble import HistGradientBoostingRegressor  # takes a second to import: only who predicts pays for it
 
-    Training on it teaches a policy what deployment is like, where a candidate's gain is an estimate until
-    it is taken. The deviation of a task depends on the task and the seed alone.
+    trees: _Regressor = HistGradientBoostingRegressor(
+        loss=loss, max_iter=n_trees, learning_rate=0.06, max_leaf_nodes=n_leaves, min_samples_leaf=5, l2_regularization=1.0, early_stopping=False, random_state=seed
+    )
+    return trees
+
+
+class LatencyPredictor:
+    """Made by `fit`; equal samples and seed give equal predictions.
 
     Args:
-        network: whose plans are asked for.
-        base: the predictions.
-        seed: one for each episode.
-        sigma: standard deviation of the log deviation.
+        learner: fitted on everything.
+        error: of the logarithm of its expected error, from features and novelty.
+        stretch: expected errors that make the interval.
+        coverage: share of tasks of an unseen origin that the interval is meant to hold.
     """
 
-    def __init__(self, network: Network, base: LatencySource, seed: int, sigma: float) -> None:
-        self._network, self._base, self._seed, self._sigma = network, base, seed, sigma
-        self._looked: dict[str, TaskCost] = {}
-        self.spending = Spending()
+    def __init__(self, learner: _Learner, error: _Regressor, stretch: float, coverage: float) -> None:
+        self._learner, self._error, self._stretch = learner, error, stretch
+        self.coverage = coverage
 
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """Costs with this episode's deviation."""
-        workloads = self._network.workloads(plan)
-        for workload in workloads:
-            if workload.key not in self._looked:
-                cost = self._base.predict([workload])[0]
-                deviation = _NOISE_TABLE[zlib.crc32(workload.key.encode(), self._seed) % len(_NOISE_TABLE)]
-                self._looked[workload.key] = replace(cost, latency_s=cost.latency_s * math.exp(self._sigma * deviation), is_measured=True)
-        return [self._looked[w.key] for w in workloads]
+    @staticmethod
+    def fit(samples: Sequence[Sample], coverage: float = 0.9, seed: int = 0) -> LatencyPredictor:
+        """Learns from measured tasks.
 
-    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """What was looked at in this episode, else the prediction."""
-        return [self._looked.get(w.key) or self._base.predict([w])[0] for w in workloads]
+        Args:
+            samples: of one or several devices.
+            coverage: share of the tasks of an unseen origin that the interval should hold, in (0, 1).
+            seed: of the trees.
+
+        Raises:
+            DataError: too few tasks or origins, or a coverage that is no share.
+        """
+        if not 0 < coverage < 1:
+            raise DataError(f"coverage is {coverage!r}, it must be a share between 0 and 1, such as 0.9")
+        samples = sorted((s for s in samples if 0 < s.cost.latency_s < math.inf), key=lambda s: (s.origin, s.workload.key, s.device.vector()))
+        origins = sorted({s.origin for s in samples if not s.is_anchor})
+        if len(samples) < FEWEST_SAMPLES or len(origins) < FEWEST_ORIGINS:
+            raise DataError(
+                f"{len(samples)} measured tasks of {len(origins)} networks or kinds of task are too few to predict from: it takes {FEWEST_SAMPLES} of {FEWEST_ORIGINS}. "
+                "Measure more on this device (`cprune-rl record`), or leave prediction off (`--predict 0`)."
+            )
+        rows = feature_rows((s.workload, s.device) for s in samples)
+        values = np.array([math.log(s.cost.latency_s / bound_s(s.workload, s.device)) for s in samples])
+        is_anchor = np.array([s.is_anchor for s in samples])
+        folds = np.array([origins.index(s.origin) % _MOST_FOLDS if s.origin in origins else -1 for s in samples])
+        seen, misses = _misses(rows, values, folds, is_anchor, seed)
+        error, stretch = _calibrated(seen, misses, folds[~is_anchor], coverage, seed)
+        return LatencyPredictor(_Learner(rows, values, is_anchor, seed), error, stretch, coverage)
+
+    def predict(self, workloads: Sequence[Workload], device: DeviceDescriptor) -> list[Prediction]:
+        """Latencies of tasks on a device, with intervals."""
+        if not workloads:
+            return []
+        rows = feature_rows((w, device) for w in workloads)
+        halves = self._stretch * np.exp(self._error.predict(self._learner.with_novelty(rows)))
+        found = []
+        for workload, log_ratio, half in zip(workloads, self._learner.predict(rows), halves, strict=True):
+            latency_s = bound_s(workload, device) * math.exp(log_ratio)
+            found.append(Prediction(latency_s, latency_s * math.exp(-half), latency_s * math.exp(half)))
+        return found
+
+
+class _Learner:
+    """The trees that predict, what the anchors correct, and how far a task is from all that was seen.
+
+    The trees do not see the anchors: how far they are off there is how far they are off beside them.
+    """
+
+    def __init__(self, rows: Floats, values: Floats, is_anchor: Bools, seed: int) -> None:
+        self._trees = _trees(seed, "absolute_error", 200, 8)  # a task on which the tuner had bad luck is not worth learning
+        self._trees.fit(rows[~is_anchor], values[~is_anchor])
+        self._seen = cKDTree(rows * _FARNESS)
+        self._anchors = rows[is_anchor] * _FARNESS
+        self._off = values[is_anchor] - self._trees.predict(rows[is_anchor]) if is_anchor.any() else np.empty(0)
+
+    def predict(self, rows: Floats) -> Floats:
+        """Logarithms of latency over bound."""
+        if not len(self._off):
+            return self._trees.predict(rows)
+        weights = np.exp(-cdist(rows * _FARNESS, self._anchors, "cityblock") / _REACH)
+        return np.asarray(self._trees.predict(rows) + weights @ self._off / (weights.sum(axis=1) + _DOUBT))
+
+    def with_novelty(self, rows: Floats) -> Floats:
+        """Features with one more: the distance to the nearest task seen."""
+        distance, _ = self._seen.query(rows * _FARNESS, p=1)
+        return np.column_stack([rows, distance])
+
+
+def _misses(rows: Floats, values: Floats, folds: Ints, is_anchor: Bools, seed: int) -> tuple[Floats, Floats]:
+    """For each judged task its features with novelty, and the error of a learner that has not seen its fold, anchors apart."""
+    seen, misses = np.empty((len(rows), rows.shape[1] + 1)), np.empty(len(rows))
+    for fold in np.unique(folds[~is_anchor]):
+        out = (folds == fold) & ~is_anchor
+        learner = _Learner(rows[~out], values[~out], is_anchor[~out], seed)
+        seen[out] = learner.with_novelty(rows[out])
+        misses[out] = np.abs(values[out] - learner.predict(rows[out]))
+    return seen[~is_anchor], misses[~is_anchor]
+
+
+def _calibrated(seen: Floats, misses: Floats, folds: Ints, coverage: float, seed: int) -> tuple[_Regressor, float]:
+    """A model of the errors, and how many expected errors the interval takes for its coverage, on folds it has not seen either."""
+    logs, scores = np.log(np.maximum(misses, _SMALLEST_ERROR)), np.empty_like(misses)
+    for fold in np.unique(folds):
+        out = folds == fold
+        scores[out] = misses[out] / np.exp(_error(seen[~out], logs[~out], seed).predict(seen[out]))
+    return _error(seen, logs, seed), _conformal(scores, coverage)
+
+
+def _error(seen: Floats, logs: Floats, seed: int) -> _Regressor:
+    trees = _trees(seed, "squared_error", 40, 5)
+    trees.fit(seen, logs)
+    return trees
+
+
+def _conformal(scores: Floats, coverage: float) -> float:
+    """The score that a share of `coverage` stays below, corrected for their number (split conformal prediction)."""
+    return float(np.sort(scores)[min(len(scores), math.ceil(coverage * (len(scores) + 1))) - 1])

@@ -1,65 +1,26 @@
-"""The cost store on SQLAlchemy: in memory, or a SQLite file that many processes share."""
+"""The cost store on SQLAlchemy: in memory, a SQLite file that many processes share, or a PostgreSQL server."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from platformdirs import user_cache_path
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.pool import StaticPool
 
-from cprune_rl.contracts import Accuracy, Measurement
-from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
-from cprune_rl.errors import StoreError
+from cprune_rl.contracts import Accuracy
+from cprune_rl.cost_cache.database import Database
+from cprune_rl.cost_cache.rows import Writer, trial_of, workload_of
+from cprune_rl.cost_cache.schema import ACCURACIES, CONTEXTS, PROGRAMS, PROVENANCES, TRIALS, TUNINGS, WORKLOADS, key_digest
+from cprune_rl.cost_cache.store import ContextSummary, CostStore, Provenance, StoredTrial, Tuning
+from cprune_rl.table import Workload
 
-__all__ = ["SCHEMA_VERSION", "SqlStore", "default_url", "open_store"]
+__all__ = ["SqlStore", "default_url", "open_store"]
 
-SCHEMA_VERSION = 1
-
-_METADATA = sa.MetaData()
-_META = sa.Table("meta", _METADATA, sa.Column("name", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False))
-_PROGRAMS = sa.Table("programs", _METADATA, sa.Column("digest", sa.String, primary_key=True), sa.Column("trace", sa.Text, nullable=False))
-_TRIALS = sa.Table(
-    "trials",
-    _METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("context", sa.String, nullable=False),
-    sa.Column("workload", sa.String, nullable=False),
-    sa.Column("program", sa.String, sa.ForeignKey("programs.digest"), nullable=False),
-    sa.Column("samples_s", sa.Text, nullable=False),
-    sa.Column("error", sa.Text),
-    sa.Column("reference_s", sa.Float, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.UniqueConstraint("context", "workload", "program"),
-)
-_TUNINGS = sa.Table(
-    "tunings",
-    _METADATA,
-    sa.Column("context", sa.String, primary_key=True),
-    sa.Column("workload", sa.String, primary_key=True),
-    sa.Column("recipe", sa.String, primary_key=True),
-    sa.Column("programs", sa.Text, nullable=False),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-)
-_ACCURACIES = sa.Table(
-    "accuracies",
-    _METADATA,
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("value", sa.Float, nullable=False),
-    sa.Column("standard_error", sa.Float, nullable=False),
-    sa.Column("n_images", sa.Integer, nullable=False),
-    sa.Column("cost_s", sa.Float, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-)
+_WHOLE_TRIAL = (TRIALS, WORKLOADS.c.key, PROGRAMS.c.trace, PROVENANCES.c.version, PROVENANCES.c.processor, PROVENANCES.c.os, PROVENANCES.c.python)
+_JOINED = TRIALS.join(CONTEXTS).join(WORKLOADS).join(PROGRAMS).join(PROVENANCES)
 
 
 def default_url() -> str:
@@ -73,10 +34,11 @@ def open_store(storage: str | CostStore | None) -> CostStore:
     """Opens a cost store.
 
     Args:
-        storage: None for one in memory, a URL such as `sqlite:///costs.db`, or a store, which is returned.
+        storage: None for one in memory, a URL such as `sqlite:///costs.db` or
+            `postgresql+psycopg://user@host/name`, or a store, which is returned.
 
     Raises:
-        StoreError: the file is no database, is of another schema, or cannot be written.
+        StoreError: it is no cost cache, is of another schema, or cannot be reached or written.
     """
     if storage is None:
         return SqlStore("sqlite://")
@@ -84,72 +46,66 @@ def open_store(storage: str | CostStore | None) -> CostStore:
 
 
 class SqlStore:
-    """A `CostStore` in a SQLite database.
+    """A `CostStore` in a database (see `store.CostStore` for what each call promises).
 
     Args:
         url: an SQLAlchemy URL; `sqlite://` is in memory.
+        create: make the tables where there are none.
 
     Raises:
-        StoreError: the file is no database, is of another schema, or cannot be written.
+        StoreError: it is no cost cache, is of another schema, or cannot be reached or written.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        try:
-            parsed = sa.make_url(url)
-        except ArgumentError as error:
-            raise StoreError(f"{url!r} is no storage URL; write e.g. sqlite:///costs.db") from error
-        if parsed.get_backend_name() != "sqlite":
-            raise StoreError(f"storage {url!r}: only sqlite is supported so far; write e.g. sqlite:///costs.db")
-        if parsed.database:
-            with self._translated():
-                Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
-        options: dict[str, Any] = {"poolclass": StaticPool} if not parsed.database else {}
-        self._engine = sa.create_engine(parsed, connect_args={"timeout": 60}, **options)
-        sa.event.listen(self._engine, "connect", _configure)
-        sa.event.listen(self._engine, "begin", _begin)
-        try:
-            self._create_or_check()
-        except StoreError:
-            self.close()
-            raise
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        self.database = Database(url, create=create)
+        self._provenance = Provenance.here()
 
     def add_trials(self, context: str, trials: Sequence[StoredTrial]) -> None:
-        if not trials:
-            return
-        now = time.time()
-        programs = [{"digest": t.program, "trace": t.program_json} for t in trials]
-        rows = [
-            {
-                "context": context,
-                "workload": t.workload,
-                "program": t.program,
-                "samples_s": json.dumps(t.measurement.samples_s),
-                "error": t.measurement.error,
-                "reference_s": t.measurement.reference_s,
-                "created": now,
-            }
-            for t in trials
-        ]
-        with self._writing() as connection:
-            connection.execute(insert(_PROGRAMS).on_conflict_do_nothing(), programs)
-            connection.execute(insert(_TRIALS).on_conflict_do_nothing(), rows)
+        if trials:
+            with self.database.writing() as connection:
+                writer = self._writer(connection)
+                writer.programs({t.program: t.program_json for t in trials})
+                writer.trials(context, trials)
 
     def trials(self, context: str, workload: str) -> list[StoredTrial]:
-        query = sa.select(_TRIALS, _PROGRAMS.c.trace).join(_PROGRAMS).where(_TRIALS.c.context == context, _TRIALS.c.workload == workload).order_by(_TRIALS.c.id)
-        with self._reading() as connection:
+        query = sa.select(*_WHOLE_TRIAL).select_from(_JOINED).where(CONTEXTS.c.name == context, WORKLOADS.c.digest == key_digest(workload))
+        with self.database.reading() as connection:
+            rows = connection.execute(query.order_by(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id)).all()
+        return [trial_of(r) for r in rows]
+
+    def describe(self, workloads: Sequence[Workload]) -> None:
+        if workloads:
+            with self.database.writing() as connection:
+                self._writer(connection).describe(workloads)
+
+    def fastest(self, context: str, family: str | None = None) -> list[tuple[Workload, StoredTrial]]:
+        rank = sa.func.row_number().over(partition_by=TRIALS.c.workload_id, order_by=(TRIALS.c.latency_s, TRIALS.c.id)).label("rank")
+        ranked = sa.select(TRIALS.c.id, rank).join(CONTEXTS).join(WORKLOADS).where(CONTEXTS.c.name == context, TRIALS.c.latency_s.is_not(None), WORKLOADS.c.family.is_not(None))
+        if family is not None:
+            ranked = ranked.where(WORKLOADS.c.family == family)
+        best = ranked.subquery()
+        description = (c for c in WORKLOADS.c if c.name not in ("id", "key"))
+        query = sa.select(*_WHOLE_TRIAL, *description).select_from(_JOINED.join(best, TRIALS.c.id == best.c.id)).where(best.c.rank == 1)
+        with self.database.reading() as connection:
             rows = connection.execute(query).all()
-        found = [StoredTrial(r.workload, r.program, r.trace, Measurement(tuple(json.loads(r.samples_s)), r.error, r.reference_s)) for r in rows]
-        return sorted(found, key=lambda t: t.measurement.latency_s)
+        return sorted(((workload_of(r), trial_of(r)) for r in rows), key=lambda pair: pair[0].key)
+
+    def contexts(self) -> list[ContextSummary]:
+        count, created = sa.func.count, TRIALS.c.created
+        counts = (count(TRIALS.c.workload_id.distinct()), count(), count() - count(TRIALS.c.latency_s), sa.func.min(created), sa.func.max(created))
+        query = sa.select(CONTEXTS.c.name, *counts).select_from(TRIALS.join(CONTEXTS)).group_by(CONTEXTS.c.name)
+        with self.database.reading() as connection:
+            rows = connection.execute(query).all()
+        return sorted((ContextSummary(*r) for r in rows), key=lambda s: s.context)
 
     def mark_tuned(self, context: str, workload: str, recipe: str, tuning: Tuning) -> None:
-        row = {"context": context, "workload": workload, "recipe": recipe, "programs": json.dumps(tuning.programs), "seconds": tuning.seconds, "created": time.time()}
-        with self._writing() as connection:
-            connection.execute(insert(_TUNINGS).on_conflict_do_nothing(), row)
+        with self.database.writing() as connection:
+            self._writer(connection).tuning(context, workload, recipe, Tuning(tuning.programs, tuning.seconds))
 
     def tuned(self, context: str, workload: str, recipe: str) -> Tuning | None:
-        query = sa.select(_TUNINGS).where(_TUNINGS.c.context == context, _TUNINGS.c.workload == workload, _TUNINGS.c.recipe == recipe)
-        with self._reading() as connection:
+        joined = TUNINGS.join(CONTEXTS).join(WORKLOADS)
+        query = sa.select(TUNINGS).select_from(joined).where(CONTEXTS.c.name == context, WORKLOADS.c.digest == key_digest(workload), TUNINGS.c.recipe == recipe)
+        with self.database.reading() as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else Tuning(tuple(json.loads(row.programs)), row.seconds, row.created)
 
@@ -162,70 +118,16 @@ class SqlStore:
             "cost_s": accuracy.cost_s,
             "created": time.time(),
         }
-        with self._writing() as connection:
-            connection.execute(insert(_ACCURACIES).on_conflict_do_nothing(), row)
+        with self.database.writing() as connection:
+            connection.execute(self.database.insert(ACCURACIES).on_conflict_do_nothing(), row)
 
     def accuracy(self, key: str) -> tuple[Accuracy, float] | None:
-        with self._reading() as connection:
-            row = connection.execute(sa.select(_ACCURACIES).where(_ACCURACIES.c.key == key)).one_or_none()
+        with self.database.reading() as connection:
+            row = connection.execute(sa.select(ACCURACIES).where(ACCURACIES.c.key == key)).one_or_none()
         return None if row is None else (Accuracy(row.value, row.standard_error, row.n_images, row.cost_s), row.created)
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.database.close()
 
-    def _create_or_check(self) -> None:
-        with self._writing() as connection:
-            tables = set(sa.inspect(connection).get_table_names())
-            if not tables:
-                _METADATA.create_all(connection)
-                connection.execute(sa.insert(_META), {"name": "schema_version", "value": str(SCHEMA_VERSION)})
-                return
-            version = connection.execute(sa.select(_META.c.value).where(_META.c.name == "schema_version")).scalar_one_or_none() if "meta" in tables else None
-        if version != str(SCHEMA_VERSION):
-            found = f"schema {version}" if version else "tables of another program"
-            raise StoreError(
-                f"{self._url} holds {found}, this version of cprune-rl reads schema {SCHEMA_VERSION}: "
-                "use the version that wrote it, or name a new file with --storage sqlite:///FILE"
-            )
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except DBAPIError as error:
-            raise StoreError(f"cost cache {self._url}: {error.orig}. {_advice(str(error.orig))}") from error
-        except OSError as error:
-            raise StoreError(f"cost cache {self._url}: {error}. Name another place with --storage sqlite:///FILE.") from error
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with self._translated(), self._engine.execution_options(writes=True).begin() as connection:
-            yield connection
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with self._translated(), self._engine.connect() as connection:
-            yield connection
-
-
-def _advice(message: str) -> str:
-    if "disk is full" in message or "disk I/O" in message:
-        return "Free some space and run again with --resume: what was committed is kept."
-    if "not a database" in message or "malformed" in message:
-        return "The file is damaged: move it away, or name another with --storage sqlite:///FILE."
-    if "locked" in message:
-        return "Another process has held it for a minute."
-    return "Name another place with --storage sqlite:///FILE."
-
-
-def _configure(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # transactions are begun by `_begin`, not by the driver
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
-
-
-def _begin(connection: sa.Connection) -> None:
-    # A WAL transaction that reads first and writes later fails at once when another has written: writers wait at the start.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+    def _writer(self, connection: sa.Connection) -> Writer:
+        return Writer(self.database, connection, self._provenance)

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from cprune_rl import __version__
 from cprune_rl.contracts import Accuracy, Measurement
+from cprune_rl.table import Workload
 
-__all__ = ["CostStore", "StoredTrial", "Tuning"]
+__all__ = ["ContextSummary", "CostStore", "Provenance", "StoredTrial", "Tuning"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who measured a trial.
+
+    Attributes:
+        version: of cprune-rl.
+        processor: of the machine that wrote the trial, which built the program and asked the device.
+        os: operating system of that machine.
+        python: its version.
+    """
+
+    version: str
+    processor: str
+    os: str
+    python: str
+
+    @staticmethod
+    def here() -> Provenance:
+        """This process on this machine."""
+        return Provenance(__version__, _processor(), platform.platform(), platform.python_version())
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names and names[0] else platform.machine()
 
 
 @dataclass(frozen=True)
@@ -20,12 +55,16 @@ class StoredTrial:
         program: digest of the program.
         program_json: the program itself.
         measurement: raw samples, or an error.
+        provenance: who measured it; set by the store where it is None.
+        created: when, in seconds since the epoch; set by the store where it is 0.
     """
 
     workload: str
     program: str
     program_json: str
     measurement: Measurement
+    provenance: Provenance | None = field(default=None, compare=False)
+    created: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -41,6 +80,27 @@ class Tuning:
     programs: tuple[str, ...]
     seconds: float
     created: float = 0.0
+
+
+@dataclass(frozen=True)
+class ContextSummary:
+    """What is kept of one context.
+
+    Attributes:
+        context: target, device fingerprint, TVM version, timing settings.
+        n_workloads: workloads with a trial.
+        n_trials: trials, failures included.
+        n_failures: trials without a latency.
+        first: when the oldest trial was made, in seconds since the epoch.
+        last: when the newest was.
+    """
+
+    context: str
+    n_workloads: int
+    n_trials: int
+    n_failures: int
+    first: float
+    last: float
 
 
 @runtime_checkable
@@ -60,8 +120,25 @@ class CostStore(Protocol):
     def trials(self, context: str, workload: str) -> list[StoredTrial]:
         """All trials of a workload, fastest first, failures last."""
 
+    def describe(self, workloads: Sequence[Workload]) -> None:
+        """Keeps what workloads are, so that `fastest` can give them back; a description that is there is left as it was."""
+
+    def fastest(self, context: str, family: str | None = None) -> list[tuple[Workload, StoredTrial]]:
+        """The fastest working trial of every described workload, by median, in the order of workload keys.
+
+        Args:
+            context: whose trials.
+            family: only workloads of this family; None for all.
+        """
+
+    def contexts(self) -> list[ContextSummary]:
+        """What is kept of each context that has a trial, in the order of their names."""
+
     def mark_tuned(self, context: str, workload: str, recipe: str, tuning: Tuning) -> None:
-        """Notes that every program a recipe asks for has been tried."""
+        """Notes that every program a recipe asks for has been tried.
+
+        Nothing is noted where a trial of one of them is not there (any more): it was pruned meanwhile.
+        """
 
     def tuned(self, context: str, workload: str, recipe: str) -> Tuning | None:
         """What the recipe took; None where it was not carried through."""

@@ -6,7 +6,7 @@ Importing it registers the environments and loads neither torch nor tvm.
 from gymnasium.envs.registration import register
 
 __all__ = ["__version__"]
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 register("cprune_rl/CPrune-v0", entry_point="cprune_rl.envs.problems:make_live_env", nondeterministic=True)
 register("cprune_rl/CPruneRecorded-v0", entry_point="cprune_rl.envs.cprune_env:CPruneEnv")

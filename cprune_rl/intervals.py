@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-__all__ = ["Interval", "median_interval", "speedup_interval"]
+__all__ = ["Interval", "median_interval", "noise_floor", "speedup_interval"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,20 @@ def speedup_interval(dense: NDArray[np.float64], pruned: NDArray[np.float64]) ->
         pruned: `(n_rounds,)` latencies of the same rounds.
     """
     return _interval((dense, pruned), lambda d, p, axis=-1: np.median(d, axis=axis) / np.median(p, axis=axis))
+
+
+def noise_floor(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """How far two timings of the same thing may differ, as a share: a difference below it is no difference.
+
+    Args:
+        first: `(n_rounds,)` latencies of a library.
+        second: `(n_rounds,)` latencies of the same library under another name, in the same rounds.
+
+    Returns:
+        The end of the 95 % interval of their ratio that is farther from 1, less 1.
+    """
+    found = speedup_interval(first, second)
+    return max(found.high, 1 / found.low) - 1
 
 
 def _interval(data: tuple[NDArray[np.float64], ...], statistic: object) -> Interval:

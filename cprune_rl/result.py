@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from cprune_rl.errors import ConfigError
 from cprune_rl.plain import dump_json
 
-__all__ = ["Figures", "MethodResult", "Result"]
+__all__ = ["MEASURED", "Figures", "MethodResult", "Result"]
+
+MEASURED = "measured"  # on a device, as opposed to read out of a recording
 
 
 @dataclass(frozen=True)
@@ -18,25 +21,34 @@ class Figures:
     """What is said of one network.
 
     Attributes:
-        latency_ms: measured, median over interleaved rounds.
-        latency_ci_ms: its 95 % bootstrap interval.
-        estimate_ms: sum of its tasks' measured latencies.
+        latency_ms: measured, median over interleaved rounds; None where there was no device.
+        latency_ci_ms: its 95 % bootstrap interval; None likewise.
+        estimate_ms: sum of its tasks' latencies.
         accuracy_test: on test images, in [0, 1].
         n_params: trained values.
         macs: multiply-accumulates of one image.
     """
 
-    latency_ms: float
-    latency_ci_ms: tuple[float, float]
+    latency_ms: float | None
+    latency_ci_ms: tuple[float, float] | None
     estimate_ms: float
     accuracy_test: float
     n_params: int
     macs: int
 
+    def __post_init__(self) -> None:
+        if (self.latency_ms is None) != (self.latency_ci_ms is None):
+            raise ValueError("a measured latency has an interval, and none is measured where there is none")
+
     @property
-    def estimate_error_ratio(self) -> float:
-        """How far the estimate is from the measured latency, as a share of it; signed."""
-        return self.estimate_ms / self.latency_ms - 1
+    def shown_ms(self) -> float:
+        """The measured latency, else the estimate: `Result.is_estimate` says which."""
+        return self.estimate_ms if self.latency_ms is None else self.latency_ms
+
+    @property
+    def estimate_error_ratio(self) -> float | None:
+        """How far the estimate is from the measured latency, as a share of it; signed. None where none was measured."""
+        return None if self.latency_ms is None else self.estimate_ms / self.latency_ms - 1
 
 
 @dataclass(frozen=True)
@@ -46,8 +58,8 @@ class MethodResult:
     Attributes:
         method: its name.
         pruned: its network.
-        speedup: dense over pruned latency, measured in the same rounds.
-        speedup_ci: its 95 % bootstrap interval.
+        speedup: dense over pruned latency, measured in the same rounds, or of the estimates where nothing was measured.
+        speedup_ci: its 95 % interval: by bootstrap over the rounds, or by the uncertainty that the recording states.
         gate: accuracy, lower_bound, floor, passed; on the gate images.
         cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s, wall_s; of the search alone.
         history: every candidate the search tried.
@@ -60,6 +72,12 @@ class MethodResult:
     gate: dict[str, Any]
     cost: dict[str, float]
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+
+    @property
+    def predicted_share(self) -> float:
+        """Of the seconds that its candidates were estimated at, what was predicted, not measured; the mean over candidates."""
+        shares = [float(step.get("predicted_share", 0.0)) for step in self.history]
+        return sum(shares) / len(shares) if shares else 0.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,8 @@ class Result:
         main: what the run's own method reached.
         rivals: what the others reached.
         fast: whether it was a `--fast` run.
+        noise_floor: how far two timings of the dense network differed in the final rounds, as a share; None where that was not timed.
+        latency_source: `MEASURED`, or what recording the latencies are estimates from.
     """
 
     model: str
@@ -89,6 +109,23 @@ class Result:
     main: MethodResult
     rivals: tuple[MethodResult, ...] = ()
     fast: bool = False
+    noise_floor: float | None = None
+    latency_source: str = MEASURED
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether latencies and speed-ups are sums of recorded tasks, and nothing was built or timed."""
+        return self.latency_source != MEASURED
+
+    def __post_init__(self) -> None:
+        if any((f.latency_ms is None) != self.is_estimate for f in (self.dense, self.main.pruned, *(r.pruned for r in self.rivals))):
+            raise ValueError(f"latency source {self.latency_source!r} does not fit the latencies: they are measured or all estimates")
+        if self.noise_floor is not None and not 0 <= self.noise_floor < math.inf:
+            raise ValueError(f"noise floor {self.noise_floor} is no share of a latency")
+
+    def has_gain(self, method: MethodResult) -> bool:
+        """Whether a method's speed-up is beyond the noise floor, with its whole interval above 1."""
+        return method.speedup - 1 > (self.noise_floor or 0.0) and method.speedup_ci[0] > 1.0
 
     def write(self, path: Path) -> None:
         """Writes the file."""
@@ -111,13 +148,16 @@ class Result:
                 dense=_figures(value["dense"]),
                 main=_method(value),
                 rivals=tuple(_method(r) for r in value["rivals"]),
+                noise_floor=value.get("noise_floor"),
+                latency_source=value.get("latency_source", MEASURED),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is no result of a finished run: {error}. A run that ended early goes on with --resume.") from error
 
 
 def _figures(value: dict[str, Any]) -> Figures:
-    return Figures(**{**value, "latency_ci_ms": tuple(value["latency_ci_ms"])})
+    interval = value["latency_ci_ms"]
+    return Figures(**{**value, "latency_ci_ms": None if interval is None else tuple(interval)})
 
 
 def _method(value: dict[str, Any]) -> MethodResult:

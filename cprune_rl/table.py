@@ -8,14 +8,30 @@ downstream reads it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from operator import itemgetter
+from typing import Any, Protocol
 
 from cprune_rl.errors import PlanError
 
-__all__ = ["Extent", "Group", "Network", "OperatorKind", "Plan", "Subgraph", "SubgraphTable", "TaskRow", "Template", "Workload", "legal_step", "lower_multiple"]
+__all__ = [
+    "Extent",
+    "Group",
+    "KnownCost",
+    "Network",
+    "OperatorKind",
+    "Plan",
+    "Subgraph",
+    "SubgraphTable",
+    "TaskRow",
+    "Template",
+    "Workload",
+    "kept_by_a_step",
+    "legal_step",
+    "lower_multiple",
+]
 
 
 @dataclass(frozen=True)
@@ -200,20 +216,40 @@ class Network:
         return tuple(tuple(sorted(self.group_index[name] for name in s.writes)) for s in self.subgraphs)
 
     @cached_property
-    def _known_workloads(self) -> dict[tuple[int, ...], Workload]:
+    def _known_shaped(self) -> dict[tuple[int, ...], tuple[int, ...]]:
         return {}
 
+    def shaped_by(self, groups: tuple[int, ...]) -> tuple[int, ...]:
+        """Positions of the subgraphs whose shape depends on any of some groups, ascending; remembered."""
+        known = self._known_shaped
+        if groups not in known:
+            known[groups] = tuple(s for s, touched in enumerate(self.touched_groups) if not set(groups).isdisjoint(touched))
+        return known[groups]
+
+    @cached_property
+    def _known_workloads(self) -> tuple[tuple[Callable[[tuple[int, ...]], object], dict[object, Workload]], ...]:
+        """For each subgraph, what picks the widths that its shape depends on, and the tasks met so far by those widths."""
+        return tuple((itemgetter(*groups) if groups else _nothing, {}) for groups in self.touched_groups)
+
+    def workloads_of(self, subgraphs: Iterable[int], widths: tuple[int, ...]) -> list[Workload]:
+        """The tasks that some subgraphs are at the widths of a plan; remembered, because searches ask again and again."""
+        remembered, found = self._known_workloads, []
+        for subgraph in subgraphs:
+            pick, known = remembered[subgraph]
+            key = pick(widths)
+            workload = known.get(key)
+            if workload is None:
+                workload = known[key] = self.subgraphs[subgraph].workload(self.widths(Plan(widths)))
+            found.append(workload)
+        return found
+
     def workload(self, subgraph: int, widths: tuple[int, ...]) -> Workload:
-        """The task that one subgraph is at the widths of a plan; remembered, because searches ask again and again."""
-        key = (subgraph, *(widths[g] for g in self.touched_groups[subgraph]))
-        known = self._known_workloads
-        if key not in known:
-            known[key] = self.subgraphs[subgraph].workload(self.widths(Plan(widths)))
-        return known[key]
+        """The task that one subgraph is at the widths of a plan."""
+        return self.workloads_of((subgraph,), widths)[0]
 
     def workloads(self, plan: Plan) -> list[Workload]:
         """The task of each subgraph, in the order of `subgraphs`."""
-        return [self.workload(s, plan.widths) for s in range(len(self.subgraphs))]
+        return self.workloads_of(range(len(self.subgraphs)), plan.widths)
 
     def macs(self, plan: Plan) -> int:
         """Multiply-accumulates of the whole network."""
@@ -272,8 +308,28 @@ def _extent_to_json(extent: Extent) -> list[Any]:
     return [extent.constant, [list(t) for t in extent.terms]]
 
 
+def _nothing(_: tuple[int, ...]) -> None:
+    """Picks no width: the subgraph has one shape."""
+
+
 def _extent_from_json(value: Sequence[Any]) -> Extent:
     return Extent(value[0], tuple((name, multiplier) for name, multiplier in value[1]))
+
+
+class KnownCost(Protocol):
+    """What a table wants to know of a subgraph's fastest program (`contracts.TaskCost` says it)."""
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds of one run."""
+
+    @property
+    def tile_factors(self) -> tuple[int, ...]:
+        """Split of the output-channel loop, outermost first."""
+
+    @property
+    def lanes(self) -> int:
+        """Channels that one iteration of that loop computes."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +342,7 @@ class TaskRow:
         latency_s: of one occurrence, by the fastest program.
         tile_factors: that program's split of the output-channel loop, outermost first; empty where it is not tiled.
         groups: positions of the groups its layers produce.
+        lanes: channels that one iteration of that loop computes.
     """
 
     workload: Workload
@@ -293,6 +350,7 @@ class TaskRow:
     latency_s: float
     tile_factors: tuple[int, ...]
     groups: tuple[int, ...]
+    lanes: int = 1
 
     @property
     def weight(self) -> int:
@@ -327,20 +385,26 @@ class SubgraphTable:
         return sum(r.total_s for r in self.rows)
 
     @staticmethod
-    def build(network: Network, plan: Plan, latencies_s: Sequence[float], tile_factors: Sequence[tuple[int, ...]]) -> SubgraphTable:
+    def build(network: Network, plan: Plan, costs: Sequence[KnownCost]) -> SubgraphTable:
         """Joins a plan with what its subgraphs' fastest programs cost.
+
+        Occurrences of one task may differ where their neighbours' layouts do: the row has their mean, so that
+        the table's sum is that of its subgraphs.
 
         Args:
             network: what the plan belongs to.
             plan: the current plan.
-            latencies_s: of each subgraph.
-            tile_factors: of each subgraph's program.
+            costs: of each subgraph.
         """
         occurrences: dict[str, list[int]] = {}
         workloads = network.workloads(plan)
         for index, workload in enumerate(workloads):
             occurrences.setdefault(workload.key, []).append(index)
-        rows = [TaskRow(workloads[at[0]], tuple(at), latencies_s[at[0]], tile_factors[at[0]], _union(network.written_groups, at)) for at in occurrences.values()]
+        rows = []
+        for at in occurrences.values():
+            first = costs[at[0]]
+            latency_s = first.latency_s if len(at) == 1 else sum(costs[i].latency_s for i in at) / len(at)
+            rows.append(TaskRow(workloads[at[0]], tuple(at), latency_s, first.tile_factors, _union(network.written_groups, at), first.lanes))
         return SubgraphTable(network, plan, tuple(rows), _legal_steps(network, rows))
 
 
@@ -353,33 +417,49 @@ def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
     for row in rows:
         for group in row.groups:
             producers[group].append(row)
-    return tuple(legal_step(g.channels, [(r.tile_factors, r.total_s) for r in rows_of_g]) for g, rows_of_g in zip(network.groups, producers, strict=True))
+    return tuple(
+        legal_step(g.channels, [(kept_by_a_step(r.tile_factors, r.lanes), r.total_s) for r in rows_of_g if r.tile_factors])
+        for g, rows_of_g in zip(network.groups, producers, strict=True)
+    )
 
 
-def legal_step(channels: int, producers: Iterable[tuple[Sequence[int], float]]) -> int:
+def kept_by_a_step(factors: Sequence[int], lanes: int = 1) -> int:
+    """Channels that must go together for a program to keep its loop structure.
+
+    Args:
+        factors: its split of the output-channel loop; the largest is the one that shrinks (Kim et al., ECCV 2022, section 3.3).
+        lanes: channels that one iteration of the loop computes.
+    """
+    return lanes * math.prod(factors) // max(factors)
+
+
+def legal_step(channels: int, producers: Iterable[tuple[int, float]]) -> int:
     """The number of channels one action removes from a group.
 
     A step that is a multiple of the product of a program's other tile factors leaves its loop structure
     as it is (Kim et al., ECCV 2022, section 3.3). With several producers the published code takes the
     maximum, which breaks the other tilings; this takes the least common multiple. Where that passes a
-    quarter of the group, the costliest producer alone decides; a step is at least 1/32 of the group, so
-    that episodes stay short.
+    quarter of the group, the costliest producer alone decides, and where that does too, the step is halved
+    until it does not: half a vector is still filled evenly. A step is at least 1/32 of the group, so that
+    episodes stay short.
 
     Args:
         channels: width of the group in the dense network.
-        producers: tile factors of each producing task's program, and the task's total latency in seconds.
+        producers: of each task that writes it, the channels that its program must keep together (`kept_by_a_step`) and its total latency in seconds.
 
     Returns:
         A step of 1 to `channels` channels.
     """
-    inner = [(math.prod(factors) // max(factors), cost) for factors, cost in producers if factors]
+    inner = list(producers)
     step = math.lcm(*(s for s, _ in inner)) if inner else 1
     if step > channels / 4 and inner:
         step = max(inner, key=lambda item: item[1])[0]
+        while step > channels / 4 and step % 2 == 0:
+            step //= 2
     at_least = math.ceil(channels / 32)
     return min(step * math.ceil(at_least / step), channels)
 
 
 def lower_multiple(width: int, step: int, count: int) -> int:
     """The width that `count` legal steps lead to: down to the next multiple of `step`, then `count - 1` more."""
-    return (math.ceil(width / step) - count) * step
+    return (-(-width // step) - count) * step

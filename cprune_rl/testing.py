@@ -6,19 +6,21 @@ checks that this project runs over its own.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
-from cprune_rl.contracts import Accuracy, LossCurves, Measurement, Spending, TaskCost
+from cprune_rl.contracts import Accuracy, Artifact, Device, LossCurves, Measurement, Spending, TaskCost
 from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
 from cprune_rl.envs.problem import Problem
 from cprune_rl.table import Extent, Group, Network, OperatorKind, Plan, Subgraph, Template, Workload
 
-__all__ = ["FailingCosts", "FormulaCosts", "FormulaOracle", "check_cost_store", "check_searcher", "toy_network", "toy_problem"]
+__all__ = ["DriftingMachine", "FailingCosts", "FormulaCosts", "FormulaOracle", "check_cost_store", "check_device", "check_searcher", "toy_network", "toy_problem"]
 
 
 def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Network:
@@ -108,37 +110,140 @@ def toy_problem(widths: Sequence[int] = (16, 32, 32), drop: float = 0.02, costs:
     return Problem("toy", network, costs(network), FormulaOracle(network), curves, 0.95, 0.95 - drop)
 
 
-def check_cost_store(open_store: Callable[[], CostStore]) -> None:
+class DriftingMachine:
+    """A machine whose speed follows a script.
+
+    Args:
+        factors: how much slower each timing is than the true time, in order; 1 from where it ends.
+    """
+
+    def __init__(self, factors: Iterable[float]) -> None:
+        self._factors = iter(factors)
+        self.n_timed = 0
+
+    def time(self, seconds: float) -> Measurement:
+        """Times something that takes this long."""
+        self.n_timed += 1
+        return Measurement((seconds * next(self._factors, 1.0),))
+
+
+def check_device(
+    open_device: Callable[[], Device],
+    good: Artifact,
+    crashing: Artifact,
+    hanging: Artifact,
+    arguments: Sequence[NDArray[np.generic]],
+    expected: Sequence[NDArray[np.generic]],
+) -> None:
+    """Conformance suite of `Device`.
+
+    Args:
+        open_device: opens the same device each time it is called; a trial that hangs should be given up within seconds.
+        good: a program that runs.
+        crashing: one that ends its process.
+        hanging: one that does not end.
+        arguments: of the good program.
+        expected: what it gives for them.
+    """
+    with contextlib.closing(open_device()) as device:
+        fingerprint = device.fingerprint
+        assert device.name
+        assert fingerprint
+        assert device.time([]) == []
+        before, crashed, between, hung, after = device.time([good, crashing, good, hanging, good])
+        for failed in (crashed, hung):
+            assert failed.error, "a crash or a hang is a measurement with an error"
+            assert failed.samples_s == ()
+            assert failed.latency_s == math.inf
+        for timed in (before, between, after):
+            assert timed.error is None, "a broken program costs its own trial and no other"
+            assert 0 < timed.latency_s < math.inf
+            assert timed.reference_s > 0, "the reference workload is timed around it"
+        found = device.run(good, arguments)
+        assert not isinstance(found, Measurement), "a program that runs gives its output"
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(np.asarray(one, np.float64), np.asarray(other, np.float64), rtol=1e-5)
+        for broken in (crashing, replace(good, path=good.path + ".missing")):
+            answer = device.run(broken, arguments[: len(broken.shapes)])
+            assert isinstance(answer, Measurement), "a program that cannot run gives an error for a value"
+            assert answer.error
+        assert device.time([good])[0].error is None
+        assert device.fingerprint == fingerprint
+    device.close()
+    with contextlib.closing(open_device()) as again:
+        assert again.fingerprint == fingerprint, "what decides a latency does not change with the session"
+
+
+def check_cost_store(open_store: Callable[[], CostStore], is_kept: bool = True) -> None:
     """Conformance suite of `CostStore`.
 
     Args:
-        open_store: opens the same storage each time it is called.
+        open_store: opens the same storage each time it is called; empty at first.
+        is_kept: what was written is there when it is opened again; False for a storage that ends with its store.
     """
     store = open_store()
     good = StoredTrial("conv", "p1", "[1]", Measurement((2e-3, 1e-3, 3e-3), None, 5e-4))
     bad = StoredTrial("conv", "p2", "[2]", Measurement(error="crashed"))
     fast = StoredTrial("conv", "p3", "[3]", Measurement((5e-4,)))
-    store.add_trials("c", [good, bad])
-    store.add_trials("c", [fast, good])
+    assert store.contexts() == []
+    store.add_trials("c", [bad, good])
+    store.add_trials("c", [fast, replace(good, measurement=Measurement((1.0,)))])
     store.add_trials("c", [])
-    assert store.trials("c", "conv") == [fast, good, bad], "fastest first, failures last, nothing twice"
+    assert store.trials("c", "conv") == [fast, good, bad], "fastest first, failures last, nothing twice, the first answer stays"
     assert store.trials("other", "conv") == [], "contexts are apart"
+    assert all(t.provenance is not None and t.created > 0 for t in store.trials("c", "conv")), "each trial says who measured it, and when"
+    _check_tunings(store)
+    _check_accuracies(store)
+    _check_descriptions(store, good, fast)
+    (summary,) = store.contexts()
+    assert (summary.context, summary.n_workloads, summary.n_trials, summary.n_failures) == ("c", 2, 6, 2)
+    assert 0 < summary.first <= summary.last
+    store.close()
+    store.close()
+    if is_kept:
+        again = open_store()
+        assert again.trials("c", "conv") == [fast, good, bad], "what was committed is there when opened again"
+        assert again.contexts() == [summary]
+        again.close()
+
+
+def _check_tunings(store: CostStore) -> None:
     assert store.tuned("c", "conv", "r") is None
     store.mark_tuned("c", "conv", "r", Tuning(("p1", "p2"), 1.5))
+    store.mark_tuned("c", "conv", "r", Tuning(("p1",), 9.0))
     found = store.tuned("c", "conv", "r")
     assert found is not None
     assert (found.programs, found.seconds, found.created > 0) == (("p1", "p2"), 1.5, True)
+    store.mark_tuned("c", "conv", "gone", Tuning(("p1", "pruned"), 1.5))
+    assert store.tuned("c", "conv", "gone") is None, "a tuning claims no program that has no trial"
+    assert store.tuned("other", "conv", "r") is None
+    assert store.tuned("c", "other", "r") is None
+
+
+def _check_accuracies(store: CostStore) -> None:
     assert store.accuracy("k") is None
     store.put_accuracy("k", Accuracy(0.5, 0.01, 100, 2.0))
     store.put_accuracy("k", Accuracy(0.9))
     answer = store.accuracy("k")
     assert answer is not None
     assert answer[0] == Accuracy(0.5, 0.01, 100, 2.0), "the first answer stays"
-    store.close()
-    store.close()
-    again = open_store()
-    assert again.trials("c", "conv") == [fast, good, bad], "what was committed is there when opened again"
-    again.close()
+    assert answer[1] > 0
+
+
+def _check_descriptions(store: CostStore, good: StoredTrial, fast: StoredTrial) -> None:
+    assert store.fastest("c") == [], "what was never described is not given back"
+    conv = Workload("conv", "conv3x3", 3, 8, 216, OperatorKind("conv2d", 3, 2, 16))
+    long = Workload("dense" * 2000, "dense", 2**20, 2**20, 2**40, OperatorKind("dense"))
+    store.describe([])
+    store.describe([long, conv, conv, Workload("untried", "conv3x3", 3, 8, 216, OperatorKind("conv2d"))])
+    store.describe([replace(conv, channels_out=9)])
+    store.add_trials("c", [replace(good, workload=long.key), replace(fast, workload=long.key), StoredTrial(long.key, "p4", "[4]", Measurement(error="bad \0 \udc80"))])
+    found = store.fastest("c")
+    assert found == [(conv, fast), (long, replace(fast, workload=long.key))], "the fastest of each, in the order of keys; the first description stays"
+    assert found[0][0].operator == conv.operator
+    assert store.fastest("c", "dense") == found[1:]
+    assert store.fastest("c", "none") == store.fastest("other") == []
 
 
 def check_searcher(make: Callable[[], Searcher], problem: Callable[[], Problem]) -> SearchResult:

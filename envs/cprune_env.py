@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.contracts import TaskCost
-from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS, EpisodeState, Move, list_moves, observe
+from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS, EpisodeState, Move, Observer, list_moves
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.reward import Outcome, get_reward
 from cprune_rl.table import Plan, SubgraphTable
@@ -58,7 +58,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         render_mode: str | None = None,
     ) -> None:
         if problem is None or isinstance(problem, str):
-            from cprune_rl.envs.problems import open_recorded
+            from cprune_rl.envs.recordings import open_recorded
 
             problem = open_recorded(problem)
         self._source = problem
@@ -70,7 +70,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._problem: Problem | None = None
         self._state: EpisodeState | None = None
         self._moves: dict[int, Move] = {}
-        self._affected: list[list[int]] = []
+        self._observer: Observer | None = None
 
     @property
     def problem(self) -> Problem:
@@ -110,9 +110,6 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """
         super().reset(seed=seed)
         problem = self._source if isinstance(self._source, Problem) else self._source(self.np_random)
-        if self._problem is None or problem.network is not self._problem.network:
-            touched = problem.network.touched_groups
-            self._affected = [[s for s, groups in enumerate(touched) if g in groups] for g in range(len(problem.network.groups))]
         self._problem = problem
         dense, n_groups = problem.network.dense, len(problem.network.groups)
         costs = problem.latency.measure(dense)
@@ -187,7 +184,9 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._moves = {m.row * N_WIDTHS + m.width: m for m in moves}
 
     def _observation(self) -> NDArray[np.float32]:
-        return observe(self.problem, self.state, list(self._moves.values()), self._affected, self._max_rows)
+        if self._observer is None or self._observer.network is not self.problem.network:
+            self._observer = Observer(self.problem.network, self._max_rows)
+        return self._observer.observe(self.problem, self.state, list(self._moves.values()))
 
     def _info(self, **more: Any) -> dict[str, Any]:
         state = self.state
@@ -195,4 +194,4 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 
 def _table(problem: Problem, plan: Plan, costs: list[TaskCost]) -> SubgraphTable:
-    return SubgraphTable.build(problem.network, plan, [c.latency_s for c in costs], [c.tile_factors for c in costs])
+    return SubgraphTable.build(problem.network, plan, costs)

@@ -10,19 +10,22 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.contracts import TaskCost
-from cprune_rl.envs.problem import N_DESCRIPTORS, Problem
-from cprune_rl.table import Network, Plan, SubgraphTable, Workload, lower_multiple
+from cprune_rl.descriptor import DeviceDescriptor
+from cprune_rl.envs.layout import Layout
+from cprune_rl.envs.problem import Problem
+from cprune_rl.table import Network, Plan, SubgraphTable, TaskRow, lower_multiple
 
-__all__ = ["FEATURES", "N_FEATURES", "N_GLOBALS", "N_WIDTHS", "STEP_COUNTS", "EpisodeState", "Move", "feature_hash", "list_moves", "observe"]
+__all__ = ["FEATURES", "N_FEATURES", "N_GLOBALS", "N_WIDTHS", "STEP_COUNTS", "EpisodeState", "Move", "Observer", "feature_hash", "list_moves"]
 
 STEP_COUNTS = (1, 2, 4)
 N_WIDTHS = len(STEP_COUNTS)
-_GLOBALS = ("log_slack", "slack_share", "floor_drop", "log_gain_so_far", "steps", "rejections", *(f"device_{i}" for i in range(N_DESCRIPTORS)))
+_GLOBALS = ("log_slack", "slack_share", "floor_drop", "log_gain_so_far", "steps", "rejections", *(f"device_{name}" for name in DeviceDescriptor.vector_names()))
 _PER_ACTION = ("legal", "fraction_removed", "log_gain", "log_loss_over_slack", "score")
 FEATURES = (
     "valid", "log_share", "share", "weight", "log2_channels_in", "log2_channels_out", "kept_in", "kept_out", "log_latency", "log_density",
@@ -31,6 +34,7 @@ FEATURES = (
 )  # fmt: skip
 N_FEATURES = len(FEATURES)
 N_GLOBALS = len(_GLOBALS)
+_LOG_2 = math.log(2)
 
 
 def feature_hash() -> str:
@@ -87,124 +91,133 @@ class Move:
 def list_moves(network: Network, table: SubgraphTable, banned: Sequence[int], max_rows: int) -> list[Move]:
     """All legal moves: every group of the row stays at its minimum or above, and above any width that was rejected."""
     moves = []
-    groups = network.groups
-    for r, row in enumerate(table.rows[:max_rows]):
-        if not row.groups:
-            continue
-        for w, count in enumerate(STEP_COUNTS):
-            widths = list(table.plan.widths)
-            for g in row.groups:
-                widths[g] = lower_multiple(widths[g], table.steps[g], count)
-            if all(widths[g] >= groups[g].minimum and widths[g] > banned[g] for g in row.groups):
-                moves.append(Move(r, w, row.groups, Plan(tuple(widths), table.plan.schemes)))
+    plan, schemes = table.plan.widths, table.plan.schemes
+    lowest = [max(group.minimum, width + 1) for group, width in zip(network.groups, banned, strict=True)]
+    for w, count in enumerate(STEP_COUNTS):
+        narrowed = [lower_multiple(width, step, count) for width, step in zip(plan, table.steps, strict=True)]
+        legal = [width >= least for width, least in zip(narrowed, lowest, strict=True)]
+        for r, row in enumerate(table.rows[:max_rows]):
+            if row.groups and all([legal[g] for g in row.groups]):  # noqa: C419  # a list is faster than a generator where it is this short
+                widths = list(plan)
+                for g in row.groups:
+                    widths[g] = narrowed[g]
+                moves.append(Move(r, w, row.groups, Plan(tuple(widths), schemes)))
     return moves
 
 
-def _log_gain(problem: Problem, state: EpisodeState, move: Move, affected: Sequence[int]) -> float:
-    """Log latency ratio of a move, by cheap looks."""
-    network, widths = problem.network, move.plan.widths
-    workloads: list[Workload] = [network.workload(s, widths) for s in affected]
-    after = sum(c.latency_s for c in problem.latency.predict(workloads))
-    before = sum(state.costs[s].latency_s for s in affected)
+def _log_gains(problem: Problem, state: EpisodeState, moves: Sequence[Move]) -> NDArray[np.float64]:
+    """Log latency ratio of each move, by cheap looks; 0 where it cannot be told."""
+    network = problem.network
+    shaped = [network.shaped_by(m.groups) for m in moves]
+    costs = problem.latency.predict(list(chain.from_iterable(network.workloads_of(at, m.plan.widths) for m, at in zip(moves, shaped, strict=True))))
+    before = np.array([c.latency_s for c in state.costs])[list(chain.from_iterable(shaped))]
+    of_move = np.repeat(np.arange(len(moves)), [len(at) for at in shaped])
     total = state.table.latency_s
-    rest = total - before + after
-    return math.log(total / rest) if math.isfinite(rest) and rest > 0 else 0.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rest = total + np.bincount(of_move, np.array([c.latency_s for c in costs]) - before, len(moves))
+        return np.where(np.isfinite(rest) & (rest > 0), np.log(total / rest), 0.0)
 
 
-def observe(problem: Problem, state: EpisodeState, moves: Sequence[Move], affected: Sequence[Sequence[int]], max_rows: int) -> NDArray[np.float32]:
-    """The observation.
+class Observer:
+    """Turns states of one network into observations; remembers what only depends on its structure.
 
     Args:
-        problem: what is being solved.
-        state: where the episode stands.
-        moves: legal moves.
-        affected: for each group the subgraphs whose shape depends on it.
-        max_rows: rows of the result; tasks beyond it are not seen.
-
-    Returns:
-        `(max_rows, N_FEATURES)` float32 in [-10, 10]; rows without a task are 0.
+        network: whose tables are observed.
+        max_rows: rows of an observation; tasks beyond it are not seen.
     """
-    rows = state.table.rows[:max_rows]
-    result = np.zeros((max_rows, N_FEATURES), np.float32)
-    if not rows:
+
+    def __init__(self, network: Network, max_rows: int) -> None:
+        self.network, self._max_rows = network, max_rows
+        self._dense = np.array(network.dense.widths, float)
+        self._layouts: dict[tuple[tuple[int, ...], ...], Layout] = {}
+
+    def observe(self, problem: Problem, state: EpisodeState, moves: Sequence[Move]) -> NDArray[np.float32]:
+        """The observation.
+
+        Args:
+            problem: what is being solved.
+            state: where the episode stands.
+            moves: legal moves.
+
+        Returns:
+            `(max_rows, N_FEATURES)` float32 in [-10, 10]; rows without a task are 0.
+        """
+        rows = state.table.rows[: self._max_rows]
+        result = np.zeros((self._max_rows, N_FEATURES), np.float32)
+        if not rows:
+            return result
+        view = _View(problem, state, rows, self._layout(rows), np.array(state.plan.widths, float) / self._dense)
+        slack = max(state.accuracy - problem.floor, 0.0) * 100
+        trust = np.minimum(np.maximum((view.layout.membership @ state.realised * 100 + 0.1) / (view.layout.membership @ state.predicted * 100 + 0.1), 0.2), 5.0)
+        actions = _action_columns(view, moves, self._dense, trust, slack)
+        values = np.concatenate([_row_columns(view, trust), actions, np.broadcast_to(_globals(view, slack), (len(rows), N_GLOBALS))], axis=1)
+        values[np.isnan(values)] = 0.0
+        result[: len(rows)] = np.minimum(np.maximum(values, -10), 10)
         return result
-    n = len(rows)
-    dense, widths = np.array(problem.network.dense.widths, float), np.array(state.plan.widths, float)
-    kept = widths / dense
-    membership = np.zeros((n, len(dense)))
-    for r, row in enumerate(rows):
-        membership[r, list(row.groups)] = 1.0
-    loss_now = problem.curves.loss(kept)
-    slack = max(state.accuracy - problem.floor, 0.0) * 100
-    trust = np.clip((membership @ state.realised * 100 + 0.1) / (membership @ state.predicted * 100 + 0.1), 0.2, 5.0)
-    columns = _row_columns(problem, state, kept, membership, trust)
-    actions = _action_columns(problem, state, moves, affected, (n, kept, loss_now, membership, trust, slack))
+
+    def _layout(self, rows: Sequence[TaskRow]) -> Layout:
+        sharing = tuple([row.subgraphs for row in rows])
+        if sharing not in self._layouts:
+            self._layouts[sharing] = Layout.of(self.network, rows)
+        return self._layouts[sharing]
+
+
+@dataclass(frozen=True)
+class _View:
+    """What every part of an observation looks at."""
+
+    problem: Problem
+    state: EpisodeState
+    rows: Sequence[TaskRow]
+    layout: Layout
+    kept: NDArray[np.float64]
+
+
+def _globals(view: _View, slack: float) -> NDArray[np.float64]:
+    problem, state = view.problem, view.state
     drop = (problem.dense_accuracy - problem.floor) * 100
-    descriptor = problem.descriptor
-    globals_ = [math.log(slack + 0.01) / 2, min(slack / max(drop, 1e-6), 2.0), drop / 3, math.log(state.dense_latency_s / state.table.latency_s)]
-    globals_ += [min(state.n_steps / 60, 1.0), state.n_rejections / 8, *descriptor]
-    result[:n] = np.concatenate([columns, actions, np.broadcast_to(np.array(globals_), (n, N_GLOBALS))], axis=1)
-    return np.clip(np.nan_to_num(result), -10, 10)
+    values = [math.log(slack + 0.01) / 2, min(slack / max(drop, 1e-6), 2.0), drop / 3, math.log(state.dense_latency_s / state.table.latency_s)]
+    return np.array([*values, min(state.n_steps / 60, 1.0), state.n_rejections / 8, *problem.descriptor.vector()])
 
 
-def _row_columns(problem: Problem, state: EpisodeState, kept: NDArray[np.float64], membership: NDArray[np.float64], trust: NDArray[np.float64]) -> NDArray[np.float64]:
-    rows = state.table.rows[: len(membership)]
-    total, mean = state.table.latency_s, state.dense_latency_s / len(problem.network.subgraphs)
-    facts = np.array(
-        [
-            (
-                r.weight, r.latency_s, r.workload.channels_in, r.workload.channels_out, max(2.0 * r.workload.macs, 1.0), len(r.groups),
-                r.workload.operator.name == "depthwise", r.workload.operator.name == "dense", r.workload.operator.kernel == 3,
-                r.workload.operator.stride, r.workload.operator.height, *_kept_in_out(problem.network, kept, r.subgraphs[0], r.groups),
-            )
-            for r in rows
-        ],
-        dtype=float,
-    ).T  # fmt: skip
-    weight, latency, c_in, c_out, flops, n_groups, depthwise, dense, is_3x3, stride, height, kept_in, kept_out = facts
-    share = weight * latency / total
-    members = np.maximum(n_groups, 1)
-    importance = membership @ problem.curves.scale * 100
-    return np.stack(
-        [
-            np.ones(len(rows)), np.log(np.maximum(share, 1e-4)) + 3, share * 3, weight / 3, np.log2(c_in) / 4 - 1.5, np.log2(c_out) / 4 - 1.5, kept_in, kept_out,
-            np.log(latency / mean) / 2, (np.log(flops / latency) - 23) / 2, n_groups / 3, depthwise, dense, is_3x3, stride - 1, np.log2(height) / 3,
-            np.log(importance + 0.01) / 2, membership @ problem.curves.power / members - 2, np.log(trust), np.minimum(membership @ state.predicted * 100, 2),
-        ],
-        axis=1,
-    )  # fmt: skip
+def _row_columns(view: _View, trust: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`(n, 20)`: the columns of `FEATURES` up to the actions'."""
+    layout, curves, total = view.layout, view.problem.curves, view.state.table.latency_s
+    mean = view.state.dense_latency_s / len(view.problem.network.subgraphs)
+    numbers = np.array([(r.latency_s, r.workload.channels_in, r.workload.channels_out, max(2.0 * r.workload.macs, 1.0)) for r in view.rows])
+    latency, logs = numbers[:, 0], np.log2(numbers)
+    share = layout.weight * latency / total
+    log_latency = logs[:, 0] * _LOG_2
+    columns = np.empty((len(latency), 20))
+    columns[:, 0] = 1.0
+    columns[:, 1] = np.log(np.maximum(share, 1e-4)) + 3
+    columns[:, 2] = share * 3
+    columns[:, 3] = layout.weight / 3
+    columns[:, 4:6] = logs[:, 1:3] / 4 - 1.5
+    columns[:, 6] = layout.read @ view.kept + layout.whole[:, 0]
+    columns[:, 7] = layout.written @ view.kept + layout.whole[:, 1]
+    columns[:, 8] = (log_latency - math.log(mean)) / 2
+    columns[:, 9] = (logs[:, 3] * _LOG_2 - log_latency - 23) / 2
+    columns[:, 10:16] = layout.facts
+    columns[:, 16] = np.log(layout.membership @ curves.scale * 100 + 0.01) / 2
+    columns[:, 17] = layout.membership @ curves.power / layout.members - 2
+    columns[:, 18] = np.log(trust)
+    columns[:, 19] = np.minimum(layout.membership @ view.state.predicted * 100, 2)
+    return columns
 
 
-def _kept_in_out(network: Network, kept: NDArray[np.float64], subgraph: int, written: Sequence[int]) -> tuple[float, float]:
-    out = [kept[g] for g in written]
-    read = [kept[g] for g in network.touched_groups[subgraph] if g not in written]
-    return (sum(read) / len(read) if read else 1.0), (sum(out) / len(out) if out else 1.0)
-
-
-_ActionContext = tuple[int, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]
-
-
-def _action_columns(problem: Problem, state: EpisodeState, moves: Sequence[Move], affected: Sequence[Sequence[int]], context: _ActionContext) -> NDArray[np.float64]:
+def _action_columns(view: _View, moves: Sequence[Move], dense: NDArray[np.float64], trust: NDArray[np.float64], slack: float) -> NDArray[np.float64]:
     """`(n, 5 * N_WIDTHS)`: legality, fraction removed, log gain, log loss against slack, score."""
-    n, kept, loss_now, membership, trust, slack = context
-    legal = np.zeros((n, N_WIDTHS))
-    removed = np.zeros((n, N_WIDTHS))
-    gain = np.zeros((n, N_WIDTHS))
-    loss = np.zeros((n, N_WIDTHS))
+    legal, removed, gain, loss = np.zeros((4, len(view.rows), N_WIDTHS))
     if moves:
-        dense = np.array(problem.network.dense.widths, float)
         at = (np.array([m.row for m in moves]), np.array([m.width for m in moves]))
         after = np.array([m.plan.widths for m in moves], float) / dense
-        members = np.maximum(membership.sum(axis=1), 1)[at[0]]
+        curves = view.problem.curves
         legal[at] = 1.0
-        removed[at] = (1 - after / kept).sum(axis=1) / members
-        loss[at] = (problem.curves.loss(after) - loss_now).sum(axis=1) * 100 * trust[at[0]]
-        gain[at] = [_log_gain(problem, state, m, _touched(affected, m.groups)) for m in moves]
+        removed[at] = (1 - after / view.kept).sum(axis=1) / view.layout.members[at[0]]
+        loss[at] = (curves.loss(after) - curves.loss(view.kept)).sum(axis=1) * 100 * trust[at[0]]
+        gain[at] = _log_gains(view.problem, view.state, moves)
     log_gain = np.log(np.maximum(gain, 0) + 1e-4)
     log_loss = np.log(np.maximum(loss, 0) + 1e-3)
     columns = [legal, removed * 3, log_gain / 2 + 1.5, (log_loss - math.log(slack + 0.01)) / 2, (log_gain - log_loss) / 2]
     return np.concatenate(columns, axis=1)
-
-
-def _touched(affected: Sequence[Sequence[int]], groups: Sequence[int]) -> Sequence[int]:
-    return affected[groups[0]] if len(groups) == 1 else sorted({s for g in groups for s in affected[g]})

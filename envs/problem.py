@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cprune_rl.contracts import AccuracyOracle, LatencySource, LossCurves
+from cprune_rl.descriptor import UNKNOWN_DEVICE, DeviceDescriptor
 from cprune_rl.errors import FloorError
 from cprune_rl.table import Network
 
-__all__ = ["N_DESCRIPTORS", "Problem", "resolve_floor"]
-
-N_DESCRIPTORS = 3
+__all__ = ["Problem", "resolve_floor"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Problem:
         curves: predicted loss of each group: what an agent knows before it asks the oracle.
         dense_accuracy: of the dense network, in [0, 1].
         floor: accuracy that must hold, in [0, dense_accuracy].
-        descriptor: of the device, `N_DESCRIPTORS` numbers of about unit size.
+        descriptor: of the device; the default says nothing of it.
     """
 
     name: str
@@ -35,7 +34,7 @@ class Problem:
     curves: LossCurves
     dense_accuracy: float
     floor: float
-    descriptor: tuple[float, ...] = (0.0,) * N_DESCRIPTORS
+    descriptor: DeviceDescriptor = UNKNOWN_DEVICE
 
     def __post_init__(self) -> None:
         if self.floor > self.dense_accuracy:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from cprune_rl.compiler.device import LocalDevice
+    from cprune_rl.compiler.forms import Forms
+    from cprune_rl.compiler.local import LocalDevice
     from cprune_rl.compiler.workload import ExportedNetwork
+    from cprune_rl.cost_cache.local_postgres import LocalPostgres
     from cprune_rl.pruning.groups import CoupledGroups
     from cprune_rl.table import Network
 
@@ -39,7 +41,12 @@ class Lowered:
     example: torch.Tensor
     coupled: CoupledGroups
     exported: ExportedNetwork
-    network: Network
+    forms: Forms
+
+    @property
+    def network(self) -> Network:
+        """As every search sees it."""
+        return self.forms.network
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +59,7 @@ def lower(name: str) -> Lowered:
     """Any packaged network, lowered."""
     import torch
 
-    from cprune_rl.compiler.lower import describe_network
+    from cprune_rl.compiler.forms import find_forms
     from cprune_rl.compiler.target import make_target
     from cprune_rl.compiler.workload import ExportedNetwork
     from cprune_rl.pruning.groups import find_groups
@@ -68,13 +75,35 @@ def lower(name: str) -> Lowered:
     example = torch.zeros(MODELS[name].input_shape)
     coupled = find_groups(model, example)
     exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1))
-    return Lowered(model, example, coupled, exported, describe_network(name, exported, coupled.groups, coupled.unprunable))
+    return Lowered(model, example, coupled, exported, find_forms(name, exported, coupled.groups, coupled.unprunable))
 
 
 @pytest.fixture(scope="session")
 def device() -> Iterator[LocalDevice]:
     """The local device, timing briefly and giving up soon."""
-    from cprune_rl.compiler.device import LocalDevice, TimingSettings
+    from cprune_rl.compiler.device import TimingSettings
+    from cprune_rl.compiler.local import LocalDevice
 
     with LocalDevice(timing=TimingSettings(n_repeats=2, min_repeat_ms=1, timeout_s=3.0)) as local:
         yield local
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[LocalPostgres]:
+    """A real PostgreSQL server on loopback, where one is installed."""
+    pytest.importorskip("psycopg", reason="the driver is not installed: pip install 'cprune-rl[postgres]'")
+    from cprune_rl.cost_cache.local_postgres import LocalPostgres, find_binaries
+
+    if find_binaries() is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    with LocalPostgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty storage that several processes can open: once a file, once a database of a server."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/new/costs.db"
+    server: LocalPostgres = request.getfixturevalue("postgres")
+    return server.new_database()

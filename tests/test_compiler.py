@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,24 +15,19 @@ from tvm.script import tirx as T
 from tvm_ffi import structural_equal, structural_hash
 
 from cprune_rl.compiler import target as target_module
-from cprune_rl.compiler.deploy import build_network, export_torch, run_library, time_interleaved
-from cprune_rl.compiler.device import LocalDevice, open_device
+from cprune_rl.compiler.devices import open_device
+from cprune_rl.compiler.local import LocalDevice
 from cprune_rl.compiler.lower import describe_network, task_modules
 from cprune_rl.compiler.program import Program, carry_over, random_candidates, tile_factors
 from cprune_rl.compiler.target import make_target
-from cprune_rl.compiler.tuner import Tuner, TunerSettings
 from cprune_rl.compiler.workload import ExportedNetwork
-from cprune_rl.contracts import Artifact, Measurement
-from cprune_rl.cost_cache import open_store
+from cprune_rl.contracts import Artifact
 from cprune_rl.errors import ConfigError, ModelError, ToolchainError, UnknownNameError
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import kept_indices, prune
 from cprune_rl.table import Network, Plan
 
 from .conftest import Lowered, lower
-
-SMALL = TunerSettings(n_dense=2, n_pool=1, n_random=1)
-
 
 # --- lowering
 
@@ -121,7 +113,7 @@ def test_tile_factors_of_a_scheduled_convolution_are_those_it_was_split_by(lower
     loops = schedule.get_loops(schedule.get_sblock("conv2d_nchw"))
     for loop, factors in ((loops[1], split), (loops[2], [4, 2, 2, 2])):
         schedule.split(loop, schedule.sample_perfect_tile(loop, n=4, decision=factors))
-    assert Program.of(schedule.trace).tile_factors == tuple(split)
+    assert Program.of(schedule.trace).tile_factors() == tuple(split)
 
 
 def test_a_trace_that_does_not_tile_has_no_factors() -> None:
@@ -137,14 +129,14 @@ def test_a_program_carries_over_to_every_width_and_its_factors_follow(lowered: L
     target = make_target(1)
     dense, plan = lowered.network.dense, lowered.network.dense
     program = random_candidates(conv_task(lowered, dense)[1], target, 1, seed=0)[0].program
-    assert np.prod(program.tile_factors) == 8
+    assert np.prod(program.tile_factors()) == 8
     at = lowered.network.group_index["blocks.0.conv1"]
     for width in (8, 7, 6, 4, 3):
         widths = list(plan.widths)
         widths[at] = width
         candidate = carry_over(program, conv_task(lowered, Plan(tuple(widths)))[1], target)
         assert candidate is not None
-        assert np.prod(candidate.program.tile_factors) == width
+        assert np.prod(candidate.program.tile_factors()) == width
     same = carry_over(program, conv_task(lowered, dense)[1], target)
     assert same is not None
     assert same.program == program
@@ -214,11 +206,11 @@ def test_a_broken_program_costs_one_trial(device: LocalDevice, broken: tvm.IRMod
 def test_a_server_killed_in_the_middle_is_started_again(device: LocalDevice) -> None:
     good = artifact(device, Works, "works")
     assert device.time([good])[0].error is None
-    old = device._server._process
+    old = device.server_process
     old.kill()
     old.wait()
     hung, after = device.time([artifact(device, Hangs, "hangs"), good])
-    assert device._server._process.pid != old.pid
+    assert device.server_process.pid != old.pid
     assert hung.error
     assert after.error is None
 
@@ -239,97 +231,3 @@ def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch: pytes
 def test_a_device_that_is_not_there_is_a_clear_error(spec: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="local"):
         open_device(spec)
-
-
-# --- the tuner
-
-
-@pytest.mark.slow
-def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(lowered: Lowered, device: LocalDevice, tmp_path: Path) -> None:
-    store = open_store(f"sqlite:///{tmp_path}/costs.db")
-    narrow = lowered.network.uniform(0.5)
-    first = Tuner(lowered.network, lowered.exported, device, store, SMALL)
-    first.tune_dense()
-    costs = first.measure(narrow)
-    assert all(c.error is None and c.tile_factors for c in costs if c.latency_s > 1e-6)
-    assert first.spending.fresh_trials > 10
-    first.exchange([lowered.network.dense, narrow])
-    second = Tuner(lowered.network, lowered.exported, device, store, SMALL)
-    second.tune_dense()
-    assert second.predict(lowered.network.workloads(narrow)) == costs, "what was measured is known without measuring"
-    assert second.measure(narrow) == costs, "what later trials found does not change a search's way"
-    second.exchange([lowered.network.dense, narrow])
-    assert second.spending.fresh_trials == 0
-    assert second.spending.cached_trials > 10
-    pairs = zip(lowered.network.workloads(lowered.network.dense), lowered.network.workloads(narrow), strict=True)
-    assert all(second.n_trials(dense) >= second.n_trials(pruned) for dense, pruned in pairs if dense.macs)
-    store.close()
-
-
-class Broken(LocalDevice):
-    """A device on which every program crashes."""
-
-    def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
-        return [Measurement(error="crashed") for _ in artifacts]
-
-
-def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: Lowered) -> None:
-    store = open_store(None)
-    with Broken() as broken:
-        first, second = (Tuner(lowered.network, lowered.exported, broken, store, TunerSettings(1, 1, 1)) for _ in range(2))
-        first.tune_dense()
-        costs = first.measure(lowered.network.dense)
-        assert {c.error for c in costs} == {"crashed"}
-        trials = store.trials(first.context, lowered.network.workloads(lowered.network.dense)[0].key)
-        assert [t.measurement.error for t in trials] == ["crashed"]
-        second.tune_dense()
-        assert second.spending.fresh_trials == 0
-    store.close()
-
-
-@pytest.mark.slow
-def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> None:
-    store = open_store(None)
-    tuner = Tuner(lowered.network, lowered.exported, device, store, TunerSettings(2, 1, 1))
-    device.time([artifact(device, Works, "works")])
-    killers = [threading.Timer(after, lambda: device._server._process.kill()) for after in (0.5, 1.5)]
-    for killer in killers:
-        killer.start()
-    tuner.tune_dense()
-    assert all(c.error is None for c in tuner.measure(lowered.network.uniform(0.5)))
-    store.close()
-
-
-@pytest.mark.slow
-def test_each_search_of_a_run_pays_as_if_it_were_alone(lowered: Lowered, device: LocalDevice) -> None:
-    store = open_store(None)
-    tuner = Tuner(lowered.network, lowered.exported, device, store, SMALL, since=0.0)
-    tuner.tune_dense()
-    narrow = lowered.network.uniform(0.5)
-    a, b = tuner.view(), tuner.view()
-    a.measure(narrow)
-    b.measure(narrow)
-    assert a.spending.fresh_trials == b.spending.fresh_trials > 0
-    store.close()
-
-
-@pytest.mark.slow
-def test_the_compiled_network_computes_what_torch_computes(lowered: Lowered, device: LocalDevice, tmp_path: Path) -> None:
-    store = open_store(None)
-    tuner = Tuner(lowered.network, lowered.exported, device, store, SMALL)
-    tuner.tune_dense()
-    libraries = {}
-    image = torch.randn(1, 3, 32, 32)
-    for name, plan in (("dense", lowered.network.dense), ("narrow", lowered.network.uniform(0.5))):
-        tuner.measure(plan)
-        model = prune(lowered.model, lowered.example, kept_indices(lowered.coupled, plan))
-        libraries[name] = tmp_path / f"{name}.so"
-        build_network(lowered.network, lowered.exported, plan, model, tuner, device, libraries[name])
-        with torch.no_grad():
-            expected = model(image).numpy()
-        np.testing.assert_allclose(run_library(libraries[name], image.numpy(), 10), expected, atol=1e-4)
-        export_torch(model, (1, 3, 32, 32), tmp_path / f"{name}.pt2")
-        np.testing.assert_allclose(torch.export.load(tmp_path / f"{name}.pt2").module()(image).detach().numpy(), expected, atol=1e-5)
-    samples = time_interleaved(device, libraries, (1, 3, 32, 32), 3)
-    assert {name: s.shape for name, s in samples.items()} == {"dense": (3,), "narrow": (3,)}
-    store.close()

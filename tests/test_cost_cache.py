@@ -9,31 +9,20 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from cprune_rl.contracts import Accuracy, TaskCost
-from cprune_rl.cost_cache import SqlStore, default_url, open_store
-from cprune_rl.cost_cache.predictor import CostModel, EstimatedCosts
+from cprune_rl.contracts import Accuracy, Measurement, TaskCost
+from cprune_rl.cost_cache import Provenance, SqlStore, StoredTrial, default_url, open_store
+from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.errors import StoreError
+from cprune_rl.table import OperatorKind, Workload
 from cprune_rl.testing import FormulaCosts, check_cost_store, toy_network
 
 
-def test_sqlite_passes_the_conformance_suite(tmp_path: Path) -> None:
-    check_cost_store(lambda: open_store(f"sqlite:///{tmp_path}/new/costs.db"))
+def test_a_database_passes_the_conformance_suite(storage: str) -> None:
+    check_cost_store(lambda: open_store(storage))
 
 
 def test_memory_passes_the_conformance_suite() -> None:
-    store = SqlStore("sqlite://")
-
-    class Kept(SqlStore):
-        """The same memory each time: what is closed there is gone, so nothing closes it."""
-
-        def __init__(self) -> None:
-            self._engine, self._url = store._engine, "sqlite://"
-
-        def close(self) -> None:
-            pass
-
-    check_cost_store(Kept)
-    store.close()
+    check_cost_store(lambda: open_store(None), is_kept=False)
 
 
 def test_a_store_is_taken_as_it_is() -> None:
@@ -76,7 +65,7 @@ def test_tables_of_another_program_are_refused(tmp_path: Path) -> None:
         open_store(url)
 
 
-@pytest.mark.parametrize("url", ["postgresql://nowhere/db", "not a url", "sqlite:////proc/none/costs.db"])
+@pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/db", "mysql://127.0.0.1/db", "no-such://127.0.0.1/db", "not a url", "sqlite:////proc/none/costs.db"])
 def test_a_storage_that_cannot_be_opened_says_what_to_write(url: str) -> None:
     with pytest.raises(StoreError, match="sqlite:///"):
         open_store(url)
@@ -86,8 +75,8 @@ def test_a_full_disk_is_an_error_of_ours_and_loses_nothing(tmp_path: Path) -> No
     url = f"sqlite:///{tmp_path}/costs.db"
     store = SqlStore(url)
     store.put_accuracy("kept", Accuracy(0.5))
-    sa.event.listen(store._engine, "connect", lambda c, _: c.execute("PRAGMA max_page_count = 1"))
-    store._engine.dispose()  # the next connection may not grow the file: what SQLite reports is a full disk
+    sa.event.listen(store.database.engine, "connect", lambda c, _: c.execute("PRAGMA max_page_count = 1"))
+    store.database.engine.dispose()  # the next connection may not grow the file: what SQLite reports is a full disk
     with pytest.raises(StoreError, match="disk is full"):
         store.put_accuracy("k" * 1_000_000, Accuracy(0.5))
     store.close()
@@ -96,23 +85,60 @@ def test_a_full_disk_is_an_error_of_ours_and_loses_nothing(tmp_path: Path) -> No
     again.close()
 
 
-_WRITER = """
+def test_a_password_is_in_no_message() -> None:
+    with pytest.raises(StoreError, match="sqlite:///") as caught:
+        open_store("postgresql+psycopg://me:secret@127.0.0.1:1/db")
+    assert "secret" not in str(caught.value)
+
+
+_OPENER = """
 import sys
 from cprune_rl.contracts import Measurement
 from cprune_rl.cost_cache import StoredTrial, open_store
+print("ready", flush=True)
+sys.stdin.readline()
 store = open_store(sys.argv[1])
-for i in range(60):
+for i in range(20):
     store.add_trials("c", [StoredTrial("conv", f"{sys.argv[2]}-{i}", "[]", Measurement((1.0 + i,)))])
 store.close()
 """
 
 
-def test_two_runs_write_one_cache_at_once(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/costs.db"
-    writers = [subprocess.Popen([sys.executable, "-c", _WRITER, url, name]) for name in "ab"]
-    assert [w.wait(60) for w in writers] == [0, 0]
-    store = open_store(url)
-    assert len(store.trials("c", "conv")) == 120
+def test_processes_open_an_empty_storage_at_once_and_write_it(storage: str) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen([sys.executable, "-c", _OPENER, storage, name], **pipes) for name in "abcd"]  # type: ignore[call-overload]
+    assert [w.stdout.readline() for w in writers] == ["ready\n"] * 4
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=60)
+    assert [w.returncode for w in writers] == [0] * 4
+    store = open_store(storage)
+    assert len(store.trials("c", "conv")) == 80
+    store.close()
+
+
+def test_the_fastest_of_many_workloads_are_found_in_one_query() -> None:
+    store = SqlStore("sqlite://")
+    workloads = [Workload(f"conv{i}", f"family{i % 2}", i, i, i, OperatorKind("conv2d")) for i in range(1, 41)]
+    store.describe(workloads)
+    store.add_trials("c", [StoredTrial(w.key, f"p{p}", "[]", Measurement((float(p),))) for w in workloads for p in (3, 1, 2)])
+    statements: list[str] = []
+    sa.event.listen(store.database.engine, "before_cursor_execute", lambda _c, _k, statement, *_: statements.append(statement))
+    assert [(w, t.program) for w, t in store.fastest("c")] == [(w, "p1") for w in sorted(workloads, key=lambda w: w.key)]
+    assert len(store.fastest("c", "family1")) == 20
+    assert len([s for s in statements if not s.startswith("BEGIN")]) == 2
+    store.close()
+
+
+def test_a_trial_says_who_measured_it_and_when() -> None:
+    store, who = SqlStore("sqlite://"), Provenance("0.0.9", "a 6502", "none", "2.7")
+    mine, given = StoredTrial("conv", "a", "[]", Measurement((1.0,))), StoredTrial("conv", "b", "[]", Measurement((2.0,)), who, 17.0)
+    store.add_trials("c", [mine, given])
+    first, second = store.trials("c", "conv")
+    assert first.provenance == Provenance.here()
+    assert (second.provenance, second.created) == (who, 17.0)
     store.close()
 
 

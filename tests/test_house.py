@@ -14,9 +14,11 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "errors": 0,
     "intervals": 0,
+    "machine": 0,
     "plain": 0,
     "table": 1,
     "result": 1,
+    "descriptor": 1,
     "contracts": 2,
     "cost_cache": 3,
     "compiler": 4,
@@ -32,7 +34,7 @@ FLOORS = {
 # The two places that put the parts together import them when asked (DESIGN of the environment: "one place").
 LAZY = {("envs", "job")}
 FOREIGN = {"tvm": {"compiler"}, "torch_pruning": {"pruning"}}
-LIGHT = ("errors", "table", "result", "contracts", "cost_cache", "envs")
+LIGHT = ("errors", "table", "descriptor", "result", "contracts", "cost_cache", "envs")
 
 
 def sources() -> list[tuple[str, Path]]:
@@ -81,11 +83,34 @@ def test_importing_the_package_loads_neither_torch_nor_tvm() -> None:
 
 
 def test_a_recorded_problem_needs_neither_compiler_nor_pruner() -> None:
-    code = "import sys, gymnasium, cprune_rl; e = gymnasium.make('cprune_rl/CPruneRecorded-v0'); e.reset(seed=0); "
-    assert run_python(code + "print([m for m in ('tvm', 'torch_pruning', 'torch') if m in sys.modules])").strip() == "[]"
+    code = "import sys, gymnasium, cprune_rl; e = gymnasium.make('cprune_rl/CPruneRecorded-v0'); e.reset(seed=0); e.step(0); "
+    assert run_python(code + "print([m for m in ('tvm', 'torch_pruning', 'torch', 'sklearn') if m in sys.modules])").strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["errors", "table", "contracts", "result", "cost_cache", "envs", "testing", "agents.searcher", "agents.policy", "pruning.groups"])
+def test_a_job_loads_the_compiler_only_where_there_is_one_to_ask() -> None:
+    code = "import sys, cprune_rl.job.run, cprune_rl.job.recorded, cprune_rl.job.record, cprune_rl.job.validate, cprune_rl.cli; print('tvm' in sys.modules)"
+    assert run_python(code).strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "errors",
+        "table",
+        "descriptor",
+        "contracts",
+        "result",
+        "cost_cache",
+        "envs",
+        "envs.problems",
+        "envs.recordings",
+        "envs.recording_file",
+        "testing",
+        "agents.searcher",
+        "agents.policy",
+        "pruning.groups",
+    ],
+)
 def test_what_a_module_offers_exists(module: str) -> None:
     loaded = importlib.import_module(f"cprune_rl.{module}")
     assert all(hasattr(loaded, name) for name in loaded.__all__)
@@ -96,6 +121,10 @@ def test_the_wheel_holds_one_package_with_all_its_rooms(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {"cprune_rl"}
-    wanted = ("py.typed", "envs/cprune_env.py", "agents/policy.py", "cost_cache/sql.py", "compiler/tuner.py", "report/templates/page.html", "envs/recorded/resnet8.json")
+    wanted = ("py.typed", "envs/cprune_env.py", "agents/policy.py", "cost_cache/sql.py", "compiler/tuner.py", "report/templates/page.html")
     assert [w for w in wanted if f"cprune_rl/{w}" not in names] == []
+    recordings = [p.name for p in (ROOT / "envs" / "recorded").iterdir() if p.name.endswith((".json", ".json.gz"))]
+    assert recordings
+    assert [r for r in recordings if f"cprune_rl/envs/recorded/{r}" not in names] == []
+    assert {"cprune_rl/cost_cache/migrations/env.py", "cprune_rl/cost_cache/migrations/versions/v0002.py"} <= set(names)
     assert len(names) == len(set(names))

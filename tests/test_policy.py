@@ -54,10 +54,11 @@ def test_the_prior_ranks_by_the_score_before_any_training() -> None:
     assert score[int(action)] == pytest.approx(score[best], abs=0.15)
 
 
-def test_a_policy_for_another_observation_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"feature_hash": "0" * 12}, {"format": 1}])
+def test_a_policy_for_another_observation_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
     save_policy(make_policy(), tmp_path, {})
     card = json.loads((tmp_path / "policy.json").read_text())
-    (tmp_path / "policy.json").write_text(json.dumps({**card, "feature_hash": "0" * 12}))
+    (tmp_path / "policy.json").write_text(json.dumps({**card, **other}))
     with pytest.raises(PolicyError, match="train it again"):
         load_policy(tmp_path, 8)
 

@@ -6,7 +6,8 @@ import pytest
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.ppo import PPOAgent, PPOSettings, train_policy
 from cprune_rl.agents.searcher import Budget
-from cprune_rl.cost_cache.predictor import CostModel, ModelledCosts
+from cprune_rl.cost_cache.interpolation import CostModel
+from cprune_rl.cost_cache.recorded import RecordedCosts
 from cprune_rl.envs.problems import TrainingProblems, open_recorded
 from cprune_rl.testing import FailingCosts, check_searcher, toy_problem
 
@@ -53,7 +54,7 @@ def test_a_floor_that_no_step_holds_ends_with_the_dense_plan(agent: PPOAgent) ->
 
 def test_training_problems_vary_and_stay_solvable() -> None:
     recorded = open_recorded()
-    assert isinstance(recorded.latency, ModelledCosts)
+    assert isinstance(recorded.latency, RecordedCosts)
     model = CostModel(recorded.latency.measured())
     problems = TrainingProblems(recorded.network, model, recorded.curves, recorded.dense_accuracy, recorded.descriptor)
     rng = np.random.default_rng(0)

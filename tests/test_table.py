@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cprune_rl.errors import PlanError
-from cprune_rl.table import Extent, Network, Plan, SubgraphTable, legal_step, lower_multiple
+from cprune_rl.table import Extent, Network, Plan, SubgraphTable, kept_by_a_step, legal_step, lower_multiple
 from cprune_rl.testing import FormulaCosts, toy_network
 
 factors = st.lists(st.integers(1, 8), min_size=2, max_size=4).map(tuple)
@@ -19,25 +19,31 @@ def test_an_extent_is_linear_in_the_widths() -> None:
 
 
 def test_the_step_keeps_every_other_tile_factor() -> None:
-    assert legal_step(64, [((2, 2, 1, 16), 1.0)]) == 4
+    assert legal_step(64, [(kept_by_a_step((2, 2, 1, 16)), 1.0)]) == 4
 
 
 def test_two_producers_step_by_the_least_common_multiple_not_the_maximum() -> None:
     # 48 = 12 x 4 steps by 4, 48 = 8 x 6 steps by 6: the published maximum, 6, breaks the first program's tiling
-    assert legal_step(48, [((12, 4), 1.0), ((8, 6), 1.0)]) == 12
+    assert legal_step(48, [(4, 1.0), (6, 1.0)]) == 12
 
 
 def test_the_costliest_producer_decides_where_the_multiple_is_too_large() -> None:
-    assert legal_step(48, [((6, 8), 1.0), ((9, 5, 1), 2.0)]) == 5  # lcm(6, 5) = 30 passes 48 / 4
+    assert legal_step(48, [(6, 1.0), (5, 2.0)]) == 5  # lcm(6, 5) = 30 passes 48 / 4
+
+
+def test_packed_channels_go_by_whole_vectors_where_the_group_is_wide_enough() -> None:
+    assert kept_by_a_step((2, 1, 2, 1), lanes=16) == 32
+    assert legal_step(64, [(kept_by_a_step((1, 1, 4, 1), lanes=16), 1.0)]) == 16
+    assert legal_step(16, [(16, 1.0)]) == 4  # one vector holds the whole group: a quarter of it goes at a time
 
 
 def test_a_step_is_never_less_than_a_thirty_second_of_the_group() -> None:
-    assert legal_step(512, [((1, 512), 1.0)]) == 16
+    assert legal_step(512, [(1, 1.0)]) == 16
     assert legal_step(512, []) == 16
 
 
-@given(st.integers(1, 512), st.lists(st.tuples(factors, st.floats(0, 1)), max_size=4))
-def test_a_step_fits_the_group(channels: int, producers: list[tuple[tuple[int, ...], float]]) -> None:
+@given(st.integers(1, 512), st.lists(st.tuples(st.integers(1, 512), st.floats(0, 1)), max_size=4))
+def test_a_step_fits_the_group(channels: int, producers: list[tuple[int, float]]) -> None:
     step = legal_step(channels, producers)
     assert math.ceil(channels / 32) <= step <= channels
 
@@ -61,7 +67,7 @@ def test_equal_workloads_share_a_row_and_split_when_their_widths_part() -> None:
 
     def table(plan: Plan) -> SubgraphTable:
         measured = costs.measure(plan)
-        return SubgraphTable.build(network, plan, [c.latency_s for c in measured], [c.tile_factors for c in measured])
+        return SubgraphTable.build(network, plan, measured)
 
     dense = table(network.dense)
     assert [r.weight for r in dense.rows] == [1, 2, 1, 1]  # conv1 and conv3 are the same task

@@ -1,65 +1,56 @@
-"""The whole network: built from the programs whose times the table shows, timed, exported.
-
-Each function of the lowered module is replaced by itself scheduled with its fastest program: the same
-module that the tasks were taken from, so no lookup can miss and nothing falls back to an untuned schedule
-unseen.
-"""
+"""The whole network: built from the programs whose times the table shows, and timed."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tvm
 from numpy.typing import NDArray
 from torch import nn
 from tvm import relax
 
-from cprune_rl.compiler.device import LocalDevice
-from cprune_rl.compiler.program import apply_program
+from cprune_rl.compiler.compose import compose
+from cprune_rl.compiler.database import apply_programs
+from cprune_rl.compiler.device import RpcDevice
+from cprune_rl.compiler.forms import Forms
+from cprune_rl.compiler.link import uploaded
 from cprune_rl.compiler.tuner import Tuner
-from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
+from cprune_rl.compiler.workload import fold_batch_norms
 from cprune_rl.errors import DeviceError, ModelError
-from cprune_rl.table import Network, Plan
+from cprune_rl.table import Plan
 
-__all__ = ["build_network", "export_torch", "run_library", "time_interleaved"]
+__all__ = ["DENSE_AGAIN", "build_network", "run_library", "time_interleaved"]
+
+DENSE_AGAIN = "dense again"  # the dense network's second name where it is timed against itself
 
 
-def build_network(network: Network, exported: ExportedNetwork, plan: Plan, model: nn.Module, tuner: Tuner, device: LocalDevice, path: Path) -> None:
+def build_network(forms: Forms, plan: Plan, model: nn.Module, tuner: Tuner, device: RpcDevice, path: Path) -> None:
     """Compiles a pruned network into one library that runs with TVM's runtime alone.
 
     Args:
-        network: the dense network's description.
-        exported: the dense network, exported once.
+        forms: the dense network in every form.
         plan: what `model` keeps.
         model: the pruned network, with its trained weights.
-        tuner: knows the fastest program of every task.
+        tuner: knows the forms in which the plan is fastest, and the fastest program of every task.
         device: what to compile for.
         path: library to write.
 
     Raises:
         ModelError: a task has no program that runs.
     """
-    widths = network.widths(plan)
-    lowered = exported.lowered(widths)
-    functions: dict[str, Any] = {}
-    for workload, call in zip(network.workloads(plan), lowered.calls, strict=True):
-        if call.function in functions:
-            continue
-        best = tuner.best_program(workload)
-        if best is None:
-            raise ModelError(f"task {workload.key[:80]} has no program that runs, so the network cannot be compiled")
-        functions[call.function] = apply_program(best[0], lowered.task(call.function), device.target)["main"]
-    module = tvm.IRModule({gv: functions.get(gv.name_hint, f) for gv, f in lowered.module.functions.items()})
-    for gv, function in module.functions.items():
-        if gv.name_hint in functions:
-            module.update_func(gv, function.without_attr("global_symbol").with_attr("tirx.is_scheduled", True))
     values = {name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()}
-    tvm.compile(exported.bound(module, widths, values), target=device.target).export_library(str(path))
+    composed = compose(forms, plan, tuner.choice(plan), values)
+    programs = {}
+    for function, workload in composed.tasks.items():
+        if (best := tuner.best_program(workload)) is None:
+            raise ModelError(f"task {workload.key[:80]} has no program that runs, so the network cannot be compiled")
+        programs[function] = best[0]
+    scheduled = apply_programs(composed.module, programs, device.target)
+    device.export(tvm.compile(scheduled, target=device.target), path)
 
 
 def run_library(path: Path, image: NDArray[np.float32], n_outputs: int) -> NDArray[np.float32]:
@@ -68,7 +59,9 @@ def run_library(path: Path, image: NDArray[np.float32], n_outputs: int) -> NDArr
     return np.asarray(machine["main"](tvm.runtime.tensor(image)).numpy()).reshape(len(image), n_outputs)
 
 
-def time_interleaved(device: LocalDevice, libraries: Mapping[str, Path], input_shape: tuple[int, ...], n_rounds: int, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+def time_interleaved(
+    device: RpcDevice, libraries: Mapping[str, Path], input_shape: tuple[int, ...], n_rounds: int, seed: int = 0, others: Mapping[str, Callable[[], float]] | None = None
+) -> dict[str, NDArray[np.float64]]:
     """Times whole networks in turns, in one session and in random order, so that drift meets all alike.
 
     Args:
@@ -77,9 +70,10 @@ def time_interleaved(device: LocalDevice, libraries: Mapping[str, Path], input_s
         input_shape: of one batch.
         n_rounds: each library is timed once in each.
         seed: of the order.
+        others: what else to time in the same turns, by name: each gives the seconds of one run.
 
     Returns:
-        Seconds of one run for each library, `(n_rounds,)`.
+        Seconds of one run for each, `(n_rounds,)`.
 
     Raises:
         DeviceError: a network crashes or hangs.
@@ -89,29 +83,27 @@ def time_interleaved(device: LocalDevice, libraries: Mapping[str, Path], input_s
         rng = np.random.default_rng(seed)
         target = session.cpu(0)
         image = tvm.runtime.tensor(rng.standard_normal(input_shape).astype(np.float32), target)
-        timers = {}
-        for name, path in libraries.items():
-            session.upload(bytearray(path.read_bytes()), f"{name}.so")
-            machine = relax.VirtualMachine(session.load_module(f"{name}.so"), target)
-            machine.set_input("main", image)
-            timers[name] = machine.time_evaluator("invoke_stateful", target, number=1, repeat=1, min_repeat_ms=20)
-            timers[name]("main")
-        samples: dict[str, list[float]] = {name: [] for name in libraries}
-        for _ in range(n_rounds):
-            for name in rng.permutation(list(timers)):
-                samples[str(name)].append(float(timers[str(name)]("main").results[0]))
+        timers: dict[str, Callable[[], float]] = dict(others or {})
+        with contextlib.ExitStack() as stack:
+            for name, path in libraries.items():
+                machine = relax.VirtualMachine(stack.enter_context(uploaded(session, str(path))), target)
+                machine.set_input("main", image)
+                timers[name] = _timer(machine, target)
+                timers[name]()
+            samples: dict[str, list[float]] = {name: [] for name in timers}
+            for _ in range(n_rounds):
+                for name in rng.permutation(list(timers)):
+                    samples[str(name)].append(timers[str(name)]())
         return {name: np.array(s) for name, s in samples.items()}
 
     try:
-        return device.run_guarded(work, timeout_s=60 + n_rounds * len(libraries) * 2)
+        return device.run_guarded(work, timeout_s=60 + n_rounds * (len(libraries) + len(others or {})) * 2)
     except (RuntimeError, OSError) as error:
+        if isinstance(error, DeviceError):
+            raise
         raise DeviceError(f"timing the whole network failed: {str(error).strip().splitlines()[-1]}") from error
 
 
-def export_torch(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
-    """Writes a file that `torch.export.load` reads, without this package."""
-    example = torch.zeros(input_shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own deprecated calls
-        plain: nn.Module = model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
-        torch.export.save(torch.export.export(plain, (example,)), path)
+def _timer(machine: relax.VirtualMachine, target: Any) -> Callable[[], float]:
+    evaluate = machine.time_evaluator("invoke_stateful", target, number=1, repeat=1, min_repeat_ms=20)
+    return lambda: float(evaluate("main").results[0])

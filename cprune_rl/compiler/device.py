@@ -1,243 +1,281 @@
-"""Devices: where programs are timed. One path for all of them, TVM's RPC.
+"""What all devices share: one path to them, TVM's RPC, and one way of timing.
 
-`local` is an RPC server of ours on loopback (`rpc_server`); a session is one forked process, so a
-program that crashes or hangs costs one trial. Called by the tuner and by deployment.
+`local` (`compiler.local`) and `rpc://host:port/key` (`compiler.tracker`) differ in how a session is had and in
+what they are compiled for. Called by the tuner, the probe and deployment; opened by `compiler.devices`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import secrets
-import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import psutil
 import tvm
-from tvm import rpc, te
+from numpy.typing import NDArray
+from tvm import te
 
-import cprune_rl
-from cprune_rl.compiler.target import host_cpu, make_target, require_cxx_compiler, vector_width
+from cprune_rl.compiler.drift import DriftWatch
+from cprune_rl.compiler.library import build, export_library
+from cprune_rl.compiler.link import Link, last_line, make_arguments, uploaded
+from cprune_rl.compiler.target import require_linker
 from cprune_rl.contracts import Artifact, Measurement
-from cprune_rl.errors import ConfigError, DeviceError, UnknownNameError
+from cprune_rl.errors import DeviceError
 
-__all__ = ["LocalDevice", "TimingSettings", "build", "open_device", "parse_device"]
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["RpcDevice", "TimingSettings", "build"]
 
 T = TypeVar("T")
+_LOST = "the program crashed, or its device went away"
 
 
 @dataclass(frozen=True)
 class TimingSettings:
-    """How long a program is timed.
+    """How long a program is timed, and how drift is met.
 
     Attributes:
         n_repeats: samples of one program.
         min_repeat_ms: each sample averages as many runs as this takes.
         timeout_s: a trial that takes longer is ended, with an error for its value.
         max_spread: a program whose samples spread (max / min - 1) by more is timed once again.
+        look_every: trials between two looks at the reference workload.
+        max_drift: how far a look may be from the median of the device's own, as a share of it.
+        n_again: how often trials between drifted looks are timed again.
     """
 
     n_repeats: int = 5
     min_repeat_ms: int = 5
     timeout_s: float = 10.0
     max_spread: float = 0.25
+    look_every: int = 8
+    max_drift: float = 0.25
+    n_again: int = 2
 
 
-class _Server:
-    """The server process, and the sessions that it forked."""
+class RpcDevice(ABC):
+    """A device behind TVM's RPC (see `contracts.Device`).
 
-    def __init__(self, n_threads: int) -> None:
-        self.key = secrets.token_hex(8)
-        self._known: list[psutil.Process] = []
-        here = str(Path(cprune_rl.__file__).parent.parent)  # the server finds this package where this process found it
-        paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-        environment = dict(os.environ, TVM_NUM_THREADS=str(n_threads), OMP_NUM_THREADS=str(n_threads), PYTHONPATH=paths)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "cprune_rl.compiler.rpc_server", self.key],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True,
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        if not line:
-            raise DeviceError("the local RPC server did not start; run `python -m cprune_rl.compiler.rpc_server test` to see why")
-        self.port = int(line)
-
-    @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def sessions(self) -> list[psutil.Process]:
-        """The forked sessions; remembered, because they outlive a server that is killed."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._known = list({*self._known, *psutil.Process(self._process.pid).children()})
-        return self._known
-
-    def kill_sessions(self) -> None:
-        for session in self.sessions():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                session.kill()
-        self._known = []
-
-    def close(self) -> None:
-        self.kill_sessions()
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
-class LocalDevice:
-    """This machine's CPU behind a loopback RPC server (see `contracts.Device`).
-
-    One thread is the default: it is how small networks are deployed at the edge, and on a shared
-    machine the only form whose timings are quiet. The session is pinned to the last `n_threads` cores.
+    Where it has several links, programs are timed on all of them at once: they are machines of one kind.
 
     Args:
-        n_threads: threads that a program may use.
-        mcpu: LLVM's name of the processor to compile for; None for this one.
+        target: what programs are compiled for.
+        links: ways to the device, at least one.
         timing: how long a program is timed.
+        linker: compiler that links programs; None for the one that fits the target.
+
+    Raises:
+        ToolchainError: that compiler is missing.
     """
 
-    def __init__(self, n_threads: int = 1, mcpu: str | None = None, timing: TimingSettings | None = None) -> None:
-        self._n_threads, self._mcpu = n_threads, mcpu or host_cpu()
+    def __init__(self, target: tvm.target.Target, links: Sequence[Link], timing: TimingSettings | None = None, linker: str | None = None) -> None:
+        self.target = target
+        self._linker = require_linker(target, linker)
         self._timing = timing or TimingSettings()
-        self._server: _Server | None = None
-        self._session: Any = None
-        self._uses = 0
+        self._links = list(links)
+        self._gone: DeviceError | None = None
+        self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="cprune-rl-")
         self._reference: Artifact | None = None
-        self.target = make_target(n_threads, self._mcpu)
-        require_cxx_compiler()
-
-    @property
-    def name(self) -> str:
-        return "local" if self._n_threads == 1 and self._mcpu == host_cpu() else f"local?threads={self._n_threads}&mcpu={self._mcpu}"
-
-    @property
-    def fingerprint(self) -> str:
         t = self._timing
-        return f"cpu={_processor_name()};mcpu={self._mcpu};threads={self._n_threads};repeats={t.n_repeats};min_repeat_ms={t.min_repeat_ms}"
+        self._watches = {id(link): DriftWatch(partial(self._look, link), t.look_every, t.max_drift, t.n_again) for link in self._links}
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As the user gave it."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What decides a latency besides the program: processor, threads, timing settings."""
+
+    @property
+    @abstractmethod
+    def is_remote(self) -> bool:
+        """Whether it is another machine, so that building here does not disturb timing there."""
+
+    @property
+    def n_links(self) -> int:
+        """Programs that are timed at once."""
+        return len(self._links)
+
+    @property
+    def context(self) -> str:
+        """What a trial depends on besides workload and program: its place in the cost cache."""
+        return f"{self.target};{self.fingerprint};tvm={tvm.__version__}"
 
     @property
     def build_folder(self) -> Path:
         """Where programs for this device may be written; removed with the device."""
         return Path(self._folder.name)
 
+    def build(self, module: tvm.IRModule, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str], path: Path) -> Artifact:
+        """Compiles a scheduled function into a shared library for this device (see `build`)."""
+        return build(module, shapes, dtypes, self.target, path, self._linker)
+
+    def export(self, executable: tvm.runtime.Executable, path: Path) -> None:
+        """Links what `tvm.compile` gave into a shared library for this device."""
+        export_library(executable, path, self._linker)
+
     def time_reference(self) -> Measurement:
         """Times the reference workload, a 64x64 matrix product."""
-        return self._time_one(self._reference_artifact())
-
-    def descriptor(self, reference: Measurement) -> tuple[float, ...]:
-        """What a policy sees of the device: log2 vector width, log2 threads, log10 GFLOP/s of the reference workload; scaled to about 1."""
-        gflops = 2 * 64 * 64 * 64 / reference.latency_s / 1e9
-        return (float(np.log2(vector_width(self.target)) / 4), float(np.log2(self._n_threads) / 3), float(np.log10(gflops) / 2))
+        return self._look(self._first())
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
-        reference = self.time_reference()
-        measurements = []
-        for artifact in artifacts:
-            measurement = self._time_one(artifact)
-            if measurement.samples_s and max(measurement.samples_s) / min(measurement.samples_s) - 1 > self._timing.max_spread:
-                again = self._time_one(artifact)
-                measurement = again if again.error is not None else Measurement(measurement.samples_s + again.samples_s)
-            measurements.append(Measurement(measurement.samples_s, measurement.error, reference.latency_s if reference.samples_s else 0.0))
-        return measurements
+        """Times each artifact alone, on the next free link (see `contracts.Device.time`)."""
+        results: dict[int, Measurement] = {}
+        waiting = deque(range(len(artifacts)))
+        self._reference_artifact()  # built once, before several threads ask for it
+        while len(results) < len(artifacts):
+            links = list(self._links) or [self._first()]
+            drain = partial(self._drain, waiting=waiting, artifacts=artifacts, results=results, n_links=len(links))
+            if len(links) == 1:
+                drain(links[0])
+                continue
+            with ThreadPoolExecutor(len(links)) as pool:
+                try:
+                    list(pool.map(drain, links))
+                except BaseException:
+                    waiting.clear()  # an interrupted search does not wait for the rest
+                    raise
+        return [results[i] for i in range(len(artifacts))]
 
-    def run_guarded(self, work: Callable[[Any], T], timeout_s: float) -> T:
-        """Runs `work(session)` with the session killed when it takes too long.
+    def run(self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]) -> tuple[NDArray[np.generic], ...] | Measurement:
+        """Runs a program once (see `contracts.Device.run`)."""
+
+        def work(session: Any) -> tuple[NDArray[np.generic], ...]:
+            with uploaded(session, artifact.path) as module:
+                rest = zip(artifact.shapes[len(arguments) :], artifact.dtypes[len(arguments) :], strict=True)
+                values = [*arguments, *(np.zeros(shape, dtype) for shape, dtype in rest)]
+                tensors = [tvm.runtime.tensor(np.ascontiguousarray(v), session.cpu(0)) for v in values]
+                module["main"](*tensors)
+                return tuple(t.numpy() for t in tensors[len(arguments) :])
+
+        return self._attempt(work, self._first())
+
+    def run_guarded(self, work: Callable[[Any], T], timeout_s: float, link: Link | None = None) -> T:
+        """Runs `work(session)` and ends the session when it takes too long.
+
+        Args:
+            work: is given TVM's session.
+            timeout_s: its time.
+            link: way to the device; None for the first.
 
         Raises:
-            RuntimeError: the work failed, or was killed.
-            DeviceError: no session could be had.
+            RuntimeError, OSError: the work failed, or was ended.
+            DeviceError: no session can be had any more.
         """
-        session = self._connected()
-        watchdog = threading.Timer(timeout_s, self._kill_sessions)
+        link = link or self._first()
+        session = link.session(timeout_s)
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            link.cut()
+
+        watchdog = threading.Timer(timeout_s, expire)
         watchdog.daemon = True
         watchdog.start()
         try:
             return work(session)
-        except Exception:
-            self._drop_session()
+        except Exception as error:
+            link.drop()
+            if expired.is_set():
+                raise TimeoutError(f"no answer within {timeout_s:g} s; the session was ended") from error
             raise
         finally:
             watchdog.cancel()
+            watchdog.join()
+            if expired.is_set():  # it may have come just when the work was done
+                link.drop()
 
     def close(self) -> None:
-        self._drop_session()
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        """Ends all sessions and removes the build folder."""
+        for link in self._links:
+            link.close()
         self._folder.cleanup()
 
-    def __enter__(self) -> LocalDevice:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _time_one(self, artifact: Artifact) -> Measurement:
-        def work(session: Any) -> tuple[float, ...]:
-            with _uploaded(session, artifact.path) as module:
-                device = session.cpu(0)
-                rng = np.random.default_rng(0)
-                args = [tvm.runtime.tensor(_random_array(rng, s, d), device) for s, d in zip(artifact.shapes, artifact.dtypes, strict=True)]
-                module["main"](*args)  # warm-up, dropped
-                timer = module.time_evaluator("main", device, number=1, repeat=self._timing.n_repeats, min_repeat_ms=self._timing.min_repeat_ms)
-                return tuple(float(s) for s in timer(*args).results)
+    def _first(self) -> Link:
+        if not self._links:
+            raise self._gone or DeviceError(f"{self.name} has no device left")
+        return self._links[0]
 
+    def _drain(self, link: Link, waiting: deque[int], artifacts: Sequence[Artifact], results: dict[int, Measurement], n_links: int) -> None:
+        """Times what waits until nothing does; a link without a device leaves its share to the others."""
+        share = -(-len(artifacts) // n_links) if n_links > 1 else len(artifacts)
+        size = min(share, self._timing.look_every) if n_links > 1 else share
+        try:  # work is taken by who has a device: one that is busy or away holds nothing up
+            if n_links > 1 and link.session(self._timing.timeout_s, lambda: bool(waiting)) is None:
+                return
+        except DeviceError as error:
+            with self._lock:
+                self._retire(link, error)
+            return
+        while True:
+            with self._lock:
+                taken = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+            if not taken:
+                return
+            try:
+                timed = self._watches[id(link)].time([partial(self._time_well, artifacts[i], link) for i in taken])
+            except DeviceError as error:
+                with self._lock:
+                    self._retire(link, error)
+                    waiting.extendleft(reversed(taken))
+                return
+            results.update(zip(taken, timed, strict=True))
+
+    def _retire(self, link: Link, error: DeviceError) -> None:
+        self._links.remove(link)
+        link.close()
+        self._gone = error
+
+    def _time_well(self, artifact: Artifact, link: Link) -> Measurement:
+        """Times a program, and once again where its samples spread too far or its session was lost: a second loss is the program's doing."""
+        measurement = self._time_one(artifact, link)
+        if _LOST in (measurement.error or ""):
+            measurement = self._time_one(artifact, link)
+        if measurement.samples_s and max(measurement.samples_s) / min(measurement.samples_s) - 1 > self._timing.max_spread:
+            again = self._time_one(artifact, link)
+            return again if again.error is not None else Measurement(measurement.samples_s + again.samples_s)
+        return measurement
+
+    def _time_one(self, artifact: Artifact, link: Link) -> Measurement:
+        def work(session: Any) -> Measurement:
+            with uploaded(session, artifact.path) as module:
+                arguments = make_arguments(session, artifact)
+                module["main"](*arguments)  # warm-up, dropped
+                timer = module.time_evaluator("main", session.cpu(0), number=1, repeat=self._timing.n_repeats, min_repeat_ms=self._timing.min_repeat_ms)
+                return Measurement(tuple(float(s) for s in timer(*arguments).results))
+
+        return self._attempt(work, link)
+
+    def _attempt(self, work: Callable[[Any], T], link: Link) -> T | Measurement:
         try:
-            return Measurement(self.run_guarded(work, self._timing.timeout_s))
+            return self.run_guarded(work, self._timing.timeout_s, link)
         except DeviceError:
             raise
         except Exception as error:  # whatever a broken program or a dying session raises is the value of this trial
-            return Measurement(error=f"{type(error).__name__}: {_last_line(error)}")
+            lost = f"{_LOST}: " if "kShutdown" in str(error) else ""
+            return Measurement(error=f"{lost}{type(error).__name__}: {last_line(error)}")
 
-    def _connected(self) -> Any:
-        self._uses += 1
-        if self._uses > 500:  # libraries a session has loaded are never unloaded
-            self._drop_session()
-            self._uses = 1
-        if self._server is not None and not self._server.is_alive:
-            self._drop_session()
-        if self._session is not None:
-            return self._session
-        for _ in range(3):
-            if self._server is None or not self._server.is_alive:
-                if self._server is not None:
-                    self._server.close()
-                self._server = _Server(self._n_threads)
-            try:
-                self._session = rpc.connect("127.0.0.1", self._server.port, self._server.key)
-                self._pin()
-                return self._session
-            except Exception:  # the server died between the check and the call; the next round starts a new one
-                self._server.close()
-        raise DeviceError("the local RPC server cannot be reached, three new ones in a row; is loopback networking allowed here?")
-
-    def _pin(self) -> None:
-        assert self._server is not None
-        cores = sorted(psutil.Process().cpu_affinity() or [])[-self._n_threads :]
-        for session in self._server.sessions():
-            with contextlib.suppress(psutil.Error):
-                session.cpu_affinity(cores)
-
-    def _kill_sessions(self) -> None:
-        if self._server is not None:
-            self._server.kill_sessions()
-
-    def _drop_session(self) -> None:
-        self._session = None
-        self._kill_sessions()
+    def _look(self, link: Link) -> Measurement:
+        return self._time_one(self._reference_artifact(), link)
 
     def _reference_artifact(self) -> Artifact:
         if self._reference is None:
@@ -245,80 +283,5 @@ class LocalDevice:
             k = te.reduce_axis((0, 64), name="k")
             c = te.compute((64, 64), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="c")
             module = tvm.IRModule({"main": te.create_prim_func([a, b, c]).with_attr("global_symbol", "main")})
-            self._reference = build(module, ((64, 64),) * 3, ("float32",) * 3, self.target, self.build_folder / "reference.so")
+            self._reference = self.build(module, ((64, 64),) * 3, ("float32",) * 3, self.build_folder / "reference.so")
         return self._reference
-
-
-@contextlib.contextmanager
-def _uploaded(session: Any, path: str) -> Iterator[Any]:
-    name = Path(path).name
-    session.upload(bytearray(Path(path).read_bytes()), name)  # given a path, TVM leaves the file open
-    try:
-        yield session.load_module(name)
-    finally:
-        with contextlib.suppress(RuntimeError):  # a dead session has no files left
-            session.remove(name)
-
-
-def _random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Any:
-    if dtype.startswith("float"):
-        return rng.standard_normal(shape).astype(dtype)
-    return np.zeros(shape, dtype)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no message"
-
-
-def _processor_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return hashlib.sha256(os.uname().machine.encode()).hexdigest()[:8]
-
-
-def build(module: tvm.IRModule, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str], target: tvm.target.Target, path: Path) -> Artifact:
-    """Compiles a scheduled function into a shared library.
-
-    Raises:
-        RuntimeError: the compiler refused it.
-    """
-    tvm.compile(module, target=target).export_library(str(path))
-    return Artifact(str(path), tuple(shapes), tuple(dtypes))
-
-
-def open_device(spec: str, timing: TimingSettings | None = None) -> LocalDevice:
-    """Opens a device by its name.
-
-    Args:
-        spec: `local`, or `local?threads=2&mcpu=haswell`.
-        timing: how long programs are timed.
-
-    Raises:
-        UnknownNameError: no device of that kind.
-        ConfigError: an option of the device is unknown or wrong.
-    """
-    n_threads, mcpu = parse_device(spec)
-    return LocalDevice(n_threads, mcpu, timing)
-
-
-def parse_device(spec: str) -> tuple[int, str | None]:
-    """Threads and processor of a local device; opens nothing.
-
-    Raises:
-        UnknownNameError: no device of that kind.
-        ConfigError: an option of the device is unknown or wrong.
-    """
-    kind, _, query = spec.partition("?")
-    if kind != "local":
-        raise UnknownNameError("device", spec, ["local", "local?threads=2", "local?threads=1&mcpu=haswell"])
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    if unknown := set(options) - {"threads", "mcpu"}:
-        raise ConfigError(f"device {spec!r}: unknown option {sorted(unknown)[0]!r}. Known: threads, mcpu.")
-    n_cores = psutil.cpu_count() or 1
-    threads = options.get("threads", "1")
-    if not threads.isdigit() or not 1 <= int(threads) <= n_cores:
-        raise ConfigError(f"device {spec!r}: threads is {threads!r}, this machine allows 1 to {n_cores}")
-    return int(threads), options.get("mcpu")

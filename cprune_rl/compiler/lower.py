@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import tvm
 
-from cprune_rl.compiler.workload import Call, ExportedNetwork, Operator
+from cprune_rl.compiler.operators import Call, Operator
+from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.errors import ModelError
 from cprune_rl.table import Extent, Group, Network, OperatorKind, Plan, Subgraph, Template
 
@@ -86,12 +87,20 @@ def _heavy(call: Call) -> Operator:
 
 
 def _kind(operator: Operator) -> OperatorKind:
-    out = operator.out_shape
-    height = out[2] if len(out) == 4 else 1
+    height = _map_lengths(operator)[0]
     if operator.name == "nn.conv2d":
         name = "depthwise" if operator.n_channel_groups > 1 else "conv2d"
         return OperatorKind(name, operator.shapes[1][2], operator.stride, height)
     return OperatorKind("dense" if operator.name == "matmul" else "other", 1, 1, height)
+
+
+def _map_lengths(operator: Operator) -> tuple[int, int]:
+    """Height and width of the output map; 1 and 1 for a vector."""
+    out = operator.out_shape
+    if len(out) != 4:
+        return 1, 1
+    y = (operator.out_layout or "NCHW").index("H")
+    return out[y], out[y + 1]
 
 
 def _unit_macs(operator: Operator) -> int:
@@ -99,7 +108,8 @@ def _unit_macs(operator: Operator) -> int:
     out = operator.out_shape
     if operator.name == "nn.conv2d":
         _, per_group, *kernel = operator.shapes[1]
-        area = kernel[0] * kernel[1] * out[2] * out[3]
+        height, width = _map_lengths(operator)
+        area = kernel[0] * kernel[1] * height * width
         return area * per_group if operator.n_channel_groups > 1 else area
     if operator.name == "matmul":
         rows = 1
@@ -133,8 +143,12 @@ def _subgraph(call: Call, extents: tuple[tuple[Extent, ...], ...], groups: Seque
 
 def _channel_axes(heavy: Operator, call: Call, extents: tuple[tuple[Extent, ...], ...]) -> tuple[Extent, Extent]:
     """Extents of the input and output channels of the dominating operator."""
-    axis = -1 if heavy.name == "matmul" else 1
+
+    def channels(at: int) -> Extent:
+        axes = extents[at]
+        if heavy.name == "matmul" or len(axes) < 2:
+            return axes[-1]
+        return axes[call.layouts[at].index("C") if call.layouts[at] else 1]
+
     data = heavy.operands[0]
-    source = extents[int(data[1:])] if data.startswith("a") else extents[-1]
-    result = extents[-1]
-    return source[axis] if len(source) > 1 else source[-1], result[axis] if len(result) > 1 else result[-1]
+    return channels(int(data[1:]) if data.startswith("a") else -1), channels(-1)

@@ -14,15 +14,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm.s_tir import Schedule, Trace
 from tvm.s_tir import meta_schedule as ms
 
 from cprune_rl.compiler.target import load_cpu_intrinsics
 
-__all__ = ["Candidate", "Program", "apply_program", "carry_over", "random_candidates", "tile_factors"]
+__all__ = ["Candidate", "Program", "carry_over", "mutate", "random_candidates", "scheduled", "tile_factors"]
 
-_CHANNEL_LOOP = 1  # of (batch, channel, ...): NCHW maps and (batch, features) alike
+_apply_mutator = tvm.get_global_func("s_tir.meta_schedule.MutatorApply")
+_SEED = 1  # of schedules that follow a trace: a decision it leaves open is then drawn alike each time
+_MUTATIONS = (0.8, 0.1, 0.1)  # chance of a tile, an unrolling, a location
+_CHANNEL_LOOPS = {"NCHW": 1, "NHWC": 3}  # packed convolutions: (n, y, x, block, lane)
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,9 @@ class Program:
         """Names the program in the cost cache."""
         return hashlib.sha256(self.trace_json.encode()).hexdigest()[:20]
 
-    @property
-    def tile_factors(self) -> tuple[int, ...]:
-        """Split of the output-channel loop, outermost first; empty where the trace does not tile it."""
-        return tile_factors(json.loads(self.trace_json))
+    def tile_factors(self, layout: str = "NCHW") -> tuple[int, ...]:
+        """Split of the output-channel loop (see `tile_factors`)."""
+        return tile_factors(json.loads(self.trace_json), layout)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Candidate:
     module: tvm.IRModule
 
 
-def tile_factors(trace: Sequence[Any]) -> tuple[int, ...]:
+def tile_factors(trace: Sequence[Any], layout: str = "NCHW") -> tuple[int, ...]:
     """Reads the tile factors of the output-channel loop off a trace.
 
     Multi-level tiling takes all loops of a block at once (`GetLoops`) and samples a split for each
@@ -73,13 +76,17 @@ def tile_factors(trace: Sequence[Any]) -> tuple[int, ...]:
     Args:
         trace: `[instructions, decisions]`; an instruction is `[kind, inputs, attributes, outputs]`,
             a decision `[position of its instruction, value]`.
+        layout: of the maps: where the channel loop is. In NHWC it runs over the blocks of packed channels.
+
+    Returns:
+        The factors, outermost first; empty where the trace does not tile the loop.
     """
     instructions, decisions = trace
     decided = {int(position): value for position, value in decisions}
     channel_loops: set[str] = set()
     for position, (kind, inputs, _, outputs) in enumerate(instructions):
-        if kind == "GetLoops" and len(outputs) > _CHANNEL_LOOP:
-            channel_loops.add(outputs[_CHANNEL_LOOP])
+        if kind == "GetLoops" and len(outputs) > (loop := _CHANNEL_LOOPS[layout] if len(outputs) > 3 else 1):
+            channel_loops.add(outputs[loop])
         elif kind == "SamplePerfectTile" and inputs[0] in channel_loops:
             return tuple(int(f) for f in decided[position])
     return ()
@@ -120,6 +127,47 @@ def random_candidates(module: tvm.IRModule, target: tvm.target.Target, count: in
     return list({c.program.digest: c for c in drawn}.values())
 
 
+def mutate(parents: Sequence[Candidate], module: tvm.IRModule, target: tvm.target.Target, count: int, seed: int) -> list[Candidate]:
+    """Draws programs that differ from good ones in one decision: a tile, an unrolling, where a block is computed.
+
+    Args:
+        parents: best first; the better of two drawn at random is changed.
+        module: the task.
+        target: what it will run on.
+        count: how many are drawn; those that do not fit the task are left out.
+        seed: same seed, same programs.
+    """
+    context = _context(module, target, seed)
+    mutators = [ms.mutator.MutateTileSize(), ms.mutator.MutateUnroll(), ms.mutator.MutateComputeLocation()]
+    for mutator in mutators:
+        mutator._initialize_with_tune_context(context)
+    rng = np.random.default_rng(seed)
+    traces = [_trace_of(parent, module) for parent in parents]
+    found = []
+    for _ in range(count):
+        trace = traces[int(rng.integers(len(traces), size=2).min())]
+        mutator = mutators[int(rng.choice(len(mutators), p=_MUTATIONS))]
+        mutated = _apply_mutator(mutator, trace, int(rng.integers(1, 2**31)))  # Mutator.apply draws from the machine's entropy
+        if mutated is not None and (candidate := _applied(mutated, module, target)) is not None:
+            found.append(candidate)
+    return found
+
+
+def _trace_of(parent: Candidate, module: tvm.IRModule) -> Any:
+    schedule = Schedule(module, seed=_SEED)
+    Trace.apply_json_to_schedule(json.loads(parent.program.trace_json), schedule)
+    return schedule.trace
+
+
+def _applied(trace: Any, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
+    try:
+        schedule = Schedule(module, seed=_SEED)
+        trace.apply_to_schedule(schedule, remove_postproc=True)
+        return _finish(schedule, module, target)
+    except RuntimeError:
+        return None  # the changed decision does not go with the others
+
+
 def carry_over(program: Program, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
     """Applies a program to another shape of its family (program inheritance).
 
@@ -129,12 +177,29 @@ def carry_over(program: Program, module: tvm.IRModule, target: tvm.target.Target
     Returns:
         The candidate, or None where the trace does not fit the new function.
     """
+    schedule = _inherited(program, module)
+    return None if schedule is None else _finish(schedule, module, target)
+
+
+def scheduled(program: Program, module: tvm.IRModule, target: tvm.target.Target) -> Schedule:
+    """A function scheduled by a program that was found for it, post-processors included.
+
+    Raises:
+        ValueError: the program does not belong to this function.
+    """
+    schedule = _inherited(program, module)
+    if schedule is None or _finish(schedule, module, target) is None:
+        raise ValueError("the program does not belong to this function")
+    return schedule
+
+
+def _inherited(program: Program, module: tvm.IRModule) -> Any:
     instructions, decisions = json.loads(program.trace_json)
     wanted = iter([value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"])
     try:
-        draft = Schedule(module)
+        draft = Schedule(module, seed=_SEED)
         Trace.apply_json_to_schedule([instructions, decisions], draft)
-        schedule = Schedule(module)
+        schedule = Schedule(module, seed=_SEED)
 
         def decide(instruction: Any, inputs: Any, attrs: Any, decision: Any) -> Any:
             if instruction.kind.name != "SamplePerfectTile":
@@ -143,26 +208,29 @@ def carry_over(program: Program, module: tvm.IRModule, target: tvm.target.Target
             return _nearest_split(tuple(int(f) for f in next(wanted)), length, int(attrs[1]))
 
         draft.trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=decide)
-        return _finish(schedule, module, target)
     except (RuntimeError, ValueError, TypeError, KeyError):
         return None  # the trace names a block or a loop that this function lacks
-
-
-def apply_program(program: Program, module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Schedules a function by a program that was found for it."""
-    candidate = carry_over(program, module, target)
-    if candidate is None:
-        raise ValueError("the program does not belong to this function")
-    return candidate.module
+    return schedule
 
 
 def _finish(schedule: Any, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
     program = Program.of(schedule.trace)
     schedule.enter_postproc()
-    for postproc in _context(module, target, 0).space_generator.postprocs:
+    for postproc in _postprocs(module, target):
         if not postproc.apply(schedule):
             return None
     return Candidate(program, schedule.mod)
+
+
+_contexts: dict[str, Any] = {}
+
+
+def _postprocs(module: tvm.IRModule, target: tvm.target.Target) -> list[Any]:
+    """Those of a target; what they read of the context they were made in is the target alone."""
+    key = str(target)
+    if key not in _contexts:
+        _contexts[key] = _context(module, target, 0)
+    return list(_contexts[key].space_generator.postprocs)
 
 
 @lru_cache(maxsize=4096)

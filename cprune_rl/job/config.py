@@ -12,9 +12,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cprune_rl.errors import ConfigError, UnknownNameError
 
-__all__ = ["METHODS", "Budgets", "RunConfig", "load_config"]
+__all__ = ["METHODS", "Budgets", "RunConfig", "TunerBudgets", "load_config"]
 
 METHODS = {"agent": "MaskablePPO with the row-shared policy", "greedy": "greedy CPrune, repaired"}
+
+
+@dataclass(frozen=True)
+class TunerBudgets:
+    """How hard tasks are tuned: each `(programs from the pool, random programs, trials at most)`.
+
+    Attributes:
+        survey: tasks of the dense network in every form.
+        dense: tasks of the dense network in the forms that the survey left.
+        near: tasks at other shapes.
+        n_exchanged: programs that each task offers to its family before the final comparison.
+    """
+
+    survey: tuple[int, int, int] = (4, 12, 12)
+    dense: tuple[int, int, int] = (4, 24, 64)
+    near: tuple[int, int, int] = (4, 3, 16)
+    n_exchanged: int = 4
 
 
 @dataclass(frozen=True)
@@ -25,33 +42,33 @@ class Budgets:
         base_steps: training of the base network.
         finetune_steps: full fine-tune of finalists and calibration plans.
         oracle_steps: short fine-tune inside the loop.
-        dense_programs: random programs for each task of the dense network.
-        pool_programs: programs carried over to each new shape.
-        random_programs: random programs for each new shape.
+        tuner: how hard tasks are tuned.
         sweep: kept ratios of the plans measured for the cost model.
         calibration: kept ratios of the plans fine-tuned in full to calibrate the oracle.
         total_timesteps: of the agent's training.
-        exchange_programs: programs that each task offers to its family before the final comparison.
         timing_rounds: interleaved rounds of the final timing.
     """
 
     base_steps: int = 3000
     finetune_steps: int = 1000
     oracle_steps: int = 50
-    dense_programs: int = 48
-    pool_programs: int = 4
-    random_programs: int = 3
+    tuner: TunerBudgets = TunerBudgets()
     sweep: tuple[float, ...] = (0.8, 0.6, 0.4)
     calibration: tuple[float, ...] = (0.8, 0.65, 0.5, 0.35)
     total_timesteps: int = 100_000
-    exchange_programs: int = 4
     timing_rounds: int = 60
 
 
 FAST = Budgets(
-    base_steps=1500, finetune_steps=200, oracle_steps=30, dense_programs=12, pool_programs=2, random_programs=1,
-    sweep=(0.6,), calibration=(0.75, 0.5), total_timesteps=6_144, exchange_programs=1, timing_rounds=20,
+    base_steps=1500, finetune_steps=200, oracle_steps=30, tuner=TunerBudgets((2, 2, 2), (2, 4, 6), (2, 1, 3), 1),
+    sweep=(0.6,), calibration=(0.75, 0.5), total_timesteps=6_144, timing_rounds=20,
 )  # fmt: skip
+
+
+EFFORTS = {
+    "full": Budgets(),
+    "light": Budgets(finetune_steps=500, calibration=(0.75, 0.5), tuner=TunerBudgets((4, 8, 8), (4, 12, 32), (3, 1, 4), 2)),
+}
 
 
 class RunConfig(BaseModel):
@@ -61,13 +78,15 @@ class RunConfig(BaseModel):
 
     model: str = Field("resnet8", description="Network to prune, by name.")
     data: str = Field("contours", description="Data set to train and judge it on.")
-    device: str = Field("local", description="Where to be fast: local, or local?threads=2&mcpu=haswell.")
+    device: str = Field("local", description="Where to be fast: local, local?threads=2, rpc://host:port/key of a TVM tracker, or recorded:NAME, no device but a recording.")
     floor: float = Field(-0.01, description="Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute.")
     method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
     seed: int = Field(0, ge=0, description="Seed of training, programs and search.")
     out: Path | None = Field(None, description="Run folder; a new one under runs/ where not given.")
     storage: str | None = Field(None, description="Cost cache, e.g. sqlite:///costs.db; CPRUNE_RL_STORAGE or the user cache folder where not given.")
-    fast: bool = Field(False, description="Go the same way in three to four minutes: narrower network, fewer images, small budgets.")
+    effort: str = Field("full", description="full, or light: a third of the trials (latencies a few percent higher) and a coarser calibration of the oracle.")
+    predict: float = Field(0.0, ge=0, description="Believe a predicted task whose 90 % interval is at most this far to each side, e.g. 0.1; 0 measures every task.")
+    fast: bool = Field(False, description="Go the same way in four to six minutes: narrower network, fewer images, small budgets.")
 
     @field_validator("floor")
     @classmethod
@@ -79,29 +98,41 @@ class RunConfig(BaseModel):
     @property
     def budgets(self) -> Budgets:
         """How much work the parts do."""
-        return FAST if self.fast else Budgets()
+        if self.fast:
+            return FAST
+        return EFFORTS[self.effort]
 
     @property
     def network_name(self) -> str:
-        """The network that is built: `--fast` takes the default one at half its width."""
-        return "resnet8-w8" if self.fast and self.model == "resnet8" else self.model
+        """The network that is built: `--fast` takes the default one at half its width, but for a recording, which is of one width."""
+        return "resnet8-w8" if self.fast and self.model == "resnet8" and not self.device.startswith("recorded:") else self.model
 
     def check_names(self) -> None:
         """Fails early on a name that nothing is registered under.
 
         Raises:
             UnknownNameError: of a model, a data set, a device or a method.
-            ConfigError: an option of the device is wrong.
+            ConfigError: an option of the device is wrong, or a recording is of another network.
+            DataError: a recording is damaged.
         """
         from cprune_rl.accuracy.data import DATA_SETS
-        from cprune_rl.compiler.device import parse_device
+        from cprune_rl.compiler.devices import RecordedSpec, parse_device
         from cprune_rl.pruning.zoo import MODELS
 
-        known: tuple[tuple[str, str, Mapping[str, Any]], ...] = (("model", self.model, MODELS), ("data", self.data, DATA_SETS), ("method", self.method, METHODS))
-        for kind, name, names in known:
+        known: dict[str, tuple[str, Mapping[str, Any]]] = {
+            "model": (self.model, MODELS),
+            "data": (self.data, DATA_SETS),
+            "method": (self.method, METHODS),
+            "effort": (self.effort, EFFORTS),
+        }
+        for kind, (name, names) in known.items():
             if name not in names:
                 raise UnknownNameError(kind, name, names)
-        parse_device(self.device)
+        spec = parse_device(self.device)
+        if isinstance(spec, RecordedSpec):
+            from cprune_rl.job.recorded import check_recorded_model
+
+            check_recorded_model(spec, self.network_name)
 
 
 def load_config(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:

@@ -14,7 +14,7 @@ from cprune_rl.accuracy.gate import Verdict, judge
 from cprune_rl.accuracy.training import predict_labels, recalibrate
 from cprune_rl.agents.searcher import AcceptedPlan, SearchResult
 from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.job.assemble import Workbench
+from cprune_rl.job.bench import Workbench
 from cprune_rl.job.networks import trained, weights_hash
 from cprune_rl.job.progress import Reporter
 from cprune_rl.table import Plan

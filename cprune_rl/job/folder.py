@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import platform
-import shlex
-import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from cprune_rl.errors import ConfigError
 from cprune_rl.job.config import RunConfig
+from cprune_rl.machine import command_line, describe_system
 from cprune_rl.plain import dump_json
 
 __all__ = ["RunFolder"]
-
-_PACKAGES = ("cprune-rl", "torch", "apache-tvm", "apache-tvm-ffi", "stable-baselines3", "sb3-contrib", "gymnasium", "torch-pruning", "numpy")
 
 
 class RunFolder:
@@ -53,8 +47,8 @@ class RunFolder:
         started = time.time()
         options = {**config.model_dump(mode="json", exclude={"out"})}
         (path / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
-        (path / "command.txt").write_text(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) + "\n")
-        (path / "system.json").write_text(dump_json({"started": started, **_system()}))
+        (path / "command.txt").write_text(command_line() + "\n")
+        (path / "system.json").write_text(dump_json({"started": started, **describe_system()}))
         return RunFolder(path, config, started)
 
     @staticmethod
@@ -94,20 +88,3 @@ class RunFolder:
             if is_new:
                 writer.writerow(["seconds", "phase", "step", "name", "value"])
             writer.writerows([round(time.time() - self.started, 3), phase, step, name, value] for name, value in values.items())
-
-
-def _system() -> dict[str, Any]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "n_cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "packages": versions,
-    }

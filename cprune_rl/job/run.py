@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,19 +21,19 @@ from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.ppo import PPOAgent, PPOSettings, train_policy
 from cprune_rl.agents.searcher import Budget, Searcher, SearchResult, SearchStep
-from cprune_rl.compiler.deploy import build_network, export_torch, time_interleaved
-from cprune_rl.cost_cache.predictor import CostModel
 from cprune_rl.envs.problem import Problem, resolve_floor
-from cprune_rl.envs.problems import TrainingProblems, save_recorded
-from cprune_rl.intervals import median_interval, speedup_interval
-from cprune_rl.job.assemble import Workbench, open_workbench
+from cprune_rl.envs.problems import TrainingProblems
+from cprune_rl.envs.recordings import save_recorded
+from cprune_rl.job.assemble import open_workbench
+from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
 from cprune_rl.job.finalists import FinalGate, Finalist, finish
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.progress import Reporter
+from cprune_rl.pruning.export import export_torch
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
 from cprune_rl.pruning.zoo import MODELS
 from cprune_rl.report.page import write_page
-from cprune_rl.report.tables import result_table, subgraph_table
+from cprune_rl.report.tables import noise_line, predicted_line, result_table, subgraph_table
 from cprune_rl.result import Figures, MethodResult, Result
 from cprune_rl.table import Plan, SubgraphTable
 
@@ -58,14 +58,19 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
         searches = [_search(bench, folder, reporter, method) for method in _methods(config.method)]
         gate = FinalGate(bench)
         finalists = [finish(search, gate, reporter) for search in searches]
-        result = _compare(bench, folder, reporter, searches, finalists)
-        _write_network(bench, folder, finalists[-1])
+        networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{f.method: FinishedNetwork(f.plan, f.model) for f in finalists}}
+        comparison = bench.lab.compare(networks, folder.path, reporter)
+        result = _result(bench, folder, searches, finalists, networks, comparison)
+        _write_network(bench, folder, finalists[-1], comparison)
         _record_problem(bench, folder)
         result.write(folder.file("result.json"))
         system, command = folder.read_json("system.json") or {}, folder.file("command.txt").read_text().strip()
         plans = [(f.method, f.plan) for f in finalists]
         write_page(folder.file("report.html"), result, table, searches, plans, bench.problem().floor, system, command)
     reporter.console.print(result_table(result))
+    for line in (noise_line(result), predicted_line(result)):
+        if line:
+            reporter.say(line)
     if finalists[-1].plan == bench.network.dense:
         reporter.say("No plan holds this floor: the result is the dense network, speed-up 1.0. A lower --floor gives the search room.")
     floor = resolve_floor(config.floor, result.dense.accuracy_test, may_exceed=True)
@@ -82,8 +87,8 @@ def _methods(own: str) -> list[str]:
 
 
 def _dense_table(bench: Workbench) -> SubgraphTable:
-    costs = bench.tuner.measure(bench.network.dense)
-    return SubgraphTable.build(bench.network, bench.network.dense, [c.latency_s for c in costs], [c.tile_factors for c in costs])
+    costs = bench.lab.source().measure(bench.network.dense)
+    return SubgraphTable.build(bench.network, bench.network.dense, costs)
 
 
 def _search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str) -> SearchResult:
@@ -119,15 +124,27 @@ class _Narrator:
         self._n += 1
         accuracy = "      -" if step.accuracy is None else f"{step.accuracy:7.4f}"
         verdict = "kept" if step.accepted else "too slow" if step.accuracy is None else "below the floor" if step.accuracy < self._problem.floor else "refused"
-        self._reporter.say(f"    {self._n:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms  accuracy {accuracy}  {verdict}")
+        predicted = f", {step.predicted_share:.0%} of it predicted" if step.predicted_share else ""
+        self._reporter.say(f"    {self._n:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms  accuracy {accuracy}  {verdict}{predicted}")
         spent = self._problem.latency.spending
-        values: dict[str, float] = {"latency_ms": step.latency_s * 1e3, "accepted": float(step.accepted), "fresh_trials": float(spent.fresh_trials)}
+        values: dict[str, float] = {
+            "latency_ms": step.latency_s * 1e3,
+            "accepted": float(step.accepted),
+            "fresh_trials": float(spent.fresh_trials),
+            "predicted_share": step.predicted_share,
+        }
         if step.accuracy is not None:
             values["accuracy"] = step.accuracy
             slack = self._problem.dense_accuracy - self._problem.floor
             self._advance(round(100 * min(max((self._problem.dense_accuracy - step.accuracy) / max(slack, 1e-9), 0.0), 1.0)))
         self._folder.log(self._method, self._n, **values)
-        tags = {"latency_ms": "latency/estimate_ms", "accuracy": "prune/accuracy", "accepted": "prune/accepted", "fresh_trials": "cache/fresh_trials"}
+        tags = {
+            "latency_ms": "latency/estimate_ms",
+            "accuracy": "prune/accuracy",
+            "accepted": "prune/accepted",
+            "fresh_trials": "cache/fresh_trials",
+            "predicted_share": "latency/predicted_share",
+        }
         for name, value in values.items():
             if np.isfinite(value):
                 self._writer.add_scalar(f"{tags[name]}/{self._method}", value, self._n)
@@ -138,14 +155,14 @@ def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[Ro
     settings = PPOSettings(total_timesteps=bench.config.budgets.total_timesteps, seed=bench.config.seed)
     target = folder.file("policy")
     if not (target / "policy.json").exists():
-        problems = TrainingProblems(bench.network, bench.cost_model, bench.curves, bench.dense_accuracy, bench.descriptor)
+        problems = TrainingProblems(bench.network, bench.lab.cost_model, bench.curves, bench.dense_accuracy, bench.lab.descriptor)
         started = time.perf_counter()
         with reporter.part("Training the agent on a model of the problem", settings.total_timesteps) as advance:
             model = train_policy(problems, settings, folder.file("tensorboard"), advance)
         card = {
             "network": bench.network.name,
             "data": bench.data.name,
-            "device": bench.device.name,
+            "device": bench.lab.device_name,
             "total_timesteps": settings.total_timesteps,
             "seed": settings.seed,
             "train_s": round(time.perf_counter() - started, 1),
@@ -158,59 +175,45 @@ def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[Ro
     return load_policy(target, settings.max_rows), float(card.get("train_s", 0.0))
 
 
-def _compare(bench: Workbench, folder: RunFolder, reporter: Reporter, searches: Sequence[SearchResult], finalists: Sequence[Finalist]) -> Result:
-    """Tunes all finalists and the dense network from one pool, builds them, times them in turns."""
-    config, network = bench.config, bench.network
-    plans = {"dense": network.dense, **{f.method: f.plan for f in finalists}}
-    models = {"dense": bench.model, **{f.method: f.model for f in finalists}}
-    n_tasks = len({w.key for p in plans.values() for w in network.workloads(p)})
-    with reporter.part("Offering every program to every plan", n_tasks) as advance:
-        bench.tuner.exchange(plans.values(), config.budgets.exchange_programs, advance)
-    built = folder.file("built")
-    built.mkdir(exist_ok=True)
-    libraries = {name: built / f"{name}.so" for name in plans}
-    with reporter.part("Building the networks", len(plans)) as advance:
-        for done, (name, plan) in enumerate(plans.items(), start=1):
-            build_network(network, bench.exported, plan, models[name], bench.tuner, bench.device, libraries[name])
-            advance(done)
-    with reporter.part("Timing them in turns", None):
-        samples = time_interleaved(bench.device, libraries, MODELS[config.network_name].input_shape, config.budgets.timing_rounds, config.seed)
-    figures = {}
-    for name, plan in plans.items():
-        latency = median_interval(samples[name] * 1e3)
-        estimate = sum(c.latency_s for c in bench.tuner.measure(plan)) * 1e3
-        accuracy = evaluate(models[name], bench.data.test)
-        figures[name] = Figures(latency.value, (latency.low, latency.high), estimate, accuracy, count_parameters(models[name]), network.macs(plan))
+def _result(
+    bench: Workbench, folder: RunFolder, searches: Sequence[SearchResult], finalists: Sequence[Finalist], networks: Mapping[str, FinishedNetwork], comparison: Comparison
+) -> Result:
+    """Joins what the searches cost, what the finished networks are and how fast they are."""
+    config = bench.config
+    figures = {name: _figures(bench, comparison, name, network) for name, network in networks.items()}
     methods = []
     for search, finalist in zip(searches, finalists, strict=True):
-        ratio = speedup_interval(samples["dense"], samples[finalist.method])
-        speedup, interval = (1.0, (1.0, 1.0)) if finalist.plan == network.dense else (ratio.value, (ratio.low, ratio.high))
+        ratio = comparison.speedup[finalist.method]
+        speedup, interval = (1.0, (1.0, 1.0)) if finalist.plan == bench.network.dense else (ratio.value, (ratio.low, ratio.high))
         cost = {**search.cost, "full_finetunes": finalist.n_finetuned}
         methods.append(MethodResult(finalist.method, figures[finalist.method], speedup, interval, vars(finalist.verdict), cost, search.to_json()["history"]))
         folder.log("final", 0, **{f"{finalist.method}/speedup": speedup, f"{finalist.method}/accuracy_test": figures[finalist.method].accuracy_test})
-    names = (config.network_name, config.data, bench.device.name, config.method)
-    return Result(*names, config.seed, config.floor, figures["dense"], methods[-1], tuple(methods[:-1]), config.fast)
+    names = (config.network_name, config.data, bench.lab.device_name, config.method)
+    rivals = tuple(methods[:-1])
+    return Result(*names, config.seed, config.floor, figures["dense"], methods[-1], rivals, config.fast, comparison.noise_floor, bench.lab.latency_source)
 
 
-def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist) -> None:
-    """`plan.json`, `model.safetensors`, `model.pt2`, `lib.so`, and the dense network's library to compare with."""
+def _figures(bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork) -> Figures:
+    latency = comparison.latency_ms.get(name)
+    value, interval = (None, None) if latency is None else (latency.value, (latency.low, latency.high))
+    accuracy = evaluate(network.model, bench.data.test)
+    return Figures(value, interval, comparison.estimate_ms[name], accuracy, count_parameters(network.model), bench.network.macs(network.plan))
+
+
+def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist, comparison: Comparison) -> None:
+    """`plan.json`, `model.safetensors`, `model.pt2`; `lib.so` and the dense network's library where there was a compiler."""
     kept = kept_indices(bench.coupled, finalist.plan)
     PlanFile(bench.config.network_name, bench.data.n_classes, kept, finalist.plan.schemes).write(folder.path, finalist.model)
     export_torch(finalist.model, MODELS[bench.config.network_name].input_shape, folder.file("model.pt2"))
     for source, name in ((finalist.method, "lib.so"), ("dense", "dense.so")):
-        folder.file(name).write_bytes(folder.file(f"built/{source}.so").read_bytes())
+        if source in comparison.libraries:
+            folder.file(name).write_bytes(comparison.libraries[source].read_bytes())
     save_file({k: v.contiguous() for k, v in bench.model.state_dict().items()}, folder.file("dense.safetensors"))
 
 
 def _record_problem(bench: Workbench, folder: RunFolder) -> None:
-    """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run timed."""
-    recorded = CostModel(bench.cost_model.measured())
+    """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run timed; plans that were estimated by prediction are not timed for it."""
     searches = [folder.read_json(f"search_{m}.json") for m in _methods(bench.config.method)]
-    plans = {Plan(tuple(step["plan"])) for search in searches if search for step in search["history"]}
-    source = bench.tuner.view()  # what the searches saw: the final exchange has tuned some tasks further since
-    for plan in sorted(plans, key=lambda p: p.widths):
-        for workload, cost in zip(bench.network.workloads(plan), source.measure(plan), strict=True):
-            recorded.learn(workload, cost)
-    packages = (folder.read_json("system.json") or {}).get("packages")
-    provenance = {"device": bench.device.fingerprint, "data": bench.data.name, "packages": packages}
-    save_recorded(folder.file("problem.json"), bench.problem(), recorded.measured(), bench.curves, provenance)
+    plans = {Plan(tuple(step["plan"])) for search in searches if search for step in search["history"] if not step.get("predicted_share")}
+    provenance = {**bench.lab.provenance, "data": bench.data.name}
+    save_recorded(folder.file("problem.json"), bench.problem(), bench.lab.known(plans), bench.curves, provenance)

@@ -1,13 +1,14 @@
 """Checks a run folder in a fresh process: rebuilds its network from the files and tests what can be tested.
 
 Sizes, accuracies, the gate, the exported files and the speed-up of the run's own method are computed again.
-What a search cost and the rivals' figures are history: they cannot be told from the files.
+What a search cost and the rivals' figures are history: they cannot be told from the files. A run on a recording has
+no library and no measured latency: its estimates are added up again, and the rest is said not to be checked.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,11 @@ from torch import nn
 from cprune_rl.accuracy.data import Split, load_data
 from cprune_rl.accuracy.gate import judge
 from cprune_rl.accuracy.training import predict_labels
-from cprune_rl.compiler.deploy import run_library, time_interleaved
-from cprune_rl.compiler.device import open_device
+from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.envs.problems import open_recorded
+from cprune_rl.envs.recordings import open_recorded
 from cprune_rl.errors import ConfigError
-from cprune_rl.intervals import speedup_interval
+from cprune_rl.intervals import noise_floor, speedup_interval
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
 from cprune_rl.pruning.zoo import MODELS, build_model
 from cprune_rl.result import Result
@@ -34,6 +34,9 @@ __all__ = ["Check", "validate_run"]
 
 _TOLERANCE = 1e-3  # of logits, between compilers
 _N_ROUNDS = 40
+_FILES = ("config.yaml", "command.txt", "system.json", "problem.json", "model.pt2", "dense.safetensors", "report.html")
+_LIBRARIES = ("lib.so", "dense.so")
+_NOT_CHECKED = "not checked: recorded device"
 _DRIFT = 0.10  # how far a speed-up measured at another hour may be from the one stated
 
 
@@ -44,12 +47,12 @@ class Check:
     Attributes:
         claim: what the run states.
         found: what came out here.
-        passed: whether they agree.
+        passed: whether they agree; None where it cannot be checked, `found` says why.
     """
 
     claim: str
     found: str
-    passed: bool
+    passed: bool | None
 
 
 def validate_run(folder: Path) -> list[Check]:
@@ -59,7 +62,7 @@ def validate_run(folder: Path) -> list[Check]:
         CPruneError: the folder holds no finished run, or a file of it is damaged.
     """
     result = Result.read(folder / "result.json")
-    for name in ("config.yaml", "command.txt", "system.json", "problem.json", "model.pt2", "lib.so", "dense.so", "dense.safetensors", "report.html"):
+    for name in _FILES if result.is_estimate else (*_FILES, *_LIBRARIES):
         if not (folder / name).exists():
             raise ConfigError(f"{folder / name} is missing: the run did not finish; go on with --resume {folder}")
     model, plan = load_pruned(folder)
@@ -69,8 +72,8 @@ def validate_run(folder: Path) -> list[Check]:
     return [
         *_shape_checks(folder, result, model, dense, plan),
         *_accuracy_checks(result, model, dense),
-        *_export_checks(folder, plan, model, dense),
-        *_speed_checks(folder, result),
+        *_export_checks(folder, plan, model, dense, () if result.is_estimate else _LIBRARIES),
+        *(_estimate_checks(folder, result, plan) if result.is_estimate else _speed_checks(folder, result)),
     ]
 
 
@@ -108,21 +111,43 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
     yield Check(f"test images do not refute the floor {floor:.4f}", f"{accuracy:.4f}, at best {best:.4f}", best >= floor)
 
 
-def _export_checks(folder: Path, plan: PlanFile, model: nn.Module, dense: nn.Module) -> Iterator[Check]:
+def _export_checks(folder: Path, plan: PlanFile, model: nn.Module, dense: nn.Module, libraries: Sequence[str]) -> Iterator[Check]:
     image = torch.from_numpy(np.random.default_rng(0).standard_normal(MODELS[plan.model].input_shape).astype(np.float32))
     with torch.no_grad():
         expected, expected_dense = (m.to(memory_format=torch.contiguous_format)(image).numpy() for m in (model, dense))  # type: ignore[call-overload]  # torch's stub lacks this form
         exported = torch.export.load(folder / "model.pt2").module()(image).numpy()
-    compiled = run_library(folder / "lib.so", image.numpy(), plan.n_classes)
-    compiled_dense = run_library(folder / "dense.so", image.numpy(), plan.n_classes)
-    for name, logits, wanted in (("model.pt2", exported, expected), ("lib.so", compiled, expected), ("dense.so", compiled_dense, expected_dense)):
-        error = float(np.abs(logits - wanted).max())
+    computed = {"model.pt2": exported}
+    if libraries:
+        from cprune_rl.compiler.deploy import run_library
+
+        computed |= {name: run_library(folder / name, image.numpy(), plan.n_classes) for name in libraries}
+    for name, logits in computed.items():
+        error = float(np.abs(logits - (expected_dense if name == "dense.so" else expected)).max())
         yield Check(f"{name} computes what the network computes", f"largest difference {error:.1e}", error <= _TOLERANCE)
+    for name in (n for n in _LIBRARIES if n not in libraries):
+        yield Check(f"{name}, the compiled network", _NOT_CHECKED, None)
+
+
+def _estimate_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[Check]:
+    """Adds the recorded tasks of both networks up again."""
+    spec = parse_device(result.device)
+    seed = spec.noise_seed if isinstance(spec, RecordedSpec) else None
+    problem = open_recorded(str(folder / "problem.json"), noise_seed=seed)
+    pruned = Plan(tuple(len(plan.kept[g.name]) for g in problem.network.groups))
+    found = [sum(c.latency_s for c in problem.latency.measure(p)) * 1e3 for p in (problem.network.dense, pruned)]
+    for name, stated, estimate in (("dense", result.dense.estimate_ms, found[0]), (result.method, result.main.pruned.estimate_ms, found[1])):
+        yield Check(f"{name}: estimate {stated:.4f} ms", f"{estimate:.4f} ms by the recorded tasks", math.isclose(stated, estimate, rel_tol=1e-3))
+    ratio, (low, high) = found[0] / found[1], result.main.speedup_ci
+    fits = math.isclose(ratio, result.main.speedup, rel_tol=0.01) and low <= result.main.speedup <= high
+    yield Check(f"estimated speed-up {result.main.speedup:.2f} is the ratio of the estimates, inside its interval", f"{ratio:.2f}", fits)
+    yield Check("latency of the whole networks", _NOT_CHECKED, None)
 
 
 def _speed_checks(folder: Path, result: Result) -> Iterator[Check]:
+    from cprune_rl.compiler.deploy import DENSE_AGAIN, time_interleaved
+
     main = result.main
-    ratio = result.dense.latency_ms / main.pruned.latency_ms
+    ratio = result.dense.shown_ms / main.pruned.shown_ms
     low, high = main.speedup_ci
     if main.speedup == 1.0:
         same = result.dense.macs == main.pruned.macs
@@ -132,7 +157,13 @@ def _speed_checks(folder: Path, result: Result) -> Iterator[Check]:
     yield Check(f"speed-up {main.speedup:.2f} is the ratio of the latencies, inside its interval", f"{ratio:.2f}", fits)
     shape = MODELS[result.model].input_shape
     with open_device(result.device) as device:
-        samples = time_interleaved(device, {"dense": folder / "dense.so", "pruned": folder / "lib.so"}, shape, _N_ROUNDS)
+        libraries = {"dense": folder / "dense.so", "pruned": folder / "lib.so", DENSE_AGAIN: folder / "dense.so"}
+        samples = time_interleaved(device, libraries, shape, _N_ROUNDS)
     found = speedup_interval(samples["dense"], samples["pruned"])
     agrees = found.high >= main.speedup_ci[0] * (1 - _DRIFT) and found.low <= main.speedup_ci[1] * (1 + _DRIFT)
     yield Check(f"speed-up {main.speedup:.2f}", f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] measured now", agrees)
+    if result.noise_floor is not None:
+        noise = noise_floor(samples["dense"], samples[DENSE_AGAIN])
+        claim = "is beyond" if result.has_gain(main) else "is not beyond"
+        refuted = found.high < 1 if result.has_gain(main) else found.low > main.speedup_ci[1] * (1 + _DRIFT)
+        yield Check(f"speed-up {main.speedup:.2f} {claim} the noise floor, +-{result.noise_floor:.1%}", f"{found.value:.2f}, noise floor +-{noise:.1%} measured now", not refuted)

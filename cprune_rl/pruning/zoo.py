@@ -85,6 +85,51 @@ class VGG(nn.Module):
         return logits
 
 
+class InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution and projection, with a residual connection where shapes allow (Sandler et al., CVPR 2018, figure 4)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = n_in * expansion
+        layers: list[nn.Module] = []
+        if expansion > 1:
+            layers += [nn.Conv2d(n_in, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6()]
+        layers += [nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6()]
+        layers += [nn.Conv2d(hidden, n_out, 1, bias=False), nn.BatchNorm2d(n_out)]
+        self.body = nn.Sequential(*layers)
+        self.is_residual = stride == 1 and n_in == n_out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.body(x)
+        return x + y if self.is_residual else y
+
+
+class MobileNetV2(nn.Module):
+    """Inverted residual blocks at the sizes of small images (Sandler et al., CVPR 2018).
+
+    Args:
+        width: channels of the stem, which halves the image; the four stages have 1, 2, 3 and 4 times as many.
+        n_classes: logits.
+    """
+
+    def __init__(self, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6())
+        blocks: list[nn.Module] = [InvertedResidual(width, width, 1, 1)]
+        n_in = width
+        for multiple, stride in ((2, 1), (3, 2), (4, 2)):
+            for index in range(2):
+                blocks.append(InvertedResidual(n_in, multiple * width, 1 if index else stride, 4))
+                n_in = multiple * width
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(nn.Conv2d(n_in, 8 * width, 1, bias=False), nn.BatchNorm2d(8 * width), nn.ReLU6())
+        self.fc = nn.Linear(8 * width, n_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.head(self.blocks(self.stem(x))).mean((2, 3)))
+        return logits
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """How to build one packaged network.
@@ -107,6 +152,7 @@ MODELS: dict[str, ModelSpec] = {
     "resnet8-w8": ModelSpec(lambda n: ResNet(1, 8, n), _IMAGE, "resnet8 at half the width (what --fast runs)"),
     "resnet8-w32": ModelSpec(lambda n: ResNet(1, 32, n), _IMAGE, "resnet8 at twice the width"),
     "resnet20": ModelSpec(lambda n: ResNet(3, 16, n), _IMAGE, "residual network, 20 layers"),
+    "mobilenetv2-small": ModelSpec(lambda n: MobileNetV2(16, n), _IMAGE, "seven inverted residual blocks, 16-32-48-64 channels"),
     "vgg-small": ModelSpec(lambda n: VGG(16, n), _IMAGE, "six plain convolutions, 16-32-64 channels"),
 }
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader
 
 from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.report.plots import plot_latencies, plot_searches, plot_widths
+from cprune_rl.report.tables import NO_GAIN, noise_line, predicted_line
 from cprune_rl.result import Result
 from cprune_rl.table import Plan, SubgraphTable
 
@@ -39,5 +40,6 @@ def write_page(
     }
     template = Environment(loader=PackageLoader("cprune_rl.report"), autoescape=True).get_template("page.html")
     encoded = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
-    path.write_text(template.render(r=result, methods=[*result.rivals, result.main], table=table, pictures=encoded, system=system, command=command, searches=searches))
+    words = {"no_gain": NO_GAIN, "noise": noise_line(result), "predicted": predicted_line(result)}
+    path.write_text(template.render(r=result, methods=[*result.rivals, result.main], table=table, pictures=encoded, system=system, command=command, searches=searches, **words))
     (path.parent / "latencies.png").write_bytes(pictures["latencies"])

@@ -28,17 +28,18 @@ def _png(figure: Any) -> bytes:
 
 
 def plot_latencies(result: Result) -> bytes:
-    """Measured latencies with intervals; the accuracy stands on each bar."""
-    rows = [("dense", result.dense, "")] + [(m.method, m.pruned, f"{m.speedup:.2f}x, ") for m in (*result.rivals, result.main)]
+    """Measured latencies with intervals, or estimates without; the accuracy stands on each bar."""
+    rows = [("dense", result.dense, "")] + [(m.method, m.pruned, f"{m.speedup:.2f}x, " if result.has_gain(m) else "no gain, ") for m in (*result.rivals, result.main)]
     figure, axes = plt.subplots(figsize=(6.4, 0.6 + 0.55 * len(rows)))
     for y, (name, f, speedup) in enumerate(rows):
-        error = [[f.latency_ms - f.latency_ci_ms[0]], [f.latency_ci_ms[1] - f.latency_ms]]
-        axes.barh(y, f.latency_ms, color=_COLOURS.get(name, "#666666"), xerr=error, height=0.62)
-        axes.text(f.latency_ms, y, f"  {speedup}{f.accuracy_test:.2%}", va="center", fontsize=9)
+        error = None if f.latency_ci_ms is None else [[f.shown_ms - f.latency_ci_ms[0]], [f.latency_ci_ms[1] - f.shown_ms]]
+        axes.barh(y, f.shown_ms, color=_COLOURS.get(name, "#666666"), xerr=error, height=0.62)
+        axes.text(f.shown_ms, y, f"  {speedup}{f.accuracy_test:.2%}", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [r[0] for r in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("latency, ms (measured, whole network); speed-up, test accuracy")
-    axes.set_xlim(0, 1.45 * max(f.latency_ms for _, f, _ in rows))
+    kind = "estimate: sum of recorded tasks" if result.is_estimate else "measured, whole network"
+    axes.set_xlabel(f"latency, ms ({kind}); speed-up, test accuracy")
+    axes.set_xlim(0, 1.45 * max(f.shown_ms for _, f, _ in rows))
     axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 

@@ -7,7 +7,9 @@ from rich.table import Table
 from cprune_rl.result import Figures, Result
 from cprune_rl.table import SubgraphTable, TaskRow
 
-__all__ = ["result_table", "subgraph_table"]
+__all__ = ["NO_GAIN", "noise_line", "predicted_line", "result_table", "subgraph_table"]
+
+NO_GAIN = "no gain measurable"
 
 
 def subgraph_table(table: SubgraphTable) -> Table:
@@ -50,14 +52,16 @@ def _steps(table: SubgraphTable, row: TaskRow) -> str:
 def result_table(result: Result) -> Table:
     """Dense network, rivals and the run's own method, side by side."""
     title = f"{result.model} on {result.data}, {result.device}, floor {result.floor:+.3f}" + (" (--fast)" if result.fast else "")
-    view = Table(title=title)
-    columns = ("", "latency ms [95 %]", "speed-up [95 %]", "test acc.", "params", "MACs", "fresh trials", "evaluations", "search s")
+    view = Table(title=f"{title}: estimates, nothing was timed" if result.is_estimate else title)
+    latency, speedup = ("estimate, ms", "speed-up, estimate [95 %]") if result.is_estimate else ("latency ms [95 %]", "speed-up [95 %]")
+    columns = ("", latency, speedup, "test acc.", "params", "MACs", "fresh trials", "evaluations", "search s")
     for name in columns:
         view.add_column(name, justify="left" if not name else "right")
     view.add_row("dense", *_figures(result.dense, "1.00"), "-", "-", "-")
     for m in (*result.rivals, result.main):
         low, high = m.speedup_ci
-        cells = _figures(m.pruned, f"{m.speedup:.2f} [{low:.2f}, {high:.2f}]".replace("[", r"\["))
+        speedup = f"{m.speedup:.2f} [{low:.2f}, {high:.2f}]" if result.has_gain(m) else f"{NO_GAIN} ({m.speedup:.2f})"
+        cells = _figures(m.pruned, speedup.replace("[", r"\["))
         view.add_row(
             m.method,
             *cells,
@@ -68,7 +72,23 @@ def result_table(result: Result) -> Table:
     return view
 
 
+def noise_line(result: Result) -> str:
+    """What the noise floor says, or whose recording the estimates rest on; empty where neither is known."""
+    if result.is_estimate:
+        return f"latencies are estimates, sums of tasks, {result.latency_source}: nothing was built or timed in this run"
+    if result.noise_floor is None:
+        return ""
+    return f"noise floor: +-{result.noise_floor:.1%} (the dense network against itself, in the same rounds): differences below it are not called a gain"
+
+
+def predicted_line(result: Result) -> str:
+    """How much of each search's estimates was predicted; empty where every task was measured."""
+    shares = [f"{m.predicted_share:.0%} of {m.method}'s" for m in (*result.rivals, result.main) if m.predicted_share]
+    return f"estimates on the way: {', '.join(shares)} were predicted, the rest measured; the latencies of the networks above are all measured" if shares else ""
+
+
 def _figures(figures: Figures, speedup: str) -> tuple[str, str, str, str, str]:
-    low, high = figures.latency_ci_ms
-    latency = rf"{figures.latency_ms:.3f} \[{low:.3f}, {high:.3f}]"
+    latency = f"{figures.shown_ms:.3f}"
+    if figures.latency_ci_ms is not None:
+        latency += r" \[{:.3f}, {:.3f}]".format(*figures.latency_ci_ms)
     return latency, speedup, f"{figures.accuracy_test:.2%}", f"{figures.n_params / 1e3:.1f} k", f"{figures.macs / 1e6:.2f} M"

@@ -1,22 +1,24 @@
-"""The command line: parses, calls, prints. Every option's help is its description in `RunConfig`."""
+"""`cprune-rl train`: every option's help is its description in `RunConfig`."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from cprune_rl.errors import ConfigError, CPruneError
+from cprune_rl.errors import ConfigError, DeviceError
 
-__all__ = ["app", "main"]
-
-app = typer.Typer(help="Reinforcement learning for compiler-informed pruning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+__all__ = ["register"]
 
 _INTERRUPTED = 130
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("train")(_with_run_options(train))
 
 
 def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -61,43 +63,5 @@ def train(
     except KeyboardInterrupt:
         reporter.say(f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}")
         raise typer.Exit(_INTERRUPTED) from None
-
-
-app.command("train")(_with_run_options(train))
-
-
-@app.command()
-def validate(run: Annotated[Path, typer.Argument(help="Run folder to check.")]) -> None:
-    """Rebuild a run's network from its files and check what result.json claims of it."""
-    from cprune_rl.job.progress import Reporter
-    from cprune_rl.job.validate import validate_run
-
-    checks = validate_run(run)
-    reporter = Reporter()
-    for check in checks:
-        reporter.say(f"  {'ok  ' if check.passed else 'FAIL'} {check.claim}: {check.found}")
-    if not all(c.passed for c in checks):
-        reporter.say(f"{sum(not c.passed for c in checks)} of {len(checks)} claims do not hold")
-        raise typer.Exit(1)
-    reporter.say(f"all {len(checks)} claims hold")
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `train` a sub-command however many there are."""
-
-
-def main() -> None:
-    """Entry point of `cprune-rl`; an error of ours is one line, not a traceback."""
-    try:
-        app()
-    except CPruneError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a full disk, a folder that went away
-        print(f"error: {error}. What was written so far is kept; go on with --resume.", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
+    except DeviceError as error:
+        raise DeviceError(f"{str(error).rstrip('.')}. What was measured and trained is kept; go on with --resume {folder.path}") from error

@@ -1,0 +1,98 @@
+"""Measurement that is affordable, and how true it is: every figure of the tuner, the estimate and the cost cache in one run.
+
+`python benchmarks/measurement.py [--json FILE] [--only PART ...] [--storage sqlite:///costs.db]`. Parts: trial, pool,
+search, estimate, cache, predictor, runtimes. Ratios within a part are what to compare; absolute times are this
+machine's. It takes about an hour on two cores, tuning included, and wants the machine for itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cache_rows
+import predictor as leave_one_out
+import runtimes
+import tuning
+from rich.console import Console
+from rich.table import Table
+
+from cprune_rl.compiler.devices import open_device
+from cprune_rl.job.folder import describe_system
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a part must show.
+
+    Attributes:
+        text: the bar in words.
+        holds: whether the part's figures reach it.
+    """
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+BARS: dict[str, Bar] = {
+    "trial": Bar("a fresh trial at least 10 times cheaper than TVM's own builder and runner", lambda f: f["ratio"] >= 10 and not f["stock_failed"]),
+    "search": Bar("at least 10 times fewer fresh trials than CPrune's protocol", lambda f: f["ratio"] >= 10),
+    "estimate": Bar("median error of the estimate at most 10 %", lambda f: f["median"] <= 0.10),
+    "runtimes": Bar("at least as fast as the better of ONNX Runtime and torch.compile on every network", lambda f: all(r["best_rival_over_ours"][0] >= 1 for r in f)),
+}
+
+
+def main() -> None:
+    options = _options()
+    figures: dict[str, Any] = {"system": describe_system(), "command": " ".join(["python", "benchmarks/measurement.py", *sys.argv[1:]])}
+    console = Console()
+    parts = _parts(options)
+    for name in options.only or parts:
+        console.rule(name)
+        figures[name] = parts[name]()
+        console.print(figures[name])
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=1) + "\n")  # a long run that is stopped keeps what it has
+    table = Table("part", "bar", "holds")
+    for name, bar in BARS.items():
+        if name in figures:
+            table.add_row(name, bar.text, "yes" if bar.holds(figures[name]) else "NO")
+    console.print(table)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument("--only", nargs="*", metavar="PART", help="parts to run")
+    parser.add_argument("--network", default="resnet8", help="network of the parts trial, pool, search and estimate")
+    parser.add_argument("--device", default="local", help="device of these parts")
+    parser.add_argument("--storage", help="cost cache to take programs from and keep them in; in memory where not given")
+    return parser.parse_args()
+
+
+def _parts(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    def with_bench(experiment: Callable[[tuning.Bench], dict[str, float]]) -> Callable[[], dict[str, float]]:
+        def run() -> dict[str, float]:
+            with open_device(options.device) as device:
+                return experiment(tuning.Bench(options.network, device, options.storage))
+
+        return run
+
+    return {
+        "trial": with_bench(tuning.trial_seconds),
+        "pool": with_bench(tuning.trials_to_best),
+        "search": with_bench(tuning.search_trials),
+        "estimate": with_bench(tuning.estimate_errors),
+        "cache": lambda: [row for n in cache_rows.PROCESSES for row in cache_rows.measure(n, 2800)],
+        "predictor": leave_one_out.measure,
+        "runtimes": lambda: [runtimes.compare(name, n, options.storage) for n in (1, 2) for name in runtimes.NETWORKS],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Whole packaged networks, tuned by this project, beside ONNX Runtime and torch.compile.
+
+`python benchmarks/runtimes.py [--json FILE]`; needs the development dependencies. Each rival runs at its best: ONNX
+Runtime with all graph optimisations and inputs bound in place, torch.compile with frozen weights in either memory
+format, whichever is faster. All are timed in turns on the same cores, so only ratios within a row mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from cprune_rl.compiler.deploy import build_network, time_interleaved
+from cprune_rl.compiler.devices import open_device
+from cprune_rl.compiler.forms import find_forms
+from cprune_rl.compiler.local import LocalDevice
+from cprune_rl.compiler.tuner import Tuner
+from cprune_rl.compiler.workload import ExportedNetwork
+from cprune_rl.cost_cache import open_store
+from cprune_rl.intervals import speedup_interval
+from cprune_rl.pruning.groups import find_groups
+from cprune_rl.pruning.zoo import MODELS, build_model
+
+NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small", "resnet20")
+Run = Callable[[], object]
+
+
+def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) -> dict[str, object]:
+    """Times one packaged network, batch 1, in all three runtimes.
+
+    Args:
+        name: of the network.
+        n_threads: that each runtime may use.
+        storage: cost cache that programs are taken from and kept in; None for one in memory.
+        rounds: each is timed once in each.
+    """
+    model, example = build_model(name, 10).eval(), torch.randn(MODELS[name].input_shape)
+    store = open_store(storage)
+    with open_device(f"local?threads={n_threads}") as device, tempfile.TemporaryDirectory() as folder:
+        assert isinstance(device, LocalDevice)
+        groups = find_groups(model, example)
+        model.to(memory_format=torch.contiguous_format)
+        forms = find_forms(name, ExportedNetwork.export(model, example, groups.axes, device.target), groups.groups)
+        tuner = Tuner(forms, device, store)
+        tuner.tune_dense()
+        library = Path(folder) / "net.so"
+        build_network(forms, forms.network.dense, model, tuner, device, library)
+        estimate = sum(c.latency_s for c in tuner.measure(forms.network.dense))
+        rivals = {"onnxruntime": onnxruntime_run(model, example, n_threads, Path(folder)), **torch_runs(model, example, n_threads)}
+        samples = time_interleaved(device, {"ours": library}, tuple(example.shape), rounds, others={k: _timer(run, n_threads) for k, run in rivals.items()})
+    store.close()
+    return _row(name, n_threads, estimate, samples)
+
+
+def onnxruntime_run(model: nn.Module, example: torch.Tensor, n_threads: int, folder: Path) -> Run:
+    """One inference of the exported network, input and output bound in place."""
+    import onnxruntime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls
+        torch.onnx.export(model, (example,), folder / "net.onnx", dynamo=True, verbose=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
+    session = onnxruntime.InferenceSession(folder / "net.onnx", options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    image = onnxruntime.OrtValue.ortvalue_from_numpy(example.numpy())
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, image)
+    binding.bind_output(session.get_outputs()[0].name, "cpu")
+    return lambda: session.run_with_iobinding(binding)
+
+
+def torch_runs(model: nn.Module, example: torch.Tensor, n_threads: int) -> dict[str, Run]:
+    """One inference of the compiled network with frozen weights, in both memory formats."""
+    import torch._inductor.config as inductor
+
+    torch.set_num_threads(n_threads)
+    inductor.freezing = True
+    runs: dict[str, Run] = {}
+    for label, memory_format in (("torch.compile", torch.contiguous_format), ("torch.compile channels_last", torch.channels_last)):
+        torch._dynamo.reset()
+        placed, image = model.to(memory_format=memory_format), example.contiguous(memory_format=memory_format)
+        compiled = torch.compile(placed)
+        with torch.inference_mode():
+            compiled(image)
+        runs[label] = _inference(compiled, image)
+    return runs
+
+
+def _inference(compiled: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor) -> Run:
+    def run() -> object:
+        with torch.inference_mode():
+            return compiled(image)
+
+    return run
+
+
+def _timer(run: Run, n_threads: int) -> Callable[[], float]:
+    """Seconds of one run, from as many as take 20 ms, on the cores that the device is pinned to."""
+    process, everything = psutil.Process(), psutil.Process().cpu_affinity() or []
+
+    def timed() -> float:
+        process.cpu_affinity(sorted(everything)[-n_threads:])
+        run()
+        count, started = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < 0.02:
+            run()
+            count += 1
+        process.cpu_affinity(everything)
+        return elapsed / count
+
+    return timed
+
+
+def _row(name: str, n_threads: int, estimate: float, samples: dict[str, np.ndarray]) -> dict[str, object]:
+    medians = {k: float(np.median(v)) for k, v in samples.items()}
+    rival = min((k for k in samples if k != "ours"), key=medians.__getitem__)
+    ratio = speedup_interval(samples[rival], samples["ours"])
+    return {
+        "network": name,
+        "threads": n_threads,
+        "latency_us": {k: round(v * 1e6, 1) for k, v in medians.items()},
+        "estimate_us": round(estimate * 1e6, 1),
+        "best_rival": rival,
+        "best_rival_over_ours": [round(v, 3) for v in (ratio.value, ratio.low, ratio.high)],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="*", default=NETWORKS)
+    parser.add_argument("--threads", type=int, nargs="*", default=[n for n in (1, 2) if n <= (os.cpu_count() or 1)])
+    parser.add_argument("--storage", help="cost cache to take programs from and keep them in")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for n_threads in options.threads:
+        for name in options.network:
+            rows.append(compare(name, n_threads, options.storage))
+            print(rows[-1], flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from cprune_rl.cli.app import main
+
+main()

@@ -1,0 +1,28 @@
+"""The program `cprune-rl`: its groups of commands, and how an error reaches the user."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cprune_rl.cli import cache, device, record, train, validate
+from cprune_rl.errors import CPruneError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(help="Reinforcement learning for compiler-informed pruning.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+for group in (train, validate, record, device, cache):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point of `cprune-rl`; an error of ours is one line, not a traceback."""
+    try:
+        app()
+    except CPruneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder that went away
+        print(f"error: {error}. What was written so far is kept; go on with --resume.", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,176 @@
+"""`cprune-rl cache`: what was measured, looked at, handed over, brought up to date and made smaller."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from cprune_rl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cprune_rl.cost_cache import ContextSummary, SqlStore
+    from cprune_rl.cost_cache.upkeep import Pruned
+
+__all__ = ["register"]
+
+_SHOWN = 20  # findings of `verify` that are printed
+Storage = Annotated[Optional[str], typer.Option(help="Cost cache, e.g. sqlite:///costs.db. [default: CPRUNE_RL_STORAGE, or a file in the user cache folder]", show_default=False)]  # noqa: UP045
+Context = Annotated[Optional[str], typer.Option(help="Only contexts (target, device, TVM version, timing) that hold this text.", show_default=False)]  # noqa: UP045
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group of commands."""
+    cache = typer.Typer(help="Look after the cost cache: what was measured is kept there.", no_args_is_help=True)
+    commands: dict[str, Callable[..., None]] = {"stats": stats, "export": export, "import": import_, "verify": verify, "upgrade": upgrade, "prune": prune}
+    for name, command in commands.items():
+        cache.command(name)(command)
+    app.add_typer(cache, name="cache")
+
+
+def stats(storage: Storage = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+    """Show what the cache holds of each context."""
+    with _opened(storage) as store:
+        summaries, size = store.contexts(), store.database.size_bytes()
+    if as_json:
+        print(json.dumps({"storage": store.database.name, "size_bytes": size, "contexts": [asdict(s) for s in summaries]}, indent=1))
+    else:
+        _print_stats(store.database.name, size, summaries)
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="Recording to write, e.g. costs.jsonl.gz.")],
+    storage: Storage = None,
+    context: Context = None,
+    family: Annotated[Optional[str], typer.Option(help="Only tasks whose family holds this text.", show_default=False)] = None,  # noqa: UP045
+    no_accuracies: Annotated[bool, typer.Option("--no-accuracies", help="Leave the oracle's answers out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a recording: one compressed file with programs, samples, provenances and a checksum."""
+    from cprune_rl.cost_cache.transfer import Selection, export_recording
+
+    if file.exists() and not force:
+        raise ConfigError(f"{file} is there already: name another file, or give --force")
+    with _opened(storage) as store, _bar("Exporting") as advance:
+        counts = export_recording(store.database, file, Selection(context, family, not no_accuracies), advance)
+    typer.echo(f"{file}: {_listed(counts)}, {_readable(file.stat().st_size)}")
+
+
+def import_(file: Annotated[Path, typer.Argument(help="Recording to add.")], storage: Storage = None) -> None:
+    """Add a recording, all of it or nothing. Its checksum is verified first and nothing in it is run, but its figures are believed."""
+    from cprune_rl.cost_cache.transfer import import_recording
+
+    with _opened(storage, create=True) as store, _bar("Importing") as advance:
+        added = import_recording(store.database, file, advance)
+    typer.echo(f"added to {store.database.name}: {_listed(added)}")
+
+
+def verify(file: Annotated[Optional[Path], typer.Argument(help="Recording to check; the cache where not given.", show_default=False)] = None, storage: Storage = None) -> None:  # noqa: UP045
+    """Check a recording's checksum and lines, or every row of the cache. Exits with 1 where something is wrong."""
+    if file is not None:
+        from cprune_rl.cost_cache.recording import open_recording
+
+        with _bar("Verifying") as advance, open_recording(file, advance) as recording:
+            typer.echo(f"{file} is whole: {_listed({str(kind): n for kind, n in recording.header.counts.items()})}")
+        return
+    from cprune_rl.cost_cache.upkeep import find_damage
+
+    with _opened(storage) as store, _bar("Verifying"):
+        found = find_damage(store.database)
+    for sentence in found[:_SHOWN]:
+        typer.echo(f"  FAIL {sentence}")
+    if found:
+        typer.echo(f"{store.database.name}: {len(found)} findings. Restore it from a copy, or export what can be and start a new file.")
+        raise typer.Exit(1)
+    typer.echo(f"{store.database.name} is sound")
+
+
+def upgrade(storage: Storage = None) -> None:
+    """Bring a cache of an earlier version to this version's schema; a SQLite file is copied beside itself first."""
+    from cprune_rl.cost_cache import default_url
+    from cprune_rl.cost_cache.upgrade import upgrade as upgrade_storage
+
+    done = upgrade_storage(storage or default_url())
+    if done.found == done.now:
+        typer.echo(f"it is of schema {done.now} already: nothing to do")
+        return
+    typer.echo(f"upgraded from schema {done.found} to {done.now}" + (f"; the file as it was is {done.backup}" if done.backup else ""))
+
+
+def prune(
+    storage: Storage = None,
+    keep: Annotated[Optional[int], typer.Option(min=0, help="Remove all but this many of the fastest trials of each task.", show_default=False)] = None,  # noqa: UP045
+    older_than: Annotated[Optional[float], typer.Option(min=0, help="Remove trials made more than this many days ago.", show_default=False)] = None,  # noqa: UP045
+    context: Context = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove trials that --keep or --older-than names, or with --context alone all of its trials. What is gone is measured again when it is asked for."""
+    from cprune_rl.cost_cache.upkeep import Rules
+    from cprune_rl.cost_cache.upkeep import prune as prune_storage
+
+    rules = Rules(keep, older_than, context)
+    with _opened(storage) as store:
+        if dry_run or not yes:
+            would = prune_storage(store.database, rules, dry_run=True)
+            typer.echo(f"would remove {_gone(would)}")
+            if dry_run or would.n_trials == 0:
+                return
+            typer.confirm(f"Remove them from {store.database.name}?", abort=True)
+        typer.echo(f"removed {_gone(prune_storage(store.database, rules))}")
+
+
+@contextlib.contextmanager
+def _opened(storage: str | None, *, create: bool = False) -> Iterator[SqlStore]:
+    from cprune_rl.cost_cache import SqlStore, default_url
+
+    with contextlib.closing(SqlStore(storage or default_url(), create=create)) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+def _print_stats(name: str, size: int, summaries: list[ContextSummary]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("context", caption=Text(f"{name}, {_readable(size)}"), caption_justify="left")
+    for heading in ("tasks", "trials", "failures", "first", "last"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for s in summaries:
+        table.add_row(Text(s.context), str(s.n_workloads), str(s.n_trials), str(s.n_failures), _day(s.first), _day(s.last))
+    Console(width=None if Console().is_terminal else 150).print(table)
+
+
+def _gone(pruned: Pruned) -> str:
+    return f"{pruned.n_trials} trials, {pruned.n_programs} programs, {pruned.n_workloads} tasks, {pruned.n_tunings} tunings"
+
+
+def _listed(counts: dict[str, int]) -> str:
+    words = {"workload": "workloads", "program": "programs", "trial": "trials", "tuning": "tunings", "accuracy": "accuracies"}
+    return ", ".join(f"{counts[kind]} {word}" for kind, word in words.items() if kind in counts)
+
+
+def _day(moment: float) -> str:
+    return datetime.datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M")
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

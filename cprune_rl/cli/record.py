@@ -1,0 +1,37 @@
+"""`cprune-rl record`: a problem measured once, to be searched anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(record)
+
+
+def record(
+    to: Annotated[Path, typer.Argument(help="File to write, e.g. resnet8@pixel.json.gz.")],
+    model: Annotated[str, typer.Option(help="Network, by name.")] = "resnet8",
+    data: Annotated[str, typer.Option(help="Data set it is trained and judged on.")] = "contours",
+    device: Annotated[str, typer.Option(help="Where its tasks are timed.")] = "local",
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for visiting plans, after tuning and calibration.")] = 10.0,
+    effort: Annotated[Optional[str], typer.Option(help="full, or light: fewer trials and a coarser calibration. [default: full]", show_default=False)] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(min=0, help="Seed of training and programs.")] = 0,
+    storage: Annotated[Optional[str], typer.Option(help="Cost cache; the default one where not given.", show_default=False)] = None,  # noqa: UP045
+    curves_of: Annotated[str | None, typer.Option(help="Recording of this network on another device: its loss curves are taken, nothing is trained.", show_default=False)] = None,
+    fast: Annotated[bool, typer.Option(help="Small budgets: to try it, not to keep it.")] = False,
+) -> None:
+    """Record a problem: measure what searches of a network can reach on a device, for environments that need neither."""
+    from cprune_rl.job.config import load_config
+    from cprune_rl.job.progress import Reporter
+    from cprune_rl.job.record import record as run
+
+    options = load_config(None, {"model": model, "data": data, "device": device, "seed": seed, "storage": storage, "fast": fast, "effort": effort})
+    options.check_names()
+    run(options, minutes, to, Reporter(), curves_of)

@@ -1,0 +1,33 @@
+"""`cprune-rl validate`: checks what a run folder claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(validate)
+
+
+def validate(run: Annotated[Path, typer.Argument(help="Run folder to check.")]) -> None:
+    """Rebuild a run's network from its files and check what result.json claims of it."""
+    from cprune_rl.job.progress import Reporter
+    from cprune_rl.job.validate import validate_run
+
+    checks = validate_run(run)
+    reporter = Reporter()
+    words = {True: "ok         ", False: "FAIL       ", None: "not checked"}
+    for check in checks:
+        reporter.say(f"  {words[check.passed]} {check.claim}: {check.found}")
+    n_checked, n_failed = sum(c.passed is not None for c in checks), sum(c.passed is False for c in checks)
+    if n_failed:
+        reporter.say(f"{n_failed} of {n_checked} claims do not hold")
+        raise typer.Exit(1)
+    unchecked = "" if n_checked == len(checks) else f"; {len(checks) - n_checked} cannot be checked without a device"
+    reporter.say(f"all {n_checked} claims hold{unchecked}")

@@ -1,0 +1,229 @@
+"""Emits an exported Relax function again with its parameters at other shapes.
+
+In NHWC form the convolutions are replaced on the way by those of `packing`, whose weights are one more kind of
+derived parameter: computed from the trained ones once, at build time. Called by `workload`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from cprune_rl.compiler.operators import OperatorLog, dims, shape_of
+from cprune_rl.compiler.packing import depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
+from cprune_rl.errors import ModelError
+from cprune_rl.table import Extent
+
+__all__ = ["Derived", "Rebuilt", "rebuild"]
+
+_PARAMETER_ONLY = {"relax.reshape", "relax.permute_dims"}  # of weights: done once at build time, not at run time
+_TO_NHWC = (0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A parameter that is computed from another one, at build time.
+
+    Attributes:
+        source: name of the parameter it is computed from.
+        compute: how.
+        logical_shape: what a task's name says of it: its source's shape where it is packed, else its own.
+        is_packed: whether it is weights of a packed convolution.
+    """
+
+    source: str
+    compute: Callable[[NDArray[Any]], NDArray[Any]]
+    logical_shape: tuple[int, ...]
+    is_packed: bool = False
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A function at other channel counts.
+
+    Attributes:
+        module: with `main`.
+        derived: parameters that are computed from others, by name.
+        log: where the operators came from.
+    """
+
+    module: tvm.IRModule
+    derived: dict[str, Derived]
+    log: OperatorLog
+
+
+@dataclass
+class _Transposed:
+    """The image in NHWC: made only where something but a convolution reads it."""
+
+    image: Any
+    made: Any = None
+
+
+def rebuild(function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]], widths: Mapping[str, int], lanes: int) -> Rebuilt:
+    """Emits a function anew.
+
+    Args:
+        function: parameters as inputs, the image first.
+        names: state_dict name of each parameter after the image.
+        axes: extents of the parameters' axes; one that is missing keeps its shape.
+        widths: of each group.
+        lanes: of a vector register.
+
+    Raises:
+        ModelError: an operator's shape does not follow from its inputs.
+    """
+    return _Rebuilder(function, names, axes, widths, lanes).run()
+
+
+class _Rebuilder:
+    def __init__(self, function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]], widths: Mapping[str, int], lanes: int) -> None:
+        self._function, self._names, self._axes, self._widths, self._lanes = function, names, axes, widths, lanes
+        self._builder = relax.BlockBuilder()
+        self._log = OperatorLog()
+        self._variables: dict[Any, Any] = {}
+        self._parameters: list[Any] = []
+        self._constant_like: set[Any] = set()
+        self._derived: dict[str, Derived] = {}
+        self._image: Any = None
+
+    def run(self) -> Rebuilt:
+        image, *weights = self._function.params
+        self._image = self._add_parameter(image, image, shape_of(image))
+        for parameter, name in zip(weights, self._names, strict=True):
+            axes = self._axes.get(name)
+            shape = tuple(e.at(self._widths) for e in axes) if axes else shape_of(parameter)
+            self._constant_like.add(self._add_parameter(parameter, parameter, shape))
+        with self._builder.function("main"):
+            with self._builder.dataflow():
+                for binding in (b for block in self._function.body.blocks for b in block.bindings):
+                    self._variables[binding.var] = self._visit(binding)
+                result = self._builder.emit_output(_unwrapped(self._argument(self._function.body.body)))
+            self._builder.emit_func_output(result, self._parameters)
+        return Rebuilt(_without_idle_parameters(self._builder.finalize()), self._derived, self._log)
+
+    def _add_parameter(self, key: Any, like: Any, shape: Sequence[int], name: str | None = None) -> Any:
+        variable = relax.Var(name or like.name, relax.TensorType(list(shape), like.ty.dtype))
+        self._parameters.append(variable)
+        self._variables[key] = variable
+        return variable
+
+    def _visit(self, binding: Any) -> Any:
+        value = binding.value
+        if not isinstance(value, relax.Call):
+            return self._argument(value)
+        if value.op.name == "relax.permute_dims" and self._variables.get(value.args[0]) is self._image and tuple(int(a) for a in value.attrs.axes) == _TO_NHWC:
+            return _Transposed(self._image)
+        if value.op.name == "relax.nn.conv2d" and value.attrs.data_layout == "NHWC":
+            return self._visit_nhwc_convolution(binding.var, value)
+        args = [self._argument(a) for a in value.args]
+        if value.op.name == "relax.reshape":
+            args[1] = relax.ShapeExpr(_moved_shape(shape_of(value.args[0]), dims(value.args[1]), shape_of(args[0])))
+        if value.op.name in _PARAMETER_ONLY and args[0] in self._constant_like:
+            return self._derive_moved(binding.var, value, args)
+        return self._builder.emit(self._builder.normalize(_with_attrs(value, args)), name_hint=binding.var.name)
+
+    def _derive_moved(self, key: Any, call: Any, args: list[Any]) -> Any:
+        source = args[0]
+        if call.op.name == "relax.reshape":
+            shape = dims(args[1])
+            return self._derive(key, source, shape, lambda value: value.reshape(shape), shape)
+        axes = tuple(int(a) for a in call.attrs.axes)
+        shape = tuple(shape_of(source)[a] for a in axes)
+        return self._derive(key, source, shape, lambda value: np.ascontiguousarray(value.transpose(axes)), shape)
+
+    def _derive(self, key: Any, source: Any, shape: tuple[int, ...], compute: Callable[[NDArray[Any]], NDArray[Any]], logical: tuple[int, ...], suffix: str | None = None) -> Any:
+        before = self._derived.get(source.name)
+        variable = self._add_parameter(key, source, shape, f"{source.name}_{suffix or key.name}")
+        if before is None:
+            self._derived[variable.name] = Derived(source.name, compute, logical, suffix is not None)
+        else:
+            first = before.compute
+            self._derived[variable.name] = Derived(before.source, lambda value: compute(first(value)), logical)
+        self._constant_like.add(variable)
+        return variable
+
+    def _visit_nhwc_convolution(self, key: Any, call: Any) -> Any:
+        data = self._variables[call.args[0]]
+        layout = "NHWC"
+        if isinstance(data, _Transposed):
+            data, layout = data.image, "NCHW"
+        weights = self._source_of(self._variables[call.args[1]])
+        a = call.attrs
+        options: dict[str, Any] = {name: [int(v) for v in getattr(a, attribute)] for name, attribute in (("stride", "strides"), ("padding", "padding"), ("dilation", "dilation"))}
+        depthwise = int(a.groups) > 1
+        if depthwise:
+            packed = self._packed(key, weights, pack_depthwise, (*shape_of(weights)[2:], shape_of(weights)[0]))
+            made = self._builder.call_te(depthwise_conv2d, self._nhwc(data, layout), packed, **options, primfunc_name_hint="depthwise_nhwc")
+        else:
+            lanes, shape = self._lanes, shape_of(weights)
+            packed = self._packed(key, weights, lambda value: pack(value, lanes), packed_shape(shape, lanes))
+            made = self._builder.call_te(packed_conv2d, data, packed, channels=shape[0], **options, data_layout=layout, primfunc_name_hint="conv2d_packed")
+        self._log.note(made.args[0].name_hint, "nn.conv2d", a, form="depthwise" if depthwise else "packed", data_layout="NHWC" if depthwise else layout)
+        return self._builder.emit(made, name_hint=key.name)
+
+    def _source_of(self, weights: Any) -> Any:
+        """The trained parameter behind a transposed one."""
+        name = self._derived[weights.name].source if weights.name in self._derived else weights.name
+        return next(p for p in self._parameters if p.name == name)
+
+    def _packed(self, key: Any, weights: Any, compute: Callable[[NDArray[Any]], NDArray[Any]], shape: tuple[int, ...]) -> Any:
+        return self._derive((key, "packed"), weights, shape, compute, shape_of(weights), "packed")
+
+    def _nhwc(self, data: Any, layout: str) -> Any:
+        return data if layout == "NHWC" else self._builder.emit(relax.op.permute_dims(data, list(_TO_NHWC)))
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, relax.Var):
+            known = self._variables[value]
+            if isinstance(known, _Transposed):
+                known.made = self._nhwc(known.image, "NCHW") if known.made is None else known.made
+                return known.made
+            return known
+        if isinstance(value, relax.Tuple):
+            return relax.Tuple([self._argument(f) for f in value.fields])
+        if isinstance(value, relax.TupleGetItem):
+            whole = self._argument(value.tuple_value)  # taken apart here, what nobody reads of it falls away
+            return whole.fields[value.index] if isinstance(whole, relax.Tuple) else self._builder.emit(relax.TupleGetItem(whole, value.index))
+        return value
+
+
+def _unwrapped(value: Any) -> Any:
+    return value.fields[0] if isinstance(value, relax.Tuple) and len(value.fields) == 1 else value
+
+
+def _without_idle_parameters(module: tvm.IRModule) -> tvm.IRModule:
+    """Drops what is not computed for the result, and parameters that nothing reads any more."""
+    module = relax.transform.DeadCodeElimination()(module)
+    main = module["main"]
+    image, *weights = main.params
+    used = set(relax.analysis.free_vars(main.body))
+    kept = [image, *(p for p in weights if p in used)]
+    module.update_func(module.get_global_var("main"), relax.Function(kept, main.body, main.ret_ty, main.is_pure, main.attrs))
+    return module
+
+
+def _with_attrs(call: Any, args: list[Any]) -> Any:
+    """The call on new arguments; a grouped convolution keeps its channels per group."""
+    if call.op.name == "relax.nn.conv2d" and int(call.attrs.groups) > 1:
+        a = call.attrs
+        groups = shape_of(args[0])[1] // shape_of(args[1])[1]
+        return relax.op.nn.conv2d(args[0], args[1], a.strides, a.padding, a.dilation, groups, a.data_layout, a.kernel_layout, a.out_layout, a.out_dtype)
+    return relax.Call(call.op, args, call.attrs, call.ty_args)
+
+
+def _moved_shape(old_in: tuple[int, ...], old_out: tuple[int, ...], new_in: tuple[int, ...]) -> tuple[int, ...]:
+    """The target of a reshape whose input changed: the first axis that can absorbs the change."""
+    old, new = int(np.prod(old_in)), int(np.prod(new_in))
+    if old == new:
+        return old_out
+    for axis, length in enumerate(old_out):
+        if length > 1 and length * new % old == 0:
+            return (*old_out[:axis], length * new // old, *old_out[axis + 1 :])
+    raise ModelError(f"a reshape from {old_in} to {old_out} cannot follow its input to {new_in}")

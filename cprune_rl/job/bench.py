@@ -1,0 +1,170 @@
+"""What a run works with: the parts that every run has, and the lab, where its latencies come from.
+
+A lab is a compiler with a device behind it (`job.compiled`) or a recording (`job.recorded`); put together by
+`job.assemble`. Nothing here loads tvm, so a run on a recording never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from cprune_rl.accuracy.data import ImageData
+from cprune_rl.accuracy.oracle import Calibration, FinetuneOracle
+from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.contracts import LatencySource, LossCurves, TaskCost
+from cprune_rl.cost_cache.interpolation import CostModel
+from cprune_rl.descriptor import DeviceDescriptor
+from cprune_rl.envs.problem import Problem, resolve_floor
+from cprune_rl.intervals import Interval
+from cprune_rl.job.config import RunConfig
+from cprune_rl.job.progress import Reporter
+from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.zoo import MODELS
+from cprune_rl.table import Network, Plan, Workload
+
+__all__ = ["Comparison", "FinishedNetwork", "Lab", "Workbench"]
+
+
+@dataclass(frozen=True)
+class FinishedNetwork:
+    """A network to compare: what it keeps, and its trained weights."""
+
+    plan: Plan
+    model: nn.Module
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How fast finished networks are, side by side.
+
+    Attributes:
+        estimate_ms: of each network the sum of its tasks.
+        speedup: of each but "dense", dense over its latency: measured where `latency_ms` is, else of the estimates.
+        latency_ms: of each network as a whole, measured; empty where there was no device.
+        noise_floor: see `intervals.noise_floor`; None where nothing was timed.
+        libraries: of each network, compiled; empty where there was no compiler.
+    """
+
+    estimate_ms: Mapping[str, float]
+    speedup: Mapping[str, Interval]
+    latency_ms: Mapping[str, Interval] = field(default_factory=dict)
+    noise_floor: float | None = None
+    libraries: Mapping[str, Path] = field(default_factory=dict)
+
+
+class Lab(Protocol):
+    """Where latencies come from. Opened with its dense network's tasks known; not thread-safe."""
+
+    @property
+    def device_name(self) -> str:
+        """As the user gave it."""
+
+    @property
+    def network(self) -> Network:
+        """The description that tables, plans and searches speak of."""
+
+    @property
+    def descriptor(self) -> DeviceDescriptor:
+        """What an agent knows of the device."""
+
+    @property
+    def cost_model(self) -> CostModel:
+        """What an agent may train on."""
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        """Trials and seconds that went into `cost_model`."""
+
+    @property
+    def latency_source(self) -> str:
+        """`result.MEASURED`, or whose recording the latencies are out of."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What was timed where, when and with which versions: for a recording of this run."""
+
+    def source(self) -> LatencySource:
+        """Latencies for one search, with counters of its own.
+
+        Raises:
+            DeviceError: the device is gone.
+        """
+
+    def known(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
+        """Every task that was timed, those of some plans included: what a recording of this run holds."""
+
+    def compare(self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter) -> Comparison:
+        """Compares finished networks on equal terms; the first is "dense".
+
+        Args:
+            networks: by name.
+            folder: of the run; what is built for it is kept there.
+            reporter: told what is going on.
+
+        Raises:
+            DeviceError: the device is gone.
+        """
+
+
+@dataclass
+class Workbench:
+    """Everything a run works with, whatever its latencies come from.
+
+    Attributes:
+        config: its options.
+        data: images.
+        model: the trained dense network.
+        coupled: its groups, importance and ranking.
+        lab: where latencies come from.
+        oracle: the short fine-tune, not calibrated.
+        dense_accuracy: on the search images.
+        calibration: short to full fine-tune.
+        curves: predicted loss of each group.
+        model_cost: trials, evaluations and seconds that went into the cost model and the curves: only an agent
+            that trains on them needs them, so its search is charged with them.
+    """
+
+    config: RunConfig
+    data: ImageData
+    model: nn.Module
+    coupled: CoupledGroups
+    lab: Lab
+    oracle: FinetuneOracle
+    dense_accuracy: float
+    calibration: Calibration = field(default_factory=Calibration)
+    curves: LossCurves = field(default_factory=lambda: LossCurves(np.empty(0), np.empty(0)))
+    model_cost: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def network(self) -> Network:
+        """Its subgraphs."""
+        return self.lab.network
+
+    @property
+    def example(self) -> torch.Tensor:
+        """One batch of the network's input."""
+        return torch.zeros(MODELS[self.config.network_name].input_shape)
+
+    @property
+    def finetune_settings(self) -> TrainSettings:
+        """Of the full fine-tune."""
+        return TrainSettings(self.config.budgets.finetune_steps, learning_rate=0.05, warmup=0.1, seed=self.config.seed)
+
+    def pruned(self, plan: Plan) -> nn.Module:
+        """The network a plan leaves, with the dense network's weights."""
+        return prune(self.model, self.example, kept_indices(self.coupled, plan))
+
+    def problem(self) -> Problem:
+        """The problem with counters of its own, for one search."""
+        floor = resolve_floor(self.config.floor, self.dense_accuracy)
+        name = f"{self.network.name}/{self.data.name}@{self.lab.device_name}"
+        oracle = self.oracle.view(self.calibration)
+        return Problem(name, self.network, self.lab.source(), oracle, self.curves, self.dense_accuracy, floor, self.lab.descriptor)

@@ -1,0 +1,66 @@
+"""What machine this is and which versions are on it: for run folders and recordings, so that a figure says where it is from."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["command_line", "describe_system", "now_utc"]
+
+_PACKAGES = ("cprune-rl", "torch", "apache-tvm", "apache-tvm-ffi", "stable-baselines3", "sb3-contrib", "gymnasium", "torch-pruning", "numpy")
+
+
+def describe_system() -> dict[str, Any]:
+    """Processor, cores, memory, operating system, Python and packages, as plain values."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "os": _operating_system(),
+        "processor": _processor(),
+        "n_cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "packages": {package: _version(package) for package in _PACKAGES},
+    }
+
+
+def command_line() -> str:
+    """The command that started this process, without the folder of the program."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def now_utc() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    """The name that the processor gives itself; its architecture where it gives none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), "") or platform.processor() or platform.machine()
+
+
+def _operating_system() -> str:
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = platform.system()
+    return f"{name} ({platform.release()})"

@@ -1,0 +1,31 @@
+"""Accuracy by fitted loss curves: the oracle of problems that have no images behind them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cprune_rl.contracts import Accuracy, LossCurves, Spending
+from cprune_rl.table import Network, Plan
+
+__all__ = ["CurveOracle"]
+
+
+class CurveOracle:
+    """An accuracy oracle that reads fitted loss curves (see `contracts.AccuracyOracle`).
+
+    Args:
+        network: whose plans are judged.
+        curves: loss of each group.
+        dense_accuracy: of the dense network.
+        standard_error: to state with each answer.
+    """
+
+    def __init__(self, network: Network, curves: LossCurves, dense_accuracy: float, standard_error: float = 0.0) -> None:
+        self._dense = np.array(network.dense.widths, float)
+        self._curves, self._accuracy, self._standard_error = curves, dense_accuracy, standard_error
+        self.spending = Spending()
+
+    def accuracy(self, plan: Plan) -> Accuracy:
+        """Dense accuracy less the loss of every group."""
+        loss = float(self._curves.loss(np.array(plan.widths) / self._dense).sum())
+        return Accuracy(max(0.0, self._accuracy - loss), self._standard_error)

@@ -1,0 +1,218 @@
+"""Forms: packed convolutions, the whole network's choice, modules composed of several forms, programs served to TVM."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+from tvm import te
+
+from cprune_rl.compiler.compose import compose
+from cprune_rl.compiler.database import apply_programs
+from cprune_rl.compiler.deploy import run_library
+from cprune_rl.compiler.forms import Choice
+from cprune_rl.compiler.packing import block_size, depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
+from cprune_rl.compiler.program import Candidate, random_candidates
+from cprune_rl.compiler.reference import OutputCheck
+from cprune_rl.compiler.search import Effort, ProgramSearch, Task
+from cprune_rl.compiler.target import make_target
+from cprune_rl.compiler.workload import fold_batch_norms
+from cprune_rl.contracts import Artifact, Measurement
+from cprune_rl.errors import ModelError
+from cprune_rl.pruning.surgery import kept_indices, prune
+
+from .conftest import Lowered, lower
+
+# --- packing
+
+
+@given(st.integers(1, 300), st.sampled_from([4, 8, 16]))
+def test_a_block_wastes_less_than_itself(channels: int, lanes: int) -> None:
+    block = block_size(channels, lanes)
+    assert block in (lanes, max(4, lanes // 2))
+    assert -(-channels // block) * block - channels < block
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.sampled_from([4, 8, 16]))
+def test_packing_loses_nothing_and_fills_with_zeros(out: int, n_in: int, lanes: int) -> None:
+    weights = np.random.default_rng(0).standard_normal((out, n_in, 3, 3)).astype(np.float32)
+    packed = pack(weights, lanes)
+    assert packed.shape == packed_shape(weights.shape, lanes)
+    flat = packed.transpose(0, 4, 3, 1, 2).reshape(-1, n_in, 3, 3)
+    np.testing.assert_array_equal(flat[:out], weights)
+    assert not flat[out:].any()
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize(("n_in", "out", "kernel", "stride", "padding", "dilation"), [(5, 41, 3, 1, 1, 1), (8, 16, 3, 2, 1, 1), (3, 7, 1, 1, 0, 1), (4, 20, 3, 1, 2, 2)])
+def test_a_packed_convolution_computes_what_torch_computes(layout: str, n_in: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((1, n_in, 9, 9)).astype(np.float32)
+    weights = rng.standard_normal((out, n_in, kernel, kernel)).astype(np.float32)
+    expected = functional.conv2d(torch.from_numpy(image), torch.from_numpy(weights), None, stride, padding, dilation).numpy()
+    given_image = image if layout == "NCHW" else image.transpose(0, 2, 3, 1)
+    data, packed = te.placeholder(given_image.shape, name="data"), te.placeholder(packed_shape(weights.shape, 8), name="weights")
+    result = packed_conv2d(data, packed, out, (stride,) * 2, (padding,) * 4, (dilation,) * 2, layout)
+    np.testing.assert_allclose(run_te([data, packed, result], [given_image, pack(weights, 8)]).transpose(0, 3, 1, 2), expected, atol=1e-4)
+
+
+def test_a_depthwise_convolution_in_nhwc_computes_what_torch_computes() -> None:
+    rng = np.random.default_rng(0)
+    image, weights = rng.standard_normal((1, 6, 8, 8)).astype(np.float32), rng.standard_normal((6, 1, 3, 3)).astype(np.float32)
+    expected = functional.conv2d(torch.from_numpy(image), torch.from_numpy(weights), None, 2, 1, groups=6).numpy()
+    data, packed = te.placeholder((1, 8, 8, 6), name="data"), te.placeholder((3, 3, 6), name="weights")
+    result = depthwise_conv2d(data, packed, (2, 2), (1, 1, 1, 1), (1, 1))
+    np.testing.assert_allclose(run_te([data, packed, result], [image.transpose(0, 2, 3, 1), pack_depthwise(weights)]).transpose(0, 3, 1, 2), expected, atol=1e-4)
+
+
+def run_te(tensors: list[te.Tensor], inputs: list[np.ndarray]) -> np.ndarray:
+    function = te.create_prim_func(tensors).with_attr("global_symbol", "main")
+    compiled = tvm.compile(tvm.IRModule({"main": function}), target=make_target(1))
+    out = tvm.runtime.tensor(np.zeros([int(d) for d in tensors[-1].shape], np.float32))
+    compiled["main"](*(tvm.runtime.tensor(np.ascontiguousarray(i)) for i in inputs), out)
+    return np.asarray(out.numpy())
+
+
+# --- the choice
+
+
+@pytest.mark.parametrize("name", ["resnet8-w8", "vgg-small", "mobilenetv2-small"])
+def test_packaged_networks_can_be_had_in_nhwc(name: str) -> None:
+    forms = lower(name).forms
+    assert forms.note == ""
+    assert [form.layout for form in forms.all] == ["NCHW", "NHWC"]
+    for plain, packed in forms.workloads(forms.network.uniform(0.7)):
+        assert (plain.macs, plain.channels_in, plain.channels_out, plain.operator) == (packed.macs, packed.channels_in, packed.channels_out, packed.operator)
+
+
+def total(lowered: Lowered, costs: list[dict[int, float]], forms: tuple[int, ...], transpose_s: float) -> float:
+    return sum(c[f] for c, f in zip(costs, forms, strict=True)) + transpose_s * len(lowered.forms.transposes(forms))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.randoms(use_true_random=False), st.floats(0, 2))
+def test_the_choice_is_the_best_of_all_choices(lowered: Lowered, random: object, transpose_s: float) -> None:
+    costs = [{f: random.random() for f in (0, 1)} for _ in lowered.network.subgraphs]  # type: ignore[attr-defined]
+    choice = lowered.forms.choose(costs, lambda _: transpose_s)
+    assert choice.transposes == lowered.forms.transposes(choice.forms)
+    best = min(total(lowered, costs, forms, transpose_s) for forms in itertools.product((0, 1), repeat=len(costs)))
+    assert total(lowered, costs, choice.forms, transpose_s) == pytest.approx(best)
+
+
+def test_a_form_that_does_not_run_is_not_chosen(lowered: Lowered) -> None:
+    costs = [{0: 1.0, 1: float("inf")} if i % 2 else {0: 2.0, 1: 1.0} for i in range(len(lowered.network.subgraphs))]
+    choice = lowered.forms.choose(costs, lambda _: 0.1)
+    assert all(np.isfinite(c[f]) for c, f in zip(costs, choice.forms, strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_network_in_any_mixture_of_forms_computes_what_torch_computes(lowered: Lowered, seed: int, tmp_path: Path) -> None:
+    plan = lowered.network.uniform(0.7)
+    model = prune(lowered.model, lowered.example, kept_indices(lowered.coupled, plan))
+    forms = tuple(int(f) for f in np.random.default_rng(seed).integers(2, size=len(lowered.network.subgraphs)))
+    transposes = lowered.forms.transposes(forms)
+    assert transposes, "neighbours differ somewhere"
+    values = {name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()}
+    composed = compose(lowered.forms, plan, Choice(forms, transposes), values)
+    tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / "net.so"))
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        np.testing.assert_allclose(run_library(tmp_path / "net.so", image.numpy(), 10), model(image).numpy(), atol=1e-4)
+
+
+def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(lowered: Lowered) -> None:
+    dense = lowered.network.dense
+    values = {name: value.detach().numpy() for name, value in fold_batch_norms(lowered.model).state_dict().items()}
+    forms = (0,) * len(lowered.network.subgraphs)
+    composed = compose(lowered.forms, dense, Choice(forms, ()), values)
+    with pytest.raises(ModelError, match="untuned"):
+        apply_programs(composed.module, {}, make_target(1))
+
+
+# --- the search for programs
+
+
+def first_task(lowered: Lowered) -> tuple[Task, str]:
+    form = lowered.forms.all[1]
+    call = form.calls[1]
+    module = form.exported.lowered(lowered.network.widths(lowered.network.dense)).task(call.function)
+    return Task(module, [], 0.2, 0), form.network.workloads(lowered.network.dense)[1].family
+
+
+def splits_of(candidate: Candidate) -> list[list[int]]:
+    instructions, decisions = json.loads(candidate.program.trace_json)
+    return [value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"]
+
+
+def test_a_search_stops_where_a_trial_no_longer_pays(lowered: Lowered) -> None:
+    task, family = first_task(lowered)
+    tried: list[int] = []
+
+    def no_better(candidates: list[object]) -> list[float]:
+        tried.append(len(candidates))
+        return [1.0] * len(candidates)
+
+    search = ProgramSearch(make_target(1))
+    assert len(search.run(family, task, Effort(0, 4, 64, worth_s=0.001), no_better)) == sum(tried) <= 4, "nothing is worth a trial"
+    tried.clear()
+    found = search.run(family, task, Effort(0, 4, 64, worth_s=3.0), no_better)
+    assert 4 < len(found) < 64, "it hopes for a while, then gives up"
+    assert len({c.program.digest for c in found}) == len(found)
+
+
+def test_evolution_follows_what_is_better(lowered: Lowered) -> None:
+    task, family = first_task(lowered)
+
+    def rewards_wide_tiles(candidates: Sequence[Candidate]) -> list[float]:
+        return [1.0 / (1 + sum(f == 16 for split in splits_of(c) for f in split)) for c in candidates]
+
+    def found_by(seed: int) -> list[Candidate]:
+        return ProgramSearch(make_target(1)).run(family, replace(task, seed=seed), Effort(0, 4, 28, worth_s=1000.0), rewards_wide_tiles)
+
+    found = found_by(0)
+    assert len(found) == 28
+    assert [c.program for c in found] == [c.program for c in found_by(0)], "same seed, same search"
+    first, last = (np.mean(rewards_wide_tiles(part)) for part in (found[:4], found[-12:]))
+    assert last < first, "later programs are better than what it was given to start from"
+
+
+def test_a_failing_task_ends_after_its_first_programs(lowered: Lowered) -> None:
+    task, family = first_task(lowered)
+    found = ProgramSearch(make_target(1)).run(family, task, Effort(0, 3, 64, worth_s=100.0), lambda candidates: [float("inf")] * len(candidates))
+    assert len(found) <= 3
+
+
+class Liar:
+    """A device that computes something else."""
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+
+    def run(self, artifact: Artifact, arguments: list[np.ndarray]) -> tuple[np.ndarray, ...] | Measurement:
+        if not self._factor:
+            return Measurement(error="gone")
+        data, weights, bias = (torch.from_numpy(a) for a in arguments)
+        return ((functional.conv2d(data, weights, None, 1, 1) + bias).relu().numpy() * self._factor,)
+
+
+@pytest.mark.parametrize(("factor", "complaint"), [(1.0, None), (1.1, "wrong output"), (0.0, "gone")])
+def test_a_program_that_computes_something_else_is_found_out(lowered: Lowered, factor: float, complaint: str | None) -> None:
+    call = lowered.forms.all[0].calls[1]
+    found = OutputCheck(call, (None,) * (len(call.shapes) - 1), Liar(factor))(Artifact("", (), ()))  # type: ignore[arg-type]
+    assert found is None if complaint is None else complaint in str(found)
+
+
+def test_candidates_are_distinct(lowered: Lowered) -> None:
+    task, _ = first_task(lowered)
+    drawn = random_candidates(task.module, make_target(1), 8, 0)
+    assert len({c.program.digest for c in drawn}) == len(drawn)

@@ -1,0 +1,118 @@
+"""The tuner and deployment, on real tasks of a real network."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cprune_rl.compiler.deploy import DENSE_AGAIN, build_network, run_library, time_interleaved
+from cprune_rl.compiler.local import LocalDevice
+from cprune_rl.compiler.search import Effort
+from cprune_rl.compiler.tuner import Tuner, TunerSettings
+from cprune_rl.contracts import Artifact, Measurement
+from cprune_rl.cost_cache import open_store
+from cprune_rl.intervals import noise_floor
+from cprune_rl.pruning.export import export_torch
+from cprune_rl.pruning.surgery import kept_indices, prune
+
+from .conftest import Lowered
+
+TINY = TunerSettings(Effort(1, 1, 1), Effort(1, 1, 1), Effort(1, 1, 1), Effort(0, 1, 1), n_exchanged=1)
+SMALL = TunerSettings(Effort(1, 2, 2), Effort(1, 2, 4), Effort(1, 1, 2), Effort(0, 1, 1), n_exchanged=1)
+
+
+@pytest.mark.slow
+def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(lowered: Lowered, device: LocalDevice, tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/costs.db")
+    narrow = lowered.network.uniform(0.5)
+    first = Tuner(lowered.forms, device, store, SMALL)
+    first.tune_dense()
+    costs = first.measure(narrow)
+    assert all(c.error is None and c.tile_factors for c in costs if c.latency_s > 1e-6)
+    assert first.spending.fresh_trials > 10
+    first.exchange([lowered.network.dense, narrow])
+    second = Tuner(lowered.forms, device, store, SMALL)
+    second.tune_dense()
+    assert second.measure(narrow) == costs, "what later trials found does not change a search's way"
+    assert second.predict(lowered.network.workloads(narrow)) == costs
+    second.exchange([lowered.network.dense, narrow])
+    assert second.spending.fresh_trials == 0
+    assert second.spending.cached_trials > 10
+    pairs = zip(lowered.network.workloads(lowered.network.dense), lowered.network.workloads(narrow), strict=True)
+    assert all(second.n_trials(dense) >= second.n_trials(pruned) for dense, pruned in pairs if dense.macs)
+    store.close()
+
+
+class Broken(LocalDevice):
+    """A device on which every program crashes."""
+
+    def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
+        return [Measurement(error="crashed") for _ in artifacts]
+
+
+def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: Lowered) -> None:
+    store = open_store(None)
+    with Broken() as broken:
+        first, second = (Tuner(lowered.forms, broken, store, TINY) for _ in range(2))
+        first.tune_dense()
+        costs = first.measure(lowered.network.dense)
+        assert {c.error for c in costs} == {"crashed"}
+        trials = store.trials(first.context, lowered.network.workloads(lowered.network.dense)[0].key)
+        assert [t.measurement.error for t in trials] == ["crashed"]
+        second.tune_dense()
+        assert second.spending.fresh_trials == 0
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> None:
+    store = open_store(None)
+    tuner = Tuner(lowered.forms, device, store, SMALL)
+    assert device.time_reference().error is None  # starts the server
+    killers = [threading.Timer(after, lambda: device.server_process.kill()) for after in (0.5, 1.5)]
+    for killer in killers:
+        killer.start()
+    tuner.tune_dense()
+    assert all(c.error is None for c in tuner.measure(lowered.network.uniform(0.5)))
+    store.close()
+
+
+@pytest.mark.slow
+def test_each_search_of_a_run_pays_as_if_it_were_alone(lowered: Lowered, device: LocalDevice) -> None:
+    store = open_store(None)
+    tuner = Tuner(lowered.forms, device, store, SMALL, since=0.0)
+    tuner.tune_dense()
+    narrow = lowered.network.uniform(0.5)
+    a, b = tuner.view(), tuner.view()
+    a.measure(narrow)
+    b.measure(narrow)
+    assert a.spending.fresh_trials == b.spending.fresh_trials > 0
+    store.close()
+
+
+@pytest.mark.slow
+def test_the_compiled_network_computes_what_torch_computes(lowered: Lowered, device: LocalDevice, tmp_path: Path) -> None:
+    store = open_store(None)
+    tuner = Tuner(lowered.forms, device, store, SMALL)
+    tuner.tune_dense()
+    libraries = {}
+    image = torch.randn(1, 3, 32, 32)
+    for name, plan in (("dense", lowered.network.dense), ("narrow", lowered.network.uniform(0.5))):
+        tuner.measure(plan)
+        model = prune(lowered.model, lowered.example, kept_indices(lowered.coupled, plan))
+        libraries[name] = tmp_path / f"{name}.so"
+        build_network(lowered.forms, plan, model, tuner, device, libraries[name])
+        with torch.no_grad():
+            expected = model(image).numpy()
+        np.testing.assert_allclose(run_library(libraries[name], image.numpy(), 10), expected, atol=1e-4)
+        export_torch(model, (1, 3, 32, 32), tmp_path / f"{name}.pt2")
+        np.testing.assert_allclose(torch.export.load(tmp_path / f"{name}.pt2").module()(image).detach().numpy(), expected, atol=1e-5)
+    samples = time_interleaved(device, {**libraries, DENSE_AGAIN: libraries["dense"]}, (1, 3, 32, 32), 3)
+    assert {name: s.shape for name, s in samples.items()} == {"dense": (3,), "narrow": (3,), DENSE_AGAIN: (3,)}
+    assert noise_floor(samples["dense"], samples[DENSE_AGAIN]) >= 0
+    store.close()
