@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cprune_rl.pruning.groups import CoupledGroups
     from cprune_rl.table import Network
 
+    from .yard import Programs, Yard
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -86,6 +88,31 @@ def device() -> Iterator[LocalDevice]:
 
     with LocalDevice(timing=TimingSettings(n_repeats=2, min_repeat_ms=1, timeout_s=3.0)) as local:
         yield local
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """Programs that work, crash and hang."""
+    from .yard import Programs
+
+    return Programs(tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture(scope="session")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    """A tracker with four servers."""
+    from .yard import Yard
+
+    yard = Yard(tmp_path_factory.mktemp("yard"))
+    try:
+        for log in ("twin1", "twin2"):
+            yard.serve("twin", log)
+        yard.serve("board")
+        yard.serve_stock("stock")
+        yard.wait_for({"twin": 2, "board": 1, "stock": 1})
+        yield yard
+    finally:
+        yard.close()
 
 
 @pytest.fixture(scope="session")

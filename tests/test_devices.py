@@ -1,8 +1,7 @@
-"""Devices: names, the contract over local and tracker, what goes away and comes back, drift, the probe, the lists."""
+"""Devices: names, the contract over local and tracker, several devices of one key, compilers, the lists."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -10,44 +9,28 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-import tvm
-from hypothesis import given
-from hypothesis import strategies as st
-from tvm.script import ir as I
-from tvm.script import tirx as T
 from typer.testing import CliRunner
 
 from cprune_rl.cli import app
-from cprune_rl.compiler.device import TimingSettings, build
 from cprune_rl.compiler.devices import LocalSpec, TrackerSpec, open_device, parse_device
-from cprune_rl.compiler.drift import DriftWatch
 from cprune_rl.compiler.local import LocalDevice
-from cprune_rl.compiler.probe import N_WORKLOADS, probe_device
-from cprune_rl.compiler.relay import Relay
+from cprune_rl.compiler.probe import probe_device
 from cprune_rl.compiler.target import make_target, vector_width
-from cprune_rl.compiler.tracker import Patience, TrackerDevice
-from cprune_rl.compiler.tracker_client import TrackerAddress, tracker_status
-from cprune_rl.contracts import Artifact, Device, Measurement
+from cprune_rl.compiler.tracker_client import TrackerAddress
+from cprune_rl.contracts import Device, Measurement
 from cprune_rl.cost_cache import StoredTrial, open_store
-from cprune_rl.descriptor import UNKNOWN_DEVICE, DeviceDescriptor
-from cprune_rl.envs import CPruneEnv
-from cprune_rl.envs.observation import FEATURES
-from cprune_rl.errors import ConfigError, DataError, DeviceError, ToolchainError, UnknownNameError
-from cprune_rl.job.folder import RunFolder
-from cprune_rl.testing import DriftingMachine, check_device, toy_problem
+from cprune_rl.descriptor import UNKNOWN_DEVICE
+from cprune_rl.errors import ConfigError, DeviceError, ToolchainError, UnknownNameError
+from cprune_rl.testing import check_device
 
-ROOT = Path(__file__).parent.parent
-BRIEF = TimingSettings(n_repeats=2, min_repeat_ms=1, timeout_s=2.5, max_spread=1e9, max_drift=1e9)
-SOON = Patience(session_s=60, first_pause_s=0.1, longest_pause_s=0.5)
+from .yard import BRIEF, ROOT, Doubles, Programs, Yard, open_key
 
 # --- names
 
@@ -97,126 +80,6 @@ def test_the_vector_width_follows_the_processor() -> None:
     assert widths == [16, 8, 4]
 
 
-# --- programs that work, crash and hang
-
-
-@I.ir_module
-class Doubles:
-    @T.prim_func(s_tir=True)
-    def main(A: T.Buffer((4,), "float32"), B: T.Buffer((4,), "float32")):  # noqa: N803, N805  # TVMScript's way to write a buffer
-        T.func_attr({"global_symbol": "main"})
-        for i in range(4):
-            B[i] = A[i] * T.float32(2)
-
-
-@I.ir_module
-class Slow:
-    @T.prim_func(s_tir=True)
-    def main(A: T.Buffer((4,), "float32"), B: T.Buffer((4,), "float32")):  # noqa: N803, N805
-        T.func_attr({"global_symbol": "main"})
-        B[0] = A[0]
-        for _ in range(3000000):
-            B[0] = B[0] * T.float32(0.5) + A[0]
-
-
-@I.ir_module
-class Hangs:
-    @T.prim_func(s_tir=True)
-    def main(A: T.Buffer((4,), "float32")):  # noqa: N803, N805
-        T.func_attr({"global_symbol": "main"})
-        while A[0] < T.float32(9):
-            A[0] = A[0] * T.float32(0)
-
-
-@I.ir_module
-class Crashes:
-    @T.prim_func(s_tir=True)
-    def main(A: T.Buffer((4,), "float32")):  # noqa: N803, N805
-        T.func_attr({"global_symbol": "main"})
-        T.evaluate(T.call_extern("int32", "abort"))
-
-
-class Programs:
-    """The four as libraries for this machine, which serves as every device here."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._target = folder, make_target(1)
-        self.good, self.slow = self.built(Doubles, "good", 2), self.built(Slow, "slow", 2)
-        self.hanging, self.crashing = self.built(Hangs, "hanging", 1), self.built(Crashes, "crashing", 1)
-
-    def built(self, module: tvm.IRModule, name: str, n_arguments: int) -> Artifact:
-        return build(module, ((4,),) * n_arguments, ("float32",) * n_arguments, self._target, self._folder / f"{name}.so")
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
-    return Programs(tmp_path_factory.mktemp("programs"))
-
-
-# --- a tracker with servers
-
-
-class Yard:
-    """A real tracker and real servers, as processes of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._processes = folder, []
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.tracker = TrackerAddress("127.0.0.1", self.port)
-        self._start("tracker", "tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(self.port), "--port-end", str(self.port + 1))
-
-    def _start(self, log: str, module: str, *options: str) -> subprocess.Popen[bytes]:
-        with (self._folder / f"{log}.log").open("ab") as output:
-            process = subprocess.Popen([sys.executable, "-m", module, *options], cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True)
-        self._processes.append(process)
-        return process
-
-    def serve(self, key: str, log: str | None = None) -> subprocess.Popen[bytes]:
-        return self._start(log or key, "cprune_rl.compiler.rpc_server", "--tracker", str(self.tracker), "--key", key, "--host", "127.0.0.1")
-
-    def serve_stock(self, key: str) -> subprocess.Popen[bytes]:
-        return self._start(key, "tvm.exec.rpc_server", "--host", "127.0.0.1", "--tracker", str(self.tracker), "--key", key)
-
-    def log(self, name: str) -> str:
-        return (self._folder / f"{name}.log").read_text()
-
-    def wait_for(self, free: dict[str, int], timeout_s: float = 60) -> None:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            with contextlib.suppress(DeviceError):
-                if free.items() <= {s.key: s.n_free for s in tracker_status(self.tracker)}.items():
-                    return
-            time.sleep(0.1)
-        raise AssertionError(f"servers did not come up: {tracker_status(self.tracker)}")
-
-    def close(self) -> None:
-        for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # its sessions too
-            process.wait()
-
-
-@pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
-    yard = Yard(tmp_path_factory.mktemp("yard"))
-    try:
-        for log in ("twin1", "twin2"):
-            yard.serve("twin", log)
-        yard.serve("board")
-        yard.serve_stock("stock")
-        yard.wait_for({"twin": 2, "board": 1, "stock": 1})
-        yield yard
-    finally:
-        yard.close()
-
-
-def open_key(yard: Yard, key: str, options: str = "", timing: TimingSettings = BRIEF) -> TrackerDevice:
-    spec = parse_device(f"rpc://{yard.tracker}/{key}{options}")
-    assert isinstance(spec, TrackerSpec)
-    return TrackerDevice(spec, timing, SOON)
-
-
 # --- the contract
 
 
@@ -240,116 +103,6 @@ def test_tvms_own_server_will_do(yard: Yard, programs: Programs) -> None:
     with open_key(yard, "stock", "?devices=1") as device:
         assert [m.error for m in device.time([programs.good, programs.good])] == [None, None]
         assert "cpu=unknown" in device.fingerprint
-
-
-# --- what goes away
-
-
-def sessions(yard: Yard, key: str) -> list[psutil.Process]:
-    mine = [p for p in yard._processes if p.poll() is None and "--key" in p.args and p.args[p.args.index("--key") + 1] == key]
-    return [child for p in mine for child in psutil.Process(p.pid).children()]
-
-
-def after(seconds: float, what: Callable[[], object]) -> threading.Timer:
-    timer = threading.Timer(seconds, what)
-    timer.start()
-    return timer
-
-
-def test_a_session_killed_in_a_trial_costs_that_trial(yard: Yard, programs: Programs) -> None:
-    with open_key(yard, "board") as device:
-        assert device.time([programs.good])[0].error is None
-        killer = after(0.7, lambda: [s.kill() for s in sessions(yard, "board")])
-        hung, good = device.time([programs.hanging, programs.good])
-        killer.join()
-        assert hung.error, "tried once more on a new session, where it hangs again"
-        assert good.error is None
-
-
-def test_a_hang_is_given_up_and_frees_the_device(yard: Yard, programs: Programs) -> None:
-    with open_key(yard, "board") as device:
-        started = time.monotonic()
-        hung, good = device.time([programs.hanging, programs.good])
-        assert "no answer within 2.5 s" in (hung.error or "")
-        assert good.error is None
-        assert time.monotonic() - started < 15
-    yard.wait_for({"board": 1}, 5)
-
-
-def test_a_board_that_stops_answering_without_a_word_is_given_up(yard: Yard, programs: Programs) -> None:
-    with open_key(yard, "board") as device:
-        assert device.time([programs.good])[0].error is None
-        for session in sessions(yard, "board"):
-            session.suspend()  # as when it loses its power: the connection stays
-        started = time.monotonic()
-        assert [m.error for m in device.time([programs.good, programs.good])] == [None, None], "the look before them found it out"
-        assert BRIEF.timeout_s < time.monotonic() - started < 15
-
-
-def test_a_server_that_is_killed_and_comes_back_is_waited_for(yard: Yard, programs: Programs) -> None:
-    server = yard.serve("phoenix")
-    yard.wait_for({"phoenix": 1})
-    with open_key(yard, "phoenix") as device:
-        assert device.time([programs.good])[0].error is None
-        killer, reviver = after(0.5, server.kill), after(1.0, lambda: yard.serve("phoenix"))
-        hung, good = device.time([programs.hanging, programs.good])
-        killer.join()
-        reviver.join()
-        assert hung.error
-        assert good.error is None
-
-
-def test_a_server_that_stays_away_retires_the_device_and_what_was_timed_is_kept(yard: Yard, tmp_path: Path) -> None:
-    server = yard.serve("mortal")
-    yard.wait_for({"mortal": 1})
-    store = open_store(f"sqlite:///{tmp_path}/costs.db")
-    with open_key(yard, "mortal", "?wait=2") as device:
-        context = device.context
-        started: list[float] = []
-
-        def kill_after_two(done: int) -> None:
-            if done == 2:
-                os.killpg(server.pid, signal.SIGKILL)
-                started.append(time.monotonic())
-
-        with pytest.raises(DeviceError, match="no device of key 'mortal' could be had"):
-            probe_device(device, store, kill_after_two)
-        assert time.monotonic() - started[0] < 20
-        with pytest.raises(DeviceError, match="mortal"):
-            device.time_reference()
-    kept = {w: store.trials(context, f"probe v1: {w}") for w in ("conv3x3_gflops", "conv3x3_small_gflops")}
-    assert all(kept.values())
-    yard.serve("mortal")
-    yard.wait_for({"mortal": 1})
-    with open_key(yard, "mortal") as device:
-        assert device.context == context, "the same device to the cost cache"
-        found = probe_device(device, store)
-        assert {w: store.trials(context, f"probe v1: {w}") for w in kept} == kept, "nothing is timed twice"
-        assert found == probe_device(device, store)
-    store.close()
-
-
-def test_a_run_without_its_device_says_how_to_go_on(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    folder = tmp_path / "run"
-    outcome = CliRunner().invoke(app, ["train", "--fast", "--device", f"rpc://127.0.0.1:{port}/board", "--out", str(folder), "--storage", f"sqlite:///{tmp_path}/c.db"])
-    assert isinstance(outcome.exception, DeviceError)
-    assert "tvm.exec.rpc_tracker" in str(outcome.exception)
-    assert f"--resume {folder}" in str(outcome.exception)
-    assert RunFolder.resume(folder).config.device.endswith("/board")
-
-
-def test_a_door_that_leads_nowhere_is_an_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(OSError, match="does not answer"):
-        Relay("127.0.0.1", port, 2.0, 5.0)
-
-
-def test_a_key_that_nobody_has_is_answered_with_those_there_are(yard: Yard) -> None:
-    with pytest.raises(DeviceError, match=r"Known: .*board.*rpc_server --tracker"):
-        open_device(f"rpc://{yard.tracker}/bord")
 
 
 # --- several devices of one key
@@ -408,87 +161,6 @@ def test_a_cross_compiler_is_used_and_a_missing_one_is_named(yard: Yard, program
         open_key(yard, "board", "?target=llvm,colour=blue")
 
 
-# --- drift
-
-
-def test_trials_between_drifted_looks_are_timed_again() -> None:
-    machine = DriftingMachine([1.0, 1, 1, 1.0, 2, 2, 2.0, 1, 1, 1.0])  # a look, two trials, a look; then the machine slows down for one group
-    watch = DriftWatch(lambda: machine.time(1e-4), every=2, max_drift=0.25, n_again=3)
-    found = watch.time([lambda: machine.time(5e-3)] * 4)
-    assert [m.latency_s for m in found] == [5e-3] * 4
-    assert machine.n_timed == (1 + 2 + 1) + 3 * (2 + 1), "the slow group was timed until both its looks were steady"
-    assert all(m.reference_s == pytest.approx(1e-4) for m in found)
-
-
-def test_a_machine_that_stays_slower_becomes_the_new_normal() -> None:
-    machine = DriftingMachine([1.0, *[3.0] * 100])
-    found = DriftWatch(lambda: machine.time(1e-4), every=1, n_again=5).time([lambda: machine.time(1e-3)])
-    assert machine.n_timed == 1 + 2 * (1 + 1), "one look at the new speed may be chance, two are not"
-    assert found[0].reference_s == pytest.approx(3e-4)
-
-
-def test_drift_that_does_not_end_is_not_waited_for() -> None:
-    machine = DriftingMachine([1.0, 1, 4.0, 1, 1.0, 1, 4.0, 1, 1.0])
-    DriftWatch(lambda: machine.time(1e-4), every=1, n_again=2).time([lambda: machine.time(1e-3)])
-    assert machine.n_timed == 1 + (1 + 2) * (1 + 1)
-
-
-def test_a_trial_that_failed_is_not_tried_again_for_drift() -> None:
-    machine = DriftingMachine([1.0, 2.0, *[1.0] * 20])
-    calls = []
-
-    def crashes() -> Measurement:
-        calls.append(1)
-        return Measurement(error="crashed")
-
-    assert DriftWatch(lambda: machine.time(1e-4)).time([crashes])[0].error == "crashed"
-    assert len(calls) == 1
-
-
-def test_a_reference_that_cannot_be_timed_says_nothing_of_drift() -> None:
-    found = DriftWatch(lambda: Measurement(error="gone")).time([lambda: Measurement((1.0,))])
-    assert found == [Measurement((1.0,))]
-
-
-# --- the probe and what an agent sees of it
-
-
-def test_a_probe_gives_every_figure_and_is_remembered(device: LocalDevice) -> None:
-    store, seen = open_store(None), []
-    first = probe_device(device, store, seen.append)
-    assert seen == list(range(1, N_WORKLOADS + 1))
-    assert len(first.vector()) == len(first.vector_names()) <= 8
-    assert all(-0.6 < v < 1.6 for v in first.vector())
-    assert (first.threads, first.vector_lanes) == (1, vector_width(device.target))
-    assert all(v > 0 for v in first.to_json().values())
-    assert probe_device(device, store) == first, "the same device in every run"
-    store.close()
-
-
-@given(st.lists(st.floats(1e-3, 1e6), min_size=8, max_size=8), st.integers(1, 256), st.integers(1, 64))
-def test_a_descriptor_survives_its_file(figures: list[float], threads: int, lanes: int) -> None:
-    descriptor = DeviceDescriptor(*figures, threads=threads, vector_lanes=lanes)
-    assert DeviceDescriptor.from_json(json.loads(json.dumps(descriptor.to_json()))) == descriptor
-
-
-def test_nothing_known_of_a_device_is_a_vector_of_zeros() -> None:
-    assert set(UNKNOWN_DEVICE.vector()) == {0.0}
-
-
-@pytest.mark.parametrize("damage", [{"threads": 0}, {"launch_ns": float("nan")}, {"colour": 1}, {"conv3x3_gflops": "fast"}])
-def test_a_damaged_descriptor_is_a_clear_error(damage: dict[str, float]) -> None:
-    with pytest.raises(DataError, match="device descriptor"):
-        DeviceDescriptor.from_json({**UNKNOWN_DEVICE.to_json(), **damage})
-
-
-def test_an_agent_sees_the_descriptor_on_every_row() -> None:
-    seen = DeviceDescriptor(conv3x3_gflops=100.0, threads=4)
-    obs, _ = CPruneEnv(replace(toy_problem(), descriptor=seen)).reset(seed=0)
-    rows = obs[obs[:, 0] > 0]
-    for name, value in zip(seen.vector_names(), seen.vector(), strict=True):
-        np.testing.assert_allclose(rows[:, FEATURES.index(f"device_{name}")], value, rtol=1e-5)
-
-
 # --- the lists
 
 
@@ -523,3 +195,33 @@ def test_the_probe_prints_the_figures_it_knows_as_json(yard: Yard, tmp_path: Pat
     assert value["figures"] == figures.to_json()
     assert value["figures"]["launch_ns"] == pytest.approx(1e5)
     assert list(value["vector"].values()) == list(figures.vector())
+
+
+# --- networks side by side
+
+
+@pytest.mark.parametrize(
+    ("device", "networks", "options", "what"),
+    [
+        ("recorded:resnet8@znver4-1t", ["a.so", "b.so"], [], "run on a device only"),
+        ("local", ["a.so"], [], "two networks or more"),
+        ("local", ["a.so", "missing.so"], [], "missing.so is not there"),
+        ("local", ["a.so", "a.so"], [], "given twice"),
+        ("local", ["a.so", "b.so"], [], "give --input-shape"),
+        ("local", ["a.so", "b.so"], ["--input-shape", "1,3,x"], "is no shape"),
+    ],
+)
+def test_networks_that_cannot_be_compared_say_why(device: str, networks: list[str], options: list[str], what: str, tmp_path: Path) -> None:
+    for name in ("a.so", "b.so"):
+        (tmp_path / name).touch()
+    outcome = CliRunner().invoke(app, ["device", "compare", device, *(str(tmp_path / n) for n in networks), *options])
+    assert isinstance(outcome.exception, ConfigError)
+    assert what in str(outcome.exception)
+
+
+def test_a_library_that_does_not_run_is_a_clear_error(programs: Programs, tmp_path: Path) -> None:
+    other = tmp_path / "other.so"
+    other.write_bytes(b"no library")
+    outcome = CliRunner().invoke(app, ["device", "compare", "local", programs.good.path, str(other), "--input-shape", "1,3,32,32"])
+    assert isinstance(outcome.exception, DeviceError)
+    assert "timing the whole network failed" in str(outcome.exception)

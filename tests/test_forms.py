@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from cprune_rl.compiler.program import Candidate, random_candidates
 from cprune_rl.compiler.reference import OutputCheck
 from cprune_rl.compiler.search import Effort, ProgramSearch, Task
 from cprune_rl.compiler.target import make_target
+from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
 from cprune_rl.compiler.workload import fold_batch_norms
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.errors import ModelError
@@ -75,6 +77,36 @@ def test_a_depthwise_convolution_in_nhwc_computes_what_torch_computes() -> None:
     np.testing.assert_allclose(run_te([data, packed, result], [image.transpose(0, 2, 3, 1), pack_depthwise(weights)]).transpose(0, 3, 1, 2), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(("n", "height", "width", "n_in", "out", "padding"), [(1, 8, 8, 16, 24, (1, 1, 1, 1)), (2, 9, 6, 3, 17, (0, 2, 1, 0)), (1, 3, 3, 5, 4, (0, 0, 0, 0))])
+def test_winograds_form_computes_what_torch_computes(n: int, height: int, width: int, n_in: int, out: int, padding: tuple[int, int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    image, weights = rng.standard_normal((n, n_in, height, width)).astype(np.float32), rng.standard_normal((out, n_in, 3, 3)).astype(np.float32)
+    top, left, bottom, right = padding
+    expected = functional.conv2d(functional.pad(torch.from_numpy(image), (left, right, top, bottom)), torch.from_numpy(weights)).numpy()
+    data, packed = te.placeholder((n, height, width, n_in), name="data"), te.placeholder(transformed_shape(weights.shape, 8), name="weights")
+    result = winograd_conv2d(data, packed, out, padding)
+    found = run_te([data, packed, result], [image.transpose(0, 2, 3, 1), transform(weights, 8)]).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "can"), [((3, 3), (1, 1), (1, 1), True), ((3, 3), (2, 2), (1, 1), False), ((1, 3), (1, 1), (1, 1), False), ((3, 3), (1, 1), (2, 2), False)]
+)
+def test_only_dense_3x3_windows_have_winograds_form(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], can: bool) -> None:
+    assert is_winograd(kernel, stride, dilation) == can
+
+
+def test_transforms_of_winograds_form_are_unrolled_and_vectorised(lowered: Lowered) -> None:
+    form = lowered.forms.all[2]
+    call = form.calls[1]
+    task = form.exported.lowered(lowered.network.widths(lowered.network.dense)).task(call.function)
+    for candidate in random_candidates(task, make_target(1), 3, seed=0):
+        unrolled = re.findall(r"in T.unroll\((?:T.int64\()?(\d+)", candidate.module.script())
+        assert unrolled.count("6") >= 2
+        assert unrolled.count("4") >= 2
+        assert candidate.program.tile_factors("NHWC"), "the channel loop of the products"
+
+
 def run_te(tensors: list[te.Tensor], inputs: list[np.ndarray]) -> np.ndarray:
     function = te.create_prim_func(tensors).with_attr("global_symbol", "main")
     compiled = tvm.compile(tvm.IRModule({"main": function}), target=make_target(1))
@@ -86,13 +118,15 @@ def run_te(tensors: list[te.Tensor], inputs: list[np.ndarray]) -> np.ndarray:
 # --- the choice
 
 
-@pytest.mark.parametrize("name", ["resnet8-w8", "vgg-small", "mobilenetv2-small"])
-def test_packaged_networks_can_be_had_in_nhwc(name: str) -> None:
+@pytest.mark.parametrize(("name", "n_winograd"), [("resnet8-w8", 4), ("vgg-small", 5), ("mobilenetv2-small", 0)])
+def test_packaged_networks_can_be_had_in_nhwc(name: str, n_winograd: int) -> None:
     forms = lower(name).forms
     assert forms.note == ""
-    assert [form.layout for form in forms.all] == ["NCHW", "NHWC"]
-    for plain, packed in forms.workloads(forms.network.uniform(0.7)):
-        assert (plain.macs, plain.channels_in, plain.channels_out, plain.operator) == (packed.macs, packed.channels_in, packed.channels_out, packed.operator)
+    assert [form.layout for form in forms.all] == ["NCHW", "NHWC", "NHWC"][: len(forms.all)]
+    assert sum(2 in distinct for distinct in forms.distinct) == n_winograd
+    for plain, *others in forms.workloads(forms.network.uniform(0.7)):
+        for other in others:
+            assert (plain.macs, plain.channels_in, plain.channels_out, plain.operator) == (other.macs, other.channels_in, other.channels_out, other.operator)
 
 
 def total(lowered: Lowered, costs: list[dict[int, float]], forms: tuple[int, ...], transpose_s: float) -> float:
@@ -119,7 +153,7 @@ def test_a_form_that_does_not_run_is_not_chosen(lowered: Lowered) -> None:
 def test_a_network_in_any_mixture_of_forms_computes_what_torch_computes(lowered: Lowered, seed: int, tmp_path: Path) -> None:
     plan = lowered.network.uniform(0.7)
     model = prune(lowered.model, lowered.example, kept_indices(lowered.coupled, plan))
-    forms = tuple(int(f) for f in np.random.default_rng(seed).integers(2, size=len(lowered.network.subgraphs)))
+    forms = tuple(int(f) for f in np.random.default_rng(seed).integers(3, size=len(lowered.network.subgraphs)))
     transposes = lowered.forms.transposes(forms)
     assert transposes, "neighbours differ somewhere"
     values = {name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()}

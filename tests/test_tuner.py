@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from cprune_rl.compiler.deploy import DENSE_AGAIN, build_network, run_library, time_interleaved
+from cprune_rl.cli import app
+from cprune_rl.compiler.deploy import build_network, compare_libraries, run_library
 from cprune_rl.compiler.local import LocalDevice
 from cprune_rl.compiler.search import Effort
 from cprune_rl.compiler.tuner import Tuner, TunerSettings
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
-from cprune_rl.intervals import noise_floor
 from cprune_rl.pruning.export import export_torch
 from cprune_rl.pruning.surgery import kept_indices, prune
 
@@ -112,7 +114,11 @@ def test_the_compiled_network_computes_what_torch_computes(lowered: Lowered, dev
         np.testing.assert_allclose(run_library(libraries[name], image.numpy(), 10), expected, atol=1e-4)
         export_torch(model, (1, 3, 32, 32), tmp_path / f"{name}.pt2")
         np.testing.assert_allclose(torch.export.load(tmp_path / f"{name}.pt2").module()(image).detach().numpy(), expected, atol=1e-5)
-    samples = time_interleaved(device, {**libraries, DENSE_AGAIN: libraries["dense"]}, (1, 3, 32, 32), 3)
-    assert {name: s.shape for name, s in samples.items()} == {"dense": (3,), "narrow": (3,), DENSE_AGAIN: (3,)}
-    assert noise_floor(samples["dense"], samples[DENSE_AGAIN]) >= 0
+    timed = compare_libraries(device, libraries, (1, 3, 32, 32), 3)
+    assert list(timed.latency_ms) == ["dense", "narrow"]
+    assert list(timed.speedup) == ["narrow"]
+    assert timed.noise_floor >= 0
+    outcome = CliRunner().invoke(app, ["device", "compare", "local", *map(str, libraries.values()), "--rounds", "3", "--input-shape", "1,3,32,32", "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    assert set(json.loads(outcome.stdout)["speedup"]) == {"narrow"}
     store.close()

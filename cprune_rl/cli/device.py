@@ -1,8 +1,10 @@
-"""`cprune-rl device`: what a device is worth, and which devices there are."""
+"""`cprune-rl device`: what a device is worth, which devices there are, and which of two networks is faster on one."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -18,9 +20,10 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Adds the group of commands."""
-    group = typer.Typer(help="Measure a device, and list those there are.", no_args_is_help=True)
+    group = typer.Typer(help="Measure a device, list those there are, and time networks on one.", no_args_is_help=True)
     group.command("probe")(probe)
     group.command("list")(list_devices)
+    group.command("compare")(compare)
     app.add_typer(group, name="device")
 
 
@@ -63,6 +66,33 @@ def _probe_table(name: str, found: DeviceDescriptor) -> Table:
     for figure, value in found.to_json().items():
         view.add_row(figure, f"{value:.4g}", found.unit(figure), f"{vector[figure]:.2f}" if figure in vector else "-")
     return view
+
+
+def compare(
+    device: Annotated[str, typer.Argument(help="Where to time them: local, or rpc://host:port/key.")],
+    networks: Annotated[list[Path], typer.Argument(help="Two or more compiled networks: run folders (their lib.so), or libraries such as RUN/dense.so.")],
+    rounds: Annotated[int, typer.Option(min=2, help="Each is timed once in every round.")] = 40,
+    input_shape: Annotated[Optional[str], typer.Option(help="Of one batch, e.g. 1,3,32,32; read from the run folder where not given.", show_default=False)] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Time compiled networks in turns: is the second really faster than the first? With 95 % intervals and the noise floor."""
+    from cprune_rl.job.progress import Reporter
+    from cprune_rl.job.side_by_side import compare_networks
+
+    timed = compare_networks(device, networks, input_shape, rounds, Reporter())
+    if as_json:
+        print(json.dumps(dataclasses.asdict(timed), indent=1))
+        return
+    first = next(iter(timed.latency_ms))
+    view = Table(title=f"{rounds} rounds in turns", caption=f"{first} against itself differs by up to {timed.noise_floor:.1%}: less is no gain")
+    for column, justify in (("network", "left"), ("latency, ms [95 %]", "right"), ("speed-up [95 %]", "right"), ("", "left")):
+        view.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich's literal type
+    for name, latency in timed.latency_ms.items():
+        found = timed.speedup.get(name)
+        shown = "1" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+        verdict = "" if found is None else "faster" if timed.is_gain(name) else "not faster"
+        view.add_row(name, f"{latency.value:.4f} [{latency.low:.4f}, {latency.high:.4f}]", shown, verdict)
+    Console().print(view)
 
 
 def list_devices(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,31 @@ from cprune_rl.compiler.link import uploaded
 from cprune_rl.compiler.tuner import Tuner
 from cprune_rl.compiler.workload import fold_batch_norms
 from cprune_rl.errors import DeviceError, ModelError
+from cprune_rl.intervals import Interval, median_interval, noise_floor, speedup_interval
 from cprune_rl.table import Plan
 
-__all__ = ["DENSE_AGAIN", "build_network", "run_library", "time_interleaved"]
+__all__ = ["SideBySide", "build_network", "compare_libraries", "run_library", "time_interleaved"]
 
-DENSE_AGAIN = "dense again"  # the dense network's second name where it is timed against itself
+_FIRST_AGAIN = "\0again"  # the first network's second name where it is timed against itself
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Networks timed in turns.
+
+    Attributes:
+        latency_ms: of each, the median.
+        speedup: of each but the first: the first's latency over its own.
+        noise_floor: from the first timed against itself (see `intervals.noise_floor`).
+    """
+
+    latency_ms: Mapping[str, Interval]
+    speedup: Mapping[str, Interval]
+    noise_floor: float
+
+    def is_gain(self, name: str) -> bool:
+        """Whether a network is faster than the first beyond the noise floor, its whole interval faster at all."""
+        return self.speedup[name].value > 1 + self.noise_floor and self.speedup[name].low > 1
 
 
 def build_network(forms: Forms, plan: Plan, model: nn.Module, tuner: Tuner, device: RpcDevice, path: Path) -> None:
@@ -98,10 +119,32 @@ def time_interleaved(
 
     try:
         return device.run_guarded(work, timeout_s=60 + n_rounds * (len(libraries) + len(others or {})) * 2)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, AttributeError) as error:  # AttributeError: a library without a network in it
         if isinstance(error, DeviceError):
             raise
         raise DeviceError(f"timing the whole network failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def compare_libraries(device: RpcDevice, libraries: Mapping[str, Path], input_shape: tuple[int, ...], n_rounds: int, seed: int = 0) -> SideBySide:
+    """Times whole networks in turns and compares each with the first, which is timed twice: against itself it shows the noise.
+
+    Args:
+        device: where.
+        libraries: by name; all take the same input.
+        input_shape: of one batch.
+        n_rounds: each library is timed once in each.
+        seed: of the order.
+
+    Raises:
+        DeviceError: a network crashes or hangs.
+    """
+    first, *others = libraries
+    samples = time_interleaved(device, {**libraries, _FIRST_AGAIN: libraries[first]}, input_shape, n_rounds, seed)
+    return SideBySide(
+        {name: median_interval(samples[name] * 1e3) for name in libraries},
+        {name: speedup_interval(samples[first], samples[name]) for name in others},
+        noise_floor(samples[first], samples[_FIRST_AGAIN]),
+    )
 
 
 def _timer(machine: relax.VirtualMachine, target: Any) -> Callable[[], float]:

@@ -1,14 +1,16 @@
 """The forms a network can be compiled in, and the choice among them.
 
-Each subgraph can be computed over NCHW maps as TVM legalises it, or over NHWC maps with packed weights. Which
-is faster depends on its shape and the device, and where two neighbours differ a map is transposed between
-them: so the choice is one for the whole network. Called by the tuner and by deployment.
+Each subgraph can be computed over NCHW maps as TVM legalises it, or over NHWC maps with packed weights, 3x3
+convolutions there by Winograd's filtering too. Which is faster depends on its shape and the device, and where two
+neighbours differ in layout a map is transposed between them: so the choice is one for the whole network. Called by
+the tuner and by deployment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -76,11 +78,16 @@ class Forms:
 
     Attributes:
         all: the forms; the first is the plain one, whose description every search reads.
-        note: why there is no NHWC form; empty where there is one.
+        note: why a form is missing; empty where none is.
     """
 
     all: tuple[Form, ...]
     note: str = ""
+
+    @cached_property
+    def distinct(self) -> tuple[tuple[int, ...], ...]:
+        """For each subgraph the forms in which it is another task than in those before them."""
+        return tuple(tuple(f for f, w in enumerate(tasks) if w not in tasks[:f]) for tasks in self.workloads(self.network.dense))
 
     @property
     def network(self) -> Network:
@@ -167,12 +174,18 @@ def find_forms(name: str, exported: ExportedNetwork, groups: Sequence[Group], un
     """
     plain = _form(name, exported, groups, unprunable)
     try:
-        packed = _form(name, exported.in_nhwc(), groups, unprunable)
+        nhwc = exported.in_nhwc()
+        packed = _form(name, nhwc, groups, unprunable)
     except ModelError as error:
         return Forms((plain,), str(error))
     if difference := _difference(plain.calls, packed.calls):
         return Forms((plain,), f"NHWC is not offered: {difference}")
-    return Forms((plain, packed))
+    winograd = _form(name, nhwc.with_winograd(), groups, unprunable)
+    if winograd.network == packed.network:
+        return Forms((plain, packed))
+    if difference := _difference(plain.calls, winograd.calls):
+        return Forms((plain, packed), f"Winograd's form is not offered: {difference}")
+    return Forms((plain, packed, winograd))
 
 
 def _form(name: str, exported: ExportedNetwork, groups: Sequence[Group], unprunable: Sequence[tuple[str, str]]) -> Form:

@@ -18,7 +18,9 @@ import tvm
 from numpy.typing import NDArray
 from tvm import te, topi
 
-__all__ = ["block_size", "depthwise_conv2d", "pack", "pack_depthwise", "packed_conv2d", "packed_shape"]
+__all__ = ["BLOCKED_FORMS", "block_size", "depthwise_conv2d", "pack", "pack_depthwise", "packed_conv2d", "packed_shape"]
+
+BLOCKED_FORMS = ("form=packed", "form=winograd")  # in a family: its tiled channel loop runs over blocks
 
 
 def block_size(channels: int, lanes: int) -> int:

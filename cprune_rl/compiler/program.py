@@ -26,7 +26,7 @@ __all__ = ["Candidate", "Program", "carry_over", "mutate", "random_candidates", 
 _apply_mutator = tvm.get_global_func("s_tir.meta_schedule.MutatorApply")
 _SEED = 1  # of schedules that follow a trace: a decision it leaves open is then drawn alike each time
 _MUTATIONS = (0.8, 0.1, 0.1)  # chance of a tile, an unrolling, a location
-_CHANNEL_LOOPS = {"NCHW": 1, "NHWC": 3}  # packed convolutions: (n, y, x, block, lane)
+_CHANNEL_LOOPS = {"NCHW": 1, "NHWC": 3}  # packed convolutions: (n, y, x, block, lane); Winograd's: (row, column, tile, block, lane)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Emits an exported Relax function again with its parameters at other shapes.
 
-In NHWC form the convolutions are replaced on the way by those of `packing`, whose weights are one more kind of
-derived parameter: computed from the trained ones once, at build time. Called by `workload`.
+In NHWC form the convolutions are replaced on the way by those of `packing` or `winograd`, whose weights are one more
+kind of derived parameter: computed from the trained ones once, at build time. Called by `workload`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tvm import relax
 
 from cprune_rl.compiler.operators import OperatorLog, dims, shape_of
 from cprune_rl.compiler.packing import depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
+from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
 from cprune_rl.errors import ModelError
 from cprune_rl.table import Extent
 
@@ -66,7 +67,7 @@ class _Transposed:
     made: Any = None
 
 
-def rebuild(function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]], widths: Mapping[str, int], lanes: int) -> Rebuilt:
+def rebuild(function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]], widths: Mapping[str, int], lanes: int, winograd: bool = False) -> Rebuilt:
     """Emits a function anew.
 
     Args:
@@ -75,16 +76,17 @@ def rebuild(function: relax.Function, names: Sequence[str], axes: Mapping[str, t
         axes: extents of the parameters' axes; one that is missing keeps its shape.
         widths: of each group.
         lanes: of a vector register.
+        winograd: take Winograd's form of every convolution that has one.
 
     Raises:
         ModelError: an operator's shape does not follow from its inputs.
     """
-    return _Rebuilder(function, names, axes, widths, lanes).run()
+    return _Rebuilder(function, names, axes, widths, lanes, winograd).run()
 
 
 class _Rebuilder:
-    def __init__(self, function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]], widths: Mapping[str, int], lanes: int) -> None:
-        self._function, self._names, self._axes, self._widths, self._lanes = function, names, axes, widths, lanes
+    def __init__(self, function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]], widths: Mapping[str, int], lanes: int, winograd: bool) -> None:
+        self._function, self._names, self._axes, self._widths, self._lanes, self._winograd = function, names, axes, widths, lanes, winograd
         self._builder = relax.BlockBuilder()
         self._log = OperatorLog()
         self._variables: dict[Any, Any] = {}
@@ -157,15 +159,18 @@ class _Rebuilder:
         weights = self._source_of(self._variables[call.args[1]])
         a = call.attrs
         options: dict[str, Any] = {name: [int(v) for v in getattr(a, attribute)] for name, attribute in (("stride", "strides"), ("padding", "padding"), ("dilation", "dilation"))}
-        depthwise = int(a.groups) > 1
-        if depthwise:
-            packed = self._packed(key, weights, pack_depthwise, (*shape_of(weights)[2:], shape_of(weights)[0]))
-            made = self._builder.call_te(depthwise_conv2d, self._nhwc(data, layout), packed, **options, primfunc_name_hint="depthwise_nhwc")
+        lanes, shape = self._lanes, shape_of(weights)
+        if int(a.groups) > 1:
+            form, layout, data = "depthwise", "NHWC", self._nhwc(data, layout)
+            packed = self._packed(key, weights, pack_depthwise, (*shape[2:], shape[0]))
+            made = self._builder.call_te(depthwise_conv2d, data, packed, **options, primfunc_name_hint="depthwise_nhwc")
+        elif self._winograd and layout == "NHWC" and is_winograd(shape[2:], options["stride"], options["dilation"]):
+            form, packed = "winograd", self._packed(key, weights, lambda value: transform(value, lanes), transformed_shape(shape, lanes))
+            made = self._builder.call_te(winograd_conv2d, data, packed, channels=shape[0], padding=options["padding"], primfunc_name_hint="conv2d_winograd")
         else:
-            lanes, shape = self._lanes, shape_of(weights)
-            packed = self._packed(key, weights, lambda value: pack(value, lanes), packed_shape(shape, lanes))
+            form, packed = "packed", self._packed(key, weights, lambda value: pack(value, lanes), packed_shape(shape, lanes))
             made = self._builder.call_te(packed_conv2d, data, packed, channels=shape[0], **options, data_layout=layout, primfunc_name_hint="conv2d_packed")
-        self._log.note(made.args[0].name_hint, "nn.conv2d", a, form="depthwise" if depthwise else "packed", data_layout="NHWC" if depthwise else layout)
+        self._log.note(made.args[0].name_hint, "nn.conv2d", a, form=form, data_layout=layout)
         return self._builder.emit(made, name_hint=key.name)
 
     def _source_of(self, weights: Any) -> Any:

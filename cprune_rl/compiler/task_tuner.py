@@ -18,7 +18,7 @@ import tvm
 
 from cprune_rl.compiler.cost_model import ProgramModel
 from cprune_rl.compiler.device import RpcDevice
-from cprune_rl.compiler.packing import block_size
+from cprune_rl.compiler.packing import BLOCKED_FORMS, block_size
 from cprune_rl.compiler.program import Candidate, Program, carry_over
 from cprune_rl.compiler.reference import OutputCheck
 from cprune_rl.compiler.search import Effort, ProgramSearch, Task
@@ -221,7 +221,7 @@ class TaskTuner:
         measured = trials[0].measurement
         if measured.error is not None:
             return TaskCost(math.inf, error=measured.error)
-        packed = "form=packed" in workload.family
+        packed = any(form in workload.family for form in BLOCKED_FORMS)
         lanes = block_size(workload.channels_out, vector_width(self._device.target)) if packed else 1
         factors = Program(trials[0].program_json).tile_factors("NHWC" if packed else "NCHW")
         return TaskCost(measured.latency_s, factors, lanes=lanes, spread=measured.spread)

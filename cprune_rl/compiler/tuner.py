@@ -127,7 +127,7 @@ class Tuner:
                 done += 1
                 if on_task is not None:
                     on_task(done)
-            self._shared.offered = [self._worthwhile(forms, tolerance) for forms in self._forms.workloads(dense)]
+            self._shared.offered = [self._worthwhile(at, forms, tolerance) for at, forms in enumerate(self._forms.workloads(dense))]
         self._tasks.exchange(jobs, settings.n_exchanged)
         self._keep_dense()
 
@@ -208,14 +208,14 @@ class Tuner:
         self.measure(dense)
         self._shared.dense_costs = {key: self._tasks.costs[key] for key in self._jobs(dense)}
 
-    def _worthwhile(self, forms: Sequence[Workload], tolerance: float) -> tuple[int, ...]:
+    def _worthwhile(self, subgraph: int, forms: Sequence[Workload], tolerance: float) -> tuple[int, ...]:
         """The forms of a subgraph that are not slower than the fastest by more than a factor."""
-        costs = {f: self._tasks.costs[w.key].latency_s for f, w in enumerate(forms) if w.key in self._tasks.costs}
+        costs = {f: self._tasks.costs[forms[f].key].latency_s for f in self._forms.distinct[subgraph] if forms[f].key in self._tasks.costs}
         fastest = min(costs.values())
         return tuple(f for f, c in costs.items() if c <= fastest * tolerance) or tuple(costs)
 
     def _offered(self, subgraph: int) -> Sequence[int]:
-        return self._shared.offered[subgraph] if self._shared.offered else range(len(self._forms.all))
+        return self._shared.offered[subgraph] if self._shared.offered else self._forms.distinct[subgraph]
 
     def _jobs(self, plan: Plan) -> dict[str, Job]:
         """The distinct tasks of a plan, in the forms that are worth trying."""

@@ -7,6 +7,7 @@ network. What it gives is what deployment compiles, so a task that was timed is 
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class ExportedNetwork:
         axes: extents of every parameter's axes; a parameter that is missing keeps its shape.
         target: what primitive functions are legalised for.
         layout: of its maps: "NCHW" as exported, "NHWC" converted.
+        winograd: whether convolutions take Winograd's form where they have one; in NHWC only.
     """
 
     function: relax.Function
@@ -71,6 +73,7 @@ class ExportedNetwork:
     axes: Mapping[str, tuple[Extent, ...]]
     target: tvm.target.Target
     layout: str = "NCHW"
+    winograd: bool = False
     _cache: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -108,6 +111,10 @@ class ExportedNetwork:
             raise ModelError(f"the network cannot be converted to NHWC: {type(error).__name__}: {str(error).strip().splitlines()[-1]}") from error
         return ExportedNetwork(function, self.names, self.axes, self.target, "NHWC")
 
+    def with_winograd(self) -> ExportedNetwork:
+        """The same network in NHWC with Winograd's form of every convolution that has one."""
+        return dataclasses.replace(self, winograd=True)
+
     def lowered(self, widths: Mapping[str, int]) -> LoweredModule:
         """The fused module where each group has the given width.
 
@@ -138,7 +145,7 @@ class ExportedNetwork:
         return tuple(derived[read].compute if isinstance(read, str) and read in derived and derived[read].is_packed else None for read in call.reads)
 
     def _lower(self, widths: tuple[tuple[str, int], ...]) -> tuple[LoweredModule, Rebuilt]:
-        rebuilt = rebuild(self.function, self.names, self.axes, dict(widths), vector_width(self.target))
+        rebuilt = rebuild(self.function, self.names, self.axes, dict(widths), vector_width(self.target), self.winograd)
         with self.target:
             module = relax.transform.LegalizeOps(rebuilt.log.legalization(rebuilt.module))(rebuilt.module)
             grouped = tvm.transform.Sequential([relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps()])(module)

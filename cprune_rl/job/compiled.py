@@ -1,6 +1,6 @@
 """A lab with a compiler and a device: tasks are tuned and timed, finished networks built and timed as a whole.
 
-Opened by `job.assemble` where the device is one; the only file of the job that loads tvm.
+Opened by `job.assemble` where the device is one; with `job.side_by_side` the only file of the job that loads tvm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cprune_rl.compiler.deploy import DENSE_AGAIN, build_network, time_interleaved
+from cprune_rl.compiler.deploy import build_network, compare_libraries
 from cprune_rl.compiler.device import RpcDevice
 from cprune_rl.compiler.forms import Forms, find_forms
 from cprune_rl.compiler.probe import N_WORKLOADS, probe_device
@@ -29,7 +29,6 @@ from cprune_rl.cost_cache.predictor import LatencyPredictor
 from cprune_rl.cost_cache.shapes import stored_samples
 from cprune_rl.descriptor import DeviceDescriptor
 from cprune_rl.errors import DataError, ModelError
-from cprune_rl.intervals import median_interval, noise_floor, speedup_interval
 from cprune_rl.job.bench import Comparison, FinishedNetwork
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
@@ -138,14 +137,13 @@ class CompiledLab:
             self.tuner.exchange(plans, advance)
         libraries = self._build(networks, folder / "built", reporter)
         with reporter.part("Timing them in turns", None):
-            twice = {**libraries, DENSE_AGAIN: libraries["dense"]}  # the dense network against itself: what cannot be told apart
             shape = MODELS[self.config.network_name].input_shape
-            samples = time_interleaved(self.device, twice, shape, self.config.budgets.timing_rounds, self.config.seed)
+            timed = compare_libraries(self.device, libraries, shape, self.config.budgets.timing_rounds, self.config.seed)
         return Comparison(
             {name: sum(c.latency_s for c in self.tuner.measure(n.plan)) * 1e3 for name, n in networks.items()},
-            {name: speedup_interval(samples["dense"], samples[name]) for name in networks if name != "dense"},
-            {name: median_interval(samples[name] * 1e3) for name in networks},
-            noise_floor(samples["dense"], samples[DENSE_AGAIN]),
+            timed.speedup,
+            timed.latency_ms,
+            timed.noise_floor,
             libraries,
         )
 

@@ -24,7 +24,6 @@ from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.recordings import open_recorded
 from cprune_rl.errors import ConfigError
-from cprune_rl.intervals import noise_floor, speedup_interval
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
 from cprune_rl.pruning.zoo import MODELS, build_model
 from cprune_rl.result import Result
@@ -144,7 +143,7 @@ def _estimate_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[C
 
 
 def _speed_checks(folder: Path, result: Result) -> Iterator[Check]:
-    from cprune_rl.compiler.deploy import DENSE_AGAIN, time_interleaved
+    from cprune_rl.compiler.deploy import compare_libraries
 
     main = result.main
     ratio = result.dense.shown_ms / main.pruned.shown_ms
@@ -157,13 +156,15 @@ def _speed_checks(folder: Path, result: Result) -> Iterator[Check]:
     yield Check(f"speed-up {main.speedup:.2f} is the ratio of the latencies, inside its interval", f"{ratio:.2f}", fits)
     shape = MODELS[result.model].input_shape
     with open_device(result.device) as device:
-        libraries = {"dense": folder / "dense.so", "pruned": folder / "lib.so", DENSE_AGAIN: folder / "dense.so"}
-        samples = time_interleaved(device, libraries, shape, _N_ROUNDS)
-    found = speedup_interval(samples["dense"], samples["pruned"])
+        timed = compare_libraries(device, {"dense": folder / "dense.so", "pruned": folder / "lib.so"}, shape, _N_ROUNDS)
+    found = timed.speedup["pruned"]
     agrees = found.high >= main.speedup_ci[0] * (1 - _DRIFT) and found.low <= main.speedup_ci[1] * (1 + _DRIFT)
     yield Check(f"speed-up {main.speedup:.2f}", f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] measured now", agrees)
     if result.noise_floor is not None:
-        noise = noise_floor(samples["dense"], samples[DENSE_AGAIN])
         claim = "is beyond" if result.has_gain(main) else "is not beyond"
         refuted = found.high < 1 if result.has_gain(main) else found.low > main.speedup_ci[1] * (1 + _DRIFT)
-        yield Check(f"speed-up {main.speedup:.2f} {claim} the noise floor, +-{result.noise_floor:.1%}", f"{found.value:.2f}, noise floor +-{noise:.1%} measured now", not refuted)
+        yield Check(
+            f"speed-up {main.speedup:.2f} {claim} the noise floor, +-{result.noise_floor:.1%}",
+            f"{found.value:.2f}, noise floor +-{timed.noise_floor:.1%} now",
+            not refuted,
+        )

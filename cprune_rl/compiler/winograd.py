@@ -1,0 +1,132 @@
+"""3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3): 36 multiplications where the direct form has 144.
+
+An image is cut into tiles of 4x4 outputs (Lavin and Gray, CVPR 2016). Each reads 6x6 inputs, which are transformed
+by rows, then by columns; a batch of 36 small matrix products takes the place of the convolution, and the products
+are transformed back. Weights are transformed once, at build time, and packed for the vector unit as those of
+`packing` are. Values differ from the direct form's by about 1e-5 of the largest. Called by `rebuild`.
+
+The transforms take a thirtieth of the multiplications and would take most of the time if they were scheduled as
+MetaSchedule schedules elementwise operators: each entry of a transform is another sum, told apart by a select
+that falls away only where its loop is unrolled. So they bring a rule of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+from numpy.typing import NDArray
+from tvm import te, tirx, topi
+
+from cprune_rl.compiler.packing import block_size
+
+__all__ = ["is_winograd", "transform", "transformed_shape", "winograd_conv2d"]
+
+_TILE = 4  # outputs of a tile, each way
+_READ = _TILE + 2  # inputs that they read
+_KERNEL = (3, 3)
+
+# Matrices of F(4, 3), for the points 0, 1, -1, 2, -2 and infinity: Lavin and Gray, section 4.3.
+_INPUT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
+_OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_WEIGHTS = np.array(((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))) / 24
+
+_ENTRY_LOOPS = {"winograd_rows": 2, "winograd_columns": 3, "winograd_rows_back": 3, "winograd_columns_back": 3}
+_RULE = "cprune_rl_winograd_transform"
+
+
+def is_winograd(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> bool:
+    """Whether a convolution can be computed this way."""
+    return tuple(kernel) == _KERNEL and set(stride) == set(dilation) == {1}
+
+
+def transformed_shape(shape: Sequence[int], lanes: int) -> tuple[int, ...]:
+    """Shape of transformed weights.
+
+    Args:
+        shape: `(out, in, 3, 3)`.
+        lanes: of a vector register.
+    """
+    block = block_size(shape[0], lanes)
+    return (_READ, _READ, math.ceil(shape[0] / block), shape[1], block)
+
+
+def transform(weights: NDArray[Any], lanes: int) -> NDArray[Any]:
+    """Weights `(out, in, 3, 3)` as `transformed_shape` has them, surplus lanes zero."""
+    rows, columns, blocks, n_in, block = transformed_shape(weights.shape, lanes)
+    filled = np.zeros((rows, columns, blocks * block, n_in), weights.dtype)
+    filled[:, :, : len(weights)] = np.einsum("ij,ocjk,lk->iloc", _WEIGHTS, weights.astype(np.float64), _WEIGHTS)
+    return np.ascontiguousarray(filled.reshape(rows, columns, blocks, block, n_in).transpose(0, 1, 2, 4, 3))
+
+
+def winograd_conv2d(data: te.Tensor, weights: te.Tensor, channels: int, padding: Sequence[int]) -> te.Tensor:
+    """A 3x3 convolution of stride 1 that writes `(n, y, x, channels)`.
+
+    Args:
+        data: `(n, y, x, in)`.
+        weights: transformed.
+        channels: of the output.
+        padding: top, left, bottom, right.
+    """
+    n, height, width, n_in = (int(d) for d in data.shape)
+    top, left, bottom, right = padding
+    out_y, out_x = height + top + bottom - 2, width + left + right - 2
+    n_y, n_x = math.ceil(out_y / _TILE), math.ceil(out_x / _TILE)
+    filling = (n_y * _TILE - out_y + bottom, n_x * _TILE - out_x + right)
+    padded = topi.nn.pad(data, (0, top, left, 0), (0, *filling, 0), tirx.const(0, data.dtype), name="pad")
+    rows = _transform("winograd_rows", _INPUT, (n * n_y, n_x * _TILE + 2, _READ, n_in), lambda t, x, _, c: lambda r: padded[t // n_y, t % n_y * _TILE + r, x, c], entry=2)
+    tiles = _transform("winograd_columns", _INPUT, (n * n_y, n_x, _READ, _READ, n_in), lambda t, x, e, _, c: lambda r: rows[t, x * _TILE + r, e, c], entry=3)
+    blocks, block = (int(weights.shape[i]) for i in (2, 4))
+    rc = te.reduce_axis((0, n_in), name="rc")
+
+    def product(y: Any, x: Any, t: Any, o: Any, i: Any) -> Any:
+        return te.sum(tiles[t // n_x, t % n_x, y, x, rc] * weights[y, x, o, rc, i], axis=[rc])
+
+    products = te.compute((_READ, _READ, n * n_y * n_x, blocks, block), product, name="conv2d_winograd")
+    rows_back = _transform(
+        "winograd_rows_back",
+        _OUTPUT,
+        (n * n_y, n_x, _READ, _TILE, channels),
+        lambda t, x, e, _, c: lambda r: products[r, e, t * n_x + x, c // block, c % block],
+        entry=3,
+    )
+    back = _transform("winograd_columns_back", _OUTPUT, (n * n_y, _TILE, n_x, _TILE, channels), lambda t, y, x, _, c: lambda r: rows_back[t, x, r, y, c], entry=3)
+    return te.compute((n, out_y, out_x, channels), lambda b, y, x, c: back[b * n_y + y // _TILE, y % _TILE, x // _TILE, x % _TILE, c], name="conv2d_nhwc")
+
+
+def _transform(name: str, matrix: Sequence[Sequence[int]], shape: Sequence[int], column: Callable[..., Callable[[int], Any]], entry: int) -> te.Tensor:
+    """A matrix times columns: along axis `entry` of the result runs the row of the matrix."""
+
+    def value(*at: Any) -> Any:
+        of = column(*at)
+        result = _weighted(matrix[-1], of)
+        for row in range(len(matrix) - 2, -1, -1):
+            result = tirx.Select(at[entry] == row, _weighted(matrix[row], of), result)
+        return result
+
+    assert _ENTRY_LOOPS[name] == entry
+    return te.compute(tuple(shape), value, name=name, attrs={"schedule_rule": _RULE})
+
+
+def _weighted(weights: Sequence[int], value: Callable[[int], Any]) -> Any:
+    """The sum of values times small whole numbers, without the multiplications by 0 and 1."""
+    total: Any = None
+    for at, weight in sorted(enumerate(weights), key=lambda item: item[1] < 0):  # a positive one first
+        if weight:
+            term = value(at) if abs(weight) == 1 else value(at) * tirx.const(float(abs(weight)), "float32")
+            total = term if total is None else total + term if weight > 0 else total - term
+    return total
+
+
+def _schedule_transform(schedule: Any, block: Any) -> list[Any]:
+    """Unrolls the loop over a transform's entries; vectorising and parallelising are left to the post-processors."""
+    loop = schedule.get_loops(block)[_ENTRY_LOOPS[str(schedule.get(block).name_hint)]]
+    schedule.unroll(loop)
+    schedule.annotate(loop, "pragma_unroll_explicit", 1)  # an annotated loop is not fused into the vectorised one
+    return [schedule]
+
+
+tvm_ffi.register_global_func(f"s_tir.meta_schedule.cpu.{_RULE}", _schedule_transform, override=True)
