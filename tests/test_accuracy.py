@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cprune_rl.accuracy.contours import draw_contours
 from cprune_rl.accuracy.data import ImageData, Split, load_data
+from cprune_rl.accuracy.data.contours import draw_contours
 from cprune_rl.accuracy.gate import judge
 from cprune_rl.accuracy.oracle import Calibration, FinetuneOracle, fit_loss_curves
 from cprune_rl.accuracy.training import TrainSettings, evaluate, predict_labels, recalibrate, train
@@ -54,7 +54,7 @@ def test_training_learns_and_is_the_same_from_one_seed() -> None:
     data = small_data()
     models = [small_model(), small_model()]
     for model in models:
-        train(model, data.train, TrainSettings(80, batch_size=32, bf16=False))
+        train(model, data, TrainSettings(80, batch_size=32, bf16=False))
     assert evaluate(models[0], data.train) > 0.25, "chance is 0.1"
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
 
@@ -154,6 +154,6 @@ def test_the_gate_lets_a_network_below_the_floor_pass_only_by_chance(seed: int) 
 
 def test_predictions_do_not_depend_on_the_batch() -> None:
     data, model = small_data(), small_model().eval()
-    x, _ = data.test.tensors
+    x = data.test.batch(slice(None))
     with torch.no_grad():
         assert torch.equal(predict_labels(model, data.test), model(x).argmax(1))

@@ -18,6 +18,7 @@ FLOORS = {
     "plain": 0,
     "table": 1,
     "result": 1,
+    "factories": 1,
     "descriptor": 1,
     "contracts": 2,
     "cost_cache": 3,

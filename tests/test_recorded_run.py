@@ -31,12 +31,12 @@ from cprune_rl.job.progress import Reporter
 from cprune_rl.job.run import run
 from cprune_rl.job.validate import validate_run
 
-def images(fast):
+def images(spec, fast, advance):
     rng = np.random.default_rng(0)
     splits = [data.Split(rng.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10) for n in (256, 40, 400, 40)]
     return data.ImageData("dots", 10, *splits)
 
-data.DATA_SETS["dots"] = images
+data.DATA_SETS["dots"] = data.DataKind(images, "noise", (), ())
 config.FAST = config.Budgets(base_steps=2, finetune_steps=1, oracle_steps=1, calibration=(0.75, 0.5), total_timesteps=2048)
 folder = Path(sys.argv[1])
 options = dict(model="resnet8", data="dots", device=sys.argv[2], floor=-1.0, fast=True, storage=f"sqlite:///{folder}.db")

@@ -133,7 +133,7 @@ class FinetuneOracle:
         started = time.perf_counter()
         model = self._pruner(plan)
         recalibrate(model, self._data.train)
-        train(model, self._data.train, settings)
+        train(model, self._data, settings)
         value = evaluate(model, self._data.search)
         cost = time.perf_counter() - started
         self._spend(cost)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cprune_rl.accuracy.data import Split
+from cprune_rl.accuracy.data import ImageData, Split
 
 __all__ = ["TrainSettings", "bf16_is_fast", "evaluate", "predict_labels", "recalibrate", "train"]
 
@@ -50,18 +50,19 @@ def bf16_is_fast() -> bool:
     return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_avx512_bf16_supported())
 
 
-def train(model: nn.Module, split: Split, settings: TrainSettings, on_step: Callable[[int, float], None] | None = None) -> None:
+def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: Callable[[int, float], None] | None = None) -> None:
     """Trains `model` in place and leaves it in evaluation mode.
 
     Args:
-        model: classifier of `(n, 3, h, w)` float32 images.
-        split: what to learn from.
+        model: classifier of `(n, channels, height, width)` float32 images.
+        data: whose training images it learns from, shifted and flipped where the data set says so.
         settings: steps, rates and seed.
         on_step: called with the number of steps done and the loss after each step.
     """
-    x, y = split.tensors
+    split, y = data.train, data.train.targets
     bf16 = bf16_is_fast() if settings.bf16 is None else settings.bf16
     generator = torch.Generator().manual_seed(settings.seed)
+    augment = torch.Generator().manual_seed(settings.seed + 1) if data.is_augmented else None
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
@@ -72,7 +73,7 @@ def train(model: nn.Module, split: Split, settings: TrainSettings, on_step: Call
             order = torch.randperm(len(y), generator=generator)
         batch, order = order[: settings.batch_size], order[settings.batch_size :]
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            logits = model(x[batch])
+            logits = model(split.batch(batch, augment))
         loss = functional.cross_entropy(logits.float(), y[batch], label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
@@ -88,14 +89,12 @@ def predict_labels(model: nn.Module, split: Split) -> torch.Tensor:
     """The most likely class of each image, `(n,)` int64."""
     model.eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x, _ = split.tensors
-    return torch.cat([model(x[i : i + _EVAL_BATCH]).argmax(1) for i in range(0, len(x), _EVAL_BATCH)])
+    return torch.cat([model(split.batch(slice(i, i + _EVAL_BATCH))).argmax(1) for i in range(0, len(split), _EVAL_BATCH)])
 
 
 def evaluate(model: nn.Module, split: Split) -> float:
     """Share of images classified rightly, in [0, 1]."""
-    _, y = split.tensors
-    return float((predict_labels(model, split) == y).double().mean())
+    return float((predict_labels(model, split) == split.targets).double().mean())
 
 
 @torch.no_grad()
@@ -107,9 +106,8 @@ def recalibrate(model: nn.Module, split: Split, n_images: int = 1024) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average over the batches below
     model.train()
-    x, _ = split.tensors
-    for start in range(0, min(n_images, len(x)), 256):
-        model(x[start : start + 256])
+    for start in range(0, min(n_images, len(split)), 256):
+        model(split.batch(slice(start, start + 256)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -128,7 +128,7 @@ def _lab_opener(config: RunConfig, reporter: Reporter, store: CostStore, since: 
 
 
 def _base_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.Module]:
-    with reporter.part(f"Drawing the {config.data} images", None):
+    with reporter.part(f"Reading the images of {config.data}", None):
         data = load_data(config.data, config.fast)
     name, settings = config.network_name, base_settings(config)
     model = build_model(name, data.n_classes, config.seed)

@@ -112,22 +112,22 @@ class RunConfig(BaseModel):
 
         Raises:
             UnknownNameError: of a model, a data set, a device or a method.
-            ConfigError: an option of the device is wrong, or a recording is of another network.
+            ConfigError: an option of the device or of the data set is wrong, or a recording is of another network.
             DataError: a recording is damaged.
         """
-        from cprune_rl.accuracy.data import DATA_SETS
+        from cprune_rl.accuracy.data import parse_data
         from cprune_rl.compiler.devices import RecordedSpec, parse_device
         from cprune_rl.pruning.zoo import MODELS
 
         known: dict[str, tuple[str, Mapping[str, Any]]] = {
             "model": (self.model, MODELS),
-            "data": (self.data, DATA_SETS),
             "method": (self.method, METHODS),
             "effort": (self.effort, EFFORTS),
         }
         for kind, (name, names) in known.items():
             if name not in names:
                 raise UnknownNameError(kind, name, names)
+        parse_data(self.data)
         spec = parse_device(self.device)
         if isinstance(spec, RecordedSpec):
             from cprune_rl.job.recorded import check_recorded_model

@@ -64,7 +64,7 @@ def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSet
             return model.eval()
         except Exception:  # safetensors raises its own type for a damaged file, torch another: train again over it
             path.unlink()
-    train(model, data.train, settings, on_step)
+    train(model, data, settings, on_step)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.part")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)

@@ -1,0 +1,65 @@
+"""A user's own function by name: `file.py:function` or `package.module:function`, for networks and data sets."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cprune_rl.errors import ConfigError
+
+__all__ = ["is_factory", "load_factory"]
+
+
+def is_factory(name: str) -> bool:
+    """Whether a name is meant as `file.py:function` or `package.module:function`, not as something registered."""
+    module, colon, function = name.rpartition(":")
+    return bool(colon) and function.isidentifier() and (module.endswith(".py") or (all(part.isidentifier() for part in module.split(".")) and "." in module))
+
+
+def load_factory(kind: str, name: str) -> Callable[..., Any]:
+    """The function behind a name. Its module is imported: this runs code, which is the user's own.
+
+    Args:
+        kind: what it is for, said in errors: "model" or "data".
+        name: `file.py:function` or `package.module:function`.
+
+    Raises:
+        ConfigError: there is no such file, module or function, or importing it fails.
+    """
+    module_name, _, function_name = name.rpartition(":")
+    try:
+        module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{kind} {name!r}: {error}") from error
+    except Exception as error:  # the user's own module raises anything
+        raise ConfigError(f"{kind} {name!r}: importing {module_name} fails: {type(error).__name__}: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_") and getattr(value, "__module__", None) == module.__name__]
+        raise ConfigError(f"{kind} {name!r}: {module_name} has no function {function_name!r}. It has: {', '.join(sorted(known)) or 'none'}.")
+    return function  # type: ignore[no-any-return]  # whatever the user wrote
+
+
+def _from_file(path: Path) -> Any:
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    name = f"cprune_rl_user.{path.stem}_{abs(hash(path)):x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles of the user's look their module up
+    sys.path.insert(0, str(path.parent))  # a file imports its neighbours, as a script does
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
