@@ -30,7 +30,8 @@ from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.cost_cache import open_store
 from cprune_rl.intervals import speedup_interval
 from cprune_rl.pruning.groups import find_groups
-from cprune_rl.pruning.zoo import MODELS, build_model
+from cprune_rl.pruning.models import build_model
+from cprune_rl.pruning.zoo import MODELS
 
 NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small", "resnet20")
 Run = Callable[[], object]

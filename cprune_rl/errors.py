@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 
+_N_SHOWN = 40  # names in a message
+
+
 class CPruneError(Exception):
     """Root of the tree: `except CPruneError` catches what this package means to raise."""
 
@@ -55,9 +58,10 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
+        shown = ", ".join(names[:_N_SHOWN]) + (f" and {len(names) - _N_SHOWN} more" if len(names) > _N_SHOWN else "")
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {shown}.")
 
 
 class DataError(CPruneError, ValueError):

@@ -65,7 +65,8 @@ def lower(name: str) -> Lowered:
     from cprune_rl.compiler.target import make_target
     from cprune_rl.compiler.workload import ExportedNetwork
     from cprune_rl.pruning.groups import find_groups
-    from cprune_rl.pruning.zoo import MODELS, build_model
+    from cprune_rl.pruning.models import build_model
+    from cprune_rl.pruning.zoo import MODELS
 
     model = build_model(name, 10)
     generator = torch.Generator().manual_seed(0)

@@ -15,22 +15,24 @@ import torch
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 from tvm import te
 
 from cprune_rl.compiler.compose import compose
 from cprune_rl.compiler.database import apply_programs
 from cprune_rl.compiler.deploy import run_library
-from cprune_rl.compiler.forms import Choice
+from cprune_rl.compiler.forms import Choice, find_forms
 from cprune_rl.compiler.packing import block_size, depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
 from cprune_rl.compiler.program import Candidate, random_candidates
 from cprune_rl.compiler.reference import OutputCheck
 from cprune_rl.compiler.search import Effort, ProgramSearch, Task
 from cprune_rl.compiler.target import make_target
 from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
-from cprune_rl.compiler.workload import fold_batch_norms
+from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.errors import ModelError
+from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import kept_indices, prune
 
 from .conftest import Lowered, lower
@@ -127,6 +129,29 @@ def test_packaged_networks_can_be_had_in_nhwc(name: str, n_winograd: int) -> Non
     for plain, *others in forms.workloads(forms.network.uniform(0.7)):
         for other in others:
             assert (plain.macs, plain.channels_in, plain.channels_out, plain.operator) == (other.macs, other.channels_in, other.channels_out, other.operator)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(8, 8, 3, 1, 1, groups=4), nn.Conv2d(8, 16, 3, 1, 1, groups=8)])
+def test_grouped_convolutions_that_are_not_depthwise_stay_plain(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), layer, nn.Conv2d(layer.out_channels, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()  # type: ignore[arg-type]
+    example = torch.zeros(1, 3, 12, 12)
+    coupled = find_groups(model, example)
+    forms = find_forms("grouped", ExportedNetwork.export(model, example, coupled.axes, make_target(1)), coupled.groups)
+    assert len(forms.all) == 1
+    assert "not depthwise" in forms.note
+
+
+def test_the_channel_loop_is_found_in_every_form() -> None:
+    forms = lower("mobilenetv2-small").forms
+    plan = forms.network.dense
+    for at, tasks in enumerate(forms.workloads(plan)):
+        for f in forms.distinct[at]:
+            if tasks[f].operator.name not in ("conv2d", "depthwise"):
+                continue
+            task = forms.all[f].exported.lowered(forms.network.widths(plan)).task(forms.all[f].calls[at].function)
+            found = [c.program.tile_factors("NHWC" if "form=" in tasks[f].family else "NCHW") for c in random_candidates(task, make_target(1), 1, seed=0)]
+            blocks = {-(-tasks[f].channels_out // b) for b in ((16, 8, 4) if "form=packed" in tasks[f].family else (1,))}
+            assert all(not factors or int(np.prod(factors)) in blocks for factors in found), tasks[f].key
 
 
 def total(lowered: Lowered, costs: list[dict[int, float]], forms: tuple[int, ...], transpose_s: float) -> float:

@@ -12,8 +12,9 @@ from torch import nn
 
 from cprune_rl.errors import ModelError, PlanError, UnknownNameError
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
+from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import PlanFile, kept_indices, load_pruned, prune
-from cprune_rl.pruning.zoo import MODELS, build_model
+from cprune_rl.pruning.zoo import MODELS
 from cprune_rl.table import Plan
 
 NAMES = ("resnet8-w8", "vgg-small", "resnet20")
@@ -122,7 +123,7 @@ def test_a_saved_network_gives_the_same_outputs_bit_for_bit(tmp_path: Path) -> N
     model, coupled = dense("resnet8-w8")
     plan = Plan(tuple(max(g.minimum, g.channels // 2) for g in coupled.groups))
     pruned = prune(model, torch.zeros(1, 3, 32, 32), kept_indices(coupled, plan))
-    PlanFile("resnet8-w8", 10, kept_indices(coupled, plan)).write(tmp_path, pruned)
+    PlanFile("resnet8-w8", 10, (1, 3, 32, 32), kept_indices(coupled, plan)).write(tmp_path, pruned)
     loaded, _ = load_pruned(tmp_path)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -133,7 +134,7 @@ def test_a_saved_network_gives_the_same_outputs_bit_for_bit(tmp_path: Path) -> N
 def test_a_damaged_plan_is_an_error_of_ours(tmp_path: Path, damage: str) -> None:
     model, coupled = dense("resnet8-w8")
     plan = Plan(tuple(g.channels for g in coupled.groups))
-    PlanFile("resnet8-w8", 10, kept_indices(coupled, plan)).write(tmp_path, model)
+    PlanFile("resnet8-w8", 10, (1, 3, 32, 32), kept_indices(coupled, plan)).write(tmp_path, model)
     path = tmp_path / "plan.json"
     value = json.loads(path.read_text())
     if damage == "missing":

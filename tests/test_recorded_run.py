@@ -156,7 +156,8 @@ def test_groups_and_layers_that_are_not_the_recorded_ones_are_named() -> None:
 
     from cprune_rl.job.recorded import _check_groups, _check_layers
     from cprune_rl.pruning.groups import find_groups
-    from cprune_rl.pruning.zoo import MODELS, build_model
+    from cprune_rl.pruning.models import build_model
+    from cprune_rl.pruning.zoo import MODELS
 
     recording = read_recording("resnet8")
     model = build_model("resnet8", 10)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData, Split
 
-__all__ = ["TrainSettings", "bf16_is_fast", "evaluate", "predict_labels", "recalibrate", "train"]
+__all__ = ["TrainSettings", "accumulate_gradients", "bf16_is_fast", "evaluate", "predict_labels", "recalibrate", "train"]
 
 _EVAL_BATCH = 500
 
@@ -82,6 +82,20 @@ def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: C
         if on_step is not None:
             on_step(step + 1, float(loss.detach()))
     model.eval()
+
+
+def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512) -> None:
+    """Fills in the gradients of the loss on training images; weights and statistics stay as they are.
+
+    Args:
+        model: in evaluation mode afterwards.
+        data: images.
+        n_images: at most.
+    """
+    model.eval()
+    for start in range(0, min(n_images, len(data.train)), 128):
+        batch = slice(start, start + 128)
+        functional.cross_entropy(model(data.train.batch(batch)), data.train.targets[batch]).backward()  # type: ignore[no-untyped-call]  # torch's own
 
 
 @torch.no_grad()

@@ -27,8 +27,8 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
     parameters = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
     for name, field in RunConfig.model_fields.items():
-        kind = field.annotation if field.default is not None else Path if name == "out" else str
-        default = "" if field.default is None else f" [default: {field.default}]"
+        kind = list[str] if field.default == () else field.annotation if field.default is not None else Path if name in ("out", "weights") else str
+        default = "" if field.default in (None, ()) else f" [default: {field.default}]"
         flag = f"--{name}"
         option = typer.Option(flag, help=f"{field.description}{default}", show_default=False)
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option]))  # noqa: UP045  # built at run time
@@ -46,6 +46,7 @@ def train(
     from cprune_rl.job.config import load_config
     from cprune_rl.job.folder import RunFolder
 
+    flags = {name: None if value == [] else value for name, value in flags.items()}
     if resume is not None:
         if given := [name for name, value in {"config": config, **flags}.items() if value is not None]:
             raise ConfigError(f"--resume goes on with the options of {resume}: leave --{given[0]} out, or start a new run with it")

@@ -18,9 +18,11 @@ import tvm
 from numpy.typing import NDArray
 from tvm import te, topi
 
-__all__ = ["BLOCKED_FORMS", "block_size", "depthwise_conv2d", "pack", "pack_depthwise", "packed_conv2d", "packed_shape"]
+__all__ = ["BLOCKED_FORMS", "FORMS", "block_size", "depthwise_conv2d", "pack", "pack_depthwise", "packed_conv2d", "packed_shape"]
 
-BLOCKED_FORMS = ("form=packed", "form=winograd")  # in a family: its tiled channel loop runs over blocks
+FORMS = {"packed": "packed1", "depthwise": "depthwise1", "winograd": "winograd1"}
+"""What a family calls our forms. The number is of the function's version: raise it where the function changes, or trials of the old one would count for the new."""
+BLOCKED_FORMS = tuple(f"form={FORMS[form]}" for form in ("packed", "winograd"))  # their tiled channel loop runs over blocks
 
 
 def block_size(channels: int, lanes: int) -> int:

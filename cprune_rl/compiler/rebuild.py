@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from cprune_rl.compiler.operators import OperatorLog, dims, shape_of
-from cprune_rl.compiler.packing import depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
+from cprune_rl.compiler.packing import FORMS, depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
 from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
 from cprune_rl.errors import ModelError
 from cprune_rl.table import Extent
@@ -161,6 +161,8 @@ class _Rebuilder:
         options: dict[str, Any] = {name: [int(v) for v in getattr(a, attribute)] for name, attribute in (("stride", "strides"), ("padding", "padding"), ("dilation", "dilation"))}
         lanes, shape = self._lanes, shape_of(weights)
         if int(a.groups) > 1:
+            if shape[1] != 1 or shape[0] != shape_of(data)[layout.index("C")]:
+                raise ModelError(f"a convolution of {int(a.groups)} groups that is not depthwise has no form in NHWC")
             form, layout, data = "depthwise", "NHWC", self._nhwc(data, layout)
             packed = self._packed(key, weights, pack_depthwise, (*shape[2:], shape[0]))
             made = self._builder.call_te(depthwise_conv2d, data, packed, **options, primfunc_name_hint="depthwise_nhwc")
@@ -170,7 +172,7 @@ class _Rebuilder:
         else:
             form, packed = "packed", self._packed(key, weights, lambda value: pack(value, lanes), packed_shape(shape, lanes))
             made = self._builder.call_te(packed_conv2d, data, packed, channels=shape[0], **options, data_layout=layout, primfunc_name_hint="conv2d_packed")
-        self._log.note(made.args[0].name_hint, "nn.conv2d", a, form=form, data_layout=layout)
+        self._log.note(made.args[0].name_hint, "nn.conv2d", a, form=FORMS[form], data_layout=layout)
         return self._builder.emit(made, name_hint=key.name)
 
     def _source_of(self, weights: Any) -> Any:

@@ -92,7 +92,8 @@ class ProgramSearch:
             Everything that was tried.
         """
         carried = [c for p in task.pool[: effort.n_pool] if (c := carry_over(p, task.module, self._target)) is not None]
-        first = _distinct([*carried, *random_candidates(task.module, self._target, effort.n_random, task.seed)])
+        n_random = min(effort.n_random, effort.n_max - len(carried))
+        first = _distinct([*carried, *random_candidates(task.module, self._target, n_random, task.seed)])
         if not first:
             return []
         tried = dict(zip(first, attempt(list(first.values())), strict=True))
@@ -147,4 +148,7 @@ def _expected_gain(course: Sequence[float]) -> float:
 
 
 def _distinct(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-    return {c.program.digest: c for c in reversed(candidates)}
+    found: dict[str, Candidate] = {}
+    for candidate in candidates:
+        found.setdefault(candidate.program.digest, candidate)
+    return found

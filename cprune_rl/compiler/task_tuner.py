@@ -169,11 +169,12 @@ class TaskTuner:
             done = Tuning(programs, time.perf_counter() - started)
             self._store.mark_tuned(self.context, workload.key, recipe, done)
             self.spending.measure_s += done.seconds
-        elif done.created >= self._since:
-            self.spending.fresh_trials += len(done.programs)
-            self.spending.measure_s += done.seconds
         else:
-            self.spending.cached_trials += len(done.programs)
+            fresh = sum(t.program in done.programs and t.created >= self._since for t in self._store.trials(self.context, workload.key))
+            self.spending.fresh_trials += fresh
+            self.spending.cached_trials += len(done.programs) - fresh
+            if done.created >= self._since:
+                self.spending.measure_s += done.seconds
         tried = self._tried.setdefault(workload.key, set())
         tried.update(done.programs)
         self.costs[workload.key] = self._cost(workload, tried)
@@ -221,9 +222,8 @@ class TaskTuner:
         measured = trials[0].measurement
         if measured.error is not None:
             return TaskCost(math.inf, error=measured.error)
-        packed = any(form in workload.family for form in BLOCKED_FORMS)
-        lanes = block_size(workload.channels_out, vector_width(self._device.target)) if packed else 1
-        factors = Program(trials[0].program_json).tile_factors("NHWC" if packed else "NCHW")
+        lanes = block_size(workload.channels_out, vector_width(self._device.target)) if any(f in workload.family for f in BLOCKED_FORMS) else 1
+        factors = Program(trials[0].program_json).tile_factors("NHWC" if "form=" in workload.family else "NCHW")
         return TaskCost(measured.latency_s, factors, lanes=lanes, spread=measured.spread)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -219,20 +220,17 @@ class Tuner:
 
     def _jobs(self, plan: Plan) -> dict[str, Job]:
         """The distinct tasks of a plan, in the forms that are worth trying."""
-        found = {}
-        for at, forms in enumerate(self._forms.workloads(plan)):
-            for f in self._offered(at):
-                if forms[f].key not in found:
-                    found[forms[f].key] = Job(forms[f], functools.partial(self._load, forms[f], plan), self._share(forms[f]))
-        return found
+        tasks = [(forms[f], forms[0].key) for at, forms in enumerate(self._forms.workloads(plan)) for f in self._offered(at)]
+        weights = Counter(forms[0].key for forms in self._forms.workloads(plan))
+        return {w.key: Job(w, functools.partial(self._load, w, plan), self._share(w, weights[plain])) for w, plain in tasks}
 
     def _jobs_of(self, plans: Iterable[Plan]) -> dict[str, Job]:
         return {key: job for plan in plans for key, job in self._jobs(plan).items()}
 
-    def _share(self, workload: Workload) -> float:
-        """Of the dense network's work; a task without multiplications counts as 2 %."""
+    def _share(self, workload: Workload, weight: int) -> float:
+        """Of the dense network's work, all subgraphs that share the task together; one without multiplications counts as 2 %."""
         total = max(self._forms.network.macs(self._forms.network.dense), 1)
-        return max(0.02, min(1.0, workload.macs / total))
+        return max(0.02, min(1.0, weight * workload.macs / total))
 
     def _load(self, workload: Workload, plan: Plan) -> tuple[tvm.IRModule, OutputCheck | None]:
         loaded = self._shared.loaded

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -18,7 +20,7 @@ from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, load_data
 from cprune_rl.accuracy.oracle import Calibration, FinetuneOracle, fit_loss_curves
-from cprune_rl.accuracy.training import TrainSettings, evaluate
+from cprune_rl.accuracy.training import TrainSettings, accumulate_gradients, evaluate
 from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.cost_cache import CostStore, default_url, open_store
 from cprune_rl.envs.problem import Problem, resolve_floor
@@ -26,9 +28,9 @@ from cprune_rl.job.bench import Lab, Workbench
 from cprune_rl.job.config import RunConfig, load_config
 from cprune_rl.job.networks import is_trained, trained, weights_hash
 from cprune_rl.job.progress import Reporter
-from cprune_rl.pruning.groups import CoupledGroups, find_groups
+from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
+from cprune_rl.pruning.models import build_model, check_output, load_weights
 from cprune_rl.pruning.surgery import kept_indices, prune
-from cprune_rl.pruning.zoo import MODELS, build_model
 from cprune_rl.table import Plan
 
 __all__ = ["open_live", "open_untrained_lab", "open_workbench"]
@@ -53,14 +55,15 @@ def open_workbench(config: RunConfig, reporter: Reporter, since: float) -> Itera
         data, model = _base_network(config, reporter)
         dense_accuracy = evaluate(model, data.search)
         resolve_floor(config.floor, dense_accuracy)
-        example = torch.zeros(MODELS[config.network_name].input_shape)
+        example = torch.zeros(data.input_shape)
         with reporter.part("Finding groups", None):
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
-            coupled = find_groups(model, example)
+            coupled = find_groups(model, example, group_settings(config), functools.partial(accumulate_gradients, data=data))
         lab = open_lab(model, example, coupled)
         pruner = functools.partial(_pruned_copy, model, example, coupled)
         short = TrainSettings(config.budgets.oracle_steps, learning_rate=0.02, warmup=0.1, seed=config.seed)
-        oracle = FinetuneOracle(pruner, weights_hash(model), data, store, short, dense_accuracy, since=since)
+        identity = hashlib.sha256(json.dumps([weights_hash(model), sorted(coupled.ranking.items())]).encode()).hexdigest()[:20]
+        oracle = FinetuneOracle(pruner, identity, data, store, short, dense_accuracy, since=since)
         bench = Workbench(config, data, model, coupled, lab, oracle, dense_accuracy, model_cost=dict(lab.spent))
         _calibrate(bench, reporter)
         yield bench
@@ -79,9 +82,8 @@ def open_untrained_lab(config: RunConfig, reporter: Reporter, since: float) -> I
         CPruneError: see `open_workbench`.
     """
     with _store_and_lab(config, reporter, since) as (_, open_lab):
-        model = build_model(config.network_name, load_data(config.data, config.fast).n_classes, config.seed).eval()
-        example = torch.zeros(MODELS[config.network_name].input_shape)
-        yield open_lab(model, example, find_groups(model, example))
+        data, model, example = _fresh_network(config, reporter)
+        yield open_lab(model, example, find_groups(model, example, group_settings(config), functools.partial(accumulate_gradients, data=data)))
 
 
 def open_live(reporter: Reporter | None = None, **options: object) -> Problem:
@@ -97,6 +99,11 @@ def open_live(reporter: Reporter | None = None, **options: object) -> Problem:
     problem = bench.__enter__().problem()
     atexit.register(bench.__exit__, None, None, None)
     return problem
+
+
+def group_settings(config: RunConfig) -> GroupSettings:
+    """What may be pruned, and in which order."""
+    return GroupSettings(config.importance, config.freeze, config.kept_shares, config.seed)
 
 
 def base_settings(config: RunConfig) -> TrainSettings:
@@ -127,12 +134,22 @@ def _lab_opener(config: RunConfig, reporter: Reporter, store: CostStore, since: 
     return functools.partial(CompiledLab.open, config, reporter, device, store, since)
 
 
-def _base_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.Module]:
+def _fresh_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.Module, torch.Tensor]:
+    """The images, the network with its starting weights, and one blank image."""
     with reporter.part(f"Reading the images of {config.data}", None):
         data = load_data(config.data, config.fast)
-    name, settings = config.network_name, base_settings(config)
-    model = build_model(name, data.n_classes, config.seed)
-    identity = f"base:{name}:{config.seed}"
+    model, example = build_model(config.network_name, data.n_classes, config.seed), torch.zeros(data.input_shape)
+    check_output(model, example, data.n_classes, config.network_name)
+    return data, model, example
+
+
+def _base_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.Module]:
+    """The network to prune, trained: with the user's weights, or by ourselves."""
+    data, model, _ = _fresh_network(config, reporter)
+    if config.weights is not None:
+        load_weights(model, config.weights)
+        return data, model.eval()
+    settings, identity = base_settings(config), f"base:{config.network_name}:{config.seed}:{weights_hash(model)}"
     verb = "Reading" if is_trained(identity, data, settings) else "Training"
     with reporter.part(f"{verb} the base network", settings.n_steps) as advance:
         trained(model, identity, data, settings, lambda step, _: advance(step))

@@ -27,7 +27,6 @@ from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
 from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.pruning.surgery import kept_indices, prune
-from cprune_rl.pruning.zoo import MODELS
 from cprune_rl.table import Network, Plan, Workload
 
 __all__ = ["Comparison", "FinishedNetwork", "Lab", "Workbench"]
@@ -151,7 +150,7 @@ class Workbench:
     @property
     def example(self) -> torch.Tensor:
         """One batch of the network's input."""
-        return torch.zeros(MODELS[self.config.network_name].input_shape)
+        return torch.zeros(self.data.input_shape)
 
     @property
     def finetune_settings(self) -> TrainSettings:

@@ -34,7 +34,6 @@ from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import command_line, describe_system, now_utc
 from cprune_rl.pruning.groups import CoupledGroups
-from cprune_rl.pruning.zoo import MODELS
 from cprune_rl.result import MEASURED
 from cprune_rl.table import Network, Plan, Workload
 
@@ -47,6 +46,7 @@ class CompiledLab:
 
     Attributes:
         config: of the run.
+        input_shape: of one image as a batch.
         forms: the network in every form that it can be compiled in.
         device: where it is timed.
         tuner: true latencies.
@@ -57,6 +57,7 @@ class CompiledLab:
     """
 
     config: RunConfig
+    input_shape: tuple[int, ...]
     forms: Forms
     device: RpcDevice
     tuner: Tuner
@@ -93,7 +94,7 @@ class CompiledLab:
         tuner = Tuner(forms, device, store, tuner_settings(config), since)
         with reporter.part("Probing the device", N_WORKLOADS) as advance:
             descriptor = probe_device(device, store, advance)
-        lab = CompiledLab(config, forms, device, tuner, descriptor)
+        lab = CompiledLab(config, tuple(example.shape), forms, device, tuner, descriptor)
         lab._tune(reporter)
         lab._sweep(reporter)
         lab.predictor = learn_latencies(config, store, device.context, descriptor, reporter)
@@ -137,8 +138,7 @@ class CompiledLab:
             self.tuner.exchange(plans, advance)
         libraries = self._build(networks, folder / "built", reporter)
         with reporter.part("Timing them in turns", None):
-            shape = MODELS[self.config.network_name].input_shape
-            timed = compare_libraries(self.device, libraries, shape, self.config.budgets.timing_rounds, self.config.seed)
+            timed = compare_libraries(self.device, libraries, self.input_shape, self.config.budgets.timing_rounds, self.config.seed)
         return Comparison(
             {name: sum(c.latency_s for c in self.tuner.measure(n.plan)) * 1e3 for name, n in networks.items()},
             timed.speedup,

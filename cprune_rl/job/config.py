@@ -76,9 +76,13 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field("resnet8", description="Network to prune, by name.")
-    data: str = Field("contours", description="Data set to train and judge it on.")
+    model: str = Field("resnet8", description="Network to prune: packaged, torchvision:NAME, timm:NAME, or file.py:function, which is called with the number of classes.")
+    data: str = Field("contours", description="Images to train and judge it on: contours, digits, cifar10:DIR, imagefolder:DIR?size=64, npz:FILE, or file.py:function.")
+    weights: Path | None = Field(None, description="Trained weights of the network, a state_dict in .pt or .safetensors; trained on the data where not given.")
     device: str = Field("local", description="Where to be fast: local, local?threads=2, rpc://host:port/key of a TVM tracker, or recorded:NAME, no device but a recording.")
+    importance: str = Field("l2", description="Which channels go first: l1, l2, fpgm, taylor or random.")
+    freeze: tuple[str, ...] = Field((), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times.")
+    keep: tuple[str, ...] = Field((), description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.")
     floor: float = Field(-0.01, description="Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute.")
     method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
     seed: int = Field(0, ge=0, description="Seed of training, programs and search.")
@@ -94,6 +98,28 @@ class RunConfig(BaseModel):
         if not -1.0 <= value <= 1.0:
             raise ValueError("give an accuracy in (0, 1], or e.g. -0.01 for one point below the dense network")
         return value
+
+    @field_validator("freeze", "keep", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("keep")
+    @classmethod
+    def _keep_is_layers_and_shares(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            try:
+                share = float(item.rpartition("=")[2])
+            except ValueError:
+                share = 0.0
+            if not 0 < share <= 1 or not item.rpartition("=")[0]:
+                raise ValueError(f"{item!r}: give a layer and the share of its channels that stays, e.g. layer4=0.5")
+        return value
+
+    @property
+    def kept_shares(self) -> dict[str, float]:
+        """`keep` by layer."""
+        return {layer: float(share) for layer, _, share in (item.rpartition("=") for item in self.keep)}
 
     @property
     def budgets(self) -> Budgets:
@@ -117,16 +143,18 @@ class RunConfig(BaseModel):
         """
         from cprune_rl.accuracy.data import parse_data
         from cprune_rl.compiler.devices import RecordedSpec, parse_device
-        from cprune_rl.pruning.zoo import MODELS
+        from cprune_rl.pruning.importance import IMPORTANCES
+        from cprune_rl.pruning.models import check_model_name
 
         known: dict[str, tuple[str, Mapping[str, Any]]] = {
-            "model": (self.model, MODELS),
             "method": (self.method, METHODS),
             "effort": (self.effort, EFFORTS),
+            "importance": (self.importance, IMPORTANCES),
         }
         for kind, (name, names) in known.items():
             if name not in names:
                 raise UnknownNameError(kind, name, names)
+        check_model_name(self.model)
         parse_data(self.data)
         spec = parse_device(self.device)
         if isinstance(spec, RecordedSpec):
@@ -154,8 +182,22 @@ def load_config(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
         if not isinstance(values, dict):
             raise ConfigError(f"{file} must hold options such as `floor: -0.02`, one a line")
     values |= {name: value for name, value in flags.items() if value is not None}
+    values |= {name: _with_whole_path(values[name]) for name in ("model", "data") if isinstance(values.get(name), str)}
+    if values.get("weights") is not None:
+        values["weights"] = Path(values["weights"]).expanduser().resolve()
     try:
         return RunConfig(**values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{problems}. Known options: {', '.join(RunConfig.model_fields)}.") from error
+
+
+def _with_whole_path(name: str) -> str:
+    """`npz:mine.npz` or `mynet.py:build` with the whole path of its file: the run folder is looked into from anywhere."""
+    left, mark, options = name.partition("?")
+    first, colon, second = left.rpartition(":") if ".py:" in left else left.partition(":")
+    if first.endswith(".py"):
+        first = str(Path(first).expanduser().resolve())
+    elif second and Path(second).expanduser().exists():
+        second = str(Path(second).expanduser().resolve())
+    return f"{first}{colon}{second}{mark}{options}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class RunFolder:
         Raises:
             ConfigError: the folder has a run in it already, or cannot be made.
         """
-        path = config.out or Path("runs") / f"{config.network_name}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+        path = config.out or Path("runs") / f"{_slug(config.network_name)}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
         if (path / "config.yaml").exists():
             raise ConfigError(f"{path} holds a run already: go on with it by --resume {path}, or give another --out")
         try:
@@ -88,3 +89,8 @@ class RunFolder:
             if is_new:
                 writer.writerow(["seconds", "phase", "step", "name", "value"])
             writer.writerows([round(time.time() - self.started, 3), phase, step, name, value] for name, value in values.items())
+
+
+def _slug(name: str) -> str:
+    """A network's name as part of a folder's: `/home/me/net.py:build` is `net-build`."""
+    return re.sub(r"[^\w.]+", "-", name.rpartition("/")[2].replace(".py:", "-")).strip("-")

@@ -31,7 +31,6 @@ from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.progress import Reporter
 from cprune_rl.pruning.export import export_torch
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
-from cprune_rl.pruning.zoo import MODELS
 from cprune_rl.report.page import write_page
 from cprune_rl.report.tables import noise_line, predicted_line, result_table, subgraph_table
 from cprune_rl.result import Figures, MethodResult, Result
@@ -203,8 +202,8 @@ def _figures(bench: Workbench, comparison: Comparison, name: str, network: Finis
 def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist, comparison: Comparison) -> None:
     """`plan.json`, `model.safetensors`, `model.pt2`; `lib.so` and the dense network's library where there was a compiler."""
     kept = kept_indices(bench.coupled, finalist.plan)
-    PlanFile(bench.config.network_name, bench.data.n_classes, kept, finalist.plan.schemes).write(folder.path, finalist.model)
-    export_torch(finalist.model, MODELS[bench.config.network_name].input_shape, folder.file("model.pt2"))
+    PlanFile(bench.config.network_name, bench.data.n_classes, bench.data.input_shape, kept, finalist.plan.schemes).write(folder.path, finalist.model)
+    export_torch(finalist.model, bench.data.input_shape, folder.file("model.pt2"))
     for source, name in ((finalist.method, "lib.so"), ("dense", "dense.so")):
         if source in comparison.libraries:
             folder.file(name).write_bytes(comparison.libraries[source].read_bytes())

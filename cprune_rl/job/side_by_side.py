@@ -7,10 +7,9 @@ from pathlib import Path
 
 from cprune_rl.compiler.deploy import SideBySide, compare_libraries
 from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
-from cprune_rl.errors import ConfigError
+from cprune_rl.errors import ConfigError, PlanError
 from cprune_rl.job.progress import Reporter
-from cprune_rl.pruning.zoo import MODELS
-from cprune_rl.result import Result
+from cprune_rl.pruning.surgery import PlanFile
 
 __all__ = ["compare_networks"]
 
@@ -61,14 +60,14 @@ def _input_shape(libraries: Sequence[Path], given: str | None) -> tuple[int, ...
         if not parts or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
             raise ConfigError(f"--input-shape {given!r} is no shape: give whole numbers with commas, e.g. 1,3,32,32")
         return tuple(int(p) for p in parts)
-    found = {MODELS[_result(p).model].input_shape for p in libraries}
+    found = {_plan(p).input_shape for p in libraries}
     if len(found) > 1:
         raise ConfigError(f"the networks take different inputs: {', '.join(map(str, sorted(found)))}")
     return found.pop()
 
 
-def _result(library: Path) -> Result:
+def _plan(library: Path) -> PlanFile:
     try:
-        return Result.read(library.parent / "result.json")
-    except ConfigError as error:
+        return PlanFile.read(library.parent)
+    except PlanError as error:
         raise ConfigError(f"the input shape of {library} is not known, as no finished run is beside it: give --input-shape 1,3,32,32") from error

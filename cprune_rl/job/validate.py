@@ -24,8 +24,8 @@ from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.recordings import open_recorded
 from cprune_rl.errors import ConfigError
+from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
-from cprune_rl.pruning.zoo import MODELS, build_model
 from cprune_rl.result import Result
 from cprune_rl.table import Plan
 
@@ -72,7 +72,7 @@ def validate_run(folder: Path) -> list[Check]:
         *_shape_checks(folder, result, model, dense, plan),
         *_accuracy_checks(result, model, dense),
         *_export_checks(folder, plan, model, dense, () if result.is_estimate else _LIBRARIES),
-        *(_estimate_checks(folder, result, plan) if result.is_estimate else _speed_checks(folder, result)),
+        *(_estimate_checks(folder, result, plan) if result.is_estimate else _speed_checks(folder, result, plan)),
     ]
 
 
@@ -111,7 +111,7 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
 
 
 def _export_checks(folder: Path, plan: PlanFile, model: nn.Module, dense: nn.Module, libraries: Sequence[str]) -> Iterator[Check]:
-    image = torch.from_numpy(np.random.default_rng(0).standard_normal(MODELS[plan.model].input_shape).astype(np.float32))
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal(plan.input_shape).astype(np.float32))
     with torch.no_grad():
         expected, expected_dense = (m.to(memory_format=torch.contiguous_format)(image).numpy() for m in (model, dense))  # type: ignore[call-overload]  # torch's stub lacks this form
         exported = torch.export.load(folder / "model.pt2").module()(image).numpy()
@@ -142,7 +142,7 @@ def _estimate_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[C
     yield Check("latency of the whole networks", _NOT_CHECKED, None)
 
 
-def _speed_checks(folder: Path, result: Result) -> Iterator[Check]:
+def _speed_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[Check]:
     from cprune_rl.compiler.deploy import compare_libraries
 
     main = result.main
@@ -154,9 +154,8 @@ def _speed_checks(folder: Path, result: Result) -> Iterator[Check]:
         return
     fits = math.isclose(ratio, main.speedup, rel_tol=0.01) and low <= main.speedup <= high
     yield Check(f"speed-up {main.speedup:.2f} is the ratio of the latencies, inside its interval", f"{ratio:.2f}", fits)
-    shape = MODELS[result.model].input_shape
     with open_device(result.device) as device:
-        timed = compare_libraries(device, {"dense": folder / "dense.so", "pruned": folder / "lib.so"}, shape, _N_ROUNDS)
+        timed = compare_libraries(device, {"dense": folder / "dense.so", "pruned": folder / "lib.so"}, plan.input_shape, _N_ROUNDS)
     found = timed.speedup["pruned"]
     agrees = found.high >= main.speedup_ci[0] * (1 - _DRIFT) and found.low <= main.speedup_ci[1] * (1 + _DRIFT)
     yield Check(f"speed-up {main.speedup:.2f}", f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] measured now", agrees)

@@ -1,29 +1,50 @@
-"""Coupled groups: which channels must go together, how important each is, and the guard.
+"""Coupled groups: which channels must go together, how important each is, and which may go at all.
 
-Found by torch-pruning's dependency graph (Fang et al., CVPR 2023). Only its `DependencyGraph` and
-importance classes are used: its pruner classes share mutable defaults between models. Called by the job.
+Found by torch-pruning's dependency graph; each passes the guard. Called by the job.
 """
 
 from __future__ import annotations
 
 import copy
+import fnmatch
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch_pruning as tp
 from numpy.typing import NDArray
 from torch import nn
 
-from cprune_rl.errors import ModelError
+from cprune_rl.errors import ConfigError, ModelError
+from cprune_rl.pruning.graph import ChannelGraph, trainable_copy
+from cprune_rl.pruning.guard import refusals
+from cprune_rl.pruning.importance import NEEDS_GRADIENTS, score
 from cprune_rl.table import Extent, Group
 
-__all__ = ["CoupledGroups", "find_groups", "remove_channels"]
+__all__ = ["CoupledGroups", "GroupSettings", "find_groups"]
 
-_PRUNABLE = (nn.Conv2d, nn.Linear)
-_GUARD_TOLERANCE = 1e-4
+Gradients = Callable[[nn.Module], None]
+DEFAULT_KEEP = 0.2
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """What may be pruned, and in which order.
+
+    A layer is named by its module's name, `blocks.0.conv1`, by a part of the network, `blocks.0`, or by a pattern, `*.conv1`.
+
+    Attributes:
+        importance: a key of `importance.IMPORTANCES`.
+        freeze: layers that are left whole, with all that is coupled to them.
+        keep: share of the channels that is always kept, by layer; 0.2 for the others.
+        seed: of the importance `random`.
+    """
+
+    importance: str = "l2"
+    freeze: tuple[str, ...] = ()
+    keep: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,135 +66,76 @@ class CoupledGroups:
     unprunable: tuple[tuple[str, str], ...]
 
 
-def find_groups(model: nn.Module, example: torch.Tensor, minimum_ratio: float = 0.2) -> CoupledGroups:
+def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings | None = None, gradients: Gradients | None = None) -> CoupledGroups:
     """Finds the groups of a network whose channels can be removed safely.
-
-    Each group passes the guard: one channel is removed from a copy, which must compute what the network
-    with that channel masked computes. A group that fails is named in `unprunable`.
 
     Args:
         model: the dense network; left as it was.
         example: one batch of its input.
-        minimum_ratio: share of each group that is always kept.
+        settings: what may be pruned; None for everything, by L2 magnitude.
+        gradients: fills in the gradients of a loss, for criteria that need them.
 
     Raises:
-        ModelError: nothing in the network can be pruned.
+        ModelError: nothing in the network can be pruned, or it cannot be followed.
+        ConfigError: a layer that is to be frozen or kept is not there, or a criterion lacks its gradients.
     """
-    model = _trainable_copy(model)
-    graph = tp.DependencyGraph().build_dependency(model, example_inputs=example, verbose=False)
-    names = {module: name for name, module in model.named_modules()}
-    outputs = _output_layers(model, example)
-    importance = tp.importance.GroupMagnitudeImportance(p=2)
-    groups: list[Group] = []
-    ranking: dict[str, tuple[int, ...]] = {}
-    scores: dict[str, NDArray[np.float64]] = {}
-    unprunable: list[tuple[str, str]] = []
-    for found in list(graph.get_all_groups(ignored_layers=outputs, root_module_types=list(_PRUNABLE))):
-        root = found[0].dep.target.module
-        name, channels = names[root], graph.get_out_channels(root)
-        reason = _refusal(model, example, name)
-        if reason is not None:
-            unprunable.append((name, reason))
-            continue
-        score = importance(found).detach().double().numpy()
-        groups.append(Group(name, channels, max(1, math.ceil(channels * minimum_ratio)), _writers(found, names)))
-        ranking[name] = tuple(int(i) for i in np.argsort(-score, kind="stable"))
-        scores[name] = score
-    unprunable += [(names[m], "gives the network's output") for m in outputs]
+    settings = settings or GroupSettings()
+    model = trainable_copy(model)
+    if settings.importance in NEEDS_GRADIENTS:
+        if gradients is None:
+            raise ConfigError(f"importance {settings.importance!r} needs gradients of a loss, and there are no images to compute one")
+        gradients(model)
+    graph = ChannelGraph(model, example)
+    outputs = graph.output_layers(example)
+    found = {name: (channels, group, graph.writers(group)) for name, channels, group in graph.all_groups(outputs)}
+    _check_patterns(settings, [name for name, module in model.named_modules() if name and not list(module.children())])
+    frozen = {name: f"frozen by {pattern!r}" for name, (_, _, layers) in found.items() if (pattern := _first_match(settings.freeze, layers)) is not None}
+    refused = {**frozen, **refusals(model, example, [name for name in found if name not in frozen])}
+    scores = {name: score(settings.importance, group, name, channels, settings.seed) for name, (channels, group, _) in found.items() if name not in refused}
+    groups = tuple(Group(name, channels, _minimum(channels, layers, settings.keep), layers) for name, (channels, _, layers) in found.items() if name not in refused)
+    unprunable = [*((name, refused[name]) for name in found if name in refused), *((graph.names[m], "gives the network's output") for m in outputs)]
     if not groups:
         raise ModelError("nothing in this network can be pruned: " + "; ".join(f"{n}: {r}" for n, r in unprunable))
-    return CoupledGroups(tuple(groups), ranking, scores, _parameter_axes(model, example, groups), tuple(unprunable))
+    ranking = {name: tuple(int(i) for i in np.argsort(-values, kind="stable")) for name, values in scores.items()}
+    return CoupledGroups(groups, ranking, scores, _parameter_axes(model, example, groups), tuple(unprunable))
 
 
-def remove_channels(model: nn.Module, example: torch.Tensor, removed: Mapping[str, list[int]]) -> None:
-    """Removes channels from each group, physically and in place.
-
-    Args:
-        model: network with trainable parameters (frozen ones have no dependency).
-        example: one batch of its input.
-        removed: for each group, by the name of its root layer, the indices that go.
-
-    Raises:
-        ModelError: torch-pruning refuses a removal.
-    """
-    modules = dict(model.named_modules())
-    graph = tp.DependencyGraph().build_dependency(model, example_inputs=example, verbose=False)
-    for name, indices in removed.items():
-        if not indices:
-            continue
-        group = graph.get_pruning_group(modules[name], _out_pruner(modules[name]), sorted(set(indices)))
-        if not graph.check_pruning_group(group):
-            raise ModelError(f"group {name!r}: removing {len(indices)} channels would leave a layer empty")
-        group.prune()
+def _matches(pattern: str, layer: str) -> bool:
+    return layer == pattern or layer.startswith(f"{pattern}.") or fnmatch.fnmatchcase(layer, pattern)
 
 
-def _out_pruner(module: nn.Module) -> object:
-    return tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
+def _first_match(patterns: Sequence[str], layers: Sequence[str]) -> str | None:
+    return next((p for p in patterns if any(_matches(p, layer) for layer in layers)), None)
 
 
-def _trainable_copy(model: nn.Module) -> nn.Module:
-    model = copy.deepcopy(model).eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    return model
+def _minimum(channels: int, layers: Sequence[str], keep: Mapping[str, float]) -> int:
+    """The largest floor that any of the group's layers has."""
+    ratio = max((r for p, r in keep.items() if _first_match([p], layers) is not None), default=DEFAULT_KEEP)
+    return min(channels, max(1, math.ceil(channels * ratio)))
 
 
-def _output_layers(model: nn.Module, example: torch.Tensor) -> list[nn.Module]:
-    """Layers whose output channels are the network's own: pruning them would change what it answers."""
-    shape = model(example).shape
-    return [m for m in model.modules() if isinstance(m, _PRUNABLE) and _is_last(model, m, example, shape)]
+def _check_patterns(settings: GroupSettings, layers: Sequence[str]) -> None:
+    for pattern in (*settings.freeze, *settings.keep):
+        if _first_match([pattern], layers) is None:
+            raise ConfigError(f"no layer is called {pattern!r}. Known: {', '.join(layers[:40])}{' and more' if len(layers) > 40 else ''}; *.conv1 and the like match several.")
+    for pattern, ratio in settings.keep.items():
+        if not 0 < ratio <= 1:
+            raise ConfigError(f"keep {pattern}={ratio:g}: give the share of channels that stays, above 0 and at most 1")
 
 
-def _is_last(model: nn.Module, layer: nn.Module, example: torch.Tensor, shape: torch.Size) -> bool:
-    graph = tp.DependencyGraph().build_dependency(model, example_inputs=example, verbose=False)
-    group = graph.get_pruning_group(layer, _out_pruner(layer), [0])
-    width = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    reads = [item for item in group if item.dep.target.module is not layer and isinstance(item.dep.target.module, _PRUNABLE)]
-    return not reads and bool(width == shape[1])
-
-
-def _writers(group: tp.Group, names: Mapping[nn.Module, str]) -> tuple[str, ...]:
-    """Layers that produce the group's channels."""
-    out = (tp.prune_conv_out_channels, tp.prune_linear_out_channels, tp.prune_depthwise_conv_out_channels)
-    return tuple(dict.fromkeys(names[item.dep.target.module] for item in group if item.dep.handler in out and item.dep.target.module in names))
-
-
-def _refusal(model: nn.Module, example: torch.Tensor, name: str) -> str | None:
-    """The guard: why removing one channel of this group is not the same as masking it, or None."""
-    pruned = copy.deepcopy(model)
-    try:
-        remove_channels(pruned, example, {name: [0]})
-        masked = _masked_copy(model, example, name)
-        with torch.no_grad():
-            difference = (pruned.eval()(example) - masked(example)).abs().max()
-    except Exception as error:  # torch-pruning raises whatever an unsupported structure provokes
-        return f"removing a channel fails: {type(error).__name__}: {error}"
-    return None if float(difference) <= _GUARD_TOLERANCE else f"removing a channel is not masking it (outputs differ by {float(difference):.2g})"
-
-
-def _masked_copy(model: nn.Module, example: torch.Tensor, name: str) -> nn.Module:
-    """The network with channel 0 of a group cut off at its readers."""
-    masked = copy.deepcopy(model)
-    modules = dict(masked.named_modules())
-    graph = tp.DependencyGraph().build_dependency(masked, example_inputs=example, verbose=False)
-    group = graph.get_pruning_group(modules[name], _out_pruner(modules[name]), [0])
-    readers = (tp.prune_conv_in_channels, tp.prune_linear_in_channels)
-    with torch.no_grad():
-        for dependency, indices in group:
-            if dependency.handler in readers:
-                dependency.target.module.weight[:, list(indices)] = 0
-    return masked
-
-
-def _parameter_axes(model: nn.Module, example: torch.Tensor, groups: list[Group]) -> dict[str, tuple[Extent, ...]]:
-    """How each parameter's shape depends on the groups: what removing one channel of each takes away."""
+def _parameter_axes(model: nn.Module, example: torch.Tensor, groups: Sequence[Group]) -> dict[str, tuple[Extent, ...]]:
+    """How each parameter's shape depends on the groups: what removing one channel of each, one after the other, takes away."""
     dense = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     slopes: dict[str, list[tuple[str, tuple[int, ...]]]] = {name: [] for name in dense}
+    shrinking = copy.deepcopy(model)
+    graph = ChannelGraph(shrinking, example)
+    before = dense
     for group in (g for g in groups if g.channels > 1):
-        pruned = copy.deepcopy(model)
-        remove_channels(pruned, example, {group.name: [0]})
-        for name, value in pruned.state_dict().items():
-            slopes[name].append((group.name, tuple(a - b for a, b in zip(dense[name], value.shape, strict=True))))
+        graph.remove(group.name, [0])
+        after = {name: tuple(value.shape) for name, value in shrinking.state_dict().items()}
+        for name, shape in after.items():
+            slopes[name].append((group.name, tuple(a - b for a, b in zip(before[name], shape, strict=True))))
+        before = after
     channels = {g.name: g.channels for g in groups}
     axes = {}
     for name, shape in dense.items():

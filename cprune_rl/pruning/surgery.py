@@ -18,8 +18,9 @@ from torch import nn
 
 from cprune_rl.errors import PlanError
 from cprune_rl.plain import dump_json
-from cprune_rl.pruning.groups import CoupledGroups, remove_channels
-from cprune_rl.pruning.zoo import MODELS, build_model
+from cprune_rl.pruning.graph import remove_channels
+from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.pruning.models import build_model
 from cprune_rl.table import Plan
 
 __all__ = ["PlanFile", "count_parameters", "kept_indices", "load_pruned", "prune"]
@@ -69,12 +70,14 @@ class PlanFile:
     Attributes:
         model: name of the dense network.
         n_classes: of its last layer.
+        input_shape: of one image as a batch.
         kept: for each group the channels that stay.
         schemes: scheme of each layer that is not dense.
     """
 
     model: str
     n_classes: int
+    input_shape: tuple[int, ...]
     kept: Mapping[str, tuple[int, ...]]
     schemes: tuple[tuple[str, str], ...] = ()
 
@@ -83,6 +86,7 @@ class PlanFile:
         value = {
             "model": self.model,
             "n_classes": self.n_classes,
+            "input_shape": list(self.input_shape),
             "groups": {name: {"kept": list(indices)} for name, indices in self.kept.items()},
             "schemes": dict(self.schemes),
         }
@@ -100,7 +104,8 @@ class PlanFile:
         try:
             value = json.loads(path.read_text())
             kept = {name: tuple(int(i) for i in group["kept"]) for name, group in value["groups"].items()}
-            return PlanFile(str(value["model"]), int(value["n_classes"]), kept, tuple(value["schemes"].items()))
+            shape = tuple(int(n) for n in value["input_shape"])
+            return PlanFile(str(value["model"]), int(value["n_classes"]), shape, kept, tuple(value["schemes"].items()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is no plan: {error}") from error
 
@@ -113,7 +118,7 @@ def load_pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
     """
     plan = PlanFile.read(folder)
     dense = build_model(plan.model, plan.n_classes)
-    pruned = prune(dense, torch.zeros(MODELS[plan.model].input_shape), plan.kept)
+    pruned = prune(dense, torch.zeros(plan.input_shape), plan.kept)
     try:
         pruned.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, RuntimeError) as error:

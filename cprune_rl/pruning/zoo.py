@@ -1,6 +1,6 @@
-"""Packaged networks by name, so that `--model resnet8` needs no code of the user's.
+"""Packaged networks, so that `--model resnet8` needs no code of the user's.
 
-Called by the job and by `envs.problems`. Every network takes `(n, 3, 32, 32)` float32 images and
+Called by `models`. Every network takes `(n, 3, height, width)` float32 images, made for 32 by 32, and
 gives `(n, n_classes)` logits. The layers are plain `torch.nn` modules: a dependency graph, an export
 and a state_dict must all see the same names.
 """
@@ -14,9 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cprune_rl.errors import UnknownNameError
-
-__all__ = ["MODELS", "ModelSpec", "build_model"]
+__all__ = ["MODELS", "ModelSpec"]
 
 
 class BasicBlock(nn.Module):
@@ -74,6 +72,26 @@ class VGG(nn.Module):
         n_in = 3
         for n_out in (width, 2 * width, 4 * width):
             for _ in range(2):
+                layers += [nn.Conv2d(n_in, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
+                n_in = n_out
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.fc = nn.Linear(n_in, n_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.features(x).mean((2, 3)))
+        return logits
+
+
+class VGG16(nn.Module):
+    """The 13 convolutions of VGG-16 with batch norms and one linear layer, as usual on CIFAR (Li et al., ICLR 2017): far wider than small images need."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        n_in = 3
+        for stage in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
+            for n_out in stage:
                 layers += [nn.Conv2d(n_in, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
                 n_in = n_out
             layers.append(nn.MaxPool2d(2))
@@ -154,17 +172,6 @@ MODELS: dict[str, ModelSpec] = {
     "resnet20": ModelSpec(lambda n: ResNet(3, 16, n), _IMAGE, "residual network, 20 layers"),
     "mobilenetv2-small": ModelSpec(lambda n: MobileNetV2(16, n), _IMAGE, "seven inverted residual blocks, 16-32-48-64 channels"),
     "vgg-small": ModelSpec(lambda n: VGG(16, n), _IMAGE, "six plain convolutions, 16-32-64 channels"),
+    "vgg16-cifar": ModelSpec(VGG16, _IMAGE, "13 plain convolutions, 64 to 512 channels: wide, as in the papers"),
 }
-
-
-def build_model(name: str, n_classes: int, seed: int = 0) -> nn.Module:
-    """Builds a packaged network with weights drawn from `seed`.
-
-    Raises:
-        UnknownNameError: no packaged network has that name; the message lists them.
-    """
-    if name not in MODELS:
-        raise UnknownNameError("model", name, MODELS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return MODELS[name].build(n_classes)
+"""By name."""
