@@ -1,0 +1,134 @@
+"""Which networks go the whole way: groups found, every group pruned, exported, compiled, and equal to torch.
+
+`python benchmarks/networks.py [--json FILE] [--size 64] [--network NAME ...]`. Each network has random weights and
+random batch-norm statistics; every group keeps two thirds of its channels. Nothing is tuned or timed: what is
+compiled are the very functions that a run would tune. The table stands in docs/networks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tvm
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from cprune_rl.compiler.compose import compose
+from cprune_rl.compiler.deploy import run_library
+from cprune_rl.compiler.forms import Choice, find_forms
+from cprune_rl.compiler.target import make_target
+from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
+from cprune_rl.errors import CPruneError
+from cprune_rl.pruning.groups import find_groups
+from cprune_rl.pruning.models import build_model, check_output
+from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.zoo import MODELS
+
+LIBRARY = ("resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "mobilenet_v3_small", "mnasnet1_0", "efficientnet_b0", "densenet121", "convnext_tiny")
+NETWORKS = (*MODELS, *(f"torchvision:{name}" for name in LIBRARY), "timm:mobilenetv3_small_100", "torchvision:shufflenet_v2_x1_0", "torchvision:resnext50_32x4d", "torchvision:vit_b_16")
+_KEPT = 2 / 3
+_TOLERANCE = 1e-3  # of the largest logit
+_N_CLASSES = 10
+
+
+def examine(name: str, size_px: int) -> dict[str, Any]:
+    """Takes one network as far as it goes.
+
+    Args:
+        name: of the network.
+        size_px: height and width of its images; packaged networks take 32.
+
+    Returns:
+        A row: groups, what is left whole and why, and whether each stage was reached, or the error that ended it.
+    """
+    row: dict[str, Any] = {"network": name, "size_px": 32 if name in MODELS else 224 if "vit" in name else size_px}
+    started = time.perf_counter()
+    try:
+        _go(name, row)
+    except (CPruneError, RuntimeError, ValueError, AssertionError, tvm.error.TVMError) as error:
+        row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
+    row["seconds"] = round(time.perf_counter() - started, 1)
+    return row
+
+
+def _go(name: str, row: dict[str, Any]) -> None:
+    model, example = build_model(name, _N_CLASSES).eval(), torch.zeros(1, 3, row["size_px"], row["size_px"])
+    check_output(model, example, _N_CLASSES, name)
+    _draw_statistics(model)
+    coupled = find_groups(model, example)
+    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    pruned_layers = {layer for group in coupled.groups for layer in group.layers}
+    row |= {
+        "layers": len(layers),
+        "groups": len(coupled.groups),
+        "prunable_layers": len(pruned_layers & set(layers)),
+        "left_whole": dict(Counter(reason.partition(" (")[0] for _, reason in coupled.unprunable)),
+    }
+    exported = ExportedNetwork.export(model, example, coupled.axes, make_target(os.cpu_count() or 1))
+    forms = find_forms(name, exported, coupled.groups, coupled.unprunable)
+    row |= {"exported": True, "tasks": len(forms.network.workloads(forms.network.dense)), "forms": len(forms.all), "note": forms.note}
+    plan = forms.network.uniform(_KEPT)
+    pruned = prune(model, example, kept_indices(coupled, plan))
+    values = {key: value.detach().numpy() for key, value in fold_batch_norms(pruned).state_dict().items()}
+    form = len(forms.all) - 1
+    chosen = tuple(form for _ in forms.network.subgraphs)
+    composed = compose(forms, plan, Choice(chosen, forms.transposes(chosen)), values)
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "net.so"
+        tvm.compile(composed.module, target=make_target(os.cpu_count() or 1)).export_library(str(library))
+        row["compiled"] = True
+        image = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = pruned(image).numpy()
+        error = float(np.abs(run_library(library, image.numpy(), _N_CLASSES) - expected).max() / np.abs(expected).max())
+    row |= {"error_ratio": error, "equal": error <= _TOLERANCE}
+
+
+def _draw_statistics(model: nn.Module) -> None:
+    """Batch norms that do something: a fresh one would hide a wrong order of channels."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """The rows as people read them."""
+    view = Table(*("network", "groups", "prunable layers", "left whole", "exported", "compiled", "equal"))
+    for row in rows:
+        whole = "; ".join(f"{n}: {reason}" for reason, n in row.get("left_whole", {}).items())
+        states = [row["error"] if "error" in row and not row.get(s) else "yes" if row.get(s) else "NO" for s in ("exported", "compiled", "equal")]
+        view.add_row(row["network"], str(row.get("groups", "-")), f"{row.get('prunable_layers', '-')} of {row.get('layers', '-')}", whole, *states)
+    return view
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="*", default=NETWORKS)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for name in options.network:
+        rows.append(examine(name, options.size))
+        print(rows[-1], flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    Console().print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
