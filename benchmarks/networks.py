@@ -35,7 +35,14 @@ from cprune_rl.pruning.surgery import kept_indices, prune
 from cprune_rl.pruning.zoo import MODELS
 
 LIBRARY = ("resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "mobilenet_v3_small", "mnasnet1_0", "efficientnet_b0", "densenet121", "convnext_tiny")
-NETWORKS = (*MODELS, *(f"torchvision:{name}" for name in LIBRARY), "timm:mobilenetv3_small_100", "torchvision:shufflenet_v2_x1_0", "torchvision:resnext50_32x4d", "torchvision:vit_b_16")
+NETWORKS = (
+    *MODELS,
+    *(f"torchvision:{name}" for name in LIBRARY),
+    "timm:mobilenetv3_small_100",
+    "torchvision:shufflenet_v2_x1_0",
+    "torchvision:resnext50_32x4d",
+    "torchvision:vit_b_16",
+)
 _KEPT = 2 / 3
 _TOLERANCE = 1e-3  # of the largest logit
 _N_CLASSES = 10

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, spearmanr
 
-__all__ = ["Interval", "median_interval", "noise_floor", "speedup_interval"]
+__all__ = ["Interval", "median_interval", "noise_floor", "rank_correlation", "speedup_interval"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,18 @@ def noise_floor(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
     """
     found = speedup_interval(first, second)
     return max(found.high, 1 / found.low) - 1
+
+
+def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> Interval:
+    """Spearman's rank correlation of paired values, `(n,)` each; 0 where one of them is constant."""
+
+    def statistic(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        if len(set(a)) < 2 or len(set(b)) < 2:
+            return 0.0
+        return float(spearmanr(a, b).statistic)
+
+    found = bootstrap((first, second), statistic, paired=True, vectorized=False, method="percentile", n_resamples=1000, rng=np.random.default_rng(0))
+    return Interval(statistic(first, second), float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
 def _interval(data: tuple[NDArray[np.float64], ...], statistic: object) -> Interval:

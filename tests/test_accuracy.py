@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cprune_rl.accuracy.calibration import Calibration, fit_loss_curves
 from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.data.contours import draw_contours
 from cprune_rl.accuracy.gate import judge
-from cprune_rl.accuracy.oracle import Calibration, FinetuneOracle, fit_loss_curves
+from cprune_rl.accuracy.oracle import Finetuned, PlanOracle
 from cprune_rl.accuracy.training import TrainSettings, evaluate, predict_labels, recalibrate, train
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import UnknownNameError
@@ -101,7 +102,7 @@ def test_loss_curves_go_through_the_measured_ratio_and_add_up() -> None:
 
 def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
     data, store = small_data(), open_store(None)
-    oracle = FinetuneOracle(lambda _: small_model(), "toy", data, store, TrainSettings(3), 0.5)
+    oracle = PlanOracle(Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5)
     first = oracle.accuracy(Plan((8,)))
     other = oracle.view(Calibration())
     assert other.accuracy(Plan((8,))).value == first.value
@@ -112,7 +113,7 @@ def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
 
 def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
     data, store = small_data(), open_store(None)
-    oracle = FinetuneOracle(lambda _: small_model(), "toy", data, store, TrainSettings(3), 0.5, since=0.0)
+    oracle = PlanOracle(Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5, since=0.0)
     oracle.accuracy(Plan((8,)))
     rival = oracle.view(Calibration())
     rival.accuracy(Plan((8,)))

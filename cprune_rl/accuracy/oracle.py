@@ -1,8 +1,9 @@
-"""Accuracy of plans inside a search: a short fine-tune, calibrated against long ones.
+"""Accuracy of plans inside a search: one of three cheap evaluations, calibrated against full fine-tunes, and kept.
 
-A short fine-tune ranks plans well and is biased: its value is mapped to what the full fine-tune would
-give, by a monotone map fitted on a few plans that were fine-tuned in full. Answers are kept in the cost
-cache. Called by searches through `contracts.AccuracyOracle`.
+All three prune physically and judge on the search images: `recalibrate` recomputes batch-norm statistics alone,
+`finetune` trains a few steps, `supernet` takes the weights of a network that was trained to be pruned. Each is biased
+and ranks plans: a monotone map fitted on plans that were fine-tuned in full mends the bias. Called by searches
+through `contracts.AccuracyOracle`.
 """
 
 from __future__ import annotations
@@ -11,119 +12,149 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
+from cprune_rl.accuracy.calibration import Calibration
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, train
-from cprune_rl.contracts import Accuracy, LossCurves, Spending
+from cprune_rl.contracts import Accuracy, Spending
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.table import Plan
 
-__all__ = ["Calibration", "FinetuneOracle", "fit_loss_curves"]
+__all__ = ["Evaluation", "Finetuned", "PlanOracle", "Recalibrated"]
+
+Pruner = Callable[[Plan], nn.Module]
 
 
-_DEFAULT_POWER = 0.5  # where one point alone is known: a short fine-tune exaggerates large losses more than small ones
-_SMALLEST_LOSS = 5e-4  # below what thousands of images can tell
+class Evaluation(Protocol):
+    """One way of looking at a plan; deterministic."""
+
+    @property
+    def identity(self) -> str:
+        """Names it with its settings and the weights that it starts from: part of the key under which answers are kept."""
+
+    def __call__(self, plan: Plan) -> float:
+        """Accuracy on the search images, in [0, 1]."""
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A monotone map from an oracle's loss to the loss after full fine-tuning: `scale * loss ** power`.
-
-    A power law has no plateaus: a plan that the oracle likes better is never rated alike.
+class Recalibrated:
+    """Prunes and recomputes batch-norm statistics: with a supernet's weights, its evaluation; with the dense network's, the cheapest look there is.
 
     Attributes:
-        scale: loss after full fine-tuning where the oracle sees all accuracy lost.
-        power: above 0.
-        residual: root mean square of leave-one-out errors, in accuracy: what the map does not know.
+        pruner: plan -> smaller network.
+        weights: names the weights it prunes, and the ranking of channels.
+        data: images.
     """
 
-    scale: float = 1.0
-    power: float = 1.0
-    residual: float = 0.0
+    pruner: Pruner
+    weights: str
+    data: ImageData
 
-    def __call__(self, raw_loss: float) -> float:
-        """The loss after full fine-tuning; 0 where the oracle sees none."""
-        return float(self.scale * max(raw_loss, 0.0) ** self.power)
+    @property
+    def identity(self) -> str:
+        """See `Evaluation`."""
+        return f"recalibrate:{self.weights}"
 
-    @staticmethod
-    def fit(points: Sequence[tuple[float, float]]) -> Calibration:
-        """Fits the map by least squares in logarithms.
-
-        Args:
-            points: `(raw loss, full loss)` of at least two plans.
-        """
-        residuals = [_power_law([*points[:i], *points[i + 1 :]])(raw) - full for i, (raw, full) in enumerate(points)]
-        fitted = _power_law(points)
-        return Calibration(fitted.scale, fitted.power, math.sqrt(sum(r * r for r in residuals) / len(residuals)))
+    def __call__(self, plan: Plan) -> float:
+        """See `Evaluation`."""
+        model = self.pruner(plan)
+        recalibrate(model, self.data.train)
+        return evaluate(model, self.data.search)
 
 
-def _power_law(points: Sequence[tuple[float, float]]) -> Calibration:
-    raw, full = np.log(np.maximum(np.array(points, float), _SMALLEST_LOSS)).T
-    spread = float(((raw - raw.mean()) ** 2).sum())
-    slope = float(((raw - raw.mean()) * (full - full.mean())).sum()) / spread if spread > 1e-6 else _DEFAULT_POWER
-    power = min(max(slope, 0.2), 2.0)
-    return Calibration(math.exp(float(full.mean() - power * raw.mean())), power)
+@dataclass(frozen=True)
+class Finetuned:
+    """Prunes, recalibrates and trains for a while, on the same batches for every plan.
+
+    Attributes:
+        pruner: plan -> smaller network with the dense network's weights.
+        weights: names the weights it prunes, and the ranking of channels.
+        data: images.
+        settings: of the training.
+    """
+
+    pruner: Pruner
+    weights: str
+    data: ImageData
+    settings: TrainSettings
+
+    @property
+    def identity(self) -> str:
+        """See `Evaluation`."""
+        return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}"
+
+    def __call__(self, plan: Plan) -> float:
+        """See `Evaluation`."""
+        model = self.pruner(plan)
+        recalibrate(model, self.data.train)
+        train(model, self.data, self.settings)
+        return evaluate(model, self.data.search)
 
 
-class FinetuneOracle:
-    """Prunes, recalibrates, fine-tunes for a few steps, evaluates on the search images.
+class PlanOracle:
+    """An evaluation whose answers are calibrated, counted, and kept in the cost cache (see `contracts.AccuracyOracle`).
 
     Args:
-        pruner: plan -> smaller network with the dense network's weights.
-        identity: names the dense network's weights and the ranking of channels.
+        evaluation: how a plan is looked at.
         data: images.
         store: keeps every answer.
-        settings: of the short fine-tune; the same batches for every plan.
         dense_accuracy: of the dense network on the search images.
-        calibration: maps short to full; the default changes nothing.
+        reference: what the evaluation gives for the dense network, from which losses are counted; the dense
+            accuracy where not given. A supernet is some points below.
+        calibration: maps its losses to those after the full fine-tune; the default changes nothing.
         since: answers that the store got after this moment are counted as fresh (see `compiler.tuner.Tuner`).
     """
 
     def __init__(
         self,
-        pruner: Callable[[Plan], nn.Module],
-        identity: str,
+        evaluation: Evaluation,
         data: ImageData,
         store: CostStore,
-        settings: TrainSettings,
         dense_accuracy: float,
+        reference: float | None = None,
         calibration: Calibration | None = None,
         since: float = math.inf,
     ) -> None:
-        self._pruner, self._identity, self._data, self._store = pruner, identity, data, store
-        self._settings, self._dense_accuracy, self._since = settings, dense_accuracy, since
-        self._answers: dict[Plan, float] = {}
+        self._evaluation, self._data, self._store, self._since = evaluation, data, store, since
+        self._dense_accuracy = dense_accuracy
+        self._answers: dict[tuple[str, Plan], float] = {}
+        self.reference = dense_accuracy if reference is None else reference
         self.calibration = calibration or Calibration()
         self.spending = Spending()
 
-    def view(self, calibration: Calibration) -> FinetuneOracle:
+    def view(self, calibration: Calibration) -> PlanOracle:
         """The same oracle, calibrated, with counters of its own."""
-        return FinetuneOracle(self._pruner, self._identity, self._data, self._store, self._settings, self._dense_accuracy, calibration, self._since)
+        return PlanOracle(self._evaluation, self._data, self._store, self._dense_accuracy, self.reference, calibration, self._since)
 
     def accuracy(self, plan: Plan) -> Accuracy:
         """The calibrated accuracy of a plan (see `contracts.AccuracyOracle`)."""
         before = self.spending.train_s
-        raw = self.raw(plan)
-        value = self._dense_accuracy - self.calibration(self._dense_accuracy - raw)
+        loss = self.loss(plan)
+        value = self._dense_accuracy - self.calibration(loss)
         n = len(self._data.search)
+        raw = self.reference - loss
         sampling = math.sqrt(max(raw * (1 - raw), 0.0) / n)
         return Accuracy(value, math.hypot(sampling, self.calibration.residual), n, self.spending.train_s - before)
 
-    def raw(self, plan: Plan) -> float:
-        """What the short fine-tune gives, uncalibrated."""
-        if plan not in self._answers:
-            self._answers[plan] = self.finetuned(plan, self._settings)
-        return self._answers[plan]
+    def loss(self, plan: Plan) -> float:
+        """What the evaluation sees lost, uncalibrated, in accuracy."""
+        return self.reference - self.evaluate(plan)
 
-    def finetuned(self, plan: Plan, settings: TrainSettings) -> float:
-        """Accuracy on the search images after a fine-tune of any length, from the store where it has it."""
-        text = json.dumps([self._identity, plan.widths, plan.schemes, self._data.fingerprint, asdict(settings)])
+    def evaluate(self, plan: Plan, evaluation: Evaluation | None = None) -> float:
+        """Accuracy on the search images by an evaluation, the oracle's own where none is given; from the store where it has it."""
+        evaluation = evaluation or self._evaluation
+        known = (evaluation.identity, plan)
+        if known not in self._answers:
+            self._answers[known] = self._kept(plan, evaluation)
+        return self._answers[known]
+
+    def _kept(self, plan: Plan, evaluation: Evaluation) -> float:
+        text = json.dumps([evaluation.identity, plan.widths, plan.schemes, self._data.fingerprint])
         key = hashlib.sha256(text.encode()).hexdigest()
         if (known := self._store.accuracy(key)) is not None:
             answer, created = known
@@ -131,10 +162,7 @@ class FinetuneOracle:
                 self._spend(answer.cost_s)
             return answer.value
         started = time.perf_counter()
-        model = self._pruner(plan)
-        recalibrate(model, self._data.train)
-        train(model, self._data, settings)
-        value = evaluate(model, self._data.search)
+        value = evaluation(plan)
         cost = time.perf_counter() - started
         self._spend(cost)
         self._store.put_accuracy(key, Accuracy(value, 0.0, len(self._data.search), cost))
@@ -143,23 +171,3 @@ class FinetuneOracle:
     def _spend(self, cost_s: float) -> None:
         self.spending.accuracy_evaluations += 1
         self.spending.train_s += cost_s
-
-
-def fit_loss_curves(losses: NDArray[np.float64], kept: Sequence[float], total: float, uniform: float) -> LossCurves:
-    """Fits `scale * (1 - kept) ** power` to each group's measured losses.
-
-    Losses of single groups come from short fine-tunes; all scales are multiplied so that the curves add up
-    to the calibrated loss of a uniform plan.
-
-    Args:
-        losses: `(n_groups, 2)` loss in accuracy with only that group pruned to each of `kept`.
-        kept: the two kept ratios, descending, in (0, 1).
-        total: calibrated loss of the uniform plan.
-        uniform: kept ratio of the uniform plan, in (0, 1).
-    """
-    measured = np.maximum(losses, _SMALLEST_LOSS)  # a group without measurable loss still costs something
-    removed = 1.0 - np.asarray(kept, float)
-    power = np.clip(np.log(measured[:, 1] / measured[:, 0]) / math.log(removed[1] / removed[0]), 1.0, 3.0)
-    scale = measured[:, 1] / removed[1] ** power
-    predicted = float((scale * (1.0 - uniform) ** power).sum())
-    return LossCurves(scale * max(total, _SMALLEST_LOSS) / predicted, power)

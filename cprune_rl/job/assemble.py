@@ -7,19 +7,14 @@ The one place where the worlds of pruning, accuracy and, behind a lab, the compi
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, load_data
-from cprune_rl.accuracy.oracle import Calibration, FinetuneOracle, fit_loss_curves
 from cprune_rl.accuracy.training import TrainSettings, accumulate_gradients, evaluate
 from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.cost_cache import CostStore, default_url, open_store
@@ -27,15 +22,13 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.job.bench import Lab, Workbench
 from cprune_rl.job.config import RunConfig, load_config
 from cprune_rl.job.networks import is_trained, trained, weights_hash
+from cprune_rl.job.oracles import Subject, calibrate, open_oracle
 from cprune_rl.job.progress import Reporter
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 from cprune_rl.pruning.models import build_model, check_output, load_weights
-from cprune_rl.pruning.surgery import kept_indices, prune
-from cprune_rl.table import Plan
 
 __all__ = ["open_live", "open_untrained_lab", "open_workbench"]
 
-_CURVE_KEPT = (0.75, 0.5)  # kept ratios at which each group's loss is asked for
 _OpenLab = Callable[[nn.Module, torch.Tensor, CoupledGroups], Lab]
 
 
@@ -60,12 +53,10 @@ def open_workbench(config: RunConfig, reporter: Reporter, since: float) -> Itera
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
             coupled = find_groups(model, example, group_settings(config), functools.partial(accumulate_gradients, data=data))
         lab = open_lab(model, example, coupled)
-        pruner = functools.partial(_pruned_copy, model, example, coupled)
-        short = TrainSettings(config.budgets.oracle_steps, learning_rate=0.02, warmup=0.1, seed=config.seed)
-        identity = hashlib.sha256(json.dumps([weights_hash(model), sorted(coupled.ranking.items())]).encode()).hexdigest()[:20]
-        oracle = FinetuneOracle(pruner, identity, data, store, short, dense_accuracy, since=since)
+        subject = Subject(data, model, example, coupled)
+        oracle = open_oracle(config, subject, lab.network, lab.cost_model, store, dense_accuracy, since, reporter)
         bench = Workbench(config, data, model, coupled, lab, oracle, dense_accuracy, model_cost=dict(lab.spent))
-        _calibrate(bench, reporter)
+        calibrate(bench, subject, reporter)
         yield bench
 
 
@@ -154,34 +145,3 @@ def _base_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.
     with reporter.part(f"{verb} the base network", settings.n_steps) as advance:
         trained(model, identity, data, settings, lambda step, _: advance(step))
     return data, model
-
-
-def _pruned_copy(model: nn.Module, example: torch.Tensor, coupled: CoupledGroups, plan: Plan) -> nn.Module:
-    return prune(model, example, kept_indices(coupled, plan))
-
-
-def _calibrate(bench: Workbench, reporter: Reporter) -> None:
-    """Fine-tunes a few plans in full to calibrate the oracle, and asks it for each group's loss."""
-    ratios = bench.config.budgets.calibration
-    plans = [bench.network.uniform(r) for r in ratios]
-    losses = []
-    with reporter.part("Calibrating the accuracy oracle", len(plans)) as advance:
-        for done, plan in enumerate(plans, start=1):
-            full = bench.oracle.finetuned(plan, bench.finetune_settings)
-            losses.append((bench.dense_accuracy - bench.oracle.raw(plan), bench.dense_accuracy - full))
-            advance(done)
-    bench.calibration = Calibration.fit(losses)
-    before = dataclasses.asdict(bench.oracle.spending)
-    groups = bench.network.groups
-    measured = np.zeros((len(groups), len(_CURVE_KEPT)))
-    with reporter.part("Asking for each group's loss", measured.size) as advance:
-        for g, group in enumerate(groups):
-            for k, kept in enumerate(_CURVE_KEPT):
-                widths = list(bench.network.dense.widths)
-                widths[g] = max(group.minimum, round(group.channels * kept))
-                measured[g, k] = bench.dense_accuracy - bench.oracle.raw(Plan(tuple(widths)))
-                advance(g * len(_CURVE_KEPT) + k + 1)
-    for name, value in dataclasses.asdict(bench.oracle.spending).items():
-        bench.model_cost[name] = bench.model_cost.get(name, 0) + value - before[name]
-    middle = len(ratios) // 2
-    bench.curves = fit_loss_curves(measured, _CURVE_KEPT, bench.calibration(losses[middle][0]), ratios[middle])

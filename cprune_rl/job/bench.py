@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from cprune_rl.accuracy.calibration import Calibration
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.oracle import Calibration, FinetuneOracle
+from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.contracts import LatencySource, LossCurves, TaskCost
 from cprune_rl.cost_cache.interpolation import CostModel
@@ -29,7 +30,7 @@ from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.pruning.surgery import kept_indices, prune
 from cprune_rl.table import Network, Plan, Workload
 
-__all__ = ["Comparison", "FinishedNetwork", "Lab", "Workbench"]
+__all__ = ["Comparison", "FinishedNetwork", "Lab", "Workbench", "full_settings"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ class Lab(Protocol):
         """
 
 
+def full_settings(config: RunConfig) -> TrainSettings:
+    """Of the full fine-tune."""
+    return TrainSettings(config.budgets.finetune_steps, learning_rate=0.05, warmup=0.1, seed=config.seed)
+
+
 @dataclass
 class Workbench:
     """Everything a run works with, whatever its latencies come from.
@@ -123,9 +129,10 @@ class Workbench:
         model: the trained dense network.
         coupled: its groups, importance and ranking.
         lab: where latencies come from.
-        oracle: the short fine-tune, not calibrated.
+        oracle: of accuracy, not calibrated.
         dense_accuracy: on the search images.
-        calibration: short to full fine-tune.
+        calibration: from the oracle's losses to those after the full fine-tune.
+        calibration_points: what it was fitted on: (loss that the oracle saw, loss after the full fine-tune).
         curves: predicted loss of each group.
         model_cost: trials, evaluations and seconds that went into the cost model and the curves: only an agent
             that trains on them needs them, so its search is charged with them.
@@ -136,9 +143,10 @@ class Workbench:
     model: nn.Module
     coupled: CoupledGroups
     lab: Lab
-    oracle: FinetuneOracle
+    oracle: PlanOracle
     dense_accuracy: float
     calibration: Calibration = field(default_factory=Calibration)
+    calibration_points: list[tuple[float, float]] = field(default_factory=list)
     curves: LossCurves = field(default_factory=lambda: LossCurves(np.empty(0), np.empty(0)))
     model_cost: dict[str, float] = field(default_factory=dict)
 
@@ -155,7 +163,7 @@ class Workbench:
     @property
     def finetune_settings(self) -> TrainSettings:
         """Of the full fine-tune."""
-        return TrainSettings(self.config.budgets.finetune_steps, learning_rate=0.05, warmup=0.1, seed=self.config.seed)
+        return full_settings(self.config)
 
     def pruned(self, plan: Plan) -> nn.Module:
         """The network a plan leaves, with the dense network's weights."""

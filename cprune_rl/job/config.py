@@ -42,6 +42,8 @@ class Budgets:
         base_steps: training of the base network.
         finetune_steps: full fine-tune of finalists and calibration plans.
         oracle_steps: short fine-tune inside the loop.
+        supernet_steps: of the supernet's training, where one is asked for.
+        proof_plans: of equal latency, fine-tuned in full to see whether the supernet ranks them.
         tuner: how hard tasks are tuned.
         sweep: kept ratios of the plans measured for the cost model.
         calibration: kept ratios of the plans fine-tuned in full to calibrate the oracle.
@@ -52,6 +54,8 @@ class Budgets:
     base_steps: int = 3000
     finetune_steps: int = 1000
     oracle_steps: int = 50
+    supernet_steps: int = 1200
+    proof_plans: int = 10
     tuner: TunerBudgets = TunerBudgets()
     sweep: tuple[float, ...] = (0.8, 0.6, 0.4)
     calibration: tuple[float, ...] = (0.8, 0.65, 0.5, 0.35)
@@ -60,7 +64,7 @@ class Budgets:
 
 
 FAST = Budgets(
-    base_steps=1500, finetune_steps=200, oracle_steps=30, tuner=TunerBudgets((2, 2, 2), (2, 4, 6), (2, 1, 3), 1),
+    base_steps=1500, finetune_steps=200, oracle_steps=30, supernet_steps=300, proof_plans=6, tuner=TunerBudgets((2, 2, 2), (2, 4, 6), (2, 1, 3), 1),
     sweep=(0.6,), calibration=(0.75, 0.5), total_timesteps=6_144, timing_rounds=20,
 )  # fmt: skip
 
@@ -80,6 +84,9 @@ class RunConfig(BaseModel):
     data: str = Field("contours", description="Images to train and judge it on: contours, digits, cifar10:DIR, imagefolder:DIR?size=64, npz:FILE, or file.py:function.")
     weights: Path | None = Field(None, description="Trained weights of the network, a state_dict in .pt or .safetensors; trained on the data where not given.")
     device: str = Field("local", description="Where to be fast: local, local?threads=2, rpc://host:port/key of a TVM tracker, or recorded:NAME, no device but a recording.")
+    oracle: str = Field(
+        "finetune", description="How a search judges accuracy: finetune or finetune:STEPS, supernet (trained once, must rank as full fine-tunes do), or recalibrate."
+    )
     importance: str = Field("l2", description="Which channels go first: l1, l2, fpgm, taylor or random.")
     freeze: tuple[str, ...] = Field((), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times.")
     keep: tuple[str, ...] = Field((), description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.")
@@ -97,6 +104,14 @@ class RunConfig(BaseModel):
     def _floor_is_an_accuracy(cls, value: float) -> float:
         if not -1.0 <= value <= 1.0:
             raise ValueError("give an accuracy in (0, 1], or e.g. -0.01 for one point below the dense network")
+        return value
+
+    @field_validator("oracle")
+    @classmethod
+    def _oracle_is_one(cls, value: str) -> str:
+        kind, colon, steps = value.partition(":")
+        if kind not in ("finetune", "supernet", "recalibrate") or (colon and (kind != "finetune" or not steps.isdecimal() or int(steps) == 0)):
+            raise ValueError(f"{value!r}: give finetune, finetune:STEPS, supernet or recalibrate")
         return value
 
     @field_validator("freeze", "keep", mode="before")

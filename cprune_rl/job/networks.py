@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,11 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
+from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings, train_supernet
 from cprune_rl.accuracy.training import TrainSettings, train
+from cprune_rl.table import Plan
 
-__all__ = ["is_trained", "trained", "weights_hash"]
+__all__ = ["is_supernet_trained", "is_trained", "supernet_of", "trained", "weights_hash"]
 
 OnStep = Callable[[int, float], None]
+Masks = Callable[[Plan], Mapping[str, torch.Tensor]]
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -34,7 +37,7 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:20]
 
 
-def _path(identity: str, data: ImageData, settings: TrainSettings) -> Path:
+def _path(identity: str, data: ImageData, settings: TrainSettings | SupernetSettings) -> Path:
     text = json.dumps([identity, data.fingerprint, asdict(settings), torch.__version__])
     return user_cache_path("cprune-rl", ensure_exists=True) / "networks" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
@@ -57,14 +60,44 @@ def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSet
     Returns:
         `model`, in evaluation mode.
     """
-    path = _path(identity, data, settings)
+    return _kept(model, _path(identity, data, settings), lambda: train(model, data, settings, on_step))
+
+
+def is_supernet_trained(weights: str, data: ImageData, settings: SupernetSettings) -> bool:
+    """Whether `supernet_of` would only read a file."""
+    return _path(f"supernet:{weights}", data, settings).exists()
+
+
+def supernet_of(
+    model: nn.Module, weights: str, masks: Masks, space: PlanSpace, data: ImageData, settings: SupernetSettings, on_step: Callable[[int], None] | None = None
+) -> nn.Module:
+    """Trains a supernet in place, goes on with a training that was stopped, or reads what the same training gave before.
+
+    Args:
+        model: a copy of the dense network.
+        weights: names its weights and the ranking of its channels.
+        masks: see `supernet.train_supernet`.
+        space: the plans.
+        data: images; only `data.train` is learnt from.
+        settings: of the training.
+        on_step: called with the number of steps done after each.
+
+    Returns:
+        `model`, in evaluation mode.
+    """
+    path = _path(f"supernet:{weights}", data, settings)
+    return _kept(model, path, lambda: train_supernet(model, masks, space, data, settings, path.with_suffix(".checkpoint"), on_step))
+
+
+def _kept(model: nn.Module, path: Path, train_it: Callable[[], None]) -> nn.Module:
+    """Weights from a file, or trained and written to it."""
     if path.exists():
         try:
             model.load_state_dict(load_file(path))
             return model.eval()
         except Exception:  # safetensors raises its own type for a damaged file, torch another: train again over it
             path.unlink()
-    train(model, data, settings, on_step)
+    train_it()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.part")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)

@@ -40,7 +40,7 @@ class ChannelGraph:
         self.names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
         self._modules = {name: module for module, name in self.names.items()}
         try:
-            with warnings.catch_warnings():
+            with torch.enable_grad(), warnings.catch_warnings():  # it follows the network by autograd
                 warnings.simplefilter("ignore")  # it warns of parameters that belong to no layer: the guard judges what follows
                 self._graph = tp.DependencyGraph().build_dependency(model, example_inputs=example, verbose=False)
         except Exception as error:  # torch-pruning raises whatever an unsupported structure provokes
@@ -75,6 +75,12 @@ class ChannelGraph:
             for dependency, indices in self.group(name, channels):
                 if dependency.handler in _IN:
                     dependency.target.module.weight[:, list(indices)] = 0
+
+    def readers(self, name: str, channels: Sequence[int]) -> Iterator[tuple[str, list[int], list[int]]]:
+        """Layers that read a group: name, positions along their input, and the group's channel at each."""
+        for item in self.group(name, channels):
+            if item.dep.handler in _IN:
+                yield self.names[item.dep.target.module], [int(i) for i in item.idxs], [int(i) for i in item.root_idxs]
 
     def writers(self, group: Any) -> tuple[str, ...]:
         """Layers that produce a group's channels."""

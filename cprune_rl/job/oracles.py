@@ -1,0 +1,191 @@
+"""The run's accuracy oracle: made as `--oracle` says, asked to earn its place, calibrated.
+
+A supernet is believed only where it ranks plans of equal latency as full fine-tunes do; where it does not, the
+short fine-tune takes its place, and the run says so. Called by `job.assemble`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from cprune_rl.accuracy.calibration import Calibration, fit_loss_curves
+from cprune_rl.accuracy.data import ImageData
+from cprune_rl.accuracy.oracle import Evaluation, Finetuned, PlanOracle, Recalibrated
+from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
+from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.contracts import LatencySource
+from cprune_rl.cost_cache import CostStore
+from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
+from cprune_rl.intervals import Interval, rank_correlation
+from cprune_rl.job.bench import Workbench, full_settings
+from cprune_rl.job.config import RunConfig
+from cprune_rl.job.networks import is_supernet_trained, supernet_of, weights_hash
+from cprune_rl.job.progress import Reporter
+from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.pruning.masks import ChannelMasks
+from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.table import Network, Plan
+
+__all__ = ["Subject", "calibrate", "equal_latency_plans", "open_oracle"]
+
+_LEAST_CORRELATION = 0.7  # below it a supernet ranks no better than a few steps of training, which are cheaper than believing it
+_CURVE_KEPT = (0.75, 0.5)  # kept ratios at which each group's loss is asked for
+_PROOF_SHARE = 0.5  # of the dense network's latency: where searches end up
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged: a trained network, its groups and its images.
+
+    Attributes:
+        data: images.
+        model: the dense network.
+        example: one batch of its input.
+        coupled: its groups.
+    """
+
+    data: ImageData
+    model: nn.Module
+    example: torch.Tensor
+    coupled: CoupledGroups
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """Names the dense network's weights and the ranking of its channels."""
+        return hashlib.sha256(json.dumps([weights_hash(self.model), sorted(self.coupled.ranking.items())]).encode()).hexdigest()[:20]
+
+    def pruned(self, plan: Plan) -> nn.Module:
+        """The network a plan leaves, with the dense network's weights."""
+        return self.pruned_of(self.model, plan)
+
+    def pruned_of(self, model: nn.Module, plan: Plan) -> nn.Module:
+        """The network a plan leaves of another network of the same shape."""
+        return prune(model, self.example, kept_indices(self.coupled, plan))
+
+    def finetuned(self, settings: TrainSettings) -> Finetuned:
+        """Fine-tuning as an evaluation."""
+        return Finetuned(self.pruned, self.weights, self.data, settings)
+
+
+def open_oracle(config: RunConfig, subject: Subject, network: Network, costs: CostModel, store: CostStore, dense_accuracy: float, since: float, reporter: Reporter) -> PlanOracle:
+    """Makes the oracle that a run asks for.
+
+    Args:
+        config: of the run.
+        subject: what is judged.
+        network: its description, for plans of equal latency.
+        costs: of its tasks, for the same.
+        store: keeps every answer.
+        dense_accuracy: on the search images.
+        since: see `PlanOracle`.
+        reporter: told what is going on.
+    """
+    kind, _, steps = config.oracle.partition(":")
+    short = subject.finetuned(TrainSettings(int(steps or config.budgets.oracle_steps), learning_rate=0.02, warmup=0.1, seed=config.seed))
+    make = functools.partial(PlanOracle, data=subject.data, store=store, dense_accuracy=dense_accuracy, since=since)
+    if kind == "finetune":
+        return make(short)
+    if kind == "recalibrate":
+        return make(Recalibrated(subject.pruned, subject.weights, subject.data))
+    supernet = _supernet(config, subject, reporter)
+    reference = make(supernet).evaluate(network.dense)
+    oracle = make(supernet, reference=reference)
+    plans = equal_latency_plans(network, ModelledCosts(network, costs), _PROOF_SHARE, config.budgets.proof_plans, config.seed)
+    correlation = _proof(oracle, subject.finetuned(full_settings(config)), plans, reporter)
+    if correlation.value >= _LEAST_CORRELATION:
+        return oracle
+    reporter.say(f"    Below {_LEAST_CORRELATION:g}: the supernet is not believed, plans are judged by {short.settings.n_steps} steps of training each")
+    return make(short)
+
+
+def _supernet(config: RunConfig, subject: Subject, reporter: Reporter) -> Recalibrated:
+    groups = subject.coupled.groups
+    space = PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups))
+    settings = SupernetSettings(config.budgets.supernet_steps, seed=config.seed)
+    masks = ChannelMasks(subject.model, subject.example, subject.coupled)
+    verb = "Reading" if is_supernet_trained(subject.weights, subject.data, settings) else "Training"
+    with reporter.part(f"{verb} the supernet", settings.n_steps) as advance:
+        supernet = supernet_of(copy.deepcopy(subject.model), subject.weights, masks.of, space, subject.data, settings, advance)
+    return Recalibrated(functools.partial(subject.pruned_of, supernet), f"supernet:{weights_hash(supernet)}", subject.data)
+
+
+def _proof(oracle: PlanOracle, full: Evaluation, plans: Sequence[Plan], reporter: Reporter) -> Interval:
+    """Rank correlation of the supernet with full fine-tunes, on plans that nothing but accuracy tells apart."""
+    values = np.zeros((len(plans), 2))
+    with reporter.part("Asking the supernet to earn its place", len(plans)) as advance:
+        for done, plan in enumerate(plans, start=1):
+            values[done - 1] = oracle.evaluate(plan), oracle.evaluate(plan, full)
+            advance(done)
+    found = rank_correlation(values[:, 0], values[:, 1])
+    reporter.say(f"    It ranks {len(plans)} plans of equal latency as full fine-tunes do with a rank correlation of {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]")
+    return found
+
+
+def equal_latency_plans(network: Network, costs: LatencySource, share: float, count: int, seed: int) -> list[Plan]:
+    """Random plans whose latency is the same share of the dense network's, within 3 %.
+
+    Args:
+        network: whose plans.
+        costs: of its tasks.
+        share: of the dense latency, in (0, 1).
+        count: how many.
+        seed: same seed, same plans.
+    """
+    rng = np.random.default_rng(seed)
+    channels, minimum = (np.array([getattr(g, name) for g in network.groups]) for name in ("channels", "minimum"))
+
+    def latency(plan: Plan) -> float:
+        return sum(c.latency_s for c in costs.predict(network.workloads(plan)))
+
+    wanted = share * latency(network.dense)
+    found: list[Plan] = []
+    nearest: list[tuple[float, Plan]] = []
+    for _ in range(40 * count):
+        direction = np.exp(rng.normal(0.0, 0.6, len(channels)))
+        low, high = 0.0, 6.0
+        for _ in range(18):  # the exponent of the kept ratio, by bisection
+            middle = (low + high) / 2
+            plan = Plan(tuple(int(w) for w in np.clip(np.round(channels * np.exp(-middle * direction)), minimum, channels)))
+            low, high = (middle, high) if latency(plan) > wanted else (low, middle)
+        error = abs(latency(plan) / wanted - 1)
+        nearest.append((error, plan))
+        if error <= 0.03 and plan not in found:
+            found.append(plan)
+        if len(found) == count:
+            return found
+    return list(dict.fromkeys([*found, *(plan for _, plan in sorted(nearest, key=lambda item: item[0]))]))[:count]
+
+
+def calibrate(bench: Workbench, subject: Subject, reporter: Reporter) -> None:
+    """Fine-tunes a few plans in full to calibrate the oracle, and asks it for each group's loss."""
+    ratios, oracle, full = bench.config.budgets.calibration, bench.oracle, subject.finetuned(full_settings(bench.config))
+    plans = [bench.network.uniform(r) for r in ratios]
+    with reporter.part("Calibrating the accuracy oracle", len(plans)) as advance:
+        for done, plan in enumerate(plans, start=1):
+            bench.calibration_points.append((oracle.loss(plan), bench.dense_accuracy - oracle.evaluate(plan, full)))
+            advance(done)
+    bench.calibration = Calibration.fit(bench.calibration_points)
+    before = dataclasses.asdict(oracle.spending)
+    groups = bench.network.groups
+    measured = np.zeros((len(groups), len(_CURVE_KEPT)))
+    with reporter.part("Asking for each group's loss", measured.size) as advance:
+        for g, group in enumerate(groups):
+            for k, kept in enumerate(_CURVE_KEPT):
+                widths = list(bench.network.dense.widths)
+                widths[g] = max(group.minimum, round(group.channels * kept))
+                measured[g, k] = oracle.loss(Plan(tuple(widths)))
+                advance(g * len(_CURVE_KEPT) + k + 1)
+    for name, value in dataclasses.asdict(oracle.spending).items():
+        bench.model_cost[name] = bench.model_cost.get(name, 0) + value - before[name]
+    middle = len(ratios) // 2
+    bench.curves = fit_loss_curves(measured, _CURVE_KEPT, bench.calibration(bench.calibration_points[middle][0]), ratios[middle])

@@ -1,0 +1,68 @@
+"""Plans as masks: a network of full size whose weights are cut off where a removed channel would be read.
+
+It computes what the pruned network computes (the guard has tried that), at full cost but with the same parameters for
+every plan: what a supernet is trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cprune_rl.pruning.graph import ChannelGraph, trainable_copy
+from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.table import Plan
+
+__all__ = ["ChannelMasks"]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Where one layer reads a group.
+
+    Attributes:
+        weight: name of its weight, whose axis 1 is cut.
+        group: position of the group.
+        positions: along that axis.
+        ranks: of the channel at each, 0 for the most important.
+    """
+
+    weight: str
+    group: int
+    positions: torch.Tensor
+    ranks: torch.Tensor
+
+
+class ChannelMasks:
+    """Masks of a network's weights for any plan.
+
+    Args:
+        model: the dense network.
+        example: one batch of its input.
+        coupled: its groups.
+    """
+
+    def __init__(self, model: nn.Module, example: torch.Tensor, coupled: CoupledGroups) -> None:
+        graph = ChannelGraph(trainable_copy(model), example)
+        self._dims = {name: (value.dim(), value.shape[1]) for name, value in model.state_dict().items() if value.dim() > 1}
+        self._readers: list[_Reader] = []
+        for at, group in enumerate(coupled.groups):
+            rank = torch.empty(group.channels, dtype=torch.int64)
+            rank[list(coupled.ranking[group.name])] = torch.arange(group.channels)
+            for layer, positions, channels in graph.readers(group.name, range(group.channels)):
+                self._readers.append(_Reader(f"{layer}.weight", at, torch.tensor(positions), rank[torch.tensor(channels)]))
+
+    def of(self, plan: Plan) -> Mapping[str, torch.Tensor]:
+        """Ones and zeros to multiply weights with, by name of the weight; those that stay whole are left out."""
+        masks: dict[str, torch.Tensor] = {}
+        for reader in self._readers:
+            kept = reader.ranks < plan.widths[reader.group]
+            if bool(kept.all()):
+                continue
+            dims, length = self._dims[reader.weight]
+            mask = masks.setdefault(reader.weight, torch.ones(length).view(1, -1, *([1] * (dims - 2))))
+            mask.view(-1)[reader.positions] *= kept.float()
+        return masks
