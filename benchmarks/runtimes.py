@@ -1,6 +1,6 @@
 """Whole packaged networks, tuned by this project, beside ONNX Runtime and torch.compile.
 
-`python benchmarks/runtimes.py [--json FILE]`; needs the development dependencies. Each rival runs at its best: ONNX
+`python benchmarks/runtimes.py [--json FILE]`; needs the extra `benchmark`. Each rival runs at its best: ONNX
 Runtime with all graph optimisations and inputs bound in place, torch.compile with frozen weights in either memory
 format, whichever is faster. All are timed in turns on the same cores, so only ratios within a row mean anything.
 """
@@ -8,13 +8,16 @@ format, whichever is faster. All are timed in turns on the same cores, so only r
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
 import json
-import os
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -34,7 +37,15 @@ from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.zoo import MODELS
 
 NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small", "resnet20")
-Run = Callable[[], object]
+THREADS = tuple(n for n in (1, 2) if n <= (psutil.cpu_count() or 1))
+Run = Callable[[], Any]
+_TOLERANCE = 1e-3  # of the largest logit
+
+
+def require_rivals() -> None:
+    """Ends the program, before anything is measured, where what a rival needs is not installed."""
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
+        sys.exit(f"the runtimes to compare with need {', '.join(missing)}: pip install -c constraints.txt -e '.[benchmark]'")
 
 
 def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) -> dict[str, object]:
@@ -82,24 +93,35 @@ def onnxruntime_run(model: nn.Module, example: torch.Tensor, n_threads: int, fol
 
 
 def torch_runs(model: nn.Module, example: torch.Tensor, n_threads: int) -> dict[str, Run]:
-    """One inference of the compiled network with frozen weights, in both memory formats."""
+    """One inference of the compiled network with frozen weights, in both memory formats.
+
+    Each has a model of its own: a change of format is made in place, and a graph that is compiled again later would
+    take the other one's weights. Both are run once more when both are made.
+
+    Raises:
+        RuntimeError: one of them does not compute what the model does.
+    """
     import torch._inductor.config as inductor
 
     torch.set_num_threads(n_threads)
+    torch._dynamo.reset()  # of other networks: beyond a number of graphs of one class nothing is compiled any more
     inductor.freezing = True
     runs: dict[str, Run] = {}
     for label, memory_format in (("torch.compile", torch.contiguous_format), ("torch.compile channels_last", torch.channels_last)):
-        torch._dynamo.reset()
-        placed, image = model.to(memory_format=memory_format), example.contiguous(memory_format=memory_format)
-        compiled = torch.compile(placed)
-        with torch.inference_mode():
-            compiled(image)
-        runs[label] = _inference(compiled, image)
+        placed, image = copy.deepcopy(model).to(memory_format=memory_format), example.contiguous(memory_format=memory_format)
+        runs[label] = _inference(torch.compile(placed), image)
+        runs[label]()
+    with torch.inference_mode():
+        expected = model(example)
+    for label, run in runs.items():
+        error = float((run() - expected).abs().max() / expected.abs().max())
+        if error > _TOLERANCE:
+            raise RuntimeError(f"{label} differs from the network by {error:.2g} of its largest logit")
     return runs
 
 
 def _inference(compiled: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor) -> Run:
-    def run() -> object:
+    def run() -> torch.Tensor:
         with torch.inference_mode():
             return compiled(image)
 
@@ -140,10 +162,11 @@ def _row(name: str, n_threads: int, estimate: float, samples: dict[str, np.ndarr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs="*", default=NETWORKS)
-    parser.add_argument("--threads", type=int, nargs="*", default=[n for n in (1, 2) if n <= (os.cpu_count() or 1)])
+    parser.add_argument("--threads", type=int, nargs="*", default=THREADS)
     parser.add_argument("--storage", help="cost cache to take programs from and keep them in")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    require_rivals()
     rows = []
     for n_threads in options.threads:
         for name in options.network:

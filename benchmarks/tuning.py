@@ -5,29 +5,40 @@ Parts of `benchmarks/measurement.py`; each function is one experiment and gives 
 
 from __future__ import annotations
 
+import functools
+import math
+import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 import torch
+import tvm
+from torch import nn
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from cprune_rl.agents.greedy import GreedyCPrune
-from cprune_rl.agents.searcher import Budget
+from cprune_rl.agents.searcher import AcceptedPlan, Budget
 from cprune_rl.compiler.deploy import build_network, time_interleaved
 from cprune_rl.compiler.device import RpcDevice
-from cprune_rl.compiler.forms import Forms, find_forms
+from cprune_rl.compiler.forms import Form, Forms, Transpose, find_forms
+from cprune_rl.compiler.packing import block_size
 from cprune_rl.compiler.program import Candidate, Program, random_candidates
+from cprune_rl.compiler.reference import OutputCheck
 from cprune_rl.compiler.search import Effort, ProgramSearch, Task
+from cprune_rl.compiler.target import vector_width
+from cprune_rl.compiler.task_tuner import Job, TaskTuner
+from cprune_rl.compiler.transposes import transpose_module, transpose_workload
 from cprune_rl.compiler.trials import TrialRunner
 from cprune_rl.compiler.tuner import Tuner
 from cprune_rl.compiler.workload import ExportedNetwork
-from cprune_rl.contracts import LossCurves
+from cprune_rl.contracts import LossCurves, Spending
 from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.envs.problem import Problem
@@ -36,10 +47,15 @@ from cprune_rl.pruning.groups import CoupledGroups, find_groups
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import kept_indices, prune
 from cprune_rl.pruning.zoo import MODELS
-from cprune_rl.table import Plan, Workload
+from cprune_rl.table import Network, Plan, Workload
 
+T = TypeVar("T")
 CPRUNE_TRIALS = 70  # a task, for each candidate (Kim et al., ECCV 2022, section 4; the authors' code)
 LOSS = 0.02  # accuracy that the greedy searches below may lose
+_NEVER_ENOUGH_S = 1e9  # what 1 % of a network is worth to a search that is to use up its trials
+CPRUNE_EFFORT = Effort(0, 24, CPRUNE_TRIALS, worth_s=_NEVER_ENOUGH_S)
+_EQUAL = Effort(0, 12, 32, worth_s=_NEVER_ENOUGH_S)  # of each form
+_FORMS = ("plain", "packed", "winograd")  # in the order of `Forms.all`
 
 
 class Bench:
@@ -71,40 +87,68 @@ class Bench:
         return Problem(self.name, network, latency, oracle, curves, recorded.dense_accuracy, recorded.dense_accuracy - LOSS)
 
 
-def trial_seconds(bench: Bench, n_candidates: int = 16) -> dict[str, float]:
-    """Seconds for a fresh trial, ours against TVM's own builder and runner, on the same candidates with the same repeats."""
+def trial_seconds(bench: Bench, n_candidates: int = 64) -> dict[str, float]:
+    """Seconds for a fresh trial, ours against TVM's own builder and runner, on the same candidates with the same repeats.
+
+    Timed on either side: one batch built and run, until every result is there. Ours looks at its reference workload
+    and keeps the trials meanwhile. Not timed: drawing candidates, making builder, runner and session, and a batch of two
+    other candidates, after which all is alive that a side keeps alive between batches. TVM's builder keeps nothing: it
+    starts its processes anew for each batch, which stays in its time, shared by as many candidates as `tune_relax` puts in one.
+
+    Args:
+        bench: a network on a device.
+        n_candidates: of the batch; fewer where the design space is smaller.
+    """
     call = bench.forms.all[0].calls[3]
     module = bench.forms.all[0].exported.lowered(bench.forms.network.widths(bench.forms.network.dense)).task(call.function)
-    candidates = random_candidates(module, bench.device.target, n_candidates, seed=1)
-    bench.device.time_reference()  # both start with what they keep alive already alive
-    ours = _timed(lambda: TrialRunner(bench.device, open_store(None), "benchmark").run(_nameless(bench), candidates))
-    failed: list[str] = []
-    stock = _timed(lambda: failed.extend(_stock_trials(bench, candidates)))
-    return {"candidates": len(candidates), "ours_s": ours / len(candidates), "stock_s": stock / len(candidates), "stock_failed": len(failed), "ratio": stock / ours}
+    first, second, *candidates = random_candidates(module, bench.device.target, n_candidates + 2, seed=1)
+    workload, runner, stock = _nameless(bench), TrialRunner(bench.device, open_store(None), "benchmark"), StockRunner(bench.device.target)
+    runner.run(workload, [first, second])
+    stock.run([first, second])
+    ours_s, measured = _timed(lambda: runner.run(workload, candidates))
+    stock_s, stock_errors = _timed(lambda: stock.run(candidates))
+    return {
+        "candidates": len(candidates),
+        "ours_s": ours_s / len(candidates),
+        "ours_failed": sum(m.error is not None for m in measured),
+        "stock_s": stock_s / len(candidates),
+        "stock_failed": len(stock_errors),
+        "ratio": stock_s / ours_s,
+    }
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
     started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    result = work()
+    return time.perf_counter() - started, result
 
 
 def _nameless(bench: Bench) -> Workload:
     return replace(bench.forms.network.workloads(bench.forms.network.dense)[3], key="benchmark")
 
 
-def _stock_trials(bench: Bench, candidates: Sequence[Candidate]) -> list[str]:
-    """As `tune_relax` runs a batch, one build call, then one run call; gives the errors."""
-    config = ms.runner.EvaluatorConfig(number=1, repeat=5, min_repeat_ms=5, enable_cpu_cache_flush=False)
-    builder, runner = ms.builder.LocalBuilder(max_workers=2), ms.runner.LocalRunner(evaluator_config=config)
-    built = builder.build([ms.builder.BuilderInput(c.module, bench.device.target) for c in candidates])
-    inputs = []
-    for result, candidate in zip(built, candidates, strict=True):
-        if result.error_msg is None:
-            arguments = ArgInfo.from_entry_func(candidate.module, remove_preproc=True)
-            inputs.append(ms.runner.RunnerInput(result.artifact_path, "cpu", arguments))
-    results = [future.result() for future in runner.run(inputs)]
-    return [str(r.error_msg) for r in (*built, *results) if r.error_msg is not None]
+class StockRunner:
+    """TVM's own builder and runner with as many workers as ours has, used as `tune_relax` uses them.
+
+    Args:
+        target: what candidates are built for.
+    """
+
+    def __init__(self, target: tvm.target.Target) -> None:
+        self._target = target
+        self._builder = ms.builder.LocalBuilder(max_workers=os.cpu_count() or 1)
+        self._runner = ms.runner.LocalRunner(evaluator_config=ms.runner.EvaluatorConfig(number=1, repeat=5, min_repeat_ms=5, enable_cpu_cache_flush=False))
+
+    def run(self, candidates: Sequence[Candidate]) -> list[str]:
+        """A batch: one build call, then one run call; gives the errors."""
+        built = self._builder.build([ms.builder.BuilderInput(c.module, self._target) for c in candidates])
+        inputs = []
+        for result, candidate in zip(built, candidates, strict=True):
+            if result.error_msg is None:
+                arguments = ArgInfo.from_entry_func(candidate.module, remove_preproc=True)
+                inputs.append(ms.runner.RunnerInput(result.artifact_path, "cpu", arguments))
+        results = [future.result() for future in self._runner.run(inputs)]
+        return [str(r.error_msg) for r in (*built, *results) if r.error_msg is not None]
 
 
 def trials_to_best(bench: Bench, n_shapes: int = 30, n_trials: int = 32, seed: int = 0) -> dict[str, float]:
@@ -148,24 +192,153 @@ def _shapes(bench: Bench, n_shapes: int, seed: int) -> list[tuple[Workload, obje
     return list(found.values())
 
 
-def search_trials(bench: Bench) -> dict[str, float]:
-    """Fresh trials of a whole greedy search, ours against what CPrune's protocol would make of the same candidates.
+def search_trials(bench: Bench, protocol: Effort = CPRUNE_EFFORT) -> dict[str, float]:
+    """Trials of a whole greedy search, ours against what CPrune's protocol would make of the same candidates, and what those would gain.
 
-    The protocol tunes every task of every candidate anew with 70 trials; counted, not run.
+    The protocol tunes every task of the dense network and of every candidate anew with 70 trials. It is counted, and run
+    on the final plan only: what its programs take there, next to what ours do. `ratio` has the trials on the dense network
+    in it, for us those of the survey of forms too, and programs that the cost cache had count as if they were tried now.
+
+    Args:
+        bench: a network on a device, its dense tasks tuned.
+        protocol: how a task of the final plan is tuned from scratch.
     """
-    problem = bench.problem()
+    problem, network = bench.problem(), bench.forms.network
     result = GreedyCPrune().search(problem, Budget())
-    network = bench.forms.network
-    tasks = sum(len({w.key for w in network.workloads(step.plan)}) for step in result.history)
-    fresh = problem.latency.spending.fresh_trials + problem.latency.spending.cached_trials
-    dense = result.accepted[0].latency_s
+    ours_dense, ours = _n_trials(bench.tuner.spending), _n_trials(problem.latency.spending)
+    cprune_dense, cprune = _protocol_trials(network, [network.dense]), _protocol_trials(network, [step.plan for step in result.history])
     return {
         "candidates": len(result.history),
-        "ours": fresh,
-        "cprune": CPRUNE_TRIALS * tasks,
-        "ratio": CPRUNE_TRIALS * tasks / max(fresh, 1),
-        "speedup_estimate": dense / result.best.latency_s,
+        "ours_dense": ours_dense,
+        "ours_search": ours,
+        "cprune_dense": cprune_dense,
+        "cprune_search": cprune,
+        "ratio_of_search": cprune / max(ours, 1),
+        "ratio": (cprune_dense + cprune) / max(ours_dense + ours, 1),
+        "speedup_estimate": result.accepted[0].latency_s / result.best.latency_s,
+        **_final_plan(bench, result.best, protocol),
     }
+
+
+def _n_trials(spending: Spending) -> int:
+    return spending.fresh_trials + spending.cached_trials
+
+
+def _protocol_trials(network: Network, plans: Iterable[Plan]) -> int:
+    return CPRUNE_TRIALS * sum(len({w.key for w in network.workloads(plan)}) for plan in plans)
+
+
+def _final_plan(bench: Bench, best: AcceptedPlan, protocol: Effort) -> dict[str, float]:
+    """Estimates of one plan: by our search, and by the protocol, in the plain form, which is all that CPrune has, and in the forms that we chose.
+
+    The protocol's tuner begins with an empty store and no pool; its ranking learns from one task to the next, as TVM's does.
+    """
+    tuner = TaskTuner(bench.device, open_store(None), seed=0, since=math.inf)
+    choice = bench.tuner.choice(best.plan)
+    figures: dict[str, float] = {"ours_us": best.latency_s * 1e6}
+    for label, forms, transposes in (("plain", (0,) * len(choice.forms), ()), ("our_forms", choice.forms, choice.transposes)):
+        jobs = [_job(bench.device, bench.forms.all[form], best.plan, at) for at, form in enumerate(forms)]
+        jobs += [Job(transpose_workload(bench.forms, best.plan, t), functools.partial(_transpose, bench.forms, best.plan, t), 1.0) for t in transposes]
+        seconds = sum(tuner.tune(job, "from scratch", protocol).latency_s for job in jobs)
+        figures |= {f"cprune_{label}_us": seconds * 1e6, f"cprune_{label}_over_ours": seconds / best.latency_s}
+    return {**figures, "cprune_trials_run": tuner.spending.fresh_trials}
+
+
+def _job(device: RpcDevice, form: Form, plan: Plan, at: int) -> Job:
+    """A subgraph of a plan in one form, worth all its trials; its output is checked as a tuner's is."""
+    widths = form.network.widths(plan)
+    lowered = form.exported.lowered(widths)
+    call = lowered.calls[at]
+    return Job(form.network.workloads(plan)[at], lambda: (lowered.task(call.function), OutputCheck(call, form.exported.packings(widths, call), device)), 1.0)
+
+
+def _transpose(forms: Forms, plan: Plan, transpose: Transpose) -> tuple[tvm.IRModule, None]:
+    return transpose_module(forms, plan, transpose), None
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A shape to compare the forms on.
+
+    Attributes:
+        kernel: height and width.
+        stride: vertical and horizontal.
+        n_in: channels read.
+        n_out: channels written.
+        height: of the square map that is read.
+    """
+
+    kernel: int
+    stride: int
+    n_in: int
+    n_out: int
+    height: int
+
+    def padded(self, lanes: int) -> Convolution:
+        """The same with its channels filled up to whole blocks, as a network without tails has them on both sides."""
+        n_in, n_out = (math.ceil(n / block_size(n, lanes)) * block_size(n, lanes) for n in (self.n_in, self.n_out))
+        return replace(self, n_in=n_in, n_out=n_out)
+
+    def forms(self, target: tvm.target.Target) -> tuple[Forms, int]:
+        """A network around it, in every form, and its position there.
+
+        Convolutions stand before and after it: alone it would read the image, and write a map that is transposed back.
+        """
+        tested = nn.Conv2d(self.n_in, self.n_out, self.kernel, self.stride, self.kernel // 2)
+        model = nn.Sequential(nn.Conv2d(3, self.n_in, 1), nn.ReLU(), tested, nn.ReLU(), nn.Conv2d(self.n_out, 8, 1)).eval()
+        forms = find_forms("one convolution", ExportedNetwork.export(model, torch.zeros(1, 3, self.height, self.height), {}, target), ())
+        return forms, next(at for at, subgraph in enumerate(forms.network.subgraphs) if subgraph.layers == ("2",))
+
+
+CONVOLUTIONS = (
+    Convolution(3, 1, 24, 24, 32),
+    Convolution(3, 1, 41, 41, 32),
+    Convolution(3, 1, 48, 48, 16),
+    Convolution(3, 1, 41, 41, 16),
+    Convolution(3, 1, 64, 64, 8),
+    Convolution(3, 1, 83, 83, 8),
+    Convolution(3, 2, 24, 48, 32),
+    Convolution(3, 2, 41, 83, 16),
+    Convolution(1, 1, 24, 48, 32),
+    Convolution(1, 1, 41, 83, 16),
+    Convolution(1, 2, 24, 48, 32),
+    Convolution(1, 2, 41, 83, 16),
+)
+
+
+def form_latencies(device: RpcDevice, shapes: Sequence[Convolution] = CONVOLUTIONS, effort: Effort = _EQUAL) -> list[dict[str, float | None]]:
+    """The fastest program of each form after the same number of trials, from scratch; and what a tail costs against filled channels.
+
+    Args:
+        device: where.
+        shapes: convolutions, each with its bias and ReLU.
+        effort: of each form of each shape; small design spaces end earlier, `fewest_trials` says so.
+
+    Returns:
+        A row for each shape: microseconds in each form, None where the form is no other. Where the block does not divide the channels that are written,
+        `padded_us` is the packed form with channels filled up to whole blocks, and `tail_over_padded` the latency with a tail as a share of it.
+    """
+    rows: list[dict[str, float | None]] = []
+    for shape in shapes:
+        tuned, padded = _tuned(device, shape, effort), shape.padded(vector_width(device.target))
+        if padded.n_out != shape.n_out:
+            tuned["padded"] = _tuned(device, padded, effort, ("packed",))["packed"]
+        seconds = {name: cost for name, (cost, _) in tuned.items()}
+        row: dict[str, float | None] = {**vars(shape), **{f"{name}_us": seconds[name] * 1e6 if name in seconds else None for name in (*_FORMS, "padded")}}
+        row["tail_over_padded"] = seconds["packed"] / seconds["padded"] if "padded" in seconds else None
+        row["fewest_trials"] = min(n_trials for _, n_trials in tuned.values())
+        rows.append(row)
+    return rows
+
+
+def _tuned(device: RpcDevice, shape: Convolution, effort: Effort, wanted: Sequence[str] = _FORMS) -> dict[str, tuple[float, int]]:
+    """Seconds and trials of a convolution in the forms in which it is another task, by a tuner that knows nothing else."""
+    forms, at = shape.forms(device.target)
+    tuned = {}
+    for name, position in ((_FORMS[f], f) for f in forms.distinct[at] if _FORMS[f] in wanted):
+        tuner, job = TaskTuner(device, open_store(None), seed=0, since=math.inf), _job(device, forms.all[position], forms.network.dense, at)
+        tuned[name] = tuner.tune(job, "form", effort).latency_s, tuner.n_trials(job.workload)
+    return tuned
 
 
 def estimate_errors(bench: Bench, n_plans: int = 20, rounds: int = 10, seed: int = 0) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """The lines of a recording, as they must be: every one is checked against these before anything is believed.
 
 A recording comes from anywhere. Text is text of bounded length, a number is finite and in a range that
-every database takes, a program is JSON whose digest is its name; nothing is unpickled and nothing is run.
+every database takes, a program is a schedule trace of listed instructions (`traces.py`) whose digest is its
+name; nothing is unpickled and nothing is run.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import hashlib
 import re
 from typing import Annotated, Literal
 
-import pydantic_core
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from cprune_rl.cost_cache.traces import trace_problem
 
 __all__ = [
     "LINES", "MAX_LINE_BYTES", "AccuracyLine", "ContentLine", "EndLine", "Header", "Kind", "OperatorFields",
@@ -28,8 +30,9 @@ def _no_nul(text: str) -> str:
     return text
 
 
-def _is_json(text: str) -> str:
-    pydantic_core.from_json(text)
+def _is_trace(text: str) -> str:
+    if problem := trace_problem(text):
+        raise ValueError(problem)
     return text
 
 
@@ -93,7 +96,7 @@ class ProgramLine(_Fields):
 
     kind: Literal["program"] = "program"
     digest: Name
-    trace: Annotated[Text, AfterValidator(_is_json)]
+    trace: Annotated[Text, AfterValidator(_is_trace)]
 
     @model_validator(mode="after")
     def _is_what_it_is_called(self) -> ProgramLine:

@@ -2,7 +2,8 @@
 
 Gzip of JSON lines (`lines.py` has their fields): a header, described workloads, programs, trials, tunings,
 accuracies, and an end with the SHA-256 of all bytes before it. The checksum tells damage, not an author:
-reading a stranger's recording runs nothing, but its figures are believed.
+reading a stranger's recording runs nothing, and its programs hold only schedule instructions that ours have, but
+they are run once a task asks for them, and its figures are believed.
 """
 
 from __future__ import annotations

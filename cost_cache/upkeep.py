@@ -19,6 +19,7 @@ from cprune_rl.cost_cache.database import Database
 from cprune_rl.cost_cache.lines import is_program
 from cprune_rl.cost_cache.rows import latency_of
 from cprune_rl.cost_cache.schema import CONTEXTS, PROGRAMS, PROVENANCES, SCHEMA_VERSION, STAMP, TRIALS, TUNINGS, WORKLOADS, key_digest, revision
+from cprune_rl.cost_cache.traces import trace_problem
 from cprune_rl.cost_cache.transfer import matching_contexts
 from cprune_rl.errors import StoreError
 
@@ -78,8 +79,10 @@ def _row_damage(connection: sa.Connection) -> Iterator[str]:
     if stamp != revision(SCHEMA_VERSION):
         yield f"the migration stamp is {stamp!r}, {revision(SCHEMA_VERSION)!r} is expected"
     for digest, trace in connection.execute(sa.select(PROGRAMS.c.digest, PROGRAMS.c.trace)):
-        if not is_program(digest, trace) or not _is_json(trace):
-            yield f"program {digest} is not the one that its digest names, or no JSON"
+        if not is_program(digest, trace):
+            yield f"program {digest} is not the one that its digest names"
+        elif problem := trace_problem(trace):
+            yield f"program {digest}: {problem}"
     for digest, key in connection.execute(sa.select(WORKLOADS.c.digest, WORKLOADS.c.key)):
         if key_digest(key) != digest:
             yield f"workload {key[:60]!r} is not the one that its digest names"
@@ -163,14 +166,6 @@ def _trial_problem(trial: sa.Row[Any]) -> str | None:
     if latency_of(measurement) != trial.latency_s:
         return "its latency is not the median of its samples"
     return None if math.isfinite(trial.reference_s) and trial.reference_s >= 0 else "its reference is no number of seconds"
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _vacuum(path: Path) -> None:

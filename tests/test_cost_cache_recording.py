@@ -23,12 +23,22 @@ from cprune_rl.table import OperatorKind, Workload
 CONV = Workload("conv", "conv3x3", 3, 8, 216, OperatorKind("conv2d", 3, 1, 8))
 
 
+BLOCK = ["GetSBlock", [], ["conv", "main"], ["b0"]]
+CATEGORICAL = ["SampleCategorical", [], [[0, 16, 64, 512], [0.25, 0.25, 0.25, 0.25]], ["v1"]]
+TILE = ["SamplePerfectTile", ["l1"], [4, 64], ["v2", "v3", "v4", "v5"]]
+
+
+def trace(*instructions: object, decisions: object = ()) -> str:
+    """A program as the cost cache keeps it."""
+    return json.dumps([list(instructions), decisions])
+
+
 def filled(url: str = "sqlite://") -> SqlStore:
     """A store with two contexts, a described and an undescribed workload, a failure, a tuning and an accuracy."""
     store = SqlStore(url)
     store.describe([CONV])
-    good = StoredTrial("conv", "p1", "[1]", Measurement((3e-3, 1e-3), None, 5e-4), Provenance("1", "2", "3", "4"), 17.0)
-    bad = StoredTrial("conv", "p2", "[2]", Measurement(error="crashed"))
+    good = StoredTrial("conv", "p1", trace(BLOCK, CATEGORICAL, decisions=[[1, 3]]), Measurement((3e-3, 1e-3), None, 5e-4), Provenance("1", "2", "3", "4"), 17.0)
+    bad = StoredTrial("conv", "p2", trace(BLOCK), Measurement(error="crashed"))
     for context in ("x86", "arm"):
         store.add_trials(context, [good, bad, StoredTrial("reference", "reference", "[]", Measurement((1.0,)))])
         store.mark_tuned(context, "conv", "r", Tuning(("p1", "p2"), 2.0))
@@ -84,7 +94,8 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)
 SAMPLES = st.lists(st.floats(1e-9, 1e5), min_size=1, max_size=4).map(tuple)
 MEASUREMENTS = st.builds(Measurement, SAMPLES, st.none(), st.floats(0, 1e3)) | st.builds(Measurement, st.just(()), st.text(max_size=30))
 PROVENANCES = st.builds(Provenance, TEXT, TEXT, TEXT, TEXT)
-PROGRAMS = st.dictionaries(TEXT.map(lambda t: "named " + t), st.lists(st.integers()).map(json.dumps), min_size=1, max_size=4)
+TRACES = st.integers(0, 3).map(lambda n: trace(CATEGORICAL, decisions=[[0, n]]))
+PROGRAMS = st.dictionaries(TEXT.map(lambda t: "named " + t), TRACES, min_size=1, max_size=4)
 OPERATORS = st.builds(OperatorKind, TEXT, *[st.integers(1, 2**31 - 1)] * 3)
 WORKLOADS = st.builds(Workload, TEXT, TEXT, *[st.integers(0, 2**62 - 1)] * 3, OPERATORS)
 
@@ -194,6 +205,76 @@ def test_a_tampered_recording_with_a_fitting_checksum_is_refused(recording: Path
     with pytest.raises(DataError) as caught:
         read_recording(recording)
     assert said in str(caught.value)
+
+
+def annotated(key: str, value: object = 1, kind: str = "Annotate") -> str:
+    return trace(BLOCK, [kind, ["b0", value], [key], []])
+
+
+def sampled(decisions: object) -> str:
+    return trace(CATEGORICAL, TILE, decisions=decisions)
+
+
+STRANGERS = {
+    "C source": (annotated("pragma_import_c", '"int main() { return 0; }"'), "instruction 1: Annotate names"),
+    "C source by a variable": (annotated("pragma_import_c", "v1"), "instruction 1: Annotate: 'pragma_import_c' is not among the annotations"),
+    "LLVM code": (annotated("pragma_import_llvm"), "instruction 1: Annotate: 'pragma_import_llvm'"),
+    "an intrinsic by annotation": (annotated("meta_schedule.auto_tensorize", '"dot"'), "instruction 1: Annotate: 'meta_schedule.auto_tensorize'"),
+    "a pipeline": (annotated("software_pipeline_stage"), "'software_pipeline_stage'"),
+    "an annotation taken away": (annotated("pragma_import_c", kind="Unannotate"), "Unannotate: 'pragma_import_c'"),
+    "two keys": (trace(["Annotate", ["b0", 1], ["pragma_import_c", "meta_schedule.parallel"], []]), "not among the annotations"),
+    "a key in a list": (trace(["Annotate", ["b0", 1], [["pragma_import_c"]], []]), "not among the annotations"),
+    "text for a number of tasks": (annotated("meta_schedule.parallel", '"many"'), "meta_schedule.parallel may not be"),
+    "an endless unrolling": (annotated("meta_schedule.unroll_explicit", -1), "meta_schedule.unroll_explicit may not be"),
+    "an endless unrolling that is sampled": (trace(["SampleCategorical", [], [[-1], [1.0]], ["v0"]], decisions=[[0, 0]]), "SampleCategorical may not have"),
+    "an intrinsic": (trace(BLOCK, ["Tensorize", ["b0", '"dot"'], [True], []]), "instruction 1: 'Tensorize' is not among the schedule instructions"),
+    "an unchecked type": (trace(["UnsafeSetDType", ["b0"], [0, "int8"], []]), "instruction 0: 'UnsafeSetDType'"),
+    "an end of what is checked": (trace(["EnterPostproc", [], [], []]), "'EnterPostproc'"),
+    "an object of TVM's": (trace(["GetLoops", ['{"root_index": 0}'], [], ["l1"]]), "GetLoops names"),
+    "an object nested": (trace(["CacheWrite", ["b0", ['{"root_index": 0}']], [0, "global"], ["b1"]]), "CacheWrite names"),
+    "an object for an attribute": (trace(["GetLoops", ["b0"], [{"a": 1}], ["l1"]]), "GetLoops has the attribute"),
+    "another memory": (trace(["CacheWrite", ["b0", []], [0, "shared"], ["b1"]]), "CacheWrite may not have"),
+    "a split without bounds": (trace(["Split", ["l1", 3, 5], [True, True], ["l2", "l3"]]), "Split may not have"),
+    "a kind that is no text": (trace([["GetSBlock"], [], [], []]), "is not among the schedule instructions"),
+    "half an instruction": (trace(["GetSBlock", []]), "[kind, inputs, attributes, outputs]"),
+    "no instructions": ("[1]", "no schedule trace"),
+    "an object": ('{"pragma_import_c": 1}', "no schedule trace"),
+    "nothing decided": (sampled([]), "instruction 0: SampleCategorical has no decision"),
+    "decided twice": (sampled([[0, 1], [1, [1, 2, 3, 4]], [0, 1]]), "belongs to no instruction"),
+    "decided elsewhere": (sampled([[7, 1]]), "belongs to no instruction"),
+    "no such category": (sampled([[0, 4]]), "SampleCategorical cannot be decided as 4"),
+    "a tile of nothing": (sampled([[0, 1], [1, [1, 2, 0, 4]]]), "SamplePerfectTile cannot be decided"),
+    "a tile of other factors": (sampled([[0, 1], [1, [1] * 64]]), "SamplePerfectTile cannot be decided"),
+    "more factors than can be gone through": (trace(["SamplePerfectTile", ["l1"], [64, 64], ["v1"]], decisions=[[0, [1] * 64]]), "SamplePerfectTile may not have"),
+}
+
+
+@pytest.mark.parametrize(("program", "said"), STRANGERS.values(), ids=STRANGERS.keys())
+def test_a_program_that_is_more_than_loops_is_refused_with_all_of_its_file(recording: Path, program: str, said: str) -> None:
+    rewritten(recording, setting("program", "trace", program))
+    store = SqlStore("sqlite://")
+    with pytest.raises(DataError, match=r"costs\.gz, line 3: program\.trace.*Nothing was taken") as caught:
+        import_recording(store.database, recording)
+    assert said in str(caught.value)
+    assert store.contexts() == []
+    store.close()
+
+
+def test_a_program_of_every_listed_instruction_is_taken(recording: Path) -> None:
+    loops = [["GetLoops", ["b0"], [], ["l1"]], TILE, ["Split", ["l1", "v2", "v3", "v4", "v5"], [True, False], ["l6", "l7", "l8", "l9"]], ["Unroll", ["l9"], [], []]]
+    notes = [["Annotate", ["b0", '"SSRSRS"'], ["meta_schedule.tiling_structure"], []], ["Annotate", ["b0", "v1"], ["meta_schedule.unroll_explicit"], []]]
+    program = trace(BLOCK, *loops, CATEGORICAL, *notes, ["CacheWrite", ["b0", []], [0, "global"], ["b10"]], decisions=[[2, [4, 1, 1, 2]], [5, 2]])
+    store = read_recording(rewritten(recording, setting("program", "trace", program)))
+    assert {t.program_json for t in store.trials("arm", "conv")} >= {program}
+    store.close()
+
+
+def test_a_cache_that_holds_more_than_loops_is_not_handed_over(tmp_path: Path) -> None:
+    store = SqlStore("sqlite://")
+    store.add_trials("c", [StoredTrial("conv", "p", annotated("pragma_import_llvm"), Measurement((1.0,)))])
+    with pytest.raises(StoreError, match=r"program cannot be exported.*pragma_import_llvm"):
+        export_recording(store.database, tmp_path / "costs.gz")
+    store.close()
 
 
 def test_an_unchanged_recording_rewritten_is_read(recording: Path) -> None:

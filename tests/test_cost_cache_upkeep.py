@@ -141,6 +141,7 @@ def test_upgrade_of_a_current_cache_does_nothing(storage: str) -> None:
 
 DAMAGE = {
     "is not the one": "UPDATE programs SET trace = '[1]', digest = '0123456789abcdef0123' WHERE digest = 'only-arm'",
+    "program p1: instruction 0: Annotate: 'pragma_import_c'": """UPDATE programs SET trace = '[[["Annotate", ["b0", 1], ["pragma_import_c"], []]], []]' WHERE digest = 'p1'""",
     "no JSON": "UPDATE programs SET trace = 'import os' WHERE digest = 'p1'",
     "not the median": "UPDATE trials SET latency_s = 7 WHERE program = 'p1'",
     "not a positive number": "UPDATE trials SET samples_s = '[-1.0]' WHERE program = 'p1'",

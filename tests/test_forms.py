@@ -24,13 +24,14 @@ from cprune_rl.compiler.database import apply_programs
 from cprune_rl.compiler.deploy import run_library
 from cprune_rl.compiler.forms import Choice, find_forms
 from cprune_rl.compiler.packing import block_size, depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
-from cprune_rl.compiler.program import Candidate, random_candidates
+from cprune_rl.compiler.program import Candidate, Program, carry_over, mutate, random_candidates
 from cprune_rl.compiler.reference import OutputCheck
 from cprune_rl.compiler.search import Effort, ProgramSearch, Task
 from cprune_rl.compiler.target import make_target
 from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
 from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
 from cprune_rl.contracts import Artifact, Measurement
+from cprune_rl.cost_cache.traces import trace_problem
 from cprune_rl.errors import ModelError
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import kept_indices, prune
@@ -269,6 +270,32 @@ def test_a_program_that_computes_something_else_is_found_out(lowered: Lowered, f
     call = lowered.forms.all[0].calls[1]
     found = OutputCheck(call, (None,) * (len(call.shapes) - 1), Liar(factor))(Artifact("", (), ()))  # type: ignore[arg-type]
     assert found is None if complaint is None else complaint in str(found)
+
+
+def test_programs_are_of_the_instructions_that_a_recording_may_hold(lowered: Lowered) -> None:
+    target, widths = make_target(1), lowered.network.widths(lowered.network.dense)
+    for form in lowered.forms.all:
+        for call in (form.calls[1], form.calls[-1]):  # a convolution, and the classifier
+            module = form.exported.lowered(widths).task(call.function)
+            drawn = random_candidates(module, target, 3, 0)
+            mutants = mutate(drawn, module, target, 3, 0)
+            assert drawn
+            assert mutants
+            assert {trace_problem(c.program.trace_json) for c in (*drawn, *mutants)} == {None}
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        [],
+        [[["GetSBlock", [], ["root", "main"], ["b0"]], ["Unannotate", ["b0"], ["meta_schedule.parallel"], []]], []],
+        [[["GetSBlock", [], ["root", "main"], ["b0"]], ["Annotate", ["b0", 2**31], ["meta_schedule.vectorize"], []]], []],
+    ],
+    ids=["nothing", "an annotation that is not there", "a vector too long"],
+)
+def test_an_imported_program_that_cannot_be_applied_is_left_out(lowered: Lowered, trace: list[object]) -> None:
+    task, _ = first_task(lowered)
+    assert carry_over(Program(json.dumps(trace)), task.module, make_target(1)) is None
 
 
 def test_candidates_are_distinct(lowered: Lowered) -> None:

@@ -63,7 +63,7 @@ def export(
 
 
 def import_(file: Annotated[Path, typer.Argument(help="Recording to add.")], storage: Storage = None) -> None:
-    """Add a recording, all of it or nothing. Its checksum is verified first and nothing in it is run, but its figures are believed."""
+    """Add a recording, all of it or nothing. Its checksum, lines and programs are verified first and nothing in it is run, but its figures are believed."""
     from cprune_rl.cost_cache.transfer import import_recording
 
     with _opened(storage, create=True) as store, _bar("Importing") as advance:
@@ -72,7 +72,7 @@ def import_(file: Annotated[Path, typer.Argument(help="Recording to add.")], sto
 
 
 def verify(file: Annotated[Optional[Path], typer.Argument(help="Recording to check; the cache where not given.", show_default=False)] = None, storage: Storage = None) -> None:  # noqa: UP045
-    """Check a recording's checksum and lines, or every row of the cache. Exits with 1 where something is wrong."""
+    """Check a recording's checksum, lines and programs, or every row of the cache. Exits with 1 where something is wrong."""
     if file is not None:
         from cprune_rl.cost_cache.recording import open_recording
 

@@ -194,9 +194,9 @@ def scheduled(program: Program, module: tvm.IRModule, target: tvm.target.Target)
 
 
 def _inherited(program: Program, module: tvm.IRModule) -> Any:
-    instructions, decisions = json.loads(program.trace_json)
-    wanted = iter([value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"])
     try:
+        instructions, decisions = json.loads(program.trace_json)
+        wanted = iter([value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"])
         draft = Schedule(module, seed=_SEED)
         Trace.apply_json_to_schedule([instructions, decisions], draft)
         schedule = Schedule(module, seed=_SEED)
@@ -208,18 +208,19 @@ def _inherited(program: Program, module: tvm.IRModule) -> Any:
             return _nearest_split(tuple(int(f) for f in next(wanted)), length, int(attrs[1]))
 
         draft.trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=decide)
-    except (RuntimeError, ValueError, TypeError, KeyError):
-        return None  # the trace names a block or a loop that this function lacks
+    except (RuntimeError, ValueError, TypeError, LookupError):
+        return None  # the trace names a block, a loop or an annotation that this function lacks, or it is none at all
     return schedule
 
 
 def _finish(schedule: Any, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
     program = Program.of(schedule.trace)
     schedule.enter_postproc()
-    for postproc in _postprocs(module, target):
-        if not postproc.apply(schedule):
-            return None
-    return Candidate(program, schedule.mod)
+    try:
+        fits = all(postproc.apply(schedule) for postproc in _postprocs(module, target))
+    except RuntimeError:
+        return None  # an annotation says what a post-processor cannot do; ours never do, an imported program's may
+    return Candidate(program, schedule.mod) if fits else None
 
 
 _contexts: dict[str, Any] = {}

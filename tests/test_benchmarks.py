@@ -1,0 +1,50 @@
+"""What the benchmarks say before they measure: what is missing, and what exactly will be compared."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cprune_rl.compiler.target import make_target
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A file of the benchmarks, which are no package."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
+def test_a_missing_runtime_is_named_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtimes, found = load("runtimes", monkeypatch), importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found("json"))
+    with pytest.raises(SystemExit, match=r"need onnxscript: pip install -c constraints\.txt -e '\.\[benchmark\]'"):
+        runtimes.require_rivals()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found("json"))
+    runtimes.require_rivals()
+
+
+@pytest.mark.parametrize(("kernel", "stride", "n_forms"), [(3, 1, 3), (3, 2, 2), (1, 1, 2)])
+def test_a_convolution_is_compared_in_all_of_its_forms_between_maps_of_their_layout(kernel: int, stride: int, n_forms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = load("tuning", monkeypatch).Convolution(kernel, stride, 24, 41, 8)
+    forms, at = shape.forms(make_target(1))
+    assert len(forms.distinct[at]) == n_forms
+    for f in forms.distinct[at]:
+        call, form = forms.all[f].calls[at], forms.all[f]
+        assert (call.layouts[0], call.layouts[-1]) == (form.layout, form.layout)
+        assert (call.shapes[0][form.layout.index("C")], call.shapes[-1][form.layout.index("C")]) == (24, 41)
+
+
+@pytest.mark.parametrize(("channels", "lanes", "filled"), [(41, 16, 48), (41, 8, 48), (24, 16, 24), (83, 16, 96)])
+def test_padded_channels_are_whole_blocks(channels: int, lanes: int, filled: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    padded = load("tuning", monkeypatch).Convolution(3, 1, channels, channels, 8).padded(lanes)
+    assert (padded.n_in, padded.n_out, padded.height) == (filled, filled, 8)
+
+
+def test_the_protocol_tunes_a_task_once_for_each_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning = load("tuning", monkeypatch)
+    network = tuning.Convolution(3, 1, 24, 24, 8).forms(make_target(1))[0].network
+    assert tuning._protocol_trials(network, [network.dense, network.dense]) == 2 * 70 * len({w.key for w in network.workloads(network.dense)})
