@@ -173,8 +173,11 @@ def _parse(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise StoreError(f"{url!r} is no storage URL; write e.g. sqlite:///costs.db") from error
+    except (ArgumentError, NoSuchModuleError, ValueError):  # ValueError: a port that is no number
+        # Where the password stands in a URL that cannot be read is not to be told, and the parser's own error may quote it too.
+        scheme, colon, _ = url.partition(":")
+        shown = url if not colon or (scheme == "sqlite" and "@" not in url) else f"{scheme}:..."
+        raise StoreError(f"{shown!r} is no storage URL; write e.g. sqlite:///costs.db or postgresql+psycopg://USER@HOST:5432/NAME") from None
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
@@ -189,7 +192,7 @@ def _sentence(message: str) -> str:
 
 def _advice(message: str, is_sqlite: bool) -> str:
     if "disk is full" in message or "disk I/O" in message or "No space left" in message:
-        return "Free some space and run again with --resume: what was committed is kept."
+        return "Make room on its disk: what was committed is kept."
     if "not a database" in message or "malformed" in message:
         return "The file is damaged: move it away, or name another with --storage sqlite:///FILE."
     if "locked" in message or "lock timeout" in message:

@@ -69,7 +69,7 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """As the user gave it: `local`, `local?threads=2`, `rpc://host:port/key`."""
+        """In full: `local`, `local?threads=2&mcpu=haswell`, `rpc://host:port/key?threads=1`; opens the same device again."""
 
     @property
     def fingerprint(self) -> str:

@@ -2,7 +2,7 @@
 
     CPruneError
     ├── ConfigError (ValueError)          an option or a file of options is wrong
-    │   └── UnknownNameError              no model, data set, device or method of that name
+    │   └── UnknownNameError              no model, data set, device, processor or method of that name
     ├── DataError (ValueError)            images or labels are missing or damaged
     ├── ModelError (ValueError)           a network cannot be lowered or pruned
     ├── PlanError (ValueError)            a plan does not fit its network
@@ -51,7 +51,7 @@ class UnknownNameError(ConfigError):
     """A name that nothing is registered under.
 
     Args:
-        kind: what was looked up: "model", "data", "device", "method".
+        kind: what was looked up: "model", "data", "device", "processor", "method".
         name: the name as given.
         known: the names that would have worked.
     """

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cprune_rl.cli import app
+from cprune_rl.cli import app, main
 from cprune_rl.errors import ConfigError, CPruneError
 from cprune_rl.job.config import RunConfig, load_config
 from cprune_rl.job.folder import RunFolder
@@ -72,6 +72,33 @@ def test_a_resumed_run_takes_no_other_options(tmp_path: Path) -> None:
     outcome = CliRunner().invoke(app, ["train", "--resume", str(tmp_path), "--floor", "-0.02"])
     assert isinstance(outcome.exception, ConfigError)
     assert "--floor" in str(outcome.exception)
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("command", ["train", "record"])
+def test_only_a_run_is_gone_on_with(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "run"
+    monkeypatch.setattr("cprune_rl.job.run.run", full_disk)
+    monkeypatch.setattr("cprune_rl.job.record.record", full_disk)
+    monkeypatch.setattr("sys.argv", ["cprune-rl", *(["train", "--out", str(target)] if command == "train" else ["record", str(target)])])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert (f"--resume {target}" in said) == (command == "train")
+    assert ("--resume" in said) == (command == "train")
+
+
+def test_a_recording_that_could_not_be_written_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cprune_rl.job.record._measurable", full_disk)
+    for to, what in ((tmp_path / "none" / "x.json.gz", "there is no folder"), (tmp_path, "it is a folder")):
+        outcome = CliRunner().invoke(app, ["record", str(to), "--storage", f"sqlite:///{tmp_path}/costs.db"])
+        assert isinstance(outcome.exception, ConfigError)
+        assert what in str(outcome.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_folder_that_cannot_be_made_is_a_clear_error() -> None:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,13 @@ def test_a_password_is_in_no_message() -> None:
     with pytest.raises(StoreError, match="sqlite:///") as caught:
         open_store("postgresql+psycopg://me:secret@127.0.0.1:1/db")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:secret@host:port/db", "postgresql://me:secret", "postgresql:/me:secret@host/db", "sqlite:/me:secret@costs.db"])
+def test_a_url_that_cannot_be_read_is_not_shown_with_its_password(url: str) -> None:
+    with pytest.raises(StoreError, match="is no storage URL") as caught:
+        open_store(url)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 _OPENER = """

@@ -5,24 +5,34 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from typer.testing import CliRunner
 
 from cprune_rl.cli import app
+from cprune_rl.compiler.device import RpcDevice, TimingSettings
 from cprune_rl.compiler.devices import open_device
+from cprune_rl.compiler.link import Link
+from cprune_rl.compiler.local import LocalDevice
 from cprune_rl.compiler.probe import probe_device
 from cprune_rl.compiler.relay import Relay
+from cprune_rl.compiler.target import make_target
+from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import DeviceError
 from cprune_rl.job.folder import RunFolder
 
 from .yard import BRIEF, Programs, Yard, open_key
+
+IMAGE = [np.arange(4, dtype=np.float32)]
 
 
 def sessions(yard: Yard, key: str) -> list[psutil.Process]:
@@ -44,6 +54,86 @@ def test_a_session_killed_in_a_trial_costs_that_trial(yard: Yard, programs: Prog
         killer.join()
         assert hung.error, "tried once more on a new session, where it hangs again"
         assert good.error is None
+
+
+def test_a_program_whose_session_was_lost_is_run_once_more(yard: Yard, programs: Programs) -> None:
+    with open_key(yard, "board", timing=replace(BRIEF, timeout_s=1.0)) as device:
+        for lose in (psutil.Process.kill, psutil.Process.suspend):  # it ends, or is silent as when it loses its power
+            assert not isinstance(device.run(programs.good, IMAGE), Measurement)
+            for session in sessions(yard, "board"):
+                lose(session)
+            found = device.run(programs.good, IMAGE)
+            assert not isinstance(found, Measurement), found.error
+            np.testing.assert_allclose(found[0], IMAGE[0] * 2)
+        assert "device went away" in (device.run(programs.crashing, IMAGE).error or ""), "a second time is the program's doing"
+
+
+def test_one_program_is_run_on_the_twin_that_is_there(yard: Yard, programs: Programs) -> None:
+    with open_key(yard, "twin", "?devices=2&wait=1") as both:
+        assert [m.error for m in both.time([programs.good] * 12)] == [None] * 12
+        first, second = both._links
+        second.session(0.0)
+        first.drop()
+        with open_key(yard, "twin", "?devices=1"):  # the first's server is somebody else's now
+            found = both.run(programs.good, IMAGE)
+            assert not isinstance(found, Measurement)
+            assert both._links == [first, second], "nobody waited for the first"
+
+
+class Stub(Link):
+    """A link whose sessions are words; without one its device is away."""
+
+    def __init__(self, word: str | None) -> None:
+        super().__init__()
+        self.word = word
+
+    def cut(self) -> None: ...
+
+    def _open(self, needed_s: float, is_wanted: Callable[[], bool] | None) -> str:
+        if self.word is None:
+            raise DeviceError("away")
+        return self.word
+
+    def _is_usable(self, needed_s: float) -> bool:
+        return True
+
+
+class Scripted(RpcDevice):
+    """A device over stubs, whose timings follow a script."""
+
+    name, fingerprint, is_remote = "scripted", "scripted", True
+
+    def __init__(self, links: list[Stub], *timings: Measurement) -> None:
+        super().__init__(make_target(1), links, TimingSettings(max_spread=0.25))
+        self.timings = list(timings)
+
+    def _time_one(self, artifact: Artifact, link: Link) -> Measurement:
+        return self.timings.pop(0)
+
+
+def test_a_device_that_stays_away_leaves_its_work_to_the_next() -> None:
+    with Scripted([Stub(None), Stub("second")]) as device:
+        assert device._attempt_anywhere(lambda session: session) == "second"
+        assert device.n_links == 1
+    with Scripted([Stub(None)]) as device, pytest.raises(DeviceError, match="away"):
+        device._attempt_anywhere(lambda session: session)
+
+
+UNSTEADY = Measurement((1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("again", "wanted"),
+    [
+        (Measurement((1.5,)), Measurement((1.0, 2.0, 1.5))),
+        (Measurement(error="the program crashed, or its device went away: kShutdown"), UNSTEADY),
+        (Measurement(error="TimeoutError: no answer within 10 s; the session was ended"), UNSTEADY),
+        (Measurement(error="RPCError: bad shape"), Measurement(error="RPCError: bad shape")),
+    ],
+)
+def test_a_timing_is_kept_where_the_second_one_lost_its_session(again: Measurement, wanted: Measurement) -> None:
+    with Scripted([Stub("it")], UNSTEADY, again) as device:
+        assert device._time_well(Artifact("", (), ()), device._links[0]) == wanted
 
 
 def test_a_hang_is_given_up_and_frees_the_device(yard: Yard, programs: Programs) -> None:
@@ -118,6 +208,49 @@ def test_a_run_without_its_device_says_how_to_go_on(tmp_path: Path) -> None:
     assert "tvm.exec.rpc_tracker" in str(outcome.exception)
     assert f"--resume {folder}" in str(outcome.exception)
     assert RunFolder.resume(folder).config.device.endswith("/board")
+
+
+def test_a_local_session_ends_with_its_server_leaves_no_files_and_nobody_can_read_its_key(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with LocalDevice(timing=BRIEF) as device:
+        assert not isinstance(device.run(programs.good, IMAGE), Measurement)
+        assert list(tmp_path.glob("cprune-rpc-*/*")), "its files are there"
+        server = device._link._server
+        assert server is not None
+        shown = psutil.Process(server.process.pid)
+        assert server.key not in " ".join([*shown.cmdline(), *shown.environ().values()])
+        running = server.sessions()
+        assert running
+        server.process.kill()
+        server.process.wait()
+        _, alive = psutil.wait_procs(running, timeout=3)
+        assert all(s.status() == psutil.STATUS_ZOMBIE for s in alive), "a program that hangs does not spin on"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_server_that_cannot_be_started_is_no_programs_failure(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalDevice(timing=BRIEF) as device:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+        with pytest.raises(DeviceError, match="cannot be started"):
+            device.run(programs.good, IMAGE)
+
+
+def test_a_boards_session_that_is_killed_leaves_no_files(yard: Yard, programs: Programs) -> None:
+    def folders() -> set[Path]:
+        return set(yard.tmp.glob("cprune-rpc-*"))
+
+    before = folders()
+    with open_key(yard, "board") as board:
+        assert not isinstance(board.run(programs.good, IMAGE), Measurement)
+        its_own = folders() - before
+        assert its_own
+        for session in sessions(yard, "board"):
+            session.kill()
+        deadline = time.monotonic() + 5
+        while its_own & folders() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not its_own & folders(), "a board has little room"
 
 
 def test_a_door_that_leads_nowhere_is_an_error() -> None:

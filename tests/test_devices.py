@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import stat
@@ -16,9 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import tvm
+from torch import nn
+from tvm import relax
 from typer.testing import CliRunner
 
 from cprune_rl.cli import app
+from cprune_rl.compiler.deploy import run_in_session
 from cprune_rl.compiler.devices import LocalSpec, TrackerSpec, open_device, parse_device
 from cprune_rl.compiler.local import LocalDevice
 from cprune_rl.compiler.probe import probe_device
@@ -28,6 +35,9 @@ from cprune_rl.contracts import Device, Measurement
 from cprune_rl.cost_cache import StoredTrial, open_store
 from cprune_rl.descriptor import UNKNOWN_DEVICE
 from cprune_rl.errors import ConfigError, DeviceError, ToolchainError, UnknownNameError
+from cprune_rl.job.validate import _export_checks
+from cprune_rl.pruning.export import export_torch
+from cprune_rl.pruning.surgery import PlanFile
 from cprune_rl.testing import check_device
 
 from .yard import BRIEF, ROOT, Doubles, Programs, Yard, open_key
@@ -78,6 +88,20 @@ def test_a_wrong_name_is_answered_without_loading_tvm() -> None:
 def test_the_vector_width_follows_the_processor() -> None:
     widths = [vector_width(make_target(1, mcpu)) for mcpu in ("skylake-avx512", "haswell", "nehalem")]
     assert widths == [16, 8, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("local?mcpu=haswel", "Did you mean 'haswell'"),
+        ("rpc://127.0.0.1:1/board?target=llvm,mtriple=aarch64-linux-gnu,mcpu=cortex-a7x", "unknown processor 'cortex-a7x'. Did you mean 'cortex-a7"),
+        ("rpc://127.0.0.1:1/board?target=llvm,mtriple=aarch64-linux-gnu,mcpu=haswell", "unknown processor 'haswell'"),
+        ("rpc://127.0.0.1:1/board?target=llvm,mtriple=nonsense,mcpu=haswell", "machines 'nonsense'"),
+    ],
+)
+def test_a_processor_that_llvm_does_not_know_is_no_device(name: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(what)):
+        open_device(name)
 
 
 # --- the contract
@@ -217,6 +241,46 @@ def test_networks_that_cannot_be_compared_say_why(device: str, networks: list[st
     outcome = CliRunner().invoke(app, ["device", "compare", device, *(str(tmp_path / n) for n in networks), *options])
     assert isinstance(outcome.exception, ConfigError)
     assert what in str(outcome.exception)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled network that doubles its input."""
+    builder = relax.BlockBuilder()
+    image = relax.Var("image", relax.TensorType([1, 4], "float32"))
+    with builder.function("main", [image]):
+        builder.emit_func_output(builder.emit(relax.op.add(image, image)))
+    path = tmp_path_factory.mktemp("network") / "doubling.so"
+    tvm.compile(builder.get(), target=make_target(1)).export_library(str(path))
+    return path
+
+
+def test_a_network_runs_on_its_device_and_not_in_this_process(network: Path, programs: Programs, yard: Yard) -> None:
+    image, foreign = np.arange(4, dtype=np.float32).reshape(1, 4), network.parent / "foreign.so"
+    foreign.write_bytes(b"of another kind of machine")
+    with open_key(yard, "board") as board:
+        np.testing.assert_allclose(run_in_session(board, network, image, 4), image * 2)
+        assert f"-{network.name}" in yard.log("board")
+        with pytest.raises(DeviceError, match=r"running good.so failed"):
+            run_in_session(board, Path(programs.good.path), image, 4)
+        with pytest.raises(DeviceError, match=r"running foreign.so failed"):
+            run_in_session(board, foreign, image, 4)
+        np.testing.assert_allclose(run_in_session(board, network, image, 4), image * 2)
+
+
+def test_validation_runs_the_libraries_on_the_runs_own_device(network: Path, yard: Yard, tmp_path: Path) -> None:
+    class Doubling(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image + image
+
+    export_torch(Doubling(), (1, 4), tmp_path / "model.pt2")
+    shutil.copy(network, tmp_path / "lib.so")
+    shutil.copy(network, tmp_path / "dense.so")
+    before = yard.log("board").count("-lib.so")
+    with open_key(yard, "board") as board:
+        found = list(_export_checks(tmp_path, PlanFile("doubling", 4, (1, 4), {}, ()), Doubling(), Doubling(), board))
+    assert [(c.claim.partition(" ")[0], c.passed) for c in found] == [("model.pt2", True), ("lib.so", True), ("dense.so", True)]
+    assert yard.log("board").count("-lib.so") == before + 1
 
 
 def test_a_library_that_does_not_run_is_a_clear_error(programs: Programs, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,11 +77,33 @@ def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> 
     store = open_store(None)
     tuner = Tuner(lowered.forms, device, store, SMALL)
     assert device.time_reference().error is None  # starts the server
-    killers = [threading.Timer(after, lambda: device.server_process.kill()) for after in (0.5, 1.5)]
+    killed: list[int] = []
+    is_over = threading.Event()
+
+    def kill() -> None:
+        while not is_over.is_set():
+            if (server := device.server_process) is not None and server.poll() is None:
+                server.kill()
+                server.wait()
+                killed.append(server.pid)
+                return
+            time.sleep(0.02)  # it is not started again yet
+
+    killers = [threading.Timer(after, kill) for after in (0.5, 1.5)]
     for killer in killers:
         killer.start()
-    tuner.tune_dense()
-    assert all(c.error is None for c in tuner.measure(lowered.network.uniform(0.5)))
+    try:
+        tuner.tune_dense()
+        costs = tuner.measure(lowered.network.uniform(0.5))
+    finally:
+        is_over.set()
+        for killer in killers:
+            killer.cancel()
+            killer.join()
+    assert len(set(killed)) == 2, "both servers died in the search"
+    assert device.server_process is not None
+    assert device.server_process.pid not in killed
+    assert all(c.error is None for c in costs)
     store.close()
 
 

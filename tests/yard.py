@@ -81,6 +81,8 @@ class Yard:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._processes = folder, []
+        self.tmp = folder / "tmp"  # of the servers
+        self.tmp.mkdir()
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.tracker = TrackerAddress("127.0.0.1", self.port)
@@ -88,7 +90,10 @@ class Yard:
 
     def _start(self, log: str, module: str, *options: str) -> subprocess.Popen[bytes]:
         with (self._folder / f"{log}.log").open("ab") as output:
-            process = subprocess.Popen([sys.executable, "-m", module, *options], cwd=ROOT, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True)
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *options],
+                cwd=ROOT, env={**os.environ, "TMPDIR": str(self.tmp)}, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
         self._processes.append(process)
         return process
 

@@ -24,5 +24,5 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that went away
-        print(f"error: {error}. What was written so far is kept; go on with --resume.", file=sys.stderr)
+        print(f"error: {str(error).rstrip('.')}. What was written so far is kept.", file=sys.stderr)
         sys.exit(2)

@@ -118,14 +118,15 @@ def list_devices(
 def _local_table() -> Table:
     import psutil
 
-    from cprune_rl.compiler.target import host_cpu, make_target, vector_width
+    from cprune_rl.compiler.target import host_cpu, is_processor, make_target, vector_width
 
     view = Table(title=f"local: {psutil.cpu_count()} threads, processor {host_cpu()}")
     for column in ("device", "compiled for", "float32 lanes"):
         view.add_column(column)
     own = vector_width(make_target(1))
     classes = [("local", f"{host_cpu()} (this processor)", own)]
-    classes += [(f"local?threads=1&mcpu={mcpu}", mcpu, width) for mcpu in ("skylake-avx512", "haswell", "nehalem") if (width := vector_width(make_target(1, mcpu))) <= own]
+    others = [mcpu for mcpu in ("skylake-avx512", "haswell", "nehalem") if is_processor(mcpu)]  # none of them on ARM
+    classes += [(f"local?threads=1&mcpu={mcpu}", mcpu, width) for mcpu in others if (width := vector_width(make_target(1, mcpu))) <= own]
     for cells in classes:
         view.add_row(*map(str, cells))
     if (n := psutil.cpu_count() or 1) > 1:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cprune_rl.errors import ConfigError, DeviceError
+from cprune_rl.errors import ConfigError, DeviceError, StoreError, ToolchainError
 
 __all__ = ["register"]
 
@@ -64,5 +64,7 @@ def train(
     except KeyboardInterrupt:
         reporter.say(f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}")
         raise typer.Exit(_INTERRUPTED) from None
-    except DeviceError as error:
-        raise DeviceError(f"{str(error).rstrip('.')}. What was measured and trained is kept; go on with --resume {folder.path}") from error
+    except (DeviceError, StoreError, ToolchainError) as error:
+        raise type(error)(f"{str(error).rstrip('.')}. What was measured and trained is kept; go on with --resume {folder.path}") from error
+    except OSError as error:  # a full disk, a folder that went away
+        raise OSError(f"{error}. Go on with --resume {folder.path}") from error

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tvm
@@ -18,15 +18,17 @@ from cprune_rl.compiler.compose import compose
 from cprune_rl.compiler.database import apply_programs
 from cprune_rl.compiler.device import RpcDevice
 from cprune_rl.compiler.forms import Forms
-from cprune_rl.compiler.link import uploaded
+from cprune_rl.compiler.link import last_line, uploaded
 from cprune_rl.compiler.tuner import Tuner
 from cprune_rl.compiler.workload import fold_batch_norms
 from cprune_rl.errors import DeviceError, ModelError
 from cprune_rl.intervals import Interval, median_interval, noise_floor, speedup_interval
 from cprune_rl.table import Plan
 
-__all__ = ["SideBySide", "build_network", "compare_libraries", "run_library", "time_interleaved"]
+__all__ = ["SideBySide", "build_network", "compare_libraries", "run_in_session", "run_library", "time_interleaved"]
 
+T = TypeVar("T")
+_RUN_S = 60.0  # for a library to be sent and run once
 _FIRST_AGAIN = "\0again"  # the first network's second name where it is timed against itself
 
 
@@ -80,6 +82,33 @@ def run_library(path: Path, image: NDArray[np.float32], n_outputs: int) -> NDArr
     return np.asarray(machine["main"](tvm.runtime.tensor(image)).numpy()).reshape(len(image), n_outputs)
 
 
+def run_in_session(device: RpcDevice, path: Path, image: NDArray[np.float32], n_outputs: int) -> NDArray[np.float32]:
+    """Runs a library where it was compiled for, on one image; a library of another kind of machine cannot be run in this process.
+
+    Args:
+        device: where.
+        path: the library.
+        image: `(1, channels, height, width)`.
+        n_outputs: classes.
+
+    Returns:
+        The logits, `(1, n_outputs)`.
+
+    Raises:
+        DeviceError: the network crashes or hangs, or the device is gone.
+    """
+
+    def work(session: Any) -> NDArray[np.float32]:
+        target = session.cpu(0)
+        with uploaded(session, str(path)) as module:
+            machine = relax.VirtualMachine(module, target)
+            machine.set_input("main", tvm.runtime.tensor(image, target))
+            machine.invoke_stateful("main")
+            return np.asarray(machine.get_outputs("main").numpy()).reshape(len(image), n_outputs)
+
+    return _in_session(device, work, _RUN_S, f"running {path.name}")
+
+
 def time_interleaved(
     device: RpcDevice, libraries: Mapping[str, Path], input_shape: tuple[int, ...], n_rounds: int, seed: int = 0, others: Mapping[str, Callable[[], float]] | None = None
 ) -> dict[str, NDArray[np.float64]]:
@@ -117,12 +146,7 @@ def time_interleaved(
                     samples[str(name)].append(timers[str(name)]())
         return {name: np.array(s) for name, s in samples.items()}
 
-    try:
-        return device.run_guarded(work, timeout_s=60 + n_rounds * (len(libraries) + len(others or {})) * 2)
-    except (RuntimeError, OSError, AttributeError) as error:  # AttributeError: a library without a network in it
-        if isinstance(error, DeviceError):
-            raise
-        raise DeviceError(f"timing the whole network failed: {str(error).strip().splitlines()[-1]}") from error
+    return _in_session(device, work, 60 + n_rounds * (len(libraries) + len(others or {})) * 2, "timing the whole network")
 
 
 def compare_libraries(device: RpcDevice, libraries: Mapping[str, Path], input_shape: tuple[int, ...], n_rounds: int, seed: int = 0) -> SideBySide:
@@ -145,6 +169,16 @@ def compare_libraries(device: RpcDevice, libraries: Mapping[str, Path], input_sh
         {name: speedup_interval(samples[first], samples[name]) for name in others},
         noise_floor(samples[first], samples[_FIRST_AGAIN]),
     )
+
+
+def _in_session(device: RpcDevice, work: Callable[[Any], T], timeout_s: float, what: str) -> T:
+    """What `work(session)` gives; whatever a broken network raises is a `DeviceError` that says what failed."""
+    try:
+        return device.run_guarded(work, timeout_s)
+    except DeviceError:
+        raise
+    except (RuntimeError, OSError, AttributeError, TypeError, ValueError) as error:  # AttributeError: a library without a network in it
+        raise DeviceError(f"{what} failed: {last_line(error)}") from error
 
 
 def _timer(machine: relax.VirtualMachine, target: Any) -> Callable[[], float]:

@@ -106,7 +106,7 @@ def open_device(name: str, timing: TimingSettings | None = None) -> RpcDevice:
         timing: how long programs are timed.
 
     Raises:
-        UnknownNameError: no device of that kind.
+        UnknownNameError: no device or processor of that name.
         ConfigError: an option of the device is unknown or wrong, or it is a recording.
         ToolchainError: no compiler links programs for it.
         DeviceError: no tracker answers, or no device of that key.

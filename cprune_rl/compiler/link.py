@@ -32,6 +32,11 @@ class Link(ABC):
         self._session: Any = None
         self._n_uses = 0
 
+    @property
+    def has_session(self) -> bool:
+        """Whether there is one already; its device may be away all the same."""
+        return self._session is not None
+
     def session(self, needed_s: float, is_wanted: Callable[[], bool] | None = None) -> Any:
         """TVM's session, good for at least this many seconds.
 

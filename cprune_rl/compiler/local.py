@@ -11,6 +11,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,25 +27,32 @@ from cprune_rl.errors import DeviceError
 
 __all__ = ["LocalDevice"]
 
+_DYING_S = 2.0  # for a killed session to be gone
+
 
 class _Server:
-    """The server process, and the sessions that it forked."""
+    """The server process, the sessions that it forked, and the folder of what they are sent: a session that is killed cannot remove its own."""
 
     def __init__(self, n_threads: int) -> None:
         self.key = secrets.token_hex(8)
         self._known: list[psutil.Process] = []
         here = str(Path(cprune_rl.__file__).parent.parent)  # the server finds this package where this process found it
         paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-        environment = dict(os.environ, TVM_NUM_THREADS=str(n_threads), OMP_NUM_THREADS=str(n_threads), PYTHONPATH=paths)
+        self.folder = tempfile.TemporaryDirectory(prefix="cprune-rpc-", ignore_cleanup_errors=True)
+        environment = dict(os.environ, TVM_NUM_THREADS=str(n_threads), OMP_NUM_THREADS=str(n_threads), PYTHONPATH=paths, TMPDIR=self.folder.name)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cprune_rl.compiler.rpc_server", self.key],
+            [sys.executable, "-m", "cprune_rl.compiler.rpc_server", "--loopback"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True,
         )  # fmt: skip
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # a server that did not start is told by the line that it does not give
+            self.process.stdin.write(f"{self.key}\n")
+            self.process.stdin.flush()
         line = self.process.stdout.readline().strip()
         if not line:
             self.close()
-            raise DeviceError("the local RPC server did not start; run `python -m cprune_rl.compiler.rpc_server test` to see why")
+            raise DeviceError("the local RPC server did not start; run `echo test | python -m cprune_rl.compiler.rpc_server --loopback` to see why")
         self.port = int(line)
 
     @property
@@ -52,9 +60,10 @@ class _Server:
         return self.process.poll() is None
 
     def sessions(self) -> list[psutil.Process]:
-        """The forked sessions; remembered, because they outlive a server that is killed."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._known = list({*self._known, *psutil.Process(self.process.pid).children()})
+        """The forked sessions; remembered, because who forked them is not to be seen any more once the server is killed."""
+        if self.is_alive:  # the number of a dead server may be another process's by now
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._known = list({*self._known, *psutil.Process(self.process.pid).children()})
         return self._known
 
     def kill_sessions(self) -> None:
@@ -64,12 +73,16 @@ class _Server:
         self._known = []
 
     def close(self) -> None:
+        sessions = self.sessions()
         self.kill_sessions()
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        psutil.wait_procs(sessions, timeout=_DYING_S)  # who still writes to it keeps its folder
+        self.folder.cleanup()
 
 
 class LocalLink(Link):
@@ -109,7 +122,10 @@ class LocalLink(Link):
             if self._server is None or not self._server.is_alive:
                 if self._server is not None:
                     self._server.close()
-                self._server = _Server(self._n_threads)
+                try:
+                    self._server = _Server(self._n_threads)
+                except OSError as error:  # a full disk, or no more processes: no program's doing
+                    raise DeviceError(f"the local RPC server cannot be started: {error}") from error
             try:
                 session = rpc.connect("127.0.0.1", self._server.port, self._server.key)
                 self._pin(self._server)
@@ -135,6 +151,10 @@ class LocalDevice(RpcDevice):
         n_threads: threads that a program may use.
         mcpu: LLVM's name of the processor to compile for; None for this one.
         timing: how long a program is timed.
+
+    Raises:
+        UnknownNameError: LLVM knows no processor of that name.
+        ToolchainError: no compiler links programs.
     """
 
     def __init__(self, n_threads: int = 1, mcpu: str | None = None, timing: TimingSettings | None = None) -> None:

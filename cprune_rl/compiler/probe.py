@@ -13,11 +13,11 @@ from typing import Any
 
 import tvm
 from tvm import te
-from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from cprune_rl.compiler.device import RpcDevice
-from cprune_rl.compiler.program import Candidate, random_candidates
+from cprune_rl.compiler.program import random_candidates
 from cprune_rl.compiler.target import vector_width
+from cprune_rl.compiler.trials import build_candidate
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache import CostStore, StoredTrial
 from cprune_rl.descriptor import DeviceDescriptor
@@ -104,6 +104,7 @@ def probe_device(device: RpcDevice, store: CostStore | None = None, on_workload:
 
     Raises:
         DeviceError: the device is gone, or runs no program of a workload; nothing is kept of that workload then.
+        ToolchainError: nothing can be built here at all.
     """
     figures: dict[str, float] = {}
     for done, workload in enumerate(_WORKLOADS, start=1):
@@ -129,20 +130,11 @@ def _best(device: RpcDevice, workload: _Workload, store: CostStore | None) -> Me
 
 
 def _measure(device: RpcDevice, workload: _Workload) -> list[StoredTrial]:
-    """Builds two at a time, times them, removes them."""
+    """Builds two at a time and times them; the libraries go with the device."""
     module = tvm.IRModule({"main": te.create_prim_func(workload.tensors()).with_attr("global_symbol", "main")})
     candidates = random_candidates(module, device.target, workload.n_programs, seed=1)
     with ThreadPoolExecutor(2) as pool:  # the compiler releases Python's lock
-        built = list(pool.map(lambda item: _build(device, *item), enumerate(candidates)))
+        built = list(pool.map(lambda item: build_candidate(device, item[1], device.build_folder / f"probe{item[0]}.so"), enumerate(candidates)))
     artifacts = [b for b in built if isinstance(b, Artifact)]
     timed = iter(device.time(artifacts))
     return [StoredTrial(workload.key, c.program.digest, c.program.trace_json, next(timed) if isinstance(b, Artifact) else b) for c, b in zip(candidates, built, strict=True)]
-
-
-def _build(device: RpcDevice, position: int, candidate: Candidate) -> Artifact | Measurement:
-    try:
-        arguments = ArgInfo.from_entry_func(candidate.module, remove_preproc=True)
-        shapes = [tuple(int(d) for d in a.shape) for a in arguments]
-        return device.build(candidate.module, shapes, [str(a.dtype) for a in arguments], device.build_folder / f"probe{position}.so")
-    except (RuntimeError, ValueError, TypeError) as error:  # what the compiler raises on a broken program is the value of this trial
-        return Measurement(error=f"build failed: {type(error).__name__}: {str(error).strip().splitlines()[-1][:300]}")

@@ -3,8 +3,9 @@
 TVM's own `tvm.rpc.Server` stops listening when a session dies of a signal; here a program that
 crashes costs its session and nothing else. It serves in two ways:
 
-- `python -m cprune_rl.compiler.rpc_server KEY`, run by `compiler.local`: listens on loopback, prints its port
-  and ends when its standard input closes, so a killed search leaves no server behind.
+- `python -m cprune_rl.compiler.rpc_server --loopback`, run by `compiler.local`: reads its key from standard input,
+  listens on loopback, prints its port and ends with its sessions when its standard input closes, so a killed search
+  leaves nothing running behind.
 - `python -m cprune_rl.compiler.rpc_server --tracker HOST:PORT --key KEY [--threads N]`, run on a board or a phone:
   offers this machine to a TVM tracker, one session at a time, until it is stopped. A session ends when its
   client hangs up or its time is over, whatever the program in it does; a tracker that went away is looked for again.
@@ -22,6 +23,7 @@ import json
 import os
 import platform
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -58,16 +60,28 @@ def _shake_hands(connection: socket.socket, client_key: str, own_key: str) -> li
     return words[1:]
 
 
-def _serve_session(connection: socket.socket) -> None:
-    """The life of a forked session; files it is sent live in a folder that goes with it."""
+def _serve_session(connection: socket.socket, folder: str) -> None:
+    """The life of a forked session; files it is sent live in `folder`, which outlives it where it is killed, as most are."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with tempfile.TemporaryDirectory(prefix="cprune-rpc-") as folder:
-        os.chdir(folder)
-        _serve_loop(connection, "", utils.tempdir(str(Path(folder) / "work")))
+    os.chdir(folder)
+    _serve_loop(connection, "", utils.tempdir(str(Path(folder) / "work")))
+
+
+def _end_with(server: int) -> None:
+    """Has a forked session killed with its server, whatever the program in it does; on Linux alone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:  # it died before that
+        os._exit(0)
 
 
 def serve_loopback(key: str) -> None:
-    """Listens on a free loopback port until standard input closes."""
+    """Listens on a free loopback port until standard input closes.
+
+    Args:
+        key: what clients must know; it is not on the command line, which every user of the machine can read.
+    """
+    server = os.getpid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended sessions need no reaping
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the client's to handle
     listener = socket.create_server(("127.0.0.1", 0))
@@ -78,10 +92,12 @@ def serve_loopback(key: str) -> None:
             return
         connection, _ = listener.accept()
         if os.fork() == 0:  # before the handshake: who has been answered can find the session among our children
+            _end_with(server)
             listener.close()
             try:
                 if _shake_hands(connection, key, key) is not None:
-                    _serve_session(connection)
+                    with tempfile.TemporaryDirectory(prefix="cprune-rpc-") as folder:
+                        _serve_session(connection, folder)
             finally:
                 os._exit(0)
         connection.close()
@@ -152,20 +168,28 @@ class Registration:
 def serve_tracker(listener: socket.socket, registration: Registration, key: str, n_threads: int) -> None:
     """Serves the tracker's clients, one session at a time, for ever."""
     _register_description(n_threads)
+    server = os.getpid()
     while True:
         registration.offer()
         connection, timeout_s = _next_client(listener, registration, key)
+        try:
+            folder = tempfile.mkdtemp(prefix="cprune-rpc-")
+        except OSError:  # a full disk costs the session and not the server
+            connection.close()
+            continue
         session = os.fork()
         if session == 0:
+            _end_with(server)
             listener.close()
-            with contextlib.suppress(OSError, AttributeError):  # of Linux alone: a server that is killed takes its session with it
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             try:
-                _serve_session(connection)
+                _serve_session(connection, folder)
             finally:
                 os._exit(0)
-        _watch_session(session, connection, timeout_s)
-        connection.close()
+        try:
+            _watch_session(session, connection, timeout_s)
+        finally:
+            connection.close()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _next_client(listener: socket.socket, registration: Registration, key: str) -> tuple[socket.socket, float]:
@@ -219,7 +243,7 @@ def _register_description(n_threads: int) -> None:
 def main() -> None:
     """Serves in the way the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m cprune_rl.compiler.rpc_server", description="Serve programs on this machine: one forked process for each session.")
-    parser.add_argument("loopback_key", nargs="?", help="serve on loopback alone, for the process that started this one")
+    parser.add_argument("--loopback", action="store_true", help="serve on loopback alone, for the process that started this one and gives the key on standard input")
     parser.add_argument("--tracker", metavar="HOST:PORT", help="offer this machine to a TVM tracker")
     parser.add_argument("--key", help="what clients ask the tracker for, e.g. the board's kind")
     parser.add_argument("--threads", type=int, default=1, help="threads a program may use [default: 1]")
@@ -227,8 +251,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="port to listen on [default: a free one]")
     parser.add_argument("--public-host", help="where clients find this machine, if not where the tracker sees it")
     options = parser.parse_args()
-    if options.loopback_key:
-        serve_loopback(options.loopback_key)
+    if options.loopback:
+        serve_loopback(sys.stdin.readline().strip())
         return
     host, _, port = (options.tracker or "").rpartition(":")
     if not host or not port.isdigit() or not options.key:

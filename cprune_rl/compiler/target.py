@@ -6,6 +6,7 @@ import importlib
 import shutil
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,20 @@ import tvm
 import tvm.s_tir
 from tvm.target import codegen
 
-from cprune_rl.errors import ToolchainError
+from cprune_rl.errors import ConfigError, ToolchainError, UnknownNameError
 
-__all__ = ["host_cpu", "host_triple", "load_cpu_intrinsics", "make_target", "require_cxx_compiler", "require_linker", "same_architecture", "vector_width"]
+__all__ = [
+    "host_cpu",
+    "host_triple",
+    "is_processor",
+    "load_cpu_intrinsics",
+    "make_target",
+    "require_cxx_compiler",
+    "require_linker",
+    "same_architecture",
+    "target_of",
+    "vector_width",
+]
 
 _GPU_RULES = ("pool_max", "pool_avg", "adaptive_pool_max", "adaptive_pool_avg")  # pooling asks for them by name; TVM warns of each candidate that a CPU has none
 _LANES = ((16, {"avx512f"}), (8, {"avx"}), (4, {"sse2", "neon", "sve", "v"}))  # widest first
@@ -31,9 +43,45 @@ def host_triple() -> str:
     return str(codegen.llvm_get_system_triple())
 
 
+def is_processor(mcpu: str, triple: str | None = None) -> bool:
+    """Whether LLVM compiles for a processor of this name, on machines of a triple; None for this machine's."""
+    return bool(codegen.llvm_is_valid_cpu(mcpu, triple or host_triple()))
+
+
 def make_target(n_threads: int, mcpu: str | None = None) -> tvm.target.Target:
-    """An LLVM target for this machine, or for another processor of its kind."""
-    return tvm.target.Target({"kind": "llvm", "mcpu": mcpu or host_cpu(), "num-cores": n_threads})
+    """An LLVM target for this machine, or for another processor of its kind.
+
+    Raises:
+        UnknownNameError: LLVM knows no such processor.
+    """
+    return target_of({"kind": "llvm", "mcpu": mcpu or host_cpu(), "num-cores": n_threads})
+
+
+def target_of(options: Mapping[str, Any]) -> tvm.target.Target:
+    """TVM's target of its options; for LLVM one core where they do not say.
+
+    Args:
+        options: `kind` and what TVM knows of it, such as `mtriple`, `mcpu`, `mattr`, `num-cores`.
+
+    Raises:
+        UnknownNameError: LLVM knows no such processor: it would take a generic one, and the device would be another to the cost cache.
+        ConfigError: TVM knows no such target.
+    """
+    is_llvm = options["kind"] == "llvm"
+    if is_llvm and "mcpu" in options:
+        _check_processor(str(options["mcpu"]), str(options.get("mtriple") or host_triple()))
+    try:
+        return tvm.target.Target({"num-cores": 1, **options} if is_llvm else dict(options))
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"TVM knows no target {dict(options)}: {str(error).strip().splitlines()[-1][:300]}") from error
+
+
+def _check_processor(mcpu: str, triple: str) -> None:
+    if is_processor(mcpu, triple):
+        return
+    if not is_processor("generic", triple):  # asked for the processors of a triple that it does not know, LLVM ends this process
+        raise ConfigError(f"LLVM knows no processor {mcpu!r} of machines {triple!r}: see that the triple is right, e.g. aarch64-linux-gnu")
+    raise UnknownNameError("processor", mcpu, map(str, codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": triple}))))
 
 
 def vector_width(target: tvm.target.Target) -> int:

@@ -13,14 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import tvm
 from tvm import rpc
 
 from cprune_rl.compiler.device import RpcDevice, TimingSettings
 from cprune_rl.compiler.devices import TrackerSpec
 from cprune_rl.compiler.link import Link, last_line
 from cprune_rl.compiler.relay import Relay
-from cprune_rl.compiler.target import host_cpu, host_triple, require_linker, same_architecture
+from cprune_rl.compiler.target import host_cpu, host_triple, require_linker, same_architecture, target_of
 from cprune_rl.compiler.tracker_client import TrackerAddress, request_device, tracker_status
 from cprune_rl.errors import ConfigError, DeviceError
 
@@ -135,14 +134,14 @@ class TrackerDevice(RpcDevice):
         patience: with devices that do not answer.
 
     Raises:
-        ConfigError: the target is none of TVM's, or has to be given.
+        ConfigError: the target is none of TVM's, or its processor none of LLVM's, or it has to be given.
         ToolchainError: no compiler links programs for it.
         DeviceError: no tracker answers, or no device of that key.
     """
 
     def __init__(self, spec: TrackerSpec, timing: TimingSettings | None = None, patience: Patience | None = None) -> None:
         self._spec = spec
-        target = _make_target(spec.target) if spec.target is not None else None
+        target = target_of(spec.target) if spec.target is not None else None
         if target is not None:
             require_linker(target, spec.linker)  # said before a device is waited for
         known = {status.key: status for status in tracker_status(spec.tracker)}
@@ -154,7 +153,7 @@ class TrackerDevice(RpcDevice):
         session = links[0].session(0.0)
         self._remote = ask_description(session)
         try:
-            target = target or _make_target(_native_target(_ask_llvm(session, "triple"), _ask_llvm(session, "cpu"), spec.threads, self.name))
+            target = target or target_of(_native_target(_ask_llvm(session, "triple"), _ask_llvm(session, "cpu"), spec.threads, self.name))
             super().__init__(target, links, timing, spec.linker)
         except BaseException:
             links[0].close()
@@ -180,13 +179,6 @@ class TrackerDevice(RpcDevice):
     def is_remote(self) -> bool:
         """True: building here does not disturb timing there."""
         return True
-
-
-def _make_target(options: dict[str, Any]) -> tvm.target.Target:
-    try:
-        return tvm.target.Target({"num-cores": 1, **options} if options["kind"] == "llvm" else options)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"TVM knows no target {options}: {last_line(error)}") from error
 
 
 def _native_target(triple: str, mcpu: str, n_threads: int, name: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Plans measured on a device: the source of true looks behind `cprune_rl/CPrune-v0`.
 
 The dense network's tasks are tuned hard, in every form; their best programs are the pool. A task at another shape
-tries the pool's programs carried over, a few random ones, and evolves from them as long as that pays. What is tried
-depends on the task, not on the order of a search. The whole network's forms are then chosen together.
+tries the pool's programs carried over, a few random ones, and evolves from them as long as that pays. The pool's and
+the random programs depend on the task, not on the order of a search; which mutants are tried depends on it too, by the
+learned ranking, which tasks of a family share and which starts empty after `--resume`. The whole network's forms are
+then chosen together.
 """
 
 from __future__ import annotations

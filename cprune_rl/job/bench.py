@@ -65,7 +65,7 @@ class Lab(Protocol):
 
     @property
     def device_name(self) -> str:
-        """As the user gave it."""
+        """In full: it opens the same device again."""
 
     @property
     def network(self) -> Network:

@@ -102,7 +102,7 @@ class CompiledLab:
 
     @property
     def device_name(self) -> str:
-        """As the user gave it."""
+        """In full: it opens the same device again."""
         return self.device.name
 
     @property

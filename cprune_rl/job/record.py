@@ -53,11 +53,13 @@ def record(config: RunConfig, minutes: float, path: Path, reporter: Reporter, cu
         Tasks recorded.
 
     Raises:
-        ConfigError: the device is a recording itself, or `curves_of` is of another network.
+        ConfigError: the device is a recording itself, `curves_of` is of another network, or `path` is in no folder.
         CPruneError: see `open_workbench`; what was measured stays in the cost cache.
     """
     if isinstance(parse_device(config.device), RecordedSpec):
         raise ConfigError(f"{config.device!r} is a recording already: give the device that is to be recorded, local or rpc://host:port/key")
+    if path.is_dir() or not path.absolute().parent.is_dir():  # said now and not after hours of measuring
+        raise ConfigError(f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}. Name a file in one that is there.")
     with _measurable(config, reporter, curves_of) as (problem, lab, data):
         recorded = CostModel(lab.cost_model.measured())
         problem = replace(problem, latency=EstimatedCosts(lab.network, lab.source(), recorded))

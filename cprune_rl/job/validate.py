@@ -7,10 +7,12 @@ no library and no measured latency: its estimates are added up again, and the re
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
 from cprune_rl.result import Result
 from cprune_rl.table import Plan
+
+if TYPE_CHECKING:
+    from cprune_rl.compiler.device import RpcDevice
 
 __all__ = ["Check", "validate_run"]
 
@@ -58,7 +63,7 @@ def validate_run(folder: Path) -> list[Check]:
     """Checks the claims a run makes for its own method.
 
     Raises:
-        CPruneError: the folder holds no finished run, or a file of it is damaged.
+        CPruneError: the folder holds no finished run, a file of it is damaged, or its device is gone.
     """
     result = Result.read(folder / "result.json")
     for name in _FILES if result.is_estimate else (*_FILES, *_LIBRARIES):
@@ -68,12 +73,13 @@ def validate_run(folder: Path) -> list[Check]:
     dense = build_model(plan.model, plan.n_classes)
     dense.load_state_dict(load_file(folder / "dense.safetensors"))
     dense.eval()
-    return [
-        *_shape_checks(folder, result, model, dense, plan),
-        *_accuracy_checks(result, model, dense),
-        *_export_checks(folder, plan, model, dense, () if result.is_estimate else _LIBRARIES),
-        *(_estimate_checks(folder, result, plan) if result.is_estimate else _speed_checks(folder, result, plan)),
-    ]
+    with contextlib.nullcontext() if result.is_estimate else open_device(result.device) as device:
+        return [
+            *_shape_checks(folder, result, model, dense, plan),
+            *_accuracy_checks(result, model, dense),
+            *_export_checks(folder, plan, model, dense, device),
+            *(_estimate_checks(folder, result, plan) if device is None else _speed_checks(folder, result, plan, device)),
+        ]
 
 
 def _shape_checks(folder: Path, result: Result, model: nn.Module, dense: nn.Module, plan: PlanFile) -> Iterator[Check]:
@@ -110,20 +116,20 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
     yield Check(f"test images do not refute the floor {floor:.4f}", f"{accuracy:.4f}, at best {best:.4f}", best >= floor)
 
 
-def _export_checks(folder: Path, plan: PlanFile, model: nn.Module, dense: nn.Module, libraries: Sequence[str]) -> Iterator[Check]:
+def _export_checks(folder: Path, plan: PlanFile, model: nn.Module, dense: nn.Module, device: RpcDevice | None) -> Iterator[Check]:
     image = torch.from_numpy(np.random.default_rng(0).standard_normal(plan.input_shape).astype(np.float32))
     with torch.no_grad():
         expected, expected_dense = (m.to(memory_format=torch.contiguous_format)(image).numpy() for m in (model, dense))  # type: ignore[call-overload]  # torch's stub lacks this form
         exported = torch.export.load(folder / "model.pt2").module()(image).numpy()
     computed = {"model.pt2": exported}
-    if libraries:
-        from cprune_rl.compiler.deploy import run_library
+    if device is not None:
+        from cprune_rl.compiler.deploy import run_in_session
 
-        computed |= {name: run_library(folder / name, image.numpy(), plan.n_classes) for name in libraries}
+        computed |= {name: run_in_session(device, folder / name, image.numpy(), plan.n_classes) for name in _LIBRARIES}
     for name, logits in computed.items():
         error = float(np.abs(logits - (expected_dense if name == "dense.so" else expected)).max())
         yield Check(f"{name} computes what the network computes", f"largest difference {error:.1e}", error <= _TOLERANCE)
-    for name in (n for n in _LIBRARIES if n not in libraries):
+    for name in _LIBRARIES if device is None else ():
         yield Check(f"{name}, the compiled network", _NOT_CHECKED, None)
 
 
@@ -142,7 +148,7 @@ def _estimate_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[C
     yield Check("latency of the whole networks", _NOT_CHECKED, None)
 
 
-def _speed_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[Check]:
+def _speed_checks(folder: Path, result: Result, plan: PlanFile, device: RpcDevice) -> Iterator[Check]:
     from cprune_rl.compiler.deploy import compare_libraries
 
     main = result.main
@@ -154,8 +160,7 @@ def _speed_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[Chec
         return
     fits = math.isclose(ratio, main.speedup, rel_tol=0.01) and low <= main.speedup <= high
     yield Check(f"speed-up {main.speedup:.2f} is the ratio of the latencies, inside its interval", f"{ratio:.2f}", fits)
-    with open_device(result.device) as device:
-        timed = compare_libraries(device, {"dense": folder / "dense.so", "pruned": folder / "lib.so"}, plan.input_shape, _N_ROUNDS)
+    timed = compare_libraries(device, {"dense": folder / "dense.so", "pruned": folder / "lib.so"}, plan.input_shape, _N_ROUNDS)
     found = timed.speedup["pruned"]
     agrees = found.high >= main.speedup_ci[0] * (1 - _DRIFT) and found.low <= main.speedup_ci[1] * (1 + _DRIFT)
     yield Check(f"speed-up {main.speedup:.2f}", f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] measured now", agrees)
