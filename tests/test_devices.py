@@ -133,15 +133,15 @@ def test_tvms_own_server_will_do(yard: Yard, programs: Programs) -> None:
 
 
 def test_twins_time_in_parallel_each_program_once_and_in_order(yard: Yard, programs: Programs) -> None:
-    before = [yard.log(log).count("load_module") for log in ("twin1", "twin2")]
+    before = [len(yard.log(log)) for log in ("twin1", "twin2")]
     with open_key(yard, "twin", timing=replace(BRIEF, look_every=2)) as device:
         assert device.n_links == 2
         batch = [programs.good] * 5 + [programs.slow] + [programs.good] * 6
         found = device.time(batch)
     assert [m.error for m in found] == [None] * 12
     assert int(np.argmax([m.latency_s for m in found])) == 5
-    logs = [yard.log(log) for log in ("twin1", "twin2")]
-    assert all(log.count("load_module") > n for log, n in zip(logs, before, strict=True)), "both had work"
+    logs = [yard.log(log)[n:] for log, n in zip(("twin1", "twin2"), before, strict=True)]
+    assert all("load_module" in log for log in logs), "both had work"
     assert sum(log.count("-slow.so") for log in logs) == 1
     assert sum(log.count("-good.so") for log in logs) == 11
 
