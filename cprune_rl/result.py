@@ -96,6 +96,7 @@ class Result:
         rivals: what the others reached.
         fast: whether it was a `--fast` run.
         noise_floor: how far two timings of the dense network differed in the final rounds, as a share; None where that was not timed.
+        top: an image counts as right where its label is among so many most likely classes.
         latency_source: `MEASURED`, or what recording the latencies are estimates from.
     """
 
@@ -111,6 +112,7 @@ class Result:
     fast: bool = False
     noise_floor: float | None = None
     latency_source: str = MEASURED
+    top: int = 1
 
     @property
     def is_estimate(self) -> bool:
@@ -150,6 +152,7 @@ class Result:
                 rivals=tuple(_method(r) for r in value["rivals"]),
                 noise_floor=value.get("noise_floor"),
                 latency_source=value.get("latency_source", MEASURED),
+                top=int(value.get("top", 1)),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is no result of a finished run: {error}. A run that ended early goes on with --resume.") from error

@@ -25,6 +25,7 @@ class Verdict:
         lower_bound: of its accuracy, one-sided, with the sampling error of the difference to the dense network.
         floor: accuracy that must hold.
         n_looks: how often the search might have asked; the bound allows for it.
+        risk: that a network below the floor passes in any of the looks.
         passed: whether the lower bound is at the floor or above.
     """
 
@@ -32,6 +33,7 @@ class Verdict:
     lower_bound: float
     floor: float
     n_looks: int
+    risk: float
     passed: bool
 
 
@@ -49,4 +51,4 @@ def judge(dense_correct: NDArray[np.bool_], pruned_correct: NDArray[np.bool_], f
     accuracy = float(pruned_correct.mean())
     error = float(difference.std(ddof=1) / np.sqrt(len(difference))) if difference.any() else 0.0
     bound = accuracy - float(norm.ppf(1 - risk / n_looks)) * error
-    return Verdict(accuracy, bound, floor, n_looks, bound >= floor)
+    return Verdict(accuracy, bound, floor, n_looks, risk, bound >= floor)

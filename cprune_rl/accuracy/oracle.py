@@ -76,12 +76,14 @@ class Finetuned:
         weights: names the weights it prunes, and the ranking of channels.
         data: images.
         settings: of the training.
+        teacher: the dense network, where `settings.distillation` asks for one.
     """
 
     pruner: Pruner
     weights: str
     data: ImageData
     settings: TrainSettings
+    teacher: nn.Module | None = None
 
     @property
     def identity(self) -> str:
@@ -92,7 +94,7 @@ class Finetuned:
         """See `Evaluation`."""
         model = self.pruner(plan)
         recalibrate(model, self.data.train)
-        train(model, self.data, self.settings)
+        train(model, self.data, self.settings, teacher=self.teacher)
         return evaluate(model, self.data.search)
 
 

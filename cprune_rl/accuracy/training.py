@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData, Split
 
-__all__ = ["TrainSettings", "accumulate_gradients", "bf16_is_fast", "evaluate", "predict_labels", "recalibrate", "train"]
+__all__ = ["TrainSettings", "accumulate_gradients", "bf16_is_fast", "evaluate", "recalibrate", "right_answers", "train"]
 
 _EVAL_BATCH = 500
+_TEMPERATURE = 2.0  # at which a teacher's answers are compared
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class TrainSettings:
         warmup: share of the steps before the peak, in (0, 1).
         seed: order of the images.
         bf16: train under bfloat16 autocast; None where the CPU has it.
+        distillation: share of the loss that is the difference to a teacher's answers, in [0, 1); the labels have the rest.
     """
 
     n_steps: int
@@ -43,6 +45,7 @@ class TrainSettings:
     warmup: float = 0.2
     seed: int = 0
     bf16: bool | None = None
+    distillation: float = 0.0
 
 
 def bf16_is_fast() -> bool:
@@ -50,7 +53,7 @@ def bf16_is_fast() -> bool:
     return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_avx512_bf16_supported())
 
 
-def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: Callable[[int, float], None] | None = None) -> None:
+def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: Callable[[int, float], None] | None = None, teacher: nn.Module | None = None) -> None:
     """Trains `model` in place and leaves it in evaluation mode.
 
     Args:
@@ -58,6 +61,7 @@ def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: C
         data: whose training images it learns from, shifted and flipped where the data set says so.
         settings: steps, rates and seed.
         on_step: called with the number of steps done and the loss after each step.
+        teacher: in evaluation mode; asked where `settings.distillation` is not 0 (Hinton et al., 2015).
     """
     split, y = data.train, data.train.targets
     bf16 = bf16_is_fast() if settings.bf16 is None else settings.bf16
@@ -72,9 +76,14 @@ def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: C
         if len(order) < settings.batch_size:
             order = torch.randperm(len(y), generator=generator)
         batch, order = order[: settings.batch_size], order[settings.batch_size :]
+        images = split.batch(batch, augment)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            logits = model(split.batch(batch, augment))
+            logits = model(images)
         loss = functional.cross_entropy(logits.float(), y[batch], label_smoothing=settings.label_smoothing)
+        if teacher is not None and settings.distillation > 0:
+            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                taught = teacher(images)
+            loss = (1 - settings.distillation) * loss + settings.distillation * _difference(logits.float(), taught.float())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         optimizer.step()
@@ -82,6 +91,12 @@ def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: C
         if on_step is not None:
             on_step(step + 1, float(loss.detach()))
     model.eval()
+
+
+def _difference(logits: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+    """Of two softened answers, in the scale of a loss on labels."""
+    answer, wanted = functional.log_softmax(logits / _TEMPERATURE, 1), functional.softmax(taught / _TEMPERATURE, 1)
+    return functional.kl_div(answer, wanted, reduction="batchmean") * _TEMPERATURE**2
 
 
 def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512) -> None:
@@ -99,16 +114,17 @@ def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512)
 
 
 @torch.no_grad()
-def predict_labels(model: nn.Module, split: Split) -> torch.Tensor:
-    """The most likely class of each image, `(n,)` int64."""
+def right_answers(model: nn.Module, split: Split) -> torch.Tensor:
+    """Which images are classified rightly, as the split says (`Split.top`), `(n,)` bool."""
     model.eval()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return torch.cat([model(split.batch(slice(i, i + _EVAL_BATCH))).argmax(1) for i in range(0, len(split), _EVAL_BATCH)])
+    guesses = torch.cat([model(split.batch(slice(i, i + _EVAL_BATCH))).topk(split.top).indices for i in range(0, len(split), _EVAL_BATCH)])
+    return (guesses == split.targets[:, None]).any(1)
 
 
 def evaluate(model: nn.Module, split: Split) -> float:
     """Share of images classified rightly, in [0, 1]."""
-    return float((predict_labels(model, split) == split.targets).double().mean())
+    return float(right_answers(model, split).double().mean())
 
 
 @torch.no_grad()

@@ -22,12 +22,13 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.job.bench import Lab, Workbench
 from cprune_rl.job.config import RunConfig, load_config
 from cprune_rl.job.networks import is_trained, trained, weights_hash
-from cprune_rl.job.oracles import Subject, calibrate, open_oracle
+from cprune_rl.job.oracles import calibrate, open_oracle
 from cprune_rl.job.progress import Reporter
+from cprune_rl.job.subject import Subject
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 from cprune_rl.pruning.models import build_model, check_output, load_weights
 
-__all__ = ["open_live", "open_untrained_lab", "open_workbench"]
+__all__ = ["open_live", "open_subject", "open_untrained_lab", "open_workbench"]
 
 _OpenLab = Callable[[nn.Module, torch.Tensor, CoupledGroups], Lab]
 
@@ -45,19 +46,32 @@ def open_workbench(config: RunConfig, reporter: Reporter, since: float) -> Itera
         CPruneError: an option, the network, the machine's tools, the device, the recording or the cost cache is at fault.
     """
     with _store_and_lab(config, reporter, since) as (store, open_lab):
-        data, model = _base_network(config, reporter)
-        dense_accuracy = evaluate(model, data.search)
+        subject = open_subject(config, reporter)
+        dense_accuracy = evaluate(subject.model, subject.data.search)
         resolve_floor(config.floor, dense_accuracy)
-        example = torch.zeros(data.input_shape)
-        with reporter.part("Finding groups", None):
-            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
-            coupled = find_groups(model, example, group_settings(config), functools.partial(accumulate_gradients, data=data))
-        lab = open_lab(model, example, coupled)
-        subject = Subject(data, model, example, coupled)
+        lab = open_lab(subject.model, subject.example, subject.coupled)
         oracle = open_oracle(config, subject, lab.network, lab.cost_model, store, dense_accuracy, since, reporter)
-        bench = Workbench(config, data, model, coupled, lab, oracle, dense_accuracy, model_cost=dict(lab.spent))
-        calibrate(bench, subject, reporter)
+        bench = Workbench(config, subject, lab, oracle, dense_accuracy, model_cost=dict(lab.spent))
+        calibrate(bench, reporter)
         yield bench
+
+
+def open_subject(config: RunConfig, reporter: Reporter) -> Subject:
+    """Reads the images, trains the network or reads its weights, and finds its groups.
+
+    Args:
+        config: options of the run.
+        reporter: told what is going on.
+
+    Raises:
+        CPruneError: an option, the images, the network or its weights are at fault.
+    """
+    data, model = _base_network(config, reporter)
+    example = torch.zeros(data.input_shape)
+    with reporter.part("Finding groups", None):
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
+        coupled = find_groups(model, example, group_settings(config), functools.partial(accumulate_gradients, data=data))
+    return Subject(data, model, example, coupled)
 
 
 @contextlib.contextmanager
@@ -129,6 +143,8 @@ def _fresh_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn
     """The images, the network with its starting weights, and one blank image."""
     with reporter.part(f"Reading the images of {config.data}", None):
         data = load_data(config.data, config.fast)
+    if config.top > 1:
+        data = data.judged_by_top(config.top)
     model, example = build_model(config.network_name, data.n_classes, config.seed), torch.zeros(data.input_shape)
     check_output(model, example, data.n_classes, config.network_name)
     return data, model, example

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import nn
 
 from cprune_rl.accuracy.calibration import Calibration
@@ -26,8 +25,8 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.intervals import Interval
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
+from cprune_rl.job.subject import Subject
 from cprune_rl.pruning.groups import CoupledGroups
-from cprune_rl.pruning.surgery import kept_indices, prune
 from cprune_rl.table import Network, Plan, Workload
 
 __all__ = ["Comparison", "FinishedNetwork", "Lab", "Workbench", "full_settings"]
@@ -125,9 +124,7 @@ class Workbench:
 
     Attributes:
         config: its options.
-        data: images.
-        model: the trained dense network.
-        coupled: its groups, importance and ranking.
+        subject: the trained network, its groups and its images.
         lab: where latencies come from.
         oracle: of accuracy, not calibrated.
         dense_accuracy: on the search images.
@@ -139,9 +136,7 @@ class Workbench:
     """
 
     config: RunConfig
-    data: ImageData
-    model: nn.Module
-    coupled: CoupledGroups
+    subject: Subject
     lab: Lab
     oracle: PlanOracle
     dense_accuracy: float
@@ -156,18 +151,36 @@ class Workbench:
         return self.lab.network
 
     @property
-    def example(self) -> torch.Tensor:
-        """One batch of the network's input."""
-        return torch.zeros(self.data.input_shape)
+    def data(self) -> ImageData:
+        """Images."""
+        return self.subject.data
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained dense network."""
+        return self.subject.model
+
+    @property
+    def coupled(self) -> CoupledGroups:
+        """Its groups, importance and ranking."""
+        return self.subject.coupled
 
     @property
     def finetune_settings(self) -> TrainSettings:
         """Of the full fine-tune."""
         return full_settings(self.config)
 
-    def pruned(self, plan: Plan) -> nn.Module:
-        """The network a plan leaves, with the dense network's weights."""
-        return prune(self.model, self.example, kept_indices(self.coupled, plan))
+    def refit(self, plan: Plan, accuracy: float) -> None:
+        """Fits the calibration anew with one more plan that was fine-tuned in full.
+
+        Args:
+            plan: that was fine-tuned.
+            accuracy: that it has on the search images.
+        """
+        point = (self.oracle.loss(plan), self.dense_accuracy - accuracy)
+        if point not in self.calibration_points:
+            self.calibration_points.append(point)
+            self.calibration = Calibration.fit(self.calibration_points)
 
     def problem(self) -> Problem:
         """The problem with counters of its own, for one search."""

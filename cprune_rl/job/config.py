@@ -91,6 +91,8 @@ class RunConfig(BaseModel):
     freeze: tuple[str, ...] = Field((), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times.")
     keep: tuple[str, ...] = Field((), description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.")
     floor: float = Field(-0.01, description="Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute.")
+    top: int = Field(1, ge=1, description="An image counts as right where its label is among so many most likely classes, e.g. 5.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the final gate: how sure it is that a network which passes holds the floor.")
     method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
     seed: int = Field(0, ge=0, description="Seed of training, programs and search.")
     out: Path | None = Field(None, description="Run folder; a new one under runs/ where not given.")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cprune_rl.accuracy.gate import Verdict, judge
-from cprune_rl.accuracy.training import predict_labels, recalibrate
+from cprune_rl.accuracy.training import evaluate, recalibrate, right_answers
 from cprune_rl.agents.searcher import AcceptedPlan, SearchResult
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.job.bench import Workbench
@@ -66,22 +66,24 @@ class FinalGate:
     def correct(self, model: nn.Module) -> NDArray[np.bool_]:
         """Which gate images a network gets right."""
         split = self._bench.data.gate
-        return np.asarray(predict_labels(model, split).numpy() == split.labels)
+        return np.asarray(right_answers(model, split).numpy())
 
     def judge(self, model: nn.Module, n_looks: int) -> Verdict:
         """Whether a finished network holds the floor, where the search may ask `n_looks` times."""
-        return judge(self._dense_correct, self.correct(model), self.floor, n_looks)
+        return judge(self._dense_correct, self.correct(model), self.floor, n_looks, 1 - self._bench.config.confidence)
 
     def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
         """The plan's network after the full fine-tune; the dense plan is the base network itself."""
         bench = self._bench
         if plan == bench.network.dense:
             return bench.model
-        model = bench.pruned(plan)
-        identity = f"plan:{weights_hash(model)}"
+        model = bench.subject.pruned(plan)
+        identity = f"plan:{weights_hash(model)}:of:{bench.subject.weights}"
         recalibrate(model, bench.data.train)
         with reporter.part(what, bench.finetune_settings.n_steps) as advance:
-            return trained(model, identity, bench.data, bench.finetune_settings, lambda step, _: advance(step))
+            finished = trained(model, identity, bench.data, bench.finetune_settings, lambda step, _: advance(step), bench.model)
+        bench.refit(plan, evaluate(finished, bench.data.search))
+        return finished
 
 
 def finish(result: SearchResult, gate: Gate, reporter: Reporter) -> Finalist:

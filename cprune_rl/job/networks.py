@@ -47,7 +47,7 @@ def is_trained(identity: str, data: ImageData, settings: TrainSettings) -> bool:
     return _path(identity, data, settings).exists()
 
 
-def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSettings, on_step: OnStep | None = None) -> nn.Module:
+def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSettings, on_step: OnStep | None = None, teacher: nn.Module | None = None) -> nn.Module:
     """Trains a network in place, or reads what the same training gave before.
 
     Args:
@@ -56,11 +56,12 @@ def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSet
         data: images; only `data.train` is learnt from.
         settings: of the training.
         on_step: see `training.train`.
+        teacher: see `training.train`; `identity` names it too.
 
     Returns:
         `model`, in evaluation mode.
     """
-    return _kept(model, _path(identity, data, settings), lambda: train(model, data, settings, on_step))
+    return _kept(model, _path(identity, data, settings), lambda: train(model, data, settings, on_step, teacher))
 
 
 def is_supernet_trained(weights: str, data: ImageData, settings: SupernetSettings) -> bool:

@@ -9,18 +9,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
 from cprune_rl.accuracy.calibration import Calibration, fit_loss_curves
-from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.oracle import Evaluation, Finetuned, PlanOracle, Recalibrated
+from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, Recalibrated
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.contracts import LatencySource
@@ -31,50 +25,15 @@ from cprune_rl.job.bench import Workbench, full_settings
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.networks import is_supernet_trained, supernet_of, weights_hash
 from cprune_rl.job.progress import Reporter
-from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.job.subject import Subject
 from cprune_rl.pruning.masks import ChannelMasks
-from cprune_rl.pruning.surgery import kept_indices, prune
 from cprune_rl.table import Network, Plan
 
-__all__ = ["Subject", "calibrate", "equal_latency_plans", "open_oracle"]
+__all__ = ["calibrate", "equal_latency_plans", "open_oracle", "supernet_evaluation"]
 
 _LEAST_CORRELATION = 0.7  # below it a supernet ranks no better than a few steps of training, which are cheaper than believing it
 _CURVE_KEPT = (0.75, 0.5)  # kept ratios at which each group's loss is asked for
 _PROOF_SHARE = 0.5  # of the dense network's latency: where searches end up
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is judged: a trained network, its groups and its images.
-
-    Attributes:
-        data: images.
-        model: the dense network.
-        example: one batch of its input.
-        coupled: its groups.
-    """
-
-    data: ImageData
-    model: nn.Module
-    example: torch.Tensor
-    coupled: CoupledGroups
-
-    @functools.cached_property
-    def weights(self) -> str:
-        """Names the dense network's weights and the ranking of its channels."""
-        return hashlib.sha256(json.dumps([weights_hash(self.model), sorted(self.coupled.ranking.items())]).encode()).hexdigest()[:20]
-
-    def pruned(self, plan: Plan) -> nn.Module:
-        """The network a plan leaves, with the dense network's weights."""
-        return self.pruned_of(self.model, plan)
-
-    def pruned_of(self, model: nn.Module, plan: Plan) -> nn.Module:
-        """The network a plan leaves of another network of the same shape."""
-        return prune(model, self.example, kept_indices(self.coupled, plan))
-
-    def finetuned(self, settings: TrainSettings) -> Finetuned:
-        """Fine-tuning as an evaluation."""
-        return Finetuned(self.pruned, self.weights, self.data, settings)
 
 
 def open_oracle(config: RunConfig, subject: Subject, network: Network, costs: CostModel, store: CostStore, dense_accuracy: float, since: float, reporter: Reporter) -> PlanOracle:
@@ -97,7 +56,7 @@ def open_oracle(config: RunConfig, subject: Subject, network: Network, costs: Co
         return make(short)
     if kind == "recalibrate":
         return make(Recalibrated(subject.pruned, subject.weights, subject.data))
-    supernet = _supernet(config, subject, reporter)
+    supernet = supernet_evaluation(config, subject, reporter)
     reference = make(supernet).evaluate(network.dense)
     oracle = make(supernet, reference=reference)
     plans = equal_latency_plans(network, ModelledCosts(network, costs), _PROOF_SHARE, config.budgets.proof_plans, config.seed)
@@ -108,7 +67,14 @@ def open_oracle(config: RunConfig, subject: Subject, network: Network, costs: Co
     return make(short)
 
 
-def _supernet(config: RunConfig, subject: Subject, reporter: Reporter) -> Recalibrated:
+def supernet_evaluation(config: RunConfig, subject: Subject, reporter: Reporter) -> Recalibrated:
+    """Trains the supernet, or reads it where it was trained before.
+
+    Args:
+        config: of the run.
+        subject: what is judged.
+        reporter: told what is going on.
+    """
     groups = subject.coupled.groups
     space = PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups))
     settings = SupernetSettings(config.budgets.supernet_steps, seed=config.seed)
@@ -166,9 +132,9 @@ def equal_latency_plans(network: Network, costs: LatencySource, share: float, co
     return list(dict.fromkeys([*found, *(plan for _, plan in sorted(nearest, key=lambda item: item[0]))]))[:count]
 
 
-def calibrate(bench: Workbench, subject: Subject, reporter: Reporter) -> None:
+def calibrate(bench: Workbench, reporter: Reporter) -> None:
     """Fine-tunes a few plans in full to calibrate the oracle, and asks it for each group's loss."""
-    ratios, oracle, full = bench.config.budgets.calibration, bench.oracle, subject.finetuned(full_settings(bench.config))
+    ratios, oracle, full = bench.config.budgets.calibration, bench.oracle, bench.subject.finetuned(full_settings(bench.config))
     plans = [bench.network.uniform(r) for r in ratios]
     with reporter.part("Calibrating the accuracy oracle", len(plans)) as advance:
         for done, plan in enumerate(plans, start=1):

@@ -31,7 +31,7 @@ from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.progress import Reporter
 from cprune_rl.pruning.export import export_torch
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
-from cprune_rl.report.page import write_page
+from cprune_rl.report.page import Judging, write_page
 from cprune_rl.report.tables import noise_line, predicted_line, result_table, subgraph_table
 from cprune_rl.result import Figures, MethodResult, Result
 from cprune_rl.table import Plan, SubgraphTable
@@ -65,7 +65,8 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
         result.write(folder.file("result.json"))
         system, command = folder.read_json("system.json") or {}, folder.file("command.txt").read_text().strip()
         plans = [(f.method, f.plan) for f in finalists]
-        write_page(folder.file("report.html"), result, table, searches, plans, bench.problem().floor, system, command)
+        judging = Judging(config.oracle, bench.calibration_points, bench.calibration, bench.calibration.residual, bench.data.describe())
+        write_page(folder.file("report.html"), result, table, searches, plans, bench.problem().floor, judging, system, command)
     reporter.console.print(result_table(result))
     for line in (noise_line(result), predicted_line(result)):
         if line:
@@ -189,7 +190,7 @@ def _result(
         folder.log("final", 0, **{f"{finalist.method}/speedup": speedup, f"{finalist.method}/accuracy_test": figures[finalist.method].accuracy_test})
     names = (config.network_name, config.data, bench.lab.device_name, config.method)
     rivals = tuple(methods[:-1])
-    return Result(*names, config.seed, config.floor, figures["dense"], methods[-1], rivals, config.fast, comparison.noise_floor, bench.lab.latency_source)
+    return Result(*names, config.seed, config.floor, figures["dense"], methods[-1], rivals, config.fast, comparison.noise_floor, bench.lab.latency_source, config.top)
 
 
 def _figures(bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork) -> Figures:

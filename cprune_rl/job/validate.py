@@ -21,7 +21,7 @@ from torch import nn
 
 from cprune_rl.accuracy.data import Split, load_data
 from cprune_rl.accuracy.gate import judge
-from cprune_rl.accuracy.training import predict_labels
+from cprune_rl.accuracy.training import right_answers
 from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.recordings import open_recorded
@@ -95,15 +95,18 @@ def _shape_checks(folder: Path, result: Result, model: nn.Module, dense: nn.Modu
 
 def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iterator[Check]:
     data = load_data(result.data, result.fast)
+    if result.top > 1:
+        data = data.judged_by_top(result.top)
 
     def correct(network: nn.Module, split: Split) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        return np.asarray(predict_labels(network, split).numpy() == split.labels)
+        return np.asarray(right_answers(network, split).numpy())
 
     for name, network, stated in (("dense", dense, result.dense), (result.method, model, result.main.pruned)):
         accuracy = float(correct(network, data.test).mean())
         yield Check(f"{name}: test accuracy {stated.accuracy_test:.4f}", f"{accuracy:.4f}", math.isclose(accuracy, stated.accuracy_test, abs_tol=5e-4))
     dense_right, pruned_right = correct(dense, data.gate), correct(model, data.gate)
-    verdict = judge(dense_right, pruned_right, resolve_floor(result.floor, float(dense_right.mean()), may_exceed=True), int(result.main.gate["n_looks"]))
+    gate_floor, gate = resolve_floor(result.floor, float(dense_right.mean()), may_exceed=True), result.main.gate
+    verdict = judge(dense_right, pruned_right, gate_floor, int(gate["n_looks"]), float(gate["risk"]))
     stated_bound = float(result.main.gate["lower_bound"])
     yield Check(f"gate's lower bound {stated_bound:.4f}", f"{verdict.lower_bound:.4f}", math.isclose(verdict.lower_bound, stated_bound, abs_tol=5e-4))
     yield Check(f"gate passed: {result.main.gate['passed']}", str(verdict.passed), verdict.passed == result.main.gate["passed"])

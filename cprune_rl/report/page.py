@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
 from cprune_rl.agents.searcher import SearchResult
-from cprune_rl.report.plots import plot_latencies, plot_searches, plot_widths
+from cprune_rl.report.plots import plot_calibration, plot_latencies, plot_searches, plot_widths
 from cprune_rl.report.tables import NO_GAIN, noise_line, predicted_line
 from cprune_rl.result import Result
 from cprune_rl.table import Plan, SubgraphTable
 
-__all__ = ["write_page"]
+__all__ = ["Judging", "write_page"]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How accuracy was judged.
+
+    Attributes:
+        oracle: as the run asked for it.
+        points: `(loss the oracle saw, loss after the full fine-tune)` of each plan that was fine-tuned in full.
+        calibration: the map fitted to them.
+        residual: its root mean square error.
+        data: what `ImageData.describe` says.
+    """
+
+    oracle: str
+    points: Sequence[tuple[float, float]]
+    calibration: Callable[[float], float]
+    residual: float
+    data: Mapping[str, Any]
 
 
 def write_page(
-    path: Path, result: Result, table: SubgraphTable, searches: Sequence[SearchResult], plans: Sequence[tuple[str, Plan]], floor: float, system: dict[str, Any], command: str
+    path: Path,
+    result: Result,
+    table: SubgraphTable,
+    searches: Sequence[SearchResult],
+    plans: Sequence[tuple[str, Plan]],
+    floor: float,
+    judging: Judging,
+    system: dict[str, Any],
+    command: str,
 ) -> None:
     """Writes `report.html`.
 
@@ -30,6 +58,7 @@ def write_page(
         searches: every search, the run's own last.
         plans: final plan of each method.
         floor: accuracy that had to hold in the loop.
+        judging: how accuracy was judged.
         system: machine and versions.
         command: that made the run.
     """
@@ -37,9 +66,12 @@ def write_page(
         "latencies": plot_latencies(result),
         "searches": plot_searches(searches, floor),
         "widths": plot_widths(table.network, plans),
+        "calibration": plot_calibration(judging.points, judging.calibration, judging.residual),
     }
     template = Environment(loader=PackageLoader("cprune_rl.report"), autoescape=True).get_template("page.html")
     encoded = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
     words = {"no_gain": NO_GAIN, "noise": noise_line(result), "predicted": predicted_line(result)}
-    path.write_text(template.render(r=result, methods=[*result.rivals, result.main], table=table, pictures=encoded, system=system, command=command, searches=searches, **words))
+    path.write_text(
+        template.render(r=result, methods=[*result.rivals, result.main], table=table, pictures=encoded, system=system, command=command, searches=searches, judging=judging, **words)
+    )
     (path.parent / "latencies.png").write_bytes(pictures["latencies"])

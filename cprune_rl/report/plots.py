@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # no display is needed, or taken
 from matplotlib import pyplot as plt
@@ -15,7 +16,7 @@ from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.result import Result
 from cprune_rl.table import Network, Plan
 
-__all__ = ["plot_latencies", "plot_searches", "plot_widths"]
+__all__ = ["plot_calibration", "plot_latencies", "plot_searches", "plot_widths"]
 
 _COLOURS = {"dense": "#8a8f98", "greedy": "#d98032", "agent": "#2f6fb5"}
 
@@ -64,6 +65,25 @@ def plot_searches(searches: Sequence[SearchResult], floor: float) -> bytes:
     top.legend(frameon=False)
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def plot_calibration(points: Sequence[tuple[float, float]], calibration: Callable[[float], float], residual: float) -> bytes:
+    """Loss that the oracle sees against the loss after full fine-tuning, and the map between them.
+
+    Args:
+        points: `(seen, full)`, in accuracy, of the plans that were fine-tuned in full.
+        calibration: the map.
+        residual: its root mean square error, drawn as a band.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.0))
+    seen = np.linspace(0, 1.1 * max(1e-3, *(s for s, _ in points)), 60)
+    fitted = np.array([calibration(s) for s in seen])
+    axes.fill_between(100 * seen, 100 * (fitted - residual), 100 * (fitted + residual), color="#2f6fb5", alpha=0.15, linewidth=0)
+    axes.plot(100 * seen, 100 * fitted, color="#2f6fb5", linewidth=1.2)
+    axes.scatter([100 * s for s, _ in points], [100 * f for _, f in points], color="#333333", s=20, zorder=3)
+    axes.set(xlabel="points lost as the oracle sees it", ylabel="points lost after\nfull fine-tuning")
+    axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 
 

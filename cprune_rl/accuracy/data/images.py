@@ -7,14 +7,14 @@ holds the floor; `test` is what reports quote. Called by the readers beside this
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cprune_rl.errors import DataError
+from cprune_rl.errors import ConfigError, DataError
 
 __all__ = ["NORMALISATIONS", "ImageData", "Normalisation", "Split", "split_images"]
 
@@ -47,11 +47,13 @@ class Split:
         images: `(n, channels, height, width)` uint8.
         labels: `(n,)` int64.
         normalisation: of what a network sees.
+        top: an image is classified rightly where its label is among so many most likely classes.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     normalisation: Normalisation = NORMALISATIONS["plain"]
+    top: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,11 +118,21 @@ class ImageData:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of every image and label and of what is done to them: part of the key under which accuracies are cached."""
-        digest = hashlib.sha256(repr((self.train.normalisation, self.is_augmented)).encode())
+        digest = hashlib.sha256(repr((self.train.normalisation, self.is_augmented, self.train.top)).encode())
         for split in self.splits.values():
             digest.update(split.images.tobytes())
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
+
+    def judged_by_top(self, top: int) -> ImageData:
+        """The same images, classified rightly where the label is among the `top` most likely classes.
+
+        Raises:
+            ConfigError: there are not more classes than that.
+        """
+        if not 1 <= top < self.n_classes:
+            raise ConfigError(f"--top {top}: {self.name} has {self.n_classes} classes; give 1 to {self.n_classes - 1}")
+        return replace(self, **{name: replace(split, top=top) for name, split in self.splits.items()})  # type: ignore[arg-type]  # four splits by name
 
     def describe(self) -> dict[str, object]:
         """What a report says of it: sizes, classes, input."""

@@ -1,0 +1,129 @@
+"""How well each accuracy oracle ranks plans that only accuracy tells apart, what a look costs, and what it takes to train.
+
+`python benchmarks/accuracy_oracles.py [--json FILE] [--network NAME ...] [--plans 20] [--seeds 0 1]`. For each network
+and seed: 20 random plans of the same estimated latency, half the dense network's, each fine-tuned in full; then the
+same plans by each oracle, and the rank correlation (Spearman, with a bootstrap interval over the plans). Latencies are
+read out of the packaged recordings: nothing is compiled. Answers are kept (`--storage`), so that a run which was stopped
+goes on. About an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, Recalibrated
+from cprune_rl.accuracy.training import TrainSettings, evaluate
+from cprune_rl.cost_cache import open_store
+from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
+from cprune_rl.envs.recordings import read_recording
+from cprune_rl.intervals import rank_correlation
+from cprune_rl.job.assemble import open_subject
+from cprune_rl.job.bench import full_settings
+from cprune_rl.job.config import load_config
+from cprune_rl.job.oracles import equal_latency_plans, supernet_evaluation
+from cprune_rl.job.progress import Reporter
+from cprune_rl.machine import describe_system
+
+NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small")
+_SHARE = 0.5  # of the dense latency
+
+
+def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | None = None) -> list[dict[str, Any]]:
+    """One network and seed: a row for each oracle.
+
+    Args:
+        network: a packaged one with a recording.
+        seed: of the base network, the plans and every training.
+        n_plans: of equal latency.
+        storage: keeps every answer.
+        steps: of the full fine-tune; a run's own where not given.
+    """
+    reporter = Reporter()
+    config = load_config(None, {"model": network, "seed": seed, "device": f"recorded:{network}@znver4-1t", "storage": storage})
+    subject = open_subject(config, reporter)
+    recording = read_recording(f"{network}@znver4-1t")
+    plans = equal_latency_plans(recording.network, ModelledCosts(recording.network, CostModel(recording.costs)), _SHARE, n_plans, seed)
+    dense_accuracy = evaluate(subject.model, subject.data.search)
+    store = open_store(storage)
+    settings = full_settings(config)
+    full = subject.finetuned(settings if steps is None else TrainSettings(steps, learning_rate=settings.learning_rate, warmup=settings.warmup, seed=seed))
+    started = time.perf_counter()
+    supernet = supernet_evaluation(config, subject, reporter)
+    training_s = {"supernet": time.perf_counter() - started}
+    evaluations: dict[str, Evaluation] = {"macs": full, "recalibrate": Recalibrated(subject.pruned, subject.weights, subject.data)}
+    evaluations |= {f"finetune:{n}": subject.finetuned(TrainSettings(n, learning_rate=0.02, warmup=0.1, seed=seed)) for n in (20, 50, 200)}
+    evaluations["supernet"] = supernet
+    truth = _answers(PlanOracle(full, subject.data, store, dense_accuracy), plans, full, reporter, f"{network}: full fine-tunes")
+    rows = []
+    for name, evaluation in evaluations.items():
+        oracle = PlanOracle(evaluation, subject.data, store, dense_accuracy)
+        values = np.array([float(recording.network.macs(p)) for p in plans]) if name == "macs" else _answers(oracle, plans, evaluation, reporter, f"{network}: {name}")
+        found = rank_correlation(values, truth)
+        rows.append(
+            {
+                "network": network,
+                "seed": seed,
+                "oracle": name,
+                "rank_correlation": [round(v, 3) for v in (found.value, found.low, found.high)],
+                "look_s": 0.0 if name == "macs" else _look_s(evaluation, plans[0]),
+                "training_s": round(training_s.get(name, 0.0), 1),
+                "bias": 0.0 if name == "macs" else round(float((values - truth).mean()), 4),
+                "n_plans": len(plans),
+                "spread_of_truth": round(float(truth.max() - truth.min()), 4),
+            }
+        )
+    store.close()
+    return rows
+
+
+def _answers(oracle: PlanOracle, plans: list[Any], evaluation: Evaluation, reporter: Reporter, what: str) -> np.ndarray:
+    values = np.zeros(len(plans))
+    with reporter.part(what, len(plans)) as advance:
+        for done, plan in enumerate(plans, start=1):
+            values[done - 1] = oracle.evaluate(plan, evaluation)
+            advance(done)
+    return values
+
+
+def _look_s(evaluation: Evaluation, plan: Any) -> float:
+    """Seconds of one look, the second of two: the first may have to load something."""
+    for _ in range(2):
+        started = time.perf_counter()
+        evaluation(plan)
+    return round(time.perf_counter() - started, 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="*", default=NETWORKS)
+    parser.add_argument("--seeds", nargs="*", type=int, default=(0, 1))
+    parser.add_argument("--plans", type=int, default=20)
+    parser.add_argument("--steps", type=int, help="of the full fine-tune")
+    parser.add_argument("--storage", default="sqlite:///accuracy-oracles.db", help="keeps every answer, so that a run which was stopped goes on")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for network in options.network:
+        for seed in options.seeds:
+            rows += measure(network, seed, options.plans, options.storage, options.steps)
+            if options.json:
+                options.json.write_text(json.dumps({"system": describe_system(), "rows": rows}, indent=1) + "\n")
+    view = Table("network", "seed", "oracle", "rank correlation [95 %]", "s a look", "s of training", "bias")
+    for row in rows:
+        value, low, high = row["rank_correlation"]
+        view.add_row(
+            row["network"], str(row["seed"]), row["oracle"], f"{value:.2f} [{low:.2f}, {high:.2f}]", f"{row['look_s']:.2f}", f"{row['training_s']:.0f}", f"{row['bias']:+.3f}"
+        )
+    Console().print(view)
+
+
+if __name__ == "__main__":
+    main()
