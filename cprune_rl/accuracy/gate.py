@@ -1,17 +1,19 @@
 """The final gate: does a finished network hold the floor, judged on images nothing else uses?
 
-The same images are shown to the dense and the pruned network, so most of the sampling error cancels:
-what counts is the images they disagree on. A search that backs off asks the gate several times, and each
+Where the floor is relative, the same images are shown to the dense and the pruned network, so most of the sampling
+error cancels: what counts is the images they disagree on. An absolute floor says nothing of the dense network, so the
+bound is that of the pruned network's own accuracy (Wilson's). A search that backs off asks the gate several times, and each
 time luck has a chance: the risk is shared out between the looks (Bonferroni).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import binomtest
 
 __all__ = ["Verdict", "judge"]
 
@@ -22,7 +24,7 @@ class Verdict:
 
     Attributes:
         accuracy: of the network on the gate images, in [0, 1].
-        lower_bound: of its accuracy, one-sided, with the sampling error of the difference to the dense network.
+        lower_bound: of its accuracy, one-sided; where the floor is relative, with the sampling error of the difference to the dense network alone.
         floor: accuracy that must hold.
         n_looks: how often the search might have asked; the bound allows for it.
         risk: that a network below the floor passes in any of the looks.
@@ -37,8 +39,8 @@ class Verdict:
     passed: bool
 
 
-def judge(dense_correct: NDArray[np.bool_], pruned_correct: NDArray[np.bool_], floor: float, n_looks: int = 1, risk: float = 0.05) -> Verdict:
-    """Decides with a paired one-sided bound.
+def judge(dense_correct: NDArray[np.bool_], pruned_correct: NDArray[np.bool_], floor: float, n_looks: int = 1, risk: float = 0.05, is_absolute: bool = False) -> Verdict:
+    """Decides with a one-sided bound: paired with the dense network where the floor follows from its accuracy, else of the accuracy itself.
 
     Args:
         dense_correct: `(n_images,)` whether the dense network is right.
@@ -46,9 +48,35 @@ def judge(dense_correct: NDArray[np.bool_], pruned_correct: NDArray[np.bool_], f
         floor: accuracy that must hold, in [0, 1].
         n_looks: how often at most this search may ask.
         risk: that a network below the floor passes in any of the looks, in (0, 1).
+        is_absolute: whether the floor is an accuracy by itself, not so much below the dense network's on these images.
     """
-    difference = pruned_correct.astype(float) - dense_correct.astype(float)
-    accuracy = float(pruned_correct.mean())
-    error = float(difference.std(ddof=1) / np.sqrt(len(difference))) if difference.any() else 0.0
-    bound = accuracy - float(norm.ppf(1 - risk / n_looks)) * error
+    accuracy, dense_accuracy = float(pruned_correct.mean()), float(dense_correct.mean())
+    low, high = _wilson(pruned_correct, risk / n_looks)[0], _wilson(dense_correct, risk / n_looks)[1]
+    bound = low if is_absolute else dense_accuracy + _difference_bound(pruned_correct, dense_correct, low, high)
     return Verdict(accuracy, bound, floor, n_looks, risk, bound >= floor)
+
+
+def _difference_bound(pruned: NDArray[np.bool_], dense: NDArray[np.bool_], low: float, high: float) -> float:
+    """Lower bound of a paired difference of two proportions (Newcombe, Statistics in Medicine 17, 1998, method 10).
+
+    The bound by the standard deviation of the differences lets networks pass half as often again as it should: few
+    images differ, and most of them in one direction.
+
+    Args:
+        pruned: `(n_images,)`.
+        dense: `(n_images,)`.
+        low: Wilson's lower bound of the pruned network's accuracy.
+        high: Wilson's upper bound of the dense network's.
+    """
+    if not (pruned != dense).any():
+        return 0.0  # the dense network itself, or one that cannot be told from it
+    p, d = float(pruned.mean()), float(dense.mean())
+    spread = math.sqrt(p * (1 - p) * d * (1 - d))
+    correlation = (float((pruned & dense).mean()) - p * d) / spread if spread > 0 else 0.0
+    return p - d - math.sqrt(max((p - low) ** 2 - 2 * correlation * (p - low) * (high - d) + (high - d) ** 2, 0.0))
+
+
+def _wilson(correct: NDArray[np.bool_], risk: float) -> tuple[float, float]:
+    """One-sided bounds of an accuracy, each wrong with the given risk."""
+    found = binomtest(int(correct.sum()), len(correct)).proportion_ci(1 - 2 * risk, "wilson")
+    return float(found.low), float(found.high)

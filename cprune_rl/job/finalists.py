@@ -70,7 +70,7 @@ class FinalGate:
 
     def judge(self, model: nn.Module, n_looks: int) -> Verdict:
         """Whether a finished network holds the floor, where the search may ask `n_looks` times."""
-        return judge(self._dense_correct, self.correct(model), self.floor, n_looks, 1 - self._bench.config.confidence)
+        return judge(self._dense_correct, self.correct(model), self.floor, n_looks, 1 - self._bench.config.confidence, self._bench.config.floor > 0)
 
     def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
         """The plan's network after the full fine-tune; the dense plan is the base network itself."""

@@ -106,12 +106,12 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
         yield Check(f"{name}: test accuracy {stated.accuracy_test:.4f}", f"{accuracy:.4f}", math.isclose(accuracy, stated.accuracy_test, abs_tol=5e-4))
     dense_right, pruned_right = correct(dense, data.gate), correct(model, data.gate)
     gate_floor, gate = resolve_floor(result.floor, float(dense_right.mean()), may_exceed=True), result.main.gate
-    verdict = judge(dense_right, pruned_right, gate_floor, int(gate["n_looks"]), float(gate["risk"]))
+    verdict = judge(dense_right, pruned_right, gate_floor, int(gate["n_looks"]), float(gate["risk"]), result.floor > 0)
     stated_bound = float(result.main.gate["lower_bound"])
     yield Check(f"gate's lower bound {stated_bound:.4f}", f"{verdict.lower_bound:.4f}", math.isclose(verdict.lower_bound, stated_bound, abs_tol=5e-4))
     yield Check(f"gate passed: {result.main.gate['passed']}", str(verdict.passed), verdict.passed == result.main.gate["passed"])
     floor = resolve_floor(result.floor, result.dense.accuracy_test, may_exceed=True)
-    wrong = judge(~correct(dense, data.test), ~correct(model, data.test), 1 - floor)  # its bound: the fewest errors that chance allows
+    wrong = judge(~correct(dense, data.test), ~correct(model, data.test), 1 - floor, is_absolute=result.floor > 0)  # its bound: the fewest errors that chance allows
     accuracy, best = 1 - wrong.accuracy, 1 - wrong.lower_bound
     stated_holds = result.main.pruned.accuracy_test >= floor
     claim = f"the floor {floor:.4f} {'holds' if stated_holds else 'does not hold'} on test images"
