@@ -7,7 +7,7 @@ and a state_dict must all see the same names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,33 +64,18 @@ class ResNet(nn.Module):
 
 
 class VGG(nn.Module):
-    """Six 3x3 convolutions in three stages with max pooling between them, and one linear layer."""
+    """Plain 3x3 convolutions in stages with max pooling after each, and one linear layer (Simonyan and Zisserman, ICLR 2015, with batch norms).
 
-    def __init__(self, width: int, n_classes: int) -> None:
+    Args:
+        stages: channels of each stage's convolutions.
+        n_classes: logits.
+    """
+
+    def __init__(self, stages: Sequence[Sequence[int]], n_classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         n_in = 3
-        for n_out in (width, 2 * width, 4 * width):
-            for _ in range(2):
-                layers += [nn.Conv2d(n_in, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
-                n_in = n_out
-            layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(n_in, n_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.fc(self.features(x).mean((2, 3)))
-        return logits
-
-
-class VGG16(nn.Module):
-    """The 13 convolutions of VGG-16 with batch norms and one linear layer, as usual on CIFAR (Li et al., ICLR 2017): far wider than small images need."""
-
-    def __init__(self, n_classes: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        n_in = 3
-        for stage in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
+        for stage in stages:
             for n_out in stage:
                 layers += [nn.Conv2d(n_in, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
                 n_in = n_out
@@ -164,6 +149,7 @@ class ModelSpec:
 
 
 _IMAGE = (1, 3, 32, 32)
+_VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 MODELS: dict[str, ModelSpec] = {
     "resnet8": ModelSpec(lambda n: ResNet(1, 16, n), _IMAGE, "residual network, 8 layers, 16-32-64 channels"),
@@ -171,7 +157,7 @@ MODELS: dict[str, ModelSpec] = {
     "resnet8-w32": ModelSpec(lambda n: ResNet(1, 32, n), _IMAGE, "resnet8 at twice the width"),
     "resnet20": ModelSpec(lambda n: ResNet(3, 16, n), _IMAGE, "residual network, 20 layers"),
     "mobilenetv2-small": ModelSpec(lambda n: MobileNetV2(16, n), _IMAGE, "seven inverted residual blocks, 16-32-48-64 channels"),
-    "vgg-small": ModelSpec(lambda n: VGG(16, n), _IMAGE, "six plain convolutions, 16-32-64 channels"),
-    "vgg16-cifar": ModelSpec(VGG16, _IMAGE, "13 plain convolutions, 64 to 512 channels: wide, as in the papers"),
+    "vgg-small": ModelSpec(lambda n: VGG(((16, 16), (32, 32), (64, 64)), n), _IMAGE, "six plain convolutions, 16-32-64 channels"),
+    "vgg16-cifar": ModelSpec(lambda n: VGG(_VGG16, n), _IMAGE, "13 plain convolutions, 64 to 512 channels: wide, as in the papers"),
 }
 """By name."""
