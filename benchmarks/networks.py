@@ -2,7 +2,7 @@
 
 `python benchmarks/networks.py [--json FILE] [--size 64] [--network NAME ...]`. Each network has random weights and
 random batch-norm statistics; every group keeps two thirds of its channels. Nothing is tuned or timed: what is
-compiled are the very functions that a run would tune. The table stands in docs/networks.md.
+compiled are the very functions that a run would tune.
 """
 
 from __future__ import annotations

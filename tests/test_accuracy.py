@@ -71,11 +71,11 @@ def test_a_teacher_draws_the_answers_to_its_own() -> None:
         for module in student:
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-        train(student, data, TrainSettings(60, batch_size=32, bf16=False, distillation=distillation), teacher=asked)
+        train(student, data, TrainSettings(200, batch_size=32, bf16=False, distillation=distillation), teacher=asked)
         with torch.no_grad():
             return float(nn.functional.kl_div(student(x).log_softmax(1), teacher(x).softmax(1), reduction="batchmean"))
 
-    assert distance(0.9, teacher) < 0.9 * distance(0.0, teacher)
+    assert distance(0.9, teacher) < 0.8 * distance(0.0, teacher)
     assert distance(0.0, teacher) == distance(0.9, None), "without a teacher, or with no share, the labels alone"
 
 

@@ -3,10 +3,9 @@
 An image is cut into tiles of 4x4 outputs (Lavin and Gray, CVPR 2016). Each reads 6x6 inputs, which are transformed
 by rows, then by columns; a batch of 36 small matrix products takes the place of the convolution, and the products
 are transformed back. Weights are transformed once, at build time, and packed for the vector unit as those of
-`packing` are. Values differ from the direct form's by about 1e-5 of the largest. Called by `rebuild`.
+`packing` are. Values differ from the direct form's by some millionths of the largest. Called by `rebuild`.
 
-The transforms take a thirtieth of the multiplications and would take most of the time if they were scheduled as
-MetaSchedule schedules elementwise operators: each entry of a transform is another sum, told apart by a select
+The transforms would take most of the time if they were scheduled as MetaSchedule schedules elementwise operators: each entry of a transform is another sum, told apart by a select
 that falls away only where its loop is unrolled. So they bring a rule of their own.
 """
 
