@@ -1,7 +1,7 @@
-"""The agent: MaskablePPO on a model of the problem, then one roll-out against the real one.
+"""Training of a policy: MaskablePPO on models of problems.
 
-Training needs a thousand looks a second, a device gives a few: so training never waits for a device,
-and deployment is one greedy-decoded roll-out in `cprune_rl/CPrune-v0`.
+Training needs a thousand looks a second, a device gives a few: so training never waits for a device. What a trained
+policy then does on a real problem is in `agent`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import cprune_rl  # noqa: F401  # registers the environments
 from cprune_rl.agents.policy import RowPolicy
-from cprune_rl.agents.searcher import Budget, Meter, OnStep, SearchResult, SearchStep
 from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler
-from cprune_rl.envs.observation import STEP_COUNTS
-from cprune_rl.envs.problem import Problem
 
-__all__ = ["PPOAgent", "PPOSettings", "train_policy"]
+__all__ = ["PPOSettings", "train_policy"]
 
 
 @dataclass(frozen=True)
@@ -106,43 +103,3 @@ def train_policy(problems: ProblemSampler, settings: PPOSettings, log_folder: Pa
         torch.set_num_threads(n_threads)
         env.close()
     return model
-
-
-class PPOAgent:
-    """Rolls a trained policy out, greedily decoded (see `searcher.Searcher`).
-
-    Args:
-        policy: trained before; reads tables of `policy.observation_space.shape[0]` rows.
-        max_steps: truncation: far more than a roll-out takes, so that it never binds.
-        max_rejections: the roll-out ends after so many.
-    """
-
-    name = "agent"
-
-    def __init__(self, policy: RowPolicy, max_steps: int = 200, max_rejections: int = 8) -> None:
-        self._policy, self._max_steps, self._max_rejections = policy, max_steps, max_rejections
-
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
-        """One roll-out in `cprune_rl/CPrune-v0`."""
-        max_rows = self._policy.observation_space.shape[0]
-        meter = Meter(problem, budget, on_step)
-        env = gymnasium.make("cprune_rl/CPrune-v0", problem=problem, max_rows=max_rows, max_steps=self._max_steps, max_rejections=self._max_rejections, disable_env_checker=True)
-        core: CPruneEnv = env.unwrapped  # type: ignore[assignment]  # registered with this class
-        obs, info = env.reset(seed=0)
-        meter.start(info["latency_s"])
-        done = False
-        while not done and not meter.is_spent:
-            action, _ = self._policy.predict(obs, action_masks=core.action_masks(), deterministic=True)
-            move = core.move(int(action))
-            what = "stop" if move is None else self._describe(core, move.row, move.width)
-            obs, _, terminated, truncated, info = env.step(action)
-            done = terminated or truncated
-            if move is not None:
-                accuracy = None if "error_type" in info else info["tried_accuracy"]
-                meter.record(SearchStep(move.plan, what, info["tried_latency_s"], accuracy, info["accepted"]))
-        return meter.result(self.name)
-
-    @staticmethod
-    def _describe(env: CPruneEnv, row: int, width: int) -> str:
-        first = env.state.table.rows[row].subgraphs[0]
-        return f"{env.problem.network.subgraphs[first].name} x{STEP_COUNTS[width]}"

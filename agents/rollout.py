@@ -1,0 +1,65 @@
+"""One walk through the environment, by whatever chooses the actions, written down by a meter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from cprune_rl.agents.searcher import Meter, SearchStep
+from cprune_rl.envs.cprune_env import CPruneEnv
+from cprune_rl.envs.observation import STEP_COUNTS
+from cprune_rl.envs.problem import Problem
+
+__all__ = ["Choose", "RollOut"]
+
+Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], int]
+
+
+class RollOut:
+    """A walk that ends by itself, or where the budget is spent.
+
+    Args:
+        problem: what to solve.
+        meter: counts and writes down; has the dense plan already, or gets it.
+        max_rows: rows of the observation.
+        max_steps: truncation: far more than a walk takes, so that it never binds.
+        max_rejections: the walk ends after so many.
+    """
+
+    def __init__(self, problem: Problem, meter: Meter, max_rows: int, max_steps: int = 1000, max_rejections: int = 8) -> None:
+        self._meter = meter
+        options = {"max_rows": max_rows, "max_steps": max_steps, "max_rejections": max_rejections}
+        self._env = gymnasium.make("cprune_rl/CPrune-v0", problem=problem, disable_env_checker=True, **options)
+        core = self._env.unwrapped
+        assert isinstance(core, CPruneEnv)
+        self._core = core
+
+    def run(self, choose: Choose) -> None:
+        """Walks.
+
+        Args:
+            choose: the action, from the observation and the mask of legal ones.
+
+        Raises:
+            DeviceError: the device is gone.
+        """
+        obs, info = self._env.reset(seed=0)
+        if not self._meter.accepted:
+            self._meter.start(info["latency_s"])
+        done = False
+        while not done and not self._meter.is_spent:
+            action = choose(obs, self._core.action_masks())
+            move = self._core.move(action)
+            what = "stop" if move is None else self._describe(move.row, move.width)
+            obs, _, terminated, truncated, info = self._env.step(np.int64(action))
+            done = terminated or truncated
+            if move is not None:
+                accuracy = None if "error_type" in info else info["tried_accuracy"]
+                self._meter.record(SearchStep(move.plan, what, info["tried_latency_s"], accuracy, info["accepted"]))
+
+    def _describe(self, row: int, width: int) -> str:
+        first = self._core.state.table.rows[row].subgraphs[0]
+        return f"{self._core.problem.network.subgraphs[first].name} x{STEP_COUNTS[width]}"
