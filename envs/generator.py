@@ -1,0 +1,99 @@
+"""Problems for training one policy that serves many networks, floors and devices of a class.
+
+Each is a variant of a recorded network on the device it was recorded on: latencies interpolated from what was timed, off
+by as much as the interpolation is; loss curves drawn like those that oracles gave, and off from what the agent is shown
+as real ones were. Nothing is compiled, timed or trained for a problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cprune_rl.contracts import LossCurves
+from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts, NoisyCosts
+from cprune_rl.envs.curves import CurveOracle
+from cprune_rl.envs.problem import Problem
+from cprune_rl.envs.recordings import Recording, read_recording
+from cprune_rl.envs.variants import Variant, vary
+
+__all__ = ["GeneratedProblems", "GeneratorSettings"]
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """What is drawn.
+
+    Attributes:
+        n_variants: networks; drawn once, because a network remembers its tasks and a new one would have to learn them.
+        floors: drops in accuracy.
+        recorded_share: of the episodes that are on a recorded network as it is.
+        level_sigma: log deviation of a whole network's loss from what is shown.
+        loss_sigma: log deviation of a group's loss from that.
+        shown_sigma: log deviation of the curves shown from the recording's: which groups matter differs from network to network.
+        power_sigma: deviation of a curve's power from what is shown.
+        latency_sigma: log deviation of a task's latency from the interpolation.
+        seed: of the variants.
+    """
+
+    n_variants: int = 256
+    floors: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03)
+    recorded_share: float = 0.25
+    level_sigma: float = 0.5
+    loss_sigma: float = 0.5
+    shown_sigma: float = 0.7
+    power_sigma: float = 0.3
+    latency_sigma: float = 0.06
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A recording to draw from, with its tasks interpolated."""
+
+    recording: Recording
+    model: CostModel
+
+
+@dataclass(frozen=True)
+class GeneratedProblems:
+    """Draws a problem for each episode (see `envs.cprune_env.ProblemSampler`).
+
+    Attributes:
+        names: recordings to draw from.
+        settings: what is drawn.
+    """
+
+    names: Sequence[str]
+    settings: GeneratorSettings = field(default_factory=GeneratorSettings)
+    _sources: list[_Source] = field(init=False, repr=False, default_factory=list)
+    _variants: list[tuple[_Source, Variant]] = field(init=False, repr=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._sources.extend(_Source(r, CostModel(r.costs)) for r in map(read_recording, self.names))
+        rng = np.random.default_rng(self.settings.seed)
+        for number in range(self.settings.n_variants):
+            source = self._sources[number % len(self._sources)]
+            self._variants.append((source, vary(source.recording.network, rng)))
+
+    def __call__(self, rng: np.random.Generator) -> Problem:
+        """One problem."""
+        s = self.settings
+        if rng.random() < s.recorded_share:
+            source = self._sources[int(rng.integers(len(self._sources)))]
+            variant = Variant(source.recording.network, tuple(range(len(source.recording.network.groups))))
+        else:
+            source, variant = self._variants[int(rng.integers(len(self._variants)))]
+        recording, n = source.recording, len(variant.origin)
+        at = list(variant.origin)
+        shown = recording.curves.scale[at] * np.exp(rng.normal(0.0, s.shown_sigma, n))
+        power = np.clip(recording.curves.power[at] + rng.normal(0.0, s.power_sigma, n), 0.8, 4.0)
+        scale = shown * np.exp(rng.normal(0.0, s.level_sigma) + rng.normal(0.0, s.loss_sigma, n))
+        curves = LossCurves(shown, power)
+        truth = LossCurves(scale, np.clip(power + rng.normal(0.0, s.power_sigma, n), 0.8, 4.0))
+        latency = NoisyCosts(variant.network, ModelledCosts(variant.network, source.model), int(rng.integers(2**31)), s.latency_sigma)
+        oracle = CurveOracle(variant.network, truth, recording.dense_accuracy)
+        floor = max(0.0, recording.dense_accuracy - float(rng.choice(np.asarray(s.floors))))
+        return Problem(f"{recording.name} (varied)", variant.network, latency, oracle, curves, recording.dense_accuracy, floor, recording.descriptor)
