@@ -3,14 +3,13 @@
 `python benchmarks/measurement.py [--json FILE] [--only PART ...] [--storage sqlite:///costs.db]`. Parts: trial, pool,
 search, forms, estimate, cache, predictor, runtimes; the last one needs the extra `benchmark`. Ratios within a part are
 what to compare; absolute times are this machine's. It takes more than an hour on two cores, tuning included, and wants the
-machine for itself.
+machine for itself. `--only` leaves what the file has of other parts as it is, so that a run which was stopped can be ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cprune_rl.compiler.devices import open_device
-from cprune_rl.job.folder import describe_system
+from cprune_rl.machine import command_line, describe_system, now_utc
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,9 @@ BARS: dict[str, Bar] = {
 
 def main() -> None:
     options = _options()
-    figures: dict[str, Any] = {"system": describe_system(), "command": " ".join(["python", "benchmarks/measurement.py", *sys.argv[1:]])}
+    figures: dict[str, Any] = json.loads(options.json.read_text()) if options.only and options.json and options.json.exists() else {}
+    for of_the_whole in ("system", "command"):  # of an earlier version's file: each part has its own now
+        figures.pop(of_the_whole, None)
     console = Console()
     parts = _parts(options)
     wanted = options.only or list(parts)
@@ -59,6 +60,7 @@ def main() -> None:
     for name in wanted:
         console.rule(name)
         figures[name] = parts[name]()
+        figures.setdefault("runs", {})[name] = {"command": command_line(), "when": now_utc(), "system": describe_system()}
         console.print(_shown(figures[name]))
         if options.json:
             options.json.write_text(json.dumps(figures, indent=1) + "\n")  # a long run that is stopped keeps what it has

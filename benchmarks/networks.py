@@ -1,6 +1,6 @@
 """Which networks go the whole way: groups found, every group pruned, exported, compiled, and equal to torch.
 
-`python benchmarks/networks.py [--json FILE] [--size 64] [--network NAME ...]`. Each network has random weights and
+`python benchmarks/networks.py [--json FILE] [--markdown FILE] [--size 64] [--network NAME ...]`. Each network has random weights and
 random batch-norm statistics; every group keeps two thirds of its channels. Nothing is tuned or timed: what is
 compiled are the very functions that a run would tune.
 """
@@ -31,7 +31,7 @@ from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
 from cprune_rl.errors import CPruneError
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.models import build_model, check_output
-from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.zoo import MODELS
 
 LIBRARY = ("resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "mobilenet_v3_small", "mnasnet1_0", "efficientnet_b0", "densenet121", "convnext_tiny")
@@ -46,6 +46,9 @@ NETWORKS = (
 _KEPT = 2 / 3
 _TOLERANCE = 1e-3  # of the largest logit
 _N_CLASSES = 10
+_EXPLANATION = f"""Each network has random weights; every group keeps two thirds of its channels. `groups` are those that pass the guard: what is
+computed without a channel is what is computed with it masked. `compiled` is by TVM, without tuning; `equal` where the outputs are torch's
+within {_TOLERANCE:g} of the largest. Made by `python benchmarks/networks.py --markdown docs/networks.md`."""
 
 
 def examine(name: str, size_px: int) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def _go(name: str, row: dict[str, Any]) -> None:
     forms = find_forms(name, exported, coupled.groups, coupled.unprunable)
     row |= {"exported": True, "tasks": len(forms.network.workloads(forms.network.dense)), "forms": len(forms.all), "note": forms.note}
     plan = forms.network.uniform(_KEPT)
-    pruned = prune(model, example, kept_indices(coupled, plan))
+    pruned = prune(model, coupled, plan)
     values = {key: value.detach().numpy() for key, value in fold_batch_norms(pruned).state_dict().items()}
     form = len(forms.all) - 1
     chosen = tuple(form for _ in forms.network.subgraphs)
@@ -112,14 +115,29 @@ def _draw_statistics(model: nn.Module) -> None:
             module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
 
 
+COLUMNS = ("network", "input", "groups", "prunable layers", "left whole", "exported", "compiled", "equal", "what ended it")
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row as people read it; one cell for each of `COLUMNS`."""
+    whole = "; ".join(f"{reason} ({n})" for reason, n in row.get("left_whole", {}).items())
+    states = ("yes" if row.get(state) else "NO" for state in ("exported", "compiled", "equal"))
+    prunable = f"{row['prunable_layers']} of {row['layers']}" if "layers" in row else "-"
+    return (row["network"], f"{row['size_px']}x{row['size_px']}", str(row.get("groups", "-")), prunable, whole, *states, row.get("error") or row.get("note") or "")
+
+
 def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows as people read them."""
-    view = Table(*("network", "groups", "prunable layers", "left whole", "exported", "compiled", "equal"))
+    """All rows, for a console."""
+    view = Table(*COLUMNS)
     for row in rows:
-        whole = "; ".join(f"{n}: {reason}" for reason, n in row.get("left_whole", {}).items())
-        states = [row["error"] if "error" in row and not row.get(s) else "yes" if row.get(s) else "NO" for s in ("exported", "compiled", "equal")]
-        view.add_row(row["network"], str(row.get("groups", "-")), f"{row.get('prunable_layers', '-')} of {row.get('layers', '-')}", whole, *states)
+        view.add_row(*cells(row))
     return view
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """All rows, for the docs."""
+    lines = [f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in (COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows))]
+    return f"# Which networks go the whole way\n\n{_EXPLANATION}\n\n" + "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -127,6 +145,7 @@ def main() -> None:
     parser.add_argument("--network", nargs="*", default=NETWORKS)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path, help="the table for the docs")
     options = parser.parse_args()
     rows = []
     for name in options.network:
@@ -134,6 +153,8 @@ def main() -> None:
         print(rows[-1], flush=True)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        if options.markdown:
+            options.markdown.write_text(markdown(rows))
     Console().print(table(rows))
 
 

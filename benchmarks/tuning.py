@@ -45,7 +45,7 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems import CurveOracle, open_recorded
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
 from cprune_rl.pruning.models import build_model
-from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.zoo import MODELS
 from cprune_rl.table import Network, Plan, Workload
 
@@ -351,7 +351,7 @@ def estimate_errors(bench: Bench, n_plans: int = 20, rounds: int = 10, seed: int
     errors = []
     with tempfile.TemporaryDirectory() as folder:
         for position, plan in enumerate(dict.fromkeys(visited)):
-            model = prune(bench.model, bench.example, kept_indices(bench.groups, plan))
+            model = prune(bench.model, bench.groups, plan)
             library = Path(folder) / f"{position}.so"
             estimate = sum(c.latency_s for c in bench.tuner.measure(plan))
             build_network(bench.forms, plan, model, bench.tuner, bench.device, library)

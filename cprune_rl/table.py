@@ -111,7 +111,7 @@ class Group:
 
     Attributes:
         name: the layer that the dependency analysis found it at.
-        channels: width in the dense network.
+        channels: width in the dense network; where channels only go in units, as the groups of a grouped convolution do, the number of units.
         minimum: width below which it is not pruned.
         layers: layers that write these channels.
     """
@@ -214,6 +214,11 @@ class Network:
     def written_groups(self) -> tuple[tuple[int, ...], ...]:
         """For each subgraph the positions of the groups that its layers produce."""
         return tuple(tuple(sorted(self.group_index[name] for name in s.writes)) for s in self.subgraphs)
+
+    @cached_property
+    def units(self) -> tuple[Mapping[int, int], ...]:
+        """For each subgraph, by position of a group, how many channels it writes for each channel of the group."""
+        return tuple({self.group_index[name]: multiplier for name, multiplier in s.channels_out.terms} for s in self.subgraphs)
 
     @cached_property
     def _known_shaped(self) -> dict[tuple[int, ...], tuple[int, ...]]:
@@ -413,14 +418,15 @@ def _union(sets: Sequence[tuple[int, ...]], at: Sequence[int]) -> tuple[int, ...
 
 
 def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
-    producers: list[list[TaskRow]] = [[] for _ in network.groups]
+    producers: list[list[tuple[int, float]]] = [[] for _ in network.groups]
     for row in rows:
-        for group in row.groups:
-            producers[group].append(row)
-    return tuple(
-        legal_step(g.channels, [(kept_by_a_step(r.tile_factors, r.lanes), r.total_s) for r in rows_of_g if r.tile_factors])
-        for g, rows_of_g in zip(network.groups, producers, strict=True)
-    )
+        if not row.tile_factors:
+            continue
+        together = kept_by_a_step(row.tile_factors, row.lanes)
+        units = {group: network.units[s].get(group, 1) for s in row.subgraphs for group in network.written_groups[s]}
+        for group, unit in units.items():
+            producers[group].append((together // math.gcd(together, unit), row.total_s))
+    return tuple(legal_step(g.channels, producers_of_g) for g, producers_of_g in zip(network.groups, producers, strict=True))
 
 
 def kept_by_a_step(factors: Sequence[int], lanes: int = 1) -> int:

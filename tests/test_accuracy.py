@@ -14,7 +14,7 @@ from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.data.contours import draw_contours
 from cprune_rl.accuracy.gate import judge
 from cprune_rl.accuracy.oracle import Finetuned, PlanOracle
-from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, right_answers, train
+from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, right_answers, train, train_device
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.table import Plan
@@ -185,7 +185,7 @@ def test_the_first_guesses_count_where_the_split_says_so() -> None:
     with torch.no_grad():
         logits = model(data.test.batch(slice(None)))
     own = logits.gather(1, data.test.targets[:, None])
-    assert torch.equal(right_answers(model, top.test), (logits > own).sum(1) < 3)
+    assert np.array_equal(right_answers(model, top.test), ((logits > own).sum(1) < 3).numpy())
     with pytest.raises(ConfigError, match="give 1 to 9"):
         data.judged_by_top(10)
 
@@ -194,4 +194,38 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
     data, model = small_data(), small_model().eval()
     x = data.test.batch(slice(None))
     with torch.no_grad():
-        assert torch.equal(right_answers(model, data.test), model(x).argmax(1) == data.test.targets)
+        assert np.array_equal(right_answers(model, data.test), (model(x).argmax(1) == data.test.targets).numpy())
+
+
+# --- where networks are trained
+
+
+@pytest.mark.parametrize("name", ["meta", "tpu", "cuda:99"])
+def test_a_device_that_networks_cannot_be_trained_on_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        train_device(name)
+    assert train_device("cpu") == torch.device("cpu")
+
+
+def test_what_another_processor_judged_is_kept_apart() -> None:
+    data = small_data()
+    asked: list[Plan] = []
+
+    class Counting:
+        identity = "counting"
+
+        def __call__(self, plan: Plan) -> float:
+            asked.append(plan)
+            return 0.5
+
+    store, plan = open_store(None), Plan((1,))
+    for where in ("cpu", "cpu", "cuda", "cuda"):
+        PlanOracle(Counting(), data.on(torch.device(where)), store, 0.9).evaluate(plan)
+    assert len(asked) == 2
+
+
+def test_images_on_the_processor_are_the_same_images() -> None:
+    data = small_data()
+    moved = data.on(torch.device("cpu"))
+    assert moved.fingerprint == data.fingerprint
+    assert torch.equal(moved.train.batch(slice(0, 8)), data.train.batch(slice(0, 8)))

@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -48,3 +50,22 @@ def test_the_protocol_tunes_a_task_once_for_each_plan(monkeypatch: pytest.Monkey
     tuning = load("tuning", monkeypatch)
     network = tuning.Convolution(3, 1, 24, 24, 8).forms(make_target(1))[0].network
     assert tuning._protocol_trials(network, [network.dense, network.dense]) == 2 * 70 * len({w.key for w in network.workloads(network.dense)})
+
+
+def test_parts_that_are_not_measured_again_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = load("measurement", monkeypatch)
+    file = tmp_path / "figures.json"
+    trial = {"ratio": 12.0, "stock_failed": 0}
+    file.write_text(json.dumps({"trial": trial, "system": {}, "command": "of an earlier version"}))
+    monkeypatch.setattr(measurement, "_parts", lambda _: {"trial": dict, "cache": lambda: [{"rows": 1}]})
+    monkeypatch.setattr(sys, "argv", ["measurement.py", "--only", "cache", "--json", str(file)])
+    measurement.main()
+    figures = json.loads(file.read_text())
+    assert (figures["trial"], figures["cache"], set(figures["runs"])) == (trial, [{"rows": 1}], {"cache"})
+    assert "command" not in figures
+
+
+def test_a_row_of_the_docs_says_what_ended_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = load("networks", monkeypatch)
+    text = networks.markdown([{"network": "resnet8", "size_px": 32, "error": "ModelError: a|b"}])
+    assert text.splitlines()[-1] == "| resnet8 | 32x32 | - | - |  | NO | NO | NO | ModelError: a/b |"

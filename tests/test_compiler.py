@@ -24,7 +24,7 @@ from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.contracts import Artifact
 from cprune_rl.errors import ConfigError, ModelError, ToolchainError, UnknownNameError
 from cprune_rl.pruning.groups import find_groups
-from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.surgery import prune
 from cprune_rl.table import Network, Plan
 
 from .conftest import Lowered, lower
@@ -47,7 +47,7 @@ def test_a_rebuilt_plan_has_the_tasks_of_the_pruned_network_exported_again(name:
     net = lower(name)
     plan = net.network.uniform(0.6)
     rebuilt = task_modules(net.network, net.exported, plan)
-    pruned = prune(net.model, net.example, kept_indices(net.coupled, plan))
+    pruned = prune(net.model, net.coupled, plan)
     fresh = ExportedNetwork.export(pruned, net.example, {}, make_target(1)).lowered({})
     again = {structural_hash(fresh.task(c.function)) for c in fresh.calls}
     assert {structural_hash(m) for m in rebuilt.values()} == again
@@ -84,7 +84,7 @@ def test_depthwise_convolutions_keep_their_channels_per_group() -> None:
     network: Network = describe_network("depthwise", exported, coupled.groups)
     assert [s.template.operator.name for s in network.subgraphs if s.layers] == ["conv2d", "depthwise", "conv2d", "dense"]
     plan = network.uniform(0.5)
-    pruned = prune(model, example, kept_indices(coupled, plan))
+    pruned = prune(model, coupled, plan)
     fresh = ExportedNetwork.export(pruned, example, {}, make_target(1)).lowered({})
     assert {structural_hash(m) for m in task_modules(network, exported, plan).values()} == {structural_hash(fresh.task(c.function)) for c in fresh.calls}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cprune_rl import __version__
 from cprune_rl.cli import app, main
 from cprune_rl.errors import ConfigError, CPruneError
 from cprune_rl.job.config import RunConfig, load_config
@@ -48,7 +49,7 @@ def test_a_wrong_name_is_answered_with_the_one_that_was_meant(flag: str, value: 
 def test_every_option_of_a_run_has_a_flag_and_its_description() -> None:
     text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
     for name, field in RunConfig.model_fields.items():
-        assert f"--{name}" in text
+        assert f"--{name.replace('_', '-')}" in text
         assert (field.description or "?").split(".")[0][:30] in text
     assert "--config" in text
     assert "--resume" in text
@@ -104,3 +105,9 @@ def test_a_recording_that_could_not_be_written_is_not_begun(tmp_path: Path, monk
 def test_a_run_folder_that_cannot_be_made_is_a_clear_error() -> None:
     with pytest.raises(ConfigError, match="cannot make"):
         RunFolder.create(RunConfig(out=Path("/proc/none/run")))
+
+
+def test_the_program_says_its_version_and_takes_options_with_hyphens() -> None:
+    runner = CliRunner()
+    assert runner.invoke(app, ["--version"]).output.strip() == f"cprune-rl {__version__}"
+    assert "--train-device" in runner.invoke(app, ["train", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output

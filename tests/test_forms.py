@@ -34,7 +34,7 @@ from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache.traces import trace_problem
 from cprune_rl.errors import ModelError
 from cprune_rl.pruning.groups import find_groups
-from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.surgery import prune
 
 from .conftest import Lowered, lower
 
@@ -132,14 +132,24 @@ def test_packaged_networks_can_be_had_in_nhwc(name: str, n_winograd: int) -> Non
             assert (plain.macs, plain.channels_in, plain.channels_out, plain.operator) == (other.macs, other.channels_in, other.channels_out, other.operator)
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(8, 8, 3, 1, 1, groups=4), nn.Conv2d(8, 16, 3, 1, 1, groups=8)])
-def test_grouped_convolutions_that_are_not_depthwise_stay_plain(layer: nn.Module) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), layer, nn.Conv2d(layer.out_channels, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()  # type: ignore[arg-type]
+@pytest.mark.parametrize("layer", [nn.Conv2d(16, 16, 3, 1, 1, groups=4), nn.Conv2d(16, 16, 3, 1, 1, groups=2), nn.Conv2d(16, 32, 3, 1, 1, groups=16)])
+def test_a_grouped_convolution_computes_what_torch_computes_in_both_layouts(layer: nn.Conv2d, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), layer, nn.Conv2d(layer.out_channels, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
     example = torch.zeros(1, 3, 12, 12)
     coupled = find_groups(model, example)
     forms = find_forms("grouped", ExportedNetwork.export(model, example, coupled.axes, make_target(1)), coupled.groups)
-    assert len(forms.all) == 1
-    assert "not depthwise" in forms.note
+    assert len(forms.all) >= 2, forms.note
+    plan = forms.network.uniform(0.6)
+    pruned = prune(model, coupled, plan)
+    values = {name: value.detach().numpy() for name, value in fold_batch_norms(pruned).state_dict().items()}
+    image = torch.randn(1, 3, 12, 12)
+    with torch.no_grad():
+        expected = pruned(image).numpy()
+    for form in range(2):
+        chosen = (form,) * len(forms.network.subgraphs)
+        composed = compose(forms, plan, Choice(chosen, forms.transposes(chosen)), values)
+        tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / f"{form}.so"))
+        np.testing.assert_allclose(run_library(tmp_path / f"{form}.so", image.numpy(), 4), expected, atol=1e-4)
 
 
 def test_the_channel_loop_is_found_in_every_form() -> None:
@@ -178,7 +188,7 @@ def test_a_form_that_does_not_run_is_not_chosen(lowered: Lowered) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_network_in_any_mixture_of_forms_computes_what_torch_computes(lowered: Lowered, seed: int, tmp_path: Path) -> None:
     plan = lowered.network.uniform(0.7)
-    model = prune(lowered.model, lowered.example, kept_indices(lowered.coupled, plan))
+    model = prune(lowered.model, lowered.coupled, plan)
     forms = tuple(int(f) for f in np.random.default_rng(seed).integers(3, size=len(lowered.network.subgraphs)))
     transposes = lowered.forms.transposes(forms)
     assert transposes, "neighbours differ somewhere"
@@ -270,6 +280,26 @@ def test_a_program_that_computes_something_else_is_found_out(lowered: Lowered, f
     call = lowered.forms.all[0].calls[1]
     found = OutputCheck(call, (None,) * (len(call.shapes) - 1), Liar(factor))(Artifact("", (), ()))  # type: ignore[arg-type]
     assert found is None if complaint is None else complaint in str(found)
+
+
+class Zeros:
+    """A device on which every task gives zeros."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+
+    def run(self, artifact: Artifact, arguments: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return (np.zeros(self._shape, np.float32),)
+
+
+def test_every_convolution_of_a_narrower_network_is_compared_with_torchs_in_every_form() -> None:
+    forms = lower("mobilenetv2-small").forms
+    for form in forms.all:
+        widths = forms.network.widths(forms.network.uniform(0.7))
+        for call in form.exported.lowered(widths).calls:
+            check = OutputCheck(call, form.exported.packings(widths, call), Zeros(call.shapes[-1]))  # type: ignore[arg-type]
+            if any(operator.name == "nn.conv2d" for operator in call.operators):
+                assert "wrong output" in str(check(Artifact("", (), ()))), f"{form.layout} {call.function}"
 
 
 def test_programs_are_of_the_instructions_that_a_recording_may_hold(lowered: Lowered) -> None:

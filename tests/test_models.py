@@ -20,7 +20,7 @@ from cprune_rl.job.config import load_config
 from cprune_rl.pruning.groups import GroupSettings, find_groups
 from cprune_rl.pruning.importance import IMPORTANCES
 from cprune_rl.pruning.models import build_model, check_model_name, check_output, load_weights
-from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.surgery import prune
 from cprune_rl.table import Plan
 
 OWN = """
@@ -100,7 +100,7 @@ def test_a_librarys_network_is_pruned_as_masking_says(name: str) -> None:
     coupled = find_groups(model, example)
     assert len(coupled.groups) >= 10
     plan = Plan(tuple(max(g.minimum, g.channels // 2) for g in coupled.groups))
-    pruned = prune(model, example, kept_indices(coupled, plan))
+    pruned = prune(model, coupled, plan)
     widths = {g.name: w for g, w in zip(coupled.groups, plan.widths, strict=True)}
     for parameter, value in pruned.state_dict().items():
         assert tuple(value.shape) == tuple(e.at(widths) for e in coupled.axes[parameter]), parameter
@@ -248,7 +248,7 @@ def test_groups_at_fault_are_found_among_good_ones() -> None:
     coupled = find_groups(Grouped(), torch.zeros(1, 3, 16, 16))
     assert [g.name for g in coupled.groups] == ["third"]
     reasons = dict(coupled.unprunable)
-    assert "removing a channel is not masking it" in reasons["second"]
+    assert "removing channels is not masking them" in reasons["second"]
     assert reasons["fc"] == "gives the network's output"
 
 

@@ -51,7 +51,7 @@ def masked(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
 def test_the_pruned_network_computes_what_the_masked_one_does(name: str, data: st.DataObject) -> None:
     model, coupled = dense(name)
     plan = Plan(tuple(data.draw(st.integers(g.minimum, g.channels)) for g in coupled.groups))
-    pruned = prune(model, torch.zeros(MODELS[name].input_shape), kept_indices(coupled, plan))
+    pruned = prune(model, coupled, plan)
     modules = dict(pruned.named_modules())
     assert [len(modules[g.name].weight) for g in coupled.groups] == list(plan.widths), "counts are exact"
     x = torch.randn(2, *MODELS[name].input_shape[1:])
@@ -62,7 +62,7 @@ def test_the_pruned_network_computes_what_the_masked_one_does(name: str, data: s
 def test_pruning_leaves_the_dense_network_as_it_was() -> None:
     model, coupled = dense("resnet8-w8")
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    prune(model, torch.zeros(1, 3, 32, 32), kept_indices(coupled, Plan(tuple(g.minimum for g in coupled.groups))))
+    prune(model, coupled, Plan(tuple(g.minimum for g in coupled.groups)))
     torch.testing.assert_close(before, dict(model.state_dict()))
 
 
@@ -70,7 +70,7 @@ def test_parameter_axes_foretell_every_shape() -> None:
     model, coupled = dense("resnet8-w8")
     plan = Plan(tuple(g.channels - 2 for g in coupled.groups))
     widths = {g.name: w for g, w in zip(coupled.groups, plan.widths, strict=True)}
-    pruned = prune(model, torch.zeros(1, 3, 32, 32), kept_indices(coupled, plan))
+    pruned = prune(model, coupled, plan)
     for name, value in pruned.state_dict().items():
         assert tuple(value.shape) == tuple(e.at(widths) for e in coupled.axes[name]), name
 
@@ -104,7 +104,7 @@ class Chunked(nn.Module):
 
 
 def test_the_guard_leaves_a_group_whole_and_says_why() -> None:
-    with pytest.raises(ModelError, match=r"conv: removing a channel is not masking it"):
+    with pytest.raises(ModelError, match=r"conv: removing channels is not masking them"):
         find_groups(Chunked(), torch.randn(1, 3, 8, 8))
 
 
@@ -119,10 +119,55 @@ def test_a_network_without_batch_norm_is_pruned_alike() -> None:
     assert [(g.name, g.channels) for g in coupled.groups] == [("0", 8)]
 
 
+class Grouped(nn.Module):
+    """A residual block around a convolution of 4 groups, whose channels can only go four at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12)
+        self.narrow, self.grouped, self.wide = nn.Conv2d(12, 16, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=4), nn.Conv2d(16, 12, 1)
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x)).relu()
+        x = x + self.wide(self.grouped(self.narrow(x).relu()).relu())
+        return self.fc(x.mean((2, 3)))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_a_grouped_convolution_loses_whole_groups(data: st.DataObject) -> None:
+    example = torch.zeros(1, 3, 8, 8)
+    model = Grouped().eval()
+    coupled = find_groups(model, example)
+    of_group = next(g for g in coupled.groups if "grouped" in g.layers)
+    assert (of_group.channels, set(of_group.layers)) == (4, {"narrow", "grouped"})
+    plan = Plan(tuple(data.draw(st.integers(g.minimum, g.channels)) for g in coupled.groups))
+    kept = kept_indices(coupled, plan)
+    pruned = prune(model, coupled, plan)
+    left = dict(zip((g.name for g in coupled.groups), plan.widths, strict=True))
+    grouped = dict(pruned.named_modules())["grouped"]
+    assert isinstance(grouped, nn.Conv2d)
+    assert (grouped.groups, grouped.in_channels, grouped.weight.shape[1]) == (left[of_group.name], 4 * left[of_group.name], 4)
+    for name, value in pruned.state_dict().items():
+        assert tuple(value.shape) == tuple(e.at(left) for e in coupled.axes[name]), name
+    channels = torch.zeros(16)
+    for unit in kept[of_group.name]:
+        channels[4 * unit : 4 * unit + 4] = 1
+    stem = torch.zeros(12)
+    stem[list(next(kept[g.name] for g in coupled.groups if "stem" in g.layers))] = 1
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        y = model.norm(model.stem(x)).relu() * stem.view(1, -1, 1, 1)
+        inner = model.grouped(model.narrow(y).relu()).relu() * channels.view(1, -1, 1, 1)
+        y = (y + model.wide(inner)) * stem.view(1, -1, 1, 1)
+        torch.testing.assert_close(pruned(x), model.fc(y.mean((2, 3))), atol=1e-4, rtol=1e-3)
+
+
 def test_a_saved_network_gives_the_same_outputs_bit_for_bit(tmp_path: Path) -> None:
     model, coupled = dense("resnet8-w8")
     plan = Plan(tuple(max(g.minimum, g.channels // 2) for g in coupled.groups))
-    pruned = prune(model, torch.zeros(1, 3, 32, 32), kept_indices(coupled, plan))
+    pruned = prune(model, coupled, plan)
     PlanFile("resnet8-w8", 10, (1, 3, 32, 32), kept_indices(coupled, plan)).write(tmp_path, pruned)
     loaded, _ = load_pruned(tmp_path)
     x = torch.randn(2, 3, 32, 32)

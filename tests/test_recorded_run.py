@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,7 @@ def test_groups_and_layers_that_are_not_the_recorded_ones_are_named() -> None:
     coupled = find_groups(model, torch.zeros(MODELS["resnet8"].input_shape))
     _check_groups(recording, coupled, "resnet8")
     _check_layers(recording.network, model, "resnet8")
-    wider = type(coupled)((*coupled.groups[:-1], Group("other", 8, 2, ("other",))), coupled.ranking, coupled.importance, coupled.axes, coupled.unprunable)
+    wider = replace(coupled, groups=(*coupled.groups[:-1], Group("other", 8, 2, ("other",))))
     with pytest.raises(ModelError, match="are not those found in this network: group"):
         _check_groups(recording, wider, "resnet8")
     with pytest.raises(ModelError, match="layer 'fc' has 10 channels in recording 'resnet8' and 7 here"):

@@ -26,7 +26,7 @@ from cprune_rl.job.oracles import equal_latency_plans
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.masks import ChannelMasks
 from cprune_rl.pruning.models import build_model
-from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.surgery import prune
 from cprune_rl.table import Plan
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
@@ -49,18 +49,18 @@ def space(name: str) -> PlanSpace:
 def test_a_masked_network_computes_what_the_pruned_one_does(name: str, seed: int) -> None:
     model, coupled = MODELS[name], GROUPS[name]
     plan = space(name).draw(np.random.default_rng(seed))
-    masks = ChannelMasks(model, EXAMPLE, coupled).of(plan)
+    masks = ChannelMasks(model, coupled).of(plan)
     weights = model.state_dict()
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         masked = functional_call(model, {name: weights[name] * mask for name, mask in masks.items()}, (image,))
-        pruned = prune(model, EXAMPLE, kept_indices(coupled, plan))
+        pruned = prune(model, coupled, plan)
         torch.testing.assert_close(masked, pruned(image), atol=2e-4, rtol=1e-3)
 
 
 def test_the_dense_plan_has_no_masks() -> None:
     coupled = GROUPS["vgg-small"]
-    assert ChannelMasks(MODELS["vgg-small"], EXAMPLE, coupled).of(Plan(tuple(g.channels for g in coupled.groups))) == {}
+    assert ChannelMasks(MODELS["vgg-small"], coupled).of(Plan(tuple(g.channels for g in coupled.groups))) == {}
 
 
 @given(st.integers(0, 2**31))
@@ -72,7 +72,7 @@ def test_drawn_plans_stay_within_the_space(seed: int) -> None:
 
 def trained_supernet(n_steps: int, checkpoint: Path | None = None, stop_at: int | None = None) -> torch.nn.Module:
     model = build_model("resnet8-w8", 10)
-    masks = ChannelMasks(model, EXAMPLE, GROUPS["resnet8-w8"])
+    masks = ChannelMasks(model, GROUPS["resnet8-w8"])
 
     def stop(done: int) -> None:
         if done == stop_at:
@@ -101,16 +101,16 @@ def test_a_supernet_is_better_at_narrow_plans_than_the_dense_network() -> None:
     data, model, coupled = small_data(1024), build_model("resnet8-w8", 10), GROUPS["resnet8-w8"]
     train(model, data, TrainSettings(150))
     narrow = Plan(tuple(max(g.minimum, g.channels // 2) for g in coupled.groups))
-    before = Recalibrated(lambda plan: prune(model, EXAMPLE, kept_indices(coupled, plan)), "dense", data)(narrow)
-    masks = ChannelMasks(model, EXAMPLE, coupled)
+    before = Recalibrated(lambda plan: prune(model, coupled, plan), "dense", data)(narrow)
+    masks = ChannelMasks(model, coupled)
     train_supernet(model, masks.of, space("resnet8-w8"), data, SupernetSettings(150))
-    after = Recalibrated(lambda plan: prune(model, EXAMPLE, kept_indices(coupled, plan)), "supernet", data)(narrow)
+    after = Recalibrated(lambda plan: prune(model, coupled, plan), "supernet", data)(narrow)
     assert after > before + 0.05
 
 
 def test_a_supernet_is_trained_once() -> None:
     data, settings_ = small_data(), SupernetSettings(3, batch_size=16, seed=11)
-    masks = ChannelMasks(MODELS["resnet8-w8"], EXAMPLE, GROUPS["resnet8-w8"])
+    masks = ChannelMasks(MODELS["resnet8-w8"], GROUPS["resnet8-w8"])
     steps: list[int] = []
     assert not is_supernet_trained("w", data, settings_)
     first, again = (supernet_of(build_model("resnet8-w8", 10), "w", masks.of, space("resnet8-w8"), data, settings_, steps.append) for _ in range(2))

@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cprune_rl.contracts import TaskCost
 from cprune_rl.errors import PlanError
 from cprune_rl.table import Extent, Network, Plan, SubgraphTable, kept_by_a_step, legal_step, lower_multiple
 from cprune_rl.testing import FormulaCosts, toy_network
@@ -35,6 +37,25 @@ def test_packed_channels_go_by_whole_vectors_where_the_group_is_wide_enough() ->
     assert kept_by_a_step((2, 1, 2, 1), lanes=16) == 32
     assert legal_step(64, [(kept_by_a_step((1, 1, 4, 1), lanes=16), 1.0)]) == 16
     assert legal_step(16, [(16, 1.0)]) == 4  # one vector holds the whole group: a quarter of it goes at a time
+
+
+def test_a_step_counts_the_channels_that_go_together() -> None:
+    network = toy_network()
+    written = network.subgraphs[1].channels_out
+    ((name, _),) = written.terms
+    of_four = replace(network, subgraphs=tuple(replace(s, channels_out=Extent(0, ((name, 4),))) if s.channels_out == written else s for s in network.subgraphs))
+    costs, group = [TaskCost(1e-3, (8, 16))] * len(network.subgraphs), network.group_index[name]
+    assert [SubgraphTable.build(n, n.dense, costs).steps[group] for n in (network, of_four)] == [8, 2], "8 channels are 2 units of 4"
+
+
+def test_a_shared_task_counts_the_channels_of_each_group_that_it_writes() -> None:
+    network = toy_network((32, 32, 32))
+    shared = network.subgraphs[1].template
+    subgraphs = [replace(s, template=shared, channels_out=Extent(0, ((s.name, 4),))) if s.name in ("conv1", "conv2") else s for s in network.subgraphs]
+    network = replace(network, subgraphs=tuple(subgraphs))
+    table = SubgraphTable.build(network, network.dense, [TaskCost(1e-3, (8, 16))] * len(subgraphs))
+    assert [row.weight for row in table.rows] == [1, 2, 1]
+    assert table.steps[1:] == (2, 2)
 
 
 def test_a_step_is_never_less_than_a_thirty_second_of_the_group() -> None:

@@ -21,7 +21,7 @@ from cprune_rl.compiler.tuner import Tuner, TunerSettings
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
 from cprune_rl.pruning.export import export_torch
-from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.surgery import prune
 
 from .conftest import Lowered
 
@@ -129,7 +129,7 @@ def test_the_compiled_network_computes_what_torch_computes(lowered: Lowered, dev
     image = torch.randn(1, 3, 32, 32)
     for name, plan in (("dense", lowered.network.dense), ("narrow", lowered.network.uniform(0.5))):
         tuner.measure(plan)
-        model = prune(lowered.model, lowered.example, kept_indices(lowered.coupled, plan))
+        model = prune(lowered.model, lowered.coupled, plan)
         libraries[name] = tmp_path / f"{name}.so"
         build_network(lowered.forms, plan, model, tuner, device, libraries[name])
         with torch.no_grad():

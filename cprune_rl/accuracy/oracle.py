@@ -156,7 +156,8 @@ class PlanOracle:
         return self._answers[known]
 
     def _kept(self, plan: Plan, evaluation: Evaluation) -> float:
-        text = json.dumps([evaluation.identity, plan.widths, plan.schemes, self._data.fingerprint])
+        where = [] if self._data.search.device.type == "cpu" else [self._data.search.device.type]  # another processor rounds otherwise
+        text = json.dumps([evaluation.identity, plan.widths, plan.schemes, self._data.fingerprint, *where])
         key = hashlib.sha256(text.encode()).hexdigest()
         if (known := self._store.accuracy(key)) is not None:
             answer, created = known

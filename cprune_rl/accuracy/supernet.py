@@ -7,7 +7,7 @@ the trained network and recomputing its batch-norm statistics (`oracle.Recalibra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.training import bf16_is_fast
+from cprune_rl.accuracy.training import autocast, placed
 from cprune_rl.table import Plan
 
 __all__ = ["PlanSpace", "SupernetSettings", "train_supernet"]
@@ -86,36 +86,40 @@ def train_supernet(
         checkpoint: file that a training which was stopped goes on from; removed in the end. None for none.
         on_step: called with the number of steps done after each.
     """
-    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's stub lacks this form
-    optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.n_steps + 1, pct_start=0.1)
-    done = _restore(checkpoint, model, optimizer, schedule)
-    bf16 = bf16_is_fast()
-    for step in range(done, settings.n_steps):
-        rng = np.random.default_rng([settings.seed, step])  # a step draws the same whether or not the training was stopped before it
-        batch = torch.from_numpy(rng.integers(len(data.train), size=settings.batch_size))
-        augment = torch.Generator().manual_seed(int(rng.integers(2**31))) if data.is_augmented else None
-        images, labels = data.train.batch(batch, augment), data.train.targets[batch]
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            logits = model(images)
-        functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]  # torch's own
-        taught = logits.detach().float().softmax(1)
-        for plan in (space.narrowest, *(space.draw(rng) for _ in range(settings.n_random))):
-            weights = dict(model.named_parameters())
-            masked = {name: weights[name] * mask for name, mask in masks(plan).items()}
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                narrow = functional_call(model, masked, (images,))
-            functional.cross_entropy(narrow.float(), taught).backward()  # type: ignore[no-untyped-call]  # torch's own
-        optimizer.step()
-        schedule.step()
-        if checkpoint is not None and (step + 1) % _SAVE_EVERY == 0 and step + 1 < settings.n_steps:
-            _save(checkpoint, step + 1, model, optimizer, schedule)
-        if on_step is not None:
-            on_step(step + 1)
-    model.eval()
+    device = data.train.device
+    with placed(model.train(), device):
+        optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.n_steps + 1, pct_start=0.1)
+        for step in range(_restore(checkpoint, model, optimizer, schedule), settings.n_steps):
+            rng = np.random.default_rng([settings.seed, step])  # a step draws the same whether or not the training was stopped before it
+            batch = torch.from_numpy(rng.integers(len(data.train), size=settings.batch_size))
+            augment = torch.Generator().manual_seed(int(rng.integers(2**31))) if data.is_augmented else None
+            plans = [space.narrowest, *(space.draw(rng) for _ in range(settings.n_random))]
+            optimizer.zero_grad(set_to_none=True)
+            _accumulate(model, [masks(plan) for plan in plans], data.train.batch(batch, augment), data.train.targets[batch])
+            optimizer.step()
+            schedule.step()
+            if checkpoint is not None and (step + 1) % _SAVE_EVERY == 0 and step + 1 < settings.n_steps:
+                _save(checkpoint, step + 1, model, optimizer, schedule)
+            if on_step is not None:
+                on_step(step + 1)
+        model.eval()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
+
+
+def _accumulate(model: nn.Module, masks: Sequence[Mapping[str, torch.Tensor]], images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Gradients of a sandwich: the whole network learns from the labels, the masked ones from what it says."""
+    with autocast(images.device):
+        logits = model(images)
+    functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]  # torch's own
+    taught = logits.detach().float().softmax(1)
+    for mask_of in masks:
+        weights = dict(model.named_parameters())
+        masked = {name: weights[name] * mask.to(images.device) for name, mask in mask_of.items()}
+        with autocast(images.device):
+            narrow = functional_call(model, masked, (images,))
+        functional.cross_entropy(narrow.float(), taught).backward()  # type: ignore[no-untyped-call]  # torch's own
 
 
 def _save(checkpoint: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
@@ -130,7 +134,7 @@ def _restore(checkpoint: Path | None, model: nn.Module, optimizer: torch.optim.O
     if checkpoint is None or not checkpoint.exists():
         return 0
     try:
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])

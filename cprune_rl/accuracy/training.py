@@ -1,21 +1,26 @@
 """Training and evaluation of a classifier on in-memory images: one function each.
 
 Called by the job (base network, finalists) and the fine-tuning oracle. Batches come from a seeded
-generator of our own, so two plans judged with the same seed see the same images in the same order.
+generator of our own, so two plans judged with the same seed see the same images in the same order. The work is done
+where the images are (`ImageData.on`); a network is taken there and back to the CPU, where everything else expects it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData, Split
+from cprune_rl.errors import ConfigError
 
-__all__ = ["TrainSettings", "accumulate_gradients", "bf16_is_fast", "evaluate", "recalibrate", "right_answers", "train"]
+__all__ = ["TrainSettings", "accumulate_gradients", "autocast", "evaluate", "placed", "recalibrate", "right_answers", "train", "train_device"]
 
 _EVAL_BATCH = 500
 _TEMPERATURE = 2.0  # at which a teacher's answers are compared
@@ -33,7 +38,7 @@ class TrainSettings:
         label_smoothing: mass moved from the label to all classes, in [0, 1).
         warmup: share of the steps before the peak, in (0, 1).
         seed: order of the images.
-        bf16: train under bfloat16 autocast; None where the CPU has it.
+        bf16: train under bfloat16 autocast; None where the processor has it.
         distillation: share of the loss that is the difference to a teacher's answers, in [0, 1); the labels have the rest.
     """
 
@@ -48,9 +53,44 @@ class TrainSettings:
     distillation: float = 0.0
 
 
-def bf16_is_fast() -> bool:
-    """Whether this CPU has bfloat16 instructions (about 1.65x faster training where it does)."""
-    return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_avx512_bf16_supported())
+def train_device(name: str) -> torch.device:
+    """A device by torch's name: `cpu`, `cuda`, `cuda:1`.
+
+    Raises:
+        ConfigError: it is another kind of device, or torch does not see it.
+    """
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"networks are trained on cpu or cuda, not on {name!r}")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # of an unknown name, a torch without CUDA, a GPU that is not there
+        raise ConfigError(f"networks cannot be trained on {name!r}: {str(error).splitlines()[0].rstrip('.')}. Leave --train-device out to train on the CPU.") from error
+    return device
+
+
+@contextlib.contextmanager
+def placed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """The network on a device, channels last, and back on the CPU in the end; in place. A GPU computes there as a CPU would: in full float32, alike every time."""
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False) if device.type == "cuda" else contextlib.nullcontext()
+    try:
+        with exact:
+            model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+            yield model
+    finally:
+        model.to("cpu")
+
+
+def autocast(device: torch.device, bf16: bool | None = None) -> torch.autocast:
+    """bfloat16 where the processor has instructions for it (training on a CPU that does is about 1.65x faster), or as asked for."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bf16(device) if bf16 is None else bf16)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_avx512_bf16_supported())
 
 
 def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: Callable[[int, float], None] | None = None, teacher: nn.Module | None = None) -> None:
@@ -64,33 +104,33 @@ def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: C
         teacher: in evaluation mode; asked where `settings.distillation` is not 0 (Hinton et al., 2015).
     """
     split, y = data.train, data.train.targets
-    bf16 = bf16_is_fast() if settings.bf16 is None else settings.bf16
     generator = torch.Generator().manual_seed(settings.seed)
     augment = torch.Generator().manual_seed(settings.seed + 1) if data.is_augmented else None
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.n_steps + 1, pct_start=settings.warmup)
-    order = torch.empty(0, dtype=torch.int64)
-    for step in range(settings.n_steps):
-        if len(order) < settings.batch_size:
-            order = torch.randperm(len(y), generator=generator)
-        batch, order = order[: settings.batch_size], order[settings.batch_size :]
-        images = split.batch(batch, augment)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            logits = model(images)
-        loss = functional.cross_entropy(logits.float(), y[batch], label_smoothing=settings.label_smoothing)
-        if teacher is not None and settings.distillation > 0:
-            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                taught = teacher(images)
-            loss = (1 - settings.distillation) * loss + settings.distillation * _difference(logits.float(), taught.float())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
-        optimizer.step()
-        schedule.step()
-        if on_step is not None:
-            on_step(step + 1, float(loss.detach()))
-    model.eval()
+    distils = teacher is not None and settings.distillation > 0
+    with placed(model, split.device), placed(teacher, split.device) if teacher is not None and distils else contextlib.nullcontext():
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.n_steps + 1, pct_start=settings.warmup)
+        order = torch.empty(0, dtype=torch.int64)
+        for step in range(settings.n_steps):
+            if len(order) < settings.batch_size:
+                order = torch.randperm(len(y), generator=generator)
+            batch, order = order[: settings.batch_size], order[settings.batch_size :]
+            images = split.batch(batch, augment)
+            with autocast(split.device, settings.bf16):
+                logits = model(images)
+            loss = functional.cross_entropy(logits.float(), y[batch], label_smoothing=settings.label_smoothing)
+            if teacher is not None and distils:
+                with torch.no_grad(), autocast(split.device, settings.bf16):
+                    taught = teacher(images)
+                loss = (1 - settings.distillation) * loss + settings.distillation * _difference(logits.float(), taught.float())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+            optimizer.step()
+            schedule.step()
+            if on_step is not None:
+                on_step(step + 1, float(loss.detach()))
+        model.eval()
 
 
 def _difference(logits: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
@@ -108,23 +148,23 @@ def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512)
         n_images: at most.
     """
     model.eval()
-    for start in range(0, min(n_images, len(data.train)), 128):
-        batch = slice(start, start + 128)
-        functional.cross_entropy(model(data.train.batch(batch)), data.train.targets[batch]).backward()  # type: ignore[no-untyped-call]  # torch's own
+    with placed(model, data.train.device):
+        for start in range(0, min(n_images, len(data.train)), 128):
+            batch = slice(start, start + 128)
+            functional.cross_entropy(model(data.train.batch(batch)), data.train.targets[batch]).backward()  # type: ignore[no-untyped-call]  # torch's own
 
 
 @torch.no_grad()
-def right_answers(model: nn.Module, split: Split) -> torch.Tensor:
-    """Which images are classified rightly, as the split says (`Split.top`), `(n,)` bool."""
-    model.eval()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    guesses = torch.cat([model(split.batch(slice(i, i + _EVAL_BATCH))).topk(split.top).indices for i in range(0, len(split), _EVAL_BATCH)])
-    return (guesses == split.targets[:, None]).any(1)
+def right_answers(model: nn.Module, split: Split) -> NDArray[np.bool_]:
+    """Which images are classified rightly, as the split says (`Split.top`), `(n,)`."""
+    with placed(model.eval(), split.device):
+        guesses = torch.cat([model(split.batch(slice(i, i + _EVAL_BATCH))).topk(split.top).indices for i in range(0, len(split), _EVAL_BATCH)])
+    return np.asarray((guesses == split.targets[:, None]).any(1).cpu().numpy())
 
 
 def evaluate(model: nn.Module, split: Split) -> float:
     """Share of images classified rightly, in [0, 1]."""
-    return float(right_answers(model, split).double().mean())
+    return float(right_answers(model, split).mean())
 
 
 @torch.no_grad()
@@ -135,9 +175,9 @@ def recalibrate(model: nn.Module, split: Split, n_images: int = 1024) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average over the batches below
-    model.train()
-    for start in range(0, min(n_images, len(split)), 256):
-        model(split.batch(slice(start, start + 256)))
+    with placed(model.train(), split.device):
+        for start in range(0, min(n_images, len(split)), 256):
+            model(split.batch(slice(start, start + 256)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

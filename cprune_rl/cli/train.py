@@ -29,7 +29,7 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in RunConfig.model_fields.items():
         kind = list[str] if field.default == () else field.annotation if field.default is not None else Path if name in ("out", "weights") else str
         default = "" if field.default in (None, ()) else f" [default: {field.default}]"
-        flag = f"--{name}"
+        flag = f"--{name.replace('_', '-')}"
         option = typer.Option(flag, help=f"{field.description}{default}", show_default=False)
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option]))  # noqa: UP045  # built at run time
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -49,7 +49,7 @@ def train(
     flags = {name: None if value == [] else value for name, value in flags.items()}
     if resume is not None:
         if given := [name for name, value in {"config": config, **flags}.items() if value is not None]:
-            raise ConfigError(f"--resume goes on with the options of {resume}: leave --{given[0]} out, or start a new run with it")
+            raise ConfigError(f"--resume goes on with the options of {resume}: leave --{given[0].replace('_', '-')} out, or start a new run with it")
         folder = RunFolder.resume(resume)
     else:
         options = load_config(config, flags)

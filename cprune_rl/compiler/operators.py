@@ -181,7 +181,7 @@ class _Reader:
             for binding in block.bindings:
                 if isinstance(binding.value, relax.Call) and binding.value.op.name == "relax.call_tir":
                     operands = [known.get(a, ("const", shape_of(a), "")) for a in binding.value.args[1].fields]
-                    names, operand_shapes, operand_layouts = zip(*operands, strict=True)
+                    names, operand_shapes, operand_layouts = zip(*operands, strict=True) if operands else ((), (), ())  # a constant is made of nothing
                     operator = self._operator(binding.value.args[0].name_hint, names, operand_shapes, operand_layouts, shape_of(binding.var))
                     operators.append(operator)
                     known[binding.var] = (f"v{len(operators) - 1}", operator.out_shape, operator.out_layout)

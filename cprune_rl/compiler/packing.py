@@ -18,9 +18,9 @@ import tvm
 from numpy.typing import NDArray
 from tvm import te, topi
 
-__all__ = ["BLOCKED_FORMS", "FORMS", "block_size", "depthwise_conv2d", "pack", "pack_depthwise", "packed_conv2d", "packed_shape"]
+__all__ = ["BLOCKED_FORMS", "FORMS", "block_size", "depthwise_conv2d", "grouped_conv2d", "pack", "pack_depthwise", "pack_grouped", "packed_conv2d", "packed_shape"]
 
-FORMS = {"packed": "packed1", "depthwise": "depthwise1", "winograd": "winograd1"}
+FORMS = {"packed": "packed1", "depthwise": "depthwise1", "grouped": "grouped1", "winograd": "winograd1"}
 """What a family calls our forms. The number is of the function's version: raise it where the function changes, or trials of the old one would count for the new."""
 BLOCKED_FORMS = tuple(f"form={FORMS[form]}" for form in ("packed", "winograd"))  # their tiled channel loop runs over blocks
 
@@ -64,6 +64,11 @@ def pack_depthwise(weights: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(weights[:, 0].transpose(1, 2, 0))
 
 
+def pack_grouped(weights: NDArray[Any]) -> NDArray[Any]:
+    """Weights of a grouped convolution `(out, in of a group, kh, kw)` as `(kh, kw, in of a group, out)`."""
+    return np.ascontiguousarray(weights.transpose(2, 3, 1, 0))
+
+
 def packed_conv2d(data: te.Tensor, weights: te.Tensor, channels: int, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], data_layout: str) -> te.Tensor:
     """A dense convolution that writes `(n, y, x, channels)`.
 
@@ -102,6 +107,21 @@ def depthwise_conv2d(data: te.Tensor, weights: te.Tensor, stride: Sequence[int],
         return te.sum(padded[n, y * stride[0] + ry * dilation[0], x * stride[1] + rx * dilation[1], c] * weights[ry, rx, c], axis=[ry, rx])
 
     return te.compute((data.shape[0], height, width, channels), product, name="depthwise_nhwc")
+
+
+def grouped_conv2d(data: te.Tensor, weights: te.Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> te.Tensor:
+    """A convolution whose groups of outputs each read a group of inputs, over `(n, y, x, channels)`, with weights as `pack_grouped` has them."""
+    kh, kw, n_in, channels = (int(d) for d in weights.shape)
+    n_out = channels * n_in // int(data.shape[3])  # of a group
+    padded = _padded(data, padding, "NHWC")
+    height, width = (_out_length(int(padded.shape[1 + i]), k, stride[i], dilation[i]) for i, k in enumerate((kh, kw)))
+    ry, rx, rc = te.reduce_axis((0, kh), name="ry"), te.reduce_axis((0, kw), name="rx"), te.reduce_axis((0, n_in), name="rc")
+
+    def product(n: Any, y: Any, x: Any, c: Any) -> Any:
+        read = padded[n, y * stride[0] + ry * dilation[0], x * stride[1] + rx * dilation[1], c // n_out * n_in + rc]
+        return te.sum(read * weights[ry, rx, rc, c], axis=[ry, rx, rc])
+
+    return te.compute((data.shape[0], height, width, channels), product, name="grouped_nhwc")
 
 
 def _padded(data: te.Tensor, padding: Sequence[int], layout: str) -> te.Tensor:

@@ -6,8 +6,10 @@ kind of derived parameter: computed from the trained ones once, at build time. C
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,12 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from cprune_rl.compiler.operators import OperatorLog, dims, shape_of
-from cprune_rl.compiler.packing import FORMS, depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
+from cprune_rl.compiler.packing import FORMS, depthwise_conv2d, grouped_conv2d, pack, pack_depthwise, pack_grouped, packed_conv2d, packed_shape
 from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
 from cprune_rl.errors import ModelError
 from cprune_rl.table import Extent
 
-__all__ = ["Derived", "Rebuilt", "rebuild"]
+__all__ = ["Derived", "Rebuilt", "find_reshape_axes", "rebuild"]
 
 _PARAMETER_ONLY = {"relax.reshape", "relax.permute_dims"}  # of weights: done once at build time, not at run time
 _TO_NHWC = (0, 2, 3, 1)
@@ -67,7 +69,15 @@ class _Transposed:
     made: Any = None
 
 
-def rebuild(function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]], widths: Mapping[str, int], lanes: int, winograd: bool = False) -> Rebuilt:
+def rebuild(
+    function: relax.Function,
+    names: Sequence[str],
+    axes: Mapping[str, tuple[Extent, ...]],
+    widths: Mapping[str, int],
+    lanes: int,
+    winograd: bool = False,
+    reshape_axes: Mapping[Any, int] | None = None,
+) -> Rebuilt:
     """Emits a function anew.
 
     Args:
@@ -77,16 +87,51 @@ def rebuild(function: relax.Function, names: Sequence[str], axes: Mapping[str, t
         widths: of each group.
         lanes: of a vector register.
         winograd: take Winograd's form of every convolution that has one.
+        reshape_axes: see `find_reshape_axes`.
 
     Raises:
         ModelError: an operator's shape does not follow from its inputs.
     """
-    return _Rebuilder(function, names, axes, widths, lanes, winograd).run()
+    return _Rebuilder(function, names, axes, widths, lanes, winograd, dict(reshape_axes or {})).run()
+
+
+def find_reshape_axes(function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]]) -> dict[Any, int]:
+    """Which axis of each reshape follows the channel counts, by the variable that it is bound to.
+
+    With one channel less of each group a single axis can have given way, or nearly so: at other counts several can,
+    as of `(3, heads, size)` where two heads of three are left.
+
+    Args:
+        function: parameters as inputs, the image first.
+        names: state_dict name of each parameter after the image.
+        axes: extents of the parameters' axes.
+    """
+    widths: dict[str, int] = {}
+    for parameter, name in zip(function.params[1:], names, strict=True):
+        for length, extent in zip(shape_of(parameter), axes.get(name, ()), strict=False):
+            if len(extent.terms) == 1:
+                (group, multiplier), *_ = extent.terms
+                widths[group] = max(1, (length - extent.constant) // multiplier - 1)
+    if {group for extents in axes.values() for extent in extents for group, _ in extent.terms} - widths.keys():
+        return {}  # a group that nowhere stands alone: each reshape is judged by what it is given
+    probe = _Rebuilder(function, names, axes, widths, 1, False, {})
+    probe.run()
+    return probe.reshape_axes
 
 
 class _Rebuilder:
-    def __init__(self, function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]], widths: Mapping[str, int], lanes: int, winograd: bool) -> None:
+    def __init__(
+        self,
+        function: relax.Function,
+        names: Sequence[str],
+        axes: Mapping[str, tuple[Extent, ...]],
+        widths: Mapping[str, int],
+        lanes: int,
+        winograd: bool,
+        reshape_axes: dict[Any, int],
+    ) -> None:
         self._function, self._names, self._axes, self._widths, self._lanes, self._winograd = function, names, axes, widths, lanes, winograd
+        self.reshape_axes = reshape_axes
         self._builder = relax.BlockBuilder()
         self._log = OperatorLog()
         self._variables: dict[Any, Any] = {}
@@ -125,11 +170,27 @@ class _Rebuilder:
         if value.op.name == "relax.nn.conv2d" and value.attrs.data_layout == "NHWC":
             return self._visit_nhwc_convolution(binding.var, value)
         args = [self._argument(a) for a in value.args]
+        if value.op.name == "relax.broadcast_to":
+            args[1] = relax.ShapeExpr(_widened(shape_of(value.args[0]), dims(value.args[1]), shape_of(args[0])))
         if value.op.name == "relax.reshape":
-            args[1] = relax.ShapeExpr(_moved_shape(shape_of(value.args[0]), dims(value.args[1]), shape_of(args[0])))
+            args[1] = relax.ShapeExpr(self._moved_shape(binding.var, shape_of(value.args[0]), dims(value.args[1]), shape_of(args[0])))
         if value.op.name in _PARAMETER_ONLY and args[0] in self._constant_like:
             return self._derive_moved(binding.var, value, args)
         return self._builder.emit(self._builder.normalize(_with_attrs(value, args)), name_hint=binding.var.name)
+
+    def _moved_shape(self, key: Any, old_in: tuple[int, ...], old_out: tuple[int, ...], new_in: tuple[int, ...]) -> tuple[int, ...]:
+        """The target of a reshape whose input changed: one axis gives way, among those that the changed axis became."""
+        ratio = Fraction(int(np.prod(new_in)), int(np.prod(old_in)))
+        if ratio == 1:
+            return old_out
+        changed = {axis for axis, (old, new) in enumerate(zip(old_in, new_in, strict=True)) if old != new}
+        run = next(outputs for inputs, outputs in _runs(old_in, old_out) if changed & set(inputs))
+        able = [axis for axis in run if old_out[axis] > 1 and (old_out[axis] * ratio).denominator == 1]
+        whole = [axis for axis in able if old_out[axis] == ratio.denominator]  # as long as the group has channels
+        axis = self.reshape_axes.setdefault(key, (whole if len(whole) == 1 else able or [-1])[0])
+        if axis not in able:
+            raise ModelError(f"a reshape from {old_in} to {old_out} cannot follow its input to {new_in}")
+        return (*old_out[:axis], int(old_out[axis] * ratio), *old_out[axis + 1 :])
 
     def _derive_moved(self, key: Any, call: Any, args: list[Any]) -> Any:
         source = args[0]
@@ -160,9 +221,11 @@ class _Rebuilder:
         a = call.attrs
         options: dict[str, Any] = {name: [int(v) for v in getattr(a, attribute)] for name, attribute in (("stride", "strides"), ("padding", "padding"), ("dilation", "dilation"))}
         lanes, shape = self._lanes, shape_of(weights)
-        if int(a.groups) > 1:
-            if shape[1] != 1 or shape[0] != shape_of(data)[layout.index("C")]:
-                raise ModelError(f"a convolution of {int(a.groups)} groups that is not depthwise has no form in NHWC")
+        if int(a.groups) > 1 and (shape[1] != 1 or shape[0] != shape_of(data)[layout.index("C")]):
+            form, layout, data = "grouped", "NHWC", self._nhwc(data, layout)
+            packed = self._packed(key, weights, pack_grouped, (*shape[2:], shape[1], shape[0]))
+            made = self._builder.call_te(grouped_conv2d, data, packed, **options, primfunc_name_hint="grouped_nhwc")
+        elif int(a.groups) > 1:
             form, layout, data = "depthwise", "NHWC", self._nhwc(data, layout)
             packed = self._packed(key, weights, pack_depthwise, (*shape[2:], shape[0]))
             made = self._builder.call_te(depthwise_conv2d, data, packed, **options, primfunc_name_hint="depthwise_nhwc")
@@ -201,6 +264,26 @@ class _Rebuilder:
         return value
 
 
+def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """The axes of a reshape in runs of equal size: what the axes of one run hold is in the axes of the other."""
+    runs: list[tuple[list[int], list[int]]] = []
+    left, right = list(range(len(old))), list(range(len(new)))
+    while left or right:
+        inputs, outputs = left[:1], right[:1]
+        left, right = left[1:], right[1:]
+        while (sizes := (_size(old, inputs), _size(new, outputs)))[0] != sizes[1]:
+            if sizes[0] < sizes[1]:
+                inputs.append(left.pop(0))
+            else:
+                outputs.append(right.pop(0))
+        runs.append((inputs, outputs))
+    return runs
+
+
+def _size(shape: tuple[int, ...], axes: Sequence[int]) -> int:
+    return math.prod(shape[axis] for axis in axes)
+
+
 def _unwrapped(value: Any) -> Any:
     return value.fields[0] if isinstance(value, relax.Tuple) and len(value.fields) == 1 else value
 
@@ -216,6 +299,12 @@ def _without_idle_parameters(module: tvm.IRModule) -> tvm.IRModule:
     return module
 
 
+def _widened(old_in: tuple[int, ...], old_out: tuple[int, ...], new_in: tuple[int, ...]) -> tuple[int, ...]:
+    """The target of a broadcast whose input changed: axes that were not widened follow it."""
+    offset = len(old_out) - len(old_in)
+    return tuple(new_in[a - offset] if a >= offset and old_in[a - offset] == length else length for a, length in enumerate(old_out))
+
+
 def _with_attrs(call: Any, args: list[Any]) -> Any:
     """The call on new arguments; a grouped convolution keeps its channels per group."""
     if call.op.name == "relax.nn.conv2d" and int(call.attrs.groups) > 1:
@@ -223,14 +312,3 @@ def _with_attrs(call: Any, args: list[Any]) -> Any:
         groups = shape_of(args[0])[1] // shape_of(args[1])[1]
         return relax.op.nn.conv2d(args[0], args[1], a.strides, a.padding, a.dilation, groups, a.data_layout, a.kernel_layout, a.out_layout, a.out_dtype)
     return relax.Call(call.op, args, call.attrs, call.ty_args)
-
-
-def _moved_shape(old_in: tuple[int, ...], old_out: tuple[int, ...], new_in: tuple[int, ...]) -> tuple[int, ...]:
-    """The target of a reshape whose input changed: the first axis that can absorbs the change."""
-    old, new = int(np.prod(old_in)), int(np.prod(new_in))
-    if old == new:
-        return old_out
-    for axis, length in enumerate(old_out):
-        if length > 1 and length * new % old == 0:
-            return (*old_out[:axis], length * new // old, *old_out[axis + 1 :])
-    raise ModelError(f"a reshape from {old_in} to {old_out} cannot follow its input to {new_in}")

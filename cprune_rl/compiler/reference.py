@@ -70,7 +70,8 @@ def _conv2d(operator: Operator, values: Values) -> torch.Tensor:
     data, weights = values[0], values[1]
     padding = [int(p) for p in a.padding]  # top, left, bottom, right
     padded = functional.pad(_moved(data, operator.layouts[0], "NCHW"), (padding[1], padding[3], padding[0], padding[2]))
-    result = functional.conv2d(padded, weights, None, [int(s) for s in a.strides], 0, [int(d) for d in a.dilation], int(a.groups))
+    groups = padded.shape[1] // weights.shape[1]  # the attribute is of the dense network where a form of ours took the operator's place
+    result = functional.conv2d(padded, weights, None, [int(s) for s in a.strides], 0, [int(d) for d in a.dilation], groups)
     return _moved(result, "NCHW", operator.out_layout)
 
 

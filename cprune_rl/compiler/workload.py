@@ -11,7 +11,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from tvm.s_tir.meta_schedule.tune_context import _normalize_mod  # what MetaSchedule itself applies to a task
 
 from cprune_rl.compiler.operators import Call, find_calls
-from cprune_rl.compiler.rebuild import Rebuilt, rebuild
+from cprune_rl.compiler.rebuild import Rebuilt, find_reshape_axes, rebuild
 from cprune_rl.compiler.target import vector_width
 from cprune_rl.errors import ModelError
 from cprune_rl.table import Extent
@@ -144,8 +144,15 @@ class ExportedNetwork:
         derived = self._cache(tuple(sorted(widths.items())))[1].derived
         return tuple(derived[read].compute if isinstance(read, str) and read in derived and derived[read].is_packed else None for read in call.reads)
 
+    @cached_property
+    def _reshape_axes(self) -> Mapping[Any, int]:
+        try:
+            return find_reshape_axes(self.function, self.names, self.axes)
+        except tvm.error.TVMError as error:
+            raise ModelError(f"the network's shapes cannot be followed to other channel counts: {str(error).strip().splitlines()[-1]}") from error
+
     def _lower(self, widths: tuple[tuple[str, int], ...]) -> tuple[LoweredModule, Rebuilt]:
-        rebuilt = rebuild(self.function, self.names, self.axes, dict(widths), vector_width(self.target), self.winograd)
+        rebuilt = rebuild(self.function, self.names, self.axes, dict(widths), vector_width(self.target), self.winograd, self._reshape_axes)
         with self.target:
             module = relax.transform.LegalizeOps(rebuilt.log.legalization(rebuilt.module))(rebuilt.module)
             grouped = tvm.transform.Sequential([relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps()])(module)

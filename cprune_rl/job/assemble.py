@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, load_data
-from cprune_rl.accuracy.training import TrainSettings, accumulate_gradients, evaluate
+from cprune_rl.accuracy.training import TrainSettings, accumulate_gradients, evaluate, train_device
 from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.cost_cache import CostStore, default_url, open_store
 from cprune_rl.envs.problem import Problem, resolve_floor
@@ -142,7 +142,7 @@ def _lab_opener(config: RunConfig, reporter: Reporter, store: CostStore, since: 
 def _fresh_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.Module, torch.Tensor]:
     """The images, the network with its starting weights, and one blank image."""
     with reporter.part(f"Reading the images of {config.data}", None):
-        data = load_data(config.data, config.fast)
+        data = load_data(config.data, config.fast).on(train_device(config.train_device))
     if config.top > 1:
         data = data.judged_by_top(config.top)
     model, example = build_model(config.network_name, data.n_classes, config.seed), torch.zeros(data.input_shape)

@@ -115,7 +115,7 @@ class Lab(Protocol):
 
 def full_settings(config: RunConfig) -> TrainSettings:
     """Of the full fine-tune."""
-    return TrainSettings(config.budgets.finetune_steps, learning_rate=0.05, warmup=0.1, seed=config.seed)
+    return TrainSettings(config.budgets.finetune_steps, learning_rate=0.05, warmup=0.1, seed=config.seed, distillation=config.distillation)
 
 
 @dataclass

@@ -87,6 +87,8 @@ class RunConfig(BaseModel):
     oracle: str = Field(
         "finetune", description="How a search judges accuracy: finetune or finetune:STEPS, supernet (trained once, must rank as full fine-tunes do), or recalibrate."
     )
+    train_device: str = Field("cpu", description="Where networks are trained and judged: cpu, or a GPU that torch sees, e.g. cuda.")
+    distillation: float = Field(0.0, ge=0, lt=1, description="Share of the full fine-tune's loss that is the difference to the dense network's answers; the labels have the rest.")
     importance: str = Field("l2", description="Which channels go first: l1, l2, fpgm, taylor or random.")
     freeze: tuple[str, ...] = Field((), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times.")
     keep: tuple[str, ...] = Field((), description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.")
@@ -155,10 +157,11 @@ class RunConfig(BaseModel):
 
         Raises:
             UnknownNameError: of a model, a data set, a device or a method.
-            ConfigError: an option of the device or of the data set is wrong, or a recording is of another network.
+            ConfigError: an option of the device or of the data set is wrong, torch does not see the device to train on, or a recording is of another network.
             DataError: a recording is damaged.
         """
         from cprune_rl.accuracy.data import parse_data
+        from cprune_rl.accuracy.training import train_device
         from cprune_rl.compiler.devices import RecordedSpec, parse_device
         from cprune_rl.pruning.importance import IMPORTANCES
         from cprune_rl.pruning.models import check_model_name
@@ -171,6 +174,7 @@ class RunConfig(BaseModel):
         for kind, (name, names) in known.items():
             if name not in names:
                 raise UnknownNameError(kind, name, names)
+        train_device(self.train_device)
         check_model_name(self.model)
         parse_data(self.data)
         spec = parse_device(self.device)

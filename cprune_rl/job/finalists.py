@@ -65,8 +65,7 @@ class FinalGate:
 
     def correct(self, model: nn.Module) -> NDArray[np.bool_]:
         """Which gate images a network gets right."""
-        split = self._bench.data.gate
-        return np.asarray(right_answers(model, split).numpy())
+        return right_answers(model, self._bench.data.gate)
 
     def judge(self, model: nn.Module, n_looks: int) -> Verdict:
         """Whether a finished network holds the floor, where the search may ask `n_looks` times."""

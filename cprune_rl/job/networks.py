@@ -38,7 +38,8 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _path(identity: str, data: ImageData, settings: TrainSettings | SupernetSettings) -> Path:
-    text = json.dumps([identity, data.fingerprint, asdict(settings), torch.__version__])
+    where = [] if data.train.device.type == "cpu" else [data.train.device.type]  # another processor rounds otherwise
+    text = json.dumps([identity, data.fingerprint, asdict(settings), torch.__version__, *where])
     return user_cache_path("cprune-rl", ensure_exists=True) / "networks" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
 
 

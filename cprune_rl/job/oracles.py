@@ -78,7 +78,7 @@ def supernet_evaluation(config: RunConfig, subject: Subject, reporter: Reporter)
     groups = subject.coupled.groups
     space = PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups))
     settings = SupernetSettings(config.budgets.supernet_steps, seed=config.seed)
-    masks = ChannelMasks(subject.model, subject.example, subject.coupled)
+    masks = ChannelMasks(subject.model, subject.coupled)
     verb = "Reading" if is_supernet_trained(subject.weights, subject.data, settings) else "Training"
     with reporter.part(f"{verb} the supernet", settings.n_steps) as advance:
         supernet = supernet_of(copy.deepcopy(subject.model), subject.weights, masks.of, space, subject.data, settings, advance)

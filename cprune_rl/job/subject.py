@@ -15,7 +15,7 @@ from cprune_rl.accuracy.oracle import Finetuned
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.job.networks import weights_hash
 from cprune_rl.pruning.groups import CoupledGroups
-from cprune_rl.pruning.surgery import kept_indices, prune
+from cprune_rl.pruning.surgery import prune
 from cprune_rl.table import Plan
 
 __all__ = ["Subject"]
@@ -48,7 +48,7 @@ class Subject:
 
     def pruned_of(self, model: nn.Module, plan: Plan) -> nn.Module:
         """The network a plan leaves of another network of the same shape."""
-        return prune(model, self.example, kept_indices(self.coupled, plan))
+        return prune(model, self.coupled, plan)
 
     def finetuned(self, settings: TrainSettings) -> Finetuned:
         """Fine-tuning as an evaluation."""

@@ -99,7 +99,7 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
         data = data.judged_by_top(result.top)
 
     def correct(network: nn.Module, split: Split) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        return np.asarray(right_answers(network, split).numpy())
+        return right_answers(network, split)
 
     for name, network, stated in (("dense", dense, result.dense), (result.method, model, result.main.pruned)):
         accuracy = float(correct(network, data.test).mean())

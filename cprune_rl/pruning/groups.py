@@ -1,15 +1,17 @@
 """Coupled groups: which channels must go together, how important each is, and which may go at all.
 
-Found by torch-pruning's dependency graph; each passes the guard. Called by the job.
+Found by torch-pruning's dependency graph, the heads of attention layers by `heads`; each passes the guard. Called by the job.
 """
 
 from __future__ import annotations
 
 import copy
 import fnmatch
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +19,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cprune_rl.errors import ConfigError, ModelError
-from cprune_rl.pruning.graph import ChannelGraph, trainable_copy
+from cprune_rl.pruning.cuts import Cuts, trainable_copy
+from cprune_rl.pruning.graph import ChannelGraph
 from cprune_rl.pruning.guard import refusals
-from cprune_rl.pruning.importance import NEEDS_GRADIENTS, score
+from cprune_rl.pruning.heads import Heads, find_heads
+from cprune_rl.pruning.importance import NEEDS_GRADIENTS, random_scores, score
 from cprune_rl.table import Extent, Group
 
-__all__ = ["CoupledGroups", "GroupSettings", "find_groups"]
+__all__ = ["CoupledGroups", "GroupSettings", "find_cuts", "find_groups"]
 
 Gradients = Callable[[nn.Module], None]
 DEFAULT_KEEP = 0.2
@@ -52,11 +56,12 @@ class CoupledGroups:
     """What can be pruned in a network.
 
     Attributes:
-        groups: in the order of the dependency graph.
+        groups: in the order of the dependency graph, heads of attention layers last.
         ranking: for each group its channels, most important first; a plan keeps a prefix.
         importance: for each group the score of each channel, in the channels' own order.
         axes: extents of every parameter's axes, by state_dict name.
         unprunable: layers left whole, with the reason.
+        cuts: where the network is cut when channels go.
     """
 
     groups: tuple[Group, ...]
@@ -64,6 +69,7 @@ class CoupledGroups:
     importance: Mapping[str, NDArray[np.float64]]
     axes: Mapping[str, tuple[Extent, ...]]
     unprunable: tuple[tuple[str, str], ...]
+    cuts: Cuts = field(repr=False)
 
 
 def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings | None = None, gradients: Gradients | None = None) -> CoupledGroups:
@@ -86,18 +92,67 @@ def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings
             raise ConfigError(f"importance {settings.importance!r} needs gradients of a loss, and there are no images to compute one")
         gradients(model)
     graph = ChannelGraph(model, example)
-    outputs = graph.output_layers(example)
-    found = {name: (channels, group, graph.writers(group)) for name, channels, group in graph.all_groups(outputs)}
+    outputs, found = graph.output_layers(example), {}
+    attention = find_heads(model)
+    too_narrow = {}
+    for name, channels, group in graph.all_groups([*outputs, *(heads.module for heads in attention)]):
+        if not channels:
+            too_narrow[name] = f"has fewer channels than the {graph.unit(name)} that only go together"
+            continue
+        found[name] = _Found(channels, graph.writers(group), functools.partial(score, settings.importance, group, channels, graph.unit(name)), group)
+    for heads in attention:
+        found[heads.name] = _Found(heads.count, (heads.name,), functools.partial(heads.scores, settings.importance))
     _check_patterns(settings, [name for name, module in model.named_modules() if name and not list(module.children())])
-    frozen = {name: f"frozen by {pattern!r}" for name, (_, _, layers) in found.items() if (pattern := _first_match(settings.freeze, layers)) is not None}
-    refused = {**frozen, **refusals(model, example, [name for name in found if name not in frozen])}
-    scores = {name: score(settings.importance, group, name, channels, settings.seed) for name, (channels, group, _) in found.items() if name not in refused}
-    groups = tuple(Group(name, channels, _minimum(channels, layers, settings.keep), layers) for name, (channels, _, layers) in found.items() if name not in refused)
-    unprunable = [*((name, refused[name]) for name in found if name in refused), *((graph.names[m], "gives the network's output") for m in outputs)]
-    if not groups:
+    frozen = {name: f"frozen by {pattern!r}" for name, f in found.items() if (pattern := _first_match(settings.freeze, f.layers)) is not None}
+    cuts = _cuts(graph, {name: f.group for name, f in found.items() if f.group is not None}, attention)
+    refused = {**frozen, **refusals(model, cuts, example, {name: f.channels for name, f in found.items() if name not in frozen})}
+    free = {name: f for name, f in found.items() if name not in refused}
+    unprunable = [*((name, refused[name]) for name in found if name in refused), *too_narrow.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
+    if not free:
         raise ModelError("nothing in this network can be pruned: " + "; ".join(f"{n}: {r}" for n, r in unprunable))
+    groups = tuple(Group(name, f.channels, _minimum(f.channels, f.layers, settings.keep), f.layers) for name, f in free.items())
+    scores = {name: random_scores(name, f.channels, settings.seed) if settings.importance == "random" else f.scores() for name, f in free.items()}
     ranking = {name: tuple(int(i) for i in np.argsort(-values, kind="stable")) for name, values in scores.items()}
-    return CoupledGroups(groups, ranking, scores, _parameter_axes(model, example, groups), tuple(unprunable))
+    return CoupledGroups(groups, ranking, scores, _parameter_axes(model, cuts, groups), tuple(unprunable), cuts)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A group before it is judged.
+
+    Attributes:
+        channels: that it has.
+        layers: that write them.
+        scores: gives the importance of each.
+        group: torch-pruning's description; None for the heads of an attention layer.
+    """
+
+    channels: int
+    layers: tuple[str, ...]
+    scores: Callable[[], NDArray[np.float64]]
+    group: Any = None
+
+
+def find_cuts(model: nn.Module, example: torch.Tensor, names: Iterable[str]) -> Cuts:
+    """Where a network is cut when channels of some groups go; nothing is judged.
+
+    Args:
+        model: the dense network; left as it was.
+        example: one batch of its input.
+        names: of the groups.
+
+    Raises:
+        PlanError: the network lacks a group.
+        ModelError: torch-pruning cannot follow the network.
+    """
+    model, wanted = trainable_copy(model), list(names)
+    graph, attention = ChannelGraph(model, example), [heads for heads in find_heads(model) if heads.name in wanted]
+    others = set(wanted) - {heads.name for heads in attention}
+    return _cuts(graph, {name: graph.whole(name) for name in wanted if name in others}, attention)
+
+
+def _cuts(graph: ChannelGraph, groups: Mapping[str, Any], attention: Sequence[Heads]) -> Cuts:
+    return graph.cuts(groups).joined({heads.name: heads.count for heads in attention}, [cut for heads in attention for cut in heads.cuts])
 
 
 def _matches(pattern: str, layer: str) -> bool:
@@ -123,19 +178,15 @@ def _check_patterns(settings: GroupSettings, layers: Sequence[str]) -> None:
             raise ConfigError(f"keep {pattern}={ratio:g}: give the share of channels that stays, above 0 and at most 1")
 
 
-def _parameter_axes(model: nn.Module, example: torch.Tensor, groups: Sequence[Group]) -> dict[str, tuple[Extent, ...]]:
-    """How each parameter's shape depends on the groups: what removing one channel of each, one after the other, takes away."""
+def _parameter_axes(model: nn.Module, cuts: Cuts, groups: Sequence[Group]) -> dict[str, tuple[Extent, ...]]:
+    """How each parameter's shape depends on the groups: what removing one channel of each takes away."""
+    blank = copy.deepcopy(model).to("meta")  # shapes without values
     dense = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     slopes: dict[str, list[tuple[str, tuple[int, ...]]]] = {name: [] for name in dense}
-    shrinking = copy.deepcopy(model)
-    graph = ChannelGraph(shrinking, example)
-    before = dense
     for group in (g for g in groups if g.channels > 1):
-        graph.remove(group.name, [0])
-        after = {name: tuple(value.shape) for name, value in shrinking.state_dict().items()}
-        for name, shape in after.items():
-            slopes[name].append((group.name, tuple(a - b for a, b in zip(before[name], shape, strict=True))))
-        before = after
+        narrower = cuts.kept(blank, {group.name: range(1, group.channels)}).state_dict()
+        for name, shape in dense.items():
+            slopes[name].append((group.name, tuple(a - b for a, b in zip(shape, narrower[name].shape, strict=True))))
     channels = {g.name: g.channels for g in groups}
     axes = {}
     for name, shape in dense.items():

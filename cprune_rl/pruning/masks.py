@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from cprune_rl.pruning.graph import ChannelGraph, trainable_copy
 from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.table import Plan
 
@@ -41,19 +40,18 @@ class ChannelMasks:
 
     Args:
         model: the dense network.
-        example: one batch of its input.
         coupled: its groups.
     """
 
-    def __init__(self, model: nn.Module, example: torch.Tensor, coupled: CoupledGroups) -> None:
-        graph = ChannelGraph(trainable_copy(model), example)
+    def __init__(self, model: nn.Module, coupled: CoupledGroups) -> None:
         self._dims = {name: (value.dim(), value.shape[1]) for name, value in model.state_dict().items() if value.dim() > 1}
-        self._readers: list[_Reader] = []
-        for at, group in enumerate(coupled.groups):
-            rank = torch.empty(group.channels, dtype=torch.int64)
-            rank[list(coupled.ranking[group.name])] = torch.arange(group.channels)
-            for layer, positions, channels in graph.readers(group.name, range(group.channels)):
-                self._readers.append(_Reader(f"{layer}.weight", at, torch.tensor(positions), rank[torch.tensor(channels)]))
+        at = {g.name: i for i, g in enumerate(coupled.groups)}
+        ranks = {g.name: torch.argsort(torch.tensor(coupled.ranking[g.name])) for g in coupled.groups}
+        self._readers = [
+            _Reader(f"{cut.layer}.weight", at[cut.group], torch.from_numpy(cut.positions), ranks[cut.group][torch.from_numpy(cut.channels)])
+            for cut in coupled.cuts.all
+            if cut.reads and cut.group in at
+        ]
 
     def of(self, plan: Plan) -> Mapping[str, torch.Tensor]:
         """Ones and zeros to multiply weights with, by name of the weight; those that stay whole are left out."""

@@ -6,7 +6,6 @@ indices do not depend on the path of the search that found it. Called by oracles
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +17,7 @@ from torch import nn
 
 from cprune_rl.errors import PlanError
 from cprune_rl.plain import dump_json
-from cprune_rl.pruning.graph import remove_channels
-from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.pruning.groups import CoupledGroups, find_cuts
 from cprune_rl.pruning.models import build_model
 from cprune_rl.table import Plan
 
@@ -31,31 +29,15 @@ def kept_indices(coupled: CoupledGroups, plan: Plan) -> dict[str, tuple[int, ...
     return {g.name: tuple(sorted(coupled.ranking[g.name][:width])) for g, width in zip(coupled.groups, plan.widths, strict=True)}
 
 
-def prune(model: nn.Module, example: torch.Tensor, kept: Mapping[str, tuple[int, ...]]) -> nn.Module:
-    """A copy of `model` with only the kept channels.
+def prune(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
+    """The network that a plan leaves: a copy with only the kept channels, in evaluation mode.
 
     Args:
-        model: the dense network; left as it was.
-        example: one batch of its input.
-        kept: for each group, by name, the indices that stay.
-
-    Raises:
-        PlanError: a group that the network lacks, or an index outside it.
+        model: the dense network, or one of its shape; left as it was.
+        coupled: the dense network's groups.
+        plan: what is kept.
     """
-    pruned = copy.deepcopy(model)
-    modules = dict(pruned.named_modules())
-    removed: dict[str, list[int]] = {}
-    for name, indices in kept.items():
-        if name not in modules:
-            raise PlanError(f"the plan prunes layer {name!r}, which the network does not have")
-        channels = len(modules[name].weight)
-        if not indices or min(indices) < 0 or max(indices) >= channels:
-            raise PlanError(f"group {name!r} has channels 0 to {channels - 1}, the plan keeps {list(indices)[:4]}...")
-        removed[name] = sorted(set(range(channels)) - set(indices))
-    for parameter in pruned.parameters():
-        parameter.requires_grad_(True)
-    remove_channels(pruned, example, removed)
-    return pruned.eval()
+    return coupled.cuts.kept(model, kept_indices(coupled, plan))
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -118,7 +100,7 @@ def load_pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
     """
     plan = PlanFile.read(folder)
     dense = build_model(plan.model, plan.n_classes)
-    pruned = prune(dense, torch.zeros(plan.input_shape), plan.kept)
+    pruned = find_cuts(dense, torch.zeros(plan.input_shape), plan.kept).kept(dense, plan.kept)
     try:
         pruned.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, RuntimeError) as error:
