@@ -1,11 +1,16 @@
 """Every searcher against the conformance suite, and training that learns."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from cprune_rl.agents.agent import PolicyRollOut, PruningAgent
 from cprune_rl.agents.greedy import GreedyCPrune
-from cprune_rl.agents.ppo import PPOAgent, PPOSettings, train_policy
-from cprune_rl.agents.searcher import Budget
+from cprune_rl.agents.ppo import PPOSettings, train_policy
+from cprune_rl.agents.proxy_greedy import ProxyGreedy
+from cprune_rl.agents.searcher import Budget, Searcher
+from cprune_rl.agents.surrogate import SurrogateSearch
 from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.cost_cache.recorded import RecordedCosts
 from cprune_rl.envs.problems import TrainingProblems, open_recorded
@@ -14,24 +19,37 @@ from cprune_rl.testing import FailingCosts, check_searcher, toy_problem
 SMALL = PPOSettings(total_timesteps=512, n_envs=8, n_steps=16, batch_size=64, max_rows=8)
 
 
-def train_small(seed: int = 0) -> PPOAgent:
+def train_small(seed: int = 0) -> PruningAgent:
     model = train_policy(lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))), PPOSettings(**{**vars(SMALL), "seed": seed}))
-    return PPOAgent(model.policy)
+    return PruningAgent(model.policy)
 
 
 @pytest.fixture(scope="module")
-def agent() -> PPOAgent:
+def agent() -> PruningAgent:
     return train_small()
 
 
-def test_greedy_passes_the_conformance_suite() -> None:
-    result = check_searcher(GreedyCPrune, toy_problem)
+@pytest.fixture(params=["greedy", "proxy-greedy", "surrogate", "roll-out", "agent"])
+def make(request: pytest.FixtureRequest, agent: PruningAgent) -> Callable[[], Searcher]:
+    """Each searcher in turn."""
+    ways: dict[str, Callable[[], Searcher]] = {
+        "greedy": GreedyCPrune,
+        "proxy-greedy": ProxyGreedy,
+        "surrogate": SurrogateSearch,
+        "roll-out": lambda: PolicyRollOut(agent.policy),
+        "agent": lambda: agent,
+    }
+    return ways[request.param]
+
+
+def test_every_searcher_passes_the_conformance_suite(make: Callable[[], Searcher]) -> None:
+    result = check_searcher(make, toy_problem)
     assert result.best.latency_s < result.accepted[0].latency_s
 
 
-def test_the_agent_passes_the_conformance_suite(agent: PPOAgent) -> None:
-    result = check_searcher(lambda: agent, toy_problem)
-    assert result.best.latency_s < result.accepted[0].latency_s
+def test_the_agent_is_no_worse_than_any_of_its_parts(agent: PruningAgent) -> None:
+    whole = agent.search(toy_problem(), Budget()).best.latency_s
+    assert all(whole <= part.search(toy_problem(), Budget()).best.latency_s for part in (PolicyRollOut(agent.policy), ProxyGreedy()))
 
 
 def test_the_same_seed_and_recorded_costs_give_the_same_plan() -> None:
@@ -39,17 +57,14 @@ def test_the_same_seed_and_recorded_costs_give_the_same_plan() -> None:
     assert len(plans) == 1
 
 
-@pytest.mark.parametrize("method", ["greedy", "agent"])
-def test_a_search_in_which_nothing_can_be_measured_ends_with_the_dense_plan(method: str, agent: PPOAgent) -> None:
-    searcher = GreedyCPrune() if method == "greedy" else agent
+def test_a_search_in_which_nothing_can_be_measured_ends_with_the_dense_plan(make: Callable[[], Searcher]) -> None:
     problem = toy_problem(costs=FailingCosts)
-    assert searcher.search(problem, Budget()).best.plan == problem.network.dense
+    assert make().search(problem, Budget()).best.plan == problem.network.dense
 
 
-def test_a_floor_that_no_step_holds_ends_with_the_dense_plan(agent: PPOAgent) -> None:
-    for searcher in (GreedyCPrune(), agent):
-        problem = toy_problem(drop=0.0)
-        assert searcher.search(problem, Budget()).best.plan == problem.network.dense
+def test_a_floor_that_no_step_holds_ends_with_the_dense_plan(make: Callable[[], Searcher]) -> None:
+    problem = toy_problem(drop=0.0)
+    assert make().search(problem, Budget()).best.plan == problem.network.dense
 
 
 def test_training_problems_vary_and_stay_solvable() -> None:

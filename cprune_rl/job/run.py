@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from cprune_rl.accuracy.training import evaluate
+from cprune_rl.agents.agent import PruningAgent
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
-from cprune_rl.agents.ppo import PPOAgent, PPOSettings, train_policy
+from cprune_rl.agents.ppo import PPOSettings, train_policy
 from cprune_rl.agents.searcher import Budget, Searcher, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems import TrainingProblems
@@ -102,7 +103,7 @@ def _search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str
         searcher = GreedyCPrune()
     else:
         policy, seconds = _policy(bench, folder, reporter)
-        searcher, extra = PPOAgent(policy), {**bench.model_cost, "policy_s": seconds}
+        searcher, extra = PruningAgent(policy), {**bench.model_cost, "policy_s": seconds}
     problem = bench.problem()
     with SummaryWriter(str(folder.file("tensorboard"))) as writer, reporter.part(f"Searching with {method}, % of the slack used", 100) as advance:
         result = searcher.search(problem, Budget(), _Narrator(problem, folder, reporter, writer, method, advance))
