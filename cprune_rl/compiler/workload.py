@@ -25,6 +25,7 @@ from tvm.relax.dpl import is_op, rewrite_call, wildcard
 from tvm.relax.frontend.torch import from_exported_program
 from tvm.s_tir.meta_schedule.tune_context import _normalize_mod  # what MetaSchedule itself applies to a task
 
+from cprune_rl.compiler.block_names import named_alike
 from cprune_rl.compiler.operators import Call, find_calls
 from cprune_rl.compiler.rebuild import Rebuilt, find_reshape_axes, rebuild
 from cprune_rl.compiler.target import vector_width
@@ -156,7 +157,7 @@ class ExportedNetwork:
         with self.target:
             module = relax.transform.LegalizeOps(rebuilt.log.legalization(rebuilt.module))(rebuilt.module)
             grouped = tvm.transform.Sequential([relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps()])(module)
-            fused = relax.transform.FuseTIR()(grouped)
+            fused = named_alike(relax.transform.FuseTIR()(grouped))
         sources = dict(zip((p.name for p in self.function.params[1:]), self.names, strict=True))
         sources |= {name: sources[d.source] for name, d in rebuilt.derived.items()}
         logical = {name: d.logical_shape for name, d in rebuilt.derived.items()}
