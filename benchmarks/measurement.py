@@ -40,7 +40,7 @@ class Bar:
 
 
 BARS: dict[str, Bar] = {
-    "trial": Bar("a fresh trial at least 10 times cheaper than TVM's own builder and runner", lambda f: f["ratio"] >= 10 and not f["stock_failed"]),
+    "trial": Bar("a fresh trial at least 10 times cheaper than TVM's own builder and runner, in batches of either size", lambda f: all(r["ratio"] >= 10 for r in f)),
     "search": Bar("at least 10 times fewer trials than CPrune's protocol, tuning the dense network included", lambda f: f["ratio"] >= 10),
     "estimate": Bar("median error of the estimate at most 10 %", lambda f: f["median"] <= 0.10),
     "runtimes": Bar("at least as fast as the better of ONNX Runtime and torch.compile on every network", lambda f: all(r["best_rival_over_ours"][0] >= 1 for r in f)),
@@ -92,8 +92,8 @@ def _options() -> argparse.Namespace:
 
 
 def _parts(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    def with_bench(experiment: Callable[[tuning.Bench], dict[str, float]]) -> Callable[[], dict[str, float]]:
-        def run() -> dict[str, float]:
+    def with_bench(experiment: Callable[[tuning.Bench], Any]) -> Callable[[], Any]:
+        def run() -> Any:
             with open_device(options.device) as device:
                 return experiment(tuning.Bench(options.network, device, options.storage))
 

@@ -87,34 +87,41 @@ class Bench:
         return Problem(self.name, network, latency, oracle, curves, recorded.dense_accuracy, recorded.dense_accuracy - LOSS)
 
 
-def trial_seconds(bench: Bench, n_candidates: int = 64) -> dict[str, float]:
+def trial_seconds(bench: Bench, sizes: Sequence[int] = (8, 64)) -> list[dict[str, object]]:
     """Seconds for a fresh trial, ours against TVM's own builder and runner, on the same candidates with the same repeats.
 
     Timed on either side: one batch built and run, until every result is there. Ours looks at its reference workload
     and keeps the trials meanwhile. Not timed: drawing candidates, making builder, runner and session, and a batch of two
     other candidates, after which all is alive that a side keeps alive between batches. TVM's builder keeps nothing: it
-    starts its processes anew for each batch, which stays in its time, shared by as many candidates as `tune_relax` puts in one.
+    starts its processes anew for each batch, which stays in its time and is shared by the batch.
 
     Args:
         bench: a network on a device.
-        n_candidates: of the batch; fewer where the design space is smaller.
+        sizes: candidates of a batch: about as many as our searches try at once, and as many as `tune_relax` puts in one.
     """
     call = bench.forms.all[0].calls[3]
     module = bench.forms.all[0].exported.lowered(bench.forms.network.widths(bench.forms.network.dense)).task(call.function)
-    first, second, *candidates = random_candidates(module, bench.device.target, n_candidates + 2, seed=1)
+    first, second, *candidates = random_candidates(module, bench.device.target, sum(sizes) + 2, seed=1)
     workload, runner, stock = _nameless(bench), TrialRunner(bench.device, open_store(None), "benchmark"), StockRunner(bench.device.target)
     runner.run(workload, [first, second])
     stock.run([first, second])
-    ours_s, measured = _timed(lambda: runner.run(workload, candidates))
-    stock_s, stock_errors = _timed(lambda: stock.run(candidates))
-    return {
-        "candidates": len(candidates),
-        "ours_s": ours_s / len(candidates),
-        "ours_failed": sum(m.error is not None for m in measured),
-        "stock_s": stock_s / len(candidates),
-        "stock_failed": len(stock_errors),
-        "ratio": stock_s / ours_s,
-    }
+    rows: list[dict[str, object]] = []
+    for size in sizes:
+        batch, candidates = candidates[:size], candidates[size:]
+        ours_s, measured = _timed(functools.partial(runner.run, workload, batch))
+        stock_s, stock_errors = _timed(functools.partial(stock.run, batch))
+        rows.append(
+            {
+                "candidates": len(batch),
+                "ours_s": ours_s / len(batch),
+                "ours_failed": sum(m.error is not None for m in measured),
+                "stock_s": stock_s / len(batch),
+                "stock_failed": len(stock_errors),
+                "stock_error": stock_errors[0].strip().splitlines()[-1][:200] if stock_errors else "",
+                "ratio": stock_s / ours_s,
+            }
+        )
+    return rows
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
