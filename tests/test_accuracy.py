@@ -1,6 +1,7 @@
 """Images, training, the oracle's calibration and the gate."""
 
 import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from cprune_rl.accuracy.calibration import Calibration, fit_loss_curves
 from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.data.contours import draw_contours
 from cprune_rl.accuracy.gate import judge
-from cprune_rl.accuracy.oracle import Finetuned, PlanOracle
+from cprune_rl.accuracy.oracle import Finetuned, PlanOracle, Recalibrated
 from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, right_answers, train, train_device
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import ConfigError, UnknownNameError
+from cprune_rl.pruning.groups import find_groups
+from cprune_rl.pruning.models import build_model
+from cprune_rl.pruning.surgery import prune
 from cprune_rl.table import Plan
 
 
@@ -141,6 +145,48 @@ def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
     store.close()
 
 
+def test_plans_that_are_looked_at_together_get_the_answers_of_each_alone() -> None:
+    data, model = small_data(), build_model("resnet8", 10).eval()
+    coupled = find_groups(model, torch.zeros(1, 3, 32, 32))
+    evaluation = Recalibrated(lambda plan: prune(model, coupled, plan), "resnet8", data)
+    plans = [Plan(tuple(max(g.minimum, round(g.channels * kept)) for g in coupled.groups)) for kept in (1.0, 0.8, 0.5, 0.3)]
+    n_threads = torch.get_num_threads()
+    store = open_store(None)
+    oracle = PlanOracle(evaluation, data, store, 0.9)
+    done: list[int] = []
+    together = oracle.evaluate_all([*plans, plans[0]], on_plan=done.append)
+    assert together == [evaluation(plan) for plan in [*plans, plans[0]]]
+    assert torch.get_num_threads() == n_threads
+    assert oracle.spending.accuracy_evaluations == len(plans)
+    assert done[-1] == len(plans) + 1
+    again = PlanOracle(evaluation, data, store, 0.9)
+    assert [a.value for a in again.accuracies(plans)] == [a.value for a in oracle.accuracies(plans)]
+    assert again.spending.accuracy_evaluations == 0
+    store.close()
+
+
+def test_a_batch_that_is_interrupted_keeps_what_it_has() -> None:
+    data, store = small_data(), open_store(None)
+
+    class Interrupted:
+        identity = "interrupted"
+
+        def __call__(self, plan: Plan) -> float:
+            if plan.widths[0] == 3:
+                raise KeyboardInterrupt
+            return 0.5
+
+        def many(self, plans: Sequence[Plan]) -> Iterator[float]:
+            return map(self, plans)
+
+    oracle = PlanOracle(Interrupted(), data, store, 0.9)
+    with pytest.raises(KeyboardInterrupt):
+        oracle.accuracies([Plan((n,)) for n in (1, 2, 3)])
+    assert oracle.spending.accuracy_evaluations == 2
+    assert PlanOracle(Interrupted(), data, store, 0.9).evaluate_all([Plan((1,)), Plan((2,))]) == [0.5, 0.5]
+    store.close()
+
+
 def test_the_gate_asks_for_more_than_the_point_estimate() -> None:
     rng = np.random.default_rng(0)
     dense = rng.random(4000) < 0.98
@@ -217,6 +263,9 @@ def test_what_another_processor_judged_is_kept_apart() -> None:
         def __call__(self, plan: Plan) -> float:
             asked.append(plan)
             return 0.5
+
+        def many(self, plans: Sequence[Plan]) -> Iterator[float]:
+            return map(self, plans)
 
     store, plan = open_store(None), Plan((1,))
     for where in ("cpu", "cpu", "cuda", "cuda"):

@@ -87,12 +87,10 @@ def supernet_evaluation(config: RunConfig, subject: Subject, reporter: Reporter)
 
 def _proof(oracle: PlanOracle, full: Evaluation, plans: Sequence[Plan], reporter: Reporter) -> Interval:
     """Rank correlation of the supernet with full fine-tunes, on plans that nothing but accuracy tells apart."""
-    values = np.zeros((len(plans), 2))
-    with reporter.part("Asking the supernet to earn its place", len(plans)) as advance:
-        for done, plan in enumerate(plans, start=1):
-            values[done - 1] = oracle.evaluate(plan), oracle.evaluate(plan, full)
-            advance(done)
-    found = rank_correlation(values[:, 0], values[:, 1])
+    with reporter.part("Asking the supernet to earn its place", 2 * len(plans)) as advance:
+        judged = oracle.evaluate_all(plans, on_plan=advance)
+        truth = oracle.evaluate_all(plans, full, on_plan=lambda done: advance(len(plans) + done))
+    found = rank_correlation(np.array(judged), np.array(truth))
     reporter.say(f"    It ranks {len(plans)} plans of equal latency as full fine-tunes do with a rank correlation of {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]")
     return found
 
@@ -136,21 +134,16 @@ def calibrate(bench: Workbench, reporter: Reporter) -> None:
     """Fine-tunes a few plans in full to calibrate the oracle, and asks it for each group's loss."""
     ratios, oracle, full = bench.config.budgets.calibration, bench.oracle, bench.subject.finetuned(full_settings(bench.config))
     plans = [bench.network.uniform(r) for r in ratios]
-    with reporter.part("Calibrating the accuracy oracle", len(plans)) as advance:
-        for done, plan in enumerate(plans, start=1):
-            bench.calibration_points.append((oracle.loss(plan), bench.dense_accuracy - oracle.evaluate(plan, full)))
-            advance(done)
+    with reporter.part("Calibrating the accuracy oracle", 2 * len(plans)) as advance:
+        seen = oracle.losses(plans, advance)
+        true = oracle.evaluate_all(plans, full, lambda done: advance(len(plans) + done))
+    bench.calibration_points += [(loss, bench.dense_accuracy - accuracy) for loss, accuracy in zip(seen, true, strict=True)]
     bench.calibration = Calibration.fit(bench.calibration_points)
     before = dataclasses.asdict(oracle.spending)
     groups = bench.network.groups
-    measured = np.zeros((len(groups), len(_CURVE_KEPT)))
-    with reporter.part("Asking for each group's loss", measured.size) as advance:
-        for g, group in enumerate(groups):
-            for k, kept in enumerate(_CURVE_KEPT):
-                widths = list(bench.network.dense.widths)
-                widths[g] = max(group.minimum, round(group.channels * kept))
-                measured[g, k] = oracle.loss(Plan(tuple(widths)))
-                advance(g * len(_CURVE_KEPT) + k + 1)
+    narrowed = [bench.network.dense.with_width(g, max(group.minimum, round(group.channels * kept))) for g, group in enumerate(groups) for kept in _CURVE_KEPT]
+    with reporter.part("Asking for each group's loss", len(narrowed)) as advance:
+        measured = np.array(oracle.losses(narrowed, advance)).reshape(len(groups), len(_CURVE_KEPT))
     for name, value in dataclasses.asdict(oracle.spending).items():
         bench.model_cost[name] = bench.model_cost.get(name, 0) + value - before[name]
     middle = len(ratios) // 2
