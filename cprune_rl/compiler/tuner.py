@@ -3,8 +3,9 @@
 The dense network's tasks are tuned hard, in every form; their best programs are the pool. A task at another shape
 tries the pool's programs carried over, a few random ones, and evolves from them as long as that pays. The pool's and
 the random programs depend on the task, not on the order of a search; which mutants are tried depends on it too, by the
-learned ranking, which tasks of a family share and which starts empty after `--resume`. The whole network's forms are
-then chosen together.
+learned ranking, which tasks of a family share and which starts empty after `--resume`. Which forms are worth trying is
+asked on the dense network, and again where a task has become so much narrower that the answer may be another. The
+whole network's forms are then chosen together.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ __all__ = ["Tuner", "TunerSettings"]
 
 OnTask = Callable[[int], None]
 _SURVEY_TOLERANCE = 2.0  # a dozen random programs say little more
+_REACH = math.log(2)  # change in the product of channels, read and written, up to which a survey of forms is believed
 _NEIGHBOURS = 3  # shapes that a shape is offered programs of before a search, itself included
 _SURVEY = Effort(n_pool=4, n_random=12, n_max=12)
 _DENSE = Effort(n_pool=4, n_random=24, n_max=64, worth_s=3.0)
@@ -49,7 +51,7 @@ class TunerSettings:
         dense: tasks of the dense network.
         near: tasks at other shapes, which start from the pool.
         transpose: of maps, between subgraphs in different forms.
-        form_tolerance: a form that was slower than another by more than this factor on the dense network is not tried on narrower ones.
+        form_tolerance: a form that was slower than another by more than this factor is not tried on shapes nearby.
         n_exchanged: of its best programs, that each task offers to its family.
         seed: of the random programs.
     """
@@ -63,12 +65,15 @@ class TunerSettings:
     seed: int = 0
 
 
+_Survey = list[list[tuple[int, int, tuple[int, ...]]]]  # for each subgraph: channels read, channels written, and the forms that were worth trying there
+
+
 @dataclass
 class _Shared:
     """What the searches on one tuner share of its network."""
 
     loaded: dict[str, tuple[tvm.IRModule, OutputCheck | None]] = field(default_factory=dict)
-    offered: list[tuple[int, ...]] = field(default_factory=list)
+    dense_survey: _Survey = field(default_factory=list)
     dense_costs: dict[str, TaskCost] = field(default_factory=dict)
 
 
@@ -91,6 +96,7 @@ class Tuner:
         self._shared = _Shared()
         self._plans: dict[Plan, list[TaskCost]] = {}
         self._answers: dict[str, TaskCost] = {}
+        self._survey: _Survey = []
 
     @property
     def spending(self) -> Spending:
@@ -112,6 +118,7 @@ class Tuner:
         view = copy.copy(self)
         view._tasks, view._plans, view._answers = self._tasks.view(), {}, {}
         view._tasks.costs = dict(self._shared.dense_costs)
+        view._survey = [list(known) for known in self._shared.dense_survey]  # a search that is to be compared pays for its own
         return view
 
     def tune_dense(self, on_task: OnTask | None = None) -> None:
@@ -121,7 +128,7 @@ class Tuner:
             on_task: called with the number of tasks done after each.
         """
         dense, settings = self._forms.network.dense, self._settings
-        self._shared.offered = []
+        self._survey = []
         done = 0
         for name, effort, tolerance in (("survey", settings.survey, _SURVEY_TOLERANCE), ("dense", settings.dense, settings.form_tolerance)):
             jobs = self._jobs(dense)
@@ -130,7 +137,8 @@ class Tuner:
                 done += 1
                 if on_task is not None:
                     on_task(done)
-            self._shared.offered = [self._worthwhile(at, forms, tolerance) for at, forms in enumerate(self._forms.workloads(dense))]
+            self._survey = [[self._surveyed(at, forms, tolerance)] for at, forms in enumerate(self._forms.workloads(dense))]
+        self._shared.dense_survey = [list(known) for known in self._survey]
         self._tasks.exchange(jobs, settings.n_exchanged)
         self._keep_dense()
 
@@ -170,7 +178,10 @@ class Tuner:
         for key, job in self._jobs(plan).items():
             if key not in self._tasks.costs:
                 self._tasks.tune(job, "near", self._settings.near)
-        costs = [{f: self._tasks.costs[forms[f].key].latency_s for f in self._offered(at)} for at, forms in enumerate(self._forms.workloads(plan))]
+        costs = [{f: self._tasks.costs[forms[f].key].latency_s for f in self._offered(at, forms)} for at, forms in enumerate(self._forms.workloads(plan))]
+        for at, forms in enumerate(self._forms.workloads(plan)):
+            if self._survey and self._known_near(at, forms) is None:
+                self._survey[at].append(self._surveyed(at, forms, self._settings.form_tolerance))
         return self._forms.choose(costs, lambda t: self._transpose_s(plan, t))
 
     def exchange(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
@@ -211,18 +222,30 @@ class Tuner:
         self.measure(dense)
         self._shared.dense_costs = {key: self._tasks.costs[key] for key in self._jobs(dense)}
 
-    def _worthwhile(self, subgraph: int, forms: Sequence[Workload], tolerance: float) -> tuple[int, ...]:
-        """The forms of a subgraph that are not slower than the fastest by more than a factor."""
+    def _surveyed(self, subgraph: int, forms: Sequence[Workload], tolerance: float) -> tuple[int, int, tuple[int, ...]]:
+        """The forms of a subgraph that are not slower than the fastest by more than a factor, and at which channels."""
         costs = {f: self._tasks.costs[forms[f].key].latency_s for f in self._forms.distinct[subgraph] if forms[f].key in self._tasks.costs}
         fastest = min(costs.values())
-        return tuple(f for f, c in costs.items() if c <= fastest * tolerance) or tuple(costs)
+        return forms[0].channels_in, forms[0].channels_out, tuple(f for f, c in costs.items() if c <= fastest * tolerance) or tuple(costs)
 
-    def _offered(self, subgraph: int) -> Sequence[int]:
-        return self._shared.offered[subgraph] if self._shared.offered else self._forms.distinct[subgraph]
+    def _offered(self, subgraph: int, forms: Sequence[Workload]) -> Sequence[int]:
+        """The forms to try: those that a survey nearby found worth it, else all."""
+        near = self._known_near(subgraph, forms)
+        return self._forms.distinct[subgraph] if near is None else near
+
+    def _known_near(self, subgraph: int, forms: Sequence[Workload]) -> tuple[int, ...] | None:
+        if not self._survey:
+            return None
+
+        def distance(known: tuple[int, int, tuple[int, ...]]) -> float:
+            return abs(math.log(known[0] / forms[0].channels_in)) + abs(math.log(known[1] / forms[0].channels_out))
+
+        nearest = min(self._survey[subgraph], key=distance)
+        return nearest[2] if distance(nearest) <= _REACH else None
 
     def _jobs(self, plan: Plan) -> dict[str, Job]:
         """The distinct tasks of a plan, in the forms that are worth trying."""
-        tasks = [(forms[f], forms[0].key) for at, forms in enumerate(self._forms.workloads(plan)) for f in self._offered(at)]
+        tasks = [(forms[f], forms[0].key) for at, forms in enumerate(self._forms.workloads(plan)) for f in self._offered(at, forms)]
         weights = Counter(forms[0].key for forms in self._forms.workloads(plan))
         return {w.key: Job(w, functools.partial(self._load, w, plan), self._share(w, weights[plain])) for w, plain in tasks}
 
@@ -267,7 +290,7 @@ class Tuner:
         jobs = self._jobs(self._forms.network.dense)
         of_plans = [self._forms.workloads(plan) for plan in plans]
         for at, forms in enumerate(self._forms.workloads(self._forms.network.dense)):
-            for f in self._offered(at):
+            for f in self._offered(at, forms):
                 most = max(self.n_trials(of_plan[at][f]) for of_plan in of_plans)
                 if (missing := most - self.n_trials(forms[f])) > 0:
                     count = self._settings.dense.n_random + missing  # drawing again from the start keeps the recipe plain
