@@ -71,7 +71,7 @@ def train_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def placed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The network on a device, channels last, and back on the CPU in the end; in place. A GPU computes there as a CPU would: in full float32, alike every time."""
+    """The network on a device, channels last, and back on the CPU in the end; in place. On a GPU, cuDNN's deterministic algorithms are asked for, without TF32."""
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False) if device.type == "cuda" else contextlib.nullcontext()
     try:
         with exact:
