@@ -4,8 +4,8 @@ The dense network's tasks are tuned hard, in every form; their best programs are
 tries the pool's programs carried over, a few random ones, and evolves from them as long as that pays. The pool's and
 the random programs depend on the task, not on the order of a search; which mutants are tried depends on it too, by the
 learned ranking, which tasks of a family share and which starts empty after `--resume`. Which forms are worth trying is
-asked on the dense network, and again where a task has become so much narrower that the answer may be another. The
-whole network's forms are then chosen together.
+seen on the dense network, and asked again of a task so much narrower that the answer may be another. The whole
+network's forms are then chosen together.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import tvm
 
 from cprune_rl.compiler.device import RpcDevice
+from cprune_rl.compiler.form_survey import Channels, FormSurvey
 from cprune_rl.compiler.forms import Choice, Forms, Transpose
 from cprune_rl.compiler.program import Program
 from cprune_rl.compiler.reference import OutputCheck
@@ -34,7 +35,6 @@ __all__ = ["Tuner", "TunerSettings"]
 
 OnTask = Callable[[int], None]
 _SURVEY_TOLERANCE = 2.0  # a dozen random programs say little more
-_REACH = math.log(2)  # change in the product of channels, read and written, up to which a survey of forms is believed
 _NEIGHBOURS = 3  # shapes that a shape is offered programs of before a search, itself included
 _SURVEY = Effort(n_pool=4, n_random=12, n_max=12)
 _DENSE = Effort(n_pool=4, n_random=24, n_max=64, worth_s=3.0)
@@ -51,7 +51,7 @@ class TunerSettings:
         dense: tasks of the dense network.
         near: tasks at other shapes, which start from the pool.
         transpose: of maps, between subgraphs in different forms.
-        form_tolerance: a form that was slower than another by more than this factor is not tried on shapes nearby.
+        form_tolerance: a form that was slower than another by more than this factor is not tried on shapes nearby (see `form_survey`).
         n_exchanged: of its best programs, that each task offers to its family.
         seed: of the random programs.
     """
@@ -65,15 +65,12 @@ class TunerSettings:
     seed: int = 0
 
 
-_Survey = list[list[tuple[int, int, tuple[int, ...]]]]  # for each subgraph: channels read, channels written, and the forms that were worth trying there
-
-
 @dataclass
 class _Shared:
     """What the searches on one tuner share of its network."""
 
     loaded: dict[str, tuple[tvm.IRModule, OutputCheck | None]] = field(default_factory=dict)
-    dense_survey: _Survey = field(default_factory=list)
+    surveys: list[FormSurvey] = field(default_factory=list)  # of each subgraph, on the dense network
     dense_costs: dict[str, TaskCost] = field(default_factory=dict)
 
 
@@ -96,7 +93,7 @@ class Tuner:
         self._shared = _Shared()
         self._plans: dict[Plan, list[TaskCost]] = {}
         self._answers: dict[str, TaskCost] = {}
-        self._survey: _Survey = []
+        self._surveys = self._new_surveys()
 
     @property
     def spending(self) -> Spending:
@@ -118,7 +115,7 @@ class Tuner:
         view = copy.copy(self)
         view._tasks, view._plans, view._answers = self._tasks.view(), {}, {}
         view._tasks.costs = dict(self._shared.dense_costs)
-        view._survey = [list(known) for known in self._shared.dense_survey]  # a search that is to be compared pays for its own
+        view._surveys = [survey.copy() for survey in self._shared.surveys] or self._new_surveys()
         return view
 
     def tune_dense(self, on_task: OnTask | None = None) -> None:
@@ -128,17 +125,17 @@ class Tuner:
             on_task: called with the number of tasks done after each.
         """
         dense, settings = self._forms.network.dense, self._settings
-        self._survey = []
+        self._surveys = self._new_surveys()
         done = 0
-        for name, effort, tolerance in (("survey", settings.survey, _SURVEY_TOLERANCE), ("dense", settings.dense, settings.form_tolerance)):
-            jobs = self._jobs(dense)
+        for name, effort in (("survey", settings.survey), ("dense", settings.dense)):
+            jobs = self._jobs(dense, _SURVEY_TOLERANCE)
             for job in jobs.values():
                 self._tasks.tune(job, name, effort)
                 done += 1
                 if on_task is not None:
                     on_task(done)
-            self._survey = [[self._surveyed(at, forms, tolerance)] for at, forms in enumerate(self._forms.workloads(dense))]
-        self._shared.dense_survey = [list(known) for known in self._survey]
+            self._note_forms(dense)
+        self._shared.surveys = [survey.copy() for survey in self._surveys]
         self._tasks.exchange(jobs, settings.n_exchanged)
         self._keep_dense()
 
@@ -175,13 +172,11 @@ class Tuner:
 
     def choice(self, plan: Plan) -> Choice:
         """The forms in which a plan is fastest; its tasks are timed where they were not before."""
-        for key, job in self._jobs(plan).items():
-            if key not in self._tasks.costs:
+        while missing := [job for key, job in self._jobs(plan).items() if key not in self._tasks.costs]:
+            for job in missing:
                 self._tasks.tune(job, "near", self._settings.near)
+            self._note_forms(plan)
         costs = [{f: self._tasks.costs[forms[f].key].latency_s for f in self._offered(at, forms)} for at, forms in enumerate(self._forms.workloads(plan))]
-        for at, forms in enumerate(self._forms.workloads(plan)):
-            if self._survey and self._known_near(at, forms) is None:
-                self._survey[at].append(self._surveyed(at, forms, self._settings.form_tolerance))
         return self._forms.choose(costs, lambda t: self._transpose_s(plan, t))
 
     def exchange(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
@@ -222,30 +217,19 @@ class Tuner:
         self.measure(dense)
         self._shared.dense_costs = {key: self._tasks.costs[key] for key in self._jobs(dense)}
 
-    def _surveyed(self, subgraph: int, forms: Sequence[Workload], tolerance: float) -> tuple[int, int, tuple[int, ...]]:
-        """The forms of a subgraph that are not slower than the fastest by more than a factor, and at which channels."""
-        costs = {f: self._tasks.costs[forms[f].key].latency_s for f in self._forms.distinct[subgraph] if forms[f].key in self._tasks.costs}
-        fastest = min(costs.values())
-        return forms[0].channels_in, forms[0].channels_out, tuple(f for f, c in costs.items() if c <= fastest * tolerance) or tuple(costs)
+    def _new_surveys(self) -> list[FormSurvey]:
+        return [FormSurvey(forms) for forms in self._forms.distinct]
 
-    def _offered(self, subgraph: int, forms: Sequence[Workload]) -> Sequence[int]:
-        """The forms to try: those that a survey nearby found worth it, else all."""
-        near = self._known_near(subgraph, forms)
-        return self._forms.distinct[subgraph] if near is None else near
+    def _note_forms(self, plan: Plan) -> None:
+        for survey, distinct, forms in zip(self._surveys, self._forms.distinct, self._forms.workloads(plan), strict=True):
+            survey.note(_channels(forms[0]), {f: self._tasks.costs[forms[f].key].latency_s for f in distinct if forms[f].key in self._tasks.costs})
 
-    def _known_near(self, subgraph: int, forms: Sequence[Workload]) -> tuple[int, ...] | None:
-        if not self._survey:
-            return None
+    def _offered(self, subgraph: int, forms: Sequence[Workload], tolerance: float | None = None) -> Sequence[int]:
+        return self._surveys[subgraph].worthwhile(_channels(forms[0]), tolerance or self._settings.form_tolerance)
 
-        def distance(known: tuple[int, int, tuple[int, ...]]) -> float:
-            return abs(math.log(known[0] / forms[0].channels_in)) + abs(math.log(known[1] / forms[0].channels_out))
-
-        nearest = min(self._survey[subgraph], key=distance)
-        return nearest[2] if distance(nearest) <= _REACH else None
-
-    def _jobs(self, plan: Plan) -> dict[str, Job]:
+    def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, Job]:
         """The distinct tasks of a plan, in the forms that are worth trying."""
-        tasks = [(forms[f], forms[0].key) for at, forms in enumerate(self._forms.workloads(plan)) for f in self._offered(at, forms)]
+        tasks = [(forms[f], forms[0].key) for at, forms in enumerate(self._forms.workloads(plan)) for f in self._offered(at, forms, tolerance)]
         weights = Counter(forms[0].key for forms in self._forms.workloads(plan))
         return {w.key: Job(w, functools.partial(self._load, w, plan), self._share(w, weights[plain])) for w, plain in tasks}
 
@@ -295,3 +279,7 @@ class Tuner:
                 if (missing := most - self.n_trials(forms[f])) > 0:
                     count = self._settings.dense.n_random + missing  # drawing again from the start keeps the recipe plain
                     self._tasks.tune(jobs[forms[f].key], "top-up", Effort(0, count, count))
+
+
+def _channels(workload: Workload) -> Channels:
+    return workload.channels_in, workload.channels_out
