@@ -37,7 +37,7 @@ OnTask = Callable[[int], None]
 _SURVEY_TOLERANCE = 2.0  # a dozen random programs say little more
 _NEIGHBOURS = 3  # shapes that a shape is offered programs of before a search, itself included
 _SURVEY = Effort(n_pool=4, n_random=12, n_max=12)
-_DENSE = Effort(n_pool=4, n_random=24, n_max=64, worth_s=3.0)
+_DENSE = Effort(n_pool=4, n_random=12, n_max=64, worth_s=3.0)  # the random ones are those of the survey
 _NEAR = Effort(n_pool=4, n_random=3, n_max=16)
 _TRANSPOSE = Effort(n_pool=0, n_random=6, n_max=6)
 
