@@ -38,7 +38,7 @@ from cprune_rl.compiler.transposes import transpose_module, transpose_workload
 from cprune_rl.compiler.trials import TrialRunner
 from cprune_rl.compiler.tuner import Tuner
 from cprune_rl.compiler.workload import ExportedNetwork
-from cprune_rl.contracts import LossCurves, Spending
+from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.envs.problem import Problem
@@ -204,15 +204,15 @@ def search_trials(bench: Bench, protocol: Effort = CPRUNE_EFFORT) -> dict[str, f
 
     The protocol tunes every task of the dense network and of every candidate anew with 70 trials. It is counted, and run
     on the final plan only: what its programs take there, next to what ours do. `ratio` has the trials on the dense network
-    in it, for us those of the survey of forms too, and programs that the cost cache had count as if they were tried now.
+    in it, for us those of the survey of forms too.
 
     Args:
-        bench: a network on a device, its dense tasks tuned.
+        bench: a network on a device, its dense tasks tuned with an empty cost cache: a program that the cache had would count for nothing.
         protocol: how a task of the final plan is tuned from scratch.
     """
     problem, network = bench.problem(), bench.forms.network
     result = GreedyCPrune().search(problem, Budget())
-    ours_dense, ours = _n_trials(bench.tuner.spending), _n_trials(problem.latency.spending)
+    ours_dense, ours = bench.tuner.spending.fresh_trials, problem.latency.spending.fresh_trials
     cprune_dense, cprune = _protocol_trials(network, [network.dense]), _protocol_trials(network, [step.plan for step in result.history])
     return {
         "candidates": len(result.history),
@@ -225,10 +225,6 @@ def search_trials(bench: Bench, protocol: Effort = CPRUNE_EFFORT) -> dict[str, f
         "speedup_estimate": result.accepted[0].latency_s / result.best.latency_s,
         **_final_plan(bench, result.best, protocol),
     }
-
-
-def _n_trials(spending: Spending) -> int:
-    return spending.fresh_trials + spending.cached_trials
 
 
 def _protocol_trials(network: Network, plans: Iterable[Plan]) -> int:

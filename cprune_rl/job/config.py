@@ -29,7 +29,7 @@ class TunerBudgets:
     """
 
     survey: tuple[int, int, int] = (4, 12, 12)
-    dense: tuple[int, int, int] = (4, 24, 64)
+    dense: tuple[int, int, int] = (4, 12, 64)
     near: tuple[int, int, int] = (4, 3, 16)
     n_exchanged: int = 4
 
