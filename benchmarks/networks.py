@@ -39,6 +39,7 @@ NETWORKS = (
     *MODELS,
     *(f"torchvision:{name}" for name in LIBRARY),
     "timm:mobilenetv3_small_100",
+    "timm:vit_tiny_patch16_224",
     "torchvision:shufflenet_v2_x1_0",
     "torchvision:resnext50_32x4d",
     "torchvision:vit_b_16",
