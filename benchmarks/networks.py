@@ -30,6 +30,7 @@ from cprune_rl.compiler.target import make_target
 from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
 from cprune_rl.errors import CPruneError
 from cprune_rl.pruning.groups import find_groups
+from cprune_rl.pruning.guard import awakened
 from cprune_rl.pruning.models import build_model, check_output
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.zoo import MODELS
@@ -73,7 +74,7 @@ def examine(name: str, size_px: int) -> dict[str, Any]:
 
 
 def _go(name: str, row: dict[str, Any]) -> None:
-    model, example = build_model(name, _N_CLASSES).eval(), torch.zeros(1, 3, row["size_px"], row["size_px"])
+    model, example = awakened(build_model(name, _N_CLASSES)).eval(), torch.zeros(1, 3, row["size_px"], row["size_px"])
     check_output(model, example, _N_CLASSES, name)
     _draw_statistics(model)
     coupled = find_groups(model, example)

@@ -35,6 +35,10 @@ class Evaluation(Protocol):
     """One way of looking at a plan; deterministic."""
 
     @property
+    def name(self) -> str:
+        """As `--oracle` calls it."""
+
+    @property
     def identity(self) -> str:
         """Names it with its settings and the weights that it starts from: part of the key under which answers are kept."""
 
@@ -53,11 +57,13 @@ class Recalibrated:
         pruner: plan -> smaller network.
         weights: names the weights it prunes, and the ranking of channels.
         data: images.
+        name: see `Evaluation`.
     """
 
     pruner: Pruner
     weights: str
     data: ImageData
+    name: str = "recalibrate"
 
     @property
     def identity(self) -> str:
@@ -98,6 +104,11 @@ class Finetuned:
     teacher: nn.Module | None = None
 
     @property
+    def name(self) -> str:
+        """See `Evaluation`."""
+        return f"finetune:{self.settings.n_steps}"
+
+    @property
     def identity(self) -> str:
         """See `Evaluation`."""
         return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}"
@@ -126,6 +137,9 @@ class PlanOracle:
             accuracy where not given. A supernet is some points below.
         calibration: maps its losses to those after the full fine-tune; the default changes nothing.
         since: answers that the store got after this moment are counted as fresh (see `compiler.tuner.Tuner`).
+
+    Attributes:
+        note: what speaks for believing it; empty where nothing was asked.
     """
 
     def __init__(
@@ -144,6 +158,12 @@ class PlanOracle:
         self.reference = dense_accuracy if reference is None else reference
         self.calibration = calibration or Calibration()
         self.spending = Spending()
+        self.note = ""
+
+    @property
+    def name(self) -> str:
+        """As `--oracle` calls it."""
+        return self._evaluation.name
 
     def view(self, calibration: Calibration) -> PlanOracle:
         """The same oracle, calibrated, with counters of its own."""

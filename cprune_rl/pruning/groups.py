@@ -102,7 +102,8 @@ def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings
         found[name] = _Found(channels, graph.writers(group), functools.partial(score, settings.importance, group, channels, graph.unit(name)), group)
     for heads in attention:
         found[heads.name] = _Found(heads.count, (heads.name,), functools.partial(heads.scores, settings.importance))
-    _check_patterns(settings, [name for name, module in model.named_modules() if name and not list(module.children())])
+    writing = {name for name, module in model.named_modules() if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))}
+    _check_patterns(settings, sorted(writing.union(*(f.layers for f in found.values()))))
     frozen = {name: f"frozen by {pattern!r}" for name, f in found.items() if (pattern := _first_match(settings.freeze, f.layers)) is not None}
     cuts = _cuts(graph, {name: f.group for name, f in found.items() if f.group is not None}, attention)
     refused = {**frozen, **refusals(model, cuts, example, {name: f.channels for name, f in found.items() if name not in frozen})}
@@ -172,7 +173,8 @@ def _minimum(channels: int, layers: Sequence[str], keep: Mapping[str, float]) ->
 def _check_patterns(settings: GroupSettings, layers: Sequence[str]) -> None:
     for pattern in (*settings.freeze, *settings.keep):
         if _first_match([pattern], layers) is None:
-            raise ConfigError(f"no layer is called {pattern!r}. Known: {', '.join(layers[:40])}{' and more' if len(layers) > 40 else ''}; *.conv1 and the like match several.")
+            known = f"{', '.join(layers[:40])}{' and more' if len(layers) > 40 else ''}"
+            raise ConfigError(f"no layer with channels of its own is called {pattern!r}. Known: {known}; *.conv1 and the like match several.")
     for pattern, ratio in settings.keep.items():
         if not 0 < ratio <= 1:
             raise ConfigError(f"keep {pattern}={ratio:g}: give the share of channels that stays, above 0 and at most 1")
