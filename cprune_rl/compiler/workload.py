@@ -149,7 +149,7 @@ class ExportedNetwork:
     def _reshape_axes(self) -> Mapping[Any, int]:
         try:
             return find_reshape_axes(self.function, self.names, self.axes)
-        except tvm.error.TVMError as error:
+        except Exception as error:  # TVM raises errors of many kinds
             raise ModelError(f"the network's shapes cannot be followed to other channel counts: {str(error).strip().splitlines()[-1]}") from error
 
     def _lower(self, widths: tuple[tuple[str, int], ...]) -> tuple[LoweredModule, Rebuilt]:
@@ -176,7 +176,7 @@ def _without_clip(function: relax.Function) -> relax.Function:
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, batch norms folded into the convolutions before them.
+    """A copy in evaluation mode, batch norms folded into the convolutions before them; the others scale and shift, by parameters under their own names.
 
     Raises:
         ModelError: torch.fx cannot trace the network.
@@ -187,4 +187,24 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
             folded: nn.Module = fuse(model.eval())
     except Exception as error:  # torch.fx raises whatever the user's forward provokes
         raise ModelError(f"torch.fx cannot trace the network to fold its batch norms: {error}") from error
+    for name, module in list(folded.named_modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and module.running_mean is not None:
+            parent, _, own = name.rpartition(".")
+            setattr(folded.get_submodule(parent), own, _ScaleAndShift(module))
     return folded.eval()
+
+
+class _ScaleAndShift(nn.Module):
+    """A batch norm in evaluation mode: its statistics would be constants, which do not get narrower."""
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        with torch.no_grad():
+            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            self.weight, self.bias = nn.Parameter(scale), nn.Parameter(norm.bias - norm.running_mean * scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shape = (1, -1, *(1 for _ in x.shape[2:]))
+        return x * self.weight.reshape(shape) + self.bias.reshape(shape)
