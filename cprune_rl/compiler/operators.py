@@ -159,7 +159,7 @@ class _Reader:
         out = shape_of(binding.var)
         operators = self._operators(value.args[0].name_hint, shapes, [layout for _, layout in origins], out)
         if len(operators) == 1 and operators[0].name == "permute_dims" and operators[0].out_layout:
-            self._made[binding.var] = origins[0]  # whoever joins the subgraphs puts transposes where layouts differ
+            self._made[binding.var] = (origins[0][0], operators[0].out_layout)  # whoever joins the subgraphs puts transposes where layouts differ
             return
         parameters = tuple(self._sources[a.name] for a in args if isinstance(a, relax.Var) and a.name in self._sources)
         out_layout = operators[-1].out_layout
