@@ -212,7 +212,7 @@ def split_images(
     def take(which: NDArray[np.int64]) -> Split:
         return Split(images[which], labels[which].astype(np.int64), normalisation)
 
-    tested = take(held_out) if test is None else Split(test[0], test[1].astype(np.int64), normalisation)
+    tested = take(held_out) if test is None else Split(np.require(test[0], requirements="W"), test[1].astype(np.int64), normalisation)  # torch warns of what it cannot write
     return ImageData(name, n_classes, take(train), take(search), take(gate), tested, is_augmented, class_names)
 
 
