@@ -151,8 +151,7 @@ class Tuner:
             on_task: called with the number of tasks done after each.
         """
         plans = [self._forms.network.dense, *plans]
-        for plan in plans:
-            self.measure(plan)
+        self._settle(plans)
         self._tasks.exchange(self._jobs_of(plans), self._settings.n_exchanged, _NEIGHBOURS, on_task)
         self._plans.clear()
         self._keep_dense()
@@ -191,8 +190,7 @@ class Tuner:
             on_task: called with the number of tasks done after each.
         """
         plans = list(dict.fromkeys(plans))
-        for plan in plans:
-            self.measure(plan)
+        self._settle(plans)
         jobs = self._jobs_of(plans)
         self._tasks.exchange(jobs, self._settings.n_exchanged, on_task=on_task)
         self._top_up_dense(plans)
@@ -214,8 +212,16 @@ class Tuner:
     def _keep_dense(self) -> None:
         """What a search knows from the start."""
         dense = self._forms.network.dense
-        self.measure(dense)
+        self._settle([dense])
         self._shared.dense_costs = {key: self._tasks.costs[key] for key in self._jobs(dense)}
+
+    def _settle(self, plans: Sequence[Plan]) -> None:
+        """Tunes the plans' tasks in every form that is worth it, until what one plan says of a form sends no other back to try it."""
+        for plan in plans:
+            self.measure(plan)
+        while open_plans := [plan for plan in plans if not self._jobs(plan).keys() <= self._tasks.costs.keys()]:
+            for plan in open_plans:
+                self.choice(plan)
 
     def _new_surveys(self) -> list[FormSurvey]:
         return [FormSurvey(forms) for forms in self._forms.distinct]
