@@ -23,13 +23,14 @@ from cprune_rl.compiler.compose import compose
 from cprune_rl.compiler.database import apply_programs
 from cprune_rl.compiler.deploy import run_library
 from cprune_rl.compiler.forms import Choice, find_forms
+from cprune_rl.compiler.normalise import fold_batch_norms
 from cprune_rl.compiler.packing import block_size, depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
 from cprune_rl.compiler.program import Candidate, Program, carry_over, mutate, random_candidates
 from cprune_rl.compiler.reference import OutputCheck
 from cprune_rl.compiler.search import Effort, ProgramSearch, Task
 from cprune_rl.compiler.target import make_target
 from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
-from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
+from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache.traces import trace_problem
 from cprune_rl.errors import ModelError

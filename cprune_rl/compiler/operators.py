@@ -5,6 +5,7 @@ Read off the module before and after fusion; no name is guessed. Called by `work
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,7 +118,7 @@ class OperatorLog:
         def legalize(builder: Any, call: Any) -> Any:
             result = rule(builder, call)
             if isinstance(result, relax.Call) and result.op.name == "relax.call_tir":
-                constants = tuple((i, _scalar(a)) for i, a in enumerate(call.args) if isinstance(a, tvm.ir.Constant) and not shape_of(a))
+                constants = tuple((i, scalar(a)) for i, a in enumerate(call.args) if isinstance(a, tvm.ir.Constant) and not shape_of(a))
                 self.note(result.args[0].name_hint, name.removeprefix("relax."), call.attrs, constants=constants)
             return result
 
@@ -194,7 +195,7 @@ class _Reader:
     def _operator(self, function: str, operands: tuple[str, ...], shapes: tuple[Shape, ...], layouts: tuple[str, ...], out: Shape) -> Operator:
         origin = self._log.origin(function)
         attrs = origin.attrs
-        text = "" if attrs is None else str(attrs).partition("(")[2].rstrip(")")
+        text = "" if attrs is None else _with_axes_from_the_front(str(attrs).partition("(")[2].rstrip(")"), len(shapes[0]) if shapes else 0)
         stride, groups = 1, 1
         if origin.name == "nn.conv2d":
             stride, groups = int(attrs.strides[0]), int(attrs.groups)
@@ -205,6 +206,11 @@ class _Reader:
         if origin.constants:
             text += ", ".join(f"operand {i} = {value:g}" for i, value in origin.constants)
         return Operator(origin.name, text, operands, shapes, out, layouts, _out_layout(origin, layouts, out), stride, groups, attrs, origin.constants)
+
+
+def _with_axes_from_the_front(text: str, n_axes: int) -> str:
+    """Attributes with several axes counted from the end, as `axis=(-1, -2)`, by their one other name: functions that are alike are made one, whatever their calls said."""
+    return re.sub(r"axis=\((-?\d+(?:, -?\d+)+)\)", lambda found: f"axis=({', '.join(map(str, sorted(int(a) % n_axes for a in found[1].split(','))))})", text)
 
 
 def _out_layout(origin: _Origin, layouts: Sequence[str], out: Shape) -> str:
@@ -228,6 +234,7 @@ def dims(shape: Any) -> Shape:
     return tuple(int(d) for d in shape.values)
 
 
-def _scalar(constant: Any) -> float:
+def scalar(constant: Any) -> float:
+    """The value of a Relax constant of one number."""
     value = constant.value
     return float(value.numpy() if hasattr(value, "numpy") else value)

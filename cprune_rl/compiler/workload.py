@@ -19,13 +19,12 @@ import torch
 import tvm
 from numpy.typing import NDArray
 from torch import nn
-from torch.fx.experimental.optimization import fuse
 from tvm import relax
-from tvm.relax.dpl import is_op, rewrite_call, wildcard
 from tvm.relax.frontend.torch import from_exported_program
 from tvm.s_tir.meta_schedule.tune_context import _normalize_mod  # what MetaSchedule itself applies to a task
 
 from cprune_rl.compiler.block_names import named_alike
+from cprune_rl.compiler.normalise import fold_batch_norms, simplified
 from cprune_rl.compiler.operators import Call, find_calls
 from cprune_rl.compiler.rebuild import Rebuilt, find_reshape_axes, rebuild
 from cprune_rl.compiler.target import vector_width
@@ -97,7 +96,7 @@ class ExportedNetwork:
             raise ModelError(f"the network cannot be exported: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
         targets = {spec.arg.name: spec.target for spec in exported.graph_signature.input_specs if spec.target}
         names = tuple(targets[p.name] for p in module["main"].params[1:])
-        return ExportedNetwork(_without_clip(module["main"]), names, axes, target)
+        return ExportedNetwork(simplified(module["main"]), names, axes, target)
 
     def in_nhwc(self) -> ExportedNetwork:
         """The same network with its maps in NHWC, its convolutions packed.
@@ -162,49 +161,3 @@ class ExportedNetwork:
         sources |= {name: sources[d.source] for name, d in rebuilt.derived.items()}
         logical = {name: d.logical_shape for name, d in rebuilt.derived.items()}
         return LoweredModule(fused, find_calls(fused, grouped, rebuilt.log, sources, logical)), rebuilt
-
-
-def _without_clip(function: relax.Function) -> relax.Function:
-    """`clip` as a maximum and a minimum: it has no layout rule of its own, and would be hemmed in by transposes."""
-    value, low, high = wildcard(), wildcard(), wildcard()
-
-    def bounded(_: Any, found: Any) -> Any:
-        floor, ceiling = (relax.const(float(getattr(b, "value", b)), found[value].ty.dtype) for b in (found[low], found[high]))
-        return relax.op.minimum(relax.op.maximum(found[value], floor), ceiling)
-
-    return rewrite_call(is_op("relax.clip")(value, low, high), bounded, function)
-
-
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, batch norms folded into the convolutions before them; the others scale and shift, by parameters under their own names.
-
-    Raises:
-        ModelError: torch.fx cannot trace the network.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            folded: nn.Module = fuse(model.eval())
-    except Exception as error:  # torch.fx raises whatever the user's forward provokes
-        raise ModelError(f"torch.fx cannot trace the network to fold its batch norms: {error}") from error
-    for name, module in list(folded.named_modules()):
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine and module.running_mean is not None:
-            parent, _, own = name.rpartition(".")
-            setattr(folded.get_submodule(parent), own, _ScaleAndShift(module))
-    return folded.eval()
-
-
-class _ScaleAndShift(nn.Module):
-    """A batch norm in evaluation mode: its statistics would be constants, which do not get narrower."""
-
-    def __init__(self, norm: nn.modules.batchnorm._BatchNorm) -> None:
-        super().__init__()
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        with torch.no_grad():
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-            self.weight, self.bias = nn.Parameter(scale), nn.Parameter(norm.bias - norm.running_mean * scale)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shape = (1, -1, *(1 for _ in x.shape[2:]))
-        return x * self.weight.reshape(shape) + self.bias.reshape(shape)

@@ -94,10 +94,13 @@ def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings
     graph = ChannelGraph(model, example)
     outputs, found = graph.output_layers(example), {}
     attention = find_heads(model)
-    too_narrow = {}
+    impossible = {}
     for name, channels, group in graph.all_groups([*outputs, *(heads.module for heads in attention)]):
+        if isinstance(group, Exception):
+            impossible[name] = f"where its channels go cannot be followed ({type(group).__name__}: {group})"
+            continue
         if not channels:
-            too_narrow[name] = f"has fewer channels than the {graph.unit(name)} that only go together"
+            impossible[name] = f"has fewer channels than the {graph.unit(name)} that only go together"
             continue
         found[name] = _Found(channels, graph.writers(group), functools.partial(score, settings.importance, group, channels, graph.unit(name)), group)
     for heads in attention:
@@ -108,7 +111,7 @@ def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings
     cuts = _cuts(graph, {name: f.group for name, f in found.items() if f.group is not None}, attention)
     refused = {**frozen, **refusals(model, cuts, example, {name: f.channels for name, f in found.items() if name not in frozen})}
     free = {name: f for name, f in found.items() if name not in refused}
-    unprunable = [*((name, refused[name]) for name in found if name in refused), *too_narrow.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
+    unprunable = [*((name, refused[name]) for name in found if name in refused), *impossible.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
     if not free:
         raise ModelError("nothing in this network can be pruned: " + "; ".join(f"{n}: {r}" for n, r in unprunable))
     groups = tuple(Group(name, f.channels, _minimum(f.channels, f.layers, settings.keep), f.layers) for name, f in free.items())
