@@ -52,7 +52,7 @@ def _with_norms_as_modules(traced: fx.GraphModule) -> fx.GraphModule:
         if not all(isinstance(n, fx.Node) for n in held) or len(owners) != 1:
             continue  # without statistics or scale of its own it stays as it is written
         owner = owners.pop()
-        values = [operator.attrgetter(str(n.target))(traced) for n in held]  # type: ignore[union-attr]
+        values = [operator.attrgetter(str(n.target))(traced) for n in held]
         norm = nn.BatchNorm2d(len(values[0]), eps=call.get("eps", 1e-5)).eval()
         norm.running_mean, norm.running_var = values[0], values[1]
         norm.weight, norm.bias = nn.Parameter(values[2]), nn.Parameter(values[3])

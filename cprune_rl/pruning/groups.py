@@ -111,7 +111,7 @@ def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings
     cuts = _cuts(graph, {name: f.group for name, f in found.items() if f.group is not None}, attention)
     refused = {**frozen, **refusals(model, cuts, example, {name: f.channels for name, f in found.items() if name not in frozen})}
     free = {name: f for name, f in found.items() if name not in refused}
-    unprunable = [*((name, refused[name]) for name in found if name in refused), *impossible.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
+    unprunable = [*((name, _with_coupled(refused[name], name, found[name].layers)) for name in found if name in refused), *impossible.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
     if not free:
         raise ModelError("nothing in this network can be pruned: " + "; ".join(f"{n}: {r}" for n, r in unprunable))
     groups = tuple(Group(name, f.channels, _minimum(f.channels, f.layers, settings.keep), f.layers) for name, f in free.items())
@@ -157,6 +157,12 @@ def find_cuts(model: nn.Module, example: torch.Tensor, names: Iterable[str]) -> 
 
 def _cuts(graph: ChannelGraph, groups: Mapping[str, Any], attention: Sequence[Heads]) -> Cuts:
     return graph.cuts(groups).joined({heads.name: heads.count for heads in attention}, [cut for heads in attention for cut in heads.cuts])
+
+
+def _with_coupled(reason: str, name: str, layers: Sequence[str]) -> str:
+    """A reason, with the layers that stay whole for it too."""
+    others = [layer for layer in layers if layer != name]
+    return f"{reason} (as {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}, coupled to it)" if others else reason
 
 
 def _matches(pattern: str, layer: str) -> bool:
