@@ -111,7 +111,8 @@ def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings
     cuts = _cuts(graph, {name: f.group for name, f in found.items() if f.group is not None}, attention)
     refused = {**frozen, **refusals(model, cuts, example, {name: f.channels for name, f in found.items() if name not in frozen})}
     free = {name: f for name, f in found.items() if name not in refused}
-    unprunable = [*((name, _with_coupled(refused[name], name, found[name].layers)) for name in found if name in refused), *impossible.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
+    whole = {name: _with_coupled(refused[name], name, f.layers) for name, f in found.items() if name in refused}
+    unprunable = [*whole.items(), *impossible.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
     if not free:
         raise ModelError("nothing in this network can be pruned: " + "; ".join(f"{n}: {r}" for n, r in unprunable))
     groups = tuple(Group(name, f.channels, _minimum(f.channels, f.layers, settings.keep), f.layers) for name, f in free.items())
