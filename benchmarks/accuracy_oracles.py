@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -30,10 +31,12 @@ from cprune_rl.job.bench import full_settings
 from cprune_rl.job.config import load_config
 from cprune_rl.job.oracles import equal_latency_plans, supernet_evaluation
 from cprune_rl.job.progress import Reporter
-from cprune_rl.machine import describe_system
+from cprune_rl.machine import command_line, describe_system
+from cprune_rl.table import Plan
 
 NETWORKS = tuple(sorted({name.partition("@")[0] for name in recorded_names() if name.endswith("@znver4-1t")}))
 _SHARE = 0.5  # of the dense latency
+_BATCH = 4  # plans that are looked at together
 
 
 def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | None = None) -> list[dict[str, Any]]:
@@ -73,7 +76,7 @@ def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | No
                 "seed": seed,
                 "oracle": name,
                 "rank_correlation": [round(v, 3) for v in (found.value, found.low, found.high)],
-                **dict(zip(("look_s", "look_cpu_s"), (0.0, 0.0) if name == "macs" else _look_s(evaluation, plans[0]), strict=True)),
+                **({"look_s": 0.0, "look_cpu_s": 0.0, "look_in_batch_s": 0.0} if name == "macs" else _look_s(evaluation, plans)),
                 "training_s": round(training_s.get(name, 0.0), 1),
                 "bias": 0.0 if name == "macs" else round(float((values - truth).mean()), 4),
                 "n_plans": len(plans),
@@ -84,21 +87,21 @@ def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | No
     return rows
 
 
-def _answers(oracle: PlanOracle, plans: list[Any], evaluation: Evaluation, reporter: Reporter, what: str) -> np.ndarray:
-    values = np.zeros(len(plans))
+def _answers(oracle: PlanOracle, plans: list[Plan], evaluation: Evaluation, reporter: Reporter, what: str) -> NDArray[np.float64]:
     with reporter.part(what, len(plans)) as advance:
-        for done, plan in enumerate(plans, start=1):
-            values[done - 1] = oracle.evaluate(plan, evaluation)
-            advance(done)
-    return values
+        return np.array(oracle.evaluate_all(plans, evaluation, advance))
 
 
-def _look_s(evaluation: Evaluation, plan: Any) -> tuple[float, float]:
-    """Seconds of one look, and seconds of all cores, of the second of two: the first may have to load something."""
-    for _ in range(2):
-        started, started_cpu = time.perf_counter(), time.process_time()
-        evaluation(plan)
-    return round(time.perf_counter() - started, 3), round(time.process_time() - started_cpu, 3)
+def _look_s(evaluation: Evaluation, plans: list[Plan]) -> dict[str, float]:
+    """Seconds of one look, seconds of all cores, and seconds a look where several plans are looked at together."""
+    evaluation(plans[0])  # the first may have to load something
+    started, started_cpu = time.perf_counter(), time.process_time()
+    evaluation(plans[0])
+    one_s, cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
+    batch = plans[:_BATCH]
+    started = time.perf_counter()
+    list(evaluation.many(batch))
+    return {"look_s": round(one_s, 3), "look_cpu_s": round(cpu_s, 3), "look_in_batch_s": round((time.perf_counter() - started) / len(batch), 3)}
 
 
 def main() -> None:
@@ -115,8 +118,8 @@ def main() -> None:
         for seed in options.seeds:
             rows += measure(network, seed, options.plans, options.storage, options.steps)
             if options.json:
-                options.json.write_text(json.dumps({"system": describe_system(), "rows": rows}, indent=1) + "\n")
-    view = Table("network", "seed", "oracle", "rank correlation [95 %]", "s a look", "CPU s", "s of training", "bias")
+                options.json.write_text(json.dumps({"command": command_line(), "system": describe_system(), "rows": rows}, indent=1) + "\n")
+    view = Table("network", "seed", "oracle", "rank correlation [95 %]", "s a look", "CPU s", "s in a batch", "s of training", "bias")
     for row in rows:
         value, low, high = row["rank_correlation"]
         view.add_row(
@@ -126,6 +129,7 @@ def main() -> None:
             f"{value:.2f} [{low:.2f}, {high:.2f}]",
             f"{row['look_s']:.2f}",
             f"{row['look_cpu_s']:.2f}",
+            f"{row['look_in_batch_s']:.2f}",
             f"{row['training_s']:.0f}",
             f"{row['bias']:+.3f}",
         )

@@ -40,7 +40,7 @@ class Bar:
 
 
 BARS: dict[str, Bar] = {
-    "trial": Bar("a fresh trial at least 10 times cheaper than TVM's own builder and runner", lambda f: f["ratio"] >= 10 and not f["stock_failed"]),
+    "trial": Bar("a fresh trial at least 10 times cheaper than TVM's own builder and runner, in batches of either size", lambda f: all(r["ratio"] >= 10 for r in f)),
     "search": Bar("at least 10 times fewer trials than CPrune's protocol, tuning the dense network included", lambda f: f["ratio"] >= 10),
     "estimate": Bar("median error of the estimate at most 10 %", lambda f: f["median"] <= 0.10),
     "runtimes": Bar("at least as fast as the better of ONNX Runtime and torch.compile on every network", lambda f: all(r["best_rival_over_ours"][0] >= 1 for r in f)),
@@ -87,15 +87,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", metavar="PART", help="parts to run")
     parser.add_argument("--network", default="resnet8", help="network of the parts trial, pool, search and estimate")
     parser.add_argument("--device", default="local", help="device of these parts and of forms")
-    parser.add_argument("--storage", help="cost cache to take programs from and keep them in; in memory where not given")
+    parser.add_argument("--storage", help="cost cache to take programs from and keep them in; in memory where not given, and always for the part search")
     return parser.parse_args()
 
 
 def _parts(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    def with_bench(experiment: Callable[[tuning.Bench], dict[str, float]]) -> Callable[[], dict[str, float]]:
-        def run() -> dict[str, float]:
+    def with_bench(experiment: Callable[[tuning.Bench], Any], *, storage: str | None = options.storage) -> Callable[[], Any]:
+        def run() -> Any:
             with open_device(options.device) as device:
-                return experiment(tuning.Bench(options.network, device, options.storage))
+                return experiment(tuning.Bench(options.network, device, storage))
 
         return run
 
@@ -106,7 +106,7 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     return {
         "trial": with_bench(tuning.trial_seconds),
         "pool": with_bench(tuning.trials_to_best),
-        "search": with_bench(tuning.search_trials),
+        "search": with_bench(tuning.search_trials, storage=None),
         "forms": forms,
         "estimate": with_bench(tuning.estimate_errors),
         "cache": lambda: [row for n in cache_rows.PROCESSES for row in cache_rows.measure(n, 2800)],

@@ -26,10 +26,11 @@ from torch import nn
 from cprune_rl.compiler.compose import compose
 from cprune_rl.compiler.deploy import run_library
 from cprune_rl.compiler.forms import Choice, find_forms
+from cprune_rl.compiler.normalise import fold_batch_norms
 from cprune_rl.compiler.target import make_target
-from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
-from cprune_rl.errors import CPruneError
+from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.pruning.groups import find_groups
+from cprune_rl.pruning.guard import awakened
 from cprune_rl.pruning.models import build_model, check_output
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.zoo import MODELS
@@ -39,6 +40,7 @@ NETWORKS = (
     *MODELS,
     *(f"torchvision:{name}" for name in LIBRARY),
     "timm:mobilenetv3_small_100",
+    "timm:vit_small_patch16_224",
     "torchvision:shufflenet_v2_x1_0",
     "torchvision:resnext50_32x4d",
     "torchvision:vit_b_16",
@@ -65,14 +67,14 @@ def examine(name: str, size_px: int) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         _go(name, row)
-    except (CPruneError, RuntimeError, ValueError, AssertionError, tvm.error.TVMError) as error:
+    except Exception as error:  # whatever stops a network belongs into its row
         row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
     row["seconds"] = round(time.perf_counter() - started, 1)
     return row
 
 
 def _go(name: str, row: dict[str, Any]) -> None:
-    model, example = build_model(name, _N_CLASSES).eval(), torch.zeros(1, 3, row["size_px"], row["size_px"])
+    model, example = awakened(build_model(name, _N_CLASSES)).eval(), torch.zeros(1, 3, row["size_px"], row["size_px"])
     check_output(model, example, _N_CLASSES, name)
     _draw_statistics(model)
     coupled = find_groups(model, example)

@@ -40,6 +40,7 @@ NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small", "resnet20")
 THREADS = tuple(n for n in (1, 2) if n <= (psutil.cpu_count() or 1))
 Run = Callable[[], Any]
 _TOLERANCE = 1e-3  # of the largest logit
+_REST_S = 0.25  # of a runtime whose threads spin on after a run: whoever comes next has the cores to himself
 
 
 def require_rivals() -> None:
@@ -129,7 +130,7 @@ def _inference(compiled: Callable[[torch.Tensor], torch.Tensor], image: torch.Te
 
 
 def _timer(run: Run, n_threads: int) -> Callable[[], float]:
-    """Seconds of one run, from as many as take 20 ms, on the cores that the device is pinned to."""
+    """Seconds of one run, from as many as take 20 ms, on the cores that the device is pinned to; several threads are given time to come to rest."""
     process, everything = psutil.Process(), psutil.Process().cpu_affinity() or []
 
     def timed() -> float:
@@ -140,6 +141,7 @@ def _timer(run: Run, n_threads: int) -> Callable[[], float]:
             run()
             count += 1
         process.cpu_affinity(everything)
+        time.sleep(_REST_S if n_threads > 1 else 0.0)
         return elapsed / count
 
     return timed

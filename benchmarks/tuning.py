@@ -38,7 +38,7 @@ from cprune_rl.compiler.transposes import transpose_module, transpose_workload
 from cprune_rl.compiler.trials import TrialRunner
 from cprune_rl.compiler.tuner import Tuner
 from cprune_rl.compiler.workload import ExportedNetwork
-from cprune_rl.contracts import LossCurves, Spending
+from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.envs.problem import Problem
@@ -87,34 +87,41 @@ class Bench:
         return Problem(self.name, network, latency, oracle, curves, recorded.dense_accuracy, recorded.dense_accuracy - LOSS)
 
 
-def trial_seconds(bench: Bench, n_candidates: int = 64) -> dict[str, float]:
+def trial_seconds(bench: Bench, sizes: Sequence[int] = (8, 64)) -> list[dict[str, object]]:
     """Seconds for a fresh trial, ours against TVM's own builder and runner, on the same candidates with the same repeats.
 
     Timed on either side: one batch built and run, until every result is there. Ours looks at its reference workload
     and keeps the trials meanwhile. Not timed: drawing candidates, making builder, runner and session, and a batch of two
     other candidates, after which all is alive that a side keeps alive between batches. TVM's builder keeps nothing: it
-    starts its processes anew for each batch, which stays in its time, shared by as many candidates as `tune_relax` puts in one.
+    starts its processes anew for each batch, which stays in its time and is shared by the batch.
 
     Args:
         bench: a network on a device.
-        n_candidates: of the batch; fewer where the design space is smaller.
+        sizes: candidates of a batch: about as many as our searches try at once, and as many as `tune_relax` puts in one.
     """
     call = bench.forms.all[0].calls[3]
     module = bench.forms.all[0].exported.lowered(bench.forms.network.widths(bench.forms.network.dense)).task(call.function)
-    first, second, *candidates = random_candidates(module, bench.device.target, n_candidates + 2, seed=1)
+    first, second, *candidates = random_candidates(module, bench.device.target, sum(sizes) + 2, seed=1)
     workload, runner, stock = _nameless(bench), TrialRunner(bench.device, open_store(None), "benchmark"), StockRunner(bench.device.target)
     runner.run(workload, [first, second])
     stock.run([first, second])
-    ours_s, measured = _timed(lambda: runner.run(workload, candidates))
-    stock_s, stock_errors = _timed(lambda: stock.run(candidates))
-    return {
-        "candidates": len(candidates),
-        "ours_s": ours_s / len(candidates),
-        "ours_failed": sum(m.error is not None for m in measured),
-        "stock_s": stock_s / len(candidates),
-        "stock_failed": len(stock_errors),
-        "ratio": stock_s / ours_s,
-    }
+    rows: list[dict[str, object]] = []
+    for size in sizes:
+        batch, candidates = candidates[:size], candidates[size:]
+        ours_s, measured = _timed(functools.partial(runner.run, workload, batch))
+        stock_s, stock_errors = _timed(functools.partial(stock.run, batch))
+        rows.append(
+            {
+                "candidates": len(batch),
+                "ours_s": ours_s / len(batch),
+                "ours_failed": sum(m.error is not None for m in measured),
+                "stock_s": stock_s / len(batch),
+                "stock_failed": len(stock_errors),
+                "stock_error": stock_errors[0].strip().splitlines()[-1][:200] if stock_errors else "",
+                "ratio": stock_s / ours_s,
+            }
+        )
+    return rows
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
@@ -197,15 +204,15 @@ def search_trials(bench: Bench, protocol: Effort = CPRUNE_EFFORT) -> dict[str, f
 
     The protocol tunes every task of the dense network and of every candidate anew with 70 trials. It is counted, and run
     on the final plan only: what its programs take there, next to what ours do. `ratio` has the trials on the dense network
-    in it, for us those of the survey of forms too, and programs that the cost cache had count as if they were tried now.
+    in it, for us those of the survey of forms too.
 
     Args:
-        bench: a network on a device, its dense tasks tuned.
+        bench: a network on a device, its dense tasks tuned with an empty cost cache: a program that the cache had would count for nothing.
         protocol: how a task of the final plan is tuned from scratch.
     """
     problem, network = bench.problem(), bench.forms.network
     result = GreedyCPrune().search(problem, Budget())
-    ours_dense, ours = _n_trials(bench.tuner.spending), _n_trials(problem.latency.spending)
+    ours_dense, ours = bench.tuner.spending.fresh_trials, problem.latency.spending.fresh_trials
     cprune_dense, cprune = _protocol_trials(network, [network.dense]), _protocol_trials(network, [step.plan for step in result.history])
     return {
         "candidates": len(result.history),
@@ -218,10 +225,6 @@ def search_trials(bench: Bench, protocol: Effort = CPRUNE_EFFORT) -> dict[str, f
         "speedup_estimate": result.accepted[0].latency_s / result.best.latency_s,
         **_final_plan(bench, result.best, protocol),
     }
-
-
-def _n_trials(spending: Spending) -> int:
-    return spending.fresh_trials + spending.cached_trials
 
 
 def _protocol_trials(network: Network, plans: Iterable[Plan]) -> int:

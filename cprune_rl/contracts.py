@@ -198,6 +198,9 @@ class AccuracyOracle(Protocol):
     def accuracy(self, plan: Plan) -> Accuracy:
         """The (calibrated) accuracy of a plan."""
 
+    def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
+        """The same for several plans, in order; faster than one by one where an oracle can look at them together."""
+
 
 @dataclass(frozen=True)
 class LossCurves:

@@ -32,7 +32,7 @@ def load_factory(kind: str, name: str) -> Callable[..., Any]:
     """
     module_name, _, function_name = name.rpartition(":")
     try:
-        module = _from_file(Path(module_name)) if module_name.endswith(".py") else importlib.import_module(module_name)
+        module = _from_file(Path(module_name)) if module_name.endswith(".py") else _from_package(module_name)
     except FileNotFoundError as error:
         raise ConfigError(f"{kind} {name!r}: {error}") from error
     except Exception as error:  # the user's own module raises anything
@@ -42,6 +42,16 @@ def load_factory(kind: str, name: str) -> Callable[..., Any]:
         known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_") and getattr(value, "__module__", None) == module.__name__]
         raise ConfigError(f"{kind} {name!r}: {module_name} has no function {function_name!r}. It has: {', '.join(sorted(known)) or 'none'}.")
     return function  # type: ignore[no-any-return]  # whatever the user wrote
+
+
+def _from_package(name: str) -> Any:
+    """An installed package, or one in the working folder, as `python -m` finds it."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)
 
 
 def _from_file(path: Path) -> Any:

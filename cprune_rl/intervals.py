@@ -1,4 +1,4 @@
-"""Intervals of latencies and speed-ups, by SciPy's bootstrap."""
+"""Intervals of latencies, speed-ups and rankings, by SciPy's bootstrap; of accuracies, Wilson's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import binomtest, bootstrap, spearmanr
 
-__all__ = ["Interval", "median_interval", "noise_floor", "rank_correlation", "speedup_interval"]
+__all__ = ["Interval", "accuracy_interval", "median_interval", "noise_floor", "rank_correlation", "speedup_interval"]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % bootstrap interval.
+    """A value and its interval, of 95 % where nothing else is said.
 
     Attributes:
         value: the point estimate.
@@ -25,6 +25,12 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+def accuracy_interval(right: NDArray[np.bool_], confidence: float = 0.95) -> Interval:
+    """Share of images `(n,)` that are classified rightly, with Wilson's interval."""
+    found = binomtest(int(right.sum()), len(right)).proportion_ci(confidence, "wilson")
+    return Interval(float(right.mean()), float(found.low), float(found.high))
 
 
 def median_interval(samples: NDArray[np.float64]) -> Interval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import sys
 import time
@@ -32,13 +33,23 @@ def describe_system() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command that started this process, without the folder of the program."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command that started this process, for a file that others will read: whole paths are cut to their last part, passwords left out."""
+    return shlex.join([Path(sys.argv[0]).name, *map(_for_others, sys.argv[1:])])
 
 
 def now_utc() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _for_others(argument: str) -> str:
+    scheme, mark, rest = argument.partition("://")
+    if not mark:
+        return re.sub(r"(^|[:=])~?/(?:[^/]*/)*", r"\1", argument)
+    if scheme.endswith("sqlite"):
+        return f"{scheme}:///{rest.rpartition('/')[2]}"
+    login, at, place = rest.rpartition("@")
+    return f"{scheme}://{login.partition(':')[0]}{at}{place}"
 
 
 def _version(package: str) -> str:

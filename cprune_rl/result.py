@@ -25,6 +25,7 @@ class Figures:
         latency_ci_ms: its 95 % bootstrap interval; None likewise.
         estimate_ms: sum of its tasks' latencies.
         accuracy_test: on test images, in [0, 1].
+        accuracy_test_ci: its 95 % interval, Wilson's.
         n_params: trained values.
         macs: multiply-accumulates of one image.
     """
@@ -33,6 +34,7 @@ class Figures:
     latency_ci_ms: tuple[float, float] | None
     estimate_ms: float
     accuracy_test: float
+    accuracy_test_ci: tuple[float, float]
     n_params: int
     macs: int
 
@@ -160,7 +162,7 @@ class Result:
 
 def _figures(value: dict[str, Any]) -> Figures:
     interval = value["latency_ci_ms"]
-    return Figures(**{**value, "latency_ci_ms": None if interval is None else tuple(interval)})
+    return Figures(**{**value, "latency_ci_ms": None if interval is None else tuple(interval), "accuracy_test_ci": tuple(value["accuracy_test_ci"])})
 
 
 def _method(value: dict[str, Any]) -> MethodResult:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
 from typing import Any, Protocol
@@ -163,6 +163,10 @@ class Plan:
 
     widths: tuple[int, ...]
     schemes: tuple[tuple[str, str], ...] = ()
+
+    def with_width(self, group: int, width: int) -> Plan:
+        """The same with another width of the group at a position."""
+        return replace(self, widths=(*self.widths[:group], width, *self.widths[group + 1 :]))
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,10 @@ class FormulaOracle:
             self.spending.accuracy_evaluations += 1
         return Accuracy(self._known[plan], 0.0, 1000)
 
+    def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
+        """Of each plan."""
+        return [self.accuracy(plan) for plan in plans]
+
 
 def toy_problem(widths: Sequence[int] = (16, 32, 32), drop: float = 0.02, costs: Callable[[Network], FormulaCosts] = FormulaCosts) -> Problem:
     """A problem that is solved in milliseconds.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cprune_rl.contracts import Accuracy, LossCurves, Spending
@@ -29,3 +31,7 @@ class CurveOracle:
         """Dense accuracy less the loss of every group."""
         loss = float(self._curves.loss(np.array(plan.widths) / self._dense).sum())
         return Accuracy(max(0.0, self._accuracy - loss), self._standard_error)
+
+    def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
+        """Of each plan."""
+        return [self.accuracy(plan) for plan in plans]

@@ -55,7 +55,7 @@ def test_the_protocol_tunes_a_task_once_for_each_plan(monkeypatch: pytest.Monkey
 def test_parts_that_are_not_measured_again_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measurement = load("measurement", monkeypatch)
     file = tmp_path / "figures.json"
-    trial = {"ratio": 12.0, "stock_failed": 0}
+    trial = [{"ratio": 12.0}]
     file.write_text(json.dumps({"trial": trial, "system": {}, "command": "of an earlier version"}))
     monkeypatch.setattr(measurement, "_parts", lambda _: {"trial": dict, "cache": lambda: [{"rows": 1}]})
     monkeypatch.setattr(sys, "argv", ["measurement.py", "--only", "cache", "--json", str(file)])

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cprune_rl.accuracy.data import DATA_SETS, NORMALISATIONS, ImageData, Split, load_data, parse_data, split_images
+from cprune_rl.accuracy.data import DATA_SETS, NORMALISATIONS, ImageData, Normalisation, Split, load_data, parse_data, split_images
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 
 
@@ -34,7 +34,12 @@ def pixels(n: int, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> np.nd
         ("contours?seed=1", ConfigError, "unknown option 'seed'"),
         ("npz", ConfigError, "npz:PATH"),
         ("npz:a.npz?seed=x", ConfigError, "whole number"),
-        ("npz:a.npz?normalise=odd", ConfigError, "Known: plain, imagenet, cifar10"),
+        ("npz:a.npz?normalise=odd", ConfigError, "Known: unit, half, plain, imagenet, cifar10"),
+        ("npz:a.npz?mean=0.5", ConfigError, "mean= and std= together"),
+        ("npz:a.npz?mean=0.5&std=0", ConfigError, "above 0"),
+        ("npz:a.npz?mean=a&std=1", ConfigError, "divided by commas"),
+        ("npz:a.npz?mean=0,0&std=1,1", ConfigError, "3 channels"),
+        ("npz:a.npz?mean=0&std=1&normalise=half", ConfigError, "normalise=NAME, or"),
         ("imagefolder:x?size=2", ConfigError, "at least 8"),
         ("digits:all", ConfigError, "none of its presets"),
         ("missing.py:make", ConfigError, "there is no file"),
@@ -52,7 +57,10 @@ def test_a_wrong_name_says_what_is_allowed(name: str, error: type[Exception], wh
 
 def test_a_name_is_read_without_opening_anything() -> None:
     spec = parse_data("imagefolder:~/pictures?size=96&seed=3&normalise=imagenet")
-    assert (spec.kind, spec.argument, spec.seed, spec.whole("size", 64), spec.normalisation) == ("imagefolder", "~/pictures", 3, 96, NORMALISATIONS["imagenet"])
+    assert (spec.kind, spec.argument, spec.seed, spec.whole("size", 64), spec.normalisation()) == ("imagefolder", "~/pictures", 3, 96, NORMALISATIONS["imagenet"])
+    assert parse_data("npz:a.npz?mean=0.1,0.2,0.3&std=2").normalisation() == Normalisation((0.1, 0.2, 0.3), (2.0,))
+    assert parse_data("npz:a.npz").normalisation() == NORMALISATIONS["unit"]
+    assert parse_data("cifar10:there?normalise=unit").normalisation("cifar10") == NORMALISATIONS["unit"]
     assert parse_data("my/data.py:make").kind == "my/data.py:make"
     assert all(kind.summary for kind in DATA_SETS.values())
 
@@ -194,6 +202,7 @@ def test_test_images_of_an_npz_stay_test_images(tmp_path: Path) -> None:
         ({"x": pixels(60), "y": np.full(60, 7)}, "no training image of class 0, 1"),
         ({"x": pixels(10), "y": np.zeros(10, int)}, "at least 50"),
         ({"x": np.array([object()]), "y": np.zeros(1, int)}, "cannot be read as .npz"),
+        ({"x": pixels(60), "y": np.arange(60) % 2, "x_test": pixels(5)}, "only one of x_test and y_test"),
         ({"x": pixels(60), "y": np.zeros(60, int), "x_test": pixels(2, (3, 8, 8)), "y_test": np.zeros(2, int)}, "test images are"),
     ],
 )
@@ -341,3 +350,9 @@ def test_a_pickle_is_read_by_names_that_numpy_2_writes_too() -> None:
     value = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2]}
     read = _Harmless(io.BytesIO(pickle.dumps(value, protocol=2)), encoding="bytes").load()
     assert read[b"data"].array().shape == (2, 3072)
+
+
+def test_an_array_is_no_npz(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", pixels(60))
+    with pytest.raises(DataError, match=r"mine\.npy cannot be read as \.npz"):
+        load_data(f"npz:{tmp_path / 'mine.npy'}")

@@ -23,13 +23,14 @@ from cprune_rl.compiler.compose import compose
 from cprune_rl.compiler.database import apply_programs
 from cprune_rl.compiler.deploy import run_library
 from cprune_rl.compiler.forms import Choice, find_forms
+from cprune_rl.compiler.normalise import fold_batch_norms
 from cprune_rl.compiler.packing import block_size, depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
 from cprune_rl.compiler.program import Candidate, Program, carry_over, mutate, random_candidates
 from cprune_rl.compiler.reference import OutputCheck
 from cprune_rl.compiler.search import Effort, ProgramSearch, Task
 from cprune_rl.compiler.target import make_target
 from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
-from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
+from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache.traces import trace_problem
 from cprune_rl.errors import ModelError
@@ -300,6 +301,25 @@ def test_every_convolution_of_a_narrower_network_is_compared_with_torchs_in_ever
             check = OutputCheck(call, form.exported.packings(widths, call), Zeros(call.shapes[-1]))  # type: ignore[arg-type]
             if any(operator.name == "nn.conv2d" for operator in call.operators):
                 assert "wrong output" in str(check(Artifact("", (), ()))), f"{form.layout} {call.function}"
+
+
+def test_a_task_is_the_same_function_in_every_network() -> None:
+    short, deep = lower("resnet8"), lower("resnet20")
+    target = make_target(1)
+    shared = 0
+    for form, other in zip(short.forms.all, deep.forms.all, strict=True):
+        known = {w.key: i for i, w in enumerate(other.network.workloads(other.network.dense))}
+        for at, workload in enumerate(form.network.workloads(form.network.dense)):
+            if workload.key not in known or "mean" not in workload.key:
+                continue
+            shared += 1
+            tasks = [f.exported.lowered(f.network.widths(f.network.dense)).task(f.calls[i].function) for f, i in ((form, at), (other, known[workload.key]))]
+            (candidate,) = random_candidates(tasks[1], target, 1, 0)
+            assert "reduced" in candidate.program.trace_json
+            assert carry_over(candidate.program, tasks[0], target) is not None, "a program of one network fits the other's"
+            older = Program(candidate.program.trace_json.replace('"reduced"', '"lv90_red"'))
+            assert carry_over(older, tasks[0], target) is not None, "so does one that was kept under a numbered name"
+    assert shared
 
 
 def test_programs_are_of_the_instructions_that_a_recording_may_hold(lowered: Lowered) -> None:

@@ -15,8 +15,9 @@ from torch.nn import functional
 from cprune_rl.compiler.compose import compose
 from cprune_rl.compiler.deploy import run_library
 from cprune_rl.compiler.forms import Choice, find_forms
+from cprune_rl.compiler.normalise import fold_batch_norms
 from cprune_rl.compiler.target import make_target
-from cprune_rl.compiler.workload import ExportedNetwork, fold_batch_norms
+from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.table import Plan

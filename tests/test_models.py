@@ -21,6 +21,7 @@ from cprune_rl.pruning.groups import GroupSettings, find_groups
 from cprune_rl.pruning.importance import IMPORTANCES
 from cprune_rl.pruning.models import build_model, check_model_name, check_output, load_weights
 from cprune_rl.pruning.surgery import prune
+from cprune_rl.pruning.weights import network_hash, save_weights
 from cprune_rl.table import Plan
 
 OWN = """
@@ -89,7 +90,14 @@ def test_paths_in_names_are_whole_in_a_runs_options(own: Path, tmp_path: Path, m
     assert config.model == f"{own}:build"
     assert config.data == f"npz:{tmp_path / 'mine.npz'}?seed=3"
     assert config.weights == tmp_path / "w.pt"
+    Path("hard").mkdir()
     assert load_config(None, {"data": "contours:hard"}).data == "contours:hard"
+
+
+@pytest.mark.parametrize("options", [{"data": "npz:gone.npz"}, {"weights": "gone.pt"}, {"data": "imagefolder:gone?size=32"}])
+def test_files_that_are_not_there_are_told_before_anything_is_done(options: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"gone.* is not there"):
+        load_config(None, options).check_names()
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:mobilenetv3_small_050"])
@@ -116,7 +124,7 @@ def test_a_library_that_has_no_such_network_says_what_was_meant() -> None:
 # --- weights
 
 
-@pytest.mark.parametrize("form", ["pt", "checkpoint", "parallel", "safetensors"])
+@pytest.mark.parametrize("form", ["pt", "checkpoint", "tutorial", "parallel", "compiled", "safetensors"])
 def test_weights_come_in_the_usual_forms(form: str, own: Path, tmp_path: Path) -> None:
     trained, model = build_model(f"{own}:build", 3, seed=1), build_model(f"{own}:build", 3, seed=0)
     values = trained.state_dict()
@@ -124,9 +132,68 @@ def test_weights_come_in_the_usual_forms(form: str, own: Path, tmp_path: Path) -
     if form == "safetensors":
         save_file(values, path)
     else:
-        torch.save({"pt": values, "checkpoint": {"state_dict": values, "epoch": 3}, "parallel": {f"module.{k}": v for k, v in values.items()}}[form], path)
+        forms = {
+            "pt": values,
+            "checkpoint": {"state_dict": values, "epoch": 3},
+            "tutorial": {"model_state_dict": values, "epoch": 3},
+            "parallel": {f"module.{k}": v for k, v in values.items()},
+            "compiled": {f"_orig_mod.module.{k}": v for k, v in values.items()},
+        }
+        torch.save(forms[form], path)
     load_weights(model, path)
     torch.testing.assert_close(dict(model.state_dict()), dict(values))
+
+
+def test_weights_without_the_counters_of_batch_norms_fit(tmp_path: Path) -> None:
+    trained, model = build_model("resnet8-w8", 10, seed=1), build_model("resnet8-w8", 10, seed=0)
+    torch.save({k: v for k, v in trained.state_dict().items() if not k.endswith("num_batches_tracked")}, tmp_path / "w.pt")
+    load_weights(model, tmp_path / "w.pt")
+    torch.testing.assert_close(dict(model.state_dict()), dict(trained.state_dict()))
+
+
+class TwoNames(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8))
+        self.body = nn.Sequential(*self.base.children())
+
+
+def test_weights_under_two_names_are_written(tmp_path: Path) -> None:
+    model, again = TwoNames(), TwoNames()
+    save_weights(model, tmp_path / "w.safetensors")
+    load_weights(again, tmp_path / "w.safetensors")
+    torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()))
+
+
+def test_a_network_that_computes_something_else_has_another_name(tmp_path: Path) -> None:
+    names = set()
+    for at, (layer, scale) in enumerate(
+        [("nn.ReLU()", "1.0"), ("nn.SiLU()", "1.0"), ("nn.ReLU()", "0.5"), ("nn.Dropout(0.1)", "1.0"), ("nn.ReLU()", "(2.0 if x.sum() > 0 else 1.0)")]
+    ):
+        code = f"""
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.fc = nn.Conv2d(1, 8, 3), {layer}, nn.Linear(8, 3)
+    def forward(self, x):
+        return self.fc(self.act(self.conv(x)).mean((2, 3)) * {scale})
+def build(n_classes):
+    return Net()
+"""
+        for copy in ("a", "b"):
+            (tmp_path / f"{copy}{at}.py").write_text(code)
+        a, b = (network_hash(build_model(f"{tmp_path}/{copy}{at}.py:build", 3, seed=0)) for copy in ("a", "b"))
+        assert a == b
+        names.add(a)
+    assert len(names) == 5
+
+
+def test_a_package_in_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nets_of_mine").mkdir()
+    (tmp_path / "nets_of_mine" / "small.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(build_model("nets_of_mine.small:build", 3), nn.Module)
 
 
 class Evil:
@@ -223,7 +290,7 @@ def test_shares_that_stay_are_the_groups_minimum() -> None:
 
 @pytest.mark.parametrize("settings", [GroupSettings(freeze=("stem",)), GroupSettings(keep={"stem": 0.5})])
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(settings: GroupSettings) -> None:
-    with pytest.raises(ConfigError, match=r"no layer is called 'stem'. Known: conv1, bn1"):
+    with pytest.raises(ConfigError, match=r"no layer with channels of its own is called 'stem'. Known: blocks"):
         find_groups(build_model("resnet8-w8", 10), EXAMPLE, settings)
 
 
@@ -257,3 +324,31 @@ def test_a_share_that_is_none_is_refused_with_the_options(keep: str, what: str) 
     with pytest.raises(ConfigError, match=what):
         load_config(None, {"keep": keep})
     assert load_config(None, {"keep": ["a=0.5", "b.c=1"], "freeze": "stem"}).kept_shares == {"a": 0.5, "b.c": 1.0}
+
+
+class Hidden(nn.Module):
+    """A branch whose channels cannot be removed, behind a scale that begins at nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv0, self.conv1, self.conv2, self.norm = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 3)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv0(x)
+        h = self.conv1(x)
+        h = h - h.mean(1, keepdim=True)
+        return self.fc((x + self.norm(self.conv2(h))).mean((2, 3)))
+
+
+def test_a_scale_that_begins_at_nothing_hides_nothing_from_the_guard() -> None:
+    coupled = find_groups(Hidden().eval(), torch.zeros(1, 3, 8, 8))
+    assert "removing channels is not masking them" in dict(coupled.unprunable)["conv1"]
+    assert "conv0" in {g.name for g in coupled.groups} or "conv2" in {g.name for g in coupled.groups}
+
+
+def test_a_pattern_that_matches_no_channels_is_refused() -> None:
+    model = build_model("resnet8-w8", 10)
+    with pytest.raises(ConfigError, match="no layer with channels of its own"):
+        find_groups(model, torch.zeros(1, 3, 32, 32), GroupSettings(freeze=("*.bn1",)))

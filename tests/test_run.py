@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,23 @@ def train(home: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "train_agent.py", *options], capture_output=True, text=True, cwd=ROOT, env=environment(home), timeout=460)
 
 
+@contextlib.contextmanager
+def listening_to_ctrl_c() -> Iterator[None]:
+    """A process that is started inside hears SIGINT, also where the tests were started in a shell's background, which does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def finished(home: Path) -> Path:
     """A run that is interrupted in its search and resumed to the end."""
     folder = home / "run"
-    process = subprocess.Popen([sys.executable, "train_agent.py", "--fast", "--out", str(folder)], cwd=ROOT, env=environment(home), stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "train_agent.py", "--fast", "--out", str(folder)]
+    with listening_to_ctrl_c():
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while not (folder / "search_greedy.json").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)

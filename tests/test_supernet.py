@@ -112,10 +112,11 @@ def test_a_supernet_is_trained_once() -> None:
     data, settings_ = small_data(), SupernetSettings(3, batch_size=16, seed=11)
     masks = ChannelMasks(MODELS["resnet8-w8"], GROUPS["resnet8-w8"])
     steps: list[int] = []
-    assert not is_supernet_trained("w", data, settings_)
+    assert not is_supernet_trained("w", space("resnet8-w8"), data, settings_)
     first, again = (supernet_of(build_model("resnet8-w8", 10), "w", masks.of, space("resnet8-w8"), data, settings_, steps.append) for _ in range(2))
     assert steps == [1, 2, 3]
-    assert is_supernet_trained("w", data, settings_)
+    assert is_supernet_trained("w", space("resnet8-w8"), data, settings_)
+    assert not is_supernet_trained("w", PlanSpace(space("resnet8-w8").channels, space("resnet8-w8").channels), data, settings_)
     torch.testing.assert_close(dict(first.state_dict()), dict(again.state_dict()))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cprune_rl.cli import app
 from cprune_rl.compiler.deploy import build_network, compare_libraries, run_library
+from cprune_rl.compiler.form_survey import Channels, FormSurvey
 from cprune_rl.compiler.local import LocalDevice
 from cprune_rl.compiler.search import Effort
 from cprune_rl.compiler.tuner import Tuner, TunerSettings
@@ -69,6 +70,29 @@ def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: 
         assert [t.measurement.error for t in trials] == ["crashed"]
         second.tune_dense()
         assert second.spending.fresh_trials == 0
+    store.close()
+
+
+def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_too(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, store = lowered.network, open_store(None)
+    plans = [network.uniform(0.75), network.uniform(0.3)]
+    telling = {(w.channels_in, w.channels_out) for w in network.workloads(plans[1])} - {(w.channels_in, w.channels_out) for w in network.workloads(plans[0])}
+    told: list[Channels] = []
+    note = FormSurvey.note
+
+    def noted(survey: FormSurvey, channels: Channels, costs: Mapping[int, float]) -> None:
+        told.extend({channels} & telling)
+        note(survey, channels, costs)
+
+    monkeypatch.setattr(FormSurvey, "note", noted)
+    monkeypatch.setattr(FormSurvey, "worthwhile", lambda survey, channels, tolerance: survey._forms if told else survey._forms[:1])
+    with Broken() as broken:
+        tuner = Tuner(lowered.forms, broken, store, TINY)
+        tuner.tune_dense()
+        tuner.widen_pool(plans)
+        tuner.exchange(plans)
+        assert told
+        assert all(tuner.n_trials(task) > 0 for plan in plans for forms in lowered.forms.workloads(plan) for task in forms)
     store.close()
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
-__all__ = ["Verdict", "judge"]
+from cprune_rl.intervals import accuracy_interval
+
+__all__ = ["Verdict", "judge", "least_provable_loss"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Verdict:
     passed: bool
 
 
-def judge(dense_correct: NDArray[np.bool_], pruned_correct: NDArray[np.bool_], floor: float, n_looks: int = 1, risk: float = 0.05, is_absolute: bool = False) -> Verdict:
+def judge(
+    dense_correct: NDArray[np.bool_], pruned_correct: NDArray[np.bool_], floor: float, n_looks: int = 1, risk: float = 0.05, is_absolute: bool = False, is_dense: bool = False
+) -> Verdict:
     """Decides with a one-sided bound: paired with the dense network where the floor follows from its accuracy, else of the accuracy itself.
 
     Args:
@@ -49,11 +52,31 @@ def judge(dense_correct: NDArray[np.bool_], pruned_correct: NDArray[np.bool_], f
         n_looks: how often at most this search may ask.
         risk: that a network below the floor passes in any of the looks, in (0, 1).
         is_absolute: whether the floor is an accuracy by itself, not so much below the dense network's on these images.
+        is_dense: whether the network is the dense one itself, which loses nothing to it.
     """
-    accuracy, dense_accuracy = float(pruned_correct.mean()), float(dense_correct.mean())
-    low, high = _wilson(pruned_correct, risk / n_looks)[0], _wilson(dense_correct, risk / n_looks)[1]
-    bound = low if is_absolute else dense_accuracy + _difference_bound(pruned_correct, dense_correct, low, high)
-    return Verdict(accuracy, bound, floor, n_looks, risk, bound >= floor)
+    pruned, dense = (accuracy_interval(correct, 1 - 2 * risk / n_looks) for correct in (pruned_correct, dense_correct))  # each end alone is wrong with the risk of a look
+    if is_absolute:
+        bound = pruned.low
+    elif is_dense:
+        bound = dense.value
+    elif (pruned_correct == dense_correct).all():
+        bound = dense.value - least_provable_loss(len(pruned_correct), risk, n_looks)
+    else:
+        bound = dense.value + _difference_bound(pruned_correct, dense_correct, pruned.low, dense.high)
+    return Verdict(pruned.value, bound, floor, n_looks, risk, bound >= floor)
+
+
+def least_provable_loss(n_images: int, risk: float, n_looks: int = 1) -> float:
+    """The loss that a network which is right and wrong on the same images as the dense one may still have, in accuracy.
+
+    A network that loses more than this would differ on one of the images, with the probability 1 - risk.
+
+    Args:
+        n_images: it was judged on.
+        risk: in all looks together, in (0, 1).
+        n_looks: how often the gate may be asked.
+    """
+    return float(1 - (risk / n_looks) ** (1 / n_images))
 
 
 def _difference_bound(pruned: NDArray[np.bool_], dense: NDArray[np.bool_], low: float, high: float) -> float:
@@ -68,15 +91,7 @@ def _difference_bound(pruned: NDArray[np.bool_], dense: NDArray[np.bool_], low: 
         low: Wilson's lower bound of the pruned network's accuracy.
         high: Wilson's upper bound of the dense network's.
     """
-    if not (pruned != dense).any():
-        return 0.0  # the dense network itself, or one that cannot be told from it
     p, d = float(pruned.mean()), float(dense.mean())
     spread = math.sqrt(p * (1 - p) * d * (1 - d))
     correlation = (float((pruned & dense).mean()) - p * d) / spread if spread > 0 else 0.0
     return p - d - math.sqrt(max((p - low) ** 2 - 2 * correlation * (p - low) * (high - d) + (high - d) ** 2, 0.0))
-
-
-def _wilson(correct: NDArray[np.bool_], risk: float) -> tuple[float, float]:
-    """One-sided bounds of an accuracy, each wrong with the given risk."""
-    found = binomtest(int(correct.sum()), len(correct)).proportion_ci(1 - 2 * risk, "wilson")
-    return float(found.low), float(found.high)

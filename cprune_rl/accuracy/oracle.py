@@ -2,8 +2,8 @@
 
 All three prune physically and judge on the search images: `recalibrate` recomputes batch-norm statistics alone,
 `finetune` trains a few steps, `supernet` takes the weights of a network that was trained to be pruned. Each is biased
-and ranks plans: a monotone map fitted on plans that were fine-tuned in full mends the bias. Called by searches
-through `contracts.AccuracyOracle`.
+and ranks plans: a monotone map fitted on plans that were fine-tuned in full mends the bias. Several plans are looked at
+together where that is faster: one on each core. Called by searches through `contracts.AccuracyOracle`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from torch import nn
 
 from cprune_rl.accuracy.calibration import Calibration
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, train
+from cprune_rl.accuracy.training import TrainSettings, a_core_each, evaluate, recalibrate, train
 from cprune_rl.contracts import Accuracy, Spending
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.table import Plan
@@ -28,10 +28,15 @@ from cprune_rl.table import Plan
 __all__ = ["Evaluation", "Finetuned", "PlanOracle", "Recalibrated"]
 
 Pruner = Callable[[Plan], nn.Module]
+OnPlan = Callable[[int], None]
 
 
 class Evaluation(Protocol):
     """One way of looking at a plan; deterministic."""
+
+    @property
+    def name(self) -> str:
+        """As `--oracle` calls it."""
 
     @property
     def identity(self) -> str:
@@ -39,6 +44,9 @@ class Evaluation(Protocol):
 
     def __call__(self, plan: Plan) -> float:
         """Accuracy on the search images, in [0, 1]."""
+
+    def many(self, plans: Sequence[Plan]) -> Iterator[float]:
+        """The same for several plans, in order, each as soon as it is there."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,13 @@ class Recalibrated:
         pruner: plan -> smaller network.
         weights: names the weights it prunes, and the ranking of channels.
         data: images.
+        name: see `Evaluation`.
     """
 
     pruner: Pruner
     weights: str
     data: ImageData
+    name: str = "recalibrate"
 
     @property
     def identity(self) -> str:
@@ -65,6 +75,14 @@ class Recalibrated:
         model = self.pruner(plan)
         recalibrate(model, self.data.train)
         return evaluate(model, self.data.search)
+
+    def many(self, plans: Sequence[Plan]) -> Iterator[float]:
+        """See `Evaluation`; on a CPU one plan on each core."""
+        if self.data.search.device.type != "cpu" or len(plans) < 2:
+            yield from map(self, plans)
+            return
+        with a_core_each() as pool:
+            yield from pool.map(self, plans)
 
 
 @dataclass(frozen=True)
@@ -86,6 +104,11 @@ class Finetuned:
     teacher: nn.Module | None = None
 
     @property
+    def name(self) -> str:
+        """See `Evaluation`."""
+        return f"finetune:{self.settings.n_steps}"
+
+    @property
     def identity(self) -> str:
         """See `Evaluation`."""
         return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}"
@@ -96,6 +119,10 @@ class Finetuned:
         recalibrate(model, self.data.train)
         train(model, self.data, self.settings, teacher=self.teacher)
         return evaluate(model, self.data.search)
+
+    def many(self, plans: Sequence[Plan]) -> Iterator[float]:
+        """See `Evaluation`; one after another: a training that has fewer cores adds up in another order, and ends elsewhere."""
+        yield from map(self, plans)
 
 
 class PlanOracle:
@@ -110,6 +137,9 @@ class PlanOracle:
             accuracy where not given. A supernet is some points below.
         calibration: maps its losses to those after the full fine-tune; the default changes nothing.
         since: answers that the store got after this moment are counted as fresh (see `compiler.tuner.Tuner`).
+
+    Attributes:
+        note: what speaks for believing it; empty where nothing was asked.
     """
 
     def __init__(
@@ -128,6 +158,12 @@ class PlanOracle:
         self.reference = dense_accuracy if reference is None else reference
         self.calibration = calibration or Calibration()
         self.spending = Spending()
+        self.note = ""
+
+    @property
+    def name(self) -> str:
+        """As `--oracle` calls it."""
+        return self._evaluation.name
 
     def view(self, calibration: Calibration) -> PlanOracle:
         """The same oracle, calibrated, with counters of its own."""
@@ -135,41 +171,67 @@ class PlanOracle:
 
     def accuracy(self, plan: Plan) -> Accuracy:
         """The calibrated accuracy of a plan (see `contracts.AccuracyOracle`)."""
+        return self.accuracies([plan])[0]
+
+    def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
+        """The calibrated accuracies of plans that are looked at together (see `contracts.AccuracyOracle`)."""
         before = self.spending.train_s
-        loss = self.loss(plan)
-        value = self._dense_accuracy - self.calibration(loss)
+        values = self.evaluate_all(plans)
+        cost_s = (self.spending.train_s - before) / max(len(plans), 1)
         n = len(self._data.search)
-        raw = self.reference - loss
-        sampling = math.sqrt(max(raw * (1 - raw), 0.0) / n)
-        return Accuracy(value, math.hypot(sampling, self.calibration.residual), n, self.spending.train_s - before)
+        answers = []
+        for raw in values:
+            sampling = math.sqrt(max(raw * (1 - raw), 0.0) / n)
+            answers.append(Accuracy(self._dense_accuracy - self.calibration(self.reference - raw), math.hypot(sampling, self.calibration.residual), n, cost_s))
+        return answers
 
     def loss(self, plan: Plan) -> float:
-        """What the evaluation sees lost, uncalibrated, in accuracy."""
-        return self.reference - self.evaluate(plan)
+        """What the evaluation sees lost by one plan (see `losses`)."""
+        return self.losses([plan])[0]
+
+    def losses(self, plans: Sequence[Plan], on_plan: OnPlan | None = None) -> list[float]:
+        """What the evaluation sees lost by each plan, uncalibrated, in accuracy."""
+        return [self.reference - value for value in self.evaluate_all(plans, on_plan=on_plan)]
 
     def evaluate(self, plan: Plan, evaluation: Evaluation | None = None) -> float:
-        """Accuracy on the search images by an evaluation, the oracle's own where none is given; from the store where it has it."""
-        evaluation = evaluation or self._evaluation
-        known = (evaluation.identity, plan)
-        if known not in self._answers:
-            self._answers[known] = self._kept(plan, evaluation)
-        return self._answers[known]
+        """Accuracy of one plan (see `evaluate_all`)."""
+        return self.evaluate_all([plan], evaluation)[0]
 
-    def _kept(self, plan: Plan, evaluation: Evaluation) -> float:
-        where = [] if self._data.search.device.type == "cpu" else [self._data.search.device.type]  # another processor rounds otherwise
-        text = json.dumps([evaluation.identity, plan.widths, plan.schemes, self._data.fingerprint, *where])
-        key = hashlib.sha256(text.encode()).hexdigest()
-        if (known := self._store.accuracy(key)) is not None:
-            answer, created = known
+    def evaluate_all(self, plans: Sequence[Plan], evaluation: Evaluation | None = None, on_plan: OnPlan | None = None) -> list[float]:
+        """Accuracy on the search images of each plan; from the store where it has it.
+
+        Args:
+            plans: looked at together where that is faster.
+            evaluation: by which; the oracle's own where none is given.
+            on_plan: called with the number of plans done after each that had to be evaluated.
+        """
+        evaluation = evaluation or self._evaluation
+        known = {plan: value for plan in plans if (value := self._known(plan, evaluation)) is not None}
+        missing = [plan for plan in dict.fromkeys(plans) if plan not in known]
+        started = time.perf_counter()
+        for done, (plan, value) in enumerate(zip(missing, evaluation.many(missing), strict=True), start=len(plans) - len(missing) + 1):
+            now = time.perf_counter()
+            self._spend(now - started)
+            self._store.put_accuracy(self._key(plan, evaluation), Accuracy(value, 0.0, len(self._data.search), now - started))
+            self._answers[evaluation.identity, plan] = known[plan] = value
+            started = time.perf_counter()
+            if on_plan is not None:
+                on_plan(done)
+        return [known[plan] for plan in plans]
+
+    def _known(self, plan: Plan, evaluation: Evaluation) -> float | None:
+        where = evaluation.identity, plan
+        if where not in self._answers and (kept := self._store.accuracy(self._key(plan, evaluation))) is not None:
+            answer, created = kept
             if created >= self._since:
                 self._spend(answer.cost_s)
-            return answer.value
-        started = time.perf_counter()
-        value = evaluation(plan)
-        cost = time.perf_counter() - started
-        self._spend(cost)
-        self._store.put_accuracy(key, Accuracy(value, 0.0, len(self._data.search), cost))
-        return value
+            self._answers[where] = answer.value
+        return self._answers.get(where)
+
+    def _key(self, plan: Plan, evaluation: Evaluation) -> str:
+        where = [] if self._data.search.device.type == "cpu" else [self._data.search.device.type]  # another processor rounds otherwise
+        text = json.dumps([evaluation.identity, plan.widths, plan.schemes, self._data.fingerprint, *where])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _spend(self, cost_s: float) -> None:
         self.spending.accuracy_evaluations += 1

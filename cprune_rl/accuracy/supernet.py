@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.training import autocast, placed
+from cprune_rl.accuracy.training import autocast, placed, seeded
 from cprune_rl.table import Plan
 
 __all__ = ["PlanSpace", "SupernetSettings", "train_supernet"]
@@ -96,7 +96,8 @@ def train_supernet(
             augment = torch.Generator().manual_seed(int(rng.integers(2**31))) if data.is_augmented else None
             plans = [space.narrowest, *(space.draw(rng) for _ in range(settings.n_random))]
             optimizer.zero_grad(set_to_none=True)
-            _accumulate(model, [masks(plan) for plan in plans], data.train.batch(batch, augment), data.train.targets[batch])
+            with seeded(int(rng.integers(2**31)), device):
+                _accumulate(model, [masks(plan) for plan in plans], data.train.batch(batch, augment), data.train.targets[batch])
             optimizer.step()
             schedule.step()
             if checkpoint is not None and (step + 1) % _SAVE_EVERY == 0 and step + 1 < settings.n_steps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,9 @@ from torch.nn import functional
 from cprune_rl.accuracy.data import ImageData, Split
 from cprune_rl.errors import ConfigError
 
-__all__ = ["TrainSettings", "accumulate_gradients", "autocast", "evaluate", "placed", "recalibrate", "right_answers", "train", "train_device"]
+__all__ = ["TrainSettings", "a_core_each", "accumulate_gradients", "autocast", "evaluate", "placed", "recalibrate", "right_answers", "seeded", "train", "train_device"]
 
-_EVAL_BATCH = 500
+_BATCH_PIXELS = 500 * 32 * 32  # of one channel, in a batch that is only looked at: larger images come in smaller batches, or memory runs out
 _TEMPERATURE = 2.0  # at which a teacher's answers are compared
 
 
@@ -71,7 +72,7 @@ def train_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def placed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The network on a device, channels last, and back on the CPU in the end; in place. A GPU computes there as a CPU would: in full float32, alike every time."""
+    """The network on a device, channels last, and back on the CPU in the end; in place. On a GPU, cuDNN's deterministic algorithms are asked for, without TF32."""
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False) if device.type == "cuda" else contextlib.nullcontext()
     try:
         with exact:
@@ -79,6 +80,14 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
             yield model
     finally:
         model.to("cpu")
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """What layers draw inside, such as a dropout, follows from the seed, not from what ran before; the caller's generators are left as they were."""
+    with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+        torch.manual_seed(seed)
+        yield
 
 
 def autocast(device: torch.device, bf16: bool | None = None) -> torch.autocast:
@@ -107,8 +116,12 @@ def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: C
     generator = torch.Generator().manual_seed(settings.seed)
     augment = torch.Generator().manual_seed(settings.seed + 1) if data.is_augmented else None
     distils = teacher is not None and settings.distillation > 0
-    with placed(model, split.device), placed(teacher, split.device) if teacher is not None and distils else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(placed(model, split.device))
+        if teacher is not None and distils:
+            stack.enter_context(placed(teacher, split.device))
         model.train()
+        stack.enter_context(seeded(settings.seed, split.device))
         optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.n_steps + 1, pct_start=settings.warmup)
         order = torch.empty(0, dtype=torch.int64)
@@ -149,8 +162,7 @@ def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512)
     """
     model.eval()
     with placed(model, data.train.device):
-        for start in range(0, min(n_images, len(data.train)), 128):
-            batch = slice(start, start + 128)
+        for batch in _batches(data.train, min(n_images, len(data.train)), 128):
             functional.cross_entropy(model(data.train.batch(batch)), data.train.targets[batch]).backward()  # type: ignore[no-untyped-call]  # torch's own
 
 
@@ -158,7 +170,7 @@ def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512)
 def right_answers(model: nn.Module, split: Split) -> NDArray[np.bool_]:
     """Which images are classified rightly, as the split says (`Split.top`), `(n,)`."""
     with placed(model.eval(), split.device):
-        guesses = torch.cat([model(split.batch(slice(i, i + _EVAL_BATCH))).topk(split.top).indices for i in range(0, len(split), _EVAL_BATCH)])
+        guesses = torch.cat([model(split.batch(batch)).topk(split.top).indices for batch in _batches(split, len(split), 500)])
     return np.asarray((guesses == split.targets[:, None]).any(1).cpu().numpy())
 
 
@@ -169,15 +181,35 @@ def evaluate(model: nn.Module, split: Split) -> float:
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, split: Split, n_images: int = 1024) -> None:
-    """Recomputes batch-norm statistics from `n_images` training images, weights untouched."""
+    """Recomputes batch-norm statistics from `n_images` training images, weights untouched; nothing else is as in training: a dropout would be drawn, and bias them."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average over the batches below
-    with placed(model.train(), split.device):
-        for start in range(0, min(n_images, len(split)), 256):
-            model(split.batch(slice(start, start + 256)))
+    with placed(model.eval(), split.device):
+        for norm in norms:
+            norm.train().reset_running_stats()
+            norm.momentum = None  # a cumulative average over the batches below
+        for batch in _batches(split, min(n_images, len(split)), 256):
+            if (images := split.batch(batch)).shape[0] > 1:  # one image has no variance
+                model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
+
+
+def _batches(split: Split, n_images: int, most: int) -> Iterator[slice]:
+    """The first images of a split, in batches of at most so many."""
+    height, width = split.images.shape[2:]
+    size = min(most, max(8, _BATCH_PIXELS // (height * width)))
+    for start in range(0, n_images, size):
+        yield slice(start, start + size)
+
+
+@contextlib.contextmanager
+def a_core_each() -> Iterator[ThreadPoolExecutor]:
+    """Threads, as many as torch uses for one operation, in each of which torch uses one: small networks are evaluated faster beside each other than one on all cores."""
+    n_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(n_threads)  # what threads begin with that are made later

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from cprune_rl.errors import ConfigError, DeviceError, StoreError, ToolchainError
+from cprune_rl.errors import ConfigError, CPruneError, DeviceError, StoreError, ToolchainError
 
 __all__ = ["register"]
 
@@ -66,5 +66,8 @@ def train(
         raise typer.Exit(_INTERRUPTED) from None
     except (DeviceError, StoreError, ToolchainError) as error:
         raise type(error)(f"{str(error).rstrip('.')}. What was measured and trained is kept; go on with --resume {folder.path}") from error
+    except CPruneError:
+        folder.discard_if_empty()
+        raise
     except OSError as error:  # a full disk, a folder that went away
         raise OSError(f"{error}. Go on with --resume {folder.path}") from error

@@ -19,8 +19,8 @@ from cprune_rl.compiler.database import apply_programs
 from cprune_rl.compiler.device import RpcDevice
 from cprune_rl.compiler.forms import Forms
 from cprune_rl.compiler.link import last_line, uploaded
+from cprune_rl.compiler.normalise import fold_batch_norms
 from cprune_rl.compiler.tuner import Tuner
-from cprune_rl.compiler.workload import fold_batch_norms
 from cprune_rl.errors import DeviceError, ModelError
 from cprune_rl.intervals import Interval, median_interval, noise_floor, speedup_interval
 from cprune_rl.table import Plan

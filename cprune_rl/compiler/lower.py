@@ -99,8 +99,8 @@ def _map_lengths(operator: Operator) -> tuple[int, int]:
     out = operator.out_shape
     if len(out) != 4:
         return 1, 1
-    y = (operator.out_layout or "NCHW").index("H")
-    return out[y], out[y + 1]
+    layout = operator.out_layout or "NCHW"
+    return out[layout.index("H")], out[layout.index("W")]
 
 
 def _unit_macs(operator: Operator) -> int:

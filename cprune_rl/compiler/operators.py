@@ -5,6 +5,7 @@ Read off the module before and after fusion; no name is guessed. Called by `work
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,6 +98,8 @@ class OperatorLog:
             data_layout: of the maps it reads where the attributes do not say.
             constants: scalar operands by their position.
         """
+        if name == "maximum" and constants == ((1, 0.0),):  # one function with a ReLU's of the same shape, where there is one: it must have one name
+            name, constants = "nn.relu", ()
         self._origins[function] = _Origin(name, attrs, form, data_layout, constants)
 
     def origin(self, function: str) -> _Origin:
@@ -115,7 +118,7 @@ class OperatorLog:
         def legalize(builder: Any, call: Any) -> Any:
             result = rule(builder, call)
             if isinstance(result, relax.Call) and result.op.name == "relax.call_tir":
-                constants = tuple((i, _scalar(a)) for i, a in enumerate(call.args) if isinstance(a, tvm.ir.Constant) and not shape_of(a))
+                constants = tuple((i, scalar(a)) for i, a in enumerate(call.args) if isinstance(a, tvm.ir.Constant) and not shape_of(a))
                 self.note(result.args[0].name_hint, name.removeprefix("relax."), call.attrs, constants=constants)
             return result
 
@@ -157,7 +160,7 @@ class _Reader:
         out = shape_of(binding.var)
         operators = self._operators(value.args[0].name_hint, shapes, [layout for _, layout in origins], out)
         if len(operators) == 1 and operators[0].name == "permute_dims" and operators[0].out_layout:
-            self._made[binding.var] = origins[0]  # whoever joins the subgraphs puts transposes where layouts differ
+            self._made[binding.var] = (origins[0][0], operators[0].out_layout)  # whoever joins the subgraphs puts transposes where layouts differ
             return
         parameters = tuple(self._sources[a.name] for a in args if isinstance(a, relax.Var) and a.name in self._sources)
         out_layout = operators[-1].out_layout
@@ -192,7 +195,7 @@ class _Reader:
     def _operator(self, function: str, operands: tuple[str, ...], shapes: tuple[Shape, ...], layouts: tuple[str, ...], out: Shape) -> Operator:
         origin = self._log.origin(function)
         attrs = origin.attrs
-        text = "" if attrs is None else str(attrs).partition("(")[2].rstrip(")")
+        text = "" if attrs is None else _with_axes_from_the_front(str(attrs).partition("(")[2].rstrip(")"), len(shapes[0]) if shapes else 0)
         stride, groups = 1, 1
         if origin.name == "nn.conv2d":
             stride, groups = int(attrs.strides[0]), int(attrs.groups)
@@ -203,6 +206,11 @@ class _Reader:
         if origin.constants:
             text += ", ".join(f"operand {i} = {value:g}" for i, value in origin.constants)
         return Operator(origin.name, text, operands, shapes, out, layouts, _out_layout(origin, layouts, out), stride, groups, attrs, origin.constants)
+
+
+def _with_axes_from_the_front(text: str, n_axes: int) -> str:
+    """Attributes with several axes counted from the end, as `axis=(-1, -2)`, by their one other name: functions that are alike are made one, whatever their calls said."""
+    return re.sub(r"axis=\((-?\d+(?:, -?\d+)+)\)", lambda found: f"axis=({', '.join(map(str, sorted(int(a) % n_axes for a in found[1].split(','))))})", text)
 
 
 def _out_layout(origin: _Origin, layouts: Sequence[str], out: Shape) -> str:
@@ -226,6 +234,7 @@ def dims(shape: Any) -> Shape:
     return tuple(int(d) for d in shape.values)
 
 
-def _scalar(constant: Any) -> float:
+def scalar(constant: Any) -> float:
+    """The value of a Relax constant of one number."""
     value = constant.value
     return float(value.numpy() if hasattr(value, "numpy") else value)

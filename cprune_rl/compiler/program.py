@@ -19,6 +19,7 @@ import tvm
 from tvm.s_tir import Schedule, Trace
 from tvm.s_tir import meta_schedule as ms
 
+from cprune_rl.compiler.block_names import traced_alike
 from cprune_rl.compiler.target import load_cpu_intrinsics
 
 __all__ = ["Candidate", "Program", "carry_over", "mutate", "random_candidates", "scheduled", "tile_factors"]
@@ -196,6 +197,7 @@ def scheduled(program: Program, module: tvm.IRModule, target: tvm.target.Target)
 def _inherited(program: Program, module: tvm.IRModule) -> Any:
     try:
         instructions, decisions = json.loads(program.trace_json)
+        instructions = traced_alike(instructions)
         wanted = iter([value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"])
         draft = Schedule(module, seed=_SEED)
         Trace.apply_json_to_schedule([instructions, decisions], draft)

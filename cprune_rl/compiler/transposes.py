@@ -16,16 +16,18 @@ __all__ = ["transpose_axes", "transpose_module", "transpose_shape", "transpose_w
 
 def transpose_shape(forms: Forms, plan: Plan, transpose: Transpose) -> tuple[int, ...]:
     """Shape of the map before it is transposed, in the layout opposite to the one wanted."""
-    form = next(f for f in forms.all if f.layout != transpose.layout)
+    form = forms.all[0]
     calls = form.exported.lowered(form.network.widths(plan)).calls
     if transpose.source < 0:
-        return next(call.shapes[i] for call in calls for i, read in enumerate(call.reads) if isinstance(read, str) and call.layouts[i])
-    return calls[transpose.source].shapes[-1]
+        shape, layout = next((call.shapes[i], call.layouts[i]) for call in calls for i, read in enumerate(call.reads) if isinstance(read, str) and call.layouts[i])
+    else:
+        shape, layout = calls[transpose.source].shapes[-1], calls[transpose.source].layouts[-1]
+    return tuple(shape[layout.index(axis)] for axis in _opposite(transpose.layout))
 
 
 def transpose_axes(layout: str) -> tuple[int, ...]:
     """The permutation that brings a map from the other layout into this one."""
-    source = "NHWC" if layout == "NCHW" else "NCHW"
+    source = _opposite(layout)
     return tuple(source.index(axis) for axis in layout)
 
 
@@ -33,7 +35,7 @@ def transpose_workload(forms: Forms, plan: Plan, transpose: Transpose) -> Worklo
     """The task of a transpose."""
     shape = transpose_shape(forms, plan, transpose)
     family = f"transpose to {transpose.layout}"
-    source = "NHWC" if transpose.layout == "NCHW" else "NCHW"
+    source = _opposite(transpose.layout)
     channels = shape[source.index("C")]
     return Workload(f"{family}|{'x'.join(map(str, shape))}", family, channels, channels, 0, OperatorKind("other", 1, 1, shape[source.index("H")]))
 
@@ -43,3 +45,7 @@ def transpose_module(forms: Forms, plan: Plan, transpose: Transpose) -> tvm.IRMo
     data = te.placeholder(transpose_shape(forms, plan, transpose), name="data")
     function = te.create_prim_func([data, topi.transpose(data, list(transpose_axes(transpose.layout)))])
     return tvm.IRModule({"main": function.with_attr("global_symbol", "main").with_attr("tirx.noalias", True)})
+
+
+def _opposite(layout: str) -> str:
+    return "NHWC" if layout == "NCHW" else "NCHW"

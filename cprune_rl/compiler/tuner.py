@@ -3,8 +3,9 @@
 The dense network's tasks are tuned hard, in every form; their best programs are the pool. A task at another shape
 tries the pool's programs carried over, a few random ones, and evolves from them as long as that pays. The pool's and
 the random programs depend on the task, not on the order of a search; which mutants are tried depends on it too, by the
-learned ranking, which tasks of a family share and which starts empty after `--resume`. The whole network's forms are
-then chosen together.
+learned ranking, which tasks of a family share and which starts empty after `--resume`. Which forms are worth trying is
+seen on the dense network, and asked again of a task so much narrower that the answer may be another. The whole
+network's forms are then chosen together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import tvm
 
 from cprune_rl.compiler.device import RpcDevice
+from cprune_rl.compiler.form_survey import Channels, FormSurvey
 from cprune_rl.compiler.forms import Choice, Forms, Transpose
 from cprune_rl.compiler.program import Program
 from cprune_rl.compiler.reference import OutputCheck
@@ -35,7 +37,7 @@ OnTask = Callable[[int], None]
 _SURVEY_TOLERANCE = 2.0  # a dozen random programs say little more
 _NEIGHBOURS = 3  # shapes that a shape is offered programs of before a search, itself included
 _SURVEY = Effort(n_pool=4, n_random=12, n_max=12)
-_DENSE = Effort(n_pool=4, n_random=24, n_max=64, worth_s=3.0)
+_DENSE = Effort(n_pool=4, n_random=12, n_max=64, worth_s=3.0)  # the random ones are those of the survey
 _NEAR = Effort(n_pool=4, n_random=3, n_max=16)
 _TRANSPOSE = Effort(n_pool=0, n_random=6, n_max=6)
 
@@ -49,7 +51,7 @@ class TunerSettings:
         dense: tasks of the dense network.
         near: tasks at other shapes, which start from the pool.
         transpose: of maps, between subgraphs in different forms.
-        form_tolerance: a form that was slower than another by more than this factor on the dense network is not tried on narrower ones.
+        form_tolerance: a form that was slower than another by more than this factor is not tried on shapes nearby (see `form_survey`).
         n_exchanged: of its best programs, that each task offers to its family.
         seed: of the random programs.
     """
@@ -68,7 +70,7 @@ class _Shared:
     """What the searches on one tuner share of its network."""
 
     loaded: dict[str, tuple[tvm.IRModule, OutputCheck | None]] = field(default_factory=dict)
-    offered: list[tuple[int, ...]] = field(default_factory=list)
+    surveys: list[FormSurvey] = field(default_factory=list)  # of each subgraph, on the dense network
     dense_costs: dict[str, TaskCost] = field(default_factory=dict)
 
 
@@ -91,6 +93,7 @@ class Tuner:
         self._shared = _Shared()
         self._plans: dict[Plan, list[TaskCost]] = {}
         self._answers: dict[str, TaskCost] = {}
+        self._surveys = self._new_surveys()
 
     @property
     def spending(self) -> Spending:
@@ -112,6 +115,7 @@ class Tuner:
         view = copy.copy(self)
         view._tasks, view._plans, view._answers = self._tasks.view(), {}, {}
         view._tasks.costs = dict(self._shared.dense_costs)
+        view._surveys = [survey.copy() for survey in self._shared.surveys] or self._new_surveys()
         return view
 
     def tune_dense(self, on_task: OnTask | None = None) -> None:
@@ -121,16 +125,17 @@ class Tuner:
             on_task: called with the number of tasks done after each.
         """
         dense, settings = self._forms.network.dense, self._settings
-        self._shared.offered = []
+        self._surveys = self._new_surveys()
         done = 0
-        for name, effort, tolerance in (("survey", settings.survey, _SURVEY_TOLERANCE), ("dense", settings.dense, settings.form_tolerance)):
-            jobs = self._jobs(dense)
+        for name, effort in (("survey", settings.survey), ("dense", settings.dense)):
+            jobs = self._jobs(dense, _SURVEY_TOLERANCE)
             for job in jobs.values():
                 self._tasks.tune(job, name, effort)
                 done += 1
                 if on_task is not None:
                     on_task(done)
-            self._shared.offered = [self._worthwhile(at, forms, tolerance) for at, forms in enumerate(self._forms.workloads(dense))]
+            self._note_forms(dense)
+        self._shared.surveys = [survey.copy() for survey in self._surveys]
         self._tasks.exchange(jobs, settings.n_exchanged)
         self._keep_dense()
 
@@ -146,8 +151,7 @@ class Tuner:
             on_task: called with the number of tasks done after each.
         """
         plans = [self._forms.network.dense, *plans]
-        for plan in plans:
-            self.measure(plan)
+        self._settle(plans)
         self._tasks.exchange(self._jobs_of(plans), self._settings.n_exchanged, _NEIGHBOURS, on_task)
         self._plans.clear()
         self._keep_dense()
@@ -167,10 +171,11 @@ class Tuner:
 
     def choice(self, plan: Plan) -> Choice:
         """The forms in which a plan is fastest; its tasks are timed where they were not before."""
-        for key, job in self._jobs(plan).items():
-            if key not in self._tasks.costs:
+        while missing := [job for key, job in self._jobs(plan).items() if key not in self._tasks.costs]:
+            for job in missing:
                 self._tasks.tune(job, "near", self._settings.near)
-        costs = [{f: self._tasks.costs[forms[f].key].latency_s for f in self._offered(at)} for at, forms in enumerate(self._forms.workloads(plan))]
+            self._note_forms(plan)
+        costs = [{f: self._tasks.costs[forms[f].key].latency_s for f in self._offered(at, forms)} for at, forms in enumerate(self._forms.workloads(plan))]
         return self._forms.choose(costs, lambda t: self._transpose_s(plan, t))
 
     def exchange(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
@@ -185,8 +190,7 @@ class Tuner:
             on_task: called with the number of tasks done after each.
         """
         plans = list(dict.fromkeys(plans))
-        for plan in plans:
-            self.measure(plan)
+        self._settle(plans)
         jobs = self._jobs_of(plans)
         self._tasks.exchange(jobs, self._settings.n_exchanged, on_task=on_task)
         self._top_up_dense(plans)
@@ -208,21 +212,30 @@ class Tuner:
     def _keep_dense(self) -> None:
         """What a search knows from the start."""
         dense = self._forms.network.dense
-        self.measure(dense)
+        self._settle([dense])
         self._shared.dense_costs = {key: self._tasks.costs[key] for key in self._jobs(dense)}
 
-    def _worthwhile(self, subgraph: int, forms: Sequence[Workload], tolerance: float) -> tuple[int, ...]:
-        """The forms of a subgraph that are not slower than the fastest by more than a factor."""
-        costs = {f: self._tasks.costs[forms[f].key].latency_s for f in self._forms.distinct[subgraph] if forms[f].key in self._tasks.costs}
-        fastest = min(costs.values())
-        return tuple(f for f, c in costs.items() if c <= fastest * tolerance) or tuple(costs)
+    def _settle(self, plans: Sequence[Plan]) -> None:
+        """Tunes the plans' tasks in every form that is worth it, until what one plan says of a form sends no other back to try it."""
+        for plan in plans:
+            self.measure(plan)
+        while open_plans := [plan for plan in plans if not self._jobs(plan).keys() <= self._tasks.costs.keys()]:
+            for plan in open_plans:
+                self.choice(plan)
 
-    def _offered(self, subgraph: int) -> Sequence[int]:
-        return self._shared.offered[subgraph] if self._shared.offered else self._forms.distinct[subgraph]
+    def _new_surveys(self) -> list[FormSurvey]:
+        return [FormSurvey(forms) for forms in self._forms.distinct]
 
-    def _jobs(self, plan: Plan) -> dict[str, Job]:
+    def _note_forms(self, plan: Plan) -> None:
+        for survey, distinct, forms in zip(self._surveys, self._forms.distinct, self._forms.workloads(plan), strict=True):
+            survey.note(_channels(forms[0]), {f: self._tasks.costs[forms[f].key].latency_s for f in distinct if forms[f].key in self._tasks.costs})
+
+    def _offered(self, subgraph: int, forms: Sequence[Workload], tolerance: float | None = None) -> Sequence[int]:
+        return self._surveys[subgraph].worthwhile(_channels(forms[0]), tolerance or self._settings.form_tolerance)
+
+    def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, Job]:
         """The distinct tasks of a plan, in the forms that are worth trying."""
-        tasks = [(forms[f], forms[0].key) for at, forms in enumerate(self._forms.workloads(plan)) for f in self._offered(at)]
+        tasks = [(forms[f], forms[0].key) for at, forms in enumerate(self._forms.workloads(plan)) for f in self._offered(at, forms, tolerance)]
         weights = Counter(forms[0].key for forms in self._forms.workloads(plan))
         return {w.key: Job(w, functools.partial(self._load, w, plan), self._share(w, weights[plain])) for w, plain in tasks}
 
@@ -267,8 +280,12 @@ class Tuner:
         jobs = self._jobs(self._forms.network.dense)
         of_plans = [self._forms.workloads(plan) for plan in plans]
         for at, forms in enumerate(self._forms.workloads(self._forms.network.dense)):
-            for f in self._offered(at):
+            for f in self._offered(at, forms):
                 most = max(self.n_trials(of_plan[at][f]) for of_plan in of_plans)
                 if (missing := most - self.n_trials(forms[f])) > 0:
                     count = self._settings.dense.n_random + missing  # drawing again from the start keeps the recipe plain
                     self._tasks.tune(jobs[forms[f].key], "top-up", Effort(0, count, count))
+
+
+def _channels(workload: Workload) -> Channels:
+    return workload.channels_in, workload.channels_out

@@ -19,12 +19,12 @@ import torch
 import tvm
 from numpy.typing import NDArray
 from torch import nn
-from torch.fx.experimental.optimization import fuse
 from tvm import relax
-from tvm.relax.dpl import is_op, rewrite_call, wildcard
 from tvm.relax.frontend.torch import from_exported_program
 from tvm.s_tir.meta_schedule.tune_context import _normalize_mod  # what MetaSchedule itself applies to a task
 
+from cprune_rl.compiler.block_names import named_alike
+from cprune_rl.compiler.normalise import fold_batch_norms, simplified
 from cprune_rl.compiler.operators import Call, find_calls
 from cprune_rl.compiler.rebuild import Rebuilt, find_reshape_axes, rebuild
 from cprune_rl.compiler.target import vector_width
@@ -96,7 +96,7 @@ class ExportedNetwork:
             raise ModelError(f"the network cannot be exported: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
         targets = {spec.arg.name: spec.target for spec in exported.graph_signature.input_specs if spec.target}
         names = tuple(targets[p.name] for p in module["main"].params[1:])
-        return ExportedNetwork(_without_clip(module["main"]), names, axes, target)
+        return ExportedNetwork(simplified(module["main"]), names, axes, target)
 
     def in_nhwc(self) -> ExportedNetwork:
         """The same network with its maps in NHWC, its convolutions packed.
@@ -148,7 +148,7 @@ class ExportedNetwork:
     def _reshape_axes(self) -> Mapping[Any, int]:
         try:
             return find_reshape_axes(self.function, self.names, self.axes)
-        except tvm.error.TVMError as error:
+        except Exception as error:  # TVM raises errors of many kinds
             raise ModelError(f"the network's shapes cannot be followed to other channel counts: {str(error).strip().splitlines()[-1]}") from error
 
     def _lower(self, widths: tuple[tuple[str, int], ...]) -> tuple[LoweredModule, Rebuilt]:
@@ -156,34 +156,8 @@ class ExportedNetwork:
         with self.target:
             module = relax.transform.LegalizeOps(rebuilt.log.legalization(rebuilt.module))(rebuilt.module)
             grouped = tvm.transform.Sequential([relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps()])(module)
-            fused = relax.transform.FuseTIR()(grouped)
+            fused = named_alike(relax.transform.FuseTIR()(grouped))
         sources = dict(zip((p.name for p in self.function.params[1:]), self.names, strict=True))
         sources |= {name: sources[d.source] for name, d in rebuilt.derived.items()}
         logical = {name: d.logical_shape for name, d in rebuilt.derived.items()}
         return LoweredModule(fused, find_calls(fused, grouped, rebuilt.log, sources, logical)), rebuilt
-
-
-def _without_clip(function: relax.Function) -> relax.Function:
-    """`clip` as a maximum and a minimum: it has no layout rule of its own, and would be hemmed in by transposes."""
-    value, low, high = wildcard(), wildcard(), wildcard()
-
-    def bounded(_: Any, found: Any) -> Any:
-        floor, ceiling = (relax.const(float(getattr(b, "value", b)), found[value].ty.dtype) for b in (found[low], found[high]))
-        return relax.op.minimum(relax.op.maximum(found[value], floor), ceiling)
-
-    return rewrite_call(is_op("relax.clip")(value, low, high), bounded, function)
-
-
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, batch norms folded into the convolutions before them.
-
-    Raises:
-        ModelError: torch.fx cannot trace the network.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            folded: nn.Module = fuse(model.eval())
-    except Exception as error:  # torch.fx raises whatever the user's forward provokes
-        raise ModelError(f"torch.fx cannot trace the network to fold its batch norms: {error}") from error
-    return folded.eval()

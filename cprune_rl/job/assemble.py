@@ -7,6 +7,7 @@ The one place where the worlds of pruning, accuracy and, behind a lab, the compi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -15,21 +16,24 @@ import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, load_data
+from cprune_rl.accuracy.gate import least_provable_loss
 from cprune_rl.accuracy.training import TrainSettings, accumulate_gradients, evaluate, train_device
 from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.cost_cache import CostStore, default_url, open_store
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.job.bench import Lab, Workbench
 from cprune_rl.job.config import RunConfig, load_config
-from cprune_rl.job.networks import is_trained, trained, weights_hash
+from cprune_rl.job.networks import is_trained, trained
 from cprune_rl.job.oracles import calibrate, open_oracle
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.subject import Subject
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 from cprune_rl.pruning.models import build_model, check_output, load_weights
+from cprune_rl.pruning.weights import network_hash
 
 __all__ = ["open_live", "open_subject", "open_untrained_lab", "open_workbench"]
 
+_NEAR_CHANCE = 2.0  # times the accuracy of guessing
 _OpenLab = Callable[[nn.Module, torch.Tensor, CoupledGroups], Lab]
 
 
@@ -49,6 +53,7 @@ def open_workbench(config: RunConfig, reporter: Reporter, since: float) -> Itera
         subject = open_subject(config, reporter)
         dense_accuracy = evaluate(subject.model, subject.data.search)
         resolve_floor(config.floor, dense_accuracy)
+        _say_what_to_expect(config, subject.data, dense_accuracy, reporter)
         lab = open_lab(subject.model, subject.example, subject.coupled)
         oracle = open_oracle(config, subject, lab.network, lab.cost_model, store, dense_accuracy, since, reporter)
         bench = Workbench(config, subject, lab, oracle, dense_accuracy, model_cost=dict(lab.spent))
@@ -106,6 +111,23 @@ def open_live(reporter: Reporter | None = None, **options: object) -> Problem:
     return problem
 
 
+def _say_what_to_expect(config: RunConfig, data: ImageData, dense_accuracy: float, reporter: Reporter) -> None:
+    """The dense network's accuracy, and what is wrong where weights or the floor do not fit the data."""
+    reporter.say(f"    The dense network's accuracy is {dense_accuracy:.2%} on {len(data.search):,} images")
+    if config.weights is not None and dense_accuracy < _NEAR_CHANCE * config.top / data.n_classes:
+        seen = data.train.normalisation
+        reporter.say(
+            f"    That is hardly better than chance. {config.weights.name} may have been trained on pixels of another scale (here mean {seen.mean}, std {seen.std}): "
+            "--data '...?normalise=NAME' or '...?mean=...&std=...' says which; or on other labels."
+        )
+    least = least_provable_loss(len(data.gate), 1 - config.confidence)
+    if -least < config.floor <= 0:
+        reporter.say(
+            f"    The gate has {len(data.gate):,} images: on so few, even a network that answers as the dense one does may lose {least:.2%}, "
+            f"so none can be shown to hold the floor {config.floor:+.2%}. Give more images, a lower --floor or less --confidence."
+        )
+
+
 def group_settings(config: RunConfig) -> GroupSettings:
     """What may be pruned, and in which order."""
     return GroupSettings(config.importance, config.freeze, config.kept_shares, config.seed)
@@ -152,12 +174,15 @@ def _fresh_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn
 
 def _base_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.Module]:
     """The network to prune, trained: with the user's weights, or by ourselves."""
-    data, model, _ = _fresh_network(config, reporter)
+    data, model, example = _fresh_network(config, reporter)
     if config.weights is not None:
         load_weights(model, config.weights)
         return data, model.eval()
-    settings, identity = base_settings(config), f"base:{config.network_name}:{config.seed}:{weights_hash(model)}"
-    verb = "Reading" if is_trained(identity, data, settings) else "Training"
+    settings, identity = base_settings(config), f"base:{config.network_name}:{config.seed}:{network_hash(model)}"
+    is_known = is_trained(identity, data, settings)
+    if not is_known:  # an option that fits no layer, or a network that cannot be pruned, is told before it is trained
+        find_groups(model, example, dataclasses.replace(group_settings(config), importance="l2"))
+    verb = "Reading" if is_known else "Training"
     with reporter.part(f"{verb} the base network", settings.n_steps) as advance:
         trained(model, identity, data, settings, lambda step, _: advance(step))
     return data, model

@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cprune_rl.errors import ConfigError, UnknownNameError
+from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 
 __all__ = ["METHODS", "Budgets", "RunConfig", "TunerBudgets", "load_config"]
 
+_OF_PATHS = ("npz", "cifar10", "imagefolder")  # kinds of data whose argument is a file or a folder
 METHODS = {"agent": "MaskablePPO with the row-shared policy", "greedy": "greedy CPrune, repaired"}
 
 
@@ -29,7 +30,7 @@ class TunerBudgets:
     """
 
     survey: tuple[int, int, int] = (4, 12, 12)
-    dense: tuple[int, int, int] = (4, 24, 64)
+    dense: tuple[int, int, int] = (4, 12, 64)
     near: tuple[int, int, int] = (4, 3, 16)
     n_exchanged: int = 4
 
@@ -153,12 +154,12 @@ class RunConfig(BaseModel):
         return "resnet8-w8" if self.fast and self.model == "resnet8" and not self.device.startswith("recorded:") else self.model
 
     def check_names(self) -> None:
-        """Fails early on a name that nothing is registered under.
+        """Fails early on a name that nothing is registered under, and on a file that is not there.
 
         Raises:
             UnknownNameError: of a model, a data set, a device or a method.
             ConfigError: an option of the device or of the data set is wrong, torch does not see the device to train on, or a recording is of another network.
-            DataError: a recording is damaged.
+            DataError: a recording is damaged, or weights or images are not there.
         """
         from cprune_rl.accuracy.data import parse_data
         from cprune_rl.accuracy.training import train_device
@@ -176,7 +177,10 @@ class RunConfig(BaseModel):
                 raise UnknownNameError(kind, name, names)
         train_device(self.train_device)
         check_model_name(self.model)
-        parse_data(self.data)
+        data = parse_data(self.data)
+        for path in (self.weights, Path(data.argument).expanduser() if data.kind in _OF_PATHS else None):
+            if path is not None and not path.exists():
+                raise DataError(f"{path} is not there")
         spec = parse_device(self.device)
         if isinstance(spec, RecordedSpec):
             from cprune_rl.job.recorded import check_recorded_model
@@ -219,6 +223,6 @@ def _with_whole_path(name: str) -> str:
     first, colon, second = left.rpartition(":") if ".py:" in left else left.partition(":")
     if first.endswith(".py"):
         first = str(Path(first).expanduser().resolve())
-    elif second and Path(second).expanduser().exists():
+    elif first in _OF_PATHS and second and Path(second).expanduser().exists():
         second = str(Path(second).expanduser().resolve())
     return f"{first}{colon}{second}{mark}{options}"

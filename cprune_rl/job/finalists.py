@@ -15,8 +15,9 @@ from cprune_rl.accuracy.training import evaluate, recalibrate, right_answers
 from cprune_rl.agents.searcher import AcceptedPlan, SearchResult
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.job.bench import Workbench
-from cprune_rl.job.networks import trained, weights_hash
+from cprune_rl.job.networks import trained
 from cprune_rl.job.progress import Reporter
+from cprune_rl.pruning.weights import network_hash
 from cprune_rl.table import Plan
 
 __all__ = ["FinalGate", "Finalist", "finish"]
@@ -69,7 +70,8 @@ class FinalGate:
 
     def judge(self, model: nn.Module, n_looks: int) -> Verdict:
         """Whether a finished network holds the floor, where the search may ask `n_looks` times."""
-        return judge(self._dense_correct, self.correct(model), self.floor, n_looks, 1 - self._bench.config.confidence, self._bench.config.floor > 0)
+        config = self._bench.config
+        return judge(self._dense_correct, self.correct(model), self.floor, n_looks, 1 - config.confidence, is_absolute=config.floor > 0, is_dense=model is self._bench.model)
 
     def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
         """The plan's network after the full fine-tune; the dense plan is the base network itself."""
@@ -77,7 +79,7 @@ class FinalGate:
         if plan == bench.network.dense:
             return bench.model
         model = bench.subject.pruned(plan)
-        identity = f"plan:{weights_hash(model)}:of:{bench.subject.weights}"
+        identity = f"plan:{network_hash(model)}:of:{bench.subject.weights}"
         recalibrate(model, bench.data.train)
         with reporter.part(what, bench.finetune_settings.n_steps) as advance:
             finished = trained(model, identity, bench.data, bench.finetune_settings, lambda step, _: advance(step), bench.model)

@@ -18,6 +18,8 @@ from cprune_rl.plain import dump_json
 
 __all__ = ["RunFolder"]
 
+_OPTIONS = ("config.yaml", "command.txt", "system.json")  # what is there from the start
+
 
 class RunFolder:
     """Files of one run.
@@ -65,6 +67,13 @@ class RunFolder:
             return RunFolder(path, RunConfig(**options, out=path), started)
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} holds no run to resume: {error}") from error
+
+    def discard_if_empty(self) -> None:
+        """Takes the folder away where the run left nothing but its options: they were wrong, and the next one may have the same folder."""
+        if {p.name for p in self.path.iterdir()} <= set(_OPTIONS):
+            for name in _OPTIONS:
+                self.file(name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def file(self, name: str) -> Path:
         """Path of a file or a folder inside."""

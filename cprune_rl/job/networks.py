@@ -14,27 +14,19 @@ from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings, train_supernet
 from cprune_rl.accuracy.training import TrainSettings, train
+from cprune_rl.pruning.weights import save_weights
 from cprune_rl.table import Plan
 
-__all__ = ["is_supernet_trained", "is_trained", "supernet_of", "trained", "weights_hash"]
+__all__ = ["is_supernet_trained", "is_trained", "supernet_of", "trained"]
 
 OnStep = Callable[[int, float], None]
 Masks = Callable[[Plan], Mapping[str, torch.Tensor]]
-
-
-def weights_hash(model: nn.Module) -> str:
-    """Names a network's weights."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:20]
 
 
 def _path(identity: str, data: ImageData, settings: TrainSettings | SupernetSettings) -> Path:
@@ -65,9 +57,9 @@ def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSet
     return _kept(model, _path(identity, data, settings), lambda: train(model, data, settings, on_step, teacher))
 
 
-def is_supernet_trained(weights: str, data: ImageData, settings: SupernetSettings) -> bool:
+def is_supernet_trained(weights: str, space: PlanSpace, data: ImageData, settings: SupernetSettings) -> bool:
     """Whether `supernet_of` would only read a file."""
-    return _path(f"supernet:{weights}", data, settings).exists()
+    return _path(_supernet(weights, space), data, settings).exists()
 
 
 def supernet_of(
@@ -87,8 +79,13 @@ def supernet_of(
     Returns:
         `model`, in evaluation mode.
     """
-    path = _path(f"supernet:{weights}", data, settings)
+    path = _path(_supernet(weights, space), data, settings)
     return _kept(model, path, lambda: train_supernet(model, masks, space, data, settings, path.with_suffix(".checkpoint"), on_step))
+
+
+def _supernet(weights: str, space: PlanSpace) -> str:
+    """Names its training: it learns to work at the plans of a space, and at no others."""
+    return f"supernet:{weights}:{json.dumps(asdict(space))}"
 
 
 def _kept(model: nn.Module, path: Path, train_it: Callable[[], None]) -> nn.Module:
@@ -102,6 +99,6 @@ def _kept(model: nn.Module, path: Path, train_it: Callable[[], None]) -> nn.Modu
     train_it()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.part")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+    save_weights(model, temporary)
     temporary.replace(path)
     return model.eval()

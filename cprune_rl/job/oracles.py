@@ -23,16 +23,18 @@ from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
 from cprune_rl.intervals import Interval, rank_correlation
 from cprune_rl.job.bench import Workbench, full_settings
 from cprune_rl.job.config import RunConfig
-from cprune_rl.job.networks import is_supernet_trained, supernet_of, weights_hash
+from cprune_rl.job.networks import is_supernet_trained, supernet_of
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.subject import Subject
 from cprune_rl.pruning.masks import ChannelMasks
+from cprune_rl.pruning.weights import network_hash
 from cprune_rl.table import Network, Plan
 
 __all__ = ["calibrate", "equal_latency_plans", "open_oracle", "supernet_evaluation"]
 
 _LEAST_CORRELATION = 0.7  # below it a supernet ranks no better than a few steps of training, which are cheaper than believing it
 _CURVE_KEPT = (0.75, 0.5)  # kept ratios at which each group's loss is asked for
+_LEAST_PLANS = 5  # fewer say nothing of a ranking
 _PROOF_SHARE = 0.5  # of the dense network's latency: where searches end up
 
 
@@ -60,10 +62,15 @@ def open_oracle(config: RunConfig, subject: Subject, network: Network, costs: Co
     reference = make(supernet).evaluate(network.dense)
     oracle = make(supernet, reference=reference)
     plans = equal_latency_plans(network, ModelledCosts(network, costs), _PROOF_SHARE, config.budgets.proof_plans, config.seed)
+    instead = f"the supernet is not believed, plans are judged by {short.settings.n_steps} steps of training each"
+    if len(plans) < _LEAST_PLANS:
+        reporter.say(f"    There are only {len(plans)} plans of equal latency to ask it about: {instead}")
+        return make(short)
     correlation = _proof(oracle, subject.finetuned(full_settings(config)), plans, reporter)
     if correlation.value >= _LEAST_CORRELATION:
+        oracle.note = f"rank correlation with full fine-tunes over {len(plans)} plans of equal latency: {correlation.value:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]"
         return oracle
-    reporter.say(f"    Below {_LEAST_CORRELATION:g}: the supernet is not believed, plans are judged by {short.settings.n_steps} steps of training each")
+    reporter.say(f"    Below {_LEAST_CORRELATION:g}: {instead}")
     return make(short)
 
 
@@ -79,20 +86,18 @@ def supernet_evaluation(config: RunConfig, subject: Subject, reporter: Reporter)
     space = PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups))
     settings = SupernetSettings(config.budgets.supernet_steps, seed=config.seed)
     masks = ChannelMasks(subject.model, subject.coupled)
-    verb = "Reading" if is_supernet_trained(subject.weights, subject.data, settings) else "Training"
+    verb = "Reading" if is_supernet_trained(subject.weights, space, subject.data, settings) else "Training"
     with reporter.part(f"{verb} the supernet", settings.n_steps) as advance:
         supernet = supernet_of(copy.deepcopy(subject.model), subject.weights, masks.of, space, subject.data, settings, advance)
-    return Recalibrated(functools.partial(subject.pruned_of, supernet), f"supernet:{weights_hash(supernet)}", subject.data)
+    return Recalibrated(functools.partial(subject.pruned_of, supernet), f"supernet:{network_hash(supernet)}", subject.data, "supernet")
 
 
 def _proof(oracle: PlanOracle, full: Evaluation, plans: Sequence[Plan], reporter: Reporter) -> Interval:
     """Rank correlation of the supernet with full fine-tunes, on plans that nothing but accuracy tells apart."""
-    values = np.zeros((len(plans), 2))
-    with reporter.part("Asking the supernet to earn its place", len(plans)) as advance:
-        for done, plan in enumerate(plans, start=1):
-            values[done - 1] = oracle.evaluate(plan), oracle.evaluate(plan, full)
-            advance(done)
-    found = rank_correlation(values[:, 0], values[:, 1])
+    with reporter.part("Asking the supernet to earn its place", 2 * len(plans)) as advance:
+        judged = oracle.evaluate_all(plans, on_plan=advance)
+        truth = oracle.evaluate_all(plans, full, on_plan=lambda done: advance(len(plans) + done))
+    found = rank_correlation(np.array(judged), np.array(truth))
     reporter.say(f"    It ranks {len(plans)} plans of equal latency as full fine-tunes do with a rank correlation of {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]")
     return found
 
@@ -136,21 +141,16 @@ def calibrate(bench: Workbench, reporter: Reporter) -> None:
     """Fine-tunes a few plans in full to calibrate the oracle, and asks it for each group's loss."""
     ratios, oracle, full = bench.config.budgets.calibration, bench.oracle, bench.subject.finetuned(full_settings(bench.config))
     plans = [bench.network.uniform(r) for r in ratios]
-    with reporter.part("Calibrating the accuracy oracle", len(plans)) as advance:
-        for done, plan in enumerate(plans, start=1):
-            bench.calibration_points.append((oracle.loss(plan), bench.dense_accuracy - oracle.evaluate(plan, full)))
-            advance(done)
+    with reporter.part("Calibrating the accuracy oracle", 2 * len(plans)) as advance:
+        seen = oracle.losses(plans, advance)
+        true = oracle.evaluate_all(plans, full, lambda done: advance(len(plans) + done))
+    bench.calibration_points += [(loss, bench.dense_accuracy - accuracy) for loss, accuracy in zip(seen, true, strict=True)]
     bench.calibration = Calibration.fit(bench.calibration_points)
     before = dataclasses.asdict(oracle.spending)
     groups = bench.network.groups
-    measured = np.zeros((len(groups), len(_CURVE_KEPT)))
-    with reporter.part("Asking for each group's loss", measured.size) as advance:
-        for g, group in enumerate(groups):
-            for k, kept in enumerate(_CURVE_KEPT):
-                widths = list(bench.network.dense.widths)
-                widths[g] = max(group.minimum, round(group.channels * kept))
-                measured[g, k] = oracle.loss(Plan(tuple(widths)))
-                advance(g * len(_CURVE_KEPT) + k + 1)
+    narrowed = [bench.network.dense.with_width(g, max(group.minimum, round(group.channels * kept))) for g, group in enumerate(groups) for kept in _CURVE_KEPT]
+    with reporter.part("Asking for each group's loss", len(narrowed)) as advance:
+        measured = np.array(oracle.losses(narrowed, advance)).reshape(len(groups), len(_CURVE_KEPT))
     for name, value in dataclasses.asdict(oracle.spending).items():
         bench.model_cost[name] = bench.model_cost.get(name, 0) + value - before[name]
     middle = len(ratios) // 2

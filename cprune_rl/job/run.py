@@ -13,10 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
-from cprune_rl.accuracy.training import evaluate
+from cprune_rl.accuracy.training import right_answers
 from cprune_rl.agents.agent import PruningAgent
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
@@ -25,6 +24,7 @@ from cprune_rl.agents.searcher import Budget, Searcher, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems import TrainingProblems
 from cprune_rl.envs.recordings import save_recorded
+from cprune_rl.intervals import accuracy_interval
 from cprune_rl.job.assemble import open_workbench
 from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
 from cprune_rl.job.finalists import FinalGate, Finalist, finish
@@ -32,6 +32,7 @@ from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.progress import Reporter
 from cprune_rl.pruning.export import export_torch
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
+from cprune_rl.pruning.weights import save_weights
 from cprune_rl.report.page import Judging, write_page
 from cprune_rl.report.tables import noise_line, predicted_line, result_table, subgraph_table
 from cprune_rl.result import Figures, MethodResult, Result
@@ -66,7 +67,7 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
         result.write(folder.file("result.json"))
         system, command = folder.read_json("system.json") or {}, folder.file("command.txt").read_text().strip()
         plans = [(f.method, f.plan) for f in finalists]
-        judging = Judging(config.oracle, bench.calibration_points, bench.calibration, bench.calibration.residual, bench.data.describe())
+        judging = Judging(bench.oracle.name, bench.oracle.note, bench.calibration_points, bench.calibration, bench.calibration.residual, bench.data.describe())
         write_page(folder.file("report.html"), result, table, searches, plans, bench.problem().floor, judging, system, command)
     reporter.console.print(result_table(result))
     for line in (noise_line(result), predicted_line(result)):
@@ -197,8 +198,9 @@ def _result(
 def _figures(bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork) -> Figures:
     latency = comparison.latency_ms.get(name)
     value, interval = (None, None) if latency is None else (latency.value, (latency.low, latency.high))
-    accuracy = evaluate(network.model, bench.data.test)
-    return Figures(value, interval, comparison.estimate_ms[name], accuracy, count_parameters(network.model), bench.network.macs(network.plan))
+    accuracy = accuracy_interval(right_answers(network.model, bench.data.test))
+    size = count_parameters(network.model), bench.network.macs(network.plan)
+    return Figures(value, interval, comparison.estimate_ms[name], accuracy.value, (accuracy.low, accuracy.high), *size)
 
 
 def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist, comparison: Comparison) -> None:
@@ -209,7 +211,7 @@ def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist, comp
     for source, name in ((finalist.method, "lib.so"), ("dense", "dense.so")):
         if source in comparison.libraries:
             folder.file(name).write_bytes(comparison.libraries[source].read_bytes())
-    save_file({k: v.contiguous() for k, v in bench.model.state_dict().items()}, folder.file("dense.safetensors"))
+    save_weights(bench.model, folder.file("dense.safetensors"))
 
 
 def _record_problem(bench: Workbench, folder: RunFolder) -> None:

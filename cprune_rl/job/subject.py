@@ -13,9 +13,9 @@ from torch import nn
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.oracle import Finetuned
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.job.networks import weights_hash
 from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.pruning.surgery import prune
+from cprune_rl.pruning.weights import network_hash
 from cprune_rl.table import Plan
 
 __all__ = ["Subject"]
@@ -40,7 +40,7 @@ class Subject:
     @functools.cached_property
     def weights(self) -> str:
         """Names the dense network's weights and the ranking of its channels."""
-        return hashlib.sha256(json.dumps([weights_hash(self.model), sorted(self.coupled.ranking.items())]).encode()).hexdigest()[:20]
+        return hashlib.sha256(json.dumps([network_hash(self.model), sorted(self.coupled.ranking.items())]).encode()).hexdigest()[:20]
 
     def pruned(self, plan: Plan) -> nn.Module:
         """The network a plan leaves, with the dense network's weights."""

@@ -28,6 +28,7 @@ from cprune_rl.envs.recordings import open_recorded
 from cprune_rl.errors import ConfigError
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
+from cprune_rl.pruning.weights import network_hash
 from cprune_rl.result import Result
 from cprune_rl.table import Plan
 
@@ -106,7 +107,9 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
         yield Check(f"{name}: test accuracy {stated.accuracy_test:.4f}", f"{accuracy:.4f}", math.isclose(accuracy, stated.accuracy_test, abs_tol=5e-4))
     dense_right, pruned_right = correct(dense, data.gate), correct(model, data.gate)
     gate_floor, gate = resolve_floor(result.floor, float(dense_right.mean()), may_exceed=True), result.main.gate
-    verdict = judge(dense_right, pruned_right, gate_floor, int(gate["n_looks"]), float(gate["risk"]), result.floor > 0)
+    verdict = judge(
+        dense_right, pruned_right, gate_floor, int(gate["n_looks"]), float(gate["risk"]), is_absolute=result.floor > 0, is_dense=network_hash(model) == network_hash(dense)
+    )
     stated_bound = float(result.main.gate["lower_bound"])
     yield Check(f"gate's lower bound {stated_bound:.4f}", f"{verdict.lower_bound:.4f}", math.isclose(verdict.lower_bound, stated_bound, abs_tol=5e-4))
     yield Check(f"gate passed: {result.main.gate['passed']}", str(verdict.passed), verdict.passed == result.main.gate["passed"])

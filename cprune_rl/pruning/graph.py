@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 import torch_pruning as tp
 from torch import nn
+from torch_pruning.dependency import index_mapping
 from torch_pruning.pruner.function import ConvPruner
 
 from cprune_rl.errors import ModelError, PlanError
@@ -46,13 +49,34 @@ class _GroupedConvPruner(ConvPruner):  # type: ignore[misc]  # torch-pruning has
     prune_in_channels = prune_out_channels
 
 
+@contextmanager
+def _views_left_alone() -> Iterator[None]:
+    """A view that torch-pruning divides by nothing for, as of a channel shuffle after a slice, is followed as if it moved nothing: what that breaks, the guard refuses."""
+    follow = index_mapping.update_reshape_index_mapping
+
+    def forgiving(graph: Any, node: Any) -> None:
+        with suppress(ZeroDivisionError):
+            follow(graph, node)
+
+    with mock.patch.object(index_mapping, "update_reshape_index_mapping", forgiving):
+        yield
+
+
 class _Graph(tp.DependencyGraph):  # type: ignore[misc]  # torch-pruning has no types
-    """torch-pruning's, which thins every group of a grouped convolution out; here whole ones go."""
+    """torch-pruning's, which thins every group of a grouped convolution out; here whole ones go. Nor does it stop at a channel shuffle."""
 
     def __init__(self) -> None:
         super().__init__()
         self.grouped = _GroupedConvPruner()
         self.register_customized_layer(_GroupedConvPruner, self.grouped)  # a key that no layer has: `get_pruner_of_module` finds it
+
+    def build_dependency(self, *args: Any, **options: Any) -> Any:
+        with _views_left_alone():
+            return super().build_dependency(*args, **options)
+
+    def get_pruning_group(self, *args: Any, **options: Any) -> Any:
+        with _views_left_alone():
+            return super().get_pruning_group(*args, **options)
 
     def get_pruner_of_module(self, module: nn.Module) -> Any:
         return self.grouped if _is_grouped(module) else super().get_pruner_of_module(module)
@@ -91,10 +115,27 @@ class ChannelGraph:
             raise ModelError(f"the network's channels cannot be followed: {type(error).__name__}: {error}") from error
 
     def all_groups(self, ignored: Sequence[nn.Module]) -> Iterator[tuple[str, int, Any]]:
-        """Each coupled group: the name of its root layer, how many channels can go, torch-pruning's description."""
-        for found in list(self._graph.get_all_groups(ignored_layers=list(ignored), root_module_types=list(PRUNABLE))):
-            name = self.names[found[0].dep.target.module]
-            yield name, self.width(name), found
+        """Each coupled group: the name of its root layer, how many channels can go, torch-pruning's description.
+
+        Where torch-pruning cannot follow a layer's channels, as into a channel shuffle, the description is the error.
+
+        Args:
+            ignored: layers whose outputs stay, with all that is coupled to them.
+        """
+        seen: set[nn.Module] = set()
+        for module in list(self._graph.module2node):
+            if module in ignored or module in seen or not isinstance(module, PRUNABLE):
+                continue
+            name = self.names[module]
+            try:
+                found = self._coupled(name, range(self._graph.get_out_channels(module)))
+            except Exception as error:  # torch-pruning raises whatever an unsupported structure provokes
+                yield name, 0, error
+                continue
+            layers = {item.dep.target.module for item in found if self._graph.is_out_channel_pruning_fn(item.dep.handler)}
+            seen |= layers
+            if not layers & set(ignored):
+                yield name, self.width(name), found
 
     def width(self, name: str) -> int:
         """Channels that a group has.
@@ -156,5 +197,9 @@ class ChannelGraph:
         own = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
         if own != width:
             return False
-        reads = [i for i in self._coupled(self.names[layer], [0]) if i.dep.target.module is not layer and isinstance(i.dep.target.module, PRUNABLE)]
+        try:
+            coupled = self._coupled(self.names[layer], [0])
+        except Exception:  # torch-pruning raises whatever an unsupported structure provokes; `all_groups` tells of it
+            return False
+        reads = [i for i in coupled if i.dep.target.module is not layer and isinstance(i.dep.target.module, PRUNABLE)]
         return not reads

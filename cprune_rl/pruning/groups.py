@@ -94,20 +94,25 @@ def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings
     graph = ChannelGraph(model, example)
     outputs, found = graph.output_layers(example), {}
     attention = find_heads(model)
-    too_narrow = {}
+    impossible = {}
     for name, channels, group in graph.all_groups([*outputs, *(heads.module for heads in attention)]):
+        if isinstance(group, Exception):
+            impossible[name] = f"where its channels go cannot be followed ({type(group).__name__}: {group})"
+            continue
         if not channels:
-            too_narrow[name] = f"has fewer channels than the {graph.unit(name)} that only go together"
+            impossible[name] = f"has fewer channels than the {graph.unit(name)} that only go together"
             continue
         found[name] = _Found(channels, graph.writers(group), functools.partial(score, settings.importance, group, channels, graph.unit(name)), group)
     for heads in attention:
         found[heads.name] = _Found(heads.count, (heads.name,), functools.partial(heads.scores, settings.importance))
-    _check_patterns(settings, [name for name, module in model.named_modules() if name and not list(module.children())])
+    writing = {name for name, module in model.named_modules() if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))}
+    _check_patterns(settings, sorted(writing.union(*(f.layers for f in found.values()))))
     frozen = {name: f"frozen by {pattern!r}" for name, f in found.items() if (pattern := _first_match(settings.freeze, f.layers)) is not None}
     cuts = _cuts(graph, {name: f.group for name, f in found.items() if f.group is not None}, attention)
     refused = {**frozen, **refusals(model, cuts, example, {name: f.channels for name, f in found.items() if name not in frozen})}
     free = {name: f for name, f in found.items() if name not in refused}
-    unprunable = [*((name, refused[name]) for name in found if name in refused), *too_narrow.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
+    whole = {name: _with_coupled(refused[name], name, f.layers) for name, f in found.items() if name in refused}
+    unprunable = [*whole.items(), *impossible.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
     if not free:
         raise ModelError("nothing in this network can be pruned: " + "; ".join(f"{n}: {r}" for n, r in unprunable))
     groups = tuple(Group(name, f.channels, _minimum(f.channels, f.layers, settings.keep), f.layers) for name, f in free.items())
@@ -155,6 +160,12 @@ def _cuts(graph: ChannelGraph, groups: Mapping[str, Any], attention: Sequence[He
     return graph.cuts(groups).joined({heads.name: heads.count for heads in attention}, [cut for heads in attention for cut in heads.cuts])
 
 
+def _with_coupled(reason: str, name: str, layers: Sequence[str]) -> str:
+    """A reason, with the layers that stay whole for it too."""
+    others = [layer for layer in layers if layer != name]
+    return f"{reason} (as {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}, coupled to it)" if others else reason
+
+
 def _matches(pattern: str, layer: str) -> bool:
     return layer == pattern or layer.startswith(f"{pattern}.") or fnmatch.fnmatchcase(layer, pattern)
 
@@ -172,7 +183,8 @@ def _minimum(channels: int, layers: Sequence[str], keep: Mapping[str, float]) ->
 def _check_patterns(settings: GroupSettings, layers: Sequence[str]) -> None:
     for pattern in (*settings.freeze, *settings.keep):
         if _first_match([pattern], layers) is None:
-            raise ConfigError(f"no layer is called {pattern!r}. Known: {', '.join(layers[:40])}{' and more' if len(layers) > 40 else ''}; *.conv1 and the like match several.")
+            known = f"{', '.join(layers[:40])}{' and more' if len(layers) > 40 else ''}"
+            raise ConfigError(f"no layer with channels of its own is called {pattern!r}. Known: {known}; *.conv1 and the like match several.")
     for pattern, ratio in settings.keep.items():
         if not 0 < ratio <= 1:
             raise ConfigError(f"keep {pattern}={ratio:g}: give the share of channels that stays, above 0 and at most 1")

@@ -2,11 +2,13 @@
 
 Unsupported structures fail silently in a dependency graph: chunks by position, norms over channels, views. So a third
 of the channels of each group are removed from a copy and masked in another, and their outputs are compared. All groups
-are tried together first; where the outputs differ, halves are tried until the groups at fault are found. Called by `groups`.
+are tried together first; where the outputs differ, halves are tried until the groups at fault are found. Scales that begin
+at nothing, as many residual branches have them, would hide a difference: they are drawn anew in the copies. Called by `groups`.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,10 +17,11 @@ from torch import nn
 
 from cprune_rl.pruning.cuts import Cuts
 
-__all__ = ["refusals"]
+__all__ = ["awakened", "refusals"]
 
 _TOLERANCE = 1e-4  # of the largest output, at least of 1
 _KEPT = 2 / 3
+_ASLEEP = 1e-3  # a scale whose entries are all smaller lets nothing through
 
 
 def refusals(model: nn.Module, cuts: Cuts, example: torch.Tensor, groups: Mapping[str, int]) -> dict[str, str]:
@@ -32,8 +35,23 @@ def refusals(model: nn.Module, cuts: Cuts, example: torch.Tensor, groups: Mappin
     """
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     image = torch.randn(example.shape, generator=generator)  # zeros would hide what a layer does to its input
+    model = awakened(model)
     kept = {name: sorted(rng.choice(n, max(1, round(n * _KEPT)), replace=False).tolist()) for name, n in groups.items()}
     return _search(model, cuts, image, kept)
+
+
+def awakened(model: nn.Module) -> nn.Module:
+    """A copy in which no scale is (nearly) zero throughout: they begin so in ConvNeXt's blocks, and in the last norm of many residual branches.
+
+    Args:
+        model: left as it was.
+    """
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if not name.endswith("bias") and value.abs().max() < _ASLEEP:
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    return model
 
 
 def _search(model: nn.Module, cuts: Cuts, image: torch.Tensor, kept: Mapping[str, list[int]]) -> dict[str, str]:

@@ -88,7 +88,8 @@ def check_output(model: nn.Module, example: torch.Tensor, n_classes: int, name: 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Loads a state_dict in place: `.safetensors`, or what `torch.save` wrote, of which no code is run.
 
-    A state_dict under the key `state_dict` or `model` of a checkpoint is found, and `module.` before every name is left out.
+    A state_dict under the key `state_dict`, `model_state_dict` or `model` of a checkpoint is found; `module.` and `_orig_mod.` before
+    every name, which DataParallel and torch.compile put there, are left out; counters of batch norms may be missing.
 
     Args:
         model: the network.
@@ -105,14 +106,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as weights: {reason}. Save them with torch.save(model.state_dict(), FILE) or safetensors.") from error
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(values, Mapping) and isinstance(values.get(key), Mapping):
             values = values[key]
     if not isinstance(values, Mapping) or not values or not all(isinstance(v, torch.Tensor) for v in values.values()):
         raise DataError(f"{path} holds no state_dict. Save the weights with torch.save(model.state_dict(), FILE) or safetensors.")
-    if all(name.startswith("module.") for name in values):
-        values = {name.removeprefix("module."): value for name, value in values.items()}
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(name.startswith(prefix) for name in values):
+            values = {name.removeprefix(prefix): value for name, value in values.items()}
     own = model.state_dict()
+    values = {**{name: value for name, value in own.items() if name.endswith("num_batches_tracked")}, **values}
     problems = [f"{kind} {', '.join(sorted(names)[:_N_SHOWN])}{' and more' if len(names) > _N_SHOWN else ''}" for kind, names in _differences(own, values).items() if names]
     if problems:
         raise ModelError(f"{path} does not fit the network: {'; '.join(problems)}")

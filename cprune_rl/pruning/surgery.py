@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from cprune_rl.errors import PlanError
 from cprune_rl.plain import dump_json
 from cprune_rl.pruning.groups import CoupledGroups, find_cuts
 from cprune_rl.pruning.models import build_model
+from cprune_rl.pruning.weights import save_weights
 from cprune_rl.table import Plan
 
 __all__ = ["PlanFile", "count_parameters", "kept_indices", "load_pruned", "prune"]
@@ -73,7 +74,7 @@ class PlanFile:
             "schemes": dict(self.schemes),
         }
         (folder / "plan.json").write_text(dump_json(value))
-        save_file({k: v.contiguous() for k, v in weights.state_dict().items()}, folder / "model.safetensors")
+        save_weights(weights, folder / "model.safetensors")
 
     @staticmethod
     def read(folder: Path) -> PlanFile:

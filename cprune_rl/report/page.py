@@ -24,7 +24,8 @@ class Judging:
     """How accuracy was judged.
 
     Attributes:
-        oracle: as the run asked for it.
+        oracle: that the searches asked.
+        note: what speaks for believing it; may be empty.
         points: `(loss the oracle saw, loss after the full fine-tune)` of each plan that was fine-tuned in full.
         calibration: the map fitted to them.
         residual: its root mean square error.
@@ -32,6 +33,7 @@ class Judging:
     """
 
     oracle: str
+    note: str
     points: Sequence[tuple[float, float]]
     calibration: Callable[[float], float]
     residual: float

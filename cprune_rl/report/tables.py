@@ -54,7 +54,7 @@ def result_table(result: Result) -> Table:
     title = f"{result.model} on {result.data}, {result.device}, floor {result.floor:+.3f}" + (" (--fast)" if result.fast else "")
     view = Table(title=f"{title}: estimates, nothing was timed" if result.is_estimate else title)
     latency, speedup = ("estimate, ms", "speed-up, estimate [95 %]") if result.is_estimate else ("latency ms [95 %]", "speed-up [95 %]")
-    columns = ("", latency, speedup, "test acc.", "params", "MACs", "fresh trials", "evaluations", "search s")
+    columns = ("", latency, speedup, "test acc. [95 %]", "params", "MACs", "fresh trials", "evaluations", "search s")
     for name in columns:
         view.add_column(name, justify="left" if not name else "right")
     view.add_row("dense", *_figures(result.dense, "1.00"), "-", "-", "-")
@@ -91,4 +91,5 @@ def _figures(figures: Figures, speedup: str) -> tuple[str, str, str, str, str]:
     latency = f"{figures.shown_ms:.3f}"
     if figures.latency_ci_ms is not None:
         latency += r" \[{:.3f}, {:.3f}]".format(*figures.latency_ci_ms)
-    return latency, speedup, f"{figures.accuracy_test:.2%}", f"{figures.n_params / 1e3:.1f} k", f"{figures.macs / 1e6:.2f} M"
+    accuracy = r"{:.2%} \[{:.2f}, {:.2f}]".format(figures.accuracy_test, *(100 * end for end in figures.accuracy_test_ci))
+    return latency, speedup, accuracy, f"{figures.n_params / 1e3:.1f} k", f"{figures.macs / 1e6:.2f} M"

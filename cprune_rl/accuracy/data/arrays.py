@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,14 @@ def read_npz(path: Path, name: str, normalisation: Normalisation, seed: int = 0,
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zlib.error, zipfile.BadZipFile) as error:  # a .npy gives an array, not a file of them
         raise DataError(f"{path} cannot be read as .npz: {error}. It needs x and y as `numpy.savez({path.name!r}, x=images, y=labels)` writes them.") from error
     if missing := {"x", "y"} - set(arrays):
         raise DataError(f"{path} has no {' and no '.join(sorted(missing))}; {_EXPECTED}")
+    if len({"x_test", "y_test"} & set(arrays)) == 1:
+        raise DataError(f"{path} has only one of x_test and y_test; give both, or neither to have test images taken from x")
     known = checked_arrays(arrays["x"], arrays["y"], str(path))
-    test = checked_arrays(arrays["x_test"], arrays["y_test"], f"{path}, test images") if {"x_test", "y_test"} <= set(arrays) else None
+    test = checked_arrays(arrays["x_test"], arrays["y_test"], f"{path}, test images") if "x_test" in arrays else None
     if test is not None and test[0].shape[1:] != known[0].shape[1:]:
         raise DataError(f"{path}: test images are {test[0].shape[1:]}, the others {known[0].shape[1:]}")
     return split_images(name, known, test, seed=seed, fast=fast, normalisation=normalisation, is_augmented=is_augmented)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.accuracy.data.images import NORMALISATIONS, ImageData, split_images
+from cprune_rl.accuracy.data.images import NORMALISATIONS, ImageData, Normalisation, split_images
 from cprune_rl.errors import DataError
 
 __all__ = ["CLASS_NAMES", "read_cifar10"]
@@ -28,12 +28,13 @@ _FOLDERS = ("", "cifar-10-batches-py", "cifar-10-batches-bin")
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-def read_cifar10(folder: Path, name: str, seed: int = 0, fast: bool = False) -> ImageData:
+def read_cifar10(folder: Path, name: str, normalisation: Normalisation = NORMALISATIONS["cifar10"], seed: int = 0, fast: bool = False) -> ImageData:
     """Reads the ten classes; 50,000 images are split three ways, the 10,000 published test images stay what they are.
 
     Args:
         folder: with the batches in it, or with the published folder of them.
         name: of the data set.
+        normalisation: of what a network sees.
         seed: of the split.
         fast: fewer images to train on.
 
@@ -44,7 +45,7 @@ def read_cifar10(folder: Path, name: str, seed: int = 0, fast: bool = False) -> 
     parts = [read(at / f"{batch}{suffix}") for batch in _TRAIN]
     known = np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
     test = read(at / f"test_batch{suffix}")
-    return split_images(name, known, test, seed=seed, fast=fast, normalisation=NORMALISATIONS["cifar10"], is_augmented=True, class_names=CLASS_NAMES)
+    return split_images(name, known, test, seed=seed, fast=fast, normalisation=normalisation, is_augmented=True, class_names=CLASS_NAMES)
 
 
 def _find(folder: Path) -> tuple[Path, Callable[[Path], Images], str]:

@@ -34,11 +34,13 @@ class Normalisation:
 
 
 NORMALISATIONS = {
+    "unit": Normalisation((0.0,), (1.0,)),
+    "half": Normalisation((0.5,), (0.5,)),
     "plain": Normalisation((0.5,), (0.25,)),
     "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
-"""By name: `imagenet` is what torchvision's and timm's trained weights expect."""
+"""By name: `unit` leaves pixels in [0, 1], as torchvision's ToTensor does; `half` has them in [-1, 1]; `imagenet` is what torchvision's and timm's trained weights expect."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,14 @@ def split_images(
         class_names: one for each class, where they have names.
 
     Raises:
+        ConfigError: the normalisation is for another number of channels.
         DataError: fewer than 50 images, or a class without a training image.
     """
     images, labels = known
+    if any(len(values) not in (1, images.shape[1]) for values in vars(normalisation).values()):
+        raise ConfigError(
+            f"{name} is normalised with mean {normalisation.mean} and deviation {normalisation.std}; its images have {images.shape[1]} channels: give one value, or as many"
+        )
     if len(images) < _SMALLEST:
         raise DataError(f"{name} has {len(images)} images; at least {_SMALLEST} are needed to split them into train, search, gate and test")
     order = np.random.default_rng(seed).permutation(len(images))
@@ -205,7 +212,7 @@ def split_images(
     def take(which: NDArray[np.int64]) -> Split:
         return Split(images[which], labels[which].astype(np.int64), normalisation)
 
-    tested = take(held_out) if test is None else Split(test[0], test[1].astype(np.int64), normalisation)
+    tested = take(held_out) if test is None else Split(np.require(test[0], requirements="W"), test[1].astype(np.int64), normalisation)  # torch warns of what it cannot write
     return ImageData(name, n_classes, take(train), take(search), take(gate), tested, is_augmented, class_names)
 
 
