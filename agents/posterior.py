@@ -6,6 +6,7 @@ group. Each evaluation tells something about all factors at once, so few of them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +57,7 @@ class LossPosterior:
     def deviation(self, widths: Sequence[int] | NDArray[np.float64]) -> float:
         """Standard deviation of that."""
         x = self._curves_at(widths)
-        return float(np.sqrt(max(x @ self._covariance @ x, 0.0)))
+        return math.sqrt(max(float(x @ self._covariance @ x), 0.0))
 
     def _curves_at(self, widths: Sequence[int] | NDArray[np.float64]) -> NDArray[np.float64]:
         return self._curves.loss(np.asarray(widths, float) / self._dense)

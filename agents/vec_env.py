@@ -37,8 +37,8 @@ class _Answer:
 
     @staticmethod
     def join(answers: Sequence[_Answer]) -> _Answer:
-        arrays = (np.concatenate([getattr(a, name) for a in answers]) for name in ("observations", "masks", "rewards", "dones"))
-        return _Answer(*arrays, [info for a in answers for info in a.infos])
+        arrays = {name: np.concatenate([getattr(a, name) for a in answers]) for name in ("observations", "masks", "rewards", "dones")}
+        return _Answer(infos=[info for a in answers for info in a.infos], **arrays)
 
 
 class _Batch:
@@ -93,7 +93,7 @@ def _serve(pipe: Connection, make: Make, seeds: Sequence[int]) -> None:
         pipe.close()
 
 
-class ProblemVecEnv(VecEnv):  # type: ignore[misc]  # SB3 has partial types
+class ProblemVecEnv(VecEnv):
     """Environments for stable-baselines3 (see the module).
 
     Args:
@@ -114,7 +114,7 @@ class ProblemVecEnv(VecEnv):  # type: ignore[misc]  # SB3 has partial types
         for part in parts if n_workers else ():
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, make, part.tolist()), daemon=True)
-            process.start()  # type: ignore[attr-defined]  # of every context's process
+            process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)

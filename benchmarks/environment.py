@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import cprune_rl  # noqa: F401  # registers the environments
-from cprune_rl.agents.ppo import PPOSettings, train_policy
+from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.envs.problems import TrainingProblems, describe_recorded, open_recorded
 
@@ -40,7 +40,7 @@ def training_steps_a_second(n_steps: int, problem: str | None) -> float:
     measured = CostModel(recorded.latency.measured())
     problems = TrainingProblems(recorded.network, measured, recorded.curves, recorded.dense_accuracy, recorded.descriptor)
     started = time.process_time()
-    train_policy(problems, PPOSettings(total_timesteps=n_steps))
+    train_policy(problems, TrainingSettings(total_timesteps=n_steps))
     return n_steps / (time.process_time() - started)
 
 

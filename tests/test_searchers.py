@@ -7,21 +7,21 @@ import pytest
 
 from cprune_rl.agents.agent import PolicyRollOut, PruningAgent
 from cprune_rl.agents.greedy import GreedyCPrune
-from cprune_rl.agents.ppo import PPOSettings, train_policy
 from cprune_rl.agents.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.searcher import Budget, Searcher
 from cprune_rl.agents.surrogate import SurrogateSearch
+from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.cost_cache.recorded import RecordedCosts
 from cprune_rl.envs.problems import TrainingProblems, open_recorded
 from cprune_rl.testing import FailingCosts, check_searcher, toy_problem
 
-SMALL = PPOSettings(total_timesteps=512, n_envs=8, n_steps=16, batch_size=64, max_rows=8)
+SMALL = TrainingSettings(total_timesteps=512, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64})
 
 
 def train_small(seed: int = 0) -> PruningAgent:
-    model = train_policy(lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))), PPOSettings(**{**vars(SMALL), "seed": seed}))
-    return PruningAgent(model.policy)
+    trained = train_policy(lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))), TrainingSettings(**{**vars(SMALL), "seed": seed}))
+    return PruningAgent(trained.policy)
 
 
 @pytest.fixture(scope="module")

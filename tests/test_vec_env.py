@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cprune_rl.agents.ppo import PPOSettings, train_policy
 from cprune_rl.agents.vec_env import ProblemVecEnv
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.testing import toy_problem
@@ -52,8 +51,3 @@ def test_an_error_in_another_process_is_told_here() -> None:
             vector.step(np.array(["a", "b"]))
     finally:
         vector.close()
-
-
-def test_a_policy_is_trained_on_it() -> None:
-    model = train_policy(lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))), PPOSettings(total_timesteps=512, n_envs=8, n_steps=16, batch_size=64, max_rows=8))
-    assert model.num_timesteps >= 512

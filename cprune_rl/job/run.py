@@ -19,8 +19,8 @@ from cprune_rl.accuracy.training import right_answers
 from cprune_rl.agents.agent import PruningAgent
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
-from cprune_rl.agents.ppo import PPOSettings, train_policy
 from cprune_rl.agents.searcher import Budget, Searcher, SearchResult, SearchStep
+from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems import TrainingProblems
 from cprune_rl.envs.recordings import save_recorded
@@ -154,13 +154,13 @@ class _Narrator:
 
 def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[RowPolicy, float]:
     """The agent's policy, trained on variations of this problem or read from the folder, and the seconds its training took."""
-    settings = PPOSettings(total_timesteps=bench.config.budgets.total_timesteps, seed=bench.config.seed)
+    settings = TrainingSettings(total_timesteps=bench.config.budgets.total_timesteps, seed=bench.config.seed)
     target = folder.file("policy")
     if not (target / "policy.json").exists():
         problems = TrainingProblems(bench.network, bench.lab.cost_model, bench.curves, bench.dense_accuracy, bench.lab.descriptor)
         started = time.perf_counter()
         with reporter.part("Training the agent on a model of the problem", settings.total_timesteps) as advance:
-            model = train_policy(problems, settings, folder.file("tensorboard"), advance)
+            trained = train_policy(problems, settings, folder.file("tensorboard"), advance)
         card = {
             "network": bench.network.name,
             "data": bench.data.name,
@@ -169,10 +169,9 @@ def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[Ro
             "seed": settings.seed,
             "train_s": round(time.perf_counter() - started, 1),
         }
-        policy: RowPolicy = model.policy
         target.mkdir(exist_ok=True)
-        model.save(target / "sb3.zip")
-        save_policy(policy, target, card)
+        trained.algorithm.save(target / "sb3.zip")
+        save_policy(trained.policy, target, card)
     card = json.loads((target / "policy.json").read_text())["card"]
     return load_policy(target, settings.max_rows), float(card.get("train_s", 0.0))
 

@@ -1,0 +1,240 @@
+"""Training of a policy on models of problems, by a choice of learners.
+
+Training needs a thousand looks a second, a device gives a few: so training never waits for a device. What a trained
+policy then does on a real problem is in `agent`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+import cprune_rl  # noqa: F401  # registers the environments
+from cprune_rl.agents.agent import PolicyRollOut
+from cprune_rl.agents.learners import LEARNERS, Learner
+from cprune_rl.agents.policy import RowPolicy
+from cprune_rl.agents.searcher import Budget
+from cprune_rl.agents.vec_env import ProblemVecEnv
+from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler
+from cprune_rl.envs.problem import Problem
+from cprune_rl.errors import PolicyError, UnknownNameError
+
+__all__ = ["Evaluation", "Trained", "TrainingSettings", "train_policy"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Training of a policy.
+
+    Attributes:
+        total_timesteps: environment steps.
+        learner: a key of `learners.LEARNERS`.
+        n_envs: environments stepped together.
+        n_workers: processes that step them; 0 steps them in this one.
+        learning_rate: at the start; falls linearly to a tenth.
+        max_rows: rows of the observation.
+        max_steps: truncation of a training episode.
+        eval_every: steps between two evaluations on held-out problems, and between two checkpoints.
+        seed: of the problems, the environments and the network.
+        options: of the learner, over its own defaults.
+    """
+
+    total_timesteps: int = 100_000
+    learner: str = "ppo"
+    n_envs: int = 64
+    n_workers: int = 0
+    learning_rate: float = 5e-4
+    max_rows: int = 32
+    max_steps: int = 60
+    eval_every: int = 20_000
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One greedily decoded roll-out on one held-out problem.
+
+    Attributes:
+        n_steps: that the policy had been trained for.
+        problem: its name.
+        log_gain: log of dense over found latency.
+        accuracy_evaluations: that it asked for.
+        fresh_trials: that it asked for.
+    """
+
+    n_steps: int
+    problem: str
+    log_gain: float
+    accuracy_evaluations: int
+    fresh_trials: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives.
+
+    Attributes:
+        policy: the trained policy.
+        algorithm: stable-baselines3's, with its optimiser.
+        evaluations: on held-out problems, as it went.
+    """
+
+    policy: RowPolicy
+    algorithm: BaseAlgorithm
+    evaluations: tuple[Evaluation, ...] = ()
+
+
+def train_policy(
+    problems: ProblemSampler,
+    settings: TrainingSettings,
+    log_folder: Path | None = None,
+    on_steps: Callable[[int], None] | None = None,
+    held_out: Sequence[Callable[[], Problem]] = (),
+    checkpoint: Path | None = None,
+    start: RowPolicy | None = None,
+) -> Trained:
+    """Trains a row-shared policy on drawn problems.
+
+    Args:
+        problems: draws one for each episode; must be cheap (no device behind it), and picklable where there are workers.
+        settings: of the training.
+        log_folder: for TensorBoard events under `prune/`, `latency/` and `cache/`; None writes none.
+        on_steps: told the number of steps done.
+        held_out: opens problems on which the policy is tried as training goes on; never trained on.
+        checkpoint: file that the training is saved to, and goes on from where it is there already.
+        start: policy whose weights are the beginning; a new one where not given.
+
+    Raises:
+        UnknownNameError: there is no such learner.
+        PolicyError: the checkpoint is damaged, or of another training.
+    """
+    if settings.learner not in LEARNERS:
+        raise UnknownNameError("learner", settings.learner, LEARNERS)
+    learner = LEARNERS[settings.learner]
+    env = ProblemVecEnv(_Make(problems, settings.max_rows, settings.max_steps), settings.n_envs, settings.n_workers, settings.seed)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # batches are small: a second thread costs more than it brings
+    try:
+        model = learner.make(env, lambda left: settings.learning_rate * max(left, 0.1), settings.seed, settings.options)
+        if start is not None:
+            learner.begin_with(model, start)
+        n_done = _resume(model, checkpoint, settings) if checkpoint is not None and checkpoint.is_file() else 0
+        model.set_logger(configure(str(log_folder) if log_folder else None, ["tensorboard"] if log_folder else []))
+        model.num_timesteps = n_done
+        watch = _Watch(learner, settings, on_steps, held_out, checkpoint, n_done)
+        watch.init_callback(model)
+        if n_done < settings.total_timesteps:
+            model.learn(settings.total_timesteps - n_done, callback=watch, reset_num_timesteps=False)
+        watch.look()
+        return Trained(learner.policy_of(model), model, tuple(watch.evaluations))
+    finally:
+        torch.set_num_threads(n_threads)
+        env.close()
+
+
+@dataclass(frozen=True)
+class _Make:
+    """Makes an environment, also in another process."""
+
+    problems: ProblemSampler
+    max_rows: int
+    max_steps: int
+
+    def __call__(self) -> CPruneEnv:
+        return CPruneEnv(self.problems, self.max_rows, self.max_steps)
+
+
+class _Watch(BaseCallback):
+    """Tells of the steps, writes what episodes came to, tries held-out problems and saves checkpoints."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        settings: TrainingSettings,
+        on_steps: Callable[[int], None] | None,
+        held_out: Sequence[Callable[[], Problem]],
+        checkpoint: Path | None,
+        n_done: int,
+    ) -> None:
+        super().__init__()
+        self._learner, self._settings, self._on_steps, self._held_out, self._checkpoint = learner, settings, on_steps, held_out, checkpoint
+        self._due = (n_done // settings.eval_every + 1) * settings.eval_every
+        self.evaluations: list[Evaluation] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self._write_episode(info)
+        if self._on_steps is not None:
+            self._on_steps(self.num_timesteps)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.num_timesteps >= self._due:
+            self._due += self._settings.eval_every
+            self.look()
+
+    def look(self) -> None:
+        """Tries the policy on each held-out problem, and saves the training."""
+        n_steps = self.model.num_timesteps
+        if not self.evaluations or self.evaluations[-1].n_steps < n_steps:
+            policy = PolicyRollOut(self._learner.policy_of(self.model))
+            for open_problem in self._held_out:
+                problem = open_problem()
+                found = policy.search(problem, Budget())
+                gain = math.log(found.accepted[0].latency_s / found.best.latency_s)
+                told = Evaluation(n_steps, problem.name, gain, int(found.cost["accuracy_evaluations"]), int(found.cost["fresh_trials"]))
+                self.evaluations.append(told)
+                self.logger.record(f"latency/held_out_speedup/{problem.name}", math.exp(gain))
+                self.logger.record(f"prune/held_out_evaluations/{problem.name}", told.accuracy_evaluations)
+                self.logger.record(f"cache/held_out_fresh_trials/{problem.name}", told.fresh_trials)
+            self.logger.dump(n_steps)
+        if self._checkpoint is not None:
+            _save(self.model, self._checkpoint, self._settings)
+
+    def _write_episode(self, info: dict[str, Any]) -> None:
+        self.logger.record_mean("prune/episode_gain", info["episode"]["r"])
+        self.logger.record_mean("prune/episode_steps", info["episode"]["l"])
+        self.logger.record_mean("prune/accuracy", info["accuracy"])
+        self.logger.record_mean("latency/speedup", info["dense_latency_s"] / info["latency_s"])
+        self.logger.record_mean("cache/failed_looks", float("error_type" in info))
+
+
+def _save(model: BaseAlgorithm, file: Path, settings: TrainingSettings) -> None:
+    """Tensors and plain values, written aside and moved: a training that is killed leaves the one before."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".part")
+    state = {"policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()}
+    torch.save({"n_steps": model.num_timesteps, "settings": _identity(settings), **state}, aside)
+    aside.replace(file)
+
+
+def _resume(model: BaseAlgorithm, file: Path, settings: TrainingSettings) -> int:
+    try:
+        saved = torch.load(file, weights_only=True)
+        if saved["settings"] != _identity(settings):
+            raise PolicyError(f"{file} is of a training with other settings: give another folder, or the same settings to go on with it")
+        model.policy.load_state_dict(saved["policy"])
+        model.policy.optimizer.load_state_dict(saved["optimizer"])
+        return int(saved["n_steps"])
+    except PolicyError:
+        raise
+    except Exception as error:  # torch raises errors of many kinds for a damaged file
+        raise PolicyError(f"{file} is no checkpoint, or a damaged one: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}") from error
+
+
+def _identity(settings: TrainingSettings) -> dict[str, Any]:
+    """What must be the same for a training to go on; how long it is and who steps it may change."""
+    told = asdict(settings)
+    for name in ("total_timesteps", "n_workers", "eval_every"):
+        del told[name]
+    return told
