@@ -49,9 +49,10 @@ class PolicyRollOut:
         """The same, counted by a meter of someone else's."""
         RollOut(problem, meter, self._policy.observation_space.shape[0], max_rejections=self._max_rejections).run(self._choose)
 
-    def _choose(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
+    def _choose(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[int, str]:
         action, _ = self._policy.predict(observation, action_masks=mask, deterministic=True)
-        return int(action)
+        learned, analytic = self._policy.explain(observation, int(action))
+        return int(action), f"score {analytic:+.1f}, learned {learned:+.1f}"
 
 
 @dataclass(frozen=True)

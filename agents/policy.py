@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -85,9 +87,14 @@ class RowHead(nn.Module):
         nn.init.constant_(self.stop.bias, -3.0)  # a policy that stops at once never learns what it missed
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        learned, analytic = self.parts(latent)
+        return learned + analytic
+
+    def parts(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What was learned and what the analytic score gives, of each logit; `(batch, 3 * rows + 1)` each."""
         rows, pooled, score = torch.split(latent, [self._n_rows * self._width, self._width, self._n_rows * N_WIDTHS], dim=1)
-        logits = self.row(rows.view(len(latent), self._n_rows, self._width)).flatten(1) + self.beta * score
-        return torch.cat([logits, self.stop(pooled)], dim=1)
+        learned = self.row(rows.view(len(latent), self._n_rows, self._width)).flatten(1)
+        return torch.cat([learned, self.stop(pooled)], dim=1), torch.cat([self.beta * score, score.new_zeros(len(score), 1)], dim=1)
 
 
 class PooledValue(nn.Module):
@@ -128,6 +135,17 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
         self.action_net = RowHead(n_rows, self._width, self._prior)
         self.value_net = PooledValue(n_rows, self._width)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def explain(self, observation: NDArray[np.float32], action: int) -> tuple[float, float]:
+        """What was learned and what the analytic score gives, of one action's logit.
+
+        Args:
+            observation: `(rows, N_FEATURES)`.
+            action: that is asked about.
+        """
+        with torch.no_grad():
+            learned, analytic = self.action_net.parts(self.extract_features(torch.from_numpy(observation[None]), self.pi_features_extractor))
+        return float(learned[0, action]), float(analytic[0, action])
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "width": self._width, "prior": self._prior}

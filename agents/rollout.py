@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import gymnasium
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 
 from cprune_rl.agents.searcher import Meter, SearchStep
 from cprune_rl.envs.cprune_env import CPruneEnv
-from cprune_rl.envs.observation import STEP_COUNTS
+from cprune_rl.envs.observation import FEATURES, STEP_COUNTS, log_gain_shown
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["Choose", "RollOut"]
 
-Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], int]
+Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], "int | tuple[int, str]"]
+_GAIN = FEATURES.index("log_gain_x1")
 
 
 class RollOut:
@@ -41,7 +43,7 @@ class RollOut:
         """Walks.
 
         Args:
-            choose: the action, from the observation and the mask of legal ones.
+            choose: the action, from the observation and the mask of legal ones; with what spoke for it, if it says so.
 
         Raises:
             DeviceError: the device is gone.
@@ -51,14 +53,20 @@ class RollOut:
             self._meter.start(info["latency_s"])
         done = False
         while not done and not self._meter.is_spent:
-            action = choose(obs, self._core.action_masks())
+            chosen = choose(obs, self._core.action_masks())
+            action, why = chosen if isinstance(chosen, tuple) else (chosen, "")
             move = self._core.move(action)
             what = "stop" if move is None else self._describe(move.row, move.width)
+            expected = None if move is None else log_gain_shown(float(obs[move.row, _GAIN + move.width]))
+            before_s = self._core.state.table.latency_s
             obs, _, terminated, truncated, info = self._env.step(np.int64(action))
+            if self._core.failure is not None:
+                raise self._core.failure
             done = terminated or truncated
             if move is not None:
                 accuracy = None if "error_type" in info else info["tried_accuracy"]
-                self._meter.record(SearchStep(move.plan, what, info["tried_latency_s"], accuracy, info["accepted"]))
+                gain = math.log(before_s / info["tried_latency_s"]) if math.isfinite(info["tried_latency_s"]) else None
+                self._meter.record(SearchStep(move.plan, what, info["tried_latency_s"], accuracy, info["accepted"], 0.0, expected, gain, why))
 
     def _describe(self, row: int, width: int) -> str:
         first = self._core.state.table.rows[row].subgraphs[0]

@@ -26,10 +26,12 @@ class Budget:
     Attributes:
         fresh_trials: programs built and timed.
         accuracy_evaluations: answers of the oracle.
+        minutes: by the clock.
     """
 
     fresh_trials: int | None = None
     accuracy_evaluations: int | None = None
+    minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class SearchStep:
         accuracy: by the oracle; None where it was not asked.
         accepted: whether the search went on from it.
         predicted_share: of the estimate's seconds, what no task was measured for; filled in by `Meter.record`.
+        expected_gain: log latency ratio to the plan it was tried from, as expected before it was measured; None where nothing was.
+        gain: the same as it came out.
+        why: what spoke for it.
     """
 
     plan: Plan
@@ -51,6 +56,9 @@ class SearchStep:
     accuracy: float | None
     accepted: bool
     predicted_share: float = 0.0
+    expected_gain: float | None = None
+    gain: float | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,8 @@ class SearchResult:
 
 def _step_from_json(value: dict[str, Any]) -> SearchStep:
     latency_s = math.inf if value["latency_s"] is None else value["latency_s"]
-    return SearchStep(Plan(tuple(value["plan"])), value["what"], latency_s, value["accuracy"], value["accepted"], value.get("predicted_share", 0.0))
+    more = {name: value[name] for name in ("predicted_share", "expected_gain", "gain", "why") if name in value}
+    return SearchStep(Plan(tuple(value["plan"])), value["what"], latency_s, value["accuracy"], value["accepted"], **more)
 
 
 OnStep = Callable[[SearchStep], None]
@@ -174,8 +183,8 @@ class Meter:
     def is_spent(self) -> bool:
         """Whether the budget is used up."""
         cost, budget = self.cost(), self.budget
-        trials = budget.fresh_trials is not None and cost["fresh_trials"] >= budget.fresh_trials
-        return trials or (budget.accuracy_evaluations is not None and cost["accuracy_evaluations"] >= budget.accuracy_evaluations)
+        limits = (("fresh_trials", budget.fresh_trials), ("accuracy_evaluations", budget.accuracy_evaluations), ("wall_s", None if budget.minutes is None else 60 * budget.minutes))
+        return any(limit is not None and cost[name] >= limit for name, limit in limits)
 
     def cost(self) -> dict[str, float]:
         """Spent so far."""

@@ -18,6 +18,7 @@ from cprune_rl.contracts import TaskCost
 from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS, EpisodeState, Move, Observer, list_moves
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.reward import Outcome, get_reward
+from cprune_rl.errors import DeviceError
 from cprune_rl.table import Plan, SubgraphTable
 
 __all__ = ["CPruneEnv"]
@@ -34,7 +35,8 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     An episode ends at stop, after `max_rejections`, or when nothing is legal; it is truncated at
     `max_steps`. `info` holds plan, latency, accuracy and whether the step was accepted; a failed
-    measurement is a rejected step with `error_type` and `error_details`.
+    measurement is a rejected step with `error_type` and `error_details`; a device that is gone ends the
+    episode where it stands, with `error_type` "device".
 
     Args:
         problem: what to solve; a callable draws a new one at each reset; a name or a path opens a
@@ -71,6 +73,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._state: EpisodeState | None = None
         self._moves: dict[int, Move] = {}
         self._observer: Observer | None = None
+        self.failure: DeviceError | None = None  # that ended the episode
 
     @property
     def problem(self) -> Problem:
@@ -109,6 +112,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             DeviceError: the dense network cannot be measured.
         """
         super().reset(seed=seed)
+        self.failure = None
         problem = self._source if isinstance(self._source, Problem) else self._source(self.np_random)
         self._problem = problem
         dense, n_groups = problem.network.dense, len(problem.network.groups)
@@ -125,10 +129,14 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             return self._observation(), 0.0, True, False, self._info(stopped=True)
         state.n_steps += 1
         before_s = state.table.latency_s
-        info = self._try(move) if move is not None else self._refuse(int(action))
+        try:
+            info = self._try(move) if move is not None else self._refuse(int(action))
+        except DeviceError as error:
+            self.failure = error
+            info = {"accepted": False, "tried_latency_s": math.inf, "tried_accuracy": 0.0, "error_type": "device", "error_details": str(error)}
         outcome = Outcome(info["accepted"], before_s, info["tried_latency_s"], info["tried_accuracy"], self.problem.floor)
         self._list_moves()
-        terminated = state.n_rejections >= self._max_rejections or not self._moves
+        terminated = state.n_rejections >= self._max_rejections or not self._moves or self.failure is not None
         truncated = bool(state.n_steps >= self._max_steps and not terminated)
         return self._observation(), self._reward(outcome), terminated, truncated, self._info(**info)
 

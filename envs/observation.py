@@ -21,7 +21,7 @@ from cprune_rl.envs.layout import Layout
 from cprune_rl.envs.problem import Problem
 from cprune_rl.table import Network, Plan, SubgraphTable, TaskRow, lower_multiple
 
-__all__ = ["FEATURES", "N_FEATURES", "N_GLOBALS", "N_WIDTHS", "STEP_COUNTS", "EpisodeState", "Move", "Observer", "feature_hash", "list_moves"]
+__all__ = ["FEATURES", "N_FEATURES", "N_GLOBALS", "N_WIDTHS", "STEP_COUNTS", "EpisodeState", "Move", "Observer", "feature_hash", "list_moves", "log_gain_shown"]
 
 STEP_COUNTS = (1, 2, 4)
 N_WIDTHS = len(STEP_COUNTS)
@@ -103,6 +103,11 @@ def list_moves(network: Network, table: SubgraphTable, banned: Sequence[int], ma
                     widths[g] = narrowed[g]
                 moves.append(Move(r, w, row.groups, Plan(tuple(widths), schemes)))
     return moves
+
+
+def log_gain_shown(value: float) -> float:
+    """The log latency ratio that a `log_gain` column stands for."""
+    return max(math.exp(2 * (value - 1.5)) - 1e-4, 0.0)
 
 
 def _log_gains(problem: Problem, state: EpisodeState, moves: Sequence[Move]) -> NDArray[np.float64]:

@@ -41,6 +41,7 @@ __all__ = [
     "recorded_names",
     "remove_problem",
     "save_recorded",
+    "without_floor",
 ]
 
 _PACKAGED = "cprune_rl.envs.recorded"
@@ -66,7 +67,7 @@ def open_recorded(name: str | None = None, floor: float | None = None, noise_see
         DataError: the file is damaged, no recorded problem, or of another format.
         FloorError: the floor is above the recorded accuracy.
     """
-    name, asked = _without_floor(name or _DEFAULT)
+    name, asked = without_floor(name or _DEFAULT)
     r = read_recording(name)
     latency = RecordedCosts(r.network, RecordedTasks(r.costs), noise_seed)
     oracle = CurveOracle(r.network, r.curves, r.dense_accuracy)
@@ -76,7 +77,7 @@ def open_recorded(name: str | None = None, floor: float | None = None, noise_see
 
 def read_recording(name: str | None = None) -> Recording:
     """What a recording's file holds; arguments and errors are those of `open_recorded`."""
-    full, file = _find(_without_floor(name or _DEFAULT)[0])
+    full, file = _find(without_floor(name or _DEFAULT)[0])
     return read_recording_file(file, full)
 
 
@@ -174,7 +175,7 @@ class RecordedSummary:
 
 def describe_recorded(name: str | None = None) -> RecordedSummary:
     """Says what machine a recording is of, when and how it was made; arguments and errors are those of `open_recorded`."""
-    full, file = _find(_without_floor(name or _DEFAULT)[0])
+    full, file = _find(without_floor(name or _DEFAULT)[0])
     r = read_recording_file(file, full)
     said = {key: str(value) for key, value in r.provenance.items()}
     packages = r.provenance.get("packages")
@@ -220,8 +221,8 @@ def _plain_name(file: Path) -> str:
     return next((file.name.removesuffix(ending) for ending in _ENDINGS if file.name.endswith(ending)), file.name)
 
 
-def _without_floor(name: str) -> tuple[str, float | None]:
-    """A name, and the floor that it ends in."""
+def without_floor(name: str) -> tuple[str, float | None]:
+    """A name, and the floor that it ends in; None where it has none."""
     found = _FLOOR.fullmatch(name)
     return (name, None) if found is None or Path(name).is_file() else (found["name"], float(found["floor"]))
 

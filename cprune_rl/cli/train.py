@@ -1,60 +1,95 @@
-"""`cprune-rl train`: every option's help is its description in `RunConfig`."""
+"""`cprune-rl train` and `cprune-rl prune`: every option's help is its description in `RunConfig` or `PolicyConfig`."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from cprune_rl.cli.options import given, with_options
 from cprune_rl.errors import ConfigError, CPruneError, DeviceError, StoreError, ToolchainError
+
+if TYPE_CHECKING:
+    from cprune_rl.job.folder import RunFolder
 
 __all__ = ["register"]
 
 _INTERRUPTED = 130
+_ONLY_POLICY = ("problems", "device_class", "held_out", "timesteps", "learner", "variants", "workers")
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command("train")(_with_run_options(train))
-
-
-def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command one flag for each field of `RunConfig`."""
+    """Adds the commands."""
     from cprune_rl.job.config import RunConfig
+    from cprune_rl.job.policy_config import PolicyConfig
 
-    parameters = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    for name, field in RunConfig.model_fields.items():
-        kind = list[str] if field.default == () else field.annotation if field.default is not None else Path if name in ("out", "weights") else str
-        default = "" if field.default in (None, ()) else f" [default: {field.default}]"
-        flag = f"--{name.replace('_', '-')}"
-        option = typer.Option(flag, help=f"{field.description}{default}", show_default=False)
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option]))  # noqa: UP045  # built at run time
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+    app.command("train")(with_options(train, {"A run": RunConfig, "A policy for many problems": PolicyConfig}))
+    app.command("prune")(with_options(prune, {"A run": RunConfig}))
 
 
 def train(
+    config: Annotated[Optional[Path], typer.Option(help="YAML file with any of a run's options below; flags override it.", show_default=False)] = None,  # noqa: UP045
+    resume: Annotated[Optional[Path], typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,  # noqa: UP045
+    **flags: Any,
+) -> None:
+    """Train a pruning agent for a network on a device and prune the network with it; with --problems or --device-class, train one policy for many."""
+    flags = given(flags)
+    if "problems" in flags or "device_class" in flags:
+        _train_policy({**flags, **({"config": config} if config else {}), **({"resume": resume} if resume else {})})
+        return
+    if stray := [name for name in _ONLY_POLICY if name in flags]:
+        raise ConfigError(f"--{stray[0].replace('_', '-')} is for training one policy for many problems: say which by --problems or --device-class")
+    _run(config, resume, flags)
+
+
+def prune(
     config: Annotated[Optional[Path], typer.Option(help="YAML file with any of the options below; flags override it.", show_default=False)] = None,  # noqa: UP045
     resume: Annotated[Optional[Path], typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,  # noqa: UP045
     **flags: Any,
 ) -> None:
-    """Train a pruning agent for a network on a device, and prune the network with it."""
+    """Prune a network with a policy that was trained before: the packaged one for x86 processors, or --policy."""
+    flags = given(flags)
+    if resume is None:
+        from cprune_rl.agents.policies import DEFAULT
+
+        flags = {"policy": DEFAULT, "alone": True} | flags
+    _run(config, resume, flags)
+
+
+def _train_policy(flags: dict[str, Any]) -> None:
+    from cprune_rl.job.policy_config import PolicyConfig, load_policy_config
+
+    if stray := [name for name in flags if name not in PolicyConfig.model_fields]:
+        raise ConfigError(f"--{stray[0].replace('_', '-')} is of a run: a policy for many problems is trained on recordings, by {', '.join(PolicyConfig.model_fields)}")
+    options = load_policy_config(flags)
+    from cprune_rl.job.policy_training import train_on_problems
+    from cprune_rl.job.progress import Reporter
+
+    reporter = Reporter()
+    try:
+        train_on_problems(options, reporter)
+    except KeyboardInterrupt:
+        reporter.say("Stopped. The last checkpoint is kept; the same command goes on from it.")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _run(config: Path | None, resume: Path | None, flags: dict[str, Any]) -> None:
     from cprune_rl.job.config import load_config
     from cprune_rl.job.folder import RunFolder
 
-    flags = {name: None if value == [] else value for name, value in flags.items()}
     if resume is not None:
-        if given := [name for name, value in {"config": config, **flags}.items() if value is not None]:
-            raise ConfigError(f"--resume goes on with the options of {resume}: leave --{given[0].replace('_', '-')} out, or start a new run with it")
+        if stray := [*flags, *(["config"] if config is not None else [])]:
+            raise ConfigError(f"--resume goes on with the options of {resume}: leave --{stray[0].replace('_', '-')} out, or start a new run with it")
         folder = RunFolder.resume(resume)
     else:
         options = load_config(config, flags)
         options.check_names()
         folder = RunFolder.create(options)
+    _go(folder)
+
+
+def _go(folder: RunFolder) -> None:
     from cprune_rl.job.progress import Reporter
     from cprune_rl.job.run import run
 

@@ -97,6 +97,12 @@ class RunConfig(BaseModel):
     top: int = Field(1, ge=1, description="An image counts as right where its label is among so many most likely classes, e.g. 5.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the final gate: how sure it is that a network which passes holds the floor.")
     method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
+    alone: bool = Field(False, description="Run the agent without a rival beside it.")
+    policy: str | None = Field(None, description="Prune with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.")
+    init: str | None = Field(None, description="Begin the training with this policy's weights, a folder or a packaged one's name.")
+    max_trials: int | None = Field(None, ge=0, description="A search ends when it has made so many fresh trials.")
+    max_evaluations: int | None = Field(None, ge=0, description="A search ends when it has evaluated the accuracy of so many plans.")
+    max_minutes: float | None = Field(None, gt=0, description="A search ends after so many minutes.")
     seed: int = Field(0, ge=0, description="Seed of training, programs and search.")
     out: Path | None = Field(None, description="Run folder; a new one under runs/ where not given.")
     storage: str | None = Field(None, description="Cost cache, e.g. sqlite:///costs.db; CPRUNE_RL_STORAGE or the user cache folder where not given.")
@@ -175,6 +181,8 @@ class RunConfig(BaseModel):
         for kind, (name, names) in known.items():
             if name not in names:
                 raise UnknownNameError(kind, name, names)
+        if self.policy is not None and self.init is not None:
+            raise ConfigError("--policy takes a policy as it is, --init trains one further: give one of them")
         train_device(self.train_device)
         check_model_name(self.model)
         data = parse_data(self.data)

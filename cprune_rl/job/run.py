@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from cprune_rl.accuracy.training import right_answers
 from cprune_rl.agents.agent import PruningAgent
 from cprune_rl.agents.greedy import GreedyCPrune
+from cprune_rl.agents.policies import open_policy
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
-from cprune_rl.agents.searcher import Budget, Searcher, SearchResult, SearchStep
+from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
 from cprune_rl.agents.training import TrainingSettings, train_policy
-from cprune_rl.envs.problem import Problem, resolve_floor
+from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems import TrainingProblems
 from cprune_rl.envs.recordings import save_recorded
 from cprune_rl.intervals import accuracy_interval
 from cprune_rl.job.assemble import open_workbench
 from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
+from cprune_rl.job.config import RunConfig
 from cprune_rl.job.finalists import FinalGate, Finalist, finish
 from cprune_rl.job.folder import RunFolder
+from cprune_rl.job.narrator import Narrator
 from cprune_rl.job.progress import Reporter
 from cprune_rl.pruning.export import export_torch
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
@@ -56,7 +58,7 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
     with open_workbench(config, reporter, folder.started) as bench:
         table = _dense_table(bench)
         reporter.console.print(subgraph_table(table))
-        searches = [_search(bench, folder, reporter, method) for method in _methods(config.method)]
+        searches = [_search(bench, folder, reporter, method) for method in _methods(config)]
         gate = FinalGate(bench)
         finalists = [finish(search, gate, reporter) for search in searches]
         networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{f.method: FinishedNetwork(f.plan, f.model) for f in finalists}}
@@ -83,9 +85,9 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
     return result
 
 
-def _methods(own: str) -> list[str]:
+def _methods(config: RunConfig) -> list[str]:
     """Searches to run, the run's own last."""
-    return ["greedy"] if own == "greedy" else ["greedy", own]
+    return [config.method] if config.alone or config.method == "greedy" else ["greedy", config.method]
 
 
 def _dense_table(bench: Workbench) -> SubgraphTable:
@@ -107,66 +109,33 @@ def _search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str
         searcher, extra = PruningAgent(policy), {**bench.model_cost, "policy_s": seconds}
     problem = bench.problem()
     with SummaryWriter(str(folder.file("tensorboard"))) as writer, reporter.part(f"Searching with {method}, % of the slack used", 100) as advance:
-        result = searcher.search(problem, Budget(), _Narrator(problem, folder, reporter, writer, method, advance))
+        budget = Budget(bench.config.max_trials, bench.config.max_evaluations, bench.config.max_minutes)
+        result = searcher.search(problem, budget, Narrator(problem, folder, reporter, writer, method, advance))
     cost = {name: result.cost.get(name, 0.0) + extra.get(name, 0.0) for name in {**result.cost, **extra}}
     result = replace(result, cost=cost)
     folder.write_json(name, result.to_json())
     return result
 
 
-class _Narrator:
-    """Tells the console, `metrics.csv` and TensorBoard of each candidate."""
-
-    def __init__(self, problem: Problem, folder: RunFolder, reporter: Reporter, writer: SummaryWriter, method: str, advance: Callable[[int], None]) -> None:
-        self._advance = advance
-        self._problem, self._folder, self._reporter, self._writer, self._method = problem, folder, reporter, writer, method
-        self._n = 0
-
-    def __call__(self, step: SearchStep) -> None:
-        self._n += 1
-        accuracy = "      -" if step.accuracy is None else f"{step.accuracy:7.4f}"
-        verdict = "kept" if step.accepted else "too slow" if step.accuracy is None else "below the floor" if step.accuracy < self._problem.floor else "refused"
-        predicted = f", {step.predicted_share:.0%} of it predicted" if step.predicted_share else ""
-        self._reporter.say(f"    {self._n:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms  accuracy {accuracy}  {verdict}{predicted}")
-        spent = self._problem.latency.spending
-        values: dict[str, float] = {
-            "latency_ms": step.latency_s * 1e3,
-            "accepted": float(step.accepted),
-            "fresh_trials": float(spent.fresh_trials),
-            "predicted_share": step.predicted_share,
-        }
-        if step.accuracy is not None:
-            values["accuracy"] = step.accuracy
-            slack = self._problem.dense_accuracy - self._problem.floor
-            self._advance(round(100 * min(max((self._problem.dense_accuracy - step.accuracy) / max(slack, 1e-9), 0.0), 1.0)))
-        self._folder.log(self._method, self._n, **values)
-        tags = {
-            "latency_ms": "latency/estimate_ms",
-            "accuracy": "prune/accuracy",
-            "accepted": "prune/accepted",
-            "fresh_trials": "cache/fresh_trials",
-            "predicted_share": "latency/predicted_share",
-        }
-        for name, value in values.items():
-            if np.isfinite(value):
-                self._writer.add_scalar(f"{tags[name]}/{self._method}", value, self._n)
-
-
 def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[RowPolicy, float]:
     """The agent's policy, trained on variations of this problem or read from the folder, and the seconds its training took."""
     settings = TrainingSettings(total_timesteps=bench.config.budgets.total_timesteps, seed=bench.config.seed)
+    if bench.config.policy is not None:
+        return open_policy(bench.config.policy, settings.max_rows), 0.0
     target = folder.file("policy")
     if not (target / "policy.json").exists():
         problems = TrainingProblems(bench.network, bench.lab.cost_model, bench.curves, bench.dense_accuracy, bench.lab.descriptor)
+        start = None if bench.config.init is None else open_policy(bench.config.init, settings.max_rows)
         started = time.perf_counter()
         with reporter.part("Training the agent on a model of the problem", settings.total_timesteps) as advance:
-            trained = train_policy(problems, settings, folder.file("tensorboard"), advance)
+            trained = train_policy(problems, settings, folder.file("tensorboard"), advance, start=start)
         card = {
             "network": bench.network.name,
             "data": bench.data.name,
             "device": bench.lab.device_name,
             "total_timesteps": settings.total_timesteps,
             "seed": settings.seed,
+            "init": bench.config.init,
             "train_s": round(time.perf_counter() - started, 1),
         }
         target.mkdir(exist_ok=True)
@@ -215,7 +184,7 @@ def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist, comp
 
 def _record_problem(bench: Workbench, folder: RunFolder) -> None:
     """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run timed; plans that were estimated by prediction are not timed for it."""
-    searches = [folder.read_json(f"search_{m}.json") for m in _methods(bench.config.method)]
+    searches = [folder.read_json(f"search_{m}.json") for m in _methods(bench.config)]
     plans = {Plan(tuple(step["plan"])) for search in searches if search for step in search["history"] if not step.get("predicted_share")}
     provenance = {**bench.lab.provenance, "data": bench.data.name}
     save_recorded(folder.file("problem.json"), bench.problem(), bench.lab.known(plans), bench.curves, provenance)

@@ -1,0 +1,87 @@
+"""`cprune-rl problems`: training problems by name, and what a user adds to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group of commands."""
+    group = typer.Typer(help="Problems that agents are trained and tried on: a network, a device, an accuracy oracle and a floor, recorded.", no_args_is_help=True)
+    group.command("list")(list_problems)
+    group.command("show")(show)
+    group.command("add")(add)
+    group.command("remove")(remove)
+    app.add_typer(group, name="problems")
+
+
+def list_problems() -> None:
+    """List the problems by name: the packaged ones, and your own."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cprune_rl.envs.recordings import describe_recorded, problems_folder, read_recording, recorded_names
+
+    packaged = set(recorded_names())
+    view = Table(title="Problems", caption=f"A name may end in a floor: resnet8@znver4-1t:-0.02. Your own are kept in {problems_folder()}")
+    for column, justify in (("problem", "left"), ("network, images", "left"), ("groups", "right"), ("tasks", "right"), ("dense, ms", "right"), ("dense accuracy", "right")):
+        view.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich's literal type
+    view.add_column("")
+    for name in recorded_names(is_with_added=True):
+        said, recording = describe_recorded(name), read_recording(name)
+        own = "" if name in packaged else "yours"
+        view.add_row(
+            name,
+            f"{said.network}, {said.data}",
+            str(len(recording.network.groups)),
+            str(said.n_tasks),
+            f"{said.dense_latency_s * 1e3:.3f}",
+            f"{recording.dense_accuracy:.2%}",
+            own,
+        )
+    Console().print(view)
+
+
+def show(name: Annotated[str, typer.Argument(help="A problem, or the path of a recording; may end in a floor, :-0.02.")]) -> None:
+    """Show what a problem is made of: where its latencies and accuracies come from, and its groups."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cprune_rl.envs.recordings import describe_recorded, open_recorded
+
+    said, problem = describe_recorded(name), open_recorded(name)
+    console = Console(highlight=False)
+    console.print(f"{name}: {said.network} on {said.data}, floor {problem.floor:.4f} (dense {problem.dense_accuracy:.4f})")
+    console.print(f"  latencies: {said.source}")
+    console.print(f"  dense estimate: {said.dense_latency_s * 1e3:.3f} ms; accuracy: loss curves fitted to the oracle's answers")
+    console.print(f"  made by: {said.command}")
+    view = Table("group", "channels", "at least", "loss of accuracy at half of it", "layers")
+    curves = problem.curves
+    for at, group in enumerate(problem.network.groups):
+        half = float(curves.scale[at] * 0.5 ** curves.power[at])
+        view.add_row(group.name, str(group.channels), str(group.minimum), f"{half:.2%}", ", ".join(group.layers))
+    console.print(view)
+
+
+def add(
+    file: Annotated[Path, typer.Argument(help="A recording (`cprune-rl record`), or the folder of a run.")],
+    name: Annotated[Optional[str], typer.Option(help="MODEL@CLASS, e.g. resnet8@pixel8; the file's own where not given.", show_default=False)] = None,  # noqa: UP045
+) -> None:
+    """Give a recording a name, so that agents can be trained and tried on it."""
+    from cprune_rl.envs.recordings import add_problem
+
+    added = add_problem(file, name)
+    print(f"{added} is added. Try it: cprune-rl problems show {added}")
+
+
+def remove(name: Annotated[str, typer.Argument(help="A problem that you added.")]) -> None:
+    """Take a problem that you added away."""
+    from cprune_rl.envs.recordings import remove_problem
+
+    remove_problem(name)
+    print(f"{name} is removed.")

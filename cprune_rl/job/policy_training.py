@@ -1,0 +1,189 @@
+"""Training of one policy for many problems of a device class: which problems, how long, and what it is then worth.
+
+Nothing is compiled, timed or trained for it but the policy: problems are recordings and variants of their networks.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from cprune_rl.agents.agent import PolicyRollOut
+from cprune_rl.agents.greedy import GreedyCPrune
+from cprune_rl.agents.policies import open_policy
+from cprune_rl.agents.policy import RowPolicy, save_policy
+from cprune_rl.agents.proxy_greedy import ProxyGreedy
+from cprune_rl.agents.searcher import Budget, Searcher
+from cprune_rl.agents.training import TrainingSettings, train_policy
+from cprune_rl.envs.generator import GeneratedProblems, GeneratorSettings
+from cprune_rl.envs.problem import Problem
+from cprune_rl.envs.recordings import open_recorded, read_recording, recorded_names, without_floor
+from cprune_rl.errors import ConfigError
+from cprune_rl.job.policy_config import PolicyConfig
+from cprune_rl.job.progress import Reporter
+from cprune_rl.machine import command_line, describe_system, now_utc
+from cprune_rl.plain import dump_json
+
+__all__ = ["judge", "train_on_problems"]
+
+
+def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
+    """Trains a policy, tries it on what it was not trained on, and writes it down.
+
+    A folder in which a training was stopped is gone on with.
+
+    Args:
+        config: options.
+        reporter: told what is going on.
+
+    Returns:
+        The policy's folder.
+
+    Raises:
+        ConfigError: no problem is left to train on, or the folder holds another training.
+        CPruneError: a problem or a policy is not there, or damaged.
+    """
+    held_out = _held_out(config)
+    names = _sources(config, held_out)
+    folder = config.out or Path("policies") / _folder_name(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_folder(folder, config)
+    reporter.say(f"Training on {', '.join(names)}" + (f"; tried on {', '.join(held_out)}" if held_out else ""))
+    n_rows = max(len(read_recording(n).network.subgraphs) for n in (*names, *held_out))
+    settings = TrainingSettings(config.timesteps, config.learner, n_workers=config.workers, seed=config.seed, max_rows=max(TrainingSettings.max_rows, n_rows))
+    start = None if config.init is None else open_policy(config.init, settings.max_rows)
+    with reporter.part("Reading the problems", None):
+        problems = GeneratedProblems(names, GeneratorSettings(n_variants=config.variants, recorded_share=0.25 if config.variants else 1.0, floors=_floors(names), seed=config.seed))
+    started = time.perf_counter()
+    with reporter.part(f"Training the policy by {config.learner}", config.timesteps) as advance:
+        trained = train_policy(problems, settings, folder / "tensorboard", advance, [_opener(name) for name in held_out], folder / "checkpoint.pt", start)
+    seconds = time.perf_counter() - started
+    with reporter.part("Trying it beside greedy searches", None):
+        results = judge(trained.policy, held_out or names)
+    reporter.console.print(_table(results, is_held_out=bool(held_out)))
+    card = {
+        "trained_on": list(names),
+        "held_out": list(held_out),
+        "options": {"timesteps": config.timesteps, "learner": config.learner, "variants": config.variants, "seed": config.seed, "init": config.init},
+        "train_s": round(seconds, 1),
+        "results": results,
+        "command": command_line(),
+        "when": now_utc(),
+        "packages": describe_system()["packages"],
+    }
+    save_policy(trained.policy, folder, card)
+    (folder / "evaluations.json").write_text(dump_json([vars(e) for e in trained.evaluations]))
+    reporter.say(f"Policy: {folder}. Prune with it: cprune-rl prune --policy {folder} --model ... --device ...")
+    return folder
+
+
+def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02)) -> list[dict[str, object]]:
+    """A policy's roll-out beside greedy CPrune and adaptive proxy greedy, on recorded problems.
+
+    Args:
+        policy: to be judged.
+        names: of the problems.
+        floors: asked for, where a name has none.
+
+    Returns:
+        For each problem, floor and method: speed-up by the recording's estimate, evaluations and fresh trials.
+    """
+    searchers: tuple[Searcher, ...] = (PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune())
+    results: list[dict[str, object]] = []
+    for name in names:
+        for asked in [None] if _has_floor(name) else floors:
+            for searcher in searchers:
+                problem = open_recorded(name, asked)
+                found = searcher.search(problem, Budget())
+                results.append(
+                    {
+                        "problem": name,
+                        "floor": round(problem.floor - problem.dense_accuracy, 4),
+                        "method": searcher.name,
+                        "speedup": round(found.accepted[0].latency_s / found.best.latency_s, 4),
+                        "accuracy_evaluations": int(found.cost["accuracy_evaluations"]),
+                        "fresh_trials": int(found.cost["fresh_trials"]),
+                    }
+                )
+    return results
+
+
+def _table(results: Sequence[dict[str, object]], is_held_out: bool) -> Table:
+    which = "that it was not trained on" if is_held_out else "that it was trained on: --held-out keeps some apart"
+    view = Table(title=f"On problems {which}", caption="Estimates of the recording. The geometric mean is over problems and floors.")
+    for column in ("method", "speed-up", "accuracy evaluations", "fresh trials"):
+        view.add_column(column, justify="left" if column == "method" else "right")
+    for method in dict.fromkeys(str(r["method"]) for r in results):
+        rows = [r for r in results if r["method"] == method]
+        speedup = float(np.exp(np.mean([np.log(float(str(r["speedup"]))) for r in rows])))
+        evaluations, trials = (np.mean([float(str(r[key])) for r in rows]) for key in ("accuracy_evaluations", "fresh_trials"))
+        view.add_row(method, f"{speedup:.2f}", f"{evaluations:.0f}", f"{trials:.0f}")
+    return view
+
+
+def _sources(config: PolicyConfig, held_out: Sequence[str]) -> list[str]:
+    """What to train on: what was named, or a device class' recordings, without what is held out."""
+    names = list(config.problems)
+    if config.device_class is not None:
+        known = recorded_names(is_with_added=True)
+        matching = [name for name in known if fnmatch.fnmatchcase(name.partition("@")[2], config.device_class)]
+        if not matching:
+            classes = sorted({name.partition("@")[2] for name in known})
+            raise ConfigError(f"no recording is of the device class {config.device_class!r}. Known: {', '.join(classes)}; patterns such as 'znver4-*' match several.")
+        names += [name for name in matching if name not in names]
+    apart = {_bare(name) for name in held_out}
+    left = [name for name in names if _bare(name) not in apart]
+    if not left:
+        raise ConfigError("no problem is left to train on: name some by --problems or --device-class, or hold fewer out")
+    return left
+
+
+def _held_out(config: PolicyConfig) -> list[str]:
+    """Problems to try the policy on: those named, and all recordings of a network that is named."""
+    known = recorded_names(is_with_added=True)
+    found: list[str] = []
+    for name in config.held_out:
+        of_network = [k for k in known if k.partition("@")[0] == name]
+        if config.device_class is not None:
+            of_network = [k for k in of_network if fnmatch.fnmatchcase(k.partition("@")[2], config.device_class)]
+        found += of_network or [name]
+    return list(dict.fromkeys(found))
+
+
+def _floors(names: Sequence[str]) -> tuple[float, ...]:
+    """The floors that all names end in; the usual ones where a name has none, so that one policy serves all."""
+    asked = [open_recorded(name) for name in names if _has_floor(name)]
+    return tuple(sorted({round(p.dense_accuracy - p.floor, 6) for p in asked})) if len(asked) == len(names) else GeneratorSettings.floors
+
+
+def _has_floor(name: str) -> bool:
+    return _bare(name) != name
+
+
+def _bare(name: str) -> str:
+    return without_floor(name)[0]
+
+
+def _opener(name: str) -> Callable[[], Problem]:
+    return functools.partial(open_recorded, name)
+
+
+def _folder_name(config: PolicyConfig) -> str:
+    text = config.device_class.replace("*", "all") if config.device_class else "-".join(dict.fromkeys(_bare(p).partition("@")[0] for p in config.problems))
+    return f"{Path(text).name[:60]}-{config.learner}-{config.seed}"
+
+
+def _check_folder(folder: Path, config: PolicyConfig) -> None:
+    """A folder holds one training: with other options its checkpoint would be gone on with wrongly."""
+    options = json.loads(config.model_dump_json(exclude={"out", "timesteps", "workers"}))
+    file = folder / "options.json"
+    if file.is_file() and json.loads(file.read_text()) != options:
+        raise ConfigError(f"{folder} holds a training with other options: give another --out, or the same options to go on with it")
+    file.write_text(dump_json(options))
