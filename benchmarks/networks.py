@@ -117,7 +117,7 @@ def _draw_statistics(model: nn.Module) -> None:
             module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
 
 
-COLUMNS = ("network", "input", "groups", "prunable layers", "left whole", "exported", "compiled", "equal", "what ended it")
+COLUMNS = ("network", "input", "groups", "prunable layers", "left whole", "exported", "compiled", "equal", "note")
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:

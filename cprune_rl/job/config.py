@@ -89,7 +89,7 @@ class RunConfig(BaseModel):
         "finetune", description="How a search judges accuracy: finetune or finetune:STEPS, supernet (trained once, must rank as full fine-tunes do), or recalibrate."
     )
     train_device: str = Field("cpu", description="Where networks are trained and judged: cpu, or a GPU that torch sees, e.g. cuda.")
-    distillation: float = Field(0.0, ge=0, lt=1, description="Share of the full fine-tune's loss that is the difference to the dense network's answers; the labels have the rest.")
+    distillation: float = Field(0.5, ge=0, lt=1, description="Share of the full fine-tune's loss that is the difference to the dense network's answers; the labels have the rest.")
     importance: str = Field("l2", description="Which channels go first: l1, l2, fpgm, taylor or random.")
     freeze: tuple[str, ...] = Field((), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times.")
     keep: tuple[str, ...] = Field((), description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.")

@@ -1,0 +1,78 @@
+"""Whether a full fine-tune gains from the dense network's answers: accuracy after it, by the share of the loss that they have.
+
+`python benchmarks/distillation.py [--json FILE] [--network NAME ...] [--kept 0.5 0.3] [--share 0 0.5 0.8] [--seeds 0 1]`. Uniform
+plans, a run's own fine-tune; accuracy on images of the gate and of the search, never on test images. Nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cprune_rl.accuracy.training import evaluate, recalibrate, train
+from cprune_rl.job.assemble import open_subject
+from cprune_rl.job.bench import full_settings
+from cprune_rl.job.config import load_config
+from cprune_rl.job.progress import Reporter
+from cprune_rl.machine import command_line, describe_system
+from cprune_rl.table import Plan
+
+
+def measure(network: str, kept: list[float], shares: list[float], seeds: list[int]) -> list[dict[str, Any]]:
+    """One network: a row for each plan and share.
+
+    Args:
+        network: a packaged one.
+        kept: ratio of every group.
+        shares: of the loss.
+        seeds: of the fine-tunes.
+    """
+    config = load_config(None, {"model": network, "device": f"recorded:{network}"})
+    subject = open_subject(config, Reporter())
+    images = (subject.data.gate, subject.data.search)
+    dense = float(np.mean([evaluate(subject.model, split) for split in images]))
+    rows = []
+    for ratio in kept:
+        plan = Plan(tuple(max(g.minimum, round(g.channels * ratio)) for g in subject.coupled.groups))
+        for share in shares:
+            accuracies, started = [], time.perf_counter()
+            for seed in seeds:
+                pruned = subject.pruned(plan)
+                recalibrate(pruned, subject.data.train)
+                train(pruned, subject.data, replace(full_settings(config), seed=seed, distillation=share), teacher=subject.model)
+                accuracies.append(float(np.mean([evaluate(pruned, split) for split in images])))
+            seconds = (time.perf_counter() - started) / len(seeds)
+            rows.append({"network": network, "dense": dense, "kept": ratio, "share": share, "accuracies": accuracies, "seconds": round(seconds, 1)})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="*", default=["resnet8", "vgg-small", "mobilenetv2-small"])
+    parser.add_argument("--kept", nargs="*", type=float, default=[0.5, 0.3])
+    parser.add_argument("--share", nargs="*", type=float, default=[0.0, 0.5, 0.8])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for network in options.network:
+        rows += measure(network, options.kept, options.share, options.seeds)
+        if options.json:
+            options.json.write_text(json.dumps({"command": command_line(), "system": describe_system(), "rows": rows}, indent=1) + "\n")
+    view = Table("network", "dense", "kept", "share", "accuracy, mean", "seconds")
+    for row in rows:
+        view.add_row(row["network"], f"{row['dense']:.2%}", f"{row['kept']:g}", f"{row['share']:g}", f"{np.mean(row['accuracies']):.2%}", f"{row['seconds']:.0f}")
+    Console().print(view)
+
+
+if __name__ == "__main__":
+    main()
