@@ -68,14 +68,14 @@ class Evaluation:
         problem: its name.
         log_gain: log of dense over found latency.
         accuracy_evaluations: that it asked for.
-        fresh_trials: that it asked for.
+        tasks: that it looked at.
     """
 
     n_steps: int
     problem: str
     log_gain: float
     accuracy_evaluations: int
-    fresh_trials: int
+    tasks: int
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,11 @@ class _Watch(BaseCallback):
                 problem = open_problem()
                 found = policy.search(problem, Budget())
                 gain = math.log(found.accepted[0].latency_s / found.best.latency_s)
-                told = Evaluation(n_steps, problem.name, gain, int(found.cost["accuracy_evaluations"]), int(found.cost["fresh_trials"]))
+                told = Evaluation(n_steps, problem.name, gain, int(found.cost["accuracy_evaluations"]), int(found.cost["fresh_trials"] + found.cost["cached_trials"]))
                 self.evaluations.append(told)
                 self.logger.record(f"latency/held_out_speedup/{problem.name}", math.exp(gain))
                 self.logger.record(f"prune/held_out_evaluations/{problem.name}", told.accuracy_evaluations)
-                self.logger.record(f"cache/held_out_fresh_trials/{problem.name}", told.fresh_trials)
+                self.logger.record(f"cache/held_out_tasks/{problem.name}", told.tasks)
             self.logger.dump(n_steps)
         if self._checkpoint is not None:
             _save(self.model, self._checkpoint, self._settings)

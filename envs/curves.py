@@ -15,6 +15,8 @@ __all__ = ["CurveOracle"]
 class CurveOracle:
     """An accuracy oracle that reads fitted loss curves (see `contracts.AccuracyOracle`).
 
+    Each plan that it was not asked for before counts as an evaluation, as it would be one of a real oracle.
+
     Args:
         network: whose plans are judged.
         curves: loss of each group.
@@ -26,9 +28,13 @@ class CurveOracle:
         self._dense = np.array(network.dense.widths, float)
         self._curves, self._accuracy, self._standard_error = curves, dense_accuracy, standard_error
         self.spending = Spending()
+        self._asked: set[Plan] = set()
 
     def accuracy(self, plan: Plan) -> Accuracy:
         """Dense accuracy less the loss of every group."""
+        if plan not in self._asked:
+            self._asked.add(plan)
+            self.spending.accuracy_evaluations += 1
         loss = float(self._curves.loss(np.array(plan.widths) / self._dense).sum())
         return Accuracy(max(0.0, self._accuracy - loss), self._standard_error)
 

@@ -93,7 +93,7 @@ def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0
         floors: asked for, where a name has none.
 
     Returns:
-        For each problem, floor and method: speed-up by the recording's estimate, evaluations and fresh trials.
+        For each problem, floor and method: speed-up by the recording's estimate, evaluations, and tasks that a device would have been asked for.
     """
     searchers: tuple[Searcher, ...] = (PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune())
     results: list[dict[str, object]] = []
@@ -109,7 +109,7 @@ def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0
                         "method": searcher.name,
                         "speedup": round(found.accepted[0].latency_s / found.best.latency_s, 4),
                         "accuracy_evaluations": int(found.cost["accuracy_evaluations"]),
-                        "fresh_trials": int(found.cost["fresh_trials"]),
+                        "tasks": int(found.cost["cached_trials"]),
                     }
                 )
     return results
@@ -118,12 +118,12 @@ def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0
 def _table(results: Sequence[dict[str, object]], is_held_out: bool) -> Table:
     which = "that it was not trained on" if is_held_out else "that it was trained on: --held-out keeps some apart"
     view = Table(title=f"On problems {which}", caption="Estimates of the recording. The geometric mean is over problems and floors.")
-    for column in ("method", "speed-up", "accuracy evaluations", "fresh trials"):
+    for column in ("method", "speed-up", "accuracy evaluations", "tasks looked at"):
         view.add_column(column, justify="left" if column == "method" else "right")
     for method in dict.fromkeys(str(r["method"]) for r in results):
         rows = [r for r in results if r["method"] == method]
         speedup = float(np.exp(np.mean([np.log(float(str(r["speedup"]))) for r in rows])))
-        evaluations, trials = (np.mean([float(str(r[key])) for r in rows]) for key in ("accuracy_evaluations", "fresh_trials"))
+        evaluations, trials = (np.mean([float(str(r[key])) for r in rows]) for key in ("accuracy_evaluations", "tasks"))
         view.add_row(method, f"{speedup:.2f}", f"{evaluations:.0f}", f"{trials:.0f}")
     return view
 
