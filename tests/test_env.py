@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
 import cprune_rl  # noqa: F401  # registers the environments
+from cprune_rl.agents.agent import PolicyRollOut
+from cprune_rl.agents.searcher import Budget
+from cprune_rl.agents.training import TrainingSettings, train_policy
+from cprune_rl.contracts import TaskCost
 from cprune_rl.envs import CPruneEnv, resolve_floor
 from cprune_rl.envs.observation import FEATURES, N_WIDTHS, STEP_COUNTS
-from cprune_rl.errors import FloorError, UnknownNameError
-from cprune_rl.testing import FailingCosts, toy_problem
+from cprune_rl.errors import DeviceError, FloorError, UnknownNameError
+from cprune_rl.table import Plan
+from cprune_rl.testing import FailingCosts, FormulaCosts, toy_problem
 
 
 def roll(env: CPruneEnv, seed: int) -> tuple[list[float], list[dict]]:
@@ -161,3 +166,31 @@ def test_a_floor_is_relative_or_absolute(floor: float, expected: float) -> None:
 def test_a_floor_that_nothing_can_hold_is_refused(floor: float) -> None:
     with pytest.raises(FloorError):
         resolve_floor(floor, 0.95)
+
+
+class GoneDevice(FormulaCosts):
+    """A device that answers for the dense network, then is gone until it is asked again from the start."""
+
+    def measure(self, plan: Plan) -> list[TaskCost]:
+        if plan != self._network.dense:
+            raise DeviceError("the board is gone")
+        return super().measure(plan)
+
+
+def test_a_device_that_is_gone_ends_the_episode_and_the_next_one_begins() -> None:
+    env = CPruneEnv(toy_problem(costs=GoneDevice))
+    for _ in range(2):
+        env.reset(seed=0)
+        before = env.state.plan
+        _, reward, terminated, truncated, info = env.step(int(np.flatnonzero(env.action_masks())[0]))
+        assert (reward, terminated, truncated, info["error_type"]) == (0.0, True, False, "device")
+        assert "the board is gone" in info["error_details"]
+        assert info["plan"] == before
+
+
+def test_training_goes_on_where_a_device_fails_and_a_search_says_so() -> None:
+    settings = TrainingSettings(total_timesteps=64, n_envs=4, max_rows=8, options={"n_steps": 8, "batch_size": 16})
+    trained = train_policy(lambda rng: toy_problem(costs=GoneDevice), settings)
+    assert trained.algorithm.num_timesteps >= 64
+    with pytest.raises(DeviceError, match="the board is gone"):
+        PolicyRollOut(trained.policy).search(toy_problem(costs=GoneDevice), Budget())
