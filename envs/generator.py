@@ -14,6 +14,7 @@ import numpy as np
 
 from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts, NoisyCosts
+from cprune_rl.descriptor import UNKNOWN_DEVICE
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import Recording, read_recording
@@ -35,6 +36,7 @@ class GeneratorSettings:
         shown_sigma: log deviation of the curves shown from the recording's: which groups matter differs from network to network.
         power_sigma: deviation of a curve's power from what is shown.
         latency_sigma: log deviation of a task's latency from the interpolation.
+        is_device_hidden: whether nothing is said of the device, to see what its descriptor is worth.
         seed: of the variants.
     """
 
@@ -46,6 +48,7 @@ class GeneratorSettings:
     shown_sigma: float = 0.7
     power_sigma: float = 0.3
     latency_sigma: float = 0.06
+    is_device_hidden: bool = False
     seed: int = 0
 
 
@@ -96,4 +99,5 @@ class GeneratedProblems:
         latency = NoisyCosts(variant.network, ModelledCosts(variant.network, source.model), int(rng.integers(2**31)), s.latency_sigma)
         oracle = CurveOracle(variant.network, truth, recording.dense_accuracy)
         floor = max(0.0, recording.dense_accuracy - float(rng.choice(np.asarray(s.floors))))
-        return Problem(f"{recording.name} (varied)", variant.network, latency, oracle, curves, recording.dense_accuracy, floor, recording.descriptor)
+        device = UNKNOWN_DEVICE if s.is_device_hidden else recording.descriptor
+        return Problem(f"{recording.name} (varied)", variant.network, latency, oracle, curves, recording.dense_accuracy, floor, device)
