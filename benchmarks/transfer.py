@@ -194,6 +194,10 @@ def _case(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["name"], row["drop"], row["seed"]
 
 
+def _network(row: dict[str, Any]) -> str:
+    return str(row["name"]).partition("@")[0]
+
+
 def interval(values: NDArray[np.float64]) -> list[float]:
     """Mean and its 95 % bootstrap interval."""
     if np.ptp(values) == 0:
@@ -283,10 +287,8 @@ def main() -> None:
         rows = shares(sorted(rows, key=lambda r: (_case(r), r["method"])))
         told: dict[str, Any] = {"command": command_line(), "system": describe_system(), "n_cases": len({_case(r) for r in rows})}
         if part == "families":
-            told |= {
-                "methods": summary(rows),
-                "by_network": {n: summary([r for r in rows if r["name"].partition("@")[0] == n]) for n in sorted({r["name"].partition("@")[0] for r in rows})},
-            }
+            networks = sorted({_network(r) for r in rows})
+            told |= {"methods": summary(rows), "by_network": {n: summary([r for r in rows if _network(r) == n]) for n in networks}}
             told["at_equal_cost"] = {
                 cost: {"budgets": list(budgets), **at_equal_cost(rows, cost, budgets)} for cost, budgets in (("accuracy_evaluations", EVALUATIONS), ("tasks", TASKS))
             }

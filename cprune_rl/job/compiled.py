@@ -6,6 +6,7 @@ Opened by `job.assemble` where the device is one; with `job.side_by_side` the on
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from cprune_rl.cost_cache.predicted import PredictedCosts
 from cprune_rl.cost_cache.predictor import LatencyPredictor
 from cprune_rl.cost_cache.shapes import stored_samples
 from cprune_rl.descriptor import DeviceDescriptor
-from cprune_rl.errors import DataError, ModelError
+from cprune_rl.errors import ConfigError, DataError, ModelError
 from cprune_rl.job.bench import Comparison, FinishedNetwork
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
@@ -120,7 +121,8 @@ class CompiledLab:
         source = EstimatedCosts(self.network, self.tuner.view(), CostModel(self.cost_model.measured()))
         if self.predictor is None:
             return source
-        return PredictedCosts(self.network, source, self.predictor, self.descriptor, self.config.predict)
+        widest = math.inf if self.config.no_measure else self.config.predict
+        return PredictedCosts(self.network, source, self.predictor, self.descriptor, widest)
 
     def known(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
         """What the cost model was taught, and the tasks of the plans."""
@@ -167,9 +169,10 @@ class CompiledLab:
     def _sweep(self, reporter: Reporter) -> None:
         """Measures a few uniform plans for the cost model."""
         before = dataclasses.asdict(self.tuner.spending)
-        plans = [self.network.dense, *(self.network.uniform(r) for r in self.config.budgets.sweep)]
-        with reporter.part("Measuring narrower tasks", self.tuner.n_exchange_tasks(plans)) as advance:
-            self.tuner.widen_pool(plans[1:], advance)
+        plans = [self.network.dense, *(self.network.uniform(r) for r in self.config.budgets.sweep if not self.config.no_measure)]
+        if len(plans) > 1:
+            with reporter.part("Measuring narrower tasks", self.tuner.n_exchange_tasks(plans)) as advance:
+                self.tuner.widen_pool(plans[1:], advance)
         for plan in plans:
             for workload, cost in zip(self.network.workloads(plan), self.tuner.measure(plan), strict=True):
                 self.cost_model.learn(workload, cost)
@@ -188,13 +191,18 @@ def learn_latencies(config: RunConfig, store: CostStore, context: str, descripto
 
     Returns:
         None where every task is to be measured.
+
+    Raises:
+        ConfigError: nothing is to be measured, and there is too little to predict from.
     """
-    if not config.predict:
+    if not config.predict and not config.no_measure:
         return None
     try:
         with reporter.part("Learning to predict latencies", None):
             return LatencyPredictor.fit(stored_samples(store, context, descriptor), seed=config.seed)
     except DataError as error:
+        if config.no_measure:
+            raise ConfigError(f"--no-measure has nothing to predict from: {error}. Prune or record other networks on this device first, or leave it out.") from error
         reporter.say(f"    Every task is measured: {error}")
         return None
 

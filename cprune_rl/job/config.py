@@ -108,6 +108,7 @@ class RunConfig(BaseModel):
     storage: str | None = Field(None, description="Cost cache, e.g. sqlite:///costs.db; CPRUNE_RL_STORAGE or the user cache folder where not given.")
     effort: str = Field("full", description="full, or light: a third of the trials (latencies a few percent higher) and a coarser calibration of the oracle.")
     predict: float = Field(0.0, ge=0, description="Believe a predicted task whose 90 % interval is at most this far to each side, e.g. 0.1; 0 measures every task.")
+    no_measure: bool = Field(False, description="Search without measuring: latencies are predicted from what the cost cache holds of the device, however uncertain.")
     fast: bool = Field(False, description="Go the same way in four to six minutes: narrower network, fewer images, small budgets.")
 
     @field_validator("floor")
@@ -191,6 +192,8 @@ class RunConfig(BaseModel):
                 raise DataError(f"{path} is not there")
         spec = parse_device(self.device)
         if isinstance(spec, RecordedSpec):
+            if self.no_measure:
+                raise ConfigError("--no-measure predicts from the cost cache of a device; a recording measures nothing anyway: leave it out")
             from cprune_rl.job.recorded import check_recorded_model
 
             check_recorded_model(spec, self.network_name)

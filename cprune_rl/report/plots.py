@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import matplotlib
 import numpy as np
@@ -16,7 +16,7 @@ from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.result import Result
 from cprune_rl.table import Network, Plan
 
-__all__ = ["plot_calibration", "plot_latencies", "plot_searches", "plot_widths"]
+__all__ = ["plot_calibration", "plot_front", "plot_latencies", "plot_searches", "plot_widths"]
 
 _COLOURS = {"dense": "#8a8f98", "greedy": "#d98032", "agent": "#2f6fb5"}
 
@@ -41,6 +41,43 @@ def plot_latencies(result: Result) -> bytes:
     kind = "estimate: sum of recorded tasks" if result.is_estimate else "measured, whole network"
     axes.set_xlabel(f"latency, ms ({kind}); speed-up, test accuracy")
     axes.set_xlim(0, 1.45 * max(f.shown_ms for _, f, _ in rows))
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+class FrontPoint(Protocol):
+    """What is drawn of one network of a front."""
+
+    @property
+    def floor(self) -> float | None:
+        """As asked for; None of the dense network."""
+
+    @property
+    def shown_ms(self) -> float:
+        """Its latency."""
+
+    @property
+    def latency_ci_ms(self) -> tuple[float, float] | None:
+        """Interval of that; None of an estimate."""
+
+    @property
+    def accuracy_test(self) -> tuple[float, float, float]:
+        """On test images, with its interval."""
+
+
+def plot_front(points: Sequence[FrontPoint]) -> bytes:
+    """Test accuracy over latency, the dense network first, with intervals where something was timed."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8))
+    for p in points:
+        value, low, high = (100 * a for a in p.accuracy_test)
+        error = None if p.latency_ci_ms is None else [[p.shown_ms - p.latency_ci_ms[0]], [p.latency_ci_ms[1] - p.shown_ms]]
+        colour = _COLOURS["dense" if p.floor is None else "agent"]
+        axes.errorbar(p.shown_ms, value, xerr=error, yerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=2)
+        axes.annotate("dense" if p.floor is None else f"{p.floor:+g}", (p.shown_ms, value), xytext=(6, 5), textcoords="offset points", fontsize=8)
+    pruned = sorted(points, key=lambda p: p.shown_ms)
+    axes.plot([p.shown_ms for p in pruned], [100 * p.accuracy_test[0] for p in pruned], color="#c5cad3", zorder=0)
+    axes.set_xlabel("latency, ms (" + ("estimate: sum of recorded tasks" if points[0].latency_ci_ms is None else "measured, whole network") + ")")
+    axes.set_ylabel("test accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 

@@ -1,0 +1,125 @@
+"""An accuracy-latency front: one network pruned for several floors by one policy, everything compared in one session.
+
+The base network, its tasks, the calibration and the policy are those of one run; each floor has a search and a final gate
+of its own. Called by `cprune-rl prune --front`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from cprune_rl.accuracy.training import right_answers
+from cprune_rl.agents.agent import PruningAgent
+from cprune_rl.agents.policies import DEFAULT, open_policy
+from cprune_rl.agents.searcher import Budget
+from cprune_rl.agents.training import TrainingSettings
+from cprune_rl.intervals import accuracy_interval
+from cprune_rl.job.assemble import open_workbench
+from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
+from cprune_rl.job.finalists import FinalGate, Finalist, finish
+from cprune_rl.job.folder import RunFolder
+from cprune_rl.job.progress import Reporter
+from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
+from cprune_rl.report.plots import plot_front
+
+__all__ = ["FrontPoint", "sweep"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontPoint:
+    """One finished network of a front.
+
+    Attributes:
+        floor: as asked for; None of the dense network.
+        shown_ms: latency of the whole network, or the estimate where there was no device.
+        latency_ci_ms: its 95 % interval; None of an estimate.
+        speedup: dense over its latency, with a 95 % interval.
+        accuracy_test: on test images, with Wilson's 95 % interval.
+        n_params: of the network.
+        cost: of the search.
+    """
+
+    floor: float | None
+    shown_ms: float
+    latency_ci_ms: tuple[float, float] | None
+    speedup: tuple[float, float, float]
+    accuracy_test: tuple[float, float, float]
+    n_params: int
+    cost: dict[str, float]
+
+
+def sweep(folder: RunFolder, floors: Sequence[float], reporter: Reporter) -> list[FrontPoint]:
+    """Prunes for each floor and compares all.
+
+    Args:
+        folder: gets `front.json`, `front.png` and a folder for each floor with its network.
+        floors: as `--floor` takes them.
+        reporter: told what is going on.
+
+    Returns:
+        The dense network first, then a point for each floor, in the order asked for.
+
+    Raises:
+        CPruneError: see `open_workbench`.
+    """
+    config = folder.config
+    torch.manual_seed(config.seed)
+    with open_workbench(config, reporter, folder.started) as bench:
+        policy = open_policy(config.policy or DEFAULT, TrainingSettings.max_rows)
+        finalists: dict[str, tuple[Finalist, dict[str, float]]] = {}
+        for floor in floors:
+            of_floor = dataclasses.replace(bench, config=config.model_copy(update={"floor": floor}))
+            with reporter.part(f"Searching for the floor {floor:+g}", None):
+                search = PruningAgent(policy).search(of_floor.problem(), Budget(config.max_trials, config.max_evaluations, config.max_minutes))
+            finalists[f"{floor:+g}"] = finish(search, FinalGate(of_floor), reporter), search.cost
+        networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, (f, _) in finalists.items()}}
+        comparison = bench.lab.compare(networks, folder.path, reporter)
+        for name, (finalist, _) in finalists.items():
+            _write_network(bench, folder.path / f"floor{name}", name, finalist, comparison)
+        asked = {"dense": None, **dict(zip(finalists, floors, strict=True))}
+        points = [_point(bench, comparison, name, network, asked[name], finalists[name][1] if name in finalists else {}) for name, network in networks.items()]
+    folder.write_json("front.json", {"latency_source": bench.lab.latency_source, "points": [dataclasses.asdict(p) for p in points]})
+    folder.file("front.png").write_bytes(plot_front(points))
+    reporter.console.print(_table(points))
+    reporter.say(f"Front: {folder.path} (front.png, front.json, and a folder for each floor)")
+    return points
+
+
+def _point(bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork, floor: float | None, cost: dict[str, float]) -> FrontPoint:
+    latency, ratio = comparison.latency_ms.get(name), comparison.speedup.get(name)
+    accuracy = accuracy_interval(right_answers(network.model, bench.data.test))
+    is_dense = ratio is None or network.plan == bench.network.dense
+    return FrontPoint(
+        floor,
+        comparison.estimate_ms[name] if latency is None else latency.value,
+        None if latency is None else (latency.low, latency.high),
+        (1.0, 1.0, 1.0) if is_dense or ratio is None else (ratio.value, ratio.low, ratio.high),
+        (accuracy.value, accuracy.low, accuracy.high),
+        count_parameters(network.model),
+        cost,
+    )
+
+
+def _write_network(bench: Workbench, folder: Path, name: str, finalist: Finalist, comparison: Comparison) -> None:
+    folder.mkdir(exist_ok=True)
+    kept = kept_indices(bench.coupled, finalist.plan)
+    PlanFile(bench.config.network_name, bench.data.n_classes, bench.data.input_shape, kept, finalist.plan.schemes).write(folder, finalist.model)
+    if name in comparison.libraries:
+        (folder / "lib.so").write_bytes(comparison.libraries[name].read_bytes())
+
+
+def _table(points: Sequence[FrontPoint]) -> Table:
+    view = Table(title="Accuracy-latency front" + (": estimates, nothing was timed" if points[0].latency_ci_ms is None else ""))
+    for column in ("floor", "latency, ms", "speed-up [95 %]", "test accuracy [95 %]", "params", "fresh trials", "evaluations"):
+        view.add_column(column, justify="left" if column == "floor" else "right")
+    for p in points:
+        value, low, high = p.accuracy_test
+        speedup = "1.00" if p.floor is None else "{:.2f} [{:.2f}, {:.2f}]".format(*p.speedup)
+        costs = [f"{p.cost[c]:.0f}" if c in p.cost else "-" for c in ("fresh_trials", "accuracy_evaluations")]
+        view.add_row("dense" if p.floor is None else f"{p.floor:+g}", f"{p.shown_ms:.3f}", speedup, f"{value:.2%} [{low:.2%}, {high:.2%}]", f"{p.n_params:,}", *costs)
+    return view
