@@ -10,6 +10,7 @@ goes on. Each network needs a packaged recording of the class znver4-1t.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -57,7 +58,7 @@ def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | No
     dense_accuracy = evaluate(subject.model, subject.data.search)
     store = open_store(storage)
     settings = full_settings(config)
-    full = subject.finetuned(settings if steps is None else TrainSettings(steps, learning_rate=settings.learning_rate, warmup=settings.warmup, seed=seed))
+    full = subject.finetuned(settings if steps is None else dataclasses.replace(settings, n_steps=steps))
     started = time.perf_counter()
     supernet = supernet_evaluation(config, subject, reporter)
     training_s = {"supernet": time.perf_counter() - started}
