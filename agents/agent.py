@@ -1,7 +1,8 @@
 """The agent: a trained policy's roll-out, what its evaluations taught, and a look at what greedy would have done.
 
 A policy spends few looks and comes close; the posterior of its evaluations tells where the loss really is, and a few
-rounds of search on the model use that; adaptive proxy greedy, last, makes sure that the result is no worse than a rule's.
+rounds of search on the model use that; adaptive proxy greedy comes last, with what is left of the budget, so that a policy
+that fails costs looks, not the result.
 All three write into one meter, so the fastest plan that any of them verified is the answer. In a study on a simulator:
 96-97 % of the near-optimal gain, against 90-96 % for the roll-out alone.
 """

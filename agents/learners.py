@@ -57,7 +57,7 @@ class _PPO:
 
 
 class _DQN:
-    """Returns are not discounted; a fifth of the training explores less and less."""
+    """Returns are not discounted; the first 30 % of the training explore less and less."""
 
     def make(self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]) -> BaseAlgorithm:
         settings = {

@@ -66,7 +66,7 @@ class RollOut:
             if move is not None:
                 accuracy = None if "error_type" in info else info["tried_accuracy"]
                 gain = math.log(before_s / info["tried_latency_s"]) if math.isfinite(info["tried_latency_s"]) else None
-                self._meter.record(SearchStep(move.plan, what, info["tried_latency_s"], accuracy, info["accepted"], 0.0, expected, gain, why))
+                self._meter.record(SearchStep(move.plan, what, info["tried_latency_s"], accuracy, info["accepted"], 0.0, expected, gain, why, info.get("standard_error", 0.0)))
 
     def _describe(self, row: int, width: int) -> str:
         first = self._core.state.table.rows[row].subgraphs[0]

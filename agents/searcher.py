@@ -48,6 +48,7 @@ class SearchStep:
         expected_gain: log latency ratio to the plan it was tried from, as expected before it was measured; None where nothing was.
         gain: the same as it came out.
         why: what spoke for it.
+        standard_error: of the accuracy, as the oracle states it.
     """
 
     plan: Plan
@@ -59,6 +60,7 @@ class SearchStep:
     expected_gain: float | None = None
     gain: float | None = None
     why: str = ""
+    standard_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class SearchResult:
 
 def _step_from_json(value: dict[str, Any]) -> SearchStep:
     latency_s = math.inf if value["latency_s"] is None else value["latency_s"]
-    more = {name: value[name] for name in ("predicted_share", "expected_gain", "gain", "why") if name in value}
+    more = {name: value[name] for name in ("predicted_share", "expected_gain", "gain", "why", "standard_error") if name in value}
     return SearchStep(Plan(tuple(value["plan"])), value["what"], latency_s, value["accuracy"], value["accepted"], **more)
 
 

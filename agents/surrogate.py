@@ -74,7 +74,7 @@ class SurrogateSearch:
         posterior = LossPosterior(problem.network, problem.curves)
         for step in meter.history:
             if step.accuracy is not None:
-                posterior.learn(step.plan, problem.dense_accuracy - step.accuracy)
+                posterior.learn(step.plan, problem.dense_accuracy - step.accuracy, step.standard_error)
         tried = {step.plan for step in meter.history} | {dense}
         annealing = _Annealing(problem, posterior, SubgraphTable.build(problem.network, dense, costs).steps, self._settings)
         idle = 0
@@ -92,7 +92,7 @@ class SurrogateSearch:
                 continue
             accuracy = problem.oracle.accuracy(plan)
             posterior.learn(plan, problem.dense_accuracy - accuracy.value, accuracy.standard_error)
-            meter.record(SearchStep(plan, f"surrogate round {number + 1}", latency, accuracy.value, accuracy.value >= problem.floor))
+            meter.record(SearchStep(plan, f"surrogate round {number + 1}", latency, accuracy.value, accuracy.value >= problem.floor, standard_error=accuracy.standard_error))
             idle = 0 if accuracy.value >= problem.floor and latency < best.latency_s else idle + 1
 
 
@@ -110,7 +110,8 @@ class _Annealing:
         self._problem, self._posterior, self._settings = problem, posterior, settings
         groups = problem.network.groups
         self._steps = np.array(steps)
-        self._minimum, self._channels = (np.array([getattr(g, name) for g in groups]) for name in ("minimum", "channels"))
+        minimum, self._channels = (np.array([getattr(g, name) for g in groups]) for name in ("minimum", "channels"))
+        self._minimum = np.minimum(-(-minimum // self._steps) * self._steps, self._channels)  # the environment stops there too
         self._slack = problem.dense_accuracy - problem.floor
 
     def run(self, start: Plan, number: int, tried: set[Plan]) -> Plan | None:

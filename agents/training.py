@@ -7,7 +7,8 @@ policy then does on a real problem is in `agent`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import PolicyError, UnknownNameError
 
-__all__ = ["Evaluation", "Trained", "TrainingSettings", "train_policy"]
+__all__ = ["Evaluation", "Trained", "TrainingSettings", "check_learner", "train_policy"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TrainingSettings:
         max_rows: rows of the observation.
         max_steps: truncation of a training episode.
         eval_every: steps between two evaluations on held-out problems, and between two checkpoints.
-        seed: of the problems, the environments and the network.
+        seed: of the environments, which draw the problems, and of the network.
         options: of the learner, over its own defaults.
     """
 
@@ -86,11 +87,13 @@ class Trained:
         policy: the trained policy.
         algorithm: stable-baselines3's, with its optimiser.
         evaluations: on held-out problems, as it went.
+        seconds: that it took, those before it was gone on with included.
     """
 
     policy: RowPolicy
     algorithm: BaseAlgorithm
     evaluations: tuple[Evaluation, ...] = ()
+    seconds: float = 0.0
 
 
 def train_policy(
@@ -110,35 +113,44 @@ def train_policy(
         log_folder: for TensorBoard events under `prune/`, `latency/` and `cache/`; None writes none.
         on_steps: told the number of steps done.
         held_out: opens problems on which the policy is tried as training goes on; never trained on.
-        checkpoint: file that the training is saved to, and goes on from where it is there already.
+        checkpoint: file that the training is saved to, and goes on from where it is there already; a learner's memory of
+            steps is not in it, and is filled anew.
         start: policy whose weights are the beginning; a new one where not given.
 
     Raises:
         UnknownNameError: there is no such learner.
         PolicyError: the checkpoint is damaged, or of another training.
     """
-    if settings.learner not in LEARNERS:
-        raise UnknownNameError("learner", settings.learner, LEARNERS)
+    check_learner(settings.learner)
     learner = LEARNERS[settings.learner]
-    env = ProblemVecEnv(_Make(problems, settings.max_rows, settings.max_steps), settings.n_envs, settings.n_workers, settings.seed)
+    saved = _saved(checkpoint, settings) if checkpoint is not None and checkpoint.is_file() else None
+    n_done = 0 if saved is None else int(saved["n_steps"])
+    env = ProblemVecEnv(_Make(problems, settings.max_rows, settings.max_steps), settings.n_envs, settings.n_workers, settings.seed + n_done * settings.n_envs)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # batches are small: a second thread costs more than it brings
     try:
         model = learner.make(env, lambda left: settings.learning_rate * max(left, 0.1), settings.seed, settings.options)
         if start is not None:
             learner.begin_with(model, start)
-        n_done = _resume(model, checkpoint, settings) if checkpoint is not None and checkpoint.is_file() else 0
+        if saved is not None:
+            _restore(model, saved, str(checkpoint))
         model.set_logger(configure(str(log_folder) if log_folder else None, ["tensorboard"] if log_folder else []))
         model.num_timesteps = n_done
-        watch = _Watch(learner, settings, on_steps, held_out, checkpoint, n_done)
+        watch = _Watch(learner, settings, on_steps, held_out, checkpoint, n_done, saved)
         watch.init_callback(model)
         if n_done < settings.total_timesteps:
             model.learn(settings.total_timesteps - n_done, callback=watch, reset_num_timesteps=False)
         watch.look()
-        return Trained(learner.policy_of(model), model, tuple(watch.evaluations))
+        return Trained(learner.policy_of(model), model, tuple(watch.evaluations), watch.seconds)
     finally:
         torch.set_num_threads(n_threads)
         env.close()
+
+
+def check_learner(name: str) -> None:
+    """Raises UnknownNameError where there is no such learner."""
+    if name not in LEARNERS:
+        raise UnknownNameError("learner", name, LEARNERS)
 
 
 @dataclass(frozen=True)
@@ -164,11 +176,18 @@ class _Watch(BaseCallback):
         held_out: Sequence[Callable[[], Problem]],
         checkpoint: Path | None,
         n_done: int,
+        saved: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
         self._learner, self._settings, self._on_steps, self._held_out, self._checkpoint = learner, settings, on_steps, held_out, checkpoint
         self._due = (n_done // settings.eval_every + 1) * settings.eval_every
-        self.evaluations: list[Evaluation] = []
+        self.evaluations = [Evaluation(**e) for e in saved["evaluations"]] if saved else []
+        self._started = time.perf_counter() - (saved["seconds"] if saved else 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Since the training began."""
+        return time.perf_counter() - self._started
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
@@ -178,7 +197,7 @@ class _Watch(BaseCallback):
             self._on_steps(self.num_timesteps)
         return True
 
-    def _on_rollout_end(self) -> None:
+    def _on_rollout_start(self) -> None:  # after the update that the steps before it led to
         if self.num_timesteps >= self._due:
             self._due += self._settings.eval_every
             self.look()
@@ -199,7 +218,7 @@ class _Watch(BaseCallback):
                 self.logger.record(f"cache/held_out_tasks/{problem.name}", told.tasks)
             self.logger.dump(n_steps)
         if self._checkpoint is not None:
-            _save(self.model, self._checkpoint, self._settings)
+            _save(self.model, self._checkpoint, self._settings, {"evaluations": [asdict(e) for e in self.evaluations], "seconds": self.seconds})
 
     def _write_episode(self, info: dict[str, Any]) -> None:
         self.logger.record_mean("prune/episode_gain", info["episode"]["r"])
@@ -209,27 +228,37 @@ class _Watch(BaseCallback):
         self.logger.record_mean("cache/failed_looks", float("error_type" in info))
 
 
-def _save(model: BaseAlgorithm, file: Path, settings: TrainingSettings) -> None:
+def _save(model: BaseAlgorithm, file: Path, settings: TrainingSettings, told: Mapping[str, Any]) -> None:
     """Tensors and plain values, written aside and moved: a training that is killed leaves the one before."""
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(".part")
     state = {"policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()}
-    torch.save({"n_steps": model.num_timesteps, "settings": _identity(settings), **state}, aside)
+    torch.save({"n_steps": model.num_timesteps, "settings": _identity(settings), **state, **told}, aside)
     aside.replace(file)
 
 
-def _resume(model: BaseAlgorithm, file: Path, settings: TrainingSettings) -> int:
+def _saved(file: Path, settings: TrainingSettings) -> Mapping[str, Any]:
     try:
-        saved = torch.load(file, weights_only=True)
-        if saved["settings"] != _identity(settings):
-            raise PolicyError(f"{file} is of a training with other settings: give another folder, or the same settings to go on with it")
+        saved: dict[str, Any] = torch.load(file, weights_only=True)
+        is_of_these = saved["settings"] == _identity(settings)
+        _ = saved["n_steps"] + 0, saved["seconds"] + 0.0, [Evaluation(**e) for e in saved["evaluations"]]
+    except Exception as error:  # torch raises errors of many kinds for a damaged file
+        raise PolicyError(f"{file} is no checkpoint, or a damaged one: {_first_line(error)}") from error
+    if not is_of_these:
+        raise PolicyError(f"{file} is of a training with other settings: give another folder, or the same settings to go on with it")
+    return saved
+
+
+def _restore(model: BaseAlgorithm, saved: Mapping[str, Any], name: str) -> None:
+    try:
         model.policy.load_state_dict(saved["policy"])
         model.policy.optimizer.load_state_dict(saved["optimizer"])
-        return int(saved["n_steps"])
-    except PolicyError:
-        raise
-    except Exception as error:  # torch raises errors of many kinds for a damaged file
-        raise PolicyError(f"{file} is no checkpoint, or a damaged one: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}") from error
+    except Exception as error:  # torch raises errors of many kinds for tensors of other shapes
+        raise PolicyError(f"{name} does not fit this network: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
 
 
 def _identity(settings: TrainingSettings) -> dict[str, Any]:

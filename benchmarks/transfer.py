@@ -1,15 +1,17 @@
-"""What a trained policy is worth on networks and devices that it was not trained on, on recorded costs.
+"""What a trained policy is worth on networks and devices that it was not trained on, in rehearsals of recorded problems.
 
-`python benchmarks/transfer.py [--part families devices] [--json FILE] [--picture FILE] [--policies DIR] [--seeds 5] [--timesteps 100000]`.
+`python benchmarks/transfer.py [--part families devices] [--json FILE] [--picture FILE] [--policies DIR] [--seeds 5] [--trainings 2] [--timesteps 100000]`.
 
-Latencies are those of the packaged recordings, and a search sees of them what it would see of a device: true ones of the
-tasks that it looks at, else an interpolation of what it has looked at and of a few uniform plans (which those that use it
-are charged with). Losses are drawn: a recording's curves are what is shown, the truth deviates from them as the generator's
-problems do, a seed for each. So this shows what the searches make of costs, not of images; a live run shows both.
+A rehearsal (`cprune_rl.envs.rehearsals`) answers as a device would: a task that was not looked at is interpolated, and true
+losses deviate from the curves shown. So this shows what searches make of costs, not of images. What a live run spends before
+it searches is charged to those that use it: the uniform plans' tasks and two evaluations a group to all but greedy CPrune.
+Live, a task looked at costs 7 to 19 fresh trials.
 
-families: a policy trained without a network, on that network, for each network. devices: policies of one device class, of
-all, and of all without the device's figures, on each class. The reference is a long search that knows the truth, or
-whatever any method found, if that is better. Shares are of its log gain; a task looked at costs 7 to 19 fresh trials live.
+families: policies trained without a family of networks, on that family: resnet8 and resnet20 are one. devices: roll-outs of
+policies trained on one device class, on all, and on all without figures of the device, on each class; the networks are among
+those trained on, the losses are not. The reference is a long search that knows every latency and loss, or whatever any
+method found, if that is better. Shares are of its log gain; intervals are bootstraps over recordings, whose floors, draws of
+losses and trainings are averaged first.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import math
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,69 +41,53 @@ from cprune_rl.agents.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.searcher import Budget, Searcher, SearchStep
 from cprune_rl.agents.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.training import TrainingSettings, train_policy
-from cprune_rl.contracts import LossCurves
-from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
-from cprune_rl.cost_cache.recorded import RecordedCosts, RecordedTasks
-from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.generator import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS
-from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.recordings import CLASS_ORDER, Recording, read_recording, recorded_names
+from cprune_rl.envs.recordings import CLASS_ORDER, recorded_names
+from cprune_rl.envs.rehearsals import rehearse
 from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import command_line, describe_system
 
-SWEEP = (0.8, 0.6, 0.4)  # uniform plans whose tasks are known from the start, as in a live run
-FLOORS = (0.01, 0.02)
-WITHOUT_SWEEP = ("greedy",)  # asks for no cheap looks
+FAMILIES = {"resnet": ("resnet8", "resnet20"), "vgg": ("vgg-small",), "mobilenet": ("mobilenetv2-small",)}
+FLOORS = (-0.01, -0.02)
+UNCAPPED = 1000  # rejections, and rounds without a gain: a rival ends by itself, not by a limit that the agent does not have
+ROUNDS = 40  # of the surrogate alone
 MAX_ROWS = 32
 
 
 @dataclass(frozen=True)
 class Case:
-    """One problem: a recording, a floor, and a seed of its true losses and of the device's noise."""
+    """One rehearsal: a recording, a floor, and a seed of its true losses."""
 
     name: str
-    drop: float
+    floor: float
     seed: int
 
 
-@cache
-def recording_of(name: str) -> tuple[Recording, RecordedTasks]:
-    """A recording and its tasks, read once in each process."""
-    recording = read_recording(name)
-    return recording, RecordedTasks(recording.costs)
+@dataclass(frozen=True)
+class Job:
+    """One method on one case.
 
+    Attributes:
+        case: what is searched.
+        label: of the method, in tables.
+        method: of `searcher`, or "reference".
+        policy: of the methods that have one.
+        training: which of several trainings it is of.
+        is_device_hidden: whether the policy is to see no figures of the device.
+    """
 
-def truth_of(case: Case) -> LossCurves:
-    """The losses that a case really has."""
-    curves, s = recording_of(case.name)[0].curves, GeneratorSettings()
-    rng = np.random.default_rng([case.seed, *case.name.encode()])
-    n = len(curves.scale)
-    scale = curves.scale * np.exp(rng.normal(0.0, s.level_sigma) + rng.normal(0.0, s.loss_sigma, n))
-    return LossCurves(scale, np.clip(curves.power + rng.normal(0.0, s.power_sigma, n), 0.8, 4.0))
-
-
-def open_case(case: Case, is_known: bool = False) -> tuple[Problem, int]:
-    """The problem as a search meets it, or with everything known; and the tasks that it was given."""
-    recording, tasks = recording_of(case.name)
-    network, truth = recording.network, truth_of(case)
-    costs = RecordedCosts(network, tasks, case.seed)
-    given = 0
-    latency: Any = costs
-    if not is_known:
-        latency = EstimatedCosts(network, costs, CostModel())
-        for plan in (network.dense, *(network.uniform(r) for r in SWEEP)):
-            latency.measure(plan)
-        given = costs.spending.cached_trials
-    oracle = CurveOracle(network, truth, recording.dense_accuracy)
-    shown = truth if is_known else recording.curves
-    return Problem(case.name, network, latency, oracle, shown, recording.dense_accuracy, recording.dense_accuracy - case.drop, recording.descriptor), given
+    case: Case
+    label: str
+    method: str
+    policy: Path | None = None
+    training: int = 0
+    is_device_hidden: bool = False
 
 
 def reference(case: Case) -> float:
     """Log gain of a long search that knows every latency and every loss."""
-    problem, _ = open_case(case, is_known=True)
-    problem.latency.measure(problem.network.dense)
+    problem = rehearse(case.name, case.floor, case.seed, is_known=True).problem
     search = SurrogateSearch(SurrogateSettings(rounds=8, first_steps=6000, steps=2000, margin=1.0, patience=8, seed=case.seed))
     found = search.search(problem, Budget())
     return math.log(found.accepted[0].latency_s / found.best.latency_s)
@@ -124,62 +109,75 @@ def searcher(method: str, policy: Path | None) -> Searcher:
         assert policy is not None
         trained = load_policy(policy, MAX_ROWS)
         return PolicyRollOut(trained) if method == "roll-out" else PruningAgent(trained)
-    return {"greedy": GreedyCPrune, "proxy-greedy": ProxyGreedy, "surrogate": SurrogateSearch, "prior": lambda: PolicyRollOut(untrained())}[method]()
+    ways: dict[str, Any] = {
+        "greedy": GreedyCPrune,
+        "proxy-greedy": lambda: ProxyGreedy(UNCAPPED),
+        "surrogate": lambda: SurrogateSearch(SurrogateSettings(rounds=ROUNDS, patience=UNCAPPED)),
+        "prior": lambda: PolicyRollOut(untrained()),
+    }
+    made: Searcher = ways[method]()
+    return made
 
 
-def run_case(job: tuple[Case, str, str, Path | None]) -> dict[str, Any]:
+def run_job(job: Job) -> dict[str, Any]:
     """One method on one case: gain, costs, and how they grew."""
-    case, label, method, policy = job
     torch.set_num_threads(1)
-    if method == "reference":
-        return {**asdict(case), "method": label, "log_gain": reference(case)}
-    problem, given = open_case(case)
-    given = 0 if method in WITHOUT_SWEEP else given
-    before_evaluations, before_tasks = problem.oracle.spending.accuracy_evaluations, problem.latency.spending.cached_trials
+    case, told = job.case, {**asdict(job.case), "method": job.label, "training": job.training}
+    if job.method == "reference":
+        return {**told, "log_gain": reference(case)}
+    rehearsal = rehearse(case.name, case.floor, case.seed, is_prepared=job.method != "greedy", is_device_hidden=job.is_device_hidden)
+    problem = rehearsal.problem
     dense_s = sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
-    curve: list[tuple[int, int, float]] = [(0, given, 0.0)]
+    curve: list[tuple[int, int, float]] = [(rehearsal.accuracy_evaluations, rehearsal.tasks, 0.0)]
 
     def note(step: SearchStep) -> None:
         gain = math.log(dense_s / step.latency_s) if step.accepted else 0.0
-        spent = problem.oracle.spending.accuracy_evaluations - before_evaluations, problem.latency.spending.cached_trials - before_tasks + given
+        spent = problem.oracle.spending.accuracy_evaluations + rehearsal.accuracy_evaluations, problem.latency.spending.cached_trials
         curve.append((*spent, max(curve[-1][2], gain)))
 
-    found = searcher(method, policy).search(problem, Budget(), note)
+    found = searcher(job.method, job.policy).search(problem, Budget(), note)
     assert all(a.accuracy >= problem.floor for a in found.accepted)
     assert abs(curve[-1][2] - math.log(dense_s / found.best.latency_s)) < 1e-9
-    kept = [point for at, point in enumerate(curve) if at == len(curve) - 1 or point[2] != curve[max(at - 1, 0)][2]]
-    return {**asdict(case), "method": label, "log_gain": curve[-1][2], "accuracy_evaluations": curve[-1][0], "tasks": curve[-1][1], "curve": kept}
+    kept = [point for at, point in enumerate(curve) if at in (0, len(curve) - 1) or point[2] != curve[at - 1][2]]
+    return {**told, "log_gain": curve[-1][2], "accuracy_evaluations": curve[-1][0], "tasks": curve[-1][1], "curve": kept}
 
 
-def train(names: Sequence[str], folder: Path, timesteps: int, is_device_hidden: bool = False) -> Path:
-    """A policy trained on recordings and variants of their networks, or the one that is there already."""
-    if not (folder / "policy.json").is_file():
-        problems = GeneratedProblems(names, GeneratorSettings(is_device_hidden=is_device_hidden))
+def train(names: Sequence[str], folder: Path, timesteps: int, seed: int, is_device_hidden: bool = False) -> Path:
+    """A policy trained on recordings and variants of their networks; the one that is there already, where it is of the same training."""
+    card = {"trained_on": list(names), "timesteps": timesteps, "seed": seed, "is_device_hidden": is_device_hidden}
+    file = folder / "policy.json"
+    if not file.is_file() or json.loads(file.read_text())["card"] != card:
+        problems = GeneratedProblems(names, GeneratorSettings(is_device_hidden=is_device_hidden, seed=seed))
         with Reporter().part(f"Training {folder.name}", timesteps) as advance:
-            trained = train_policy(problems, TrainingSettings(timesteps, n_workers=2, max_rows=MAX_ROWS), on_steps=advance)
-        save_policy(trained.policy, folder, {"trained_on": list(names), "timesteps": timesteps, "is_device_hidden": is_device_hidden})
+            trained = train_policy(problems, TrainingSettings(timesteps, n_workers=2, max_rows=MAX_ROWS, seed=seed), on_steps=advance)
+        save_policy(trained.policy, folder, card)
     return folder
 
 
-def families(policies: Path, timesteps: int, seeds: int) -> list[tuple[Case, str, str, Path | None]]:
-    """Each network by a policy that never met it, beside the rivals."""
-    jobs: list[tuple[Case, str, str, Path | None]] = []
+def families(policies: Path, timesteps: int, seeds: int, trainings: int) -> list[Job]:
+    """Each family by policies that never met it, beside the rivals."""
+    jobs: list[Job] = []
     names = recorded_names()
-    for network in sorted({n.partition("@")[0] for n in names}):
-        policy = train([n for n in names if n.partition("@")[0] != network], policies / f"without-{network}", timesteps)
-        for case in (Case(n, drop, seed) for n in names if n.partition("@")[0] == network for drop in FLOORS for seed in range(seeds)):
-            jobs += [(case, method, method, policy) for method in ("reference", "agent", "roll-out", "prior", "surrogate", "proxy-greedy", "greedy")]
+    for family, networks in FAMILIES.items():
+        apart = [n for n in names if n.partition("@")[0] in networks]
+        folders = [train([n for n in names if n not in apart], policies / f"without-{family}-{seed}", timesteps, seed) for seed in range(trainings)]
+        for case in (Case(n, floor, seed) for n in apart for floor in FLOORS for seed in range(seeds)):
+            jobs += [Job(case, method, method) for method in ("reference", "prior", "surrogate", "proxy-greedy", "greedy")]
+            jobs += [Job(case, method, method, folder, at) for method in ("agent", "roll-out") for at, folder in enumerate(folders)]
     return jobs
 
 
-def devices(policies: Path, timesteps: int, seeds: int) -> list[tuple[Case, str, str, Path | None]]:
+def devices(policies: Path, timesteps: int, seeds: int, trainings: int) -> list[Job]:
     """Roll-outs of the policies of each class, of all, and of all without figures of the device."""
     names = recorded_names()
-    trained = {c: train([n for n in names if n.endswith(f"@{c}")], policies / f"class-{c}", timesteps) for c in CLASS_ORDER}
-    trained["all"] = train(names, policies / "all", timesteps)
-    trained["all, no descriptor"] = train(names, policies / "all-hidden", timesteps, is_device_hidden=True)
-    cases = [Case(n, drop, seed) for n in names for drop in FLOORS for seed in range(seeds)]
-    return [(case, "reference", "reference", None) for case in cases] + [(case, label, "roll-out", folder) for case in cases for label, folder in trained.items()]
+    cases = [Case(n, floor, seed) for n in names for floor in FLOORS for seed in range(seeds)]
+    jobs = [Job(case, "reference", "reference") for case in cases]
+    for at in range(trainings):
+        ways = {c: ([n for n in names if n.endswith(f"@{c}")], False) for c in CLASS_ORDER} | {"all": (names, False), "all, device hidden": (names, True)}
+        for label, (chosen, is_hidden) in ways.items():
+            folder = train(chosen, policies / f"on-{label.replace(', ', '-').replace(' ', '-')}-{at}", timesteps, at, is_hidden)
+            jobs += [Job(case, label, "roll-out", folder, at, is_hidden) for case in cases]
+    return jobs
 
 
 def shares(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -191,7 +189,7 @@ def shares(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _case(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["name"], row["drop"], row["seed"]
+    return row["name"], row["floor"], row["seed"]
 
 
 def _network(row: dict[str, Any]) -> str:
@@ -201,36 +199,42 @@ def _network(row: dict[str, Any]) -> str:
 def interval(values: NDArray[np.float64]) -> list[float]:
     """Mean and its 95 % bootstrap interval."""
     if np.ptp(values) == 0:
-        return [float(values[0])] * 3
+        return [round(float(values[0]), 4)] * 3
     found = bootstrap((values,), np.mean, n_resamples=4000, random_state=0, method="percentile").confidence_interval
     return [round(float(v), 4) for v in (values.mean(), found.low, found.high)]
 
 
+def of_recordings(rows: Sequence[dict[str, Any]], key: str) -> dict[str, float]:
+    """The mean of a figure over the floors, draws and trainings of each recording."""
+    names = sorted({r["name"] for r in rows})
+    return {n: float(np.mean([r[key] for r in rows if r["name"] == n])) for n in names}
+
+
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each method: share with its interval over problems and seeds, costs, and what the agent has over it case by case."""
-    by_method: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
-    for row in rows:
-        by_method.setdefault(row["method"], {})[_case(row)] = row
+    """For each method: share with its interval over recordings, costs, and what the agent has over it recording by recording."""
     found = []
-    for method, of_case in by_method.items():
-        told: dict[str, Any] = {"method": method, "share": interval(np.array([r["share"] for r in of_case.values()]))}
-        told["speedup"] = round(float(np.exp(np.mean([r["log_gain"] for r in of_case.values()]))), 3)
+    agent = of_recordings([r for r in rows if r["method"] == "agent"], "share")
+    for method in dict.fromkeys(r["method"] for r in rows):
+        of_method = [r for r in rows if r["method"] == method]
+        share = of_recordings(of_method, "share")
+        told: dict[str, Any] = {"method": method, "share": interval(np.array(list(share.values())))}
+        told["speedup"] = round(float(np.exp(np.mean([r["log_gain"] for r in of_method]))), 3)
         for cost in ("accuracy_evaluations", "tasks"):
-            if cost in next(iter(of_case.values())):
-                told[cost] = round(float(np.mean([r[cost] for r in of_case.values()])), 1)
-        if method != "agent" and "agent" in by_method:
-            told["agent_over_it"] = interval(np.array([by_method["agent"][case]["share"] - r["share"] for case, r in of_case.items()]))
+            if cost in of_method[0]:
+                told[cost] = round(float(np.mean([r[cost] for r in of_method])), 1)
+        if method != "agent" and agent:
+            told["agent_over_it"] = interval(np.array([agent[name] - value for name, value in share.items()]))
         found.append(told)
     return found
 
 
-def at_equal_cost(rows: Sequence[dict[str, Any]], cost: str, budgets: Sequence[int]) -> dict[str, list[float]]:
-    """Mean share of each method once it has spent so much: what its curve had reached by then."""
+def at_equal_cost(rows: Sequence[dict[str, Any]], cost: str, budgets: Sequence[int]) -> dict[str, list[list[float]]]:
+    """Share of each method once it has spent so much, with its interval: what its curve had reached by then."""
     at = 0 if cost == "accuracy_evaluations" else 1
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[list[float]]] = {}
     for method in dict.fromkeys(r["method"] for r in rows if "curve" in r):
         of_method = [r for r in rows if r["method"] == method]
-        found[method] = [round(float(np.mean([_reached(r, at, budget) for r in of_method])), 4) for budget in budgets]
+        found[method] = [interval(np.array(list(of_recordings([{**r, "reached": _reached(r, at, b)} for r in of_method], "reached").values()))) for b in budgets]
     return found
 
 
@@ -239,17 +243,21 @@ def _reached(row: dict[str, Any], at: int, budget: int) -> float:
     return float(gained / row["log_gain"] * row["share"]) if row["log_gain"] else 0.0
 
 
-EVALUATIONS = (2, 5, 10, 15, 20, 25, 30, 40, 60, 80, 120)
-TASKS = (40, 60, 80, 100, 120, 150, 200, 250, 300, 400)
+EVALUATIONS = (5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 120)
+TASKS = (20, 40, 60, 80, 100, 120, 150, 200, 250, 300, 400)
 
 
 def matrix(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """Share of each policy on each device class, with its interval."""
     policies = [m for m in dict.fromkeys(r["method"] for r in rows) if m != "reference"]
-    return {p: {c: interval(np.array([r["share"] for r in rows if r["method"] == p and r["name"].endswith(f"@{c}")])) for c in CLASS_ORDER} for p in policies}
+    return {p: {c: _on_class([r for r in rows if r["method"] == p], c) for c in CLASS_ORDER} for p in policies}
 
 
-def draw(curves: dict[str, dict[str, list[float]]], file: Path) -> None:
+def _on_class(rows: Sequence[dict[str, Any]], device_class: str) -> list[float]:
+    return interval(np.array(list(of_recordings([r for r in rows if r["name"].endswith(f"@{device_class}")], "share").values())))
+
+
+def draw(curves: dict[str, dict[str, list[list[float]]]], file: Path) -> None:
     """Share of the reference's log gain against what was spent."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
@@ -257,7 +265,9 @@ def draw(curves: dict[str, dict[str, list[float]]], file: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(9.6, 3.6), sharey=True)
     for axes, (cost, budgets, label) in zip(panels, (("accuracy_evaluations", EVALUATIONS, "accuracy evaluations"), ("tasks", TASKS, "tasks looked at")), strict=True):
         for method, values in curves[cost].items():
-            axes.plot(budgets, values, marker="o", markersize=3, linewidth=2.4 if method == "agent" else 1.2, label=method)
+            middle, low, high = np.array(values).T
+            line = axes.plot(budgets, middle, marker="o", markersize=3, linewidth=2.4 if method == "agent" else 1.2, label=method)
+            axes.fill_between(budgets, low, high, color=line[0].get_color(), alpha=0.12, linewidth=0)
         axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("share of the reference's log gain")
@@ -273,18 +283,19 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--policies", type=Path, default=Path("transfer-policies"), help="where trained policies are kept")
     parser.add_argument("--timesteps", type=int, default=100_000)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="draws of the true losses")
+    parser.add_argument("--trainings", type=int, default=2, help="policies of each kind, by other seeds")
     options = parser.parse_args()
     results: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     console = Console()
     for part in options.part:
-        jobs = {"families": families, "devices": devices}[part](options.policies, options.timesteps, options.seeds)
+        jobs = {"families": families, "devices": devices}[part](options.policies, options.timesteps, options.seeds, options.trainings)
         with multiprocessing.get_context("spawn").Pool(2) as pool, Reporter().part(f"Searching, {part}", len(jobs)) as advance:
             rows = []
-            for done, row in enumerate(pool.imap_unordered(run_case, jobs, chunksize=4), start=1):
+            for done, row in enumerate(pool.imap_unordered(run_job, jobs, chunksize=4), start=1):
                 rows.append(row)
                 advance(done)
-        rows = shares(sorted(rows, key=lambda r: (_case(r), r["method"])))
+        rows = shares(sorted(rows, key=lambda r: (_case(r), r["method"], r["training"])))
         told: dict[str, Any] = {"command": command_line(), "system": describe_system(), "n_cases": len({_case(r) for r in rows})}
         if part == "families":
             networks = sorted({_network(r) for r in rows})

@@ -164,7 +164,8 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         if failed is not None:
             self._reject(move)
             return {"accepted": False, "tried_latency_s": math.inf, "tried_accuracy": 0.0, "error_type": "measurement", "error_details": failed.error or "no latency"}
-        accuracy = problem.oracle.accuracy(move.plan).value
+        judged = problem.oracle.accuracy(move.plan)
+        accuracy = judged.value
         table = _table(problem, move.plan, costs)
         self._learn_loss(move, accuracy)
         accepted = accuracy >= problem.floor
@@ -172,7 +173,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             state.plan, state.costs, state.table, state.accuracy = move.plan, costs, table, accuracy
         else:
             self._reject(move)
-        return {"accepted": accepted, "tried_latency_s": table.latency_s, "tried_accuracy": accuracy}
+        return {"accepted": accepted, "tried_latency_s": table.latency_s, "tried_accuracy": accuracy, "standard_error": judged.standard_error}
 
     def _reject(self, move: Move) -> None:
         self.state.n_rejections += 1

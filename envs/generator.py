@@ -1,8 +1,8 @@
 """Problems for training one policy that serves many networks, floors and devices of a class.
 
 Each is a variant of a recorded network on the device it was recorded on: latencies interpolated from what was timed, off
-by as much as the interpolation is; loss curves drawn like those that oracles gave, and off from what the agent is shown
-as real ones were. Nothing is compiled, timed or trained for a problem.
+by as much as the interpolation is (tasks left out in turn); loss curves drawn like those that oracles gave, and off from
+what the agent is shown (`rehearsals.LossSpread`). Nothing is compiled, timed or trained for a problem.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import numpy as np
 
 from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts, NoisyCosts
+from cprune_rl.cost_cache.recorded import interpolation_error
 from cprune_rl.descriptor import UNKNOWN_DEVICE
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import Recording, read_recording
+from cprune_rl.envs.rehearsals import LossSpread
 from cprune_rl.envs.variants import Variant, vary
 
 __all__ = ["GeneratedProblems", "GeneratorSettings"]
@@ -31,11 +33,10 @@ class GeneratorSettings:
         n_variants: networks; drawn once, because a network remembers its tasks and a new one would have to learn them.
         floors: drops in accuracy.
         recorded_share: of the episodes that are on a recorded network as it is.
-        level_sigma: log deviation of a whole network's loss from what is shown.
-        loss_sigma: log deviation of a group's loss from that.
+        losses: how far they are from what is shown.
         shown_sigma: log deviation of the curves shown from the recording's: which groups matter differs from network to network.
-        power_sigma: deviation of a curve's power from what is shown.
-        latency_sigma: log deviation of a task's latency from the interpolation.
+        power_sigma: deviation of the power shown from the recording's.
+        least_latency_sigma: log deviation of a task's latency from the interpolation, where the recording's own error is less.
         is_device_hidden: whether nothing is said of the device, to see what its descriptor is worth.
         seed: of the variants.
     """
@@ -43,11 +44,10 @@ class GeneratorSettings:
     n_variants: int = 256
     floors: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03)
     recorded_share: float = 0.25
-    level_sigma: float = 0.5
-    loss_sigma: float = 0.5
+    losses: LossSpread = field(default_factory=LossSpread)
     shown_sigma: float = 0.7
     power_sigma: float = 0.3
-    latency_sigma: float = 0.06
+    least_latency_sigma: float = 0.03
     is_device_hidden: bool = False
     seed: int = 0
 
@@ -58,6 +58,7 @@ class _Source:
 
     recording: Recording
     model: CostModel
+    error: float
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class GeneratedProblems:
     _variants: list[tuple[_Source, Variant]] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self._sources.extend(_Source(r, CostModel(r.costs)) for r in map(read_recording, self.names))
+        self._sources.extend(_Source(r, CostModel(r.costs), interpolation_error(r.costs)) for r in map(read_recording, self.names))
         rng = np.random.default_rng(self.settings.seed)
         for number in range(self.settings.n_variants):
             source = self._sources[number % len(self._sources)]
@@ -93,10 +94,9 @@ class GeneratedProblems:
         at = list(variant.origin)
         shown = recording.curves.scale[at] * np.exp(rng.normal(0.0, s.shown_sigma, n))
         power = np.clip(recording.curves.power[at] + rng.normal(0.0, s.power_sigma, n), 0.8, 4.0)
-        scale = shown * np.exp(rng.normal(0.0, s.level_sigma) + rng.normal(0.0, s.loss_sigma, n))
         curves = LossCurves(shown, power)
-        truth = LossCurves(scale, np.clip(power + rng.normal(0.0, s.power_sigma, n), 0.8, 4.0))
-        latency = NoisyCosts(variant.network, ModelledCosts(variant.network, source.model), int(rng.integers(2**31)), s.latency_sigma)
+        truth = s.losses.draw(curves, rng)
+        latency = NoisyCosts(variant.network, ModelledCosts(variant.network, source.model), int(rng.integers(2**31)), max(source.error, s.least_latency_sigma))
         oracle = CurveOracle(variant.network, truth, recording.dense_accuracy)
         floor = max(0.0, recording.dense_accuracy - float(rng.choice(np.asarray(s.floors))))
         device = UNKNOWN_DEVICE if s.is_device_hidden else recording.descriptor

@@ -35,6 +35,7 @@ __all__ = [
     "Recording",
     "add_problem",
     "describe_recorded",
+    "full_name",
     "open_recorded",
     "problems_folder",
     "read_recording",
@@ -84,6 +85,11 @@ def read_recording(name: str | None = None) -> Recording:
 def recorded_names(is_with_added: bool = False) -> list[str]:
     """Names of the packaged recordings, and of those a user added if asked for: by model, classes in the order of `CLASS_ORDER`."""
     return sorted({**_packaged(), **(_added() if is_with_added else {})}, key=_order)
+
+
+def full_name(name: str) -> str:
+    """What a name opens, without its floor: `resnet8@znver4-1t` of `resnet8:-0.02`; of a file its path; errors are those of `open_recorded`."""
+    return _find(without_floor(name)[0])[0]
 
 
 def problems_folder() -> Path:

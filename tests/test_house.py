@@ -127,5 +127,9 @@ def test_the_wheel_holds_one_package_with_all_its_rooms(tmp_path: Path) -> None:
     recordings = [p.name for p in (ROOT / "envs" / "recorded").iterdir() if p.name.endswith((".json", ".json.gz"))]
     assert recordings
     assert [r for r in recordings if f"cprune_rl/envs/recorded/{r}" not in names] == []
+    modules = {f"cprune_rl/{p.relative_to(ROOT / 'cprune_rl')}" for p in (ROOT / "cprune_rl").rglob("*.py")}
+    modules |= {f"cprune_rl/{p.relative_to(ROOT)}" for folder in ("agents", "cost_cache", "envs") for p in (ROOT / folder).rglob("*.py")}
+    policies = {f"cprune_rl/{p.relative_to(ROOT)}" for p in (ROOT / "agents" / "policies").glob("*/policy.*")}
+    assert (modules | policies) - set(names) == set()
     assert {"cprune_rl/cost_cache/migrations/env.py", "cprune_rl/cost_cache/migrations/versions/v0002.py"} <= set(names)
     assert len(names) == len(set(names))

@@ -1,16 +1,20 @@
 """Policies by name: the packaged ones, one folder each, and anybody's folders.
 
-`x86-cpu` is trained on every packaged recording; its card, `policy.json`, states the command.
+`x86-cpu` is trained on every packaged recording; its card, `policy.json`, states the command. Names are looked up
+without loading torch.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cprune_rl.agents.policy import RowPolicy, load_policy
 from cprune_rl.errors import UnknownNameError
 
-__all__ = ["DEFAULT", "open_policy", "policy_names"]
+if TYPE_CHECKING:
+    from cprune_rl.agents.policy import RowPolicy
+
+__all__ = ["DEFAULT", "find_policy", "open_policy", "policy_names"]
 
 DEFAULT = "x86-cpu"
 
@@ -20,18 +24,32 @@ def policy_names() -> list[str]:
     return sorted(file.parent.name for file in Path(__file__).parent.glob("*/policy.json"))
 
 
+def find_policy(name: str) -> Path:
+    """The folder of a policy.
+
+    Args:
+        name: of a packaged one, or a folder that holds `policy.json`; that of a run, which has it under `policy/`, will do.
+
+    Raises:
+        UnknownNameError: there is none of that name, and no such folder.
+    """
+    for folder in (Path(name).expanduser(), Path(name).expanduser() / "policy", Path(__file__).parent / name):
+        if (folder / "policy.json").is_file():
+            return folder
+    raise UnknownNameError("policy", name, policy_names())
+
+
 def open_policy(name: str, max_rows: int) -> RowPolicy:
     """Opens a policy for tables of up to `max_rows` tasks.
 
     Args:
-        name: of a packaged one, or a folder that holds `policy.json`; a run folder's `policy/` will do.
+        name: see `find_policy`.
         max_rows: of the observation.
 
     Raises:
         UnknownNameError: there is none of that name, and no such folder.
         PolicyError: it is damaged, or reads another observation.
     """
-    for folder in (Path(name), Path(name) / "policy", Path(__file__).parent / name):
-        if (folder / "policy.json").is_file():
-            return load_policy(folder, max_rows)
-    raise UnknownNameError("policy", name, policy_names())
+    from cprune_rl.agents.policy import load_policy
+
+    return load_policy(find_policy(name), max_rows)

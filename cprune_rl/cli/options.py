@@ -31,7 +31,8 @@ def with_options(command: Callable[..., None], models: Mapping[str, type[BaseMod
                 continue
             kind = list[str] if field.default == () else field.annotation if field.default is not None else Path if name in _PATHS else _plain(field.annotation)
             default = "" if field.default in (None, ()) or field.default is False else f" [default: {field.default}]"
-            option = typer.Option(f"--{name.replace('_', '-')}", help=f"{field.description}{default}", show_default=False, rich_help_panel=title)
+            flag = f"--{name.replace('_', '-')}"
+            option = typer.Option(f"{flag}/--no-{flag[2:]}" if field.default is True else flag, help=f"{field.description}{default}", show_default=False, rich_help_panel=title)
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option]))  # noqa: UP045  # built at run time
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -50,12 +50,12 @@ def prune(
     **flags: Any,
 ) -> None:
     """Prune a network with a policy that was trained before: the packaged one for x86 processors, or --policy."""
-    flags = given(flags)
-    if resume is None:
-        from cprune_rl.agents.policies import DEFAULT
+    from cprune_rl.agents.policies import DEFAULT
 
-        flags = {"policy": DEFAULT, "alone": True} | flags
-    _run(config, resume, flags, None if front is None else _floors(front))
+    flags = given(flags)
+    if front is not None and (stray := [name for name in ("floor", "method", "rival") if name in flags]):
+        raise ConfigError(f"--front has floors of its own and the agent alone: leave --{stray[0]} out")
+    _run(config, resume, flags, None if front is None else _floors(front), {"policy": DEFAULT, "rival": False})
 
 
 def _floors(text: str) -> list[float]:
@@ -85,7 +85,7 @@ def _train_policy(flags: dict[str, Any]) -> None:
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _run(config: Path | None, resume: Path | None, flags: dict[str, Any], front: list[float] | None = None) -> None:
+def _run(config: Path | None, resume: Path | None, flags: dict[str, Any], front: list[float] | None = None, defaults: dict[str, Any] | None = None) -> None:
     from cprune_rl.job.config import load_config
     from cprune_rl.job.folder import RunFolder
 
@@ -94,7 +94,7 @@ def _run(config: Path | None, resume: Path | None, flags: dict[str, Any], front:
             raise ConfigError(f"--resume goes on with the options of {resume}: leave --{stray[0].replace('_', '-')} out, or start a new run with it")
         folder = RunFolder.resume(resume)
     else:
-        options = load_config(config, flags)
+        options = load_config(config, flags, defaults)
         options.check_names()
         folder = RunFolder.create(options)
     _go(folder, front)

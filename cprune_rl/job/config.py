@@ -97,7 +97,7 @@ class RunConfig(BaseModel):
     top: int = Field(1, ge=1, description="An image counts as right where its label is among so many most likely classes, e.g. 5.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the final gate: how sure it is that a network which passes holds the floor.")
     method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
-    alone: bool = Field(False, description="Run the agent without a rival beside it.")
+    rival: bool = Field(True, description="Run greedy CPrune beside the agent, to compare with.")
     policy: str | None = Field(None, description="Prune with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.")
     init: str | None = Field(None, description="Begin the training with this policy's weights, a folder or a packaged one's name.")
     max_trials: int | None = Field(None, ge=0, description="A search ends when it has made so many fresh trials.")
@@ -170,6 +170,7 @@ class RunConfig(BaseModel):
         """
         from cprune_rl.accuracy.data import parse_data
         from cprune_rl.accuracy.training import train_device
+        from cprune_rl.agents.policies import find_policy
         from cprune_rl.compiler.devices import RecordedSpec, parse_device
         from cprune_rl.pruning.importance import IMPORTANCES
         from cprune_rl.pruning.models import check_model_name
@@ -184,6 +185,11 @@ class RunConfig(BaseModel):
                 raise UnknownNameError(kind, name, names)
         if self.policy is not None and self.init is not None:
             raise ConfigError("--policy takes a policy as it is, --init trains one further: give one of them")
+        if self.no_measure and self.policy is None:
+            raise ConfigError("--no-measure is for a policy that was trained before: give --policy, or `cprune-rl prune`; what was never measured cannot be trained on")
+        for policy in (self.policy, self.init):
+            if policy is not None:
+                find_policy(policy)
         train_device(self.train_device)
         check_model_name(self.model)
         data = parse_data(self.data)
@@ -199,12 +205,13 @@ class RunConfig(BaseModel):
             check_recorded_model(spec, self.network_name)
 
 
-def load_config(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
+def load_config(file: Path | None, flags: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> RunConfig:
     """Joins flags, a YAML file and the defaults.
 
     Args:
         file: YAML with any of the options; None for none.
         flags: options given on the command line; a None is not given.
+        defaults: of the command, in the place of the usual ones.
 
     Raises:
         ConfigError: the file is missing or no YAML, or an option is unknown or wrong.
@@ -218,6 +225,12 @@ def load_config(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
         if not isinstance(values, dict):
             raise ConfigError(f"{file} must hold options such as `floor: -0.02`, one a line")
     values |= {name: value for name, value in flags.items() if value is not None}
+    if values.get("init") is not None:  # a policy to train further: none is taken as it is
+        defaults = {name: value for name, value in (defaults or {}).items() if name != "policy"}
+    values = {**(defaults or {}), **values}
+    for name in ("policy", "init"):
+        if isinstance(values.get(name), str) and Path(values[name]).expanduser().is_dir():
+            values[name] = str(Path(values[name]).expanduser().resolve())
     values |= {name: _with_whole_path(values[name]) for name in ("model", "data") if isinstance(values.get(name), str)}
     if values.get("weights") is not None:
         values["weights"] = Path(values["weights"]).expanduser().resolve()

@@ -6,10 +6,9 @@ Nothing is compiled, timed or trained for it but the policy: problems are record
 from __future__ import annotations
 
 import fnmatch
-import functools
+import itertools
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,15 @@ from rich.table import Table
 
 from cprune_rl.agents.agent import PolicyRollOut
 from cprune_rl.agents.greedy import GreedyCPrune
-from cprune_rl.agents.policies import open_policy
+from cprune_rl.agents.policies import find_policy, open_policy
 from cprune_rl.agents.policy import RowPolicy, save_policy
 from cprune_rl.agents.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.searcher import Budget, Searcher
-from cprune_rl.agents.training import TrainingSettings, train_policy
+from cprune_rl.agents.training import TrainingSettings, check_learner, train_policy
 from cprune_rl.envs.generator import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.recordings import open_recorded, read_recording, recorded_names, without_floor
+from cprune_rl.envs.recordings import full_name, open_recorded, read_recording, recorded_names, without_floor
+from cprune_rl.envs.rehearsals import rehearse
 from cprune_rl.errors import ConfigError
 from cprune_rl.job.policy_config import PolicyConfig
 from cprune_rl.job.progress import Reporter
@@ -50,8 +50,11 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
         ConfigError: no problem is left to train on, or the folder holds another training.
         CPruneError: a problem or a policy is not there, or damaged.
     """
-    held_out = _held_out(config)
-    names = _sources(config, held_out)
+    held_out, apart = _held_out(config)
+    names = _sources(config, apart)
+    check_learner(config.learner)
+    if config.init is not None:
+        find_policy(config.init)
     folder = config.out or Path("policies") / _folder_name(config)
     folder.mkdir(parents=True, exist_ok=True)
     _check_folder(folder, config)
@@ -61,18 +64,16 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
     start = None if config.init is None else open_policy(config.init, settings.max_rows)
     with reporter.part("Reading the problems", None):
         problems = GeneratedProblems(names, GeneratorSettings(n_variants=config.variants, recorded_share=0.25 if config.variants else 1.0, floors=_floors(names), seed=config.seed))
-    started = time.perf_counter()
     with reporter.part(f"Training the policy by {config.learner}", config.timesteps) as advance:
         trained = train_policy(problems, settings, folder / "tensorboard", advance, [_opener(name) for name in held_out], folder / "checkpoint.pt", start)
-    seconds = time.perf_counter() - started
     with reporter.part("Trying it beside greedy searches", None):
         results = judge(trained.policy, held_out or names)
     reporter.console.print(_table(results, is_held_out=bool(held_out)))
     card = {
         "trained_on": list(names),
         "held_out": list(held_out),
-        "options": {"timesteps": config.timesteps, "learner": config.learner, "variants": config.variants, "seed": config.seed, "init": config.init},
-        "train_s": round(seconds, 1),
+        "options": {"timesteps": trained.algorithm.num_timesteps, "learner": config.learner, "variants": config.variants, "seed": config.seed, "init": config.init},
+        "train_s": round(trained.seconds, 1),
         "results": results,
         "command": command_line(),
         "when": now_utc(),
@@ -84,40 +85,42 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
     return folder
 
 
-def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02)) -> list[dict[str, object]]:
-    """A policy's roll-out beside greedy CPrune and adaptive proxy greedy, on recorded problems.
+def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02), seeds: Sequence[int] = (0, 1, 2)) -> list[dict[str, object]]:
+    """A policy's roll-out beside greedy CPrune and adaptive proxy greedy, on rehearsals of recorded problems.
 
     Args:
         policy: to be judged.
         names: of the problems.
         floors: asked for, where a name has none.
+        seeds: of the true losses.
 
     Returns:
-        For each problem, floor and method: speed-up by the recording's estimate, evaluations, and tasks that a device would have been asked for.
+        For each problem, floor, seed and method: speed-up by the recording's estimate, evaluations, and tasks that a device
+        would have been asked for; what a live run spends before it searches is included where a method uses it.
     """
     searchers: tuple[Searcher, ...] = (PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune())
     results: list[dict[str, object]] = []
-    for name in names:
-        for asked in [None] if _has_floor(name) else floors:
-            for searcher in searchers:
-                problem = open_recorded(name, asked)
-                found = searcher.search(problem, Budget())
-                results.append(
-                    {
-                        "problem": name,
-                        "floor": round(problem.floor - problem.dense_accuracy, 4),
-                        "method": searcher.name,
-                        "speedup": round(found.accepted[0].latency_s / found.best.latency_s, 4),
-                        "accuracy_evaluations": int(found.cost["accuracy_evaluations"]),
-                        "tasks": int(found.cost["cached_trials"]),
-                    }
-                )
+    for name, seed in itertools.product(names, seeds):
+        for asked, searcher in itertools.product([None] if _has_floor(name) else floors, searchers):
+            rehearsal = rehearse(name, asked, seed, is_prepared=not isinstance(searcher, GreedyCPrune))
+            found = searcher.search(rehearsal.problem, Budget())
+            results.append(
+                {
+                    "problem": name,
+                    "floor": round(rehearsal.problem.floor - rehearsal.problem.dense_accuracy, 4),
+                    "seed": seed,
+                    "method": searcher.name,
+                    "speedup": round(found.accepted[0].latency_s / found.best.latency_s, 4),
+                    "accuracy_evaluations": int(found.cost["accuracy_evaluations"]) + rehearsal.accuracy_evaluations,
+                    "tasks": int(found.cost["cached_trials"]) + rehearsal.tasks,
+                }
+            )
     return results
 
 
 def _table(results: Sequence[dict[str, object]], is_held_out: bool) -> Table:
     which = "that it was not trained on" if is_held_out else "that it was trained on: --held-out keeps some apart"
-    view = Table(title=f"On problems {which}", caption="Estimates of the recording. The geometric mean is over problems and floors.")
+    view = Table(title=f"On problems {which}", caption="Rehearsals: latencies recorded, losses drawn. The geometric mean is over problems, floors and draws.")
     for column in ("method", "speed-up", "accuracy evaluations", "tasks looked at"):
         view.add_column(column, justify="left" if column == "method" else "right")
     for method in dict.fromkeys(str(r["method"]) for r in results):
@@ -128,7 +131,7 @@ def _table(results: Sequence[dict[str, object]], is_held_out: bool) -> Table:
     return view
 
 
-def _sources(config: PolicyConfig, held_out: Sequence[str]) -> list[str]:
+def _sources(config: PolicyConfig, apart: Collection[str]) -> list[str]:
     """What to train on: what was named, or a device class' recordings, without what is held out."""
     names = list(config.problems)
     if config.device_class is not None:
@@ -138,23 +141,23 @@ def _sources(config: PolicyConfig, held_out: Sequence[str]) -> list[str]:
             classes = sorted({name.partition("@")[2] for name in known})
             raise ConfigError(f"no recording is of the device class {config.device_class!r}. Known: {', '.join(classes)}; patterns such as 'znver4-*' match several.")
         names += [name for name in matching if name not in names]
-    apart = {_bare(name) for name in held_out}
-    left = [name for name in names if _bare(name) not in apart]
+    left = [name for name in names if full_name(name) not in apart]
     if not left:
         raise ConfigError("no problem is left to train on: name some by --problems or --device-class, or hold fewer out")
     return left
 
 
-def _held_out(config: PolicyConfig) -> list[str]:
-    """Problems to try the policy on: those named, and all recordings of a network that is named."""
+def _held_out(config: PolicyConfig) -> tuple[list[str], set[str]]:
+    """Problems to try the policy on, those named and the class' recordings of a network that is named; and all that are kept apart for it."""
     known = recorded_names(is_with_added=True)
-    found: list[str] = []
+    tried: list[str] = []
+    apart: set[str] = set()
     for name in config.held_out:
         of_network = [k for k in known if k.partition("@")[0] == name]
-        if config.device_class is not None:
-            of_network = [k for k in of_network if fnmatch.fnmatchcase(k.partition("@")[2], config.device_class)]
-        found += of_network or [name]
-    return list(dict.fromkeys(found))
+        apart |= set(of_network) or {full_name(name)}
+        of_class = [k for k in of_network if config.device_class is None or fnmatch.fnmatchcase(k.partition("@")[2], config.device_class)]
+        tried += of_class or of_network or [name]
+    return list(dict.fromkeys(tried)), apart
 
 
 def _floors(names: Sequence[str]) -> tuple[float, ...]:
@@ -164,19 +167,15 @@ def _floors(names: Sequence[str]) -> tuple[float, ...]:
 
 
 def _has_floor(name: str) -> bool:
-    return _bare(name) != name
-
-
-def _bare(name: str) -> str:
-    return without_floor(name)[0]
+    return without_floor(name)[1] is not None
 
 
 def _opener(name: str) -> Callable[[], Problem]:
-    return functools.partial(open_recorded, name)
+    return lambda: rehearse(name).problem
 
 
 def _folder_name(config: PolicyConfig) -> str:
-    text = config.device_class.replace("*", "all") if config.device_class else "-".join(dict.fromkeys(_bare(p).partition("@")[0] for p in config.problems))
+    text = config.device_class.replace("*", "all") if config.device_class else "-".join(dict.fromkeys(without_floor(p)[0].partition("@")[0] for p in config.problems))
     return f"{Path(text).name[:60]}-{config.learner}-{config.seed}"
 
 

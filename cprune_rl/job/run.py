@@ -87,7 +87,7 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
 
 def _methods(config: RunConfig) -> list[str]:
     """Searches to run, the run's own last."""
-    return [config.method] if config.alone or config.method == "greedy" else ["greedy", config.method]
+    return ["greedy", config.method] if config.rival and config.method != "greedy" else [config.method]
 
 
 def _dense_table(bench: Workbench) -> SubgraphTable:
