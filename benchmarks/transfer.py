@@ -97,7 +97,7 @@ def untrained() -> RowPolicy:
     """The analytic prior alone."""
     torch.manual_seed(0)
     space = gymnasium.spaces.Box(-10.0, 10.0, (MAX_ROWS, N_FEATURES), np.float32)
-    policy = RowPolicy(space, gymnasium.spaces.Discrete(N_WIDTHS * MAX_ROWS + 1), lambda _: 0.0)  # type: ignore[arg-type]  # their kinds are known
+    policy = RowPolicy(space, gymnasium.spaces.Discrete(N_WIDTHS * MAX_ROWS + 1), lambda _: 0.0)
     torch.nn.init.zeros_(policy.action_net.row.weight)
     policy.set_training_mode(False)
     return policy

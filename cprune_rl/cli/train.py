@@ -46,26 +46,13 @@ def train(
 def prune(
     config: Annotated[Optional[Path], typer.Option(help="YAML file with any of the options below; flags override it.", show_default=False)] = None,  # noqa: UP045
     resume: Annotated[Optional[Path], typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,  # noqa: UP045
-    front: Annotated[Optional[str], typer.Option(help="Prune for several floors and compare them all, e.g. -0.005,-0.01,-0.02,-0.04.", show_default=False)] = None,  # noqa: UP045
     **flags: Any,
 ) -> None:
     """Prune a network with a policy that was trained before: the packaged one for x86 processors, or --policy."""
     from cprune_rl.agents.policies import DEFAULT
 
     flags = given(flags)
-    if front is not None and (stray := [name for name in ("floor", "method", "rival") if name in flags]):
-        raise ConfigError(f"--front has floors of its own and the agent alone: leave --{stray[0]} out")
-    _run(config, resume, flags, None if front is None else _floors(front), {"policy": DEFAULT, "rival": False})
-
-
-def _floors(text: str) -> list[float]:
-    try:
-        floors = [float(part) for part in text.split(",")]
-    except ValueError:
-        floors = []
-    if not floors or any(not -1.0 <= f <= 1.0 for f in floors) or len(set(floors)) < len(floors):
-        raise ConfigError(f"--front {text!r}: give different floors parted by commas, e.g. --front=-0.005,-0.01,-0.02")
-    return floors
+    _run(config, resume, flags, {"policy": DEFAULT, "rival": False})
 
 
 def _train_policy(flags: dict[str, Any]) -> None:
@@ -85,7 +72,7 @@ def _train_policy(flags: dict[str, Any]) -> None:
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _run(config: Path | None, resume: Path | None, flags: dict[str, Any], front: list[float] | None = None, defaults: dict[str, Any] | None = None) -> None:
+def _run(config: Path | None, resume: Path | None, flags: dict[str, Any], defaults: dict[str, Any] | None = None) -> None:
     from cprune_rl.job.config import load_config
     from cprune_rl.job.folder import RunFolder
 
@@ -95,22 +82,24 @@ def _run(config: Path | None, resume: Path | None, flags: dict[str, Any], front:
         folder = RunFolder.resume(resume)
     else:
         options = load_config(config, flags, defaults)
+        if options.front and (stray := [name for name in ("floor", "rival") if name in flags]):
+            raise ConfigError(f"--front has floors of its own and no rival beside them: leave --{stray[0]} out")
         options.check_names()
         folder = RunFolder.create(options)
-    _go(folder, front)
+    _go(folder)
 
 
-def _go(folder: RunFolder, front: list[float] | None) -> None:
+def _go(folder: RunFolder) -> None:
     from cprune_rl.job.front import sweep
     from cprune_rl.job.progress import Reporter
     from cprune_rl.job.run import run
 
     reporter = Reporter()
     try:
-        if front is None:
-            run(folder, reporter)
+        if folder.config.front:
+            sweep(folder, reporter)
         else:
-            sweep(folder, front, reporter)
+            run(folder, reporter)
     except KeyboardInterrupt:
         reporter.say(f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}")
         raise typer.Exit(_INTERRUPTED) from None

@@ -94,6 +94,7 @@ class RunConfig(BaseModel):
     freeze: tuple[str, ...] = Field((), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times.")
     keep: tuple[str, ...] = Field((), description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.")
     floor: float = Field(-0.01, description="Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute.")
+    front: tuple[float, ...] = Field((), description="Prune for several floors in the place of one and compare them all, e.g. -0.005,-0.01,-0.02.")
     top: int = Field(1, ge=1, description="An image counts as right where its label is among so many most likely classes, e.g. 5.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the final gate: how sure it is that a network which passes holds the floor.")
     method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
@@ -125,6 +126,15 @@ class RunConfig(BaseModel):
         if kind not in ("finetune", "supernet", "recalibrate") or (colon and (kind != "finetune" or not steps.isdecimal() or int(steps) == 0)):
             raise ValueError(f"{value!r}: give finetune, finetune:STEPS, supernet or recalibrate")
         return value
+
+    @field_validator("front", mode="before")
+    @classmethod
+    def _front_is_floors(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, (str, float)) else list(value)
+        floors = [float(part) for item in items for part in str(item).split(",") if part]
+        if len(set(floors)) < len(floors) or any(not -1.0 <= f <= 1.0 for f in floors):
+            raise ValueError("give different accuracies, parted by commas, e.g. --front=-0.005,-0.01,-0.02")
+        return tuple(floors)
 
     @field_validator("freeze", "keep", mode="before")
     @classmethod

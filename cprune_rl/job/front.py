@@ -1,7 +1,7 @@
 """An accuracy-latency front: one network pruned for several floors by one policy, everything compared in one session.
 
 The base network, its tasks, the calibration and the policy are those of one run; each floor has a search and a final gate
-of its own. Called by `cprune-rl prune --front`.
+of its own. Called for `--front`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ import torch
 from rich.table import Table
 
 from cprune_rl.accuracy.training import right_answers
-from cprune_rl.agents.agent import PruningAgent
-from cprune_rl.agents.policies import DEFAULT, open_policy
-from cprune_rl.agents.searcher import Budget
-from cprune_rl.agents.training import TrainingSettings
 from cprune_rl.intervals import accuracy_interval
 from cprune_rl.job.assemble import open_workbench
 from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
 from cprune_rl.job.finalists import FinalGate, Finalist, finish
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.progress import Reporter
+from cprune_rl.job.searching import search
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
 from cprune_rl.report.plots import plot_front
 
@@ -53,12 +50,11 @@ class FrontPoint:
     cost: dict[str, float]
 
 
-def sweep(folder: RunFolder, floors: Sequence[float], reporter: Reporter) -> list[FrontPoint]:
+def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
     """Prunes for each floor and compares all.
 
     Args:
-        folder: gets `front.json`, `front.png` and a folder for each floor with its network.
-        floors: as `--floor` takes them.
+        folder: whose options say which floors; gets `front.json`, `front.png` and a folder for each floor with its network; searches that it has are not repeated.
         reporter: told what is going on.
 
     Returns:
@@ -67,16 +63,16 @@ def sweep(folder: RunFolder, floors: Sequence[float], reporter: Reporter) -> lis
     Raises:
         CPruneError: see `open_workbench`.
     """
-    config = folder.config
+    config, floors = folder.config, folder.config.front
     torch.manual_seed(config.seed)
     with open_workbench(config, reporter, folder.started) as bench:
-        policy = open_policy(config.policy or DEFAULT, TrainingSettings.max_rows)
+        benches = {f"{floor:+g}": dataclasses.replace(bench, config=config.model_copy(update={"floor": floor})) for floor in floors}
+        for of_floor in benches.values():
+            of_floor.problem()  # a floor that nothing can hold is told before anything is searched
         finalists: dict[str, tuple[Finalist, dict[str, float]]] = {}
-        for floor in floors:
-            of_floor = dataclasses.replace(bench, config=config.model_copy(update={"floor": floor}))
-            with reporter.part(f"Searching for the floor {floor:+g}", None):
-                search = PruningAgent(policy).search(of_floor.problem(), Budget(config.max_trials, config.max_evaluations, config.max_minutes))
-            finalists[f"{floor:+g}"] = finish(search, FinalGate(of_floor), reporter), search.cost
+        for name, of_floor in benches.items():
+            found = search(of_floor, folder, reporter, config.method, f"{config.method}{name}")
+            finalists[name] = finish(found, FinalGate(of_floor), reporter), found.cost
         networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, (f, _) in finalists.items()}}
         comparison = bench.lab.compare(networks, folder.path, reporter)
         for name, (finalist, _) in finalists.items():

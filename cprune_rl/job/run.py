@@ -6,31 +6,21 @@ is in the cost cache.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from cprune_rl.accuracy.training import right_answers
-from cprune_rl.agents.agent import PruningAgent
-from cprune_rl.agents.greedy import GreedyCPrune
-from cprune_rl.agents.policies import open_policy
-from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
-from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
-from cprune_rl.agents.training import TrainingSettings, train_policy
+from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.envs.problems import TrainingProblems
 from cprune_rl.envs.recordings import save_recorded
 from cprune_rl.intervals import accuracy_interval
+from cprune_rl.job import searching
 from cprune_rl.job.assemble import open_workbench
 from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.finalists import FinalGate, Finalist, finish
 from cprune_rl.job.folder import RunFolder
-from cprune_rl.job.narrator import Narrator
 from cprune_rl.job.progress import Reporter
 from cprune_rl.pruning.export import export_torch
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
@@ -58,7 +48,7 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
     with open_workbench(config, reporter, folder.started) as bench:
         table = _dense_table(bench)
         reporter.console.print(subgraph_table(table))
-        searches = [_search(bench, folder, reporter, method) for method in _methods(config)]
+        searches = [searching.search(bench, folder, reporter, method) for method in _methods(config)]
         gate = FinalGate(bench)
         finalists = [finish(search, gate, reporter) for search in searches]
         networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{f.method: FinishedNetwork(f.plan, f.model) for f in finalists}}
@@ -93,56 +83,6 @@ def _methods(config: RunConfig) -> list[str]:
 def _dense_table(bench: Workbench) -> SubgraphTable:
     costs = bench.lab.source().measure(bench.network.dense)
     return SubgraphTable.build(bench.network, bench.network.dense, costs)
-
-
-def _search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str) -> SearchResult:
-    """One search, or what the folder has of it."""
-    name = f"search_{method}.json"
-    if (known := folder.read_json(name)) is not None:
-        return SearchResult.from_json(known)
-    searcher: Searcher
-    extra: dict[str, float] = {"policy_s": 0.0}
-    if method == "greedy":
-        searcher = GreedyCPrune()
-    else:
-        policy, seconds = _policy(bench, folder, reporter)
-        searcher, extra = PruningAgent(policy), {**bench.model_cost, "policy_s": seconds}
-    problem = bench.problem()
-    with SummaryWriter(str(folder.file("tensorboard"))) as writer, reporter.part(f"Searching with {method}, % of the slack used", 100) as advance:
-        budget = Budget(bench.config.max_trials, bench.config.max_evaluations, bench.config.max_minutes)
-        result = searcher.search(problem, budget, Narrator(problem, folder, reporter, writer, method, advance))
-    cost = {name: result.cost.get(name, 0.0) + extra.get(name, 0.0) for name in {**result.cost, **extra}}
-    result = replace(result, cost=cost)
-    folder.write_json(name, result.to_json())
-    return result
-
-
-def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[RowPolicy, float]:
-    """The agent's policy, trained on variations of this problem or read from the folder, and the seconds its training took."""
-    settings = TrainingSettings(total_timesteps=bench.config.budgets.total_timesteps, seed=bench.config.seed)
-    if bench.config.policy is not None:
-        return open_policy(bench.config.policy, settings.max_rows), 0.0
-    target = folder.file("policy")
-    if not (target / "policy.json").exists():
-        problems = TrainingProblems(bench.network, bench.lab.cost_model, bench.curves, bench.dense_accuracy, bench.lab.descriptor)
-        start = None if bench.config.init is None else open_policy(bench.config.init, settings.max_rows)
-        started = time.perf_counter()
-        with reporter.part("Training the agent on a model of the problem", settings.total_timesteps) as advance:
-            trained = train_policy(problems, settings, folder.file("tensorboard"), advance, start=start)
-        card = {
-            "network": bench.network.name,
-            "data": bench.data.name,
-            "device": bench.lab.device_name,
-            "total_timesteps": settings.total_timesteps,
-            "seed": settings.seed,
-            "init": bench.config.init,
-            "train_s": round(time.perf_counter() - started, 1),
-        }
-        target.mkdir(exist_ok=True)
-        trained.algorithm.save(target / "sb3.zip")
-        save_policy(trained.policy, target, card)
-    card = json.loads((target / "policy.json").read_text())["card"]
-    return load_policy(target, settings.max_rows), float(card.get("train_s", 0.0))
 
 
 def _result(

@@ -1,0 +1,102 @@
+"""A run's searches: who searches, with which policy, within which budget, and what it is charged with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import replace
+
+from torch.utils.tensorboard import SummaryWriter
+
+from cprune_rl.agents.agent import PruningAgent
+from cprune_rl.agents.greedy import GreedyCPrune
+from cprune_rl.agents.policies import find_policy, open_policy
+from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
+from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
+from cprune_rl.agents.training import TrainingSettings, train_policy
+from cprune_rl.envs.problems import TrainingProblems
+from cprune_rl.job.bench import Workbench
+from cprune_rl.job.folder import RunFolder
+from cprune_rl.job.narrator import Narrator
+from cprune_rl.job.progress import Reporter
+
+__all__ = ["search"]
+
+
+def search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str, label: str | None = None) -> SearchResult:
+    """One search, or what the folder has of it.
+
+    Args:
+        bench: the run's parts.
+        folder: keeps the result, and the policy.
+        reporter: told of each candidate.
+        method: a key of `config.METHODS`.
+        label: what the folder calls the search; the method's name where not given.
+
+    Raises:
+        CPruneError: the device is gone, or there is no such policy.
+    """
+    label = label or method
+    name = f"search_{label}.json"
+    if (known := folder.read_json(name)) is not None:
+        return SearchResult.from_json(known)
+    searcher: Searcher
+    extra: dict[str, float] = {"policy_s": 0.0}
+    if method == "greedy":
+        searcher = GreedyCPrune()
+    else:
+        policy, seconds = _policy(bench, folder, reporter)
+        searcher, extra = PruningAgent(policy), {**bench.model_cost, "policy_s": seconds}
+    problem = bench.problem()
+    with SummaryWriter(str(folder.file("tensorboard"))) as writer, reporter.part(f"Searching with {label}, % of the slack used", 100) as advance:
+        result = searcher.search(problem, _budget(bench, extra, reporter), Narrator(problem, folder, reporter, writer, label, advance))
+    cost = {name: result.cost.get(name, 0.0) + extra.get(name, 0.0) for name in {**result.cost, **extra}}
+    result = replace(result, cost=cost)
+    folder.write_json(name, result.to_json())
+    return result
+
+
+def _budget(bench: Workbench, spent: dict[str, float], reporter: Reporter) -> Budget:
+    """What the search itself may spend: what it was charged with before is taken off."""
+    config = bench.config
+
+    def left(limit: int | None, name: str) -> int | None:
+        if limit is None:
+            return None
+        if spent.get(name, 0) >= limit:
+            reporter.say(f"    The budget of {limit} {name.replace('_', ' ')} went into what an agent has to know before it searches ({spent[name]:.0f}): nothing is searched")
+        return max(0, int(limit - spent.get(name, 0)))
+
+    return Budget(left(config.max_trials, "fresh_trials"), left(config.max_evaluations, "accuracy_evaluations"), config.max_minutes)
+
+
+def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[RowPolicy, float]:
+    """The agent's policy, trained on variations of this problem, taken as it was given, or read from the folder; and the seconds its training took."""
+    max_rows = max(TrainingSettings.max_rows, len(bench.network.subgraphs))
+    settings = TrainingSettings(total_timesteps=bench.config.budgets.total_timesteps, seed=bench.config.seed, max_rows=max_rows)
+    target = folder.file("policy")
+    if bench.config.policy is not None:
+        if not target.exists():
+            shutil.copytree(find_policy(bench.config.policy), target, ignore=shutil.ignore_patterns("tensorboard", "*.pt", "*.zip"))
+        return load_policy(target, max_rows), 0.0
+    if not (target / "policy.json").exists():
+        problems = TrainingProblems(bench.network, bench.lab.cost_model, bench.curves, bench.dense_accuracy, bench.lab.descriptor)
+        start = None if bench.config.init is None else open_policy(bench.config.init, max_rows)
+        started = time.perf_counter()
+        with reporter.part("Training the agent on a model of the problem", settings.total_timesteps) as advance:
+            trained = train_policy(problems, settings, folder.file("tensorboard"), advance, start=start)
+        card = {
+            "network": bench.network.name,
+            "data": bench.data.name,
+            "device": bench.lab.device_name,
+            "total_timesteps": settings.total_timesteps,
+            "seed": settings.seed,
+            "init": bench.config.init,
+            "train_s": round(time.perf_counter() - started, 1),
+        }
+        target.mkdir(exist_ok=True)
+        trained.algorithm.save(target / "sb3.zip")
+        save_policy(trained.policy, target, card)
+    card = json.loads((target / "policy.json").read_text())["card"]
+    return load_policy(target, max_rows), float(card.get("train_s", 0.0))
