@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -74,18 +75,19 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
         "held_out": list(held_out),
         "options": {"timesteps": trained.algorithm.num_timesteps, "learner": config.learner, "variants": config.variants, "seed": config.seed, "init": config.init},
         "train_s": round(trained.seconds, 1),
-        "results": results,
+        "results": _means(results),
         "command": command_line(),
         "when": now_utc(),
         "packages": describe_system()["packages"],
     }
     save_policy(trained.policy, folder, card)
     (folder / "evaluations.json").write_text(dump_json([vars(e) for e in trained.evaluations]))
+    (folder / "results.json").write_text(dump_json(results))
     reporter.say(f"Policy: {folder}. Prune with it: cprune-rl prune --policy {folder} --model ... --device ...")
     return folder
 
 
-def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02), seeds: Sequence[int] = (0, 1, 2)) -> list[dict[str, object]]:
+def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02), seeds: Sequence[int] = (0, 1, 2)) -> list[dict[str, Any]]:
     """A policy's roll-out beside greedy CPrune and adaptive proxy greedy, on rehearsals of recorded problems.
 
     Args:
@@ -99,7 +101,7 @@ def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0
         would have been asked for; what a live run spends before it searches is included where a method uses it.
     """
     searchers: tuple[Searcher, ...] = (PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune())
-    results: list[dict[str, object]] = []
+    results: list[dict[str, Any]] = []
     for name, seed in itertools.product(names, seeds):
         for asked, searcher in itertools.product([None] if _has_floor(name) else floors, searchers):
             rehearsal = rehearse(name, asked, seed, is_prepared=not isinstance(searcher, GreedyCPrune))
@@ -118,17 +120,25 @@ def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0
     return results
 
 
-def _table(results: Sequence[dict[str, object]], is_held_out: bool) -> Table:
+def _table(results: Sequence[dict[str, Any]], is_held_out: bool) -> Table:
     which = "that it was not trained on" if is_held_out else "that it was trained on: --held-out keeps some apart"
     view = Table(title=f"On problems {which}", caption="Rehearsals: latencies recorded, losses drawn. The geometric mean is over problems, floors and draws.")
     for column in ("method", "speed-up", "accuracy evaluations", "tasks looked at"):
         view.add_column(column, justify="left" if column == "method" else "right")
-    for method in dict.fromkeys(str(r["method"]) for r in results):
-        rows = [r for r in results if r["method"] == method]
-        speedup = float(np.exp(np.mean([np.log(float(str(r["speedup"]))) for r in rows])))
-        evaluations, trials = (np.mean([float(str(r[key])) for r in rows]) for key in ("accuracy_evaluations", "tasks"))
-        view.add_row(method, f"{speedup:.2f}", f"{evaluations:.0f}", f"{trials:.0f}")
+    for row in _means(results):
+        view.add_row(str(row["method"]), f"{row['speedup']:.2f}", f"{row['accuracy_evaluations']:.0f}", f"{row['tasks']:.0f}")
     return view
+
+
+def _means(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each method: geometric mean of the speed-ups, means of the costs."""
+    found = []
+    for method in dict.fromkeys(r["method"] for r in results):
+        rows = [r for r in results if r["method"] == method]
+        speedup = float(np.exp(np.mean([np.log(r["speedup"]) for r in rows])))
+        costs = {key: round(float(np.mean([r[key] for r in rows])), 1) for key in ("accuracy_evaluations", "tasks")}
+        found.append({"method": method, "speedup": round(speedup, 4), **costs, "n_problems": len(rows)})
+    return found
 
 
 def _sources(config: PolicyConfig, apart: Collection[str]) -> list[str]:
