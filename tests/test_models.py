@@ -275,7 +275,7 @@ def test_taylor_without_images_says_what_it_needs() -> None:
 def test_frozen_layers_stay_whole_with_what_is_coupled_to_them() -> None:
     coupled = find_groups(build_model("resnet8-w8", 10), EXAMPLE, GroupSettings(freeze=("blocks.0.conv2", "blocks.1")))
     reasons = dict(coupled.unprunable)
-    assert reasons["conv1"] == "frozen by 'blocks.0.conv2'", "its channels are added to those of the first block"
+    assert reasons["conv1"] == "frozen by 'blocks.0.conv2' (and so blocks.0.conv2, coupled to it)", "its channels are added to those of the first block"
     assert {"blocks.1.conv1"} <= {name for name, reason in reasons.items() if reason == "frozen by 'blocks.1'"}
     assert all(not layer.startswith("blocks.1.") for group in coupled.groups for layer in group.layers)
     assert [g.name for g in find_groups(build_model("resnet8-w8", 10), EXAMPLE, GroupSettings(freeze=("*.conv2",))).groups] == [f"blocks.{i}.conv1" for i in range(3)]

@@ -163,7 +163,7 @@ def _cuts(graph: ChannelGraph, groups: Mapping[str, Any], attention: Sequence[He
 def _with_coupled(reason: str, name: str, layers: Sequence[str]) -> str:
     """A reason, with the layers that stay whole for it too."""
     others = [layer for layer in layers if layer != name]
-    return f"{reason} (as {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}, coupled to it)" if others else reason
+    return f"{reason} (and so {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}, coupled to it)" if others else reason
 
 
 def _matches(pattern: str, layer: str) -> bool:
