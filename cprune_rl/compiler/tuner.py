@@ -276,11 +276,11 @@ class Tuner:
         return self._tasks.costs[workload.key].latency_s
 
     def _top_up_dense(self, plans: Sequence[Plan]) -> None:
-        """Gives each dense task at least as many trials as the same subgraph had in any plan."""
-        jobs = self._jobs(self._forms.network.dense)
+        """Gives each dense task at least as many trials as the same subgraph had in any plan, in forms that only a narrower one came back to as well."""
+        jobs = self._jobs(self._forms.network.dense, math.inf)
         of_plans = [self._forms.workloads(plan) for plan in plans]
         for at, forms in enumerate(self._forms.workloads(self._forms.network.dense)):
-            for f in self._offered(at, forms):
+            for f in self._offered(at, forms, math.inf):
                 most = max(self.n_trials(of_plan[at][f]) for of_plan in of_plans)
                 if (missing := most - self.n_trials(forms[f])) > 0:
                     count = self._settings.dense.n_random + missing  # drawing again from the start keeps the recipe plain
