@@ -87,7 +87,7 @@ def _serve(pipe: Connection, make: Make, seeds: Sequence[int]) -> None:
             pipe.send(batch.reset() if isinstance(actions, str) else batch.step(actions))
     except (EOFError, KeyboardInterrupt):
         pass  # whoever asked is gone, or told everybody to end
-    except Exception as error:
+    except Exception as error:  # whatever a step raises is raised again where it was asked for
         pipe.send(error)
     finally:
         pipe.close()

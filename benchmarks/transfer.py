@@ -5,7 +5,7 @@
 A rehearsal (`cprune_rl.envs.rehearsals`) answers as a device would: a task that was not looked at is interpolated, and true
 losses deviate from the curves shown. So this shows what searches make of costs, not of images. What a live run spends before
 it searches is charged to those that use it: the uniform plans' tasks and two evaluations a group to all but greedy CPrune.
-Live, a task looked at costs 7 to 19 fresh trials.
+Fresh trials are not counted: a recording does not hold how many a task took.
 
 families: policies trained without a family of networks, on that family: resnet8 and resnet20 are one. devices: roll-outs of
 policies trained on one device class, on all, and on all without figures of the device, on each class; the networks are among

@@ -1,8 +1,8 @@
 """Problems for training one policy that serves many networks, floors and devices of a class.
 
 Each is a variant of a recorded network on the device it was recorded on: latencies interpolated from what was timed, off
-by as much as the interpolation is (tasks left out in turn); loss curves drawn like those that oracles gave, and off from
-what the agent is shown (`rehearsals.LossSpread`). Nothing is compiled, timed or trained for a problem.
+by as much as the interpolation is (tasks left out in turn); loss curves drawn around those that oracles gave, and off from
+what the agent is shown, by spreads that are assumed (`rehearsals.LossSpread`). Nothing is compiled, timed or trained for a problem.
 """
 
 from __future__ import annotations

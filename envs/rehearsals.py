@@ -2,8 +2,8 @@
 
 A recording answers any look at once, and its loss curves are its oracle: opened as it is, a problem tells a search the
 truth beforehand. In a rehearsal a task that was not looked at is interpolated from those that were, and the true losses
-deviate from the curves shown as those of real networks do from what an oracle says of each group, by a seed. What a live
-run spends before it searches is counted. Policies are judged on rehearsals.
+deviate from the curves shown, by a seed and by a spread that is assumed (`LossSpread`), not fitted to real networks. What a
+live run spends before it searches is counted. Policies are judged on rehearsals.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _EVALUATIONS_A_GROUP = 2  # that a live run asks for to know each group's loss c
 
 @dataclass(frozen=True)
 class LossSpread:
-    """How far true losses are from the curves that are shown.
+    """How far true losses are from the curves that are shown: an assumption, that of the simulator study behind the environment.
 
     Attributes:
         level: log deviation of a whole network's loss.

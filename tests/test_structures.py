@@ -121,6 +121,20 @@ def test_folding_leaves_the_users_network_as_it_was() -> None:
     torch.testing.assert_close(model(image), before, atol=0, rtol=0)
 
 
+class ByTheBatch(nn.BatchNorm2d):
+    """A norm that never uses what it has seen before: folded, it would be another function."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.0)
+
+
+def test_a_norm_by_the_batch_is_not_folded() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), ByTheBatch(6)).eval()
+    image = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(fold_batch_norms(model)(image), model(image), atol=1e-5, rtol=1e-4)
+
+
 def made(structure: type[nn.Module]) -> tuple[nn.Module, CoupledGroups]:
     torch.manual_seed(0)
     model = structure().eval()

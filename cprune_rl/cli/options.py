@@ -34,7 +34,7 @@ def with_options(command: Callable[..., None], models: Mapping[str, type[BaseMod
             flag = f"--{name.replace('_', '-')}"
             option = typer.Option(f"{flag}/--no-{flag[2:]}" if field.default is True else flag, help=f"{field.description}{default}", show_default=False, rich_help_panel=title)
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option]))  # noqa: UP045  # built at run time
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it off the function
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 

@@ -49,8 +49,8 @@ def _with_norms_as_modules(traced: fx.GraphModule) -> fx.GraphModule:
         call = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"), node.args, strict=False)) | node.kwargs
         held = [call.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
         owners = {str(n.target).rpartition(".")[0] for n in held if isinstance(n, fx.Node) and n.op == "get_attr"}
-        if not all(isinstance(n, fx.Node) for n in held) or len(owners) != 1:
-            continue  # without statistics or scale of its own it stays as it is written
+        if not all(isinstance(n, fx.Node) for n in held) or len(owners) != 1 or call.get("training", False) is not False:
+            continue  # without statistics or scale of its own, or by those of each batch, it stays as it is written
         owner = owners.pop()
         values = [operator.attrgetter(str(n.target))(traced) for n in held]
         norm = nn.BatchNorm2d(len(values[0]), eps=call.get("eps", 1e-5)).eval()
