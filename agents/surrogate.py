@@ -2,21 +2,31 @@
 
 Latency is the problem's own cheap looks, loss the posterior of what was evaluated. Each round anneals from the best
 verified plan, measures the plan it comes to and asks for its accuracy, and learns from the answer whether it held or not.
+Where the model sees nothing faster, a round goes by a model drawn from the posterior instead, so that one unlucky answer
+does not end the search. Last come rungs: the fastest plans that are expected to leave some of the slack. An oracle's answer is
+noisy, and of the plans that seem to hold the fastest is the luckiest: where the final gate refuses it, a rung is next.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cprune_rl.agents.imagination import imagined
 from cprune_rl.agents.posterior import LossPosterior
-from cprune_rl.agents.searcher import Budget, Meter, OnStep, SearchResult, SearchStep
+from cprune_rl.agents.searcher import AcceptedPlan, Budget, Meter, OnStep, SearchResult, SearchStep
+from cprune_rl.contracts import LossCurves
 from cprune_rl.envs.problem import Problem
 from cprune_rl.table import Plan, SubgraphTable
 
-__all__ = ["SurrogateSearch", "SurrogateSettings"]
+__all__ = ["Propose", "SurrogateSearch", "SurrogateSettings"]
+
+
+Propose = Callable[[Problem], tuple[Plan, str]]
 
 
 @dataclass(frozen=True)
@@ -24,20 +34,22 @@ class SurrogateSettings:
     """How a round is searched.
 
     Attributes:
-        rounds: true looks at most.
-        first_steps: annealing steps of a round that nothing was verified before.
+        turns: how often rounds and rungs come; rungs early on, so that a search that is cut short has something to back off to.
+        rounds: true looks of a turn at most, rungs apart.
+        first_steps: annealing steps from the dense network.
         steps: of the others.
-        caution: standard deviations of the loss that must fit under the slack.
         margin: share of the slack that a plan may be expected to use.
-        patience: the search ends after so many rounds in a row without a faster verified plan.
+        rungs: the same of each rung.
+        patience: rounds end after so many in a row without a faster verified plan.
         seed: of the annealing.
     """
 
+    turns: int = 4
     rounds: int = 10
     first_steps: int = 2000
     steps: int = 800
-    caution: float = 0.0
     margin: float = 0.98
+    rungs: tuple[float, ...] = (0.85, 0.7, 0.5)
     patience: int = 4
     seed: int = 0
 
@@ -56,44 +68,125 @@ class SurrogateSearch:
 
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
         """Starts from the dense network, with what was predicted of its groups (see `searcher.Searcher`)."""
-        meter = Meter(problem, budget, on_step)
-        self.refine(problem, meter)
-        return meter.result(self.name)
+        return self.take_turns(problem, Meter(problem, budget, on_step)).result(self.name)
 
-    def refine(self, problem: Problem, meter: Meter) -> None:
+    def take_turns(self, problem: Problem, meter: Meter, propose: Propose | None = None) -> Meter:
+        """Refines again and again.
+
+        Args:
+            problem: what to solve.
+            meter: counts, and writes everything down.
+            propose: who says what to look at first in each turn, given the problem as the model has it by then.
+        """
+        for turn in range(self._settings.turns):
+            if turn == 0 or not meter.is_spent:  # the first measures the dense plan, which is always an answer
+                self.refine(problem, meter, propose, f"turn {turn + 1}, ")
+        return meter
+
+    def refine(self, problem: Problem, meter: Meter, propose: Propose | None = None, label: str = "") -> None:
         """Goes on from what a meter has written down: its evaluations are learnt from, its best plan is where the search starts.
 
         Args:
             problem: what to solve.
             meter: counts, and writes the rounds down.
+            propose: who says what to look at first, given the problem as the model has it.
+            label: of what is written down.
         """
+        walk, settings = _Walk(problem, meter, self._settings, label), self._settings
+        idle = 0
+        if propose is not None and not meter.is_spent:
+            walk.follow(propose)
+        for number in range(settings.rounds):
+            if meter.is_spent or idle >= settings.patience:
+                break
+            plan = walk.faster(number)
+            idle = 0 if plan is not None and walk.verify(plan, f"round {number + 1}", walk.best.latency_s) else idle + 1
+        for share in settings.rungs:
+            plan = None if meter.is_spent else walk.rung(share)
+            if plan is not None:
+                walk.verify(plan, f"rung at {share:.0%} of the slack", math.inf)
+
+
+class _Walk:
+    """The rounds of one search: what is known, and what was tried."""
+
+    def __init__(self, problem: Problem, meter: Meter, settings: SurrogateSettings, label: str) -> None:
         dense = problem.network.dense
         costs = problem.latency.measure(dense)
         if not meter.accepted:
             meter.start(sum(c.latency_s for c in costs))
-        posterior = LossPosterior(problem.network, problem.curves)
-        for step in meter.history:
-            if step.accuracy is not None:
-                posterior.learn(step.plan, problem.dense_accuracy - step.accuracy, step.standard_error)
-        tried = {step.plan for step in meter.history} | {dense}
-        annealing = _Annealing(problem, posterior, SubgraphTable.build(problem.network, dense, costs).steps, self._settings)
-        idle = 0
-        for number in range(self._settings.rounds):
-            if meter.is_spent or idle >= self._settings.patience:
-                return
-            best = min(meter.accepted, key=lambda a: a.latency_s)
-            plan = annealing.run(best.plan, number, tried)
-            if plan is None:
-                return
-            tried.add(plan)
-            latency = sum(c.latency_s for c in problem.latency.measure(plan))
-            if not math.isfinite(latency):
-                meter.record(SearchStep(plan, f"surrogate round {number + 1}", latency, None, False))
-                continue
-            accuracy = problem.oracle.accuracy(plan)
-            posterior.learn(plan, problem.dense_accuracy - accuracy.value, accuracy.standard_error)
-            meter.record(SearchStep(plan, f"surrogate round {number + 1}", latency, accuracy.value, accuracy.value >= problem.floor, standard_error=accuracy.standard_error))
-            idle = 0 if accuracy.value >= problem.floor and latency < best.latency_s else idle + 1
+        self._problem, self._meter, self._settings, self._label = problem, meter, settings, label
+        self._posterior = LossPosterior.of(problem, meter.history)
+        self._tried = {step.plan for step in meter.history} | {dense}
+        self._annealing = _Annealing(problem, SubgraphTable.build(problem.network, dense, costs).steps)
+
+    @property
+    def best(self) -> AcceptedPlan:
+        """The fastest verified plan."""
+        return min(self._meter.accepted, key=lambda a: a.latency_s)
+
+    def follow(self, propose: Propose) -> None:
+        """Looks at what somebody proposes who knows the problem as the model has it, if it promises to be faster than the best."""
+        plan, why = propose(imagined(self._problem, self._posterior.curves))
+        if plan not in self._tried and self._predicted_s(plan) < self.best.latency_s:
+            self.verify(plan, "roll-out in the model", self.best.latency_s, why)
+
+    def faster(self, number: int) -> Plan | None:
+        """The plan of least predicted latency that is expected to hold; None where neither the model nor one drawn from the posterior sees one."""
+        best, settings = self.best, self._settings
+        rng = np.random.default_rng([settings.seed, number])
+        dense = self._problem.network.dense
+        expected = self._model(settings.margin)
+        n_steps = settings.first_steps if best.plan == dense else settings.steps
+        found = self._annealing.run(expected, best.plan, best.latency_s, n_steps, self._tried, rng)
+        if found is None:
+            drawn = self._model(settings.margin, self._posterior.draw(rng))
+            found = self._annealing.run(drawn, dense, best.latency_s, settings.first_steps, self._tried, rng)
+        return found
+
+    def rung(self, share: float) -> Plan | None:
+        """The plan of least predicted latency that is expected to use no more than a share of the slack."""
+        rng = np.random.default_rng([self._settings.seed, round(1000 * share)])
+        return self._annealing.run(self._model(share), self.best.plan, math.inf, self._settings.steps, self._tried, rng)
+
+    def verify(self, plan: Plan, what: str, below_s: float, why: str = "") -> bool:
+        """Measures a plan and, if it is faster than that, asks for its accuracy; whether it was faster and held."""
+        problem, meter = self._problem, self._meter
+        self._tried.add(plan)
+        best_s = self.best.latency_s
+        expected = math.log(best_s / self._predicted_s(plan))
+        latency = sum(c.latency_s for c in problem.latency.measure(plan))
+        if not math.isfinite(latency) or latency >= below_s:
+            gain = math.log(best_s / latency) if math.isfinite(latency) else None
+            meter.record(SearchStep(plan, self._label + what, latency, None, False, expected_gain=expected, gain=gain, why=why))
+            return False
+        accuracy = problem.oracle.accuracy(plan)
+        self._posterior.learn(plan, problem.dense_accuracy - accuracy.value, accuracy.standard_error)
+        holds = accuracy.value >= problem.floor
+        step = SearchStep(plan, self._label + what, latency, accuracy.value, holds, 0.0, expected, math.log(best_s / latency), why, accuracy.standard_error)
+        meter.record(step)
+        return holds
+
+    def _predicted_s(self, plan: Plan) -> float:
+        return sum(c.latency_s for c in self._problem.latency.predict(self._problem.network.workloads(plan)))
+
+    def _model(self, share: float, factors: NDArray[np.float64] | None = None) -> _LossModel:
+        problem = self._problem
+        curves = self._posterior.curves if factors is None else self._posterior.curves_of(factors)
+        return _LossModel(curves, np.array(problem.network.dense.widths, float), share * (problem.dense_accuracy - problem.floor))
+
+
+@dataclass(frozen=True)
+class _LossModel:
+    """What is believed of losses, and how much of it may be lost."""
+
+    curves: LossCurves
+    dense: NDArray[np.float64]
+    allowed: float
+
+    def excess(self, widths: NDArray[np.int64]) -> float:
+        """Expected loss beyond what is allowed; at most 0 where a plan fits."""
+        return float(self.curves.loss(widths / self.dense).sum()) - self.allowed
 
 
 class _Annealing:
@@ -101,48 +194,31 @@ class _Annealing:
 
     Args:
         problem: its cheap looks are read.
-        posterior: of the loss.
         steps: legal step of each group.
-        settings: of the search.
     """
 
-    def __init__(self, problem: Problem, posterior: LossPosterior, steps: tuple[int, ...], settings: SurrogateSettings) -> None:
-        self._problem, self._posterior, self._settings = problem, posterior, settings
+    def __init__(self, problem: Problem, steps: tuple[int, ...]) -> None:
+        self._problem = problem
         groups = problem.network.groups
         self._steps = np.array(steps)
         minimum, self._channels = (np.array([getattr(g, name) for g in groups]) for name in ("minimum", "channels"))
         self._minimum = np.minimum(-(-minimum // self._steps) * self._steps, self._channels)  # the environment stops there too
-        self._slack = problem.dense_accuracy - problem.floor
 
-    def run(self, start: Plan, number: int, tried: set[Plan]) -> Plan | None:
-        """The best plan that was not tried before; None where nothing fits that is expected to be faster than the start."""
-        rng = np.random.default_rng([self._settings.seed, number])
-        n = self._settings.first_steps if start == self._problem.network.dense else self._settings.steps
-        heat = 0.08 if n == self._settings.first_steps else 0.02
+    def run(self, model: _LossModel, start: Plan, below_s: float, n_steps: int, tried: set[Plan], rng: np.random.Generator) -> Plan | None:
+        """The best plan that was not tried before; None where nothing fits that is predicted to be faster than `below_s`."""
+        heat = 0.08 if start == self._problem.network.dense else 0.02
         now = _State(np.array(start.widths), self._costs(start.widths))
-        energy = self._energy(now)
-        best, best_latency = None, now.latency_s
-        for step in range(n):
-            temperature = heat * (1 - step / n) ** 2 + 1e-5
+        energy = _energy(now, model)
+        best, best_s = None, below_s
+        for step in range(n_steps):
+            temperature = heat * (1 - step / n_steps) ** 2 + 1e-5
             next_ = self._neighbour(now, rng, n_changes=2 if step % 3 == 0 else 1)
-            changed = self._energy(next_)
+            changed = _energy(next_, model)
             if changed < energy or rng.random() < math.exp(-min((changed - energy) / temperature, 50.0)):
                 now, energy = next_, changed
-                plan = Plan(tuple(int(w) for w in now.widths))
-                if now.latency_s < best_latency and self._fits(now) and plan not in tried:
-                    best, best_latency = plan, now.latency_s
+                if now.latency_s < best_s and model.excess(now.widths) <= 0 and (plan := Plan(tuple(int(w) for w in now.widths))) not in tried:
+                    best, best_s = plan, now.latency_s
         return best
-
-    def _fits(self, state: _State) -> bool:
-        return self._expected(state) <= self._settings.margin * self._slack
-
-    def _expected(self, state: _State) -> float:
-        loss = self._posterior.loss(state.widths)
-        return loss + self._settings.caution * self._posterior.deviation(state.widths) if self._settings.caution else loss
-
-    def _energy(self, state: _State) -> float:
-        """Log latency, and two for each point of accuracy too much."""
-        return math.log(state.latency_s) + 200 * max(self._expected(state) - self._settings.margin * self._slack, 0.0)
 
     def _neighbour(self, state: _State, rng: np.random.Generator, n_changes: int) -> _State:
         widths = state.widths.copy()
@@ -174,3 +250,8 @@ class _State:
     @property
     def latency_s(self) -> float:
         return float(self.costs.sum())
+
+
+def _energy(state: _State, model: _LossModel) -> float:
+    """Log latency, and two for each point of accuracy too much."""
+    return math.log(state.latency_s) + 200 * max(model.excess(state.widths), 0.0)

@@ -21,12 +21,13 @@ class CurveOracle:
         network: whose plans are judged.
         curves: loss of each group.
         dense_accuracy: of the dense network.
-        standard_error: to state with each answer.
+        noise: standard deviation of the answers, which is stated with each: a plan's answer stays the same, as that of a real oracle does.
+        seed: of the noise.
     """
 
-    def __init__(self, network: Network, curves: LossCurves, dense_accuracy: float, standard_error: float = 0.0) -> None:
+    def __init__(self, network: Network, curves: LossCurves, dense_accuracy: float, noise: float = 0.0, seed: int = 0) -> None:
         self._dense = np.array(network.dense.widths, float)
-        self._curves, self._accuracy, self._standard_error = curves, dense_accuracy, standard_error
+        self._curves, self._accuracy, self._noise, self._seed = curves, dense_accuracy, noise, seed
         self.spending = Spending()
         self._asked: set[Plan] = set()
 
@@ -35,8 +36,12 @@ class CurveOracle:
         if plan not in self._asked:
             self._asked.add(plan)
             self.spending.accuracy_evaluations += 1
-        loss = float(self._curves.loss(np.array(plan.widths) / self._dense).sum())
-        return Accuracy(max(0.0, self._accuracy - loss), self._standard_error)
+        deviation = np.random.default_rng([self._seed, *plan.widths]).normal(0.0, self._noise) if self._noise else 0.0
+        return Accuracy(min(max(self._accuracy - self.loss(plan) + deviation, 0.0), 1.0), self._noise)
+
+    def loss(self, plan: Plan) -> float:
+        """What the curves say, without noise; no evaluation."""
+        return float(self._curves.loss(np.array(plan.widths) / self._dense).sum())
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
         """Of each plan."""

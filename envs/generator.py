@@ -1,8 +1,8 @@
 """Problems for training one policy that serves many networks, floors and devices of a class.
 
 Each is a variant of a recorded network on the device it was recorded on: latencies interpolated from what was timed, off
-by as much as the interpolation is (tasks left out in turn); loss curves drawn around those that oracles gave, and off from
-what the agent is shown, by spreads that are assumed (`rehearsals.LossSpread`). Nothing is compiled, timed or trained for a problem.
+by as much as the interpolation is (tasks left out in turn); losses drawn around those that oracles gave, and off from
+what the agent is shown, by spreads fitted to fine-tuned plans (`rehearsals.LossSpread`). Nothing is compiled, timed or trained for a problem.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cprune_rl.descriptor import UNKNOWN_DEVICE
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import Recording, read_recording
-from cprune_rl.envs.rehearsals import LossSpread
+from cprune_rl.envs.rehearsals import LossSpread, even_curves
 from cprune_rl.envs.variants import Variant, vary
 
 __all__ = ["GeneratedProblems", "GeneratorSettings"]
@@ -34,8 +34,8 @@ class GeneratorSettings:
         floors: drops in accuracy.
         recorded_share: of the episodes that are on a recorded network as it is.
         losses: how far they are from what is shown.
-        shown_sigma: log deviation of the curves shown from the recording's: which groups matter differs from network to network.
-        power_sigma: deviation of the power shown from the recording's.
+        level_sigma: log deviation of the loss shown, of a whole network, from the recording's.
+        shown_sigma: log deviation of a group's loss shown from that: what evaluations taught of it beforehand.
         least_latency_sigma: log deviation of a task's latency from the interpolation, where the recording's own error is less.
         is_device_hidden: whether nothing is said of the device, to see what its descriptor is worth.
         seed: of the variants.
@@ -45,8 +45,8 @@ class GeneratorSettings:
     floors: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03)
     recorded_share: float = 0.25
     losses: LossSpread = field(default_factory=LossSpread)
-    shown_sigma: float = 0.7
-    power_sigma: float = 0.3
+    level_sigma: float = 0.5
+    shown_sigma: float = 0.4
     least_latency_sigma: float = 0.03
     is_device_hidden: bool = False
     seed: int = 0
@@ -90,14 +90,13 @@ class GeneratedProblems:
             variant = Variant(source.recording.network, tuple(range(len(source.recording.network.groups))))
         else:
             source, variant = self._variants[int(rng.integers(len(self._variants)))]
-        recording, n = source.recording, len(variant.origin)
-        at = list(variant.origin)
-        shown = recording.curves.scale[at] * np.exp(rng.normal(0.0, s.shown_sigma, n))
-        power = np.clip(recording.curves.power[at] + rng.normal(0.0, s.power_sigma, n), 0.8, 4.0)
-        curves = LossCurves(shown, power)
+        recording, n = source.recording, len(variant.network.groups)
+        even = even_curves(recording)  # in total as much for a variant of more groups, or fewer
+        level = float(even.scale.sum()) / n * np.exp(rng.normal(0.0, s.level_sigma))
+        curves = LossCurves(level * np.exp(rng.normal(0.0, s.shown_sigma, n)), np.full(n, even.power[0]))
         truth = s.losses.draw(curves, rng)
         latency = NoisyCosts(variant.network, ModelledCosts(variant.network, source.model), int(rng.integers(2**31)), max(source.error, s.least_latency_sigma))
-        oracle = CurveOracle(variant.network, truth, recording.dense_accuracy)
+        oracle = CurveOracle(variant.network, truth, recording.dense_accuracy, s.losses.noise, int(rng.integers(2**31)))
         floor = max(0.0, recording.dense_accuracy - float(rng.choice(np.asarray(s.floors))))
         device = UNKNOWN_DEVICE if s.is_device_hidden else recording.descriptor
         return Problem(f"{recording.name} (varied)", variant.network, latency, oracle, curves, recording.dense_accuracy, floor, device)

@@ -7,7 +7,7 @@ together by `cprune_rl.job.assemble`, imported when it is asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import describe_recorded, open_recorded, recorded_names, save_recorded
+from cprune_rl.envs.rehearsals import LossSpread
 from cprune_rl.table import Network
 
 __all__ = ["CurveOracle", "TrainingProblems", "describe_recorded", "make_live_env", "open_recorded", "recorded_names", "save_recorded"]
@@ -35,7 +36,7 @@ class TrainingProblems:
         dense_accuracy: of the dense network.
         descriptor: of the device.
         floors: drops in accuracy to draw from.
-        loss_sigma: log deviation of each group's true loss from the curve shown.
+        losses: how far true losses are from the curves shown.
         latency_sigma: log deviation of each task's true latency from the one predicted.
     """
 
@@ -45,18 +46,15 @@ class TrainingProblems:
     dense_accuracy: float
     descriptor: DeviceDescriptor
     floors: Sequence[float] = (0.005, 0.01, 0.02, 0.03)
-    loss_sigma: float = 0.5
+    losses: LossSpread = field(default_factory=LossSpread)
     latency_sigma: float = 0.06
 
     def __call__(self, rng: np.random.Generator) -> Problem:
         """One variation."""
-        n_groups = len(self.network.groups)
-        level = np.exp(rng.normal(0, self.loss_sigma))  # the whole network may be easier or harder than the curves say
-        scale = self.curves.scale * level * np.exp(rng.normal(0, self.loss_sigma, n_groups))
-        power = np.clip(self.curves.power + rng.normal(0, 0.3, n_groups), 0.8, 4.0)
+        truth = self.losses.draw(self.curves, rng)
         base: LatencySource = ModelledCosts(self.network, self.model)
         latency = NoisyCosts(self.network, base, int(rng.integers(2**31)), self.latency_sigma)
-        oracle = CurveOracle(self.network, LossCurves(scale, power), self.dense_accuracy)
+        oracle = CurveOracle(self.network, truth, self.dense_accuracy, self.losses.noise, int(rng.integers(2**31)))
         floor = self.dense_accuracy - float(rng.choice(np.asarray(self.floors)))
         return Problem(f"{self.network.name} (varied)", self.network, latency, oracle, self.curves, self.dense_accuracy, max(floor, 0.0), self.descriptor)
 

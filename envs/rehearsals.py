@@ -2,8 +2,8 @@
 
 A recording answers any look at once, and its loss curves are its oracle: opened as it is, a problem tells a search the
 truth beforehand. In a rehearsal a task that was not looked at is interpolated from those that were, and the true losses
-deviate from the curves shown, by a seed and by a spread that is assumed (`LossSpread`), not fitted to real networks. What a
-live run spends before it searches is counted. Policies are judged on rehearsals.
+deviate from the curves shown, by a seed and by a spread that was fitted to real networks (`LossSpread`), and the oracle's
+answers are noisy. What a live run spends before it searches is counted. Policies are judged on rehearsals.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from cprune_rl.descriptor import UNKNOWN_DEVICE
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.recordings import Recording, read_recording, without_floor
+from cprune_rl.table import Plan
 
-__all__ = ["LossSpread", "Rehearsal", "rehearse"]
+__all__ = ["LossSpread", "Rehearsal", "even_curves", "rehearse"]
 
-_SWEEP = (0.8, 0.6, 0.4)  # kept ratios of the uniform plans that a live run measures before it searches
-_EVALUATIONS_A_GROUP = 2  # that a live run asks for to know each group's loss curve
+_HALF = 0.5  # kept ratio of the uniform plan whose loss is taken
+_SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures before it searches
 
 
 @dataclass(frozen=True)
 class LossSpread:
-    """How far true losses are from the curves that are shown: an assumption, that of the simulator study behind the environment.
+    """How far true losses are from the curves that are shown, as fitted to fine-tuned plans of real networks (`benchmarks/loss_model.py`).
 
     Attributes:
         level: log deviation of a whole network's loss.
         group: log deviation of a group's loss from that.
-        power: deviation of a curve's power.
+        noise: standard deviation of an oracle's answers, in accuracy.
     """
 
-    level: float = 0.5
-    group: float = 0.5
-    power: float = 0.3
+    level: float = 0.2
+    group: float = 0.4
+    noise: float = 0.0017
 
     def draw(self, shown: LossCurves, rng: np.random.Generator) -> LossCurves:
         """A truth for the curves shown."""
-        n = len(shown.scale)
-        scale = shown.scale * np.exp(rng.normal(0.0, self.level) + rng.normal(0.0, self.group, n))
-        return LossCurves(scale, np.clip(shown.power + rng.normal(0.0, self.power, n), 0.8, 4.0))
+        factors = np.exp(rng.normal(0.0, self.level) + rng.normal(0.0, self.group, len(shown.scale)))
+        return LossCurves(shown.scale * factors, shown.power)
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,17 @@ class Rehearsal:
     Attributes:
         problem: to be searched.
         tasks: looked at before: those of the dense network, and of the uniform plans.
-        accuracy_evaluations: asked for before: none where no loss curve is shown.
+        truth: of the losses; what the oracle says of them is noisy.
     """
 
     problem: Problem
     tasks: int
-    accuracy_evaluations: int
+    truth: LossCurves
+
+    def holds(self, plan: Plan) -> bool:
+        """Whether a plan truly holds the floor, as the full fine-tune of a finalist would show."""
+        problem = self.problem
+        return CurveOracle(problem.network, self.truth, problem.dense_accuracy).accuracy(plan).value >= problem.floor
 
 
 def rehearse(name: str, floor: float | None = None, seed: int = 0, is_prepared: bool = True, is_known: bool = False, is_device_hidden: bool = False) -> Rehearsal:
@@ -71,8 +76,8 @@ def rehearse(name: str, floor: float | None = None, seed: int = 0, is_prepared: 
         name: of the recording (see `recordings.open_recorded`).
         floor: replaces the recorded floor, and that of the name.
         seed: of the true losses.
-        is_prepared: whether uniform plans were measured and groups evaluated before, as an agent needs it; a search that
-            reads neither cheap looks nor loss curves is charged with neither.
+        is_prepared: whether uniform plans were measured before, as a search needs it that reads cheap looks; the others are
+            not charged with them.
         is_known: whether everything is known from the start: for a reference that no search can be expected to reach.
         is_device_hidden: whether nothing is said of the device.
 
@@ -83,16 +88,26 @@ def rehearse(name: str, floor: float | None = None, seed: int = 0, is_prepared: 
     recording, tasks = _opened(bare)
     network = recording.network
     absolute = resolve_floor(next(f for f in (floor, asked, recording.floor) if f is not None), recording.dense_accuracy)
-    truth = LossSpread().draw(recording.curves, np.random.default_rng([seed, zlib.crc32(recording.name.encode())]))
+    shown, spread, own_seed = even_curves(recording), LossSpread(), [seed, zlib.crc32(recording.name.encode())]
+    truth = spread.draw(shown, np.random.default_rng(own_seed))
     recorded = RecordedCosts(network, tasks)
     costs = recorded if is_known else EstimatedCosts(network, recorded, CostModel())
     for plan in (network.dense, *((network.uniform(r) for r in _SWEEP) if is_prepared else ())):
         costs.measure(plan)
-    oracle = CurveOracle(network, truth, recording.dense_accuracy)
+    oracle = CurveOracle(network, truth, recording.dense_accuracy, 0.0 if is_known else spread.noise, own_seed[1] + seed)
     device = UNKNOWN_DEVICE if is_device_hidden else recording.descriptor
-    problem = Problem(recording.name, network, costs, oracle, truth if is_known else recording.curves, recording.dense_accuracy, absolute, device)
-    evaluations = _EVALUATIONS_A_GROUP * len(network.groups) if is_prepared else 0
-    return Rehearsal(problem, recorded.spending.cached_trials, evaluations)
+    problem = Problem(recording.name, network, costs, oracle, truth if is_known else shown, recording.dense_accuracy, absolute, device)
+    return Rehearsal(problem, recorded.spending.cached_trials, truth)
+
+
+def even_curves(recording: Recording) -> LossCurves:
+    """What a live run would show: the loss that a uniform plan has by the recording, evenly shared between the groups.
+
+    Args:
+        recording: its own curves may have been measured group by group.
+    """
+    half = np.full((1, len(recording.network.groups)), _HALF)
+    return LossCurves.even(half, recording.curves.loss(half).sum(axis=1))
 
 
 @lru_cache(maxsize=32)

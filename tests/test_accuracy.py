@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cprune_rl.accuracy.calibration import Calibration, fit_loss_curves
+from cprune_rl.accuracy.calibration import Calibration
 from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.data.contours import draw_contours
 from cprune_rl.accuracy.gate import judge, least_provable_loss
 from cprune_rl.accuracy.oracle import Finetuned, PlanOracle, Recalibrated
 from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, right_answers, train, train_device
+from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.pruning.groups import find_groups
@@ -116,12 +117,13 @@ def test_a_better_answer_of_the_oracle_is_never_rated_alike() -> None:
     assert calibration(0.03) < calibration(0.04) < calibration(0.05)
 
 
-def test_loss_curves_go_through_the_measured_ratio_and_add_up() -> None:
-    losses = np.array([[0.01, 0.04], [0.02, 0.04]])
-    curves = fit_loss_curves(losses, (0.75, 0.5), total=0.1, uniform=0.5)
-    np.testing.assert_allclose(curves.power, [2.0, 1.0])
-    assert curves.loss(np.array([0.5, 0.5])).sum() == pytest.approx(0.1)
-    assert curves.loss(np.array([1.0, 1.0])).sum() == 0.0
+def test_even_loss_curves_add_up_to_what_plans_lost() -> None:
+    kept = np.array([[0.75, 0.75, 0.75], [0.5, 0.5, 0.5]])
+    curves = LossCurves.even(kept, np.array([0.0, 0.03]))
+    assert np.ptp(curves.scale) == 0.0
+    assert curves.loss(kept[1]).sum() == pytest.approx(0.03, rel=0.01), "the plan that lost more says more"
+    assert curves.loss(np.ones(3)).sum() == 0.0
+    assert LossCurves.even(kept, np.array([-0.01, -0.002])).scale.min() > 0, "no group is free, whatever luck fine-tunes had"
 
 
 def test_an_oracle_answers_once_and_reads_it_after_that() -> None:

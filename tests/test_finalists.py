@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cprune_rl.accuracy.gate import Verdict
+from cprune_rl.agents.back_off import ladder
 from cprune_rl.agents.searcher import AcceptedPlan, SearchResult
 from cprune_rl.job.finalists import finish
 from cprune_rl.job.progress import Reporter
@@ -32,7 +33,7 @@ class WidthGate:
 
 def search(n_plans: int) -> SearchResult:
     """Plans of falling width and latency, the dense one first."""
-    return SearchResult("toy", tuple(AcceptedPlan(Plan((100 - i,)), 1.0 - i / 100, 0.9) for i in range(n_plans)), (), {})
+    return SearchResult("toy", tuple(AcceptedPlan(Plan((100 - i,)), 1.0 - i / 100, 0.9 - i / 1000) for i in range(n_plans)), (), {})
 
 
 @given(st.integers(1, 40), st.integers(0, 45))
@@ -47,6 +48,11 @@ def test_the_fastest_plan_that_holds_is_found_in_few_looks(n_plans: int, n_holdi
 def test_where_nothing_holds_the_dense_network_is_the_answer() -> None:
     found = finish(search(20), WidthGate(100), Reporter())
     assert found.plan == Plan((100,))
+
+
+def test_a_rung_that_is_slower_and_less_accurate_than_another_is_left_out() -> None:
+    dense, slow, fast, fastest = (AcceptedPlan(Plan((w,)), s, a) for w, s, a in ((9, 1.0, 0.95), (8, 0.8, 0.91), (7, 0.7, 0.92), (6, 0.6, 0.905)))
+    assert ladder([dense, fastest, slow, fast]) == [dense, fast, fastest]
 
 
 def test_a_slower_plan_found_later_is_no_step_of_the_ladder() -> None:

@@ -103,7 +103,7 @@ def test_one_policy_is_trained_on_many_problems_and_judged_on_others(tmp_path: P
     assert card["trained_on"] == ["mobilenetv2-small@znver4-1t", "resnet20@znver4-1t", "resnet8@znver4-1t"]
     results = json.loads((folder / "results.json").read_text())
     assert {r["problem"] for r in results} == {"vgg-small@znver4-1t"}
-    assert {r["method"] for r in card["results"]} == {"roll-out", "proxy-greedy", "greedy"}
+    assert {r["method"] for r in card["results"]} == {"agent", "roll-out", "proxy-greedy", "greedy"}
     assert all(r["accuracy_evaluations"] > 0 and r["tasks"] > 0 for r in results)
     assert open_policy(str(folder), 16).observation_space.shape[0] == 16
     with pytest.raises(ConfigError, match="other options"):

@@ -10,11 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cprune_rl.contracts import LossCurves
-
-__all__ = ["Calibration", "fit_loss_curves"]
+__all__ = ["Calibration"]
 
 _DEFAULT_POWER = 0.5  # where one point alone is known: a short fine-tune exaggerates large losses more than small ones
 _SMALLEST_LOSS = 5e-4  # below what thousands of images can tell
@@ -58,23 +55,3 @@ def _power_law(points: Sequence[tuple[float, float]]) -> Calibration:
     slope = float(((raw - raw.mean()) * (full - full.mean())).sum()) / spread if spread > 1e-6 else _DEFAULT_POWER
     power = min(max(slope, 0.2), 2.0)
     return Calibration(math.exp(float(full.mean() - power * raw.mean())), power)
-
-
-def fit_loss_curves(losses: NDArray[np.float64], kept: Sequence[float], total: float, uniform: float) -> LossCurves:
-    """Fits `scale * (1 - kept) ** power` to each group's measured losses.
-
-    Losses of single groups come from short fine-tunes; all scales are multiplied so that the curves add up
-    to the calibrated loss of a uniform plan.
-
-    Args:
-        losses: `(n_groups, 2)` loss in accuracy with only that group pruned to each of `kept`.
-        kept: the two kept ratios, descending, in (0, 1).
-        total: calibrated loss of the uniform plan.
-        uniform: kept ratio of the uniform plan, in (0, 1).
-    """
-    measured = np.maximum(losses, _SMALLEST_LOSS)  # a group without measurable loss still costs something
-    removed = 1.0 - np.asarray(kept, float)
-    power = np.clip(np.log(measured[:, 1] / measured[:, 0]) / math.log(removed[1] / removed[0]), 1.0, 3.0)
-    scale = measured[:, 1] / removed[1] ** power
-    predicted = float((scale * (1.0 - uniform) ** power).sum())
-    return LossCurves(scale * max(total, _SMALLEST_LOSS) / predicted, power)

@@ -52,7 +52,7 @@ class CompiledLab:
         device: where it is timed.
         tuner: true latencies.
         descriptor: of the device.
-        cost_model: what the dense network and a few uniform plans taught.
+        cost_model: what the dense network and a uniform plan or two taught.
         spent: trials and seconds that went into it.
         predictor: of tasks that were not measured; None where all are to be.
     """
@@ -167,7 +167,7 @@ class CompiledLab:
             raise ModelError(f"no program of task {failed[0][0].key[:80]} runs on {self.device.name}: {failed[0][1].error}")
 
     def _sweep(self, reporter: Reporter) -> None:
-        """Measures a few uniform plans for the cost model."""
+        """Measures the dense network and the uniform plans that the cost model starts from."""
         before = dataclasses.asdict(self.tuner.spending)
         plans = [self.network.dense, *(self.network.uniform(r) for r in self.config.budgets.sweep if not self.config.no_measure)]
         if len(plans) > 1:

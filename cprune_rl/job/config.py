@@ -58,7 +58,7 @@ class Budgets:
     supernet_steps: int = 1200
     proof_plans: int = 10
     tuner: TunerBudgets = TunerBudgets()
-    sweep: tuple[float, ...] = (0.8, 0.6, 0.4)
+    sweep: tuple[float, ...] = (0.5,)
     calibration: tuple[float, ...] = (0.8, 0.65, 0.5, 0.35)
     total_timesteps: int = 100_000
     timing_rounds: int = 60
@@ -66,7 +66,7 @@ class Budgets:
 
 FAST = Budgets(
     base_steps=1500, finetune_steps=200, oracle_steps=30, supernet_steps=300, proof_plans=6, tuner=TunerBudgets((2, 2, 2), (2, 4, 6), (2, 1, 3), 1),
-    sweep=(0.6,), calibration=(0.75, 0.5), total_timesteps=6_144, timing_rounds=20,
+    calibration=(0.75, 0.5), total_timesteps=6_144, timing_rounds=20,
 )  # fmt: skip
 
 

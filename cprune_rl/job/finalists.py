@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +11,8 @@ from torch import nn
 
 from cprune_rl.accuracy.gate import Verdict, judge
 from cprune_rl.accuracy.training import evaluate, recalibrate, right_answers
-from cprune_rl.agents.searcher import AcceptedPlan, SearchResult
+from cprune_rl.agents.back_off import back_off, ladder, most_asked
+from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.job.bench import Workbench
 from cprune_rl.job.networks import trained
@@ -88,42 +88,26 @@ class FinalGate:
 
 
 def finish(result: SearchResult, gate: Gate, reporter: Reporter) -> Finalist:
-    """The fastest of a search's accepted plans that holds the floor after fine-tuning.
-
-    The fastest is tried first; where it fails, the search backs off along its own accepted plans by
-    bisection, towards the dense network, which always holds.
+    """The fastest of a search's accepted plans that holds the floor after fine-tuning (see `agents.back_off`).
 
     Args:
         result: of the search.
         gate: the final gate.
         reporter: told what is going on.
     """
-    ladder = _ladder(result.accepted)
-    n_looks = 1 + (len(ladder) - 1).bit_length()  # the fastest, then a bisection
-    n_finetuned = 0
-    best: tuple[Plan, nn.Module, Verdict] | None = None
-    low, high = 0, len(ladder)  # plans up to `low` hold or are not needed; those from `high` fail
-    at = len(ladder) - 1
-    while at > low or best is None:
-        plan = ladder[at].plan
-        model = gate.finetune(plan, reporter, f"Fine-tuning plan {at} of {len(ladder) - 1} ({result.method})")
-        n_finetuned += at > 0
-        verdict = gate.judge(model, n_looks)
-        if verdict.passed or at == 0:
-            best, low = (plan, model, verdict), at
-        else:
+    rungs = ladder(result.accepted)
+    judged: dict[int, tuple[nn.Module, Verdict]] = {}
+
+    def holds(at: int) -> bool:
+        model = gate.finetune(rungs[at].plan, reporter, f"Fine-tuning plan {at} of {len(rungs) - 1} ({result.method})")
+        judged[at] = model, gate.judge(model, most_asked(len(rungs)))
+        verdict = judged[at][1]
+        if not verdict.passed:
             reporter.say(f"    plan {at}: the gate's lower bound {verdict.lower_bound:.4f} is below the floor {verdict.floor:.4f}; backing off")
-            high = at
-        if high - low <= 1 and best is not None:
-            break
-        at = (low + high) // 2
-    return Finalist(result.method, *best, n_finetuned)
+        return verdict.passed
 
-
-def _ladder(accepted: Sequence[AcceptedPlan]) -> list[AcceptedPlan]:
-    """Accepted plans from the dense one to the fastest, each faster than the one before."""
-    ladder: list[AcceptedPlan] = []
-    for plan in accepted:
-        if not ladder or plan.latency_s < ladder[-1].latency_s:
-            ladder.append(plan)
-    return ladder
+    at = back_off(rungs, holds)
+    n_finetuned = len(judged)
+    if at == 0:
+        holds(at)
+    return Finalist(result.method, rungs[at].plan, *judged[at], n_finetuned)

@@ -39,9 +39,12 @@ class Narrator:
         slack = "" if step.accuracy is None else f" ({100 * (step.accuracy - self._problem.floor):+.2f} to the floor)"
         verdict = "kept" if step.accepted else "too slow" if step.accuracy is None else "below the floor" if step.accuracy < self._problem.floor else "refused"
         hope = "" if step.gain is None or step.expected_gain is None else f", faster by {math.expm1(step.gain):.1%} of {math.expm1(step.expected_gain):.1%} expected"
-        why = f" ({step.why})" if step.why else ""
+        reasons = step.why.split("; ")
+        why = f" ({step.why})" if step.why and len(reasons) == 1 else ""
         predicted = f", {step.predicted_share:.0%} of it predicted" if step.predicted_share else ""
         self._reporter.say(f"    {self._n:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms  accuracy {accuracy}{slack}  {verdict}{hope}{predicted}{why}")
+        for reason in reasons if len(reasons) > 1 else ():  # a walk through a model
+            self._reporter.say(f"            {reason}")
         spent = self._problem.latency.spending
         values: dict[str, float] = {
             "latency_ms": step.latency_s * 1e3,

@@ -7,17 +7,16 @@ short fine-tune takes its place, and the run says so. Called by `job.assemble`.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from cprune_rl.accuracy.calibration import Calibration, fit_loss_curves
+from cprune_rl.accuracy.calibration import Calibration
 from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, Recalibrated
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.contracts import LatencySource
+from cprune_rl.contracts import LatencySource, LossCurves
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
 from cprune_rl.intervals import Interval, rank_correlation
@@ -33,7 +32,6 @@ from cprune_rl.table import Network, Plan
 __all__ = ["calibrate", "equal_latency_plans", "open_oracle", "supernet_evaluation"]
 
 _LEAST_CORRELATION = 0.7  # below it a supernet ranks no better than a few steps of training, which are cheaper than believing it
-_CURVE_KEPT = (0.75, 0.5)  # kept ratios at which each group's loss is asked for
 _LEAST_PLANS = 5  # fewer say nothing of a ranking
 _PROOF_SHARE = 0.5  # of the dense network's latency: where searches end up
 
@@ -138,7 +136,7 @@ def equal_latency_plans(network: Network, costs: LatencySource, share: float, co
 
 
 def calibrate(bench: Workbench, reporter: Reporter) -> None:
-    """Fine-tunes a few plans in full to calibrate the oracle, and asks it for each group's loss."""
+    """Fine-tunes a few uniform plans in full: they calibrate the oracle, and tell how much accuracy channels are worth."""
     ratios, oracle, full = bench.config.budgets.calibration, bench.oracle, bench.subject.finetuned(full_settings(bench.config))
     plans = [bench.network.uniform(r) for r in ratios]
     with reporter.part("Calibrating the accuracy oracle", 2 * len(plans)) as advance:
@@ -146,12 +144,5 @@ def calibrate(bench: Workbench, reporter: Reporter) -> None:
         true = oracle.evaluate_all(plans, full, lambda done: advance(len(plans) + done))
     bench.calibration_points += [(loss, bench.dense_accuracy - accuracy) for loss, accuracy in zip(seen, true, strict=True)]
     bench.calibration = Calibration.fit(bench.calibration_points)
-    before = dataclasses.asdict(oracle.spending)
-    groups = bench.network.groups
-    narrowed = [bench.network.dense.with_width(g, max(group.minimum, round(group.channels * kept))) for g, group in enumerate(groups) for kept in _CURVE_KEPT]
-    with reporter.part("Asking for each group's loss", len(narrowed)) as advance:
-        measured = np.array(oracle.losses(narrowed, advance)).reshape(len(groups), len(_CURVE_KEPT))
-    for name, value in dataclasses.asdict(oracle.spending).items():
-        bench.model_cost[name] = bench.model_cost.get(name, 0) + value - before[name]
-    middle = len(ratios) // 2
-    bench.curves = fit_loss_curves(measured, _CURVE_KEPT, bench.calibration(bench.calibration_points[middle][0]), ratios[middle])
+    kept = np.array([p.widths for p in plans]) / np.array(bench.network.dense.widths)
+    bench.curves = LossCurves.even(kept, np.array([loss for _, loss in bench.calibration_points]))

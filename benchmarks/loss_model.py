@@ -1,0 +1,89 @@
+"""How the accuracy that a plan loses is best told beforehand, fitted to plans that were fine-tuned in full.
+
+`python benchmarks/loss_model.py [--oracles docs/results/accuracy_oracles.json] [--json FILE]`.
+
+The plans are those of `accuracy_oracles.py`. A model says `loss = sum over groups of factor x curve + noise`; the factors of a
+network have a level in common and a log deviation each, the noise is that of images and of training. Fitted by maximum
+likelihood: a level for each network and seed, one deviation and one noise for all. Curves are the same for every group, by
+several powers of what was removed, or those that a recording holds: each group pruned alone, to two widths, and fine-tuned for a
+few steps, two evaluations a group. The recording's network was trained by another seed or at another time, as plans of a run
+are judged by curves of that very network: read the difference as an upper bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import minimize
+
+from cprune_rl.envs.recordings import read_recording
+from cprune_rl.intervals import rank_correlation
+from cprune_rl.machine import command_line, describe_system
+
+POWERS = (1.0, 2.0, 3.0, 3.5, 4.0, 5.0)
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "accuracy_oracles.json"
+
+Curves = list[NDArray[np.float64]]  # `(n_plans, n_groups)` of each network and seed: what is predicted of each group
+
+
+def negative_log_likelihood(parameters: Sequence[float], curves: Curves, losses: list[NDArray[np.float64]]) -> float:
+    """Of log deviation of the groups, log noise, and the log level of each network."""
+    deviation, noise = np.exp(parameters[:2])
+    total = 0.0
+    for curve, loss, level in zip(curves, losses, np.exp(parameters[2:]), strict=True):
+        covariance = (level * deviation) ** 2 * curve @ curve.T + noise**2 * np.eye(len(loss))
+        residual = loss - level * curve.sum(axis=1)
+        total += 0.5 * (np.linalg.slogdet(covariance)[1] + residual @ np.linalg.solve(covariance, residual))
+    return float(total)
+
+
+def fit(name: str, curves: Curves, losses: list[NDArray[np.float64]]) -> dict[str, Any]:
+    """The most likely deviation, noise and levels, and how well plans are ranked."""
+    levels = [np.log(max(float(loss.mean()), 1e-4) / curve.sum(axis=1).mean()) for curve, loss in zip(curves, losses, strict=True)]
+    starts = [np.array([np.log(deviation), np.log(0.002), *levels]) for deviation in (0.2, 0.5, 1.0)]
+    found = min((minimize(negative_log_likelihood, s, (curves, losses), "Nelder-Mead", options={"maxiter": 20_000, "maxfev": 20_000}) for s in starts), key=lambda o: o.fun)
+    correlations = [rank_correlation(curve.sum(axis=1), loss) for curve, loss in zip(curves, losses, strict=True)]
+    return {
+        "curves": name,
+        "log_likelihood": round(-float(found.fun), 2),
+        "group_deviation": round(float(np.exp(found.x[0])), 3),
+        "noise": round(float(np.exp(found.x[1])), 5),
+        "levels": [round(float(v), 4) for v in np.exp(found.x[2:])],
+        "level_deviation": round(float(np.std(found.x[2:], ddof=1)), 3),
+        "rank_correlation": [[round(v, 3) for v in (c.value, c.low, c.high)] for c in correlations],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--oracles", type=Path, default=RESULTS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    subjects = [row for run in json.loads(options.oracles.read_text())["runs"] for row in run["rows"] if row["oracle"] == "truth"]
+    recordings = [read_recording(f"{s['network']}@znver4-1t") for s in subjects]
+    kept = [np.array(s["plans"]) / np.array(r.network.dense.widths) for s, r in zip(subjects, recordings, strict=True)]
+    losses = [s["dense_accuracy"] - np.array(s["accuracy"]) for s in subjects]
+    rows = [fit(f"even, power {power:g}", [(1 - k) ** power for k in kept], losses) for power in POWERS]
+    rows.append(fit("group by group", [r.curves.scale * (1 - k) ** r.curves.power for k, r in zip(kept, recordings, strict=True)], losses))
+    names = [f"{s['network']}, seed {s['seed']}" for s in subjects]
+    if options.json:
+        told = {"command": command_line(), "system": describe_system(), "subjects": names, "rows": rows}
+        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    view = Table("curves", "log likelihood", "deviation of groups", "noise, points", "deviation of levels", *names)
+    for row in rows:
+        correlations = [f"{c[0]:.2f}" for c in row["rank_correlation"]]
+        view.add_row(row["curves"], f"{row['log_likelihood']:.1f}", f"{row['group_deviation']:.2f}", f"{100 * row['noise']:.2f}", f"{row['level_deviation']:.2f}", *correlations)
+    view.caption = "Rank correlation with the losses of full fine-tunes, for each network and seed"
+    Console().print(view)
+
+
+if __name__ == "__main__":
+    main()
