@@ -154,16 +154,16 @@ class _Walk:
         problem, meter = self._problem, self._meter
         self._tried.add(plan)
         best_s = self.best.latency_s
-        expected = math.log(best_s / self._predicted_s(plan))
+        expected = _log_gain(best_s, self._predicted_s(plan))
         latency = sum(c.latency_s for c in problem.latency.measure(plan))
-        if not math.isfinite(latency) or latency >= below_s:
-            gain = math.log(best_s / latency) if math.isfinite(latency) else None
+        gain = _log_gain(best_s, latency)
+        if gain is None or latency >= below_s:
             meter.record(SearchStep(plan, self._label + what, latency, None, False, expected_gain=expected, gain=gain, why=why))
             return False
         accuracy = problem.oracle.accuracy(plan)
         self._posterior.learn(plan, problem.dense_accuracy - accuracy.value, accuracy.standard_error)
         holds = accuracy.value >= problem.floor
-        step = SearchStep(plan, self._label + what, latency, accuracy.value, holds, 0.0, expected, math.log(best_s / latency), why, accuracy.standard_error)
+        step = SearchStep(plan, self._label + what, latency, accuracy.value, holds, 0.0, expected, gain, why, accuracy.standard_error)
         meter.record(step)
         return holds
 
@@ -174,6 +174,11 @@ class _Walk:
         problem = self._problem
         curves = self._posterior.curves if factors is None else self._posterior.curves_of(factors)
         return _LossModel(curves, np.array(problem.network.dense.widths, float), share * (problem.dense_accuracy - problem.floor))
+
+
+def _log_gain(before_s: float, after_s: float) -> float | None:
+    """Log latency ratio; None where a task has no latency."""
+    return math.log(before_s / after_s) if math.isfinite(after_s) else None
 
 
 @dataclass(frozen=True)
