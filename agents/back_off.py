@@ -1,4 +1,4 @@
-"""From a search's accepted plans to the one that is kept: the fastest that truly holds, found with few full fine-tunes."""
+"""From a search's accepted plans to the one that is kept: a fast one that truly holds, found by bisection with few full fine-tunes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def ladder(accepted: Sequence[AcceptedPlan]) -> list[AcceptedPlan]:
         accepted: the dense plan first.
     """
     rungs: list[AcceptedPlan] = [accepted[0]]
-    for plan in sorted(accepted[1:], key=lambda a: -a.latency_s):
+    for plan in sorted(accepted[1:], key=lambda a: (-a.latency_s, a.accuracy)):
         if plan.latency_s < rungs[0].latency_s:
             while len(rungs) > 1 and rungs[-1].accuracy <= plan.accuracy:
                 rungs.pop()  # slower and no more accurate
@@ -30,7 +30,7 @@ def most_asked(n_rungs: int) -> int:
     Args:
         n_rungs: of the ladder, the dense plan included.
     """
-    return 1 + (n_rungs - 1).bit_length()
+    return 1 + max(n_rungs - 2, 0).bit_length()
 
 
 def back_off(rungs: Sequence[AcceptedPlan], holds: Callable[[int], bool]) -> int:

@@ -19,13 +19,13 @@ from cprune_rl.table import Network, Plan
 __all__ = ["LossPosterior"]
 
 _LEVEL = 0.2  # standard deviation, before anything was evaluated, of what the factors have in common
-_SPREAD = 0.4  # and of each group's own part; both as fine-tuned plans deviate (`benchmarks/loss_model.py`)
+_SPREAD = 0.4  # and of each group's own part; as fine-tuned plans deviate (`benchmarks/loss_model.py`)
 _LEAST = 0.05  # of a factor: no group is free
 _NOISE = 5e-4  # in accuracy, on top of the oracle's own error: what no sum of curves explains
 
 
 class LossPosterior:
-    """Mean and standard deviation of a plan's loss, given the evaluations so far.
+    """What is known of the factors of a network, given the evaluations so far.
 
     Args:
         network: whose plans are judged.

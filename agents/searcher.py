@@ -43,7 +43,7 @@ class SearchStep:
         what: the task that was narrowed, or why the search looked here.
         latency_s: estimate; infinite where it could not be measured.
         accuracy: by the oracle; None where it was not asked.
-        accepted: whether the search went on from it.
+        accepted: whether it held the floor in the loop, and was kept.
         predicted_share: of the estimate's seconds, what no task was measured for; filled in by `Meter.record`.
         expected_gain: log latency ratio to the plan it was tried from, as expected before it was measured; None where nothing was.
         gain: the same as it came out.

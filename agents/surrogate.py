@@ -34,7 +34,7 @@ class SurrogateSettings:
     """How a round is searched.
 
     Attributes:
-        turns: how often rounds and rungs come; rungs early on, so that a search that is cut short has something to back off to.
+        turns: how often rounds and rungs come, so that a search that is cut short after the first has something to back off to.
         rounds: true looks of a turn at most, rungs apart.
         first_steps: annealing steps from the dense network.
         steps: of the others.
@@ -80,19 +80,19 @@ class SurrogateSearch:
         """
         for turn in range(self._settings.turns):
             if turn == 0 or not meter.is_spent:  # the first measures the dense plan, which is always an answer
-                self.refine(problem, meter, propose, f"turn {turn + 1}, ")
+                self.refine(problem, meter, propose, turn)
         return meter
 
-    def refine(self, problem: Problem, meter: Meter, propose: Propose | None = None, label: str = "") -> None:
+    def refine(self, problem: Problem, meter: Meter, propose: Propose | None = None, turn: int = 0) -> None:
         """Goes on from what a meter has written down: its evaluations are learnt from, its best plan is where the search starts.
 
         Args:
             problem: what to solve.
             meter: counts, and writes the rounds down.
             propose: who says what to look at first, given the problem as the model has it.
-            label: of what is written down.
+            turn: its number: each draws its own.
         """
-        walk, settings = _Walk(problem, meter, self._settings, label), self._settings
+        walk, settings = _Walk(problem, meter, self._settings, turn), self._settings
         idle = 0
         if propose is not None and not meter.is_spent:
             walk.follow(propose)
@@ -104,18 +104,18 @@ class SurrogateSearch:
         for share in settings.rungs:
             plan = None if meter.is_spent else walk.rung(share)
             if plan is not None:
-                walk.verify(plan, f"rung at {share:.0%} of the slack", math.inf)
+                walk.verify(plan, f"rung at {share:.0%} of the slack", meter.accepted[0].latency_s)
 
 
 class _Walk:
     """The rounds of one search: what is known, and what was tried."""
 
-    def __init__(self, problem: Problem, meter: Meter, settings: SurrogateSettings, label: str) -> None:
+    def __init__(self, problem: Problem, meter: Meter, settings: SurrogateSettings, turn: int) -> None:
         dense = problem.network.dense
         costs = problem.latency.measure(dense)
         if not meter.accepted:
             meter.start(sum(c.latency_s for c in costs))
-        self._problem, self._meter, self._settings, self._label = problem, meter, settings, label
+        self._problem, self._meter, self._settings, self._turn = problem, meter, settings, turn
         self._posterior = LossPosterior.of(problem, meter.history)
         self._tried = {step.plan for step in meter.history} | {dense}
         self._annealing = _Annealing(problem, SubgraphTable.build(problem.network, dense, costs).steps)
@@ -134,7 +134,7 @@ class _Walk:
     def faster(self, number: int) -> Plan | None:
         """The plan of least predicted latency that is expected to hold; None where neither the model nor one drawn from the posterior sees one."""
         best, settings = self.best, self._settings
-        rng = np.random.default_rng([settings.seed, number])
+        rng = np.random.default_rng([settings.seed, self._turn, number])
         dense = self._problem.network.dense
         expected = self._model(settings.margin)
         n_steps = settings.first_steps if best.plan == dense else settings.steps
@@ -146,8 +146,8 @@ class _Walk:
 
     def rung(self, share: float) -> Plan | None:
         """The plan of least predicted latency that is expected to use no more than a share of the slack."""
-        rng = np.random.default_rng([self._settings.seed, round(1000 * share)])
-        return self._annealing.run(self._model(share), self.best.plan, math.inf, self._settings.steps, self._tried, rng)
+        rng = np.random.default_rng([self._settings.seed, self._turn, 1000 + round(1000 * share)])
+        return self._annealing.run(self._model(share), self.best.plan, self._meter.accepted[0].latency_s, self._settings.steps, self._tried, rng)
 
     def verify(self, plan: Plan, what: str, below_s: float, why: str = "") -> bool:
         """Measures a plan and, if it is faster than that, asks for its accuracy; whether it was faster and held."""
@@ -158,12 +158,12 @@ class _Walk:
         latency = sum(c.latency_s for c in problem.latency.measure(plan))
         gain = _log_gain(best_s, latency)
         if gain is None or latency >= below_s:
-            meter.record(SearchStep(plan, self._label + what, latency, None, False, expected_gain=expected, gain=gain, why=why))
+            meter.record(SearchStep(plan, f"turn {self._turn + 1}, {what}", latency, None, False, expected_gain=expected, gain=gain, why=why))
             return False
         accuracy = problem.oracle.accuracy(plan)
         self._posterior.learn(plan, problem.dense_accuracy - accuracy.value, accuracy.standard_error)
         holds = accuracy.value >= problem.floor
-        step = SearchStep(plan, self._label + what, latency, accuracy.value, holds, 0.0, expected, gain, why, accuracy.standard_error)
+        step = SearchStep(plan, f"turn {self._turn + 1}, {what}", latency, accuracy.value, holds, 0.0, expected, gain, why, accuracy.standard_error)
         meter.record(step)
         return holds
 

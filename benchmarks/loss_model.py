@@ -3,11 +3,12 @@
 `python benchmarks/loss_model.py [--oracles docs/results/accuracy_oracles.json] [--json FILE]`.
 
 The plans are those of `accuracy_oracles.py`. A model says `loss = sum over groups of factor x curve + noise`; the factors of a
-network have a level in common and a log deviation each, the noise is that of images and of training. Fitted by maximum
+network have a level in common and a deviation each, in proportion to it, the noise is that of images and of training. Fitted by maximum
 likelihood: a level for each network and seed, one deviation and one noise for all. Curves are the same for every group, by
 several powers of what was removed, or those that a recording holds: each group pruned alone, to two widths, and fine-tuned for a
-few steps, two evaluations a group. The recording's network was trained by another seed or at another time, as plans of a run
-are judged by curves of that very network: read the difference as an upper bound.
+few steps, two evaluations a group. The recording's network was trained by another seed or at another time, while plans of a run
+are judged by curves of that very network: read the difference as an upper bound. The power was chosen on the plans that it is
+compared on, which are all of half the dense latency, and full means what `accuracy_oracles.py` was told by `--steps`.
 """
 
 from __future__ import annotations

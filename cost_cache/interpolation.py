@@ -110,6 +110,7 @@ class EstimatedCosts:
 
     def __init__(self, network: Network, source: LatencySource, model: CostModel) -> None:
         self._network, self._source, self._model = network, source, model
+        self._failed: dict[str, TaskCost] = {}  # what cannot be measured must not look cheap
 
     @property
     def spending(self) -> Spending:
@@ -121,11 +122,15 @@ class EstimatedCosts:
         costs = self._source.measure(plan)
         for workload, cost in zip(self._network.workloads(plan), costs, strict=True):
             self._model.learn(workload, cost)
+            if cost.error is not None or not math.isfinite(cost.latency_s):
+                self._failed[workload.key] = cost
+            else:
+                self._failed.pop(workload.key, None)
         return costs
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Cheap looks (see `contracts.LatencySource`)."""
-        return [self._model.predict(w) for w in workloads]
+        """Cheap looks (see `contracts.LatencySource`); a task that failed is told as it failed."""
+        return [self._failed.get(w.key) or self._model.predict(w) for w in workloads]
 
 
 class ModelledCosts:

@@ -222,8 +222,8 @@ class LossCurves:
     def even(kept: NDArray[np.float64], losses: NDArray[np.float64]) -> LossCurves:
         """One curve for every group, of a power that is known and a scale that is fitted.
 
-        Fine-tuned plans of several networks are ranked better by it than by curves that were measured group by group,
-        a group pruned at a time (`benchmarks/loss_model.py`).
+        On fine-tuned plans of three networks it is likelier than curves that were measured group by group, a group
+        pruned at a time, and ranked plans better in four of six cases (`benchmarks/loss_model.py`).
 
         Args:
             kept: kept ratios of plans, `(n_plans, n_groups)` in [0, 1].

@@ -32,7 +32,7 @@ class CurveOracle:
         self._asked: set[Plan] = set()
 
     def accuracy(self, plan: Plan) -> Accuracy:
-        """Dense accuracy less the loss of every group."""
+        """Dense accuracy less the loss of every group, and the noise."""
         if plan not in self._asked:
             self._asked.add(plan)
             self.spending.accuracy_evaluations += 1

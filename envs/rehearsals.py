@@ -2,8 +2,8 @@
 
 A recording answers any look at once, and its loss curves are its oracle: opened as it is, a problem tells a search the
 truth beforehand. In a rehearsal a task that was not looked at is interpolated from those that were, and the true losses
-deviate from the curves shown, by a seed and by a spread that was fitted to real networks (`LossSpread`), and the oracle's
-answers are noisy. What a live run spends before it searches is counted. Policies are judged on rehearsals.
+deviate from the curves shown, by a seed and by a spread (`LossSpread`), and the oracle's answers are noisy. What a live run
+measures before it searches is counted; the calibration, which every search uses, is not. Policies are judged on rehearsals.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures bef
 
 @dataclass(frozen=True)
 class LossSpread:
-    """How far true losses are from the curves that are shown, as fitted to fine-tuned plans of real networks (`benchmarks/loss_model.py`).
+    """How far true losses are from the curves that are shown.
+
+    The deviation of groups and the noise are as fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`);
+    the level's is assumed: a run fits it to plans of the very network. The noise is that of full fine-tunes; a short one's
+    calibrated answer was off by 0.3 points there.
 
     Attributes:
         level: log deviation of a whole network's loss.
@@ -55,7 +59,7 @@ class Rehearsal:
 
     Attributes:
         problem: to be searched.
-        tasks: looked at before: those of the dense network, and of the uniform plans.
+        tasks: looked at before: those of the dense network, and of the uniform plan.
         truth: of the losses; what the oracle says of them is noisy.
     """
 
@@ -64,7 +68,7 @@ class Rehearsal:
     truth: LossCurves
 
     def holds(self, plan: Plan) -> bool:
-        """Whether a plan truly holds the floor, as the full fine-tune of a finalist would show."""
+        """Whether a plan truly holds the floor; a final gate would also ask for a margin, for it has so many images only."""
         problem = self.problem
         return CurveOracle(problem.network, self.truth, problem.dense_accuracy).accuracy(plan).value >= problem.floor
 
@@ -76,7 +80,7 @@ def rehearse(name: str, floor: float | None = None, seed: int = 0, is_prepared: 
         name: of the recording (see `recordings.open_recorded`).
         floor: replaces the recorded floor, and that of the name.
         seed: of the true losses.
-        is_prepared: whether uniform plans were measured before, as a search needs it that reads cheap looks; the others are
+        is_prepared: whether a uniform plan was measured before, as a search needs it that reads cheap looks; the others are
             not charged with them.
         is_known: whether everything is known from the start: for a reference that no search can be expected to reach.
         is_device_hidden: whether nothing is said of the device.

@@ -15,7 +15,7 @@ from cprune_rl.cost_cache import Provenance, SqlStore, StoredTrial, default_url,
 from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.errors import StoreError
 from cprune_rl.table import OperatorKind, Workload
-from cprune_rl.testing import FormulaCosts, check_cost_store, toy_network
+from cprune_rl.testing import FailingCosts, FormulaCosts, check_cost_store, toy_network
 
 
 def test_a_database_passes_the_conformance_suite(storage: str) -> None:
@@ -173,6 +173,16 @@ def test_a_failed_task_teaches_the_model_nothing() -> None:
     model = CostModel([(workload, TaskCost(math.inf, error="crashed"))])
     assert model.known == {}
     assert math.isinf(model.predict(workload).latency_s)
+
+
+def test_what_failed_once_it_was_looked_at_does_not_look_cheap_after_that() -> None:
+    network = toy_network()
+    source = FailingCosts(network)
+    costs = EstimatedCosts(network, source, CostModel(zip(network.workloads(network.dense), source.measure(network.dense), strict=True)))
+    narrow = network.uniform(0.5)
+    assert all(math.isfinite(c.latency_s) for c in costs.predict(network.workloads(narrow)))
+    costs.measure(narrow)
+    assert all(c.error == "crashed" for c in costs.predict(network.workloads(narrow)))
 
 
 def test_an_estimate_becomes_a_measurement_once_it_was_looked_at() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cprune_rl.accuracy.gate import Verdict
-from cprune_rl.agents.back_off import ladder
+from cprune_rl.agents.back_off import back_off, ladder, most_asked
 from cprune_rl.agents.searcher import AcceptedPlan, SearchResult
 from cprune_rl.job.finalists import finish
 from cprune_rl.job.progress import Reporter
@@ -53,6 +53,19 @@ def test_where_nothing_holds_the_dense_network_is_the_answer() -> None:
 def test_a_rung_that_is_slower_and_less_accurate_than_another_is_left_out() -> None:
     dense, slow, fast, fastest = (AcceptedPlan(Plan((w,)), s, a) for w, s, a in ((9, 1.0, 0.95), (8, 0.8, 0.91), (7, 0.7, 0.92), (6, 0.6, 0.905)))
     assert ladder([dense, fastest, slow, fast]) == [dense, fast, fastest]
+    as_fast = AcceptedPlan(Plan((5,)), fast.latency_s, 0.915)
+    assert ladder([dense, fast, as_fast]) == ladder([dense, as_fast, fast]) == [dense, fast], "of plans as fast the most accurate"
+
+
+@pytest.mark.parametrize("n_plans", range(1, 40))
+def test_the_gate_is_told_exactly_how_often_it_may_be_asked(n_plans: int) -> None:
+    most = 0
+    for n_holding in range(n_plans + 1):
+        asked: list[int] = []
+        kept = back_off([AcceptedPlan(Plan((1,)), 1.0, 0.9)] * n_plans, lambda at, asked=asked, n=n_holding: asked.append(at) or at <= n)
+        assert kept == min(n_holding, n_plans - 1)
+        most = max(most, len(asked))
+    assert most_asked(n_plans) == max(most, 1)
 
 
 def test_a_slower_plan_found_later_is_no_step_of_the_ladder() -> None:

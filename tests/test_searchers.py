@@ -1,19 +1,24 @@
 """Every searcher against the conformance suite, and training that learns."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from cprune_rl.agents.agent import PolicyRollOut, PruningAgent
+from cprune_rl.agents.back_off import back_off, ladder
 from cprune_rl.agents.greedy import GreedyCPrune
+from cprune_rl.agents.imagination import imagined
 from cprune_rl.agents.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.searcher import Budget, Searcher
 from cprune_rl.agents.surrogate import SurrogateSearch
 from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.cost_cache.recorded import RecordedCosts
+from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problems import TrainingProblems, open_recorded
+from cprune_rl.envs.rehearsals import rehearse
 from cprune_rl.testing import FailingCosts, check_searcher, toy_problem
 
 SMALL = TrainingSettings(total_timesteps=512, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64})
@@ -47,7 +52,7 @@ def test_every_searcher_passes_the_conformance_suite(make: Callable[[], Searcher
     assert result.best.latency_s < result.accepted[0].latency_s
 
 
-def test_the_agent_is_no_worse_than_any_of_its_parts(agent: PruningAgent) -> None:
+def test_where_the_model_is_right_planning_in_it_is_no_worse_than_walking_the_problem(agent: PruningAgent) -> None:
     whole = agent.search(toy_problem(), Budget()).best.latency_s
     assert all(whole <= part.search(toy_problem(), Budget()).best.latency_s for part in (PolicyRollOut(agent.policy), ProxyGreedy()))
 
@@ -65,6 +70,42 @@ def test_a_search_in_which_nothing_can_be_measured_ends_with_the_dense_plan(make
 def test_a_floor_that_no_step_holds_ends_with_the_dense_plan(make: Callable[[], Searcher]) -> None:
     problem = toy_problem(drop=0.0)
     assert make().search(problem, Budget()).best.plan == problem.network.dense
+
+
+def test_a_walk_through_the_model_pays_for_nothing(agent: PruningAgent) -> None:
+    rehearsal = rehearse("resnet8@znver4-1t", -0.02)
+    problem = rehearsal.problem
+    before = dataclasses.asdict(problem.latency.spending), dataclasses.asdict(problem.oracle.spending)
+    found = PolicyRollOut(agent.policy).search(imagined(problem, problem.curves), Budget())
+    assert found.best.plan != problem.network.dense
+    assert (dataclasses.asdict(problem.latency.spending), dataclasses.asdict(problem.oracle.spending)) == before
+
+
+def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_off_to(agent: PruningAgent) -> None:
+    rehearsal = rehearse("resnet8@znver4-1t", -0.02, seed=1)
+    problem = rehearsal.problem
+    found = agent.search(problem, Budget())
+    planned = [s for s in found.history if "roll-out in the model" in s.what]
+    assert planned
+    assert all("score" in s.why for s in planned)
+    assert planned[0].expected_gain is not None
+    slack = problem.dense_accuracy - problem.floor
+    rungs = ladder(found.accepted)
+    assert any(r.accuracy - problem.floor > 0.2 * slack for r in rungs[1:]), "not all is staked on plans that hold by a hair"
+    assert [r.latency_s for r in rungs] == sorted((r.latency_s for r in rungs), reverse=True)
+    kept = back_off(rungs, lambda at: rehearsal.holds(rungs[at].plan))
+    assert rehearsal.holds(rungs[kept].plan)
+
+
+def test_a_rehearsals_oracle_is_noisy_and_says_the_same_twice() -> None:
+    first, second = rehearse("resnet8@znver4-1t", -0.02), rehearse("resnet8@znver4-1t", -0.02)
+    network = first.problem.network
+    plans = [network.uniform(r) for r in np.linspace(0.3, 0.9, 40)]
+    said = [p.value for p in first.problem.oracle.accuracies(plans)]
+    assert said == [p.value for p in second.problem.oracle.accuracies(plans)]
+    truth = CurveOracle(network, first.truth, first.problem.dense_accuracy)
+    errors = np.array(said) - [a.value for a in truth.accuracies(plans)]
+    assert 0.5 < errors.std() / first.problem.oracle.accuracy(plans[0]).standard_error < 1.6
 
 
 def test_training_problems_vary_and_stay_solvable() -> None:

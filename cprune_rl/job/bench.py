@@ -130,9 +130,9 @@ class Workbench:
         dense_accuracy: on the search images.
         calibration: from the oracle's losses to those after the full fine-tune.
         calibration_points: what it was fitted on: (loss that the oracle saw, loss after the full fine-tune).
-        curves: predicted loss of each group.
-        model_cost: trials, evaluations and seconds that went into the cost model and the curves: only an agent
-            that trains on them needs them, so its search is charged with them.
+        curves: predicted loss of each group, from the plans of the calibration.
+        model_cost: trials and seconds that went into the cost model: only an agent that plans in it needs it, so its
+            search is charged with them.
     """
 
     config: RunConfig

@@ -88,7 +88,7 @@ class FinalGate:
 
 
 def finish(result: SearchResult, gate: Gate, reporter: Reporter) -> Finalist:
-    """The fastest of a search's accepted plans that holds the floor after fine-tuning (see `agents.back_off`).
+    """A fast one of a search's accepted plans that holds the floor after fine-tuning (see `agents.back_off`).
 
     Args:
         result: of the search.
@@ -102,7 +102,7 @@ def finish(result: SearchResult, gate: Gate, reporter: Reporter) -> Finalist:
         model = gate.finetune(rungs[at].plan, reporter, f"Fine-tuning plan {at} of {len(rungs) - 1} ({result.method})")
         judged[at] = model, gate.judge(model, most_asked(len(rungs)))
         verdict = judged[at][1]
-        if not verdict.passed:
+        if not verdict.passed and at > 0:
             reporter.say(f"    plan {at}: the gate's lower bound {verdict.lower_bound:.4f} is below the floor {verdict.floor:.4f}; backing off")
         return verdict.passed
 

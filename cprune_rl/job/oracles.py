@@ -145,4 +145,4 @@ def calibrate(bench: Workbench, reporter: Reporter) -> None:
     bench.calibration_points += [(loss, bench.dense_accuracy - accuracy) for loss, accuracy in zip(seen, true, strict=True)]
     bench.calibration = Calibration.fit(bench.calibration_points)
     kept = np.array([p.widths for p in plans]) / np.array(bench.network.dense.widths)
-    bench.curves = LossCurves.even(kept, np.array([loss for _, loss in bench.calibration_points]))
+    bench.curves = LossCurves.even(kept, bench.dense_accuracy - np.array(true))

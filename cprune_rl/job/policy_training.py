@@ -111,7 +111,8 @@ def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0
             rehearsal = rehearse(name, asked, seed, is_prepared=not isinstance(searcher, GreedyCPrune))
             found = searcher.search(rehearsal.problem, Budget())
             rungs = ladder(found.accepted)
-            kept = rungs[back_off(rungs, functools.partial(_holds, rehearsal, rungs))]
+            finetuned: list[int] = []
+            kept = rungs[back_off(rungs, functools.partial(_holds, rehearsal, rungs, finetuned))]
             results.append(
                 {
                     "problem": name,
@@ -121,22 +122,24 @@ def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0
                     "speedup": round(rungs[0].latency_s / kept.latency_s, 4),
                     "accuracy_evaluations": int(found.cost["accuracy_evaluations"]),
                     "tasks": int(found.cost["cached_trials"]) + rehearsal.tasks,
+                    "full_finetunes": len(finetuned),
                 }
             )
     return results
 
 
-def _holds(rehearsal: Rehearsal, rungs: Sequence[AcceptedPlan], at: int) -> bool:
+def _holds(rehearsal: Rehearsal, rungs: Sequence[AcceptedPlan], asked: list[int], at: int) -> bool:
+    asked.append(at)
     return rehearsal.holds(rungs[at].plan)
 
 
 def _table(results: Sequence[dict[str, Any]], is_held_out: bool) -> Table:
     which = "that it was not trained on" if is_held_out else "that it was trained on: --held-out keeps some apart"
     view = Table(title=f"On problems {which}", caption="Rehearsals: latencies recorded, losses drawn. The geometric mean is over problems, floors and draws.")
-    for column in ("method", "speed-up", "accuracy evaluations", "tasks looked at"):
+    for column in ("method", "speed-up", "accuracy evaluations", "tasks looked at", "full fine-tunes"):
         view.add_column(column, justify="left" if column == "method" else "right")
     for row in _means(results):
-        view.add_row(str(row["method"]), f"{row['speedup']:.2f}", f"{row['accuracy_evaluations']:.0f}", f"{row['tasks']:.0f}")
+        view.add_row(str(row["method"]), f"{row['speedup']:.2f}", f"{row['accuracy_evaluations']:.0f}", f"{row['tasks']:.0f}", f"{row['full_finetunes']:.1f}")
     return view
 
 
@@ -146,7 +149,7 @@ def _means(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for method in dict.fromkeys(r["method"] for r in results):
         rows = [r for r in results if r["method"] == method]
         speedup = float(np.exp(np.mean([np.log(r["speedup"]) for r in rows])))
-        costs = {key: round(float(np.mean([r[key] for r in rows])), 1) for key in ("accuracy_evaluations", "tasks")}
+        costs = {key: round(float(np.mean([r[key] for r in rows])), 1) for key in ("accuracy_evaluations", "tasks", "full_finetunes")}
         found.append({"method": method, "speedup": round(speedup, 4), **costs, "n_problems": len(rows)})
     return found
 

@@ -89,7 +89,7 @@ def plot_searches(searches: Sequence[SearchResult], floor: float) -> bytes:
         colour = _COLOURS.get(search.method, "#666666")
         latency, now = [search.accepted[0].latency_s * 1e3], search.accepted[0].latency_s * 1e3
         for step in search.history:
-            now = step.latency_s * 1e3 if step.accepted else now
+            now = min(step.latency_s * 1e3, now) if step.accepted else now  # of the fastest plan that held so far
             latency.append(now)
         top.step(range(len(latency)), latency, where="post", color=colour, label=search.method)
         tried = [(i + 1, s.accuracy, s.accepted) for i, s in enumerate(search.history) if s.accuracy is not None]
