@@ -38,8 +38,9 @@ class Narrator:
         accuracy = "      -" if step.accuracy is None else f"{step.accuracy:7.4f}"
         slack = "" if step.accuracy is None else f" ({100 * (step.accuracy - self._problem.floor):+.2f} to the floor)"
         verdict = "kept" if step.accepted else "too slow" if step.accuracy is None else "below the floor" if step.accuracy < self._problem.floor else "refused"
-        is_hoped = step.gain is not None and step.expected_gain is not None and step.expected_gain > 0  # a rung is meant to be slower
-        hope = "" if not is_hoped else f", faster by {math.expm1(step.gain):.1%} of {math.expm1(step.expected_gain):.1%} expected"
+        hope = ""
+        if step.gain is not None and step.expected_gain is not None and step.expected_gain > 0:  # a rung is meant to be slower
+            hope = f", faster by {math.expm1(step.gain):.1%} of {math.expm1(step.expected_gain):.1%} expected"
         reasons = step.why.split("; ")
         why = f" ({step.why})" if step.why and len(reasons) == 1 else ""
         predicted = f", {step.predicted_share:.0%} of it predicted" if step.predicted_share else ""
