@@ -1,12 +1,12 @@
 """The agent: a trained policy plans in a model of the problem, what is verified mends the model, and so on in turns.
 
-In a turn the policy is rolled out in the model (`imagination`), which costs nothing; the plan it comes to is measured and its
-accuracy asked for, where it promises to be faster than what is verified. A few rounds of search on the model go on from there (`surrogate`), each with one true look, and every
-answer is learnt from, so that the next turn plans in a better model. All write into one meter, so the fastest plan that any
-of them verified is the answer.
+In a turn the policy is rolled out in the model (`imagination`), which costs nothing; the plan it comes to is measured and
+its accuracy asked for, where it promises to be faster than what is verified. A few rounds of search on the model go on
+from there (`surrogate`), each with one true look, and every answer is learnt from, so that the next turn plans in a better
+model. All write into one meter, so the fastest plan that any of them verified is the answer.
 
-A study on a simulator had the policy walk the true problem first (`PolicyRollOut`). In rehearsals of recorded devices that walk
-took more evaluations than all of the turns, and what it came to was slower.
+A study on a simulator had the policy walk the true problem first (`PolicyRollOut`). In rehearsals of recorded devices that
+walk took more evaluations than all of the turns, and what it came to was slower (`benchmarks/transfer.py`).
 """
 
 from __future__ import annotations

@@ -34,12 +34,8 @@ class ProxyGreedy:
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
         """Takes the legal step of the highest score until none promises a gain (see `searcher.Searcher`)."""
         meter = Meter(problem, budget, on_step)
-        self.walk(problem, meter)
-        return meter.result(self.name)
-
-    def walk(self, problem: Problem, meter: Meter) -> None:
-        """The same, counted by a meter of someone else's."""
         RollOut(problem, meter, max_rows=len(problem.network.subgraphs), max_rejections=self._max_rejections).run(_choose)
+        return meter.result(self.name)
 
 
 def _choose(observation: np.ndarray, mask: np.ndarray) -> int:

@@ -25,7 +25,7 @@ class RollOut:
 
     Args:
         problem: what to solve.
-        meter: counts and writes down; has the dense plan already, or gets it.
+        meter: counts and writes down.
         max_rows: rows of the observation.
         max_steps: truncation: far more than a walk takes, so that it never binds.
         max_rejections: the walk ends after so many.
@@ -49,8 +49,7 @@ class RollOut:
             DeviceError: the device is gone.
         """
         obs, info = self._env.reset(seed=0)
-        if not self._meter.accepted:
-            self._meter.start(info["latency_s"])
+        self._meter.start(info["latency_s"])
         done = False
         while not done and not self._meter.is_spent:
             chosen = choose(obs, self._core.action_masks())

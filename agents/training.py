@@ -127,7 +127,7 @@ def train_policy(
     n_done = 0 if saved is None else int(saved["n_steps"])
     env = ProblemVecEnv(_Make(problems, settings.max_rows, settings.max_steps), settings.n_envs, settings.n_workers, settings.seed + n_done * settings.n_envs)
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # batches are small: a second thread costs more than it brings
+    torch.set_num_threads(1)  # while steps are taken: a few rows at a time, and other processes at work
     try:
         model = learner.make(env, lambda left: settings.learning_rate * max(left, 0.1), settings.seed, settings.options)
         if start is not None:
@@ -136,7 +136,7 @@ def train_policy(
             _restore(model, saved, str(checkpoint))
         model.set_logger(configure(str(log_folder) if log_folder else None, ["tensorboard"] if log_folder else []))
         model.num_timesteps = n_done
-        watch = _Watch(learner, settings, on_steps, held_out, checkpoint, n_done, saved)
+        watch = _Watch(learner, settings, on_steps, held_out, checkpoint, n_done, saved, n_threads)
         watch.init_callback(model)
         if n_done < settings.total_timesteps:
             model.learn(settings.total_timesteps - n_done, callback=watch, reset_num_timesteps=False)
@@ -177,12 +177,14 @@ class _Watch(BaseCallback):
         checkpoint: Path | None,
         n_done: int,
         saved: Mapping[str, Any] | None,
+        n_threads: int,
     ) -> None:
         super().__init__()
         self._learner, self._settings, self._on_steps, self._held_out, self._checkpoint = learner, settings, on_steps, held_out, checkpoint
         self._due = (n_done // settings.eval_every + 1) * settings.eval_every
         self.evaluations = [Evaluation(**e) for e in saved["evaluations"]] if saved else []
         self._started = time.perf_counter() - (saved["seconds"] if saved else 0.0)
+        self._n_threads = n_threads
 
     @property
     def seconds(self) -> float:
@@ -197,7 +199,11 @@ class _Watch(BaseCallback):
             self._on_steps(self.num_timesteps)
         return True
 
+    def _on_rollout_end(self) -> None:  # the update comes next, while nobody else is at work
+        torch.set_num_threads(self._n_threads)
+
     def _on_rollout_start(self) -> None:  # after the update that the steps before it led to
+        torch.set_num_threads(1)
         if self.num_timesteps >= self._due:
             self._due += self._settings.eval_every
             self.look()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, Recalibrated
+from cprune_rl.accuracy.oracle import Evaluation, Finetuned, PlanOracle, Recalibrated
 from cprune_rl.accuracy.training import TrainSettings, evaluate
 from cprune_rl.cost_cache import open_store
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
@@ -38,6 +38,8 @@ from cprune_rl.table import Plan
 NETWORKS = tuple(sorted({name.partition("@")[0] for name in recorded_names() if name.endswith("@znver4-1t")}))
 _SHARE = 0.5  # of the dense latency
 _BATCH = 4  # plans that are looked at together
+_FEW = 1000  # images that a cheaper look is judged on
+LOOKS = ("look_s", "look_cpu_s", "look_few_cpu_s", "look_in_batch_s")
 
 
 def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | None = None) -> list[dict[str, Any]]:
@@ -62,7 +64,7 @@ def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | No
     started = time.perf_counter()
     supernet = supernet_evaluation(config, subject, reporter)
     training_s = {"supernet": time.perf_counter() - started}
-    evaluations: dict[str, Evaluation] = {"macs": full, "recalibrate": Recalibrated(subject.pruned, subject.weights, subject.data)}
+    evaluations: dict[str, Recalibrated | Finetuned] = {"macs": full, "recalibrate": Recalibrated(subject.pruned, subject.weights, subject.data)}
     evaluations |= {f"finetune:{n}": subject.finetuned(TrainSettings(n, learning_rate=0.02, warmup=0.1, seed=seed)) for n in (20, 50, 200)}
     evaluations["supernet"] = supernet
     truth = _answers(PlanOracle(full, subject.data, store, dense_accuracy), plans, full, reporter, f"{network}: full fine-tunes")
@@ -78,7 +80,7 @@ def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | No
                 "seed": seed,
                 "oracle": name,
                 "rank_correlation": [round(v, 3) for v in (found.value, found.low, found.high)],
-                **({"look_s": 0.0, "look_cpu_s": 0.0, "look_in_batch_s": 0.0} if name == "macs" else _look_s(evaluation, plans)),
+                **(dict.fromkeys(LOOKS, 0.0) if name == "macs" else _look_s(evaluation, plans)),
                 "training_s": round(training_s.get(name, 0.0), 1),
                 "bias": 0.0 if name == "macs" else round(float((values - truth).mean()), 4),
                 "n_plans": len(plans),
@@ -95,16 +97,24 @@ def _answers(oracle: PlanOracle, plans: list[Plan], evaluation: Evaluation, repo
         return np.array(oracle.evaluate_all(plans, evaluation, advance))
 
 
-def _look_s(evaluation: Evaluation, plans: list[Plan]) -> dict[str, float]:
-    """Seconds of one look, seconds of all cores, and seconds a look where several plans are looked at together."""
+def _look_s(evaluation: Recalibrated | Finetuned, plans: list[Plan]) -> dict[str, float]:
+    """Of `LOOKS`: seconds of one look, of all cores in it, of all cores on a thousand images, and of a look where several plans are looked at together."""
     evaluation(plans[0])  # the first may have to load something
-    started, started_cpu = time.perf_counter(), time.process_time()
-    evaluation(plans[0])
-    one_s, cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
+    one_s, cpu_s = _timed(evaluation, plans[0])
+    search = evaluation.data.search
+    few = dataclasses.replace(search, images=search.images[:_FEW], labels=search.labels[:_FEW])
+    _, few_cpu_s = _timed(dataclasses.replace(evaluation, data=dataclasses.replace(evaluation.data, search=few)), plans[0])
     batch = plans[:_BATCH]
     started = time.perf_counter()
     list(evaluation.many(batch))
-    return {"look_s": round(one_s, 3), "look_cpu_s": round(cpu_s, 3), "look_in_batch_s": round((time.perf_counter() - started) / len(batch), 3)}
+    in_batch_s = (time.perf_counter() - started) / len(batch)
+    return dict(zip(LOOKS, (round(v, 3) for v in (one_s, cpu_s, few_cpu_s, in_batch_s)), strict=True))
+
+
+def _timed(evaluation: Evaluation, plan: Plan) -> tuple[float, float]:
+    started, started_cpu = time.perf_counter(), time.process_time()
+    evaluation(plan)
+    return time.perf_counter() - started, time.process_time() - started_cpu
 
 
 def main() -> None:
@@ -122,7 +132,7 @@ def main() -> None:
             rows += measure(network, seed, options.plans, options.storage, options.steps)
             if options.json:
                 options.json.write_text(json.dumps({"command": command_line(), "system": describe_system(), "rows": rows}, indent=1) + "\n")
-    view = Table("network", "seed", "oracle", "rank correlation [95 %]", "s a look", "CPU s", "s in a batch", "s of training", "bias")
+    view = Table("network", "seed", "oracle", "rank correlation [95 %]", "s a look", "CPU s", f"CPU s, {_FEW} images", "s in a batch", "s of training", "bias")
     for row in (r for r in rows if r["oracle"] != "truth"):
         value, low, high = row["rank_correlation"]
         view.add_row(
@@ -132,6 +142,7 @@ def main() -> None:
             f"{value:.2f} [{low:.2f}, {high:.2f}]",
             f"{row['look_s']:.2f}",
             f"{row['look_cpu_s']:.2f}",
+            f"{row['look_few_cpu_s']:.2f}",
             f"{row['look_in_batch_s']:.2f}",
             f"{row['training_s']:.0f}",
             f"{row['bias']:+.3f}",

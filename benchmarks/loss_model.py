@@ -9,6 +9,10 @@ several powers of what was removed, or those that a recording holds: each group 
 few steps, two evaluations a group. The recording's network was trained by another seed or at another time, while plans of a run
 are judged by curves of that very network: read the difference as an upper bound. The power was chosen on the plans that it is
 compared on, which are all of half the dense latency, and full means what `accuracy_oracles.py` was told by `--steps`.
+
+So the power is also fitted to each network alone, and even curves are tried on each network with power, deviation and noise
+fitted to the others (the level stays its own: a run fits that). And a short fine-tune's answers, calibrated on four of the
+plans by turns, are set beside the full fine-tune's: how far off an oracle is that a search asks.
 """
 
 from __future__ import annotations
@@ -25,11 +29,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import minimize
 
+from cprune_rl.accuracy.calibration import Calibration
 from cprune_rl.envs.recordings import read_recording
 from cprune_rl.intervals import rank_correlation
 from cprune_rl.machine import command_line, describe_system
 
 POWERS = (1.0, 2.0, 3.0, 3.5, 4.0, 5.0)
+FINER = tuple(np.round(np.arange(1.5, 6.01, 0.25), 2))
+ORACLE = "finetune:50"
+N_CALIBRATING = 4
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "accuracy_oracles.json"
 
 Curves = list[NDArray[np.float64]]  # `(n_plans, n_groups)` of each network and seed: what is predicted of each group
@@ -63,27 +71,87 @@ def fit(name: str, curves: Curves, losses: list[NDArray[np.float64]]) -> dict[st
     }
 
 
+def of_networks(networks: Sequence[str], kept: Curves, losses: list[NDArray[np.float64]]) -> list[dict[str, Any]]:
+    """For each network the likeliest power of its own plans, and how likely they are by what was fitted to the others."""
+    found = []
+    for network in dict.fromkeys(networks):
+        own, others = ([i for i, name in enumerate(networks) if (name == network) is wanted] for wanted in (True, False))
+
+        def likeliest(chosen: Sequence[int]) -> tuple[float, dict[str, Any]]:
+            fits = {p: fit("", [(1 - kept[i]) ** p for i in chosen], [losses[i] for i in chosen]) for p in FINER}
+            power = max(fits, key=lambda p: float(fits[p]["log_likelihood"]))
+            return float(power), fits[power]
+
+        power, alone = likeliest(own)
+        elsewhere, fitted = likeliest(others)
+        shape = np.log([fitted["group_deviation"], fitted["noise"]])
+        curves, truth = [(1 - kept[i]) ** elsewhere for i in own], [losses[i] for i in own]
+        start = np.log(alone["levels"])
+        told = minimize(lambda levels: negative_log_likelihood([*shape, *levels], curves, truth), start, method="Nelder-Mead")  # noqa: B023  # called in this round only
+        found.append(
+            {
+                "network": network,
+                "power": power,
+                "log_likelihood": alone["log_likelihood"],
+                "power_of_others": elsewhere,
+                "log_likelihood_by_others": round(-float(told.fun), 2),
+                "level_deviation_between_seeds": alone["level_deviation"],
+            }
+        )
+    return found
+
+
+def calibrated_error(answers: NDArray[np.float64], truth: NDArray[np.float64]) -> tuple[float, float]:
+    """What calibrated losses are off, calibrated on as many of the plans as a run fine-tunes, the others judged.
+
+    Returns:
+        Log deviation that all answers of a calibration have in common, and standard deviation, in accuracy, of each answer's own.
+    """
+    rng, common, own = np.random.default_rng(0), [], []
+    for _ in range(400):
+        order = rng.permutation(len(truth))
+        chosen, judged = order[:N_CALIBRATING], order[N_CALIBRATING:]
+        calibration = Calibration.fit([(float(answers[i]), float(truth[i])) for i in chosen])
+        told = np.array([calibration(float(answers[i])) for i in judged])
+        factor = told.mean() / truth[judged].mean()
+        common.append(float(np.log(factor)))
+        own += list(told / factor - truth[judged])
+    return float(np.sqrt(np.mean(np.square(common)))), float(np.sqrt(np.mean(np.square(own))))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oracles", type=Path, default=RESULTS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    subjects = [row for run in json.loads(options.oracles.read_text())["runs"] for row in run["rows"] if row["oracle"] == "truth"]
+    told_rows = [row for run in json.loads(options.oracles.read_text())["runs"] for row in run["rows"]]
+    subjects, asked = ([row for row in told_rows if row["oracle"] == name] for name in ("truth", ORACLE))
     recordings = [read_recording(f"{s['network']}@znver4-1t") for s in subjects]
     kept = [np.array(s["plans"]) / np.array(r.network.dense.widths) for s, r in zip(subjects, recordings, strict=True)]
     losses = [s["dense_accuracy"] - np.array(s["accuracy"]) for s in subjects]
     rows = [fit(f"even, power {power:g}", [(1 - k) ** power for k in kept], losses) for power in POWERS]
     rows.append(fit("group by group", [r.curves.scale * (1 - k) ** r.curves.power for k, r in zip(kept, recordings, strict=True)], losses))
     names = [f"{s['network']}, seed {s['seed']}" for s in subjects]
+    networks = of_networks([s["network"] for s in subjects], kept, losses)
+    errors = [calibrated_error(s["dense_accuracy"] - np.array(a["accuracy"]), loss) for s, a, loss in zip(subjects, asked, losses, strict=True)]
     if options.json:
-        told = {"command": command_line(), "system": describe_system(), "subjects": names, "rows": rows}
+        oracle = {"oracle": ORACLE, "error": dict(zip(names, ({"common": round(c, 3), "own": round(o, 5)} for c, o in errors), strict=True))}
+        told = {"command": command_line(), "system": describe_system(), "subjects": names, "rows": rows, "networks": networks, "calibrated": oracle}
         options.json.write_text(json.dumps(told, indent=1) + "\n")
     view = Table("curves", "log likelihood", "deviation of groups", "noise, points", "deviation of levels", *names)
     for row in rows:
         correlations = [f"{c[0]:.2f}" for c in row["rank_correlation"]]
         view.add_row(row["curves"], f"{row['log_likelihood']:.1f}", f"{row['group_deviation']:.2f}", f"{100 * row['noise']:.2f}", f"{row['level_deviation']:.2f}", *correlations)
     view.caption = "Rank correlation with the losses of full fine-tunes, for each network and seed"
-    Console().print(view)
+    alone = Table("network", "its own power", "log likelihood", "power of the others", "log likelihood by the others", "deviation of levels between seeds")
+    for n in networks:
+        alone.add_row(n["network"], *(f"{n[key]:.2f}" for key in ("power", "log_likelihood", "power_of_others", "log_likelihood_by_others", "level_deviation_between_seeds")))
+    console = Console()
+    console.print(view, alone)
+    off = Table("network", "log deviation in common", "own error, points", title=f"{ORACLE}, calibrated on {N_CALIBRATING} plans")
+    for name, (common, own) in zip(names, errors, strict=True):
+        off.add_row(name, f"{common:.2f}", f"{100 * own:.2f}")
+    console.print(off)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,8 @@ class CostModel:
 
     def __init__(self, known: Iterable[tuple[Workload, TaskCost]] = ()) -> None:
         self._points: dict[tuple[object, ...], dict[str, Point]] = {}
-        self._fits: dict[tuple[object, ...], NDArray[np.float64]] = {}
-        self._memo: dict[str, TaskCost] = {}
+        self._fits: dict[tuple[object, ...], _Fit] = {}
+        self._answers: dict[str, TaskCost] = {}  # measured ones, and those interpolated since something was last learnt
         self.known: dict[str, TaskCost] = {}
         self._workloads: dict[str, Workload] = {}
         for workload, cost in known:
@@ -52,7 +52,7 @@ class CostModel:
         self._workloads[workload.key] = workload
         self._points.setdefault(kind, {})[workload.key] = (workload.channels_in, workload.channels_out, cost)
         self._fits.pop(kind, None)
-        self._memo.clear()
+        self._answers = dict(self.known)
 
     def measured(self) -> list[tuple[Workload, TaskCost]]:
         """Everything learnt, in the order of learning."""
@@ -60,26 +60,56 @@ class CostModel:
 
     def predict(self, workload: Workload) -> TaskCost:
         """The measured cost where there is one, else an interpolated one; infinite for a kind never seen."""
-        if workload.key in self.known:
-            return self.known[workload.key]
-        if workload.key not in self._memo:
-            self._memo[workload.key] = self._interpolate(workload)
-        return self._memo[workload.key]
+        return self._answers.get(workload.key) or self._interpolated(workload)
+
+    def predict_all(self, workloads: Iterable[Workload]) -> list[TaskCost]:
+        """The same of many: an agent asks for hundreds at each step."""
+        answers = self._answers
+        return [answers.get(w.key) or self._interpolated(w) for w in workloads]
+
+    def _interpolated(self, workload: Workload) -> TaskCost:
+        cost = self._answers[workload.key] = self._interpolate(workload)
+        return cost
 
     def _interpolate(self, workload: Workload) -> TaskCost:
         kind = _kind(workload)
-        points = list(self._points.get(kind, {}).values())
-        if not points:
+        if kind not in self._points:
             return TaskCost(math.inf, is_measured=False)
         if kind not in self._fits:
-            self._fits[kind] = _fit(points)
-        fit = self._fits[kind]
-        distance = np.array([abs(math.log(i / workload.channels_in)) + abs(math.log(o / workload.channels_out)) for i, o, _ in points])
+            self._fits[kind] = _Fit.of(list(self._points[kind].values()))
+        return self._fits[kind].at(workload.channels_in, workload.channels_out)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What is known of one kind of task.
+
+    Attributes:
+        costs: measured.
+        coefficients: of `_terms`.
+        logs: log channels of the measured, `(n, 2)`.
+        residuals: log of what was measured over the fit, `(n,)`.
+    """
+
+    costs: Sequence[TaskCost]
+    coefficients: NDArray[np.float64]
+    logs: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+
+    @staticmethod
+    def of(points: Sequence[Point]) -> _Fit:
+        coefficients = _fit(points)
+        logs = np.log([(i, o) for i, o, _ in points])
+        residuals = [math.log(c.latency_s / max(float(_terms(i, o) @ coefficients), 1e-12)) for i, o, c in points]
+        return _Fit([c for _, _, c in points], coefficients, logs, np.array(residuals))
+
+    def at(self, channels_in: int, channels_out: int) -> TaskCost:
+        """Interpolated."""
+        distance = np.abs(self.logs - (math.log(channels_in), math.log(channels_out))).sum(axis=1)
         weight = np.exp(-distance / _REACH)
-        residual = np.array([math.log(c.latency_s / max(float(_terms(i, o) @ fit), 1e-12)) for i, o, c in points])
-        correction = float(weight @ residual / (weight.sum() + 0.25))  # 0.25: far from every point the fit stands alone
-        latency = float(_terms(workload.channels_in, workload.channels_out) @ fit) * math.exp(correction)
-        nearest = points[int(distance.argmin())][2]
+        correction = float(weight @ self.residuals / (weight.sum() + 0.25))  # 0.25: far from every point the fit stands alone
+        latency = float(_terms(channels_in, channels_out) @ self.coefficients) * math.exp(correction)
+        nearest = self.costs[int(distance.argmin())]
         return TaskCost(latency, nearest.tile_factors, is_measured=False, lanes=nearest.lanes)
 
 
@@ -130,7 +160,7 @@ class EstimatedCosts:
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
         """Cheap looks (see `contracts.LatencySource`); a task that failed is told as it failed."""
-        return [self._failed.get(w.key) or self._model.predict(w) for w in workloads]
+        return [self._failed.get(w.key) or self._model.predict(w) for w in workloads] if self._failed else self._model.predict_all(workloads)
 
 
 class ModelledCosts:
@@ -155,7 +185,7 @@ class ModelledCosts:
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
         """Recorded or interpolated costs, each saying which."""
-        return [self._model.predict(w) for w in workloads]
+        return self._model.predict_all(workloads)
 
 
 class NoisyCosts:
@@ -188,4 +218,5 @@ class NoisyCosts:
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
         """What was looked at in this episode, else the prediction."""
-        return [self._looked.get(w.key) or self._base.predict([w])[0] for w in workloads]
+        looked = self._looked
+        return [looked.get(w.key) or cost for w, cost in zip(workloads, self._base.predict(workloads), strict=True)]

@@ -1,8 +1,9 @@
 """Problems for training one policy that serves many networks, floors and devices of a class.
 
 Each is a variant of a recorded network on the device it was recorded on: latencies interpolated from what was timed, off
-by as much as the interpolation is (tasks left out in turn); losses drawn around those that oracles gave, and off from
-what the agent is shown, by spreads fitted to fine-tuned plans (`rehearsals.LossSpread`). Nothing is compiled, timed or trained for a problem.
+by as much as the interpolation is (tasks left out in turn); losses drawn around those that oracles gave, and off from what
+the agent is shown, by as much as fine-tuned plans were found to be (`rehearsals.LossSpread`). In a share of the episodes
+all is as shown. Nothing is compiled, timed or trained for a problem.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cprune_rl.contracts import LossCurves
+from cprune_rl.contracts import LatencySource, LossCurves
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts, NoisyCosts
 from cprune_rl.cost_cache.recorded import interpolation_error
 from cprune_rl.descriptor import UNKNOWN_DEVICE
@@ -33,6 +34,7 @@ class GeneratorSettings:
         n_variants: networks; drawn once, because a network remembers its tasks and a new one would have to learn them.
         floors: drops in accuracy.
         recorded_share: of the episodes that are on a recorded network as it is.
+        imagined_share: of the episodes in which all is as it is shown, as in the model that the agent has a policy plan in.
         losses: how far they are from what is shown.
         level_sigma: log deviation of the loss shown, of a whole network, from the recording's.
         shown_sigma: log deviation of a group's loss shown from that: what evaluations taught of it beforehand.
@@ -44,6 +46,7 @@ class GeneratorSettings:
     n_variants: int = 256
     floors: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03)
     recorded_share: float = 0.25
+    imagined_share: float = 0.5
     losses: LossSpread = field(default_factory=LossSpread)
     level_sigma: float = 0.5
     shown_sigma: float = 0.4
@@ -94,9 +97,12 @@ class GeneratedProblems:
         even = even_curves(recording)  # in total as much for a variant of more groups, or fewer
         level = float(even.scale.sum()) / n * np.exp(rng.normal(0.0, s.level_sigma))
         curves = LossCurves(level * np.exp(rng.normal(0.0, s.shown_sigma, n)), np.full(n, even.power[0]))
-        truth = s.losses.draw(curves, rng)
-        latency = NoisyCosts(variant.network, ModelledCosts(variant.network, source.model), int(rng.integers(2**31)), max(source.error, s.least_latency_sigma))
-        oracle = CurveOracle(variant.network, truth, recording.dense_accuracy, s.losses.noise, int(rng.integers(2**31)))
+        latency: LatencySource = ModelledCosts(variant.network, source.model)
+        if rng.random() < s.imagined_share:
+            oracle = CurveOracle(variant.network, curves, recording.dense_accuracy)
+        else:
+            latency = NoisyCosts(variant.network, latency, int(rng.integers(2**31)), max(source.error, s.least_latency_sigma))
+            oracle = s.losses.oracle(variant.network, s.losses.draw(curves, rng), recording.dense_accuracy, rng)
         floor = max(0.0, recording.dense_accuracy - float(rng.choice(np.asarray(s.floors))))
         device = UNKNOWN_DEVICE if s.is_device_hidden else recording.descriptor
         return Problem(f"{recording.name} (varied)", variant.network, latency, oracle, curves, recording.dense_accuracy, floor, device)

@@ -32,12 +32,14 @@ class TrainingProblems:
     Attributes:
         network: what is pruned.
         model: interpolated latencies.
-        curves: fitted loss curves: what the agent is shown.
+        curves: fitted loss curves, around which those are drawn that the agent is shown.
         dense_accuracy: of the dense network.
         descriptor: of the device.
         floors: drops in accuracy to draw from.
         losses: how far true losses are from the curves shown.
+        shown_sigma: log deviation of a group's loss shown from the fitted curve: what evaluations teach of it in a search.
         latency_sigma: log deviation of each task's true latency from the one predicted.
+        imagined_share: of the episodes in which all is as it is shown, as in the model that the agent has a policy plan in.
     """
 
     network: Network
@@ -47,16 +49,21 @@ class TrainingProblems:
     descriptor: DeviceDescriptor
     floors: Sequence[float] = (0.005, 0.01, 0.02, 0.03)
     losses: LossSpread = field(default_factory=LossSpread)
+    shown_sigma: float = 0.4
     latency_sigma: float = 0.06
+    imagined_share: float = 0.5
 
     def __call__(self, rng: np.random.Generator) -> Problem:
         """One variation."""
-        truth = self.losses.draw(self.curves, rng)
-        base: LatencySource = ModelledCosts(self.network, self.model)
-        latency = NoisyCosts(self.network, base, int(rng.integers(2**31)), self.latency_sigma)
-        oracle = CurveOracle(self.network, truth, self.dense_accuracy, self.losses.noise, int(rng.integers(2**31)))
+        shown = LossCurves(self.curves.scale * np.exp(rng.normal(0.0, self.shown_sigma, len(self.curves.scale))), self.curves.power)
+        latency: LatencySource = ModelledCosts(self.network, self.model)
+        if rng.random() < self.imagined_share:
+            oracle = CurveOracle(self.network, shown, self.dense_accuracy)
+        else:
+            latency = NoisyCosts(self.network, latency, int(rng.integers(2**31)), self.latency_sigma)
+            oracle = self.losses.oracle(self.network, self.losses.draw(shown, rng), self.dense_accuracy, rng)
         floor = self.dense_accuracy - float(rng.choice(np.asarray(self.floors)))
-        return Problem(f"{self.network.name} (varied)", self.network, latency, oracle, self.curves, self.dense_accuracy, max(floor, 0.0), self.descriptor)
+        return Problem(f"{self.network.name} (varied)", self.network, latency, oracle, shown, self.dense_accuracy, max(floor, 0.0), self.descriptor)
 
 
 def make_live_env(max_rows: int = 32, max_steps: int = 200, max_rejections: int = 8, reward: str = "gated", render_mode: str | None = None, **options: Any) -> CPruneEnv:

@@ -94,6 +94,8 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
 def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02), seeds: Sequence[int] = (0, 1, 2)) -> list[dict[str, Any]]:
     """The agent with a policy, and the policy's roll-out, beside greedy CPrune and adaptive proxy greedy, on rehearsals of recorded problems.
 
+    Roll-out and proxy greedy end after eight rejections; `benchmarks/transfer.py` has no such limit for proxy greedy.
+
     Args:
         policy: to be judged.
         names: of the problems.
