@@ -23,6 +23,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
+from torch.nn import functional
 
 from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS, N_WIDTHS, feature_hash
 from cprune_rl.errors import PolicyError
@@ -58,11 +59,19 @@ class RowEncoder(BaseFeaturesExtractor):
         owner, _ = valid.nonzero(as_tuple=True)
         rows = self.embed(observations[valid])  # only rows that stand for a task are computed
         for mix in (self.mix1, self.mix2):
-            rows = rows + mix(torch.cat([rows, self._pooled(rows, owner, batch)[owner]], dim=1))
+            rows = rows + self._mixed(mix, rows, self._pooled(rows, owner, batch), owner)
         pooled = self.pool(torch.cat([self._pooled(rows, owner, batch), observations[:, 0, -N_GLOBALS:]], dim=1))
         padded = rows.new_zeros(batch, n_rows, self._width)
         padded[valid] = rows
         return torch.cat([padded.flatten(1), pooled, observations[:, :, _SCORE].flatten(1)], dim=1)
+
+    def _mixed(self, mix: nn.Sequential, rows: torch.Tensor, pooled: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+        """`mix` of each row beside its table's pooled embedding, whose share of the product is computed once a table, not once a row."""
+        linear, activation = mix
+        assert isinstance(linear, nn.Linear)
+        own, shared = linear.weight[:, : self._width], linear.weight[:, self._width :]
+        mixed: torch.Tensor = activation(rows @ own.T + functional.linear(pooled, shared, linear.bias)[owner])
+        return mixed
 
     def _pooled(self, rows: torch.Tensor, owner: torch.Tensor, batch: int) -> torch.Tensor:
         """Mean and maximum over the rows of each table, `(batch, 2 * width)`."""

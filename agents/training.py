@@ -7,6 +7,7 @@ policy then does on a real problem is in `agent`.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,9 @@ from cprune_rl.errors import PolicyError, UnknownNameError
 
 __all__ = ["Evaluation", "Trained", "TrainingSettings", "check_learner", "train_policy"]
 
+_LONG = 10_000  # steps: fewer are done before processes have started
+_MOST_WORKERS = 8  # the batches of more would be too small
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -39,7 +43,7 @@ class TrainingSettings:
         total_timesteps: environment steps.
         learner: a key of `learners.LEARNERS`.
         n_envs: environments stepped together.
-        n_workers: processes that step them; 0 steps them in this one.
+        n_workers: processes that step them; 0 steps them in this one; None: one for each core if the training is long, in a program that guards its `__main__`.
         learning_rate: at the start; falls linearly to a tenth.
         max_rows: rows of the observation.
         max_steps: truncation of a training episode.
@@ -51,7 +55,7 @@ class TrainingSettings:
     total_timesteps: int = 100_000
     learner: str = "ppo"
     n_envs: int = 64
-    n_workers: int = 0
+    n_workers: int | None = 0
     learning_rate: float = 5e-4
     max_rows: int = 32
     max_steps: int = 60
@@ -125,7 +129,7 @@ def train_policy(
     learner = LEARNERS[settings.learner]
     saved = _saved(checkpoint, settings) if checkpoint is not None and checkpoint.is_file() else None
     n_done = 0 if saved is None else int(saved["n_steps"])
-    env = ProblemVecEnv(_Make(problems, settings.max_rows, settings.max_steps), settings.n_envs, settings.n_workers, settings.seed + n_done * settings.n_envs)
+    env = ProblemVecEnv(_Make(problems, settings.max_rows, settings.max_steps), settings.n_envs, _workers(settings), settings.seed + n_done * settings.n_envs)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # while steps are taken: a few rows at a time, and other processes at work
     try:
@@ -151,6 +155,12 @@ def check_learner(name: str) -> None:
     """Raises UnknownNameError where there is no such learner."""
     if name not in LEARNERS:
         raise UnknownNameError("learner", name, LEARNERS)
+
+
+def _workers(settings: TrainingSettings) -> int:
+    if settings.n_workers is not None:
+        return settings.n_workers
+    return min(os.cpu_count() or 1, _MOST_WORKERS) if settings.total_timesteps >= _LONG else 0
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ are judged by curves of that very network: read the difference as an upper bound
 compared on, which are all of half the dense latency, and full means what `accuracy_oracles.py` was told by `--steps`.
 
 So the power is also fitted to each network alone, and even curves are tried on each network with power, deviation and noise
-fitted to the others (the level stays its own: a run fits that). And a short fine-tune's answers, calibrated on four of the
-plans by turns, are set beside the full fine-tune's: how far off an oracle is that a search asks.
+fitted to the others (the level stays its own: a run fits that). And what oracles answered,
+calibrated, is set beside the full fine-tunes: how far off is it that a search asks? Part of that is the same for all plans, part
+goes with what was pruned, part is noise.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from cprune_rl.intervals import rank_correlation
 from cprune_rl.machine import command_line, describe_system
 
 POWERS = (1.0, 2.0, 3.0, 3.5, 4.0, 5.0)
-FINER = tuple(np.round(np.arange(1.5, 6.01, 0.25), 2))
-ORACLE = "finetune:50"
+FINER = tuple(np.arange(2.0, 5.01, 0.5))
+ORACLES = ("finetune:20", "finetune:50", "finetune:200", "supernet")
 N_CALIBRATING = 4
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "accuracy_oracles.json"
 
@@ -101,22 +102,43 @@ def of_networks(networks: Sequence[str], kept: Curves, losses: list[NDArray[np.f
     return found
 
 
-def calibrated_error(answers: NDArray[np.float64], truth: NDArray[np.float64]) -> tuple[float, float]:
-    """What calibrated losses are off, calibrated on as many of the plans as a run fine-tunes, the others judged.
+def calibrated(name: str, powers: Curves, levels: Sequence[float], answers: list[NDArray[np.float64]], losses: list[NDArray[np.float64]]) -> dict[str, Any]:
+    """How far an oracle's calibrated losses are from those of full fine-tunes.
 
     Returns:
-        Log deviation that all answers of a calibration have in common, and standard deviation, in accuracy, of each answer's own.
+        `bias`: log deviation that all answers of a calibration on `N_CALIBRATING` plans have in common, for each network and seed;
+        `group`: deviation of what a group is told to lose from what it loses; `noise`: of what no sum over groups explains, in
+        accuracy, of the answers; `residual`: root mean square of what is left of both, in accuracy, for each network and seed.
     """
-    rng, common, own = np.random.default_rng(0), [], []
-    for _ in range(400):
-        order = rng.permutation(len(truth))
-        chosen, judged = order[:N_CALIBRATING], order[N_CALIBRATING:]
-        calibration = Calibration.fit([(float(answers[i]), float(truth[i])) for i in chosen])
-        told = np.array([calibration(float(answers[i])) for i in judged])
-        factor = told.mean() / truth[judged].mean()
-        common.append(float(np.log(factor)))
-        own += list(told / factor - truth[judged])
-    return float(np.sqrt(np.mean(np.square(common)))), float(np.sqrt(np.mean(np.square(own))))
+    rng = np.random.default_rng(0)
+    told = [np.array([Calibration.fit(list(zip(raw, loss, strict=True)))(float(r)) for r in raw]) for raw, loss in zip(answers, losses, strict=True)]
+    errors = [t - loss for t, loss in zip(told, losses, strict=True)]
+
+    def unlikeliness(parameters: Sequence[float]) -> float:
+        deviation, noise = np.exp(parameters)
+        total = 0.0
+        for curve, error, level in zip(powers, errors, levels, strict=True):
+            covariance = (level * deviation) ** 2 * curve @ curve.T + noise**2 * np.eye(len(error))
+            total += 0.5 * (np.linalg.slogdet(covariance)[1] + error @ np.linalg.solve(covariance, error))
+        return float(total)
+
+    found = min((minimize(unlikeliness, np.log([start, 0.002]), method="Nelder-Mead") for start in (0.2, 0.5, 1.0)), key=lambda o: o.fun)
+    bias = []
+    for raw, loss in zip(answers, losses, strict=True):
+        common = []
+        for _ in range(400):
+            order = rng.permutation(len(loss))
+            chosen, judged = order[:N_CALIBRATING], order[N_CALIBRATING:]
+            calibration = Calibration.fit([(float(raw[i]), float(loss[i])) for i in chosen])
+            common.append(float(np.log(np.mean([calibration(float(raw[i])) for i in judged]) / loss[judged].mean())))
+        bias.append(round(float(np.sqrt(np.mean(np.square(common)))), 3))
+    return {
+        "oracle": name,
+        "bias": bias,
+        "group": round(float(np.exp(found.x[0])), 3),
+        "noise": fit(name, powers, told)["noise"],
+        "residual": [round(float(np.sqrt(np.mean(np.square(e)))), 5) for e in errors],
+    }
 
 
 def main() -> None:
@@ -125,7 +147,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     told_rows = [row for run in json.loads(options.oracles.read_text())["runs"] for row in run["rows"]]
-    subjects, asked = ([row for row in told_rows if row["oracle"] == name] for name in ("truth", ORACLE))
+    subjects = [row for row in told_rows if row["oracle"] == "truth"]
     recordings = [read_recording(f"{s['network']}@znver4-1t") for s in subjects]
     kept = [np.array(s["plans"]) / np.array(r.network.dense.widths) for s, r in zip(subjects, recordings, strict=True)]
     losses = [s["dense_accuracy"] - np.array(s["accuracy"]) for s in subjects]
@@ -133,10 +155,15 @@ def main() -> None:
     rows.append(fit("group by group", [r.curves.scale * (1 - k) ** r.curves.power for k, r in zip(kept, recordings, strict=True)], losses))
     names = [f"{s['network']}, seed {s['seed']}" for s in subjects]
     networks = of_networks([s["network"] for s in subjects], kept, losses)
-    errors = [calibrated_error(s["dense_accuracy"] - np.array(a["accuracy"]), loss) for s, a, loss in zip(subjects, asked, losses, strict=True)]
+    likeliest = max(rows[: len(POWERS)], key=lambda row: float(row["log_likelihood"]))
+    curves = [(1 - k) ** POWERS[rows.index(likeliest)] for k in kept]
+    oracles = []
+    for oracle in ORACLES:
+        asked = [row for row in told_rows if row["oracle"] == oracle]
+        answers = [s["dense_accuracy"] - np.array(a["accuracy"]) for s, a in zip(subjects, asked, strict=True)]
+        oracles.append(calibrated(oracle, curves, likeliest["levels"], answers, losses))
     if options.json:
-        oracle = {"oracle": ORACLE, "error": dict(zip(names, ({"common": round(c, 3), "own": round(o, 5)} for c, o in errors), strict=True))}
-        told = {"command": command_line(), "system": describe_system(), "subjects": names, "rows": rows, "networks": networks, "calibrated": oracle}
+        told = {"command": command_line(), "system": describe_system(), "subjects": names, "rows": rows, "networks": networks, "calibrated": oracles}
         options.json.write_text(json.dumps(told, indent=1) + "\n")
     view = Table("curves", "log likelihood", "deviation of groups", "noise, points", "deviation of levels", *names)
     for row in rows:
@@ -148,9 +175,10 @@ def main() -> None:
         alone.add_row(n["network"], *(f"{n[key]:.2f}" for key in ("power", "log_likelihood", "power_of_others", "log_likelihood_by_others", "level_deviation_between_seeds")))
     console = Console()
     console.print(view, alone)
-    off = Table("network", "log deviation in common", "own error, points", title=f"{ORACLE}, calibrated on {N_CALIBRATING} plans")
-    for name, (common, own) in zip(names, errors, strict=True):
-        off.add_row(name, f"{common:.2f}", f"{100 * own:.2f}")
+    off = Table("oracle", "bias of a calibration", "deviation of groups", "noise, points", "residual, points", title="Calibrated losses against those of full fine-tunes")
+    for o in oracles:
+        bias, residual = (" ".join(f"{scale * v:.2f}" for v in o[key]) for key, scale in (("bias", 1), ("residual", 100)))
+        off.add_row(o["oracle"], bias, f"{o['group']:.2f}", f"{100 * o['noise']:.2f}", residual)
     console.print(off)
 
 

@@ -171,7 +171,7 @@ def train(names: Sequence[str], folder: Path, timesteps: int, seed: int, is_devi
     if not file.is_file() or json.loads(file.read_text())["card"] != card:
         problems = GeneratedProblems(names, GeneratorSettings(is_device_hidden=is_device_hidden, seed=seed))
         with Reporter().part(f"Training {folder.name}", timesteps) as advance:
-            trained = train_policy(problems, TrainingSettings(timesteps, n_workers=2, max_rows=MAX_ROWS, seed=seed), on_steps=advance)
+            trained = train_policy(problems, TrainingSettings(timesteps, n_workers=None, max_rows=MAX_ROWS, seed=seed), on_steps=advance)
         save_policy(trained.policy, folder, card)
     return folder
 

@@ -25,13 +25,15 @@ class CurveOracle:
         network: whose plans are judged.
         curves: loss of each group.
         dense_accuracy: of the dense network.
-        noise: standard deviation of the answers, which is stated with each: a plan's answer stays the same, as that of a real oracle does.
+        noise: standard deviation of the answers: a plan's answer stays the same, as that of a real oracle does.
         seed: of the noise.
+        standard_error: stated with each answer; the noise where not given.
     """
 
-    def __init__(self, network: Network, curves: LossCurves, dense_accuracy: float, noise: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, network: Network, curves: LossCurves, dense_accuracy: float, noise: float = 0.0, seed: int = 0, standard_error: float | None = None) -> None:
         self._dense = np.array(network.dense.widths, float)
         self._curves, self._accuracy, self._noise, self._seed = curves, dense_accuracy, noise, seed
+        self._standard_error = noise if standard_error is None else standard_error
         self.spending = Spending()
         self._asked: set[Plan] = set()
 
@@ -41,7 +43,7 @@ class CurveOracle:
             self._asked.add(plan)
             self.spending.accuracy_evaluations += 1
         deviation = self._noise * _standard_normal(self._seed, plan) if self._noise else 0.0
-        return Accuracy(min(max(self._accuracy - self.loss(plan) + deviation, 0.0), 1.0), self._noise)
+        return Accuracy(min(max(self._accuracy - self.loss(plan) + deviation, 0.0), 1.0), self._standard_error)
 
     def loss(self, plan: Plan) -> float:
         """What the curves say, without noise; no evaluation."""

@@ -37,21 +37,25 @@ class LossSpread:
 
     As fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`), but for two that are assumed: the level's
     deviation, which was less between two trainings of a network, and that of each group's power, which keeps the truth out
-    of the family of curves that a search believes in. The noise and the bias are those of short fine-tunes, calibrated as a run does it.
+    of the family of curves that a search believes in. The oracle's are those of 50-step fine-tunes, calibrated as a run does it.
 
     Attributes:
         level: log deviation of a whole network's loss.
         group: log deviation of a group's loss from that.
         power: log deviation of a group's curvature.
-        bias: log deviation of all of an oracle's losses from the true ones.
-        noise: standard deviation of an oracle's answers, in accuracy.
+        told_level: log deviation of what an oracle says of all losses.
+        told_group: log deviation of what it says of a group's: plans that are much alike are misjudged alike.
+        noise: standard deviation of what is left of an oracle's error, in accuracy.
+        standard_error: that an oracle states, in accuracy.
     """
 
     level: float = 0.2
     group: float = 0.4
     power: float = 0.2
-    bias: float = 0.2
-    noise: float = 0.0035
+    told_level: float = 0.2
+    told_group: float = 0.4
+    noise: float = 0.0013
+    standard_error: float = 0.0025
 
     def draw(self, shown: LossCurves, rng: np.random.Generator) -> LossCurves:
         """A truth for the curves shown."""
@@ -61,8 +65,9 @@ class LossSpread:
 
     def oracle(self, network: Network, truth: LossCurves, dense_accuracy: float, rng: np.random.Generator) -> CurveOracle:
         """An oracle that is off as a real one is."""
-        told = LossCurves(truth.scale * _log_normal(self.bias, 1, rng), truth.power)
-        return CurveOracle(network, told, dense_accuracy, self.noise, int(rng.integers(2**31)))
+        factors = _log_normal(self.told_level, 1, rng) * _log_normal(self.told_group, len(truth.scale), rng)
+        told = LossCurves(truth.scale * factors, truth.power)
+        return CurveOracle(network, told, dense_accuracy, self.noise, int(rng.integers(2**31)), self.standard_error)
 
 
 def _log_normal(sigma: float, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
