@@ -1,23 +1,24 @@
 """What a trained policy is worth on networks and devices that it was not trained on, in rehearsals of recorded problems.
 
-`python benchmarks/transfer.py [--part families devices] [--json FILE] [--picture FILE] [--policies DIR] [--seeds 5] [--trainings 2] [--timesteps 100000]`.
+`python benchmarks/transfer.py [--part families recorded devices starts] [--json FILE] [--picture FILE] [--policies DIR] [--seeds 5] [--trainings 2] [--timesteps 100000]`.
 
 A rehearsal (`cprune_rl.envs.rehearsals`) answers as a device would: a task that was not looked at is interpolated, true losses
-deviate from the curves shown, and an oracle's answers are noisy, as those of fine-tuned networks were found to be
-(`loss_model.py`). So this shows what searches make of costs, not of images. Gains are those of the plan that a run would keep:
-the fastest accepted one that truly holds the floor, backed off to as a run does, by a few full fine-tunes, which are counted.
-The gate's own margin is left out, and full fine-tunes are counted apart: one is as long as twenty evaluations. What a live run
-measures before it searches, a uniform plan's tasks, is charged to all but greedy CPrune, which reads nothing of it. Fresh trials
-are not counted, tasks looked at are: a recording does not hold how many trials a task took.
+deviate from the curves shown, and an oracle is off by as much as short fine-tunes were found to be (`loss_model.py`). So this
+shows what searches make of costs, not of images. Gains are those of the plan that a run would keep: the fastest accepted one
+that truly holds the floor, backed off to as a run does, by a few full fine-tunes. One of those is as long as twenty
+evaluations; they are counted apart. The gate's own margin is left out. What a live run measures before it searches, a
+uniform plan's tasks, is charged to all but greedy CPrune, which reads nothing of it. Fresh trials are not counted, tasks looked
+at are: a recording does not hold how many trials a task took.
 
-True losses are drawn from the very model that the agent, the surrogate alone and proxy greedy plan in, with the spread that
-the posterior assumes: a world that suits them. Greedy CPrune uses no model, so it gains nothing from that.
+families: policies trained without a family of networks, on that family: resnet8 and resnet20 are one. True losses are drawn
+around the curve that searches are shown, with other curvatures: close to what the agent, the surrogate alone and proxy greedy
+plan in. recorded: the same, but true losses are the recordings' own, measured group by group, far from what is shown. devices:
+roll-outs of policies trained on one device class, on all, and on all without figures of the device, on each class; the
+networks are among those trained on, the losses are not. starts: roll-outs on a family by the policy trained without it, by the
+same trained on with the family for a fifth of the steps, and by policies trained on the family alone, for as long and in full.
 
-families: policies trained without a family of networks, on that family: resnet8 and resnet20 are one. devices: roll-outs of
-policies trained on one device class, on all, and on all without figures of the device, on each class; the networks are among
-those trained on, the losses are not. The reference is a long search that knows every latency and loss, or whatever any
-method found, if that is better. Shares are of its log gain; intervals are bootstraps over recordings, whose floors, draws of
-losses and trainings are averaged first.
+The reference is a long search that knows every latency and loss, or whatever any method found, if that is better. Shares are
+of its log gain; intervals are bootstraps over recordings, whose floors, draws of losses and trainings are averaged first.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import multiprocessing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import matplotlib
@@ -60,15 +61,17 @@ FLOORS = (-0.01, -0.02)
 UNCAPPED = 1000  # rejections of proxy greedy: it ends by itself, not by a limit
 TURNS = 8  # of the surrogate alone, twice the agent's
 MAX_ROWS = 32
+FINETUNE = 20  # evaluations that a full fine-tune is as long as
 
 
 @dataclass(frozen=True)
 class Case:
-    """One rehearsal: a recording, a floor, and a seed of its true losses."""
+    """One rehearsal: a recording, a floor, a seed of its true losses, and where those come from."""
 
     name: str
     floor: float
     seed: int
+    losses: Literal["drawn", "recorded"] = "drawn"
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Job:
 
 def reference(case: Case) -> float:
     """Log gain of a long search that knows every latency and every loss."""
-    problem = rehearse(case.name, case.floor, case.seed, is_known=True).problem
+    problem = rehearse(case.name, case.floor, case.seed, is_known=True, losses=case.losses).problem
     search = SurrogateSearch(SurrogateSettings(turns=1, rounds=8, first_steps=6000, steps=2000, margin=1.0, rungs=(), patience=8, seed=case.seed))
     found = search.search(problem, Budget())
     return math.log(found.accepted[0].latency_s / found.best.latency_s)
@@ -134,7 +137,7 @@ def run_job(job: Job) -> dict[str, Any]:
     case, told = job.case, {**asdict(job.case), "method": job.label, "training": job.training}
     if job.method == "reference":
         return {**told, "log_gain": reference(case)}
-    rehearsal = rehearse(case.name, case.floor, case.seed, is_prepared=job.method != "greedy", is_device_hidden=job.is_device_hidden)
+    rehearsal = rehearse(case.name, case.floor, case.seed, job.method != "greedy", is_device_hidden=job.is_device_hidden, losses=case.losses)
     problem = rehearsal.problem
     spent: list[tuple[int, int]] = []
 
@@ -164,26 +167,33 @@ def finished(rehearsal: Rehearsal, accepted: Sequence[AcceptedPlan]) -> tuple[fl
     return math.log(rungs[0].latency_s / rungs[back_off(rungs, holds)].latency_s), len(asked)
 
 
-def train(names: Sequence[str], folder: Path, timesteps: int, seed: int, is_device_hidden: bool = False) -> Path:
+def train(names: Sequence[str], folder: Path, timesteps: int, seed: int, is_device_hidden: bool = False, init: Path | None = None) -> Path:
     """A policy trained on recordings and variants of their networks; the one that is there already, where it is of the same training."""
-    card = {"trained_on": list(names), "timesteps": timesteps, "seed": seed, "is_device_hidden": is_device_hidden}
+    card = {"trained_on": list(names), "timesteps": timesteps, "seed": seed, "is_device_hidden": is_device_hidden, "init": None if init is None else init.name}
     file = folder / "policy.json"
     if not file.is_file() or json.loads(file.read_text())["card"] != card:
         problems = GeneratedProblems(names, GeneratorSettings(is_device_hidden=is_device_hidden, seed=seed))
         with Reporter().part(f"Training {folder.name}", timesteps) as advance:
-            trained = train_policy(problems, TrainingSettings(timesteps, n_workers=None, max_rows=MAX_ROWS, seed=seed), on_steps=advance)
+            trained = train_policy(
+                problems, TrainingSettings(timesteps, n_workers=None, max_rows=MAX_ROWS, seed=seed), on_steps=advance, start=None if init is None else load_policy(init, MAX_ROWS)
+            )
         save_policy(trained.policy, folder, card)
     return folder
 
 
-def families(policies: Path, timesteps: int, seeds: int, trainings: int) -> list[Job]:
+def recorded(policies: Path, timesteps: int, seeds: int, trainings: int) -> list[Job]:
+    """The families with the recordings' own losses; two draws, because their level alone is drawn."""
+    return families(policies, timesteps, min(seeds, 2), trainings, "recorded")
+
+
+def families(policies: Path, timesteps: int, seeds: int, trainings: int, losses: Literal["drawn", "recorded"] = "drawn") -> list[Job]:
     """Each family by policies that never met it, beside the rivals."""
     jobs: list[Job] = []
     names = recorded_names()
     for family, networks in FAMILIES.items():
         apart = [n for n in names if n.partition("@")[0] in networks]
         folders = [train([n for n in names if n not in apart], policies / f"without-{family}-{seed}", timesteps, seed) for seed in range(trainings)]
-        for case in (Case(n, floor, seed) for n in apart for floor in FLOORS for seed in range(seeds)):
+        for case in (Case(n, floor, seed, losses) for n in apart for floor in FLOORS for seed in range(seeds)):
             jobs += [Job(case, method, method) for method in ("reference", "agent, untrained", "prior", "surrogate", "proxy-greedy", "greedy")]
             jobs += [Job(case, method, method, folder, at) for method in ("agent", "roll-out") for at, folder in enumerate(folders)]
     return jobs
@@ -199,6 +209,27 @@ def devices(policies: Path, timesteps: int, seeds: int, trainings: int) -> list[
         for label, (chosen, is_hidden) in ways.items():
             folder = train(chosen, policies / f"on-{label.replace(', ', '-').replace(' ', '-')}-{at}", timesteps, at, is_hidden)
             jobs += [Job(case, label, "roll-out", folder, at, is_hidden) for case in cases]
+    return jobs
+
+
+def starts(policies: Path, timesteps: int, seeds: int, trainings: int) -> list[Job]:
+    """Roll-outs on a family by policies that never met it, that were trained on with it, and that know nothing else."""
+    jobs: list[Job] = []
+    names = recorded_names()
+    few = timesteps // 5
+    for family, networks in FAMILIES.items():
+        own = [n for n in names if n.partition("@")[0] in networks]
+        cases = [Case(n, floor, seed) for n in own for floor in FLOORS for seed in range(seeds)]
+        jobs += [Job(case, "reference", "reference") for case in cases]
+        for at in range(trainings):
+            without = train([n for n in names if n not in own], policies / f"without-{family}-{at}", timesteps, at)
+            ways = {
+                "never met": without,
+                f"and {few} steps on it": train(own, policies / f"from-without-{family}-{at}", few, at, init=without),
+                f"{few} steps on it alone": train(own, policies / f"briefly-{family}-{at}", few, at),
+                f"{timesteps} steps on it alone": train(own, policies / f"only-{family}-{at}", timesteps, at),
+            }
+            jobs += [Job(case, label, "roll-out", folder, at) for label, folder in ways.items() for case in cases]
     return jobs
 
 
@@ -244,6 +275,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for cost in ("accuracy_evaluations", "tasks", "full_finetunes"):
             if cost in of_method[0]:
                 told[cost] = round(float(np.mean([r[cost] for r in of_method])), 1)
+        if "full_finetunes" in told:
+            told["in_evaluations"] = round(told["accuracy_evaluations"] + FINETUNE * told["full_finetunes"], 1)
         if method != "agent" and agent:
             told["agent_below_it"] = round(_share_below(rows, method), 3)
             told["agent_over_it"] = interval(np.array([agent[name] - value for name, value in share.items()]))
@@ -308,9 +341,12 @@ def draw(curves: dict[str, dict[str, list[list[float]]]], file: Path) -> None:
     plt.close(figure)
 
 
+PARTS = {"families": families, "recorded": recorded, "devices": devices, "starts": starts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="*", choices=["families", "devices"], default=["families", "devices"])
+    parser.add_argument("--part", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--policies", type=Path, default=Path("transfer-policies"), help="where trained policies are kept")
@@ -321,7 +357,7 @@ def main() -> None:
     results: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     console = Console()
     for part in options.part:
-        jobs = {"families": families, "devices": devices}[part](options.policies, options.timesteps, options.seeds, options.trainings)
+        jobs = PARTS[part](options.policies, options.timesteps, options.seeds, options.trainings)
         with multiprocessing.get_context("spawn").Pool(2) as pool, Reporter().part(f"Searching, {part}", len(jobs)) as advance:
             rows = []
             for done, row in enumerate(pool.imap_unordered(run_job, jobs, chunksize=4), start=1):
@@ -329,14 +365,17 @@ def main() -> None:
                 advance(done)
         rows = shares(sorted(rows, key=lambda r: (_case(r), r["method"], r["training"])))
         told: dict[str, Any] = {"command": command_line(), "system": describe_system(), "n_cases": len({_case(r) for r in rows})}
-        if part == "families":
+        if part in ("families", "recorded"):
             networks = sorted({_network(r) for r in rows})
             told |= {"methods": summary(rows), "by_network": {n: summary([r for r in rows if _network(r) == n]) for n in networks}}
             told["at_equal_cost"] = {
                 cost: {"budgets": list(budgets), **at_equal_cost(rows, cost, budgets)} for cost, budgets in (("accuracy_evaluations", EVALUATIONS), ("tasks", TASKS))
             }
-            if options.picture:
+            if options.picture and part == "families":
                 draw({cost: {m: v for m, v in told["at_equal_cost"][cost].items() if m != "budgets"} for cost in told["at_equal_cost"]}, options.picture)
+            console.print(_methods_table(told["methods"]))
+        elif part == "starts":
+            told |= {"methods": summary(rows), "by_network": {n: summary([r for r in rows if _network(r) == n]) for n in sorted({_network(r) for r in rows})}}
             console.print(_methods_table(told["methods"]))
         else:
             told |= {"methods": summary(rows), "matrix": matrix(rows)}
@@ -347,11 +386,13 @@ def main() -> None:
 
 
 def _methods_table(methods: Sequence[dict[str, Any]]) -> Table:
-    view = Table("method", "share of the reference's log gain [95 %]", "speed-up", "evaluations", "tasks", "full fine-tunes", "agent over it [95 %]", "agent slower")
+    view = Table(
+        "method", "share of the reference's log gain [95 %]", "speed-up", "evaluations", "tasks", "full fine-tunes", "both, in evaluations", "agent over it [95 %]", "agent slower"
+    )
     for m in sorted(methods, key=lambda m: -m["share"][0]):
         share, over = ("{:.3f} [{:.3f}, {:.3f}]".format(*v) if v else "" for v in (m["share"], m.get("agent_over_it")))
-        costs = (str(m.get(name, "")) for name in ("accuracy_evaluations", "tasks", "full_finetunes"))
-        view.add_row(m["method"], share, f"{m['speedup']:.2f}", *costs, over, str(m.get("agent_below_it", "")))
+        spent = (str(m.get(name, "")) for name in ("accuracy_evaluations", "tasks", "full_finetunes", "in_evaluations"))
+        view.add_row(m["method"], share, f"{m['speedup']:.2f}", *spent, over, str(m.get("agent_below_it", "")))
     return view
 
 
