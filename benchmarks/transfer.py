@@ -1,6 +1,6 @@
 """What a trained policy is worth on networks and devices that it was not trained on, in rehearsals of recorded problems.
 
-`python benchmarks/transfer.py [--part families recorded devices starts] [--json FILE] [--picture FILE] [--policies DIR] [--seeds 5] [--trainings 2] [--timesteps 100000]`.
+`python benchmarks/transfer.py [--part families recorded devices starts live] [--json FILE] [--picture FILE] [--policies DIR] [--seeds 5] [--trainings 2] [--timesteps 100000]`.
 
 A rehearsal (`cprune_rl.envs.rehearsals`) answers as a device would: a task that was not looked at is interpolated, true losses
 deviate from the curves shown, and an oracle is off by as much as short fine-tunes were found to be (`loss_model.py`). So this
@@ -12,10 +12,16 @@ at are: a recording does not hold how many trials a task took.
 
 families: policies trained without a family of networks, on that family: resnet8 and resnet20 are one. True losses are drawn
 around the curve that searches are shown, with other curvatures: close to what the agent, the surrogate alone and proxy greedy
-plan in. recorded: the same, but true losses are the recordings' own, measured group by group, far from what is shown. devices:
-roll-outs of policies trained on one device class, on all, and on all without figures of the device, on each class; the
-networks are among those trained on, the losses are not. starts: roll-outs on a family by the policy trained without it, by the
-same trained on with the family for a fifth of the steps, and by policies trained on the family alone, for as long and in full.
+plan in. recorded: the same, but true losses are the recordings' own, measured group by group, far from what is shown.
+
+devices: roll-outs of policies trained on one device class, on all, on all without figures of the device, and on all but on
+generated networks alone, on each class; the networks, but for the last, are among those trained on, the losses are not.
+
+starts: roll-outs on a family by the policy trained without it, by the same trained on with the family for a fifth of the
+steps, and by policies trained on the family alone, for as long and in full.
+
+live: results of live runs (`--live`), written by a run as `result.json`, beside what rehearsals of the network on the class
+`--live-class` promise at the same floor, of the agent with the packaged policy and of greedy CPrune.
 
 The reference is a long search that knows every latency and loss, or whatever any method found, if that is better. Shares are
 of its log gain; intervals are bootstraps over recordings, whose floors, draws of losses and trainings are averaged first.
@@ -61,6 +67,7 @@ FLOORS = (-0.01, -0.02)
 UNCAPPED = 1000  # rejections of proxy greedy: it ends by itself, not by a limit
 TURNS = 8  # of the surrogate alone, twice the agent's
 MAX_ROWS = 32
+PACKAGED = Path(__file__).parents[1] / "agents" / "policies" / "x86-cpu"
 FINETUNE = 20  # evaluations that a full fine-tune is as long as
 
 
@@ -167,12 +174,15 @@ def finished(rehearsal: Rehearsal, accepted: Sequence[AcceptedPlan]) -> tuple[fl
     return math.log(rungs[0].latency_s / rungs[back_off(rungs, holds)].latency_s), len(asked)
 
 
-def train(names: Sequence[str], folder: Path, timesteps: int, seed: int, is_device_hidden: bool = False, init: Path | None = None) -> Path:
+def train(names: Sequence[str], folder: Path, timesteps: int, seed: int, is_device_hidden: bool = False, init: Path | None = None, is_all_generated: bool = False) -> Path:
     """A policy trained on recordings and variants of their networks; the one that is there already, where it is of the same training."""
     card = {"trained_on": list(names), "timesteps": timesteps, "seed": seed, "is_device_hidden": is_device_hidden, "init": None if init is None else init.name}
+    if is_all_generated:
+        card["is_all_generated"] = True
     file = folder / "policy.json"
     if not file.is_file() or json.loads(file.read_text())["card"] != card:
-        problems = GeneratedProblems(names, GeneratorSettings(is_device_hidden=is_device_hidden, seed=seed))
+        share = 0.0 if is_all_generated else GeneratorSettings.recorded_share
+        problems = GeneratedProblems(names, GeneratorSettings(is_device_hidden=is_device_hidden, recorded_share=share, seed=seed))
         with Reporter().part(f"Training {folder.name}", timesteps) as advance:
             trained = train_policy(
                 problems, TrainingSettings(timesteps, n_workers=None, max_rows=MAX_ROWS, seed=seed), on_steps=advance, start=None if init is None else load_policy(init, MAX_ROWS)
@@ -200,14 +210,16 @@ def families(policies: Path, timesteps: int, seeds: int, trainings: int, losses:
 
 
 def devices(policies: Path, timesteps: int, seeds: int, trainings: int) -> list[Job]:
-    """Roll-outs of the policies of each class, of all, and of all without figures of the device."""
+    """Roll-outs of the policies of each class, of all, of all without figures of the device, and of generated networks alone."""
     names = recorded_names()
     cases = [Case(n, floor, seed) for n in names for floor in FLOORS for seed in range(seeds)]
     jobs = [Job(case, "reference", "reference") for case in cases]
     for at in range(trainings):
-        ways = {c: ([n for n in names if n.endswith(f"@{c}")], False) for c in CLASS_ORDER} | {"all": (names, False), "all, device hidden": (names, True)}
-        for label, (chosen, is_hidden) in ways.items():
-            folder = train(chosen, policies / f"on-{label.replace(', ', '-').replace(' ', '-')}-{at}", timesteps, at, is_hidden)
+        ways = {c: ([n for n in names if n.endswith(f"@{c}")], False, False) for c in CLASS_ORDER}
+        ways |= {"all": (names, False, False), "all, device hidden": (names, True, False), "all, generated": (names, False, True)}
+        for label, (chosen, is_hidden, is_generated) in ways.items():
+            folder = policies / f"on-{label.replace(', ', '-').replace(' ', '-')}-{at}"
+            train(chosen, folder, timesteps, at, is_device_hidden=is_hidden, is_all_generated=is_generated)
             jobs += [Job(case, label, "roll-out", folder, at, is_hidden) for case in cases]
     return jobs
 
@@ -231,6 +243,26 @@ def starts(policies: Path, timesteps: int, seeds: int, trainings: int) -> list[J
             }
             jobs += [Job(case, label, "roll-out", folder, at) for label, folder in ways.items() for case in cases]
     return jobs
+
+
+def live(results: Sequence[Path], device_class: str, seeds: int) -> list[dict[str, Any]]:
+    """What rehearsals promise of a network and floor, and what a live run came to."""
+    told: list[dict[str, Any]] = []
+    for file in results:
+        result = json.loads(file.read_text())
+        came = {"agent": result} | {r["method"]: r for r in result["rivals"]}
+        for method in ("agent", "greedy"):
+            cases = [Case(f"{result['model']}@{device_class}", result["floor"], seed) for seed in range(seeds)]
+            rows = [run_job(Job(case, method, method, PACKAGED)) for case in cases]
+            speedups = [math.exp(r["log_gain"]) for r in rows]
+            row = {"network": result["model"], "floor": result["floor"], "method": method, "results": file.name}
+            row["promised"] = {"speedup": [round(f(speedups), 3) for f in (np.mean, min, max)]}
+            row["promised"] |= {k: round(float(np.mean([r[k] for r in rows])), 1) for k in ("accuracy_evaluations", "full_finetunes", "tasks")}
+            if method in came:
+                row["came"] = {"speedup": [round(v, 3) for v in (came[method]["speedup"], *came[method]["speedup_ci"])]}
+                row["came"] |= {k: came[method]["cost"][k] for k in ("accuracy_evaluations", "full_finetunes", "fresh_trials")}
+            told.append(row)
+    return told
 
 
 def shares(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -346,17 +378,25 @@ PARTS = {"families": families, "recorded": recorded, "devices": devices, "starts
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--part", nargs="*", choices=[*PARTS, "live"], default=list(PARTS))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--policies", type=Path, default=Path("transfer-policies"), help="where trained policies are kept")
     parser.add_argument("--timesteps", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, default=5, help="draws of the true losses")
     parser.add_argument("--trainings", type=int, default=2, help="policies of each kind, by other seeds")
+    parser.add_argument("--live", type=Path, nargs="*", default=(), help="results of live runs")
+    parser.add_argument("--live-class", default="znver4-1t", help="device class of the recordings that they are set beside")
     options = parser.parse_args()
     results: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     console = Console()
     for part in options.part:
+        if part == "live":
+            results[part] = {"command": command_line(), "system": describe_system(), "runs": live(options.live, options.live_class, options.seeds)}
+            console.print(_live_table(results[part]["runs"]))
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
+            continue
         jobs = PARTS[part](options.policies, options.timesteps, options.seeds, options.trainings)
         with multiprocessing.get_context("spawn").Pool(2) as pool, Reporter().part(f"Searching, {part}", len(jobs)) as advance:
             rows = []
@@ -393,6 +433,18 @@ def _methods_table(methods: Sequence[dict[str, Any]]) -> Table:
         share, over = ("{:.3f} [{:.3f}, {:.3f}]".format(*v) if v else "" for v in (m["share"], m.get("agent_over_it")))
         spent = (str(m.get(name, "")) for name in ("accuracy_evaluations", "tasks", "full_finetunes", "in_evaluations"))
         view.add_row(m["method"], share, f"{m['speedup']:.2f}", *spent, over, str(m.get("agent_below_it", "")))
+    return view
+
+
+def _live_table(runs: Sequence[dict[str, Any]]) -> Table:
+    columns = "network", "floor", "method", "promised: mean [least, most]", "evaluations", "came [95 %]", "evaluations"
+    view = Table(*columns, title="Speed-ups that rehearsals promised, and that live runs came to")
+    for run in runs:
+        told = []
+        for side in ("promised", "came"):
+            found = run.get(side)
+            told += ["{:.2f} [{:.2f}, {:.2f}]".format(*found["speedup"]), str(found["accuracy_evaluations"])] if found else ["", ""]
+        view.add_row(run["network"], str(run["floor"]), run["method"], *told)
     return view
 
 

@@ -75,9 +75,13 @@ def make_live_env(max_rows: int = 32, max_steps: int = 200, max_rejections: int 
         max_rejections: see `CPruneEnv`.
         reward: see `CPruneEnv`.
         render_mode: see `CPruneEnv`.
-        options: `problem=` a problem put together before, or options of a run: `model=`, `data=`, `device=`, `floor=`, `storage=`...
+        options: `problem=` a problem put together before, or the name of a live one; options of a run: `model=`, `data=`, `device=`, `floor=`, `storage=`...
     """
     problem = options.pop("problem", None)
+    if isinstance(problem, str):
+        from cprune_rl.job.live_problems import live_options
+
+        problem, options = None, {**live_options(problem), **options}
     if problem is None:
         from cprune_rl.job.assemble import open_live
 

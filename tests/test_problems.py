@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gymnasium
 import pytest
 from typer.testing import CliRunner
 
@@ -14,6 +15,8 @@ from cprune_rl.cost_cache.recorded import RecordedCosts
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.recordings import add_problem, open_recorded, recorded_names, remove_problem, save_recorded
 from cprune_rl.errors import ConfigError, DataError, FloorError, UnknownNameError
+from cprune_rl.job.config import RunConfig
+from cprune_rl.job.live_problems import add_live_problem, live_options
 from cprune_rl.job.policy_config import PolicyConfig, load_policy_config
 from cprune_rl.job.policy_training import train_on_problems
 from cprune_rl.job.progress import Reporter
@@ -137,3 +140,48 @@ def test_options_of_a_run_and_of_a_policy_are_not_mixed() -> None:
     with pytest.raises(ConfigError, match="timesteps"):
         load_policy_config({"timesteps": -1})
     assert PolicyConfig(problems="a,b").problems == ("a", "b")  # type: ignore[arg-type]
+
+
+def test_a_live_problem_is_kept_as_options_and_opened_by_name(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.yaml"
+    (tmp_path / "net.py").write_text("def build(n_classes): ...")
+    file.write_text("model: net.py:build\ndevice: local?threads=2\nfloor: -0.02\n")
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    said = runner.invoke(app, ["problems", "add", str(file), "--name", "net@here"])
+    assert said.exit_code == 0, said.output
+    assert "prune --config net@here" in said.output
+    monkeypatch.chdir("/")
+    assert live_options("net@here") == {"model": f"{tmp_path / 'net.py'}:build", "device": "local?threads=2", "floor": -0.02}, "from anywhere"
+    assert live_options("net@here:-0.05")["floor"] == -0.05
+    assert "net@here" in runner.invoke(app, ["problems", "list"]).output
+    assert "threads=2" in runner.invoke(app, ["problems", "show", "net@here"]).output
+    with pytest.raises(ConfigError, match="live"):
+        train_on_problems(load_policy_config({"problems": ("net@here",)}), Reporter())
+    with pytest.raises(DataError, match="already"):
+        add_live_problem(file, "net@here")
+    with pytest.raises(UnknownNameError, match="live problem"):
+        gymnasium.make("cprune_rl/CPrune-v0", problem="net@there")
+    assert runner.invoke(app, ["problems", "remove", "net@here"]).exit_code == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_a_run_takes_a_live_problems_options_and_flags_over_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: vgg-small\nfloor: -0.02\nseed: 3\n")
+    add_live_problem(file, "vgg@here")
+    seen: list[RunConfig] = []
+    monkeypatch.setattr("cprune_rl.cli.train._go", lambda run: seen.append(run.config))
+    monkeypatch.chdir(tmp_path)
+    said = CliRunner().invoke(app, ["prune", "--config", "vgg@here:-0.03", "--seed", "4"])
+    assert said.exit_code == 0, said.output
+    assert (seen[0].model, seen[0].floor, seen[0].seed) == ("vgg-small", -0.03, 4)
+
+
+@pytest.mark.parametrize(("text", "error"), [("model: nonet", "nonet"), ("modle: resnet8", "modle"), ("- a", "options")])
+def test_wrong_options_are_not_added(tmp_path: Path, folder: Path, text: str, error: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=error):
+        add_live_problem(file, "net@here")
+    assert not folder.exists()

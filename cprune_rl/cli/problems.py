@@ -12,7 +12,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Adds the group of commands."""
-    group = typer.Typer(help="Problems that agents are trained and tried on: a network, a device, an accuracy oracle and a floor, recorded.", no_args_is_help=True)
+    group = typer.Typer(help="Problems: a network, a device, an accuracy oracle and a floor. Agents are trained on recorded ones, and prune live ones.", no_args_is_help=True)
     group.command("list")(list_problems)
     group.command("show")(show)
     group.command("add")(add)
@@ -26,6 +26,7 @@ def list_problems() -> None:
     from rich.table import Table
 
     from cprune_rl.envs.recordings import describe_recorded, problems_folder, read_recording, recorded_names
+    from cprune_rl.job.live_problems import live_names, live_options
 
     packaged = set(recorded_names())
     view = Table(title="Problems", caption=f"A name may end in a floor: resnet8@znver4-1t:-0.02. Your own are kept in {problems_folder()}")
@@ -44,7 +45,15 @@ def list_problems() -> None:
             f"{recording.dense_accuracy:.2%}",
             own,
         )
-    Console().print(view)
+    console = Console()
+    console.print(view)
+    if live := live_names():
+        told = Table(title="Live problems", caption="Prune one: cprune-rl prune --config NAME")
+        for column in ("problem", "options"):
+            told.add_column(column, overflow="fold")
+        for name in live:
+            told.add_row(name, ", ".join(f"{key} {value}" for key, value in live_options(name).items()))
+        console.print(told)
 
 
 def show(name: Annotated[str, typer.Argument(help="A problem, or the path of a recording; may end in a floor, :-0.02.")]) -> None:
@@ -53,7 +62,13 @@ def show(name: Annotated[str, typer.Argument(help="A problem, or the path of a r
     from rich.table import Table
 
     from cprune_rl.envs.recordings import describe_recorded, open_recorded
+    from cprune_rl.job.live_problems import is_live, live_options
 
+    if is_live(name):
+        print(f"{name}: live, measured as it is pruned")
+        for key, value in live_options(name).items():
+            print(f"  {key}: {value}")
+        return
     said, problem = describe_recorded(name), open_recorded(name)
     console = Console(highlight=False)
     console.print(f"{name}: {said.network} on {said.data}, floor {problem.floor:.4f} (dense {problem.dense_accuracy:.4f})")
@@ -69,12 +84,17 @@ def show(name: Annotated[str, typer.Argument(help="A problem, or the path of a r
 
 
 def add(
-    file: Annotated[Path, typer.Argument(help="A recording (`cprune-rl record`), or the folder of a run.")],
+    file: Annotated[Path, typer.Argument(help="A recording (`cprune-rl record`), the folder of a run, or a YAML file of a run's options: a live problem.")],
     name: Annotated[Optional[str], typer.Option(help="MODEL@CLASS, e.g. resnet8@pixel8; the file's own where not given.", show_default=False)] = None,  # noqa: UP045
 ) -> None:
-    """Give a recording a name, so that agents can be trained and tried on it."""
+    """Give a recording a name, so that agents can be trained and tried on it; or a run's options, so that they can be opened and pruned by name."""
     from cprune_rl.envs.recordings import add_problem
+    from cprune_rl.job.live_problems import add_live_problem
 
+    if file.suffix in (".yaml", ".yml"):
+        added = add_live_problem(file, name or file.stem)
+        print(f"{added} is added. Prune it: cprune-rl prune --config {added}")
+        return
     added = add_problem(file, name)
     print(f"{added} is added. Try it: cprune-rl problems show {added}")
 
@@ -82,6 +102,7 @@ def add(
 def remove(name: Annotated[str, typer.Argument(help="A problem that you added.")]) -> None:
     """Take a problem that you added away."""
     from cprune_rl.envs.recordings import remove_problem
+    from cprune_rl.job.live_problems import is_live, remove_live_problem
 
-    remove_problem(name)
+    (remove_live_problem if is_live(name) else remove_problem)(name)
     print(f"{name} is removed.")

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[Optional[Path], typer.Option(help="YAML file with any of a run's options below; flags override it.", show_default=False)] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="YAML file with a run's options, or a live problem's name; flags override it.", show_default=False)] = None,  # noqa: UP045
     resume: Annotated[Optional[Path], typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,  # noqa: UP045
     **flags: Any,
 ) -> None:
@@ -44,7 +44,7 @@ def train(
 
 
 def prune(
-    config: Annotated[Optional[Path], typer.Option(help="YAML file with any of the options below; flags override it.", show_default=False)] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="YAML file with any of the options below, or a live problem's name; flags override it.", show_default=False)] = None,  # noqa: UP045
     resume: Annotated[Optional[Path], typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,  # noqa: UP045
     **flags: Any,
 ) -> None:
@@ -75,12 +75,15 @@ def _train_policy(flags: dict[str, Any]) -> None:
 def _run(config: Path | None, resume: Path | None, flags: dict[str, Any], defaults: dict[str, Any] | None = None) -> None:
     from cprune_rl.job.config import load_config
     from cprune_rl.job.folder import RunFolder
+    from cprune_rl.job.live_problems import is_live, live_options
 
     if resume is not None:
         if stray := [*flags, *(["config"] if config is not None else [])]:
             raise ConfigError(f"--resume goes on with the options of {resume}: leave --{stray[0].replace('_', '-')} out, or start a new run with it")
         folder = RunFolder.resume(resume)
     else:
+        if config is not None and not config.is_file() and is_live(str(config)):
+            flags, config = {**live_options(str(config)), **flags}, None
         options = load_config(config, flags, defaults)
         if options.front and (stray := [name for name in ("floor", "rival") if name in flags]):
             raise ConfigError(f"--front has floors of its own and no rival beside them: leave --{stray[0]} out")

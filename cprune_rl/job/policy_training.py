@@ -29,6 +29,7 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import full_name, open_recorded, read_recording, recorded_names, without_floor
 from cprune_rl.envs.rehearsals import Rehearsal, rehearse
 from cprune_rl.errors import ConfigError
+from cprune_rl.job.live_problems import is_live
 from cprune_rl.job.policy_config import PolicyConfig
 from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import command_line, describe_system, now_utc
@@ -55,6 +56,8 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
         ConfigError: no problem is left to train on, or the folder holds another training.
         CPruneError: a problem or a policy is not there, or damaged.
     """
+    if live := [name for name in (*config.problems, *config.held_out) if is_live(name)]:
+        raise ConfigError(f"{live[0]} is live: training takes a hundred thousand looks. Record it (`cprune-rl record`), and train on the recording")
     held_out, apart = _held_out(config)
     names = _sources(config, apart)
     check_learner(config.learner)

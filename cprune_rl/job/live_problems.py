@@ -1,0 +1,91 @@
+"""Live problems by name: a run's options, kept as a file beside a user's recordings.
+
+A recording answers without a compiler, a device or images; a live problem needs all three, and is true. Agents are trained
+for many problems on recordings; a live one is pruned, or opened as an environment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cprune_rl.envs.recordings import problems_folder, recorded_names, without_floor
+from cprune_rl.errors import DataError, UnknownNameError
+from cprune_rl.job.config import load_config
+
+__all__ = ["add_live_problem", "is_live", "live_names", "live_options", "remove_live_problem"]
+
+_ENDING = ".yaml"
+_NAME = re.compile(r"[\w.+-]+@[\w.+-]+")
+
+
+def live_names() -> list[str]:
+    """Names of the live problems, in order."""
+    folder = problems_folder()
+    return sorted(file.name.removesuffix(_ENDING) for file in folder.glob(f"*{_ENDING}")) if folder.is_dir() else []
+
+
+def is_live(name: str) -> bool:
+    """Whether a live problem has this name, with or without a floor at its end."""
+    return without_floor(name)[0] in live_names()
+
+
+def live_options(name: str) -> dict[str, Any]:
+    """Options of a run on a live problem, as `RunConfig` has them.
+
+    Args:
+        name: may end in a floor, which takes the place of its own.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    bare, floor = without_floor(name)
+    file = _file(bare)
+    options: dict[str, Any] = yaml.safe_load(file.read_text())
+    return options if floor is None else {**options, "floor": floor}
+
+
+def add_live_problem(file: Path, name: str) -> str:
+    """Gives a run's options a name.
+
+    Args:
+        file: YAML, as `--config` takes it; paths in it are taken from the working folder, and kept whole.
+        name: `<model>@<device>`.
+
+    Returns:
+        The name.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, an option is unknown or wrong, or nothing has the name of its model, data or device.
+        DataError: the name is no such name, or it is taken; or weights or images are not there.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise DataError(f"a problem cannot be called {name!r}: give --name MODEL@DEVICE, of letters, digits and . _ + -, e.g. mynet@pixel8")
+    if name in live_names() or name in recorded_names(is_with_added=True):
+        raise DataError(f"there is a problem {name!r} already: give another --name, or remove it first if it is your own")
+    config = load_config(file, {})
+    config.check_names()
+    folder = problems_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}{_ENDING}").write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True))))
+    return name
+
+
+def remove_live_problem(name: str) -> None:
+    """Takes a live problem away.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    _file(name).unlink()
+
+
+def _file(name: str) -> Path:
+    names = live_names()
+    if name not in names:
+        raise UnknownNameError("live problem", name, names)
+    return problems_folder() / f"{name}{_ENDING}"
