@@ -88,7 +88,7 @@ def _serve(pipe: Connection, make: Make, seeds: Sequence[int]) -> None:
         gc.set_threshold(100_000, 50, 100)
         while (actions := pipe.recv()) is not None:
             pipe.send(batch.reset() if isinstance(actions, str) else batch.step(actions))
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # whoever asked is gone, or told everybody to end
     except Exception as error:  # whatever a step raises is raised again where it was asked for
         pipe.send(error)
