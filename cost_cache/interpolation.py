@@ -37,7 +37,7 @@ class CostModel:
     def __init__(self, known: Iterable[tuple[Workload, TaskCost]] = ()) -> None:
         self._points: dict[tuple[object, ...], dict[str, Point]] = {}
         self._fits: dict[tuple[object, ...], _Fit] = {}
-        self._answers: dict[str, TaskCost] = {}  # measured ones, and those interpolated since something was last learnt
+        self._answers: dict[str, TaskCost] | None = None  # measured ones, and those interpolated since something was last learnt
         self.known: dict[str, TaskCost] = {}
         self._workloads: dict[str, Workload] = {}
         for workload, cost in known:
@@ -52,7 +52,7 @@ class CostModel:
         self._workloads[workload.key] = workload
         self._points.setdefault(kind, {})[workload.key] = (workload.channels_in, workload.channels_out, cost)
         self._fits.pop(kind, None)
-        self._answers = dict(self.known)
+        self._answers = None
 
     def measured(self) -> list[tuple[Workload, TaskCost]]:
         """Everything learnt, in the order of learning."""
@@ -60,16 +60,19 @@ class CostModel:
 
     def predict(self, workload: Workload) -> TaskCost:
         """The measured cost where there is one, else an interpolated one; infinite for a kind never seen."""
-        return self._answers.get(workload.key) or self._interpolated(workload)
+        return self.predict_all((workload,))[0]
 
     def predict_all(self, workloads: Iterable[Workload]) -> list[TaskCost]:
         """The same of many: an agent asks for hundreds at each step."""
-        answers = self._answers
-        return [answers.get(w.key) or self._interpolated(w) for w in workloads]
-
-    def _interpolated(self, workload: Workload) -> TaskCost:
-        cost = self._answers[workload.key] = self._interpolate(workload)
-        return cost
+        if self._answers is None:
+            self._answers = dict(self.known)
+        answers, found = self._answers, []
+        for workload in workloads:
+            cost = answers.get(workload.key)
+            if cost is None:
+                cost = answers[workload.key] = self._interpolate(workload)
+            found.append(cost)
+        return found
 
     def _interpolate(self, workload: Workload) -> TaskCost:
         kind = _kind(workload)

@@ -81,7 +81,8 @@ def make_live_env(max_rows: int = 32, max_steps: int = 200, max_rejections: int 
     if isinstance(problem, str):
         from cprune_rl.job.live_problems import live_options
 
-        problem, options = None, {**live_options(problem), **options}
+        options = {**live_options(problem), **options}
+        problem = None
     if problem is None:
         from cprune_rl.job.assemble import open_live
 
