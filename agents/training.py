@@ -43,7 +43,7 @@ class TrainingSettings:
         total_timesteps: environment steps.
         learner: a key of `learners.LEARNERS`.
         n_envs: environments stepped together.
-        n_workers: processes that step them; 0 steps them in this one; None: one for each core if the training is long, in a program that guards its `__main__`.
+        n_workers: processes that step them; 0 steps them in this one; None: one for each core, up to eight, if the training is long, in a program that guards its `__main__`.
         learning_rate: at the start; falls linearly to a tenth.
         max_rows: rows of the observation.
         max_steps: truncation of a training episode.
@@ -160,7 +160,7 @@ def check_learner(name: str) -> None:
 def _workers(settings: TrainingSettings) -> int:
     if settings.n_workers is not None:
         return settings.n_workers
-    return min(os.cpu_count() or 1, _MOST_WORKERS) if settings.total_timesteps >= _LONG else 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MOST_WORKERS) if settings.total_timesteps >= _LONG else 0
 
 
 @dataclass(frozen=True)

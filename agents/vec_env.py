@@ -114,7 +114,8 @@ class ProblemVecEnv(VecEnv):
         self._pipes: list[Connection] = []
         self._processes: list[multiprocessing.process.BaseProcess] = []
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # what is imported is imported once, not by one process after the other
+        if n_workers:
+            context.set_forkserver_preload([__name__])  # what is imported is imported once, not by one process after the other
         for part in parts if n_workers else ():
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, make, part.tolist()), daemon=True)

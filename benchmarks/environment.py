@@ -48,7 +48,7 @@ def training_steps_a_second(n_steps: int, problem: str | None) -> float:
 
 
 def policy_training_steps_a_second(n_steps: int) -> float:
-    """One policy for many problems, as `cprune-rl train --device-class '*'` trains it, end to end on all cores, by the clock."""
+    """One policy for many problems, as `cprune-rl train --device-class '*'` trains it, on all cores, by the clock; reading the recordings not included."""
     problems = GeneratedProblems(recorded_names())
     started = time.perf_counter()
     train_policy(problems, TrainingSettings(n_steps, n_workers=None))

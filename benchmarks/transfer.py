@@ -177,12 +177,12 @@ def finished(rehearsal: Rehearsal, accepted: Sequence[AcceptedPlan]) -> tuple[fl
 def train(names: Sequence[str], folder: Path, timesteps: int, seed: int, is_device_hidden: bool = False, init: Path | None = None, is_all_generated: bool = False) -> Path:
     """A policy trained on recordings and variants of their networks; the one that is there already, where it is of the same training."""
     card = {"trained_on": list(names), "timesteps": timesteps, "seed": seed, "is_device_hidden": is_device_hidden, "init": None if init is None else init.name}
-    if is_all_generated:
-        card["is_all_generated"] = True
+    share = 0.0 if is_all_generated else GeneratorSettings.recorded_share
+    generated = GeneratorSettings(is_device_hidden=is_device_hidden, recorded_share=share, seed=seed)
+    card["problems"] = json.loads(json.dumps(asdict(generated)))
     file = folder / "policy.json"
     if not file.is_file() or json.loads(file.read_text())["card"] != card:
-        share = 0.0 if is_all_generated else GeneratorSettings.recorded_share
-        problems = GeneratedProblems(names, GeneratorSettings(is_device_hidden=is_device_hidden, recorded_share=share, seed=seed))
+        problems = GeneratedProblems(names, generated)
         with Reporter().part(f"Training {folder.name}", timesteps) as advance:
             trained = train_policy(
                 problems, TrainingSettings(timesteps, n_workers=None, max_rows=MAX_ROWS, seed=seed), on_steps=advance, start=None if init is None else load_policy(init, MAX_ROWS)
@@ -250,7 +250,7 @@ def live(results: Sequence[Path], device_class: str, seeds: int) -> list[dict[st
     told: list[dict[str, Any]] = []
     for file in results:
         result = json.loads(file.read_text())
-        came = {"agent": result} | {r["method"]: r for r in result["rivals"]}
+        came = {result["method"]: result} | {r["method"]: r for r in result["rivals"]}
         for method in ("agent", "greedy"):
             cases = [Case(f"{result['model']}@{device_class}", result["floor"], seed) for seed in range(seeds)]
             rows = [run_job(Job(case, method, method, PACKAGED)) for case in cases]
@@ -388,6 +388,8 @@ def main() -> None:
     parser.add_argument("--live", type=Path, nargs="*", default=(), help="results of live runs")
     parser.add_argument("--live-class", default="znver4-1t", help="device class of the recordings that they are set beside")
     options = parser.parse_args()
+    if "live" in options.part and not options.live:
+        parser.error("--part live takes results: --live FILE ...")
     results: dict[str, Any] = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     console = Console()
     for part in options.part:

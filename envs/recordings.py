@@ -121,7 +121,7 @@ def add_problem(file: Path, name: str | None = None) -> str:
         name = f"{recording.network.name}@{name}"
     if _OWN_NAME.fullmatch(name) is None:
         raise DataError(f"a problem cannot be called {name!r}: give --name MODEL@CLASS, of letters, digits and . _ + -, e.g. resnet8@pixel8")
-    if name in recorded_names(True):
+    if name in recorded_names(True) or (problems_folder() / f"{name}.yaml").exists():  # a live problem has a name, too
         raise DataError(f"there is a problem {name!r} already: give another --name, or remove it first if it is your own")
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,10 @@ _SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures bef
 class LossSpread:
     """How far true losses are from the curves that are shown, and an oracle's answers from them.
 
-    As fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`), but for two that are assumed: the level's
-    deviation, which was less between two trainings of a network, and that of each group's power, which keeps the truth out
-    of the family of curves that a search believes in. The oracle's are those of 50-step fine-tunes, calibrated as a run does it.
+    As fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`), but for three that are assumed: the level's
+    deviation, which was less between two trainings of a network; that of each group's power, which keeps the truth out
+    of the family of curves that a search believes in; and the error that an oracle states, in live runs two to three times as much.
+    The oracle's are those of 50-step fine-tunes, calibrated on plans of half the latency, where a run has uniform plans.
 
     Attributes:
         level: log deviation of a whole network's loss.

@@ -142,7 +142,7 @@ def test_options_of_a_run_and_of_a_policy_are_not_mixed() -> None:
     assert PolicyConfig(problems="a,b").problems == ("a", "b")  # type: ignore[arg-type]
 
 
-def test_a_live_problem_is_kept_as_options_and_opened_by_name(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_problem_is_kept_as_options_and_opened_by_name(tmp_path: Path, folder: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mine.yaml"
     (tmp_path / "net.py").write_text("def build(n_classes): ...")
     file.write_text("model: net.py:build\ndevice: local?threads=2\nfloor: -0.02\n")
@@ -160,6 +160,8 @@ def test_a_live_problem_is_kept_as_options_and_opened_by_name(tmp_path: Path, fo
         train_on_problems(load_policy_config({"problems": ("net@here",)}), Reporter())
     with pytest.raises(DataError, match="already"):
         add_live_problem(file, "net@here")
+    with pytest.raises(DataError, match="already"):
+        add_problem(recording, "net@here")
     with pytest.raises(UnknownNameError, match="live problem"):
         gymnasium.make("cprune_rl/CPrune-v0", problem="net@there")
     assert runner.invoke(app, ["problems", "remove", "net@here"]).exit_code == 0
@@ -176,9 +178,14 @@ def test_a_run_takes_a_live_problems_options_and_flags_over_them(tmp_path: Path,
     said = CliRunner().invoke(app, ["prune", "--config", "vgg@here:-0.03", "--seed", "4"])
     assert said.exit_code == 0, said.output
     assert (seen[0].model, seen[0].floor, seen[0].seed) == ("vgg-small", -0.03, 4)
+    said = CliRunner().invoke(app, ["prune", "--config", "vgg@here", "--front=-0.01,-0.02", "--out", "front"])
+    assert said.exit_code == 0, said.output
+    assert seen[1].front == (-0.01, -0.02), "in the place of the floor that the problem has"
 
 
-@pytest.mark.parametrize(("text", "error"), [("model: nonet", "nonet"), ("modle: resnet8", "modle"), ("- a", "options")])
+@pytest.mark.parametrize(
+    ("text", "error"), [("model: nonet", "nonet"), ("modle: resnet8", "modle"), ("- a", "options"), ("out: here", "folder"), ("device: recorded:resnet8", "measured")]
+)
 def test_wrong_options_are_not_added(tmp_path: Path, folder: Path, text: str, error: str) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)

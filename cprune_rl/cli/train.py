@@ -82,9 +82,8 @@ def _run(config: Path | None, resume: Path | None, flags: dict[str, Any], defaul
             raise ConfigError(f"--resume goes on with the options of {resume}: leave --{stray[0].replace('_', '-')} out, or start a new run with it")
         folder = RunFolder.resume(resume)
     else:
-        if config is not None and not config.is_file() and is_live(str(config)):
-            flags, config = {**live_options(str(config)), **flags}, None
-        options = load_config(config, flags, defaults)
+        named = live_options(str(config)) if config is not None and not config.is_file() and is_live(str(config)) else None
+        options = load_config(config, flags, defaults) if named is None else load_config(None, {**named, **flags}, defaults)
         if options.front and (stray := [name for name in ("floor", "rival") if name in flags]):
             raise ConfigError(f"--front has floors of its own and no rival beside them: leave --{stray[0]} out")
         options.check_names()

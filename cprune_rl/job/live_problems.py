@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from cprune_rl.envs.recordings import problems_folder, recorded_names, without_floor
-from cprune_rl.errors import DataError, UnknownNameError
+from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 from cprune_rl.job.config import load_config
 
 __all__ = ["add_live_problem", "is_live", "live_names", "live_options", "remove_live_problem"]
@@ -53,14 +53,14 @@ def add_live_problem(file: Path, name: str) -> str:
     """Gives a run's options a name.
 
     Args:
-        file: YAML, as `--config` takes it; paths in it are taken from the working folder, and kept whole.
+        file: YAML, as `--config` takes it; paths of networks, images, weights and policies are taken from the working folder, and kept whole.
         name: `<model>@<device>`.
 
     Returns:
         The name.
 
     Raises:
-        ConfigError: the file is missing or no YAML, an option is unknown or wrong, or nothing has the name of its model, data or device.
+        ConfigError: the file is missing or no YAML, an option is unknown, wrong or not for live problems, or nothing has the name of its model, data or device.
         DataError: the name is no such name, or it is taken; or weights or images are not there.
     """
     if _NAME.fullmatch(name) is None:
@@ -69,6 +69,8 @@ def add_live_problem(file: Path, name: str) -> str:
         raise DataError(f"there is a problem {name!r} already: give another --name, or remove it first if it is your own")
     config = load_config(file, {})
     config.check_names()
+    if config.out is not None or config.device.startswith("recorded:"):
+        raise ConfigError("a live problem is measured, and each run on it has a folder of its own: leave `out` and recorded devices out of it")
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}{_ENDING}").write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True))))

@@ -22,7 +22,7 @@ class PolicyConfig(BaseModel):
     timesteps: int = Field(100_000, ge=0, description="Environment steps.")
     learner: str = Field("ppo", description="ppo (MaskablePPO) or dqn, behind the same network.")
     variants: int = Field(256, ge=0, description="Networks of other widths and depths, made of the recorded ones; 0 trains on those alone.")
-    workers: int | None = Field(None, ge=0, description="Processes that step the environments; 0 steps them in this one; where not given one a core, if it is long.")
+    workers: int | None = Field(None, ge=0, description="Processes that step the environments; 0 steps them in this one; where not given one a core, eight at most.")
     init: str | None = Field(None, description="Policy to begin with: a folder, or the name of a packaged one.")
     seed: int = Field(0, ge=0, description="Seed of problems, environments and weights.")
     out: Path | None = Field(None, description="Folder of the policy; policies/ and its problems' names where not given.")

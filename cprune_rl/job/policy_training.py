@@ -43,7 +43,8 @@ _CASES = 24  # problems and draws of their losses that a policy is tried on: a m
 def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
     """Trains a policy, tries it on what it was not trained on, and writes it down.
 
-    A folder in which a training was stopped is gone on with.
+    A folder in which a training was stopped is gone on with. A long training steps its problems in other processes, so a
+    program that calls this guards its `__main__`, or sets `workers` to 0.
 
     Args:
         config: options.
