@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLASS_ORDER",
+    "LIVE_ENDING",
     "RecordedSummary",
     "Recording",
     "add_problem",
+    "check_new_name",
     "describe_recorded",
     "full_name",
     "open_recorded",
@@ -51,6 +53,7 @@ _ENDINGS = (".json.gz", ".json")
 CLASS_ORDER = ("znver4-1t", "haswell-1t", "znver4-2t", "haswell-2t")  # a model's name alone opens the first that there is; classes not named here come last, by name
 _NOT_STATED = "not stated"
 _FLOOR = re.compile(r"(?P<name>.+):(?P<floor>[+-]?\d*\.?\d+)")
+LIVE_ENDING = ".yaml"  # of a live problem's options, which lie beside the recordings
 _OWN_NAME = re.compile(r"[\w.+-]+@[\w.+-]+")
 
 
@@ -119,15 +122,24 @@ def add_problem(file: Path, name: str | None = None) -> str:
     name = name or _plain_name(file)
     if "@" not in name:
         name = f"{recording.network.name}@{name}"
-    if _OWN_NAME.fullmatch(name) is None:
-        raise DataError(f"a problem cannot be called {name!r}: give --name MODEL@CLASS, of letters, digits and . _ + -, e.g. resnet8@pixel8")
-    if name in recorded_names(True) or (problems_folder() / f"{name}.yaml").exists():  # a live problem has a name, too
-        raise DataError(f"there is a problem {name!r} already: give another --name, or remove it first if it is your own")
+    check_new_name(name)
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)
     ending = ".json.gz" if source.read_bytes()[:2] == b"\x1f\x8b" else ".json"
     (folder / f"{name}{ending}").write_bytes(source.read_bytes())
     return name
+
+
+def check_new_name(name: str) -> None:
+    """Whether a problem, recorded or live, may be given a name.
+
+    Raises:
+        DataError: it is no such name, or it is taken.
+    """
+    if _OWN_NAME.fullmatch(name) is None:
+        raise DataError(f"a problem cannot be called {name!r}: give --name MODEL@CLASS, of letters, digits and . _ + -, e.g. resnet8@pixel8")
+    if name in recorded_names(True) or (problems_folder() / f"{name}{LIVE_ENDING}").exists():
+        raise DataError(f"there is a problem {name!r} already: give another --name, or remove it first if it is your own")
 
 
 def remove_problem(name: str) -> None:

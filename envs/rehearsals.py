@@ -37,7 +37,7 @@ class LossSpread:
 
     As fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`), but for three that are assumed: the level's
     deviation, which was less between two trainings of a network; that of each group's power, which keeps the truth out
-    of the family of curves that a search believes in; and the error that an oracle states, in live runs two to three times as much.
+    of the family of curves that a search believes in; and the error that an oracle states, 0.3 to 0.9 points in live runs.
     The oracle's are those of 50-step fine-tunes, calibrated on plans of half the latency, where a run has uniform plans.
 
     Attributes:

@@ -7,26 +7,22 @@ for many problems on recordings; a live one is pruned, or opened as an environme
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cprune_rl.envs.recordings import problems_folder, recorded_names, without_floor
-from cprune_rl.errors import ConfigError, DataError, UnknownNameError
+from cprune_rl.envs.recordings import LIVE_ENDING, check_new_name, problems_folder, without_floor
+from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.job.config import load_config
 
 __all__ = ["add_live_problem", "is_live", "live_names", "live_options", "remove_live_problem"]
-
-_ENDING = ".yaml"
-_NAME = re.compile(r"[\w.+-]+@[\w.+-]+")
 
 
 def live_names() -> list[str]:
     """Names of the live problems, in order."""
     folder = problems_folder()
-    return sorted(file.name.removesuffix(_ENDING) for file in folder.glob(f"*{_ENDING}")) if folder.is_dir() else []
+    return sorted(file.name.removesuffix(LIVE_ENDING) for file in folder.glob(f"*{LIVE_ENDING}")) if folder.is_dir() else []
 
 
 def is_live(name: str) -> bool:
@@ -63,17 +59,14 @@ def add_live_problem(file: Path, name: str) -> str:
         ConfigError: the file is missing or no YAML, an option is unknown, wrong or not for live problems, or nothing has the name of its model, data or device.
         DataError: the name is no such name, or it is taken; or weights or images are not there.
     """
-    if _NAME.fullmatch(name) is None:
-        raise DataError(f"a problem cannot be called {name!r}: give --name MODEL@DEVICE, of letters, digits and . _ + -, e.g. mynet@pixel8")
-    if name in live_names() or name in recorded_names(is_with_added=True):
-        raise DataError(f"there is a problem {name!r} already: give another --name, or remove it first if it is your own")
+    check_new_name(name)
     config = load_config(file, {})
     config.check_names()
     if config.out is not None or config.device.startswith("recorded:"):
         raise ConfigError("a live problem is measured, and each run on it has a folder of its own: leave `out` and recorded devices out of it")
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}{_ENDING}").write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True))))
+    (folder / f"{name}{LIVE_ENDING}").write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True))))
     return name
 
 
@@ -90,4 +83,4 @@ def _file(name: str) -> Path:
     names = live_names()
     if name not in names:
         raise UnknownNameError("live problem", name, names)
-    return problems_folder() / f"{name}{_ENDING}"
+    return problems_folder() / f"{name}{LIVE_ENDING}"
