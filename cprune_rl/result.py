@@ -100,6 +100,7 @@ class Result:
         noise_floor: how far two timings of the dense network differed in the final rounds, as a share; None where that was not timed.
         top: an image counts as right where its label is among so many most likely classes.
         latency_source: `MEASURED`, or what recording the latencies are estimates from.
+        stages_s: seconds by the clock of each part of the run, as it was told; after `--resume`, of those done since.
     """
 
     model: str
@@ -115,6 +116,7 @@ class Result:
     noise_floor: float | None = None
     latency_source: str = MEASURED
     top: int = 1
+    stages_s: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def is_estimate(self) -> bool:
@@ -155,6 +157,7 @@ class Result:
                 noise_floor=value.get("noise_floor"),
                 latency_source=value.get("latency_source", MEASURED),
                 top=int(value.get("top", 1)),
+                stages_s=value.get("stages_s", {}),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is no result of a finished run: {error}. A run that ended early goes on with --resume.") from error

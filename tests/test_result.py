@@ -23,7 +23,7 @@ def example() -> Result:
     dense, pruned = Figures(0.25, (0.24, 0.26), 0.24, 0.99, (0.98, 0.995), 1000, 5000), Figures(0.1, (0.09, 0.11), 0.11, 0.98, (0.97, 0.99), 400, 2000)
     gate = {"accuracy": 0.98, "lower_bound": 0.979, "floor": 0.978, "n_looks": 2, "passed": True}
     methods = [MethodResult(name, pruned, 2.5, (2.4, 2.6), gate, COST) for name in ("agent", "greedy")]
-    return Result("resnet8", "contours", "local", "agent", 0, -0.01, dense, methods[0], (methods[1],))
+    return Result("resnet8", "contours", "local", "agent", 0, -0.01, dense, methods[0], (methods[1],), stages_s={"Finding tasks": 3.2})
 
 
 def test_a_result_survives_its_file(tmp_path: Path) -> None:

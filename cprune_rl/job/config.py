@@ -49,6 +49,7 @@ class Budgets:
         sweep: kept ratios of the plans measured for the cost model.
         calibration: kept ratios of the plans fine-tuned in full to calibrate the oracle.
         total_timesteps: of the agent's training.
+        turns: of the agent's search, see `agents.agent`.
         timing_rounds: interleaved rounds of the final timing.
     """
 
@@ -61,6 +62,7 @@ class Budgets:
     sweep: tuple[float, ...] = (0.5,)
     calibration: tuple[float, ...] = (0.8, 0.65, 0.5, 0.35)
     total_timesteps: int = 100_000
+    turns: int = 4
     timing_rounds: int = 60
 
 
@@ -73,6 +75,7 @@ FAST = Budgets(
 EFFORTS = {
     "full": Budgets(),
     "light": Budgets(finetune_steps=500, calibration=(0.75, 0.5), tuner=TunerBudgets((4, 8, 8), (4, 12, 32), (3, 1, 4), 2)),
+    "quick": Budgets(finetune_steps=300, calibration=(0.65, 0.45), tuner=TunerBudgets((3, 3, 3), (4, 8, 16), (3, 1, 4), 1), turns=2, timing_rounds=40),
 }
 
 
@@ -107,7 +110,7 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of training, programs and search.")
     out: Path | None = Field(None, description="Run folder; a new one under runs/ where not given.")
     storage: str | None = Field(None, description="Cost cache, e.g. sqlite:///costs.db; CPRUNE_RL_STORAGE or the user cache folder where not given.")
-    effort: str = Field("full", description="full, or light: a third of the trials (latencies a few percent higher) and a coarser calibration of the oracle.")
+    effort: str = Field("full", description="full; light: a third of the trials (latencies a few percent higher), a coarser calibration; quick: a sixth, and half of the search.")
     predict: float = Field(0.0, ge=0, description="Believe a predicted task whose 90 % interval is at most this far to each side, e.g. 0.1; 0 measures every task.")
     no_measure: bool = Field(False, description="Search without measuring: latencies are predicted from what the cost cache holds of the device, however uncertain.")
     fast: bool = Field(False, description="Go the same way in four to six minutes: narrower network, fewer images, small budgets.")

@@ -20,10 +20,14 @@ class Reporter:
 
     Args:
         console: rich's; None for standard error, so that results can be piped.
+
+    Attributes:
+        stages_s: seconds that each part took, in the order they ended; parts of one name together.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
+        self.stages_s: dict[str, float] = {}
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, _PLAIN_WIDTH)
 
@@ -50,4 +54,6 @@ class Reporter:
                 yield lambda done: progress.update(task, completed=done)
         else:
             yield lambda _: None
-        self.say(f"  {what:48} {time.perf_counter() - started:7.1f} s")
+        seconds = time.perf_counter() - started
+        self.stages_s[what] = round(self.stages_s.get(what, 0.0) + seconds, 1)
+        self.say(f"  {what:48} {seconds:7.1f} s")

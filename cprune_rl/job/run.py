@@ -6,6 +6,7 @@ is in the cost cache.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -53,7 +54,7 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
         finalists = [finish(search, gate, reporter) for search in searches]
         networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{f.method: FinishedNetwork(f.plan, f.model) for f in finalists}}
         comparison = bench.lab.compare(networks, folder.path, reporter)
-        result = _result(bench, folder, searches, finalists, networks, comparison)
+        result = _result(bench, folder, searches, finalists, networks, comparison, {**reporter.stages_s, "all": round(time.time() - folder.started, 1)})
         _write_network(bench, folder, finalists[-1], comparison)
         _record_problem(bench, folder)
         result.write(folder.file("result.json"))
@@ -86,7 +87,13 @@ def _dense_table(bench: Workbench) -> SubgraphTable:
 
 
 def _result(
-    bench: Workbench, folder: RunFolder, searches: Sequence[SearchResult], finalists: Sequence[Finalist], networks: Mapping[str, FinishedNetwork], comparison: Comparison
+    bench: Workbench,
+    folder: RunFolder,
+    searches: Sequence[SearchResult],
+    finalists: Sequence[Finalist],
+    networks: Mapping[str, FinishedNetwork],
+    comparison: Comparison,
+    stages_s: dict[str, float],
 ) -> Result:
     """Joins what the searches cost, what the finished networks are and how fast they are."""
     config = bench.config
@@ -100,7 +107,7 @@ def _result(
         folder.log("final", 0, **{f"{finalist.method}/speedup": speedup, f"{finalist.method}/accuracy_test": figures[finalist.method].accuracy_test})
     names = (config.network_name, config.data, bench.lab.device_name, config.method)
     rivals = tuple(methods[:-1])
-    return Result(*names, config.seed, config.floor, figures["dense"], methods[-1], rivals, config.fast, comparison.noise_floor, bench.lab.latency_source, config.top)
+    return Result(*names, config.seed, config.floor, figures["dense"], methods[-1], rivals, config.fast, comparison.noise_floor, bench.lab.latency_source, config.top, stages_s)
 
 
 def _figures(bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork) -> Figures:

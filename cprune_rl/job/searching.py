@@ -14,6 +14,7 @@ from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.policies import find_policy, open_policy
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
+from cprune_rl.agents.surrogate import SurrogateSettings
 from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.envs.problems import TrainingProblems
 from cprune_rl.job.bench import Workbench
@@ -47,7 +48,7 @@ def search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str,
         searcher = GreedyCPrune()
     else:
         policy, seconds = _policy(bench, folder, reporter)
-        searcher, extra = PruningAgent(policy), {**bench.model_cost, "policy_s": seconds}
+        searcher, extra = PruningAgent(policy, SurrogateSettings(turns=bench.config.budgets.turns)), {**bench.model_cost, "policy_s": seconds}
     problem = bench.problem()
     with SummaryWriter(str(folder.file("tensorboard"))) as writer, reporter.part(f"Searching with {label}, % of the slack used", 100) as advance:
         result = searcher.search(problem, _budget(bench, extra, reporter), Narrator(problem, folder, reporter, writer, label, advance))
