@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from cprune_rl.envs.problem import Problem
+from cprune_rl.errors import BudgetSpentError
 from cprune_rl.table import Plan
 
 __all__ = ["AcceptedPlan", "Budget", "Meter", "SearchResult", "SearchStep", "Searcher"]
@@ -173,6 +174,20 @@ class Meter:
             self.accepted.append(AcceptedPlan(step.plan, step.latency_s, step.accuracy))
         if self.on_step is not None:
             self.on_step(step)
+
+    def charge(self, fresh_trials: int) -> None:
+        """Counts trials that a method would make and that its source did not.
+
+        Args:
+            fresh_trials: how many.
+
+        Raises:
+            BudgetSpentError: the budget does not pay for them.
+        """
+        limit, spent = self.budget.fresh_trials, self.cost()["fresh_trials"]
+        if limit is not None and fresh_trials > 0 and spent + fresh_trials > limit:
+            raise BudgetSpentError(f"{spent:.0f} of {limit} fresh trials are spent, and {fresh_trials} more were asked for")
+        self.problem.latency.spending.fresh_trials += fresh_trials
 
     def _predicted_share(self, step: SearchStep) -> float:
         if not math.isfinite(step.latency_s):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from cprune_rl.contracts import LatencySource, Spending, TaskCost
+from cprune_rl.contracts import LatencySource, Spending, TaskCost, least_price
 from cprune_rl.table import Network, Plan, Workload
 
 __all__ = ["CostModel", "EstimatedCosts", "ModelledCosts", "NoisyCosts"]
@@ -160,6 +160,10 @@ class EstimatedCosts:
             else:
                 self._failed.pop(workload.key, None)
         return costs
+
+    def price(self, plan: Plan) -> int:
+        """See `contracts.least_price`, of the measured source."""
+        return least_price(self._source, self._network, plan)
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
         """Cheap looks (see `contracts.LatencySource`); a task that failed is told as it failed."""

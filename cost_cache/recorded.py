@@ -60,10 +60,11 @@ class RecordedCosts:
         noise_seed: looks deviate by what the recording says of its own certainty, one draw for each task and seed:
             log-normal, by the spread of a recorded task's samples, by `interpolation_error` where it was interpolated.
             None: they do not.
+        trials_each: fresh trials that a look is charged with, the first time; a recording does not hold how many it took.
     """
 
-    def __init__(self, network: Network, tasks: RecordedTasks, noise_seed: int | None = None) -> None:
-        self.network, self.tasks, self.noise_seed = network, tasks, noise_seed
+    def __init__(self, network: Network, tasks: RecordedTasks, noise_seed: int | None = None, trials_each: int = 0) -> None:
+        self.network, self.tasks, self.noise_seed, self.trials_each = network, tasks, noise_seed, trials_each
         self._answers: dict[str, TaskCost] = {}
         self._looked: dict[str, TaskCost] = {}
         self.spending = Spending()
@@ -82,6 +83,10 @@ class RecordedCosts:
         answers = self._answers
         return [answers.get(w.key) or self._answer(w) for w in workloads]
 
+    def price(self, plan: Plan) -> int:
+        """Fresh trials that `measure` would be charged with for a plan."""
+        return self.trials_each * len({w.key for w in self.network.workloads(plan)} - self._looked.keys())
+
     def _answer(self, workload: Workload) -> TaskCost:
         cost = self._answers[workload.key] = self.tasks.cost(workload)
         return cost
@@ -93,6 +98,7 @@ class RecordedCosts:
             cost = replace(cost, latency_s=cost.latency_s * math.exp(sigma * _deviation(workload.key, self.noise_seed)))
         self._answers[workload.key] = self._looked[workload.key] = cost
         self.spending.cached_trials += 1
+        self.spending.fresh_trials += self.trials_each
         return cost
 
 

@@ -14,9 +14,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.table import Plan, Workload
+from cprune_rl.table import Network, Plan, Workload
 
-__all__ = ["Accuracy", "AccuracyOracle", "Artifact", "Device", "LatencySource", "LossCurves", "Measurement", "Spending", "TaskCost"]
+__all__ = ["Accuracy", "AccuracyOracle", "Artifact", "Device", "LatencySource", "LossCurves", "Measurement", "Priced", "Spending", "TaskCost", "least_price"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,28 @@ class LatencySource(Protocol):
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
         """Cheap looks, no trial: measured where this source has measured it, else predicted."""
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A source of latencies that says beforehand what a look takes; a device cannot."""
+
+    def price(self, plan: Plan) -> int:
+        """Fresh trials that `measure` would be charged with for a plan."""
+
+
+def least_price(source: LatencySource, network: Network, plan: Plan) -> int:
+    """Fresh trials that a true look takes: exactly, where the source says so, else one for each task that was not measured, which is too few.
+
+    Args:
+        source: that would be asked.
+        network: whose plan.
+        plan: to be measured.
+    """
+    if isinstance(source, Priced):
+        return source.price(plan)
+    workloads = {w.key: w for w in network.workloads(plan)}
+    return sum(not c.is_measured for c in source.predict(list(workloads.values())))
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,10 @@ class DeviceError(CPruneError, RuntimeError):
     """A device stopped answering and could not be brought back."""
 
 
+class BudgetSpentError(CPruneError, RuntimeError):
+    """A search asked for a look that its budget does not pay for."""
+
+
 class StoreError(CPruneError, RuntimeError):
     """The cost cache cannot be read or written."""
 

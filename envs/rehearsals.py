@@ -25,8 +25,9 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.recordings import Recording, read_recording, without_floor
 from cprune_rl.table import Network, Plan
 
-__all__ = ["LossSpread", "Rehearsal", "even_curves", "rehearse"]
+__all__ = ["TRIALS_EACH", "LossSpread", "Rehearsal", "even_curves", "rehearse"]
 
+TRIALS_EACH = 16  # fresh trials that a look at a task took in live runs with full effort: 16 by greedy CPrune, 20 by the agent (docs/results/resnet8.json)
 _HALF = 0.5  # kept ratio of the uniform plan whose loss is taken
 _SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures before it searches
 
@@ -83,17 +84,23 @@ class Rehearsal:
     Attributes:
         problem: to be searched.
         tasks: looked at before: those of the dense network, and of the uniform plan.
+        charged: the latter alone: what only searches need that read cheap looks.
         truth: of the losses; what the oracle says of them is biased and noisy.
     """
 
     problem: Problem
     tasks: int
+    charged: int
     truth: LossCurves
 
     def holds(self, plan: Plan) -> bool:
         """Whether a plan truly holds the floor; a final gate would also ask for a margin, for it has so many images only."""
+        return self.accuracy(plan) >= self.problem.floor
+
+    def accuracy(self, plan: Plan) -> float:
+        """What a plan truly has."""
         problem = self.problem
-        return CurveOracle(problem.network, self.truth, problem.dense_accuracy).accuracy(plan).value >= problem.floor
+        return CurveOracle(problem.network, self.truth, problem.dense_accuracy).accuracy(plan).value
 
 
 def rehearse(
@@ -127,14 +134,17 @@ def rehearse(
     absolute = resolve_floor(next(f for f in (floor, asked, recording.floor) if f is not None), recording.dense_accuracy)
     shown, spread, rng = even_curves(recording), LossSpread(), np.random.default_rng([seed, zlib.crc32(recording.name.encode())])
     truth = spread.draw(shown, rng) if losses == "drawn" else replace(spread, group=0.0, power=0.0).draw(recording.curves, rng)
-    recorded = RecordedCosts(network, tasks)
+    recorded = RecordedCosts(network, tasks, trials_each=TRIALS_EACH)
     costs = recorded if is_known else EstimatedCosts(network, recorded, CostModel())
-    for plan in (network.dense, *((network.uniform(r) for r in _SWEEP) if is_prepared else ())):
-        costs.measure(plan)
+    costs.measure(network.dense)
+    n_dense = recorded.spending.cached_trials
+    for ratio in _SWEEP if is_prepared else ():
+        costs.measure(network.uniform(ratio))
+    n_known = recorded.spending.cached_trials
     oracle = CurveOracle(network, truth, recording.dense_accuracy) if is_known else spread.oracle(network, truth, recording.dense_accuracy, rng)
     device = UNKNOWN_DEVICE if is_device_hidden else recording.descriptor
     problem = Problem(recording.name, network, costs, oracle, truth if is_known else shown, recording.dense_accuracy, absolute, device)
-    return Rehearsal(problem, recorded.spending.cached_trials, truth)
+    return Rehearsal(problem, n_known, n_known - n_dense, truth)
 
 
 def even_curves(recording: Recording) -> LossCurves:

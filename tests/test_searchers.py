@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 
 from cprune_rl.agents.agent import PolicyRollOut, PruningAgent
+from cprune_rl.agents.annealing import Annealing
 from cprune_rl.agents.back_off import back_off, ladder
+from cprune_rl.agents.best_of import BestOfWalks
+from cprune_rl.agents.cprune_published import PublishedCPrune
+from cprune_rl.agents.evolution import Evolution
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.imagination import imagined
 from cprune_rl.agents.proxy_greedy import ProxyGreedy
+from cprune_rl.agents.random_search import RandomSearch
 from cprune_rl.agents.searcher import Budget, Searcher
 from cprune_rl.agents.surrogate import SurrogateSearch
 from cprune_rl.agents.training import TrainingSettings, train_policy
+from cprune_rl.agents.uniform import Uniform
+from cprune_rl.agents.unmeasured import Unmeasured, by_macs, by_prediction, shuffled
 from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
 from cprune_rl.cost_cache.recorded import RecordedCosts
@@ -36,7 +43,12 @@ def agent() -> PruningAgent:
     return train_small()
 
 
-@pytest.fixture(params=["greedy", "proxy-greedy", "surrogate", "roll-out", "agent"])
+@pytest.fixture(
+    params=[
+        *("greedy", "proxy-greedy", "surrogate", "roll-out", "agent", "best-of-k", "cprune-published", "uniform", "random", "evolution", "annealing"),
+        *("rb-cprune", "agent-macs", "agent-shuffled"),
+    ]
+)
 def make(request: pytest.FixtureRequest, agent: PruningAgent) -> Callable[[], Searcher]:
     """Each searcher in turn."""
     ways: dict[str, Callable[[], Searcher]] = {
@@ -45,6 +57,15 @@ def make(request: pytest.FixtureRequest, agent: PruningAgent) -> Callable[[], Se
         "surrogate": SurrogateSearch,
         "roll-out": lambda: PolicyRollOut(agent.policy),
         "agent": lambda: agent,
+        "best-of-k": lambda: BestOfWalks(agent.policy),
+        "cprune-published": PublishedCPrune,
+        "uniform": Uniform,
+        "random": lambda: RandomSearch(n_looks=60),
+        "evolution": lambda: Evolution(n_looks=60),
+        "annealing": lambda: Annealing(n_looks=60),
+        "rb-cprune": lambda: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+        "agent-macs": lambda: Unmeasured("agent-macs", agent, by_macs),
+        "agent-shuffled": lambda: Unmeasured("agent-shuffled", agent, shuffled(0)),
     }
     return ways[request.param]
 

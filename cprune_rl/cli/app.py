@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from cprune_rl import __version__
-from cprune_rl.cli import cache, device, problems, record, train, validate
+from cprune_rl.cli import cache, compare, device, problems, record, train, validate
 from cprune_rl.errors import CPruneError
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for group in (train, validate, problems, record, device, cache):
+for group in (train, validate, compare, problems, record, device, cache):
     group.register(app)
 
 

@@ -1,4 +1,4 @@
-"""`cprune-rl validate`: checks what a run folder claims."""
+"""`cprune-rl validate`: checks what a run folder, or a row of a comparison, claims."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ def register(app: typer.Typer) -> None:
     app.command()(validate)
 
 
-def validate(run: Annotated[Path, typer.Argument(help="Run folder to check.")]) -> None:
-    """Rebuild a run's network from its files and check what result.json claims of it."""
+def validate(run: Annotated[Path, typer.Argument(help="Run folder to check, or a row of a comparison: DIR/rows/NAME.json.")]) -> None:
+    """Rebuild a run's network from its files and check what result.json claims of it; run a comparison's row again."""
     from cprune_rl.job.progress import Reporter
-    from cprune_rl.job.validate import validate_run
 
-    checks = validate_run(run)
+    if run.suffix == ".json":
+        from cprune_rl.comparison.validation import check_row
+
+        checks = check_row(run)
+    else:
+        from cprune_rl.job.validate import validate_run
+
+        checks = validate_run(run)
     reporter = Reporter()
     words = {True: "ok         ", False: "FAIL       ", None: "not checked"}
     for check in checks:

@@ -102,6 +102,7 @@ class RunConfig(BaseModel):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the final gate: how sure it is that a network which passes holds the floor.")
     method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
     rival: bool = Field(True, description="Run greedy CPrune beside the agent, to compare with.")
+    rivals: tuple[str, ...] = Field((), description="Other methods to run beside it, parted by commas, e.g. mdp,netadapt; `cprune-rl compare --list` says which there are.")
     policy: str | None = Field(None, description="Prune with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.")
     init: str | None = Field(None, description="Begin the training with this policy's weights, a folder or a packaged one's name.")
     max_trials: int | None = Field(None, ge=0, description="A search ends when it has made so many fresh trials.")
@@ -138,6 +139,12 @@ class RunConfig(BaseModel):
         if len(set(floors)) < len(floors) or any(not -1.0 <= f <= 1.0 for f in floors):
             raise ValueError("give different accuracies, parted by commas, e.g. --front=-0.005,-0.01,-0.02")
         return tuple(floors)
+
+    @field_validator("rivals", mode="before")
+    @classmethod
+    def _rivals_are_names(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, str) else list(value)
+        return tuple(dict.fromkeys(part.strip() for item in items for part in str(item).split(",") if part.strip()))
 
     @field_validator("freeze", "keep", mode="before")
     @classmethod
@@ -183,6 +190,7 @@ class RunConfig(BaseModel):
         """
         from cprune_rl.accuracy.data import parse_data
         from cprune_rl.accuracy.training import train_device
+        from cprune_rl.agents.methods import check_rivals
         from cprune_rl.agents.policies import find_policy
         from cprune_rl.compiler.devices import RecordedSpec, parse_device
         from cprune_rl.pruning.importance import IMPORTANCES
@@ -196,6 +204,7 @@ class RunConfig(BaseModel):
         for kind, (name, names) in known.items():
             if name not in names:
                 raise UnknownNameError(kind, name, names)
+        check_rivals(self.rivals)
         if self.policy is not None and self.init is not None:
             raise ConfigError("--policy takes a policy as it is, --init trains one further: give one of them")
         if self.no_measure and self.policy is None:

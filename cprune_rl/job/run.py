@@ -78,7 +78,9 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
 
 def _methods(config: RunConfig) -> list[str]:
     """Searches to run, the run's own last."""
-    return ["greedy", config.method] if config.rival and config.method != "greedy" else [config.method]
+    greedy = ["greedy"] if config.rival and config.method != "greedy" else []
+    others = dict.fromkeys("greedy" if name == "cprune" else name for name in config.rivals)
+    return [*dict.fromkeys([*greedy, *others]), config.method]
 
 
 def _dense_table(bench: Workbench) -> SubgraphTable:

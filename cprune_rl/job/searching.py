@@ -11,6 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cprune_rl.agents.agent import PruningAgent
 from cprune_rl.agents.greedy import GreedyCPrune
+from cprune_rl.agents.guard import search_within
+from cprune_rl.agents.methods import METHODS, rival
 from cprune_rl.agents.policies import find_policy, open_policy
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
@@ -32,7 +34,7 @@ def search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str,
         bench: the run's parts.
         folder: keeps the result, and the policy.
         reporter: told of each candidate.
-        method: a key of `config.METHODS`.
+        method: a key of `config.METHODS`, or one of `agents.methods`.
         label: what the folder calls the search; the method's name where not given.
 
     Raises:
@@ -46,12 +48,15 @@ def search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str,
     extra: dict[str, float] = {"policy_s": 0.0}
     if method == "greedy":
         searcher = GreedyCPrune()
+    elif method != "agent":
+        searcher = rival(method, bench.config.seed, bench.curves)
+        extra = {"policy_s": 0.0, **(bench.model_cost if METHODS[method].is_prepared else {})}
     else:
         policy, seconds = _policy(bench, folder, reporter)
         searcher, extra = PruningAgent(policy, SurrogateSettings(turns=bench.config.budgets.turns)), {**bench.model_cost, "policy_s": seconds}
     problem = bench.problem()
     with SummaryWriter(str(folder.file("tensorboard"))) as writer, reporter.part(f"Searching with {label}, % of the slack used", 100) as advance:
-        result = searcher.search(problem, _budget(bench, extra, reporter), Narrator(problem, folder, reporter, writer, label, advance))
+        result, _ = search_within(searcher, problem, _budget(bench, extra, reporter), Narrator(problem, folder, reporter, writer, label, advance))
     cost = {name: result.cost.get(name, 0.0) + extra.get(name, 0.0) for name in {**result.cost, **extra}}
     result = replace(result, cost=cost)
     folder.write_json(name, result.to_json())

@@ -1,0 +1,68 @@
+"""`cprune-rl compare` and `cprune-rl leaderboard`: every method at equal cost, and a ranking of rows that were checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(compare)
+    app.command()(leaderboard)
+
+
+def compare(
+    problems: Annotated[
+        str, typer.Option(help="Recorded problems, parted by commas, each with a floor if it is to have another: resnet8@znver4-2t:-0.02. `all` is every one there is.")
+    ] = "resnet8,vgg-small",
+    methods: Annotated[
+        str, typer.Option(help="Methods, parted by commas, or `all`; `cprune-rl compare --list` says which there are.")
+    ] = "agent,cprune,proxy-greedy,surrogate,random",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of the true losses, each with a search of every method.")] = 5,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them: other seeds are other draws.")] = 0,
+    budget: Annotated[
+        str, typer.Option(help="Of each search: trials=N, evaluations=N, minutes=N, parted by commas; what is left out is no limit.")
+    ] = "trials=20000,evaluations=200",
+    losses: Annotated[str, typer.Option(help="True losses: drawn around the curve that searches are shown, or recorded, the recording's own.")] = "drawn",
+    out: Annotated[Path, typer.Option(help="Folder of rows and page; a comparison that is there already goes on.")] = Path("comparison"),
+    jobs: Annotated[Optional[int], typer.Option(min=1, help="Processes; one for each core where not given.", show_default=False)] = None,  # noqa: UP045
+    backend: Annotated[str, typer.Option(help="Where runs go: processes of this machine, or ray, a cluster.")] = "processes",
+    timesteps: Annotated[int, typer.Option(min=1000, help="Training of a policy on other families' problems.")] = 100_000,
+    own_timesteps: Annotated[int, typer.Option(min=1000, help="Training of a policy in a model of one problem.")] = 20_000,
+    show: Annotated[bool, typer.Option("--list", help="List the methods and end.")] = False,
+) -> None:
+    """Compare search methods on recorded problems at equal cost, and write a page about it."""
+    from cprune_rl.agents.methods import METHODS, methods_of
+    from cprune_rl.job.progress import Reporter
+
+    reporter = Reporter()
+    if show:
+        for name, method in METHODS.items():
+            reporter.say(f"  {name:18} {method.what}")
+        return
+    from cprune_rl.comparison.cases import cases_of
+    from cprune_rl.comparison.report import report
+    from cprune_rl.comparison.runner import Campaign, parse_budget, run_campaign
+    from cprune_rl.envs.recordings import recorded_names
+
+    if losses not in ("drawn", "recorded"):
+        raise typer.BadParameter(f"{losses!r}: drawn or recorded", param_hint="--losses")
+    names = recorded_names() if problems == "all" else [name.strip() for name in problems.split(",") if name.strip()]
+    cases = cases_of(names, range(first_seed, first_seed + seeds), "recorded" if losses == "recorded" else "drawn")
+    chosen = methods_of([name.strip() for name in methods.split(",") if name.strip()])
+    campaign = Campaign(out, tuple(cases), tuple(chosen), parse_budget(budget), jobs, backend, timesteps, own_timesteps)
+    run_campaign(campaign, reporter)
+    report(out, reporter)
+
+
+def leaderboard(folder: Annotated[Path, typer.Argument(help="Folder with comparisons in it.")]) -> None:
+    """Rank methods by the rows of comparisons that hold when their searches are run again."""
+    from cprune_rl.comparison.report import rank
+    from cprune_rl.job.progress import Reporter
+
+    rank(folder, Reporter())

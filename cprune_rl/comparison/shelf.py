@@ -1,0 +1,131 @@
+"""The policies that compared methods bring along, trained before they search and kept in the comparison's folder.
+
+`transferred`: on the packaged recordings of all other families of networks, so that it never met the network it is to prune.
+`scratch`: on a model of the one problem, made of what a live run measures before it searches. `finetuned`: the first, trained on in that
+model. Called by `methods` and `runner`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
+from cprune_rl.agents.training import TrainingSettings, train_policy
+from cprune_rl.comparison.cases import open_case
+from cprune_rl.comparison.rows import Case
+from cprune_rl.cost_cache.interpolation import CostModel
+from cprune_rl.envs.cprune_env import ProblemSampler
+from cprune_rl.envs.generator import GeneratedProblems, GeneratorSettings
+from cprune_rl.envs.problems import TrainingProblems
+from cprune_rl.envs.recordings import read_recording, recorded_names
+from cprune_rl.errors import ConfigError
+
+__all__ = ["KINDS", "Shelf", "family_of", "needed"]
+
+KINDS = ("transferred", "scratch", "finetuned")
+_MAX_ROWS = TrainingSettings.max_rows
+
+
+def family_of(name: str) -> str:
+    """Family of a recorded problem's network, by the letters that its name begins with: `resnet` of `resnet20@znver4-1t`."""
+    found = re.match(r"[A-Za-z]+", name)
+    return found.group().lower() if found else name
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """See the module.
+
+    Attributes:
+        folder: of the policies.
+        timesteps: that a transferred policy is trained for.
+        own_timesteps: that one is trained for on a problem of its own.
+    """
+
+    folder: Path
+    timesteps: int = 100_000
+    own_timesteps: int = 20_000
+
+    def path(self, kind: str, problem: str) -> Path:
+        """Folder of a policy.
+
+        Args:
+            kind: one of `KINDS`.
+            problem: name of the recording that it is to prune.
+        """
+        return self.folder / (f"without-{family_of(problem)}" if kind == "transferred" else f"{kind}-{_file_name(problem)}")
+
+    def load(self, kind: str, problem: str) -> RowPolicy:
+        """A policy that was trained before.
+
+        Raises:
+            PolicyError: it is not there.
+        """
+        return load_policy(self.path(kind, problem), self._rows(problem))
+
+    def seconds(self, kind: str, problem: str) -> float:
+        """That training it took for this problem alone; 0 of a transferred one, which serves every problem."""
+        return 0.0 if kind == "transferred" else float(json.loads((self.path(kind, problem) / "policy.json").read_text())["card"]["train_s"])
+
+    def train(self, kind: str, case: Case) -> Path:
+        """Trains a policy, unless it is there.
+
+        Args:
+            kind: one of `KINDS`; `finetuned` wants the transferred one to be there.
+            case: any of the problem.
+
+        Raises:
+            ConfigError: there is no recording of another family to train on.
+        """
+        path = self.path(kind, case.problem)
+        if (path / "policy.json").is_file():
+            return path
+        problems, card = self._problems(kind, case)
+        start = self.load("transferred", case.problem) if kind == "finetuned" else None
+        started = time.perf_counter()
+        settings = TrainingSettings(self.timesteps if kind == "transferred" else self.own_timesteps, max_rows=self._rows(case.problem))
+        trained = train_policy(problems, settings, start=start)
+        save_policy(trained.policy, path, {**card, "timesteps": settings.total_timesteps, "train_s": round(time.perf_counter() - started, 1)})
+        return path
+
+    def _problems(self, kind: str, case: Case) -> tuple[ProblemSampler, dict[str, Any]]:
+        if kind == "transferred":
+            family = family_of(case.problem)
+            names = [n for n in recorded_names() if family_of(n) != family]
+            if not names:
+                raise ConfigError(f"there is no recording of another family than {family} to train a policy on: leave out the methods that transfer one")
+            return GeneratedProblems(names, GeneratorSettings()), {"trained_on": names}
+        problem = open_case(case).problem
+        seen = CostModel()
+        for plan in (problem.network.dense, problem.network.uniform(0.5)):  # what a rehearsal has looked at by then
+            for workload, cost in zip(problem.network.workloads(plan), problem.latency.measure(plan), strict=True):
+                seen.learn(workload, cost)
+        return TrainingProblems(problem.network, seen, problem.curves, problem.dense_accuracy, problem.descriptor), {"trained_on": [case.problem]}
+
+    def _rows(self, problem: str) -> int:
+        return max(_MAX_ROWS, len(read_recording(problem).network.subgraphs))
+
+
+def needed(kinds: Sequence[str], cases: Sequence[Case]) -> list[tuple[str, Case]]:
+    """What is to be trained for some cases, each policy once, and what others begin with first.
+
+    Args:
+        kinds: of `KINDS`.
+        cases: to be searched.
+    """
+    wanted = [kind for kind in KINDS if kind in kinds or (kind == "transferred" and "finetuned" in kinds)]
+    found: dict[tuple[str, str], tuple[str, Case]] = {}
+    for kind in wanted:
+        for case in cases:
+            found.setdefault((kind, family_of(case.problem) if kind == "transferred" else case.problem), (kind, case))
+    return list(found.values())
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.@-]+", "_", name)
