@@ -23,6 +23,7 @@ def compare(
     methods: Annotated[
         str, typer.Option(help="Methods, parted by commas, or `all`; `cprune-rl compare --list` says which there are.")
     ] = "agent,cprune,proxy-greedy,surrogate,random",
+    fronts: Annotated[str, typer.Option(help="Further floors of one recording of each network, parted by commas, for accuracy-latency fronts: --fronts=-0.005,-0.03.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of the true losses, each with a search of every method.")] = 5,
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them: other seeds are other draws.")] = 0,
     budget: Annotated[
@@ -46,18 +47,24 @@ def compare(
             reporter.say(f"  {name:18} {method.what}")
         return
     from cprune_rl.comparison.cases import cases_of
+    from cprune_rl.comparison.motivation import one_each
     from cprune_rl.comparison.report import report
     from cprune_rl.comparison.runner import Campaign, parse_budget, run_campaign
     from cprune_rl.envs.recordings import recorded_names
 
     if losses not in ("drawn", "recorded"):
         raise typer.BadParameter(f"{losses!r}: drawn or recorded", param_hint="--losses")
-    names = recorded_names() if problems == "all" else [name.strip() for name in problems.split(",") if name.strip()]
+    names = recorded_names() if problems == "all" else _parts(problems)
+    names += [f"{name}:{floor}" for name in one_each(names) for floor in _parts(fronts)]
     cases = cases_of(names, range(first_seed, first_seed + seeds), "recorded" if losses == "recorded" else "drawn")
-    chosen = methods_of([name.strip() for name in methods.split(",") if name.strip()])
+    chosen = methods_of(_parts(methods))
     campaign = Campaign(out, tuple(cases), tuple(chosen), parse_budget(budget), jobs, backend, timesteps, own_timesteps)
     run_campaign(campaign, reporter)
     report(out, reporter)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def leaderboard(folder: Annotated[Path, typer.Argument(help="Folder with comparisons in it.")]) -> None:

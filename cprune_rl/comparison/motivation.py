@@ -48,15 +48,11 @@ class Inversion:
         problem: name of the recording.
         points: `(multiply-accumulates, seconds)`, each as a share of the dense network's.
         correlation: rank correlation of the two.
-        rank: of the plan with the fewest operations, by latency; 1 is the fastest.
-        lost: by how much it is slower than the fastest, as a share.
     """
 
     problem: str
     points: tuple[tuple[float, float], ...]
     correlation: Interval
-    rank: int
-    lost: float
 
 
 def staircase(problem: str) -> Staircase | None:
@@ -99,9 +95,7 @@ def inversion(problem: str, loss: float = 0.01, seed: int = 0) -> Inversion:
     ordered = sorted(plans, key=lambda p: p.widths)
     macs = np.array([network.macs(p) for p in ordered]) / network.macs(network.dense)
     seconds = np.array([math.fsum(c.latency_s for c in opened.latency.measure(p)) for p in ordered]) / looks.dense_s
-    chosen = int(macs.argmin())
-    rank = 1 + int((seconds < seconds[chosen]).sum())
-    return Inversion(problem, tuple(zip(macs.tolist(), seconds.tolist(), strict=True)), rank_correlation(macs, seconds), rank, float(seconds[chosen] / seconds.min() - 1))
+    return Inversion(problem, tuple(zip(macs.tolist(), seconds.tolist(), strict=True)), rank_correlation(macs, seconds))
 
 
 def one_each(problems: Sequence[str]) -> list[str]:

@@ -98,8 +98,15 @@ def _why(problems: Sequence[str]) -> list[Picture]:
             title = f"{stairs.layer} of {name}, {stairs.channels_in} channels read"
             pictures.append(plot_staircase(f"staircase-{name.replace('@', '-')}", title, stairs.points, 0.02))
         found = inversion(name)
-        title = f"{name}: the plan with the fewest operations is number {found.rank} of {len(found.points)} by latency, {found.lost:.0%} slower than the fastest"
-        pictures.append(plot_order(f"order-{name.replace('@', '-')}", title, found.points, found.correlation, ("operations, share of dense", "latency, share of dense")))
+        pictures.append(
+            plot_order(
+                f"order-{name.replace('@', '-')}",
+                f"{name}, {len(found.points)} plans of equal predicted loss",
+                found.points,
+                found.correlation,
+                ("operations, share of dense", "latency, share of dense"),
+            )
+        )
     return pictures
 
 

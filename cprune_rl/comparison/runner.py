@@ -154,6 +154,8 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
     if missing:
         with reporter.part("Searching", len(missing)) as advance:
             run_all(missing, campaign.n_jobs, advance)
+    with contextlib.suppress(OSError):
+        (folder / _RUNNING).rmdir()
     failed = [row for job in runs if (row := read_row(row_path(folder, job.case, job.name))).error is not None]
     for row in failed[:5]:
         reporter.say(f"    {row.method} on {row.problem}, seed {row.seed}, failed: {row.error}")
