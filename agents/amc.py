@@ -2,8 +2,8 @@
 
 Layers are coupled groups, in the order of execution. The reward is the accuracy-guaranteed one, with the device's latency in the place of
 FLOPs: the log speed-up of a plan that holds the floor, else by how much it misses it. As published: 300-wide networks of two layers,
-batches of 64 from the last 2,000 steps, exploration by a truncated normal whose deviation of 0.5 decays by 0.95 each episode. Other than
-published: 200 episodes, 30 of them at random, instead of 400 and 100, and no moving average is subtracted from rewards.
+batches of 64 from the last 2,000 steps, exploration by a truncated normal. Other than published: 200 episodes, 30 of them at random, instead of
+400 and 100; the deviation of 0.5 decays by 0.98 each episode instead of 0.95, which found faster plans; no moving average is subtracted from rewards.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from stable_baselines3 import DDPG
@@ -40,16 +41,18 @@ class AMCSettings:
         sigma: deviation of the exploration, in kept share of what may go.
         decay: of that, each episode.
         width: of the two layers of actor and critic.
-        learning_rate: of both.
+        learning_rate: of the critic.
+        actor_share: the actor's learning rate, as a share of that.
         seed: of the networks and of the exploration.
     """
 
     episodes: int = 200
     random_episodes: int = 30
     sigma: float = 0.5
-    decay: float = 0.95
+    decay: float = 0.98
     width: int = 300
     learning_rate: float = 1e-3
+    actor_share: float = 0.1
     seed: int = 0
 
 
@@ -79,6 +82,7 @@ class AMC:
                 batch_size=64,
                 tau=0.01,
                 gamma=1.0,
+                n_steps=n_groups,  # so that every step of an episode learns from its reward at once, as the authors' code has it
                 train_freq=(1, "episode"),
                 gradient_steps=-1,
                 policy_kwargs={"net_arch": [settings.width, settings.width]},
@@ -94,6 +98,11 @@ class _Explorer(DDPG):
     """DDPG that explores by a normal around what it would do, truncated to what it may do."""
 
     settings = AMCSettings()
+
+    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        for group in self.actor.optimizer.param_groups:
+            group["lr"] *= self.settings.actor_share
 
     def _sample_action(self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
         if self.num_timesteps < learning_starts:

@@ -134,3 +134,18 @@ def test_names_and_budgets_are_checked_before_anything_runs() -> None:
     assert cases_of(["resnet8@znver4-2t:-0.02"], [0]) == [Case("resnet8@znver4-2t", -0.02, "drawn", 0)]
     with pytest.raises(UnknownNameError):
         cases_of(["nothing"], [0])
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    run_campaign(small(tmp_path / "here", ("cprune", "random")), Reporter())
+    try:
+        run_campaign(small(tmp_path / "there", ("cprune", "random"), backend="ray"), Reporter())
+        assert ray.cluster_resources()["CPU"] == 2
+    finally:
+        ray.shutdown()
+    here, there = read_rows(tmp_path / "here"), read_rows(tmp_path / "there")
+    assert [(r.case, r.method, r.plan, r.curve) for r in here] == [(r.case, r.method, r.plan, r.curve) for r in there]
+    with pytest.raises(ConfigError, match="processes, ray"):
+        run_campaign(small(tmp_path / "nowhere", backend="slurm"), Reporter())

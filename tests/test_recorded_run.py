@@ -41,7 +41,7 @@ data.DATA_SETS["dots"] = data.DataKind(images, "noise", (), ())
 config.FAST = config.Budgets(base_steps=2, finetune_steps=1, oracle_steps=1, calibration=(0.75, 0.5), total_timesteps=2048)
 folder = Path(sys.argv[1])
 options = dict(model="resnet8", data="dots", device=sys.argv[2], floor=-1.0, fast=True, storage=f"sqlite:///{folder}.db")
-run(RunFolder.create(config.RunConfig(**options, out=folder)), Reporter())
+run(RunFolder.create(config.RunConfig(**options, rivals="mdp,uniform,cprune", out=folder)), Reporter())
 checks = validate_run(folder)
 assert all(c.passed is not False for c in checks), checks
 print("not checked:", [c.claim for c in checks if c.passed is None])
@@ -70,6 +70,20 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, device: str) -> tuple[Path
 
 def test_the_run_and_its_validation_never_load_the_compiler(outcome: tuple[Path, str, str]) -> None:
     assert "loaded: []" in outcome[1]
+
+
+def test_rivals_run_beside_the_runs_own_method_each_with_its_own_bill(outcome: tuple[Path, str, str]) -> None:
+    result = Result.read(outcome[0] / "result.json")
+    assert [r.method for r in result.rivals] == ["greedy", "mdp", "uniform"], "CPrune is the one that runs anyway"
+    assert result.main.method == "agent"
+    assert all(r.cost["accuracy_evaluations"] > 0 for r in result.rivals)
+    assert "mdp" in (outcome[0] / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("rivals", "message"), [("agnet", "Did you mean 'agent'|unknown method"), ("agent-macs", "It can have: .*mdp"), ("exact", "It can have")])
+def test_a_rival_that_a_run_cannot_have_is_told_before_anything_is_done(device: str, rivals: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {"device": device, "rivals": rivals}).check_names()
 
 
 def test_what_cannot_be_had_without_a_device_is_not_there_and_not_checked(outcome: tuple[Path, str, str]) -> None:
