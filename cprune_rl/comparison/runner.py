@@ -178,7 +178,6 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
     Raises:
         CPruneError: of the method; `run_campaign` makes a row of it.
     """
-    torch.set_num_threads(1)
     way = METHODS[method]
     is_known = way.role == "reference"
     rehearsal = open_case(case, way.is_prepared, is_known)
@@ -283,6 +282,7 @@ def _failed(job: _Job, error: str) -> Row:
 def _work(job: _Job) -> None:
     """In a process of its own: one policy, or one row."""
     job.mark.write_text(str(os.getpid()))
+    torch.set_num_threads(1)  # as many processes as cores are at work
     try:
         if job.is_training:
             job.campaign.shelf.train(job.name, job.case)
