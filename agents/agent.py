@@ -66,7 +66,7 @@ class PruningAgent:
     name: str = "agent"
 
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
-        """Takes its turns until the budget is spent."""
+        """Takes its turns, until they are done or the budget is spent."""
         meter = Meter(problem, budget, on_step)
         return SurrogateSearch(self.surrogate).take_turns(problem, meter, self._propose).result(self.name)
 

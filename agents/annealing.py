@@ -42,7 +42,7 @@ class Annealing:
                 break
             temperature = self._heat * (1 - number / self._n_looks) + 1e-4
             bar = energy(now, problem.floor) - temperature * math.log(max(rng.random(), 1e-12))  # Metropolis, drawn beforehand
-            next_ = looks.take(self._neighbour(now.plan, looks, rng), f"look {number + 1}", below_s=math.exp(min(bar, 0.0)))
+            next_ = looks.take(self._neighbour(now.plan, looks, rng), f"look {number + 1}", below_s=math.exp(min(bar, 50.0)))
             if energy(next_, problem.floor) < bar:
                 now = next_
         return looks.meter.result(self.name)

@@ -12,7 +12,6 @@ import math
 from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.searcher import Budget, OnStep, SearchResult
 from cprune_rl.envs.problem import Problem
-from cprune_rl.errors import ConfigError
 from cprune_rl.table import Plan
 
 __all__ = ["Bayes"]
@@ -28,9 +27,6 @@ class Bayes:
     Args:
         most_looks: trials.
         seed: of the sampler.
-
-    Raises:
-        ConfigError: when it searches: Optuna is not installed.
     """
 
     name = "bayes"
@@ -40,10 +36,8 @@ class Bayes:
 
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
         """Tries what the estimator proposes (see `searcher.Searcher`)."""
-        try:
-            import optuna
-        except ImportError as error:
-            raise ConfigError("the method 'bayes' needs Optuna, which is not installed: pip install 'cprune-rl[compare]'") from error
+        import optuna  # half a second that no other method needs
+
         looks = Looks(problem, budget, on_step)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=self._seed, multivariate=True))

@@ -1,7 +1,7 @@
 """CPrune as its authors coded it (Kim et al., ECCV 2022; their `c_pruner.py`), its cost counted by their protocol.
 
-Tasks are walked in the order of their time, the slowest first. Each is narrowed by its program's step, added to what it was
-narrowed by before, accepted or not; past a cap it is left alone. A candidate that is not faster than `beta` times the
+Tasks are walked in the order of their time, the slowest first. The layers of each are narrowed by its program's step, added to what they
+were narrowed by before, accepted or not; past a cap they are left alone. A candidate that is not faster than `beta` times the
 current latency leaves the walk at the next task, and the task one step further the next time; one that loses more than
 `alpha` allows is banned. An accepted candidate starts the walk anew. As coded: a step is the largest that a producer of the group asks
 for, which breaks the tilings of the others (`greedy` takes the least common multiple), and every task of every candidate is
@@ -44,50 +44,73 @@ class PublishedCPrune:
         dense = problem.network.dense
         table = SubgraphTable.build(problem.network, dense, problem.latency.measure(dense))
         meter.start(table.latency_s)
-        removed, accuracy = [0] * len(dense.widths), problem.dense_accuracy
-        while not meter.is_spent and self._alpha * accuracy >= problem.floor:
-            step = self._walk(problem, meter, table, removed, accuracy)
+        walk = _Walk(problem, meter, self._alpha, self._beta, self._cap)
+        accuracy = problem.dense_accuracy
+        while not meter.is_spent and not walk.is_over and self._alpha * accuracy >= problem.floor:
+            step = walk.accepted(table, accuracy)
             if step is None or step.accuracy is None:
                 break
             table, accuracy = SubgraphTable.build(problem.network, step.plan, problem.latency.measure(step.plan)), step.accuracy
         return meter.result(self.name)
 
-    def _walk(self, problem: Problem, meter: Meter, table: SubgraphTable, removed: list[int], accuracy: float) -> SearchStep | None:
-        """The first candidate that is accepted; None where none is. Writes down how far each group was narrowed."""
-        channels = problem.network.dense.widths
-        steps = _published_steps(table)
+
+class _Walk:
+    """How far each layer was narrowed, accepted or not, and what may follow.
+
+    Attributes:
+        is_over: whether a candidate was good enough for `alpha` and not for the floor: there the code ends.
+    """
+
+    def __init__(self, problem: Problem, meter: Meter, alpha: float, beta: float, cap: float) -> None:
+        self._problem, self._meter, self._alpha, self._beta, self._cap = problem, meter, alpha, beta, cap
+        self._shares = [0.0] * len(problem.network.subgraphs)
+        self.is_over = False
+
+    def accepted(self, table: SubgraphTable, accuracy: float) -> SearchStep | None:
+        """The first candidate that is accepted; None where none is."""
+        channels, steps = self._problem.network.dense.widths, _published_steps(table)
         for row in sorted((r for r in table.rows if r.groups), key=lambda r: -r.total_s):
-            if meter.is_spent:
+            if self._meter.is_spent or self.is_over:
                 return None
-            for g in row.groups:
-                removed[g] = min(removed[g] + steps[g], channels[g])
-            if any(removed[g] > self._cap * channels[g] for g in row.groups):
+            for at in row.subgraphs:
+                groups = self._problem.network.written_groups[at]
+                self._shares[at] += max((steps[g] / channels[g] for g in groups), default=0.0)
+            if max(self._shares[at] for at in row.subgraphs) > self._cap:
                 continue
-            step = self._try(problem, meter, table, row, removed, accuracy)
+            step = self._try(table, row, accuracy)
             if step.accepted:
                 return step
             if step.accuracy is not None:
-                for g in row.groups:
-                    removed[g] = channels[g]  # past the cap for good
+                for at in row.subgraphs:
+                    self._shares[at] = 1.0  # past the cap for good
         return None
 
-    def _try(self, problem: Problem, meter: Meter, table: SubgraphTable, row: TaskRow, removed: list[int], accuracy: float) -> SearchStep:
+    def _try(self, table: SubgraphTable, row: TaskRow, accuracy: float) -> SearchStep:
         """Tunes a candidate, and asks for its accuracy if it is fast enough."""
-        network = problem.network
-        channels, minimum = network.dense.widths, [g.minimum for g in network.groups]
-        plan = Plan(tuple(max(channels[g] - removed[g], minimum[g]) if g in row.groups else w for g, w in enumerate(table.plan.widths)), table.plan.schemes)
+        problem, meter = self._problem, self._meter
+        plan = self._narrowed(table, row)
         before = problem.latency.spending.fresh_trials
         latency = math.fsum(c.latency_s for c in problem.latency.measure(plan))
         made = problem.latency.spending.fresh_trials - before
-        meter.charge(max(_TRIALS_A_TASK * len({w.key for w in network.workloads(plan)}) - made, 0))
-        what = network.subgraphs[row.subgraphs[0]].name
+        meter.charge(max(_TRIALS_A_TASK * len({w.key for w in problem.network.workloads(plan)}) - made, 0))
+        what = problem.network.subgraphs[row.subgraphs[0]].name
         if not math.isfinite(latency) or latency > self._beta * table.latency_s or meter.is_spent:
             step = SearchStep(plan, what, latency, None, False)
         else:
             tried = problem.oracle.accuracy(plan)
+            self.is_over = self._alpha * accuracy <= tried.value < problem.floor
             step = SearchStep(plan, what, latency, tried.value, tried.value >= max(self._alpha * accuracy, problem.floor), standard_error=tried.standard_error)
         meter.record(step)
         return step
+
+    def _narrowed(self, table: SubgraphTable, row: TaskRow) -> Plan:
+        """What the row's layers write, less their share of it; never wider than it is."""
+        network, widths = self._problem.network, list(table.plan.widths)
+        for at in row.subgraphs:
+            for g in network.written_groups[at]:
+                group = network.groups[g]
+                widths[g] = min(widths[g], max(round(group.channels * (1 - self._shares[at])), group.minimum))
+        return Plan(tuple(widths), table.plan.schemes)
 
 
 def _published_steps(table: SubgraphTable) -> list[int]:

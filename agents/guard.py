@@ -7,7 +7,7 @@ search ends there with what it has found by then. Used where searches are compar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cprune_rl.agents.searcher import Budget, Meter, OnStep, Searcher, SearchResult, SearchStep
@@ -19,7 +19,7 @@ from cprune_rl.table import Network, Plan, Workload
 __all__ = ["search_within"]
 
 
-def search_within(searcher: Searcher, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> tuple[SearchResult, bool]:
+def search_within(searcher: Searcher, problem: Problem, budget: Budget, on_step: OnStep | None = None, other_s: Callable[[], float] | None = None) -> tuple[SearchResult, bool]:
     """Lets a search have no more than its budget.
 
     The tuning of a real device does not say beforehand how many trials a plan takes: there the last plan may pass the budget,
@@ -30,6 +30,7 @@ def search_within(searcher: Searcher, problem: Problem, budget: Budget, on_step:
         problem: to be searched.
         budget: what may be spent.
         on_step: told of every candidate.
+        other_s: seconds that count as well, beside those by the clock: what a rehearsal's looks would have taken.
 
     Returns:
         What it found, and whether it was the guard that ended it.
@@ -37,7 +38,7 @@ def search_within(searcher: Searcher, problem: Problem, budget: Budget, on_step:
     meter = Meter(problem, budget)
     dense = problem.network.dense
     meter.start(math.fsum(c.latency_s for c in problem.latency.measure(dense)))
-    guard = _Guard(meter)
+    guard = _Guard(meter, other_s or (lambda: 0.0))
 
     def note(step: SearchStep) -> None:
         meter.record(step)
@@ -57,6 +58,13 @@ class _Guard:
     """Says no."""
 
     meter: Meter
+    other_s: Callable[[], float]
+
+    def check_time(self) -> None:
+        """Raises where time is up."""
+        minutes = self.meter.budget.minutes
+        if minutes is not None and self.meter.cost()["wall_s"] + self.other_s() >= 60 * minutes:
+            raise BudgetSpentError(f"{minutes:g} minutes are over")
 
     def check(self, name: str, more: float) -> None:
         """Raises where `more` of a cost would pass the budget, or time is up."""
@@ -64,8 +72,7 @@ class _Guard:
         limit: int | None = getattr(budget, name)
         if limit is not None and more > 0 and cost[name] + more > limit:
             raise BudgetSpentError(f"{cost[name]:.0f} of {limit} {name.replace('_', ' ')} are spent, and {more:.0f} more were asked for")
-        if budget.minutes is not None and cost["wall_s"] >= 60 * budget.minutes:
-            raise BudgetSpentError(f"{budget.minutes:g} minutes are over")
+        self.check_time()
 
 
 class _GuardedCosts:
@@ -85,7 +92,8 @@ class _GuardedCosts:
         return self._source.measure(plan)
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Cheap looks cost nothing."""
+        """Cheap looks cost nothing but time."""
+        self._guard.check_time()
         return self._source.predict(workloads)
 
 

@@ -81,7 +81,7 @@ METHODS: dict[str, Method] = {
     "proxy-greedy": Method("adaptive proxy greedy, no limit to its rejections", lambda b: ProxyGreedy(_UNCAPPED)),
     "cprune": Method("CPrune (Kim et al., ECCV 2022), repaired", lambda b: GreedyCPrune(), is_prepared=False),
     "cprune-published": Method("CPrune as its authors coded it, 70 trials for each task of each candidate", lambda b: PublishedCPrune(), is_prepared=False),
-    "rb-cprune": Method("CPrune by predicted latencies, its accepted plans measured in the end", lambda b: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction)),
+    "rb-cprune": Method("CPrune by predicted latencies; its winner, and what it may back off to, are measured", lambda b: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction)),
     "netadapt": Method("NetAdapt (Yang et al., ECCV 2018)", lambda b: NetAdapt()),
     "halp": Method("HALP (Shen et al., NeurIPS 2022): a knapsack of latency and saliency", lambda b: HALP()),
     "mdp": Method("MDP (Sun et al., 2024): the same with latency by channels read and written together", lambda b: MDP()),
@@ -91,7 +91,7 @@ METHODS: dict[str, Method] = {
     "evolution": Method("regularised evolution (Real et al., AAAI 2019)", lambda b: Evolution(seed=b.seed), is_prepared=False),
     "annealing": Method("simulated annealing on true looks", lambda b: Annealing(seed=b.seed), is_prepared=False),
     "random": Method("random plans that are predicted to use about the slack", lambda b: RandomSearch(seed=b.seed), is_prepared=False),
-    "uniform": Method("the same share of every group, by bisection", lambda b: Uniform(), is_prepared=False),
+    "uniform": Method("the same share of every group, from wide to narrow", lambda b: Uniform(), is_prepared=False),
     "agent-macs": Method(
         "control: the agent by multiply-accumulates in the place of latency", lambda b: Unmeasured("agent-macs", PruningAgent(b.policy()), by_macs), "transferred", role="control"
     ),
@@ -101,7 +101,11 @@ METHODS: dict[str, Method] = {
         "transferred",
         role="control",
     ),
-    "exact": Method("reference: the optimum, every latency and loss known, by branch and bound", lambda b: Exact(b.truth), role="reference"),
+    "exact": Method(
+        "reference: the optimum over the dense network's legal widths, all latencies and losses known",
+        lambda b: Exact(b.truth),
+        role="reference",
+    ),
 }
 _ALIASES = {"greedy": "cprune"}
 
@@ -132,7 +136,7 @@ def check_rivals(names: Sequence[str]) -> None:
         ConfigError: one needs a policy of its own, or the truth.
         UnknownNameError: there is no such method.
     """
-    for name in names:
+    for name in (_ALIASES.get(n, n) for n in names):
         if name not in METHODS:
             raise UnknownNameError("method", name, [n for n, m in METHODS.items() if _is_rival(m)])
         if not _is_rival(METHODS[name]):

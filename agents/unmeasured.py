@@ -1,4 +1,4 @@
-"""A search that is shown other latencies than the true ones, and measures in the end what it accepted.
+"""A search that is shown other latencies than the true ones, and measures in the end what it came to.
 
 `RB-CPrune` of the paper is such a search: greedy CPrune by predicted latencies. So are the controls that show what the
 compiler's information is worth: the same agent by multiply-accumulates, which know nothing of a device, and by latencies that
@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from cprune_rl.agents.searcher import AcceptedPlan, Budget, Meter, OnStep, Searcher, SearchResult, SearchStep
-from cprune_rl.contracts import LatencySource, Spending, TaskCost
+from cprune_rl.contracts import LatencySource, Spending, TaskCost, least_price
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 from cprune_rl.table import Network, Plan, Workload
@@ -23,6 +23,7 @@ from cprune_rl.table import Network, Plan, Workload
 __all__ = ["Disguise", "Unmeasured", "by_macs", "by_prediction", "shuffled"]
 
 Disguise = Callable[[Problem], LatencySource]
+_SHARES = (1.0, 0.85, 0.7, 0.5)  # of the slack
 
 
 class Unmeasured:
@@ -38,7 +39,7 @@ class Unmeasured:
         self.name, self._searcher, self._disguise = name, searcher, disguise
 
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
-        """Searches by the disguise, then measures what was accepted, the fastest by it first, so that the fastest in truth is the answer."""
+        """Searches by the disguise, then measures the fastest plan by it, and the fastest of those that leave some of the slack, for the final gate to back off to."""
         meter = Meter(problem, budget, on_step)
         meter.start(math.fsum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
         accepted: list[AcceptedPlan] = []
@@ -49,13 +50,21 @@ class Unmeasured:
 
         with contextlib.suppress(BudgetSpentError):  # what it accepted by then is measured as far as the budget goes
             self._searcher.search(replace(problem, latency=self._disguise(problem)), budget, note)
-        for plan in sorted(accepted, key=lambda a: a.latency_s):
-            if meter.is_spent:
+        for plan in _finalists(accepted, problem):
+            limit = budget.fresh_trials
+            if limit is not None and meter.cost()["fresh_trials"] + least_price(problem.latency, problem.network, plan.plan) > limit:
                 break
             latency_s = math.fsum(c.latency_s for c in problem.latency.measure(plan.plan))
             is_faster = latency_s < meter.accepted[0].latency_s  # whatever was predicted
             meter.record(SearchStep(plan.plan, "measured in the end", latency_s, plan.accuracy, is_faster))
         return meter.result(self.name)
+
+
+def _finalists(accepted: Sequence[AcceptedPlan], problem: Problem) -> list[AcceptedPlan]:
+    """The fastest plan by the disguise within each share of the slack."""
+    slack = problem.dense_accuracy - problem.floor
+    within = ([a for a in accepted if problem.dense_accuracy - a.accuracy <= share * slack] for share in _SHARES)
+    return list(dict.fromkeys(min(plans, key=lambda a: a.latency_s) for plans in within if plans))
 
 
 class _Shown:

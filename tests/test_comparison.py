@@ -109,6 +109,21 @@ def test_a_row_is_checked_by_running_it_again(tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
 
 
+def test_the_commands_write_a_page_and_a_ranking(tmp_path: Path) -> None:
+    out = tmp_path / "comparison"
+    options = ["--problems", "resnet8@znver4-1t", "--methods", "cprune,uniform,exact", "--fronts=-0.02", "--seeds", "1", "--jobs", "1", "--out", str(out)]
+    found = CliRunner().invoke(app, ["compare", *options])
+    assert found.exit_code == 0, found.output
+    page = (out / "report.html").read_text()
+    assert "cprune" in page
+    assert "proxies" in {path.stem for path in (out / "tables").iterdir()}
+    assert {r.floor for r in read_rows(out)} == {-0.01, -0.02}
+    (out / "rows" / next(p.name for p in (out / "rows").iterdir() if "uniform" in p.name)).write_text("{}")
+    found = CliRunner().invoke(app, ["leaderboard", str(out)])
+    assert found.exit_code == 0, found.output
+    assert "5 of 6 runs were validated" in (out / "leaderboard.html").read_text()
+
+
 def test_policies_are_trained_without_the_family_they_are_tried_on(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, timesteps=1024, own_timesteps=1024)
     card = json.loads((shelf.train("transferred", CASE) / "policy.json").read_text())["card"]

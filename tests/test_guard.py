@@ -5,11 +5,16 @@ from collections.abc import Callable
 import pytest
 
 from cprune_rl.agents.annealing import Annealing
+from cprune_rl.agents.bayes import Bayes
 from cprune_rl.agents.cprune_published import PublishedCPrune
 from cprune_rl.agents.evolution import Evolution
+from cprune_rl.agents.fastnas import FastNAS
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.guard import search_within
+from cprune_rl.agents.halp import HALP
 from cprune_rl.agents.looks import Looks
+from cprune_rl.agents.mdp import MDP
+from cprune_rl.agents.netadapt import NetAdapt
 from cprune_rl.agents.searcher import Budget, OnStep, Searcher, SearchResult
 from cprune_rl.agents.surrogate import SurrogateSearch
 from cprune_rl.agents.unmeasured import Unmeasured, by_prediction
@@ -62,7 +67,14 @@ def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None
 
 @pytest.mark.parametrize("trials", [0, 100, 700])
 @pytest.mark.parametrize("evaluations", [0, 1, 7])
-@pytest.mark.parametrize("make", [GreedyCPrune, PublishedCPrune, Evolution, Annealing, SurrogateSearch, lambda: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(GreedyCPrune, PublishedCPrune, Evolution, Annealing, SurrogateSearch, HALP, MDP, NetAdapt, FastNAS),
+        lambda: Bayes(20),
+        lambda: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+    ],
+)
 def test_no_search_passes_any_budget(make: Callable[[], Searcher], trials: int, evaluations: int) -> None:
     problem = rehearse("vgg-small@znver4-1t", -0.02).problem
     before = problem.latency.spending.fresh_trials
@@ -72,6 +84,21 @@ def test_no_search_passes_any_budget(make: Callable[[], Searcher], trials: int, 
     assert problem.latency.spending.fresh_trials - before <= trials
     assert problem.oracle.spending.accuracy_evaluations <= evaluations
     assert found.accepted[0].plan == problem.network.dense
+
+
+def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations_are_spent() -> None:
+    problem = rehearse("resnet8@znver4-1t").problem
+    found, _ = search_within(Unmeasured("rb-cprune", GreedyCPrune(), by_prediction), problem, Budget(accuracy_evaluations=6))
+    assert found.cost["accuracy_evaluations"] <= 6
+    assert len(found.accepted) > 1
+    assert len(found.history) <= 4, "the winner and what it may back off to, no more"
+
+
+def test_what_looks_would_have_taken_counts_as_time() -> None:
+    problem = rehearse("resnet8@znver4-1t").problem
+    found, is_stopped = search_within(GreedyCPrune(), problem, Budget(minutes=1.0), other_s=lambda: 20.0 * problem.oracle.spending.accuracy_evaluations)
+    assert is_stopped
+    assert found.cost["accuracy_evaluations"] == 3
 
 
 def test_the_published_algorithm_pays_for_tuning_every_task_of_every_candidate() -> None:

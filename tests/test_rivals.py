@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -22,7 +21,6 @@ from cprune_rl.agents.searcher import Budget, Searcher
 from cprune_rl.agents.surrogate import SurrogateSearch
 from cprune_rl.agents.width_program import Effort, WidthProgram
 from cprune_rl.envs.rehearsals import rehearse
-from cprune_rl.errors import ConfigError
 from cprune_rl.table import Group, Network, Plan
 from cprune_rl.testing import FailingCosts, check_searcher, toy_problem
 
@@ -41,9 +39,8 @@ WAYS: dict[str, Callable[[], Searcher]] = {
 @pytest.fixture(params=list(WAYS))
 def make(request: pytest.FixtureRequest) -> Callable[[], Searcher]:
     """Each method in turn."""
-    if request.param == "bayes":
-        pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'cprune-rl[compare]'")
-    return WAYS[request.param]
+    way: Callable[[], Searcher] = WAYS[request.param]
+    return way
 
 
 def test_every_rival_passes_the_conformance_suite(make: Callable[[], Searcher]) -> None:
@@ -158,9 +155,3 @@ def test_a_map_takes_no_more_than_half_of_the_evaluations() -> None:
     result = FastNAS().search(toy_problem(), Budget(accuracy_evaluations=8))
     assert sum(s.what.startswith("map: ") for s in result.history) <= 4
     assert result.best.latency_s < result.accepted[0].latency_s
-
-
-def test_without_optuna_bayes_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ConfigError, match=r"cprune-rl\[compare\]"):
-        Bayes().search(toy_problem(), Budget())

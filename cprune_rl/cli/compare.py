@@ -37,7 +37,7 @@ def compare(
     own_timesteps: Annotated[int, typer.Option(min=1000, help="Training of a policy in a model of one problem.")] = 20_000,
     show: Annotated[bool, typer.Option("--list", help="List the methods and end.")] = False,
 ) -> None:
-    """Compare search methods on recorded problems at equal cost, and write a page about it."""
+    """Compare search methods on recorded problems within equal budgets, and write a page about it."""
     from cprune_rl.agents.methods import METHODS, methods_of
     from cprune_rl.job.progress import Reporter
 
@@ -67,7 +67,7 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def leaderboard(folder: Annotated[Path, typer.Argument(help="Folder with comparisons in it.")]) -> None:
+def leaderboard(folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")]) -> None:
     """Rank methods by the rows of comparisons that hold when their searches are run again."""
     from cprune_rl.comparison.report import rank
     from cprune_rl.job.progress import Reporter

@@ -115,13 +115,16 @@ def hypervolume(points: Sequence[tuple[float, float]], worst: tuple[float, float
 
 
 def fronts(scores: Scores, weights: Array) -> dict[str, Front]:
-    """Speed-up and accuracy of each method at each floor, and the hypervolume over them; a failed run is the dense network."""
+    """Speed-up and accuracy of each method at each floor, and the hypervolume over them, on what was tried at all floors; a failed run is the dense network."""
     floors = tuple(sorted({c.floor for c in scores.cases}, reverse=True))
     worst = 200 * min(floors)
     at_floor = [np.array([c.floor == floor for c in scores.cases]) for floor in floors]
     draws = [(c.problem, c.losses, c.seed) for c in scores.cases]
     kept = {draw: at for at, draw in enumerate(dict.fromkeys(draws))}
     wanted = Counter(kept[draw] for draw in draws)
+    is_front = np.array([wanted[kept[draw]] == len(floors) for draw in draws])
+    if not is_front.any():  # nothing was tried at all floors: what there is
+        is_front[:] = True
     problem = np.zeros(len(kept), dtype=np.int64)
     for draw, number in zip(draws, scores.problem, strict=True):
         problem[kept[draw]] = number
@@ -130,15 +133,15 @@ def fronts(scores: Scores, weights: Array) -> dict[str, Front]:
     for method, log_gain in zip(scores.methods, scores.log_gain, strict=True):
         points = np.array([np.nan if r is None else _points(r) for r in scores.of(method)])
         clouds: dict[int, list[tuple[float, float]]] = {at: [] for at in kept.values()}
-        for draw, gain, point in zip(draws, log_gain, points, strict=True):
-            if not np.isnan(gain):
+        for draw, gain, point, is_wanted in zip(draws, log_gain, points, is_front, strict=True):
+            if is_wanted and not np.isnan(gain):
                 clouds[kept[draw]].append((float(np.exp(gain)), float(point)))
-        areas = np.array([hypervolume(cloud, (1.0, worst)) if len(cloud) == wanted[at] else np.nan for at, cloud in clouds.items()])
-        speedups = [interval(mean, np.where(here, log_gain, np.nan), weights) for here in at_floor]
+        areas = np.array([hypervolume(cloud, (1.0, worst)) if cloud and len(cloud) == wanted[at] else np.nan for at, cloud in clouds.items()])
+        speedups = [interval(mean, np.where(here & is_front, log_gain, np.nan), weights) for here in at_floor]
         found[method] = Front(
             floors,
             tuple(Interval(*(float(np.exp(v)) for v in (s.value, s.low, s.high))) for s in speedups),
-            tuple(interval(mean, np.where(here, points, np.nan), weights) for here in at_floor),
+            tuple(interval(mean, np.where(here & is_front, points, np.nan), weights) for here in at_floor),
             interval(mean, areas, own_weights),
             worst,
         )

@@ -14,11 +14,13 @@ import numpy as np
 from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.sampling import random_direction, towards
 from cprune_rl.agents.searcher import Budget
+from cprune_rl.contracts import TaskCost
 from cprune_rl.envs.recordings import open_recorded, read_recording
+from cprune_rl.envs.rehearsals import rehearse
 from cprune_rl.intervals import Interval, rank_correlation
 from cprune_rl.table import Network
 
-__all__ = ["Inversion", "Staircase", "inversion", "one_each", "staircase"]
+__all__ = ["Inversion", "Proxies", "Staircase", "inversion", "one_each", "proxies", "staircase"]
 
 _N_PLANS = 300
 
@@ -94,8 +96,45 @@ def inversion(problem: str, loss: float = 0.01, seed: int = 0) -> Inversion:
     plans = {p for p in plans if 0.7 * loss <= looks.predicted_loss(p)}
     ordered = sorted(plans, key=lambda p: p.widths)
     macs = np.array([network.macs(p) for p in ordered]) / network.macs(network.dense)
-    seconds = np.array([math.fsum(c.latency_s for c in opened.latency.measure(p)) for p in ordered]) / looks.dense_s
+    seconds = np.array([_sum(opened.latency.measure(p)) for p in ordered]) / looks.dense_s
     return Inversion(problem, tuple(zip(macs.tolist(), seconds.tolist(), strict=True)), rank_correlation(macs, seconds))
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """How well what is free ranks random plans as the truth does: rank correlations.
+
+    Attributes:
+        problem: name of the recording.
+        macs: multiply-accumulates with latency.
+        latency: cheap looks, the dense network and a uniform plan known, with latency.
+        loss: the curve shown with the true losses of seed 0.
+    """
+
+    problem: str
+    macs: Interval
+    latency: Interval
+    loss: Interval
+
+
+def proxies(problem: str, seed: int = 0) -> Proxies:
+    """Random plans that are predicted to use a half to all of the slack.
+
+    Args:
+        problem: name of the recording.
+        seed: of the plans.
+    """
+    rehearsal, truth = rehearse(problem), open_recorded(problem)
+    network, cheap, rng = truth.network, rehearsal.problem.latency, np.random.default_rng(seed)
+    looks = Looks(rehearsal.problem, Budget())
+    plans = list({towards(looks, random_direction(looks, 0.6, rng), looks.slack * rng.uniform(0.5, 1.0)): None for _ in range(_N_PLANS)})
+    macs, shown, lost = (np.array([look(p) for p in plans]) for look in (network.macs, looks.predicted_loss, lambda p: -rehearsal.accuracy(p)))
+    predicted, latency = (np.array([_sum(look(p)) for p in plans]) for look in (lambda p: cheap.predict(network.workloads(p)), truth.latency.measure))
+    return Proxies(problem, rank_correlation(macs, latency), rank_correlation(predicted, latency), rank_correlation(shown, lost))
+
+
+def _sum(costs: Sequence[TaskCost]) -> float:
+    return math.fsum(c.latency_s for c in costs)
 
 
 def one_each(problems: Sequence[str]) -> list[str]:

@@ -8,12 +8,13 @@ from typing import Any, TypedDict
 
 from jinja2 import Environment, PackageLoader
 
+from cprune_rl.comparison.motivation import Proxies
 from cprune_rl.comparison.pictures import Picture
 from cprune_rl.comparison.plots import plot_costs, plot_fronts, plot_iqm, plot_pairs, plot_profiles, plot_speedup
 from cprune_rl.comparison.rows import Row
 from cprune_rl.comparison.scores import UNRANKED
 from cprune_rl.comparison.statistics import AGENT, Comparison, compare
-from cprune_rl.comparison.tables import costs_table, fronts_table, overall_table, pairs_table, problem_tables, shares_table
+from cprune_rl.comparison.tables import costs_table, fronts_table, overall_table, pairs_table, problem_tables, proxies_table, shares_table
 
 __all__ = ["About", "write_page"]
 
@@ -44,7 +45,15 @@ class About(TypedDict, total=False):
     agent: str
 
 
-def write_page(folder: Path, rows: Sequence[Row], about: About, why: Sequence[Picture] = (), unranked: Collection[str] = UNRANKED) -> Comparison:
+def write_page(
+    folder: Path,
+    rows: Sequence[Row],
+    about: About,
+    why: Sequence[Picture] = (),
+    proxies: Sequence[Proxies] = (),
+    controls: Collection[str] = (),
+    unranked: Collection[str] = UNRANKED,
+) -> Comparison:
     """Writes `report.html`, `pictures/` and `tables/`.
 
     Args:
@@ -52,6 +61,8 @@ def write_page(folder: Path, rows: Sequence[Row], about: About, why: Sequence[Pi
         rows: of all methods and cases.
         about: how it was made.
         why: further pictures, of why the compiler is asked: `plot_staircase`, `plot_order`.
+        proxies: how well what is free ranks plans.
+        controls: methods that are shown without a rank.
         unranked: methods that only serve as a reference.
 
     Returns:
@@ -60,10 +71,12 @@ def write_page(folder: Path, rows: Sequence[Row], about: About, why: Sequence[Pi
     Raises:
         ConfigError: no row is of a ranked method, or two are of the same run.
     """
-    found = compare(rows, agent=about.get("agent", AGENT), unranked=unranked)
+    found = compare(rows, agent=about.get("agent", AGENT), unranked=unranked, controls=controls)
     main = [plot_iqm(found), plot_speedup(found)]
     depth = [*plot_costs(found), plot_profiles(found), plot_fronts(found), plot_pairs(found)]
     tables = {"overall": overall_table(found), "costs": costs_table(found), "shares": shares_table(found), "fronts": fronts_table(found), "pairs": pairs_table(found)}
+    if proxies:
+        tables["proxies"] = proxies_table(proxies)
     problems = problem_tables(found)
     for name in ("pictures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -101,7 +114,7 @@ def _verdict(found: Comparison) -> dict[str, Any] | None:
         return None
     sides: dict[str, list[str]] = {"above": [], "below": [], "level": []}
     for s in found.standings:
-        if s.agent_over is not None:
+        if s.agent_over is not None and s.rank is not None:
             sides["above" if s.agent_over.low > 0 else "below" if s.agent_over.high < 0 else "level"].append(s.method)
     return {"agent": agent, "n_ranked": sum(s.rank is not None for s in found.standings), **sides}
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from cprune_rl.agents.methods import METHODS
 from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S
 from cprune_rl.comparison.leaderboard import write_leaderboard
-from cprune_rl.comparison.motivation import inversion, one_each, staircase
+from cprune_rl.comparison.motivation import inversion, one_each, proxies, staircase
 from cprune_rl.comparison.page import About, write_page
 from cprune_rl.comparison.pictures import Picture
 from cprune_rl.comparison.plots import plot_order, plot_staircase
@@ -29,6 +29,8 @@ from cprune_rl.machine import describe_system, now_utc
 
 __all__ = ["rank", "report"]
 
+_CONTROLS = tuple(name for name, method in METHODS.items() if method.role == "control")
+
 
 def report(folder: Path, reporter: Reporter) -> Comparison:
     """Writes `report.html` with its pictures and tables, and prints the standings.
@@ -41,8 +43,9 @@ def report(folder: Path, reporter: Reporter) -> Comparison:
         ConfigError: there are no rows, or one is damaged.
     """
     rows = read_rows(folder)
+    problems = sorted({r.problem for r in rows})
     with reporter.part("Writing the page", None):
-        found = write_page(folder, rows, _about(folder, rows), _why(sorted({r.problem for r in rows})))
+        found = write_page(folder, rows, _about(folder, rows), _why(problems), [proxies(name) for name in problems], _CONTROLS)
     _print(found, reporter.console)
     reporter.say(f"Page: {folder / 'report.html'}; tables and pictures beside it. Check a row with `cprune-rl validate {folder / 'rows'}/NAME.json`")
     return found
@@ -73,7 +76,7 @@ def _about(folder: Path, rows: Sequence[Row]) -> About:
     commands = [s["command"] for s in json.loads(sessions.read_text())] if sessions.is_file() else []
     said = {r.problem: describe_recorded(r.problem) for r in rows}
     return About(
-        title="Pruning for a device: search methods at equal cost",
+        title="Pruning for a device: search methods within equal budgets",
         made=now_utc(),
         commands=list(dict.fromkeys(commands)),
         system=describe_system(),
@@ -81,11 +84,17 @@ def _about(folder: Path, rows: Sequence[Row]) -> About:
         methods={name: METHODS[name].what for name in METHODS if any(r.method == name for r in rows)},
         problems={name: f"{s.machine}; {s.n_tasks} tasks recorded {s.recorded}" for name, s in said.items()},
         notes=[
-            f"A recording does not hold how many trials a task took: a look at a new one is charged with {TRIALS_EACH} fresh trials, as in live runs with full effort.",
+            f"A recording does not hold how many trials a task took: a look at a new one is charged with {TRIALS_EACH} fresh trials; "
+            "in live runs with full effort it took greedy CPrune 16 and the agent 20.",
             f"Seconds of measuring and training are worked out from counts, as live runs had them: {TRIAL_S:g} s a trial, {EVALUATION_S:g} s an evaluation, "
             f"{FINETUNE_S:g} s a full fine-tune; those of thinking and of training a policy were taken here.",
             "Training a policy on other families of networks is charged to none of the networks that it serves.",
+            "That policy is one, of one seed: the intervals of methods that bring a policy along leave out how trainings differ.",
             "The final gate's own margin, which a live run asks for on so many images, is left out.",
+            "Every method is shown one curve of losses that calibration fine-tunes gave, and is charged nothing for them. Drawn losses deviate from it as those did that the agent's "
+            "policy was trained on, and as its model of losses expects: at home, so to speak. With --losses recorded they are the recordings' own.",
+            "cprune-published is charged with 70 trials for each task of each candidate; its code ends in a KeyError where a walk accepts nothing, here it ends with what it has.",
+            "MILP solvers have limits by the clock, of seconds where a solution takes milliseconds.",
         ],
     )
 

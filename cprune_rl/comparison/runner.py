@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import multiprocessing
@@ -41,6 +42,7 @@ from cprune_rl.plain import dump_json
 __all__ = ["BACKENDS", "Campaign", "parse_budget", "row_path", "run_campaign", "run_one"]
 
 _RUNNING = "running"
+_LINKED = ("agents", "envs", "cost_cache")  # folders that a glob does not follow where they are links
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Campaign:
     @property
     def terms(self) -> dict[str, Any]:
         """What every row of the folder has in common."""
-        return {"budget": asdict(self.budget), "timesteps": self.timesteps, "own_timesteps": self.own_timesteps, "version": cprune_rl.__version__}
+        return {"budget": asdict(self.budget), "timesteps": self.timesteps, "own_timesteps": self.own_timesteps, "code": _code()}
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,10 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
     for name in ("rows", "policies", _RUNNING):
         (folder / name).mkdir(parents=True, exist_ok=True)
     started = time.time()
+    sessions = folder / "sessions.json"
+    session: dict[str, Any] = {"command": command_line(), "when": now_utc(), "backend": campaign.backend, "system": describe_system()}
+    log = [*(_read_json(sessions) or []), session]
+    sessions.write_text(dump_json(log))
     kinds = [kind for method in campaign.methods if (kind := METHODS[method].policy) is not None]
     shelf = campaign.shelf
     todo = [_Job(campaign, case, kind, is_training=True) for kind, case in needed(kinds, campaign.cases) if not (shelf.path(kind, case.problem) / "policy.json").is_file()]
@@ -148,7 +154,7 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
             with reporter.part(f"Training policies ({', '.join(dict.fromkeys(j.name for j in jobs))})", len(jobs)) as advance:
                 run_all(jobs, campaign.n_jobs, advance)
     runs = [_Job(campaign, case, method) for case in campaign.cases for method in campaign.methods]
-    missing = [job for job in runs if not row_path(folder, job.case, job.name).is_file()]
+    missing = [job for job in runs if _is_missing(row_path(folder, job.case, job.name))]
     if len(missing) < len(runs):
         reporter.say(f"    {len(runs) - len(missing)} of {len(runs)} runs are there already")
     if missing:
@@ -161,9 +167,13 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
         reporter.say(f"    {row.method} on {row.problem}, seed {row.seed}, failed: {row.error}")
     if len(failed) > 5:
         reporter.say(f"    and {len(failed) - 5} more failed")
-    log = _read_json(folder / "sessions.json") or []
-    log.append({"command": command_line(), "when": now_utc(), "seconds": round(time.time() - started, 1), "runs": len(missing), "backend": campaign.backend})
-    (folder / "sessions.json").write_text(dump_json(log))
+    session |= {"seconds": round(time.time() - started, 1), "runs": len(missing)}
+    sessions.write_text(dump_json(log))
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether a run is to be done: also one that failed."""
+    return not path.is_file() or read_row(path).error is not None
 
 
 def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
@@ -193,7 +203,13 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
 
     n_known = problem.latency.spending.fresh_trials
     started = time.perf_counter()
-    found, is_stopped = search_within(searcher, problem, left, note)
+    found, is_stopped = search_within(
+        searcher,
+        problem,
+        left,
+        note,
+        lambda: policy_s + TRIAL_S * (before + problem.latency.spending.fresh_trials - n_known) + EVALUATION_S * problem.oracle.spending.accuracy_evaluations,
+    )
     think_s = time.perf_counter() - started
     best, n_finetuned = kept(rehearsal, found.accepted)
     trials = 0 if is_known else before + int(found.cost["fresh_trials"])
@@ -261,7 +277,7 @@ def _row(
         error,
         {"trials": _as_float(budget.fresh_trials), "evaluations": _as_float(budget.accuracy_evaluations), "minutes": budget.minutes},
         "recorded" if case.losses == "recorded" else "drawn",
-        _commit(),
+        _code(),
         _versions(),
     )
 
@@ -370,7 +386,7 @@ def _on_ray(jobs: Sequence[_Job], n_jobs: int | None, advance: Callable[[int], N
         job = waiting.pop(reference)
         try:
             ray.get(reference)
-        except ray.exceptions.WorkerCrashedError:
+        except ray.exceptions.RayError:  # its worker or its node was lost, twice
             _give_up(job)
         advance(done)
 
@@ -395,8 +411,12 @@ def _read_json(path: Path) -> Any:
 
 
 @functools.cache
-def _commit() -> str:
-    return cprune_rl.__version__
+def _code() -> str:
+    """Version of this package, and a hash of its sources: rows of one comparison are of one code."""
+    root = Path(cprune_rl.__file__).parent
+    sources = sorted((path.relative_to(root).as_posix(), path.read_bytes()) for path in (*root.glob("**/*.py"), *(p for name in _LINKED for p in (root / name).glob("**/*.py"))))
+    digest = hashlib.sha256(repr([(name, hashlib.sha256(text).hexdigest()) for name, text in dict(sources).items()]).encode()).hexdigest()
+    return f"{cprune_rl.__version__}, sources {digest[:12]}"
 
 
 @functools.cache

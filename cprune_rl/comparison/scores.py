@@ -12,8 +12,9 @@ from cprune_rl.comparison.rows import Case, Row
 
 __all__ = ["EXACT", "UNRANKED", "Scores", "score"]
 
-EXACT = "exact"  # the method whose end by itself is a proof that nothing better exists
+EXACT = "exact"  # the method whose end by itself is a proof that nothing better exists among the widths that it may choose
 UNRANKED = (EXACT, "reference")  # know what no search may know
+_TIE = 1e-9  # of log gains
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Scores:
         rows: by method and case; also of methods that are not ranked.
         log_gain: `(n_methods, n_cases)`.
         share: `(n_methods, n_cases)`, log gain over the reference's.
-        reference: `(n_cases,)`, the proven best log gain, else the best that any method found.
-        is_proven: `(n_cases,)`.
+        reference: `(n_cases,)`, the best log gain that any method found, the proven one among them.
+        is_proven: `(n_cases,)`, whether the best is a proven one, that nothing passed by stepping by other widths.
         problem: `(n_cases,)`, which problem, counted from 0.
         stratum: `(n_cases,)`, which problem, floor and kind of losses.
     """
@@ -62,11 +63,12 @@ def score(rows: Sequence[Row], unranked: Collection[str] = UNRANKED) -> Scores:
     for row in rows:
         best[row.case] = max(best[row.case], row.log_gain)
     proofs = {r.case: r.log_gain for r in rows if r.method == EXACT and r.ended == "itself"}
-    reference = np.array([proofs.get(c, best[c]) for c in cases])
+    reference = np.array([best[c] for c in cases])
+    is_proven = np.array([c in proofs and proofs[c] >= best[c] - _TIE for c in cases])
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(reference > 0, log_gain / reference, np.where(np.isnan(log_gain), np.nan, log_gain >= reference))
     problem, stratum = _numbers([c.problem for c in cases]), _numbers([c[:3] for c in cases])
-    return Scores(methods, cases, table, log_gain, share, reference, np.array([c in proofs for c in cases]), problem, stratum)
+    return Scores(methods, cases, table, log_gain, share, reference, is_proven, problem, stratum)
 
 
 def _numbers(keys: Sequence[object]) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ class Standing:
 
     Attributes:
         method: its name.
-        rank: from 1, by `iqm`; None where it lacks cases that others have.
+        rank: from 1, by `iqm`; None of a control, and where it lacks cases that others have.
         n_cases: that it has rows of.
         n_errors: runs that failed.
         n_broken: runs whose plan does not hold its floor.
@@ -108,7 +108,8 @@ class Comparison:
 
     Attributes:
         agent: method that the others are set against.
-        scores: what it all is from.
+        scores: what standings, pairs, profiles and cost curves are from.
+        floor: the one that those are at, because more problems were tried at it than at others; None where they are at all floors.
         standings: best first, then those without a rank.
         cells: by problem and floor, best first.
         improvement: `(k, k, 3)`, probability that one method beats another, with its interval; in the order of `standings`.
@@ -120,6 +121,7 @@ class Comparison:
 
     agent: str
     scores: Scores
+    floor: float | None
     standings: tuple[Standing, ...]
     cells: tuple[Cell, ...]
     improvement: Array
@@ -134,13 +136,14 @@ class Comparison:
         return int(self.scores.problem.max()) + 1
 
 
-def compare(rows: Sequence[Row], *, agent: str = AGENT, unranked: Collection[str] = UNRANKED, n_resamples: int = N_RESAMPLES) -> Comparison:
+def compare(rows: Sequence[Row], *, agent: str = AGENT, unranked: Collection[str] = UNRANKED, controls: Collection[str] = (), n_resamples: int = N_RESAMPLES) -> Comparison:
     """All statistics of a comparison; the order of the rows does not matter.
 
     Args:
         rows: of any methods and cases, not two of the same.
         agent: method that the others are set against.
         unranked: methods that only serve as a reference.
+        controls: methods that are shown beside the others without a rank, because they are one of them, crippled.
         n_resamples: of each bootstrap.
 
     Raises:
@@ -150,21 +153,33 @@ def compare(rows: Sequence[Row], *, agent: str = AGENT, unranked: Collection[str
         raise ConfigError("two rows are of the same method and case: remove one of them.")
     if all(r.method in unranked for r in rows):
         raise ConfigError(f"nothing to compare: no row is of a method other than {', '.join(sorted(unranked))}.")
-    scores = score(rows, unranked)
+    everything, floor = score(rows, unranked), _main_floor(rows)
+    scores = everything if floor is None else score([r for r in rows if r.floor == floor], unranked)
     clusters, seeds = over_problems(scores.problem, n_resamples), over_seeds(scores.stratum, n_resamples)
-    standings = _ranked([_standing(scores, at, agent, clusters, seeds) for at in range(len(scores.methods))], len(scores.cases))
+    standings = _ranked([_standing(scores, at, agent, clusters, seeds) for at in range(len(scores.methods))], len(scores.cases), controls)
     costs = {cost: cost_curves(scores, clusters, cost) for cost in ("fresh_trials", "accuracy_evaluations")}
     return Comparison(
         agent,
         scores,
+        floor,
         standings,
-        _cells(scores, seeds),
+        _cells(everything, over_seeds(everything.stratum, n_resamples)),
         _improvement(scores, [s.method for s in standings], clusters),
         profiles(scores, clusters),
         {cost: found for cost, found in costs.items() if found},
-        fronts(scores, clusters),
-        tuple(remarks(rows, scores)),
+        fronts(everything, over_problems(everything.problem, n_resamples)),
+        tuple(remarks(rows, everything)),
     )
+
+
+def _main_floor(rows: Sequence[Row]) -> float | None:
+    """The floor that most problems were tried at; None where several are. Problems tried at more floors than others would weigh more."""
+    problems: dict[float, set[str]] = {}
+    for row in rows:
+        problems.setdefault(row.floor, set()).add(row.problem)
+    most = max(len(of_floor) for of_floor in problems.values())
+    floors = [floor for floor, of_floor in problems.items() if len(of_floor) == most]
+    return floors[0] if len(floors) == 1 and len(problems) > 1 else None
 
 
 def _standing(scores: Scores, at: int, agent: str, clusters: Array, seeds: Array) -> Standing:
@@ -199,9 +214,10 @@ def _standing(scores: Scores, at: int, agent: str, clusters: Array, seeds: Array
     )
 
 
-def _ranked(standings: Sequence[Standing], n_cases: int) -> tuple[Standing, ...]:
-    ordered = sorted(standings, key=lambda s: (s.n_cases < n_cases, -round(s.iqm.value, 12), s.method))
-    return tuple(replace(s, rank=at if s.n_cases == n_cases else None) for at, s in enumerate(ordered, start=1))
+def _ranked(standings: Sequence[Standing], n_cases: int, controls: Collection[str]) -> tuple[Standing, ...]:
+    able = {s.method: s.n_cases == n_cases and s.method not in controls for s in standings}
+    ordered = sorted(standings, key=lambda s: (not able[s.method], -round(s.iqm.value, 12), s.method))
+    return tuple(replace(s, rank=at if able[s.method] else None) for at, s in enumerate(ordered, start=1))
 
 
 def _cells(scores: Scores, seeds: Array) -> tuple[Cell, ...]:

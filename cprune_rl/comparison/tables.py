@@ -9,10 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cprune_rl.comparison.motivation import Proxies
 from cprune_rl.comparison.statistics import Cell, Comparison
 from cprune_rl.intervals import Interval
 
-__all__ = ["NOTHING", "Column", "Table", "costs_table", "fronts_table", "overall_table", "pairs_table", "problem_tables", "shares_table"]
+__all__ = ["NOTHING", "Column", "Table", "costs_table", "fronts_table", "overall_table", "pairs_table", "problem_tables", "proxies_table", "shares_table"]
 
 Value = str | float | Interval | None
 NOTHING = "\N{EN DASH}"
@@ -137,6 +138,14 @@ def pairs_table(found: Comparison) -> Table:
     return _table(
         "pairs", "Chance, in %, that the row's method ends faster than the column's on a case", [Column("method"), *(Column(n, 0, 100, True) for n in names)], rows, found.agent
     )
+
+
+def proxies_table(found: Sequence[Proxies]) -> Table:
+    """How well what is free ranks plans."""
+    columns = [Column("problem"), Column("operations with latency", 2, has_interval=True), Column("predicted latency with latency", 2, has_interval=True)]
+    columns += [Column("loss shown with true loss", 2, has_interval=True)]
+    rows: list[list[Value]] = [[p.problem, p.macs, p.latency, p.loss] for p in found]
+    return _table("proxies", "Rank correlation of what is free with the truth, on random plans that are predicted to use a half to all of the slack", columns, rows, "")
 
 
 def shares_table(found: Comparison) -> Table:
