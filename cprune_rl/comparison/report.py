@@ -91,8 +91,8 @@ def _about(folder: Path, rows: Sequence[Row]) -> About:
             "Training a policy on other families of networks is charged to none of the networks that it serves.",
             "That policy is one, of one seed: the intervals of methods that bring a policy along leave out how trainings differ.",
             "The final gate's own margin, which a live run asks for on so many images, is left out.",
-            "Every method is shown one curve of losses that calibration fine-tunes gave, and is charged nothing for them. Drawn losses deviate from it as those did that the agent's "
-            "policy was trained on, and as its model of losses expects: at home, so to speak. With --losses recorded they are the recordings' own.",
+            "Every method is shown one curve of losses that calibration fine-tunes gave, and is charged nothing for them. Drawn losses deviate from it as those did that the "
+            "agent's policy was trained on, and as its model of losses expects: at home, so to speak. With --losses recorded they are the recordings' own.",
             "cprune-published is charged with 70 trials for each task of each candidate; its code ends in a KeyError where a walk accepts nothing, here it ends with what it has.",
             "MILP solvers have limits by the clock, of seconds where a solution takes milliseconds.",
         ],
