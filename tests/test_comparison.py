@@ -15,8 +15,9 @@ from cprune_rl.cli import app
 from cprune_rl.comparison import runner
 from cprune_rl.comparison.cases import cases_of
 from cprune_rl.comparison.rows import Case, read_row, read_rows
-from cprune_rl.comparison.runner import Campaign, parse_budget, row_path, run_campaign, run_one
+from cprune_rl.comparison.runner import Campaign, parse_budget, row_path, run_campaign
 from cprune_rl.comparison.shelf import Shelf, family_of, needed
+from cprune_rl.comparison.single_run import run_one
 from cprune_rl.comparison.validation import check_row, is_valid
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.job.progress import Reporter

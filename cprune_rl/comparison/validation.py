@@ -13,8 +13,8 @@ from cprune_rl.agents.methods import METHODS
 from cprune_rl.agents.searcher import Budget
 from cprune_rl.comparison.cases import open_case
 from cprune_rl.comparison.rows import Row, read_row
-from cprune_rl.comparison.runner import run_one
 from cprune_rl.comparison.shelf import Shelf
+from cprune_rl.comparison.single_run import run_one
 from cprune_rl.errors import ConfigError, CPruneError
 from cprune_rl.job.validate import Check
 from cprune_rl.table import Plan
