@@ -271,4 +271,9 @@ def check_searcher(make: Callable[[], Searcher], problem: Callable[[], Problem])
     limited = make().search(problem(), Budget(accuracy_evaluations=2))
     assert limited.cost["accuracy_evaluations"] <= 2, "a spent budget ends the search"
     assert SearchResult.from_json(result.to_json()) == result
+    dense = solved.network.dense
+    broken = replace(problem(), latency=FailingCosts(solved.network))
+    assert make().search(broken, Budget()).best.plan == dense, "where nothing can be measured the dense plan is the answer"
+    strict = replace(problem(), floor=solved.dense_accuracy)
+    assert make().search(strict, Budget()).best.plan == dense, "where nothing may be lost, too"
     return result

@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -26,9 +27,9 @@ CASE = Case("resnet8@znver4-1t", -0.01, "drawn", 0)
 CHEAP = ("cprune", "uniform", "random", "exact")
 
 
-def small(folder: Path, methods: tuple[str, ...] = CHEAP, **more: object) -> Campaign:
+def small(folder: Path, methods: tuple[str, ...] = CHEAP, **more: Any) -> Campaign:
     options = {"budget": Budget(4000, 20), "n_jobs": 2, "timesteps": 1024, "own_timesteps": 1024, **more}
-    return Campaign(folder, tuple(cases_of(["resnet8@znver4-1t"], range(2))), methods, **options)  # type: ignore[arg-type]
+    return Campaign(folder, tuple(cases_of(["resnet8@znver4-1t"], range(2))), methods, **options)
 
 
 def test_every_method_gives_a_row_within_its_budget(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_names_and_budgets_are_checked_before_anything_runs() -> None:
 
 @pytest.mark.slow
 def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="an extra: pip install 'cprune-rl[ray]'")
     run_campaign(small(tmp_path / "here", ("cprune", "random")), Reporter())
     try:
         run_campaign(small(tmp_path / "there", ("cprune", "random"), backend="ray"), Reporter())

@@ -28,7 +28,7 @@ from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problems import TrainingProblems, open_recorded
 from cprune_rl.envs.recordings import read_recording
 from cprune_rl.envs.rehearsals import LossSpread, rehearse
-from cprune_rl.testing import FailingCosts, check_searcher, toy_problem
+from cprune_rl.testing import check_searcher, toy_problem
 
 SMALL = TrainingSettings(total_timesteps=512, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64})
 
@@ -83,16 +83,6 @@ def test_where_the_model_is_right_planning_in_it_is_no_worse_than_walking_the_pr
 def test_the_same_seed_and_recorded_costs_give_the_same_plan() -> None:
     plans = {train_small(seed=3).search(open_recorded(), Budget()).best.plan for _ in range(2)}
     assert len(plans) == 1
-
-
-def test_a_search_in_which_nothing_can_be_measured_ends_with_the_dense_plan(make: Callable[[], Searcher]) -> None:
-    problem = toy_problem(costs=FailingCosts)
-    assert make().search(problem, Budget()).best.plan == problem.network.dense
-
-
-def test_a_floor_that_no_step_holds_ends_with_the_dense_plan(make: Callable[[], Searcher]) -> None:
-    problem = toy_problem(drop=0.0)
-    assert make().search(problem, Budget()).best.plan == problem.network.dense
 
 
 def test_a_walk_through_the_model_pays_for_nothing(agent: PruningAgent) -> None:

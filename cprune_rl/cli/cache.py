@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _SHOWN = 20  # findings of `verify` that are printed
-Storage = Annotated[Optional[str], typer.Option(help="Cost cache, e.g. sqlite:///costs.db. [default: CPRUNE_RL_STORAGE, or a file in the user cache folder]", show_default=False)]  # noqa: UP045
-Context = Annotated[Optional[str], typer.Option(help="Only contexts (target, device, TVM version, timing) that hold this text.", show_default=False)]  # noqa: UP045
+Storage = Annotated[str | None, typer.Option(help="Cost cache, e.g. sqlite:///costs.db. [default: CPRUNE_RL_STORAGE, or a file in the user cache folder]", show_default=False)]
+Context = Annotated[str | None, typer.Option(help="Only contexts (target, device, TVM version, timing) that hold this text.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="Recording to write, e.g. costs.jsonl.gz.")],
     storage: Storage = None,
     context: Context = None,
-    family: Annotated[Optional[str], typer.Option(help="Only tasks whose family holds this text.", show_default=False)] = None,  # noqa: UP045
+    family: Annotated[str | None, typer.Option(help="Only tasks whose family holds this text.", show_default=False)] = None,
     no_accuracies: Annotated[bool, typer.Option("--no-accuracies", help="Leave the oracle's answers out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
@@ -71,7 +71,7 @@ def import_(file: Annotated[Path, typer.Argument(help="Recording to add.")], sto
     typer.echo(f"added to {store.database.name}: {_listed(added)}")
 
 
-def verify(file: Annotated[Optional[Path], typer.Argument(help="Recording to check; the cache where not given.", show_default=False)] = None, storage: Storage = None) -> None:  # noqa: UP045
+def verify(file: Annotated[Path | None, typer.Argument(help="Recording to check; the cache where not given.", show_default=False)] = None, storage: Storage = None) -> None:
     """Check a recording's checksum, lines and programs, or every row of the cache. Exits with 1 where something is wrong."""
     if file is not None:
         from cprune_rl.cost_cache.recording import open_recording
@@ -105,8 +105,8 @@ def upgrade(storage: Storage = None) -> None:
 
 def prune(
     storage: Storage = None,
-    keep: Annotated[Optional[int], typer.Option(min=0, help="Remove all but this many of the fastest trials of each task.", show_default=False)] = None,  # noqa: UP045
-    older_than: Annotated[Optional[float], typer.Option(min=0, help="Remove trials made more than this many days ago.", show_default=False)] = None,  # noqa: UP045
+    keep: Annotated[int | None, typer.Option(min=0, help="Remove all but this many of the fastest trials of each task.", show_default=False)] = None,
+    older_than: Annotated[float | None, typer.Option(min=0, help="Remove trials made more than this many days ago.", show_default=False)] = None,
     context: Context = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -31,7 +31,7 @@ def compare(
     ] = "trials=20000,evaluations=200",
     losses: Annotated[str, typer.Option(help="True losses: drawn around the curve that searches are shown, or recorded, the recording's own.")] = "drawn",
     out: Annotated[Path, typer.Option(help="Folder of rows and page; a comparison that is there already goes on.")] = Path("comparison"),
-    jobs: Annotated[Optional[int], typer.Option(min=1, help="Processes; one for each core where not given.", show_default=False)] = None,  # noqa: UP045
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one for each core where not given.", show_default=False)] = None,
     backend: Annotated[str, typer.Option(help="Where runs go: processes of this machine, or ray, a cluster.")] = "processes",
     timesteps: Annotated[int, typer.Option(min=1000, help="Training of a policy on other families' problems.")] = 100_000,
     own_timesteps: Annotated[int, typer.Option(min=1000, help="Training of a policy in a model of one problem.")] = 20_000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -72,7 +72,7 @@ def compare(
     device: Annotated[str, typer.Argument(help="Where to time them: local, or rpc://host:port/key.")],
     networks: Annotated[list[Path], typer.Argument(help="Two or more compiled networks: run folders (their lib.so), or libraries such as RUN/dense.so.")],
     rounds: Annotated[int, typer.Option(min=2, help="Each is timed once in every round.")] = 40,
-    input_shape: Annotated[Optional[str], typer.Option(help="Of one batch, e.g. 1,3,32,32; read from the run folder where not given.", show_default=False)] = None,  # noqa: UP045
+    input_shape: Annotated[str | None, typer.Option(help="Of one batch, e.g. 1,3,32,32; read from the run folder where not given.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Time compiled networks in turns: is the second really faster than the first? With 95 % intervals and the noise floor."""
@@ -96,7 +96,7 @@ def compare(
 
 
 def list_devices(
-    tracker: Annotated[Optional[str], typer.Option(help="HOST:PORT of a TVM tracker; TVM_TRACKER_HOST and TVM_TRACKER_PORT where not given.", show_default=False)] = None,  # noqa: UP045
+    tracker: Annotated[str | None, typer.Option(help="HOST:PORT of a TVM tracker; TVM_TRACKER_HOST and TVM_TRACKER_PORT where not given.", show_default=False)] = None,
 ) -> None:
     """List what this machine offers, the packaged recordings, and the devices of a TVM tracker."""
     import os

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,11 +29,11 @@ def with_options(command: Callable[..., None], models: Mapping[str, type[BaseMod
         for name, field in model.model_fields.items():
             if any(p.name == name for p in parameters):
                 continue
-            kind = list[str] if field.default == () else field.annotation if field.default is not None else Path if name in _PATHS else _plain(field.annotation)
+            kind: Any = list[str] if field.default == () else field.annotation if field.default is not None else Path if name in _PATHS else _plain(field.annotation)
             default = "" if field.default in (None, ()) or field.default is False else f" [default: {field.default}]"
             flag = f"--{name.replace('_', '-')}"
             option = typer.Option(f"{flag}/--no-{flag[2:]}" if field.default is True else flag, help=f"{field.description}{default}", show_default=False, rich_help_panel=title)
-            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Optional[kind], option]))  # noqa: UP045  # built at run time
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it off the function
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command

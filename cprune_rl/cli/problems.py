@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -85,7 +85,7 @@ def show(name: Annotated[str, typer.Argument(help="A problem, or the path of a r
 
 def add(
     file: Annotated[Path, typer.Argument(help="A recording (`cprune-rl record`), the folder of a run, or a YAML file of a run's options: a live problem.")],
-    name: Annotated[Optional[str], typer.Option(help="MODEL@CLASS, e.g. resnet8@pixel8; the file's own where not given.", show_default=False)] = None,  # noqa: UP045
+    name: Annotated[str | None, typer.Option(help="MODEL@CLASS, e.g. resnet8@pixel8; the file's own where not given.", show_default=False)] = None,
 ) -> None:
     """Give a recording a name, so that agents can be trained and tried on it; or a run's options, so that they can be opened and pruned by name."""
     from cprune_rl.envs.recordings import add_problem

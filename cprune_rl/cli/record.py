@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -21,9 +21,9 @@ def record(
     data: Annotated[str, typer.Option(help="Data set it is trained and judged on.")] = "contours",
     device: Annotated[str, typer.Option(help="Where its tasks are timed.")] = "local",
     minutes: Annotated[float, typer.Option(min=0.1, help="Time for visiting plans, after tuning and calibration.")] = 10.0,
-    effort: Annotated[Optional[str], typer.Option(help="full, light or quick: how many trials, how coarse a calibration. [default: full]", show_default=False)] = None,  # noqa: UP045
+    effort: Annotated[str | None, typer.Option(help="full, light or quick: how many trials, how coarse a calibration. [default: full]", show_default=False)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of training and programs.")] = 0,
-    storage: Annotated[Optional[str], typer.Option(help="Cost cache; the default one where not given.", show_default=False)] = None,  # noqa: UP045
+    storage: Annotated[str | None, typer.Option(help="Cost cache; the default one where not given.", show_default=False)] = None,
     curves_of: Annotated[str | None, typer.Option(help="Recording of this network on another device: its loss curves are taken, nothing is trained.", show_default=False)] = None,
     fast: Annotated[bool, typer.Option(help="Small budgets: to try it, not to keep it.")] = False,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,8 +29,8 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[Optional[Path], typer.Option(help="YAML file with a run's options, or a live problem's name; flags override it.", show_default=False)] = None,  # noqa: UP045
-    resume: Annotated[Optional[Path], typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,  # noqa: UP045
+    config: Annotated[Path | None, typer.Option(help="YAML file with a run's options, or a live problem's name; flags override it.", show_default=False)] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,
     **flags: Any,
 ) -> None:
     """Train a pruning agent for a network on a device and prune the network with it; with --problems or --device-class, train one policy for many."""
@@ -44,8 +44,8 @@ def train(
 
 
 def prune(
-    config: Annotated[Optional[Path], typer.Option(help="YAML file with any of the options below, or a live problem's name; flags override it.", show_default=False)] = None,  # noqa: UP045
-    resume: Annotated[Optional[Path], typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,  # noqa: UP045
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of the options below, or a live problem's name; flags override it.", show_default=False)] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run folder of a run that ended early: go on with it, with its options.", show_default=False)] = None,
     **flags: Any,
 ) -> None:
     """Prune a network with a policy that was trained before: the packaged one for x86 processors, or --policy."""

@@ -9,21 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cprune_rl.comparison.cases import EVALUATION_S, TRIAL_S
 from cprune_rl.comparison.resampling import band, interval, mean, over_problems
 from cprune_rl.comparison.rows import Row
 from cprune_rl.comparison.scores import Scores
 from cprune_rl.intervals import Interval
 
-__all__ = ["Curve", "Front", "cost_curves", "fronts", "hypervolume", "profiles"]
+__all__ = ["COSTS_OVER", "Curve", "Front", "cost_curves", "fronts", "hypervolume", "profiles"]
 
 Array = NDArray[np.float64]
 _N_BUDGETS = 32
-_CURVE_COSTS = ("fresh_trials", "accuracy_evaluations")  # in the order of a row's curve
+COSTS_OVER = {"fresh_trials": (1.0, 0.0), "accuracy_evaluations": (0.0, 1.0), "seconds": (TRIAL_S, EVALUATION_S)}  # what a trial and an evaluation cost of each
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line with its 95 % band over problems; `(n,)` each."""
+    """A line with its 95 % band over problems and seeds; `(n,)` each."""
 
     x: Array
     value: Array
@@ -72,12 +73,12 @@ def cost_curves(scores: Scores, weights: Array, cost: str) -> dict[str, Curve]:
     Args:
         scores: of all methods.
         weights: resamples of the cases.
-        cost: "fresh_trials" or "accuracy_evaluations".
+        cost: of `COSTS_OVER`; seconds are those of looks, as live runs had them, and of training a policy for the problem alone.
     """
-    at = _CURVE_COSTS.index(cost)
     rows = {m: scores.of(m) for m in scores.methods}
-    gained = [p[at] for of in rows.values() for r in of if r is not None for p in r.curve if p[2] > 0 and p[at] > 0]
-    spent = [r.cost[cost] for of in rows.values() for r in of if r is not None]
+    known = [r for of in rows.values() for r in of if r is not None]
+    gained = [x for r in known for x, p in zip(_spent(r, cost), r.curve, strict=True) if p[2] > 0 and x > 0]
+    spent = [_all_spent(r, cost) for r in known]
     if not gained:
         return {}
     ends = min(*gained, max(spent) / 2), max(spent)
@@ -85,18 +86,31 @@ def cost_curves(scores: Scores, weights: Array, cost: str) -> dict[str, Curve]:
     budgets[[0, -1]] = ends  # exactly, so that the last point has every run's end
     found = {}
     for method, of in rows.items():
-        reached = np.stack([np.full(_N_BUDGETS, np.nan) if r is None else _reached(r, at, budgets) for r in of], axis=1)
+        reached = np.stack([np.full(_N_BUDGETS, np.nan) if r is None else _reached(r, cost, budgets) for r in of], axis=1)
         found[method] = Curve(budgets, *np.exp(band(reached, weights)))
     return found
 
 
-def _reached(row: Row, at: int, budgets: Array) -> Array:
+def _spent(row: Row, cost: str) -> list[float]:
+    """By each point of a row's curve."""
+    trial, evaluation = COSTS_OVER[cost]
+    before = row.cost["policy_s"] if cost == "seconds" else 0.0
+    return [before + trial * trials + evaluation * evaluations for trials, evaluations, _ in row.curve]
+
+
+def _all_spent(row: Row, cost: str) -> float:
+    """By the end."""
+    trial, evaluation = COSTS_OVER[cost]
+    return (row.cost["policy_s"] if cost == "seconds" else 0.0) + trial * row.cost["fresh_trials"] + evaluation * row.cost["accuracy_evaluations"]
+
+
+def _reached(row: Row, cost: str, budgets: Array) -> Array:
     """Log gain at each budget: of the curve so far, and of the plan that was kept once the run is over."""
     if not row.holds or row.error is not None:
         return np.zeros(len(budgets))
     gains = np.array([0.0, *(p[2] for p in row.curve)])
-    so_far = gains[np.searchsorted([p[at] for p in row.curve], budgets, side="right")]
-    return np.where(budgets >= row.cost[_CURVE_COSTS[at]], row.log_gain, so_far)
+    so_far = gains[np.searchsorted(_spent(row, cost), budgets, side="right")]
+    return np.where(budgets >= _all_spent(row, cost), row.log_gain, so_far)
 
 
 def hypervolume(points: Sequence[tuple[float, float]], worst: tuple[float, float]) -> float:
@@ -128,7 +142,7 @@ def fronts(scores: Scores, weights: Array) -> dict[str, Front]:
     problem = np.zeros(len(kept), dtype=np.int64)
     for draw, number in zip(draws, scores.problem, strict=True):
         problem[kept[draw]] = number
-    own_weights = over_problems(problem, len(weights))
+    own_weights = over_problems(problem, problem, len(weights))
     found = {}
     for method, log_gain in zip(scores.methods, scores.log_gain, strict=True):
         points = np.array([np.nan if r is None else _points(r) for r in scores.of(method)])

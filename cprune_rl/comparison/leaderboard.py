@@ -19,13 +19,16 @@ from cprune_rl.errors import ConfigError
 __all__ = ["write_leaderboard"]
 
 
-def write_leaderboard(folder: Path, validated: Callable[[Path], bool], console: Console | None = None, unranked: Collection[str] = UNRANKED) -> Comparison:
+def write_leaderboard(
+    folder: Path, validated: Callable[[Path], bool], console: Console | None = None, controls: Collection[str] = (), unranked: Collection[str] = UNRANKED
+) -> Comparison:
     """Prints a ranking and writes `leaderboard.html` and `leaderboard.csv`.
 
     Args:
         folder: of a comparison; its `rows/*.json` are asked for one by one.
         validated: whether the row in a file was validated.
         console: to print on.
+        controls: methods that are shown without a rank.
         unranked: methods that only serve as a reference.
 
     Returns:
@@ -38,7 +41,7 @@ def write_leaderboard(folder: Path, validated: Callable[[Path], bool], console: 
     rows = [read_row(path) for path in paths if validated(path)]
     if not rows:
         raise ConfigError(f"none of {len(paths)} rows in {folder / 'rows'} was validated: a leaderboard takes no others.")
-    found = compare(rows, unranked=unranked)
+    found = compare(rows, unranked=unranked, controls=controls)
     left_out = f"{len(rows)} of {len(paths)} runs were validated; the rest are left out."
     table = _table(found)
     _print(table, left_out, found, console or Console())
@@ -52,7 +55,7 @@ def _table(found: Comparison) -> Table:
     columns = [Column("method"), Column("rank"), Column("share of the best gain, IQM", 3, has_interval=True), Column("speed-up", 2, has_interval=True)]
     columns += [Column("accuracy evaluations", 1), Column("fresh trials"), Column("cases")]
     rows = tuple((s.method, s.rank, s.iqm, s.speedup, s.cost["accuracy_evaluations"], s.cost["fresh_trials"], s.n_cases) for s in found.standings)
-    return Table("leaderboard", f"Methods on {len(found.scores.cases)} cases of {found.n_problems} problems; 95 % over problems", tuple(columns), rows, found.agent)
+    return Table("leaderboard", f"Methods on {len(found.scores.cases)} cases of {found.n_problems} problems; 95 % over problems and seeds", tuple(columns), rows, found.agent)
 
 
 def _print(table: Table, left_out: str, found: Comparison, console: Console) -> None:

@@ -34,7 +34,7 @@ _LINE = 62  # characters of a title that fit into that
 _WIDE_RANGE = 20  # times, from which a staircase needs a logarithm
 _N_WRITTEN = 12  # methods up to which a cell of the heat map has its number
 _DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))  # beside the hue, for those who do not see it
-_COSTS = {"fresh_trials": "fresh trials", "accuracy_evaluations": "accuracy evaluations"}
+_COSTS = {"fresh_trials": "fresh trials", "accuracy_evaluations": "accuracy evaluations", "seconds": "seconds of trials and evaluations"}
 
 
 class _Line(NamedTuple):
@@ -50,14 +50,14 @@ class _Line(NamedTuple):
 def plot_iqm(found: Comparison) -> Picture:
     """Interquartile mean of the share of each method, with both intervals."""
     rows = [(s.method, s.iqm, s.iqm_seeds) for s in found.standings]
-    caption = "Share of the best log gain known of each case: interquartile mean. Thin: 95 % over problems; thick: over seeds on these problems alone."
+    caption = "Share of the best log gain known of each case: interquartile mean. Thin: 95 % over problems and seeds; thick: over seeds on these problems alone."
     return _dots("iqm", "Interquartile mean of the share of the best gain of each method, best at the top", caption, "share of the best log gain, IQM", rows, found.agent)
 
 
 def plot_speedup(found: Comparison) -> Picture:
     """Geometric mean speed-up of each method, with both intervals."""
     rows = sorted(((s.method, s.speedup, s.speedup_seeds) for s in found.standings), key=lambda r: -r[1].value)
-    caption = "Geometric mean speed-up over the dense network. Its interval over problems (thin) is wide because problems differ in what can be gained."
+    caption = "Geometric mean speed-up over the dense network. Its interval over problems and seeds (thin) is wide because problems differ in what can be gained."
     return _dots("speedup", "Geometric mean speed-up of each method, best at the top", caption, "speed-up over the dense network", rows, found.agent)
 
 
@@ -150,7 +150,7 @@ def plot_pairs(found: Comparison) -> Picture:
         bar.outline.set_visible(False)
         return figure
 
-    marked = "Bold: the 95 % interval over problems leaves out" if k <= _N_WRITTEN else "A ring, not told apart: the 95 % interval over problems holds"
+    marked = "Bold: the 95 % interval over problems and seeds leaves out" if k <= _N_WRITTEN else "A ring, not told apart: the 95 % interval over problems and seeds holds"
     caption = f"How often the row's method ends faster than the column's on the same case, ties as halves. {marked} one half, for this pair alone."
     return paint("pairs", "Probability that each method beats each other", caption, painter, is_wide=k > _N_WRITTEN)
 
@@ -284,7 +284,7 @@ def _rest(found: Comparison) -> str:
 
 
 def _band(found: Comparison) -> str:
-    return f" Band: 95 % over problems, of {found.agent} alone." if any(s.method == found.agent for s in found.standings) else ""
+    return f" Band: 95 % over problems and seeds, of {found.agent} alone." if any(s.method == found.agent for s in found.standings) else ""
 
 
 def _draw(axes: Axes, curves: dict[str, Curve], lines: dict[str, _Line], agent: str) -> None:

@@ -68,7 +68,7 @@ def rank(folder: Path, reporter: Reporter) -> Comparison:
             if is_valid(path):
                 valid.add(path)
             advance(done)
-    return write_leaderboard(folder, valid.__contains__, reporter.console)
+    return write_leaderboard(folder, valid.__contains__, reporter.console, _CONTROLS)
 
 
 def _about(folder: Path, rows: Sequence[Row]) -> About:

@@ -1,8 +1,8 @@
 """Bootstrap of a comparison: how often each resample has each case, and statistics under such weights.
 
-Two ways are drawn. Over problems as clusters: which problems a comparison happens to have. Over seeds within each problem and
-floor, as rliable does (Agarwal et al., NeurIPS 2021): what the same comparison would say on other draws. The first is wider
-and is the one for the headline; the second is for these problems alone.
+Two ways are drawn. Over seeds within each problem and floor, as rliable does (Agarwal et al., NeurIPS 2021): what these problems
+would say on other draws of losses. And in two stages, problems as clusters first and seeds within each that was drawn: what other
+problems would say on other draws. The second is wider and is the one for the headline.
 """
 
 from __future__ import annotations
@@ -24,28 +24,34 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]
 
 
-def over_problems(problem: NDArray[np.int64], n: int = N_RESAMPLES, seed: int = 0) -> Array:
-    """Resamples of whole problems.
+def over_problems(problem: NDArray[np.int64], stratum: NDArray[np.int64], n: int = N_RESAMPLES, seed: int = 0) -> Array:
+    """Resamples of problems, and of the seeds within each stratum of those that were drawn, anew for each time one was.
 
     Args:
         problem: `(n_cases,)`, of each case, counted from 0.
+        stratum: `(n_cases,)`, problem and floor of each case, counted from 0.
         n: resamples.
         seed: of the draws.
 
     Returns:
         `(n, n_cases)`, how often each resample has each case.
     """
-    n_problems = int(problem.max()) + 1
-    return np.random.default_rng(seed).multinomial(n_problems, np.full(n_problems, 1 / n_problems), size=n)[:, problem].astype(float)
+    rng, n_problems = np.random.default_rng(seed), int(problem.max()) + 1
+    drawn = rng.multinomial(n_problems, np.full(n_problems, 1 / n_problems), size=n)
+    return _within(stratum, drawn[:, problem], rng)
 
 
 def over_seeds(stratum: NDArray[np.int64], n: int = N_RESAMPLES, seed: int = 0) -> Array:
     """Resamples of the seeds within each stratum, `(n, n_cases)`; arguments as of `over_problems`."""
-    rng = np.random.default_rng(seed)
-    weights = np.empty((n, len(stratum)))
+    return _within(stratum, np.ones((n, len(stratum)), np.int64), np.random.default_rng(seed))
+
+
+def _within(stratum: NDArray[np.int64], times: NDArray[np.int64], rng: np.random.Generator) -> Array:
+    """Seeds drawn within each stratum, as often as `times (n, n_cases)` says of all of its cases: draws of the same chances add up to one draw of all."""
+    weights = np.empty(times.shape)
     for one in range(int(stratum.max()) + 1):
         members = np.flatnonzero(stratum == one)
-        weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n)
+        weights[:, members] = rng.multinomial(len(members) * times[:, members[0]], np.full(len(members), 1 / len(members)))
     return weights
 
 

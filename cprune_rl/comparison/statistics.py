@@ -2,7 +2,7 @@
 
 A score is a share: a method's log gain over the best log gain that is known of the case. The headline is its interquartile mean
 over problems, floors and seeds (Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", NeurIPS
-2021), with an interval over problems. Pairs are compared case by case, because methods meet the same true losses under one seed.
+2021), with an interval over problems and the seeds within them. Pairs are compared case by case, because methods meet the same true losses under one seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.comparison.curves import Curve, Front, cost_curves, fronts, profiles
+from cprune_rl.comparison.curves import COSTS_OVER, Curve, Front, cost_curves, fronts, profiles
 from cprune_rl.comparison.remarks import remarks
 from cprune_rl.comparison.resampling import N_RESAMPLES, band, interval, iqm, mean, over_problems, over_seeds
 from cprune_rl.comparison.rows import COSTS, Row
@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Standing:
-    """One method over all cases. Intervals are over problems unless a name says seeds.
+    """One method over all cases. Intervals are over problems and seeds unless a name says seeds alone.
 
     Attributes:
         method: its name.
@@ -155,9 +155,9 @@ def compare(rows: Sequence[Row], *, agent: str = AGENT, unranked: Collection[str
         raise ConfigError(f"nothing to compare: no row is of a method other than {', '.join(sorted(unranked))}.")
     everything, floor = score(rows, unranked), _main_floor(rows)
     scores = everything if floor is None else score([r for r in rows if r.floor == floor], unranked)
-    clusters, seeds = over_problems(scores.problem, n_resamples), over_seeds(scores.stratum, n_resamples)
+    clusters, seeds = over_problems(scores.problem, scores.stratum, n_resamples), over_seeds(scores.stratum, n_resamples)
     standings = _ranked([_standing(scores, at, agent, clusters, seeds) for at in range(len(scores.methods))], len(scores.cases), controls)
-    costs = {cost: cost_curves(scores, clusters, cost) for cost in ("fresh_trials", "accuracy_evaluations")}
+    costs = {cost: cost_curves(scores, clusters, cost) for cost in COSTS_OVER}
     return Comparison(
         agent,
         scores,
@@ -167,7 +167,7 @@ def compare(rows: Sequence[Row], *, agent: str = AGENT, unranked: Collection[str
         _improvement(scores, [s.method for s in standings], clusters),
         profiles(scores, clusters),
         {cost: found for cost, found in costs.items() if found},
-        fronts(everything, over_problems(everything.problem, n_resamples)),
+        fronts(everything, over_problems(everything.problem, everything.stratum, n_resamples)),
         tuple(remarks(rows, everything)),
     )
 

@@ -107,7 +107,7 @@ def overall_table(found: Comparison) -> Table:
         rows = [[*row, s.gap] for row, s in zip(rows, found.standings, strict=True)]
     columns += [Column("cases"), Column("failed"), Column("floor missed")]
     rows = [[*row, s.n_cases, s.n_errors, s.n_broken] for row, s in zip(rows, found.standings, strict=True)]
-    return _table("overall", "All methods over all cases, best first; 95 % intervals over problems unless said", columns, rows, found.agent)
+    return _table("overall", "All methods over all cases, best first; 95 % intervals over problems and seeds unless said", columns, rows, found.agent)
 
 
 def costs_table(found: Comparison) -> Table:
