@@ -66,7 +66,8 @@ def _train_policy(flags: dict[str, Any]) -> None:
 
     reporter = Reporter()
     try:
-        train_on_problems(options, reporter)
+        with reporter.interruptible():
+            train_on_problems(options, reporter)
     except KeyboardInterrupt:
         reporter.say("Stopped. The last checkpoint is kept; the same command goes on from it.")
         raise typer.Exit(_INTERRUPTED) from None
@@ -98,10 +99,11 @@ def _go(folder: RunFolder) -> None:
 
     reporter = Reporter()
     try:
-        if folder.config.front:
-            sweep(folder, reporter)
-        else:
-            run(folder, reporter)
+        with reporter.interruptible():
+            if folder.config.front:
+                sweep(folder, reporter)
+            else:
+                run(folder, reporter)
     except KeyboardInterrupt:
         reporter.say(f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}")
         raise typer.Exit(_INTERRUPTED) from None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,8 +31,31 @@ class Reporter:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.stages_s: dict[str, float] = {}
+        self._is_stopped = False
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, _PLAIN_WIDTH)
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Inside, Ctrl-C ends the work even where Python forgets it: an exception that meets a destructor is printed and dropped, so the next unit of work raises it again."""
+        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            yield  # signals are not ours to handle here
+            return
+
+        def stop(*_: Any) -> None:
+            self._is_stopped = True
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self._is_stopped = False
+
+    def _check(self) -> None:
+        if self._is_stopped:
+            raise KeyboardInterrupt
 
     def say(self, text: str) -> None:
         """One line."""
@@ -51,9 +77,14 @@ class Reporter:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
             with Progress(*columns, console=self.console, transient=True) as progress:
                 task = progress.add_task(what, total=total)
-                yield lambda done: progress.update(task, completed=done)
+
+                def advance(done: int) -> None:
+                    self._check()
+                    progress.update(task, completed=done)
+
+                yield advance
         else:
-            yield lambda _: None
+            yield lambda _: self._check()
         seconds = time.perf_counter() - started
         self.stages_s[what] = round(self.stages_s.get(what, 0.0) + seconds, 1)
         self.say(f"  {what:48} {seconds:7.1f} s")
