@@ -15,8 +15,10 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from cprune_rl.errors import PlanError
+from cprune_rl.schemes import Scheme
 
 __all__ = [
+    "Blocked",
     "Extent",
     "Group",
     "KnownCost",
@@ -32,6 +34,9 @@ __all__ = [
     "legal_step",
     "lower_multiple",
 ]
+
+
+_BLOCK = "|block="  # in the key and the family of a task whose layer is pruned by a scheme
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,21 @@ class Template:
 
 
 @dataclass(frozen=True)
+class Blocked:
+    """What a fused subgraph is where its layer is pruned by a scheme (see `schemes`).
+
+    Attributes:
+        layer: that a plan names.
+        template: the operators, with open lengths as in the dense one; block and kept entries are added to its text.
+        entries: of the kernel, for each channel that is read.
+    """
+
+    layer: str
+    template: Template
+    entries: int
+
+
+@dataclass(frozen=True)
 class Workload:
     """One task: a template at given lengths. Equal workloads share one program.
 
@@ -103,6 +123,11 @@ class Workload:
     channels_out: int
     macs: int
     operator: OperatorKind = field(compare=False)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether its layer is pruned by a scheme."""
+        return _BLOCK in self.family
 
 
 @dataclass(frozen=True)
@@ -134,6 +159,7 @@ class Subgraph:
         channels_in: channels read by the dominating operator.
         channels_out: channels written.
         writes: groups whose channels this subgraph's own layers produce.
+        blocked: what it is with its layer pruned by a scheme; None where that cannot be.
     """
 
     name: str
@@ -143,13 +169,22 @@ class Subgraph:
     channels_in: Extent
     channels_out: Extent
     writes: tuple[str, ...]
+    blocked: Blocked | None = None
 
-    def workload(self, widths: Mapping[str, int]) -> Workload:
-        """The task this subgraph is at the given group widths."""
+    def workload(self, widths: Mapping[str, int], scheme: Scheme | None = None) -> Workload:
+        """The task this subgraph is at the given group widths, its layer dense or pruned by a scheme."""
+        if scheme is not None and self.blocked is not None:
+            return self._blocked_workload(self.blocked, widths, scheme)
         n_in, n_out = self.channels_in.at(widths), self.channels_out.at(widths)
         depth = 1 if self.template.operator.name in ("depthwise", "other") else n_in
         key = self.template.text.format(*(e.at(widths) for e in self.extents))
         return Workload(key, self.template.family, n_in, n_out, self.template.macs * depth * n_out, self.template.operator)
+
+    def _blocked_workload(self, blocked: Blocked, widths: Mapping[str, int], scheme: Scheme) -> Workload:
+        n_in, n_out, template = self.channels_in.at(widths), self.channels_out.at(widths), blocked.template
+        block, n_kept = min(scheme.block, n_out), scheme.n_kept(blocked.entries * n_in)
+        key = f"{template.text.format(*(e.at(widths) for e in self.extents))}{_BLOCK}{block}|kept={n_kept}"
+        return Workload(key, f"{template.family}{_BLOCK}{block}", n_in, n_out, template.macs // blocked.entries * n_kept * n_out, template.operator)
 
 
 @dataclass(frozen=True)
@@ -236,6 +271,27 @@ class Network:
         return known[groups]
 
     @cached_property
+    def blocked_layers(self) -> dict[str, int]:
+        """The layers that a scheme may prune, with the positions of their subgraphs."""
+        return {s.blocked.layer: at for at, s in enumerate(self.subgraphs) if s.blocked is not None}
+
+    def schemes(self, plan: Plan) -> dict[int, Scheme]:
+        """By position of a subgraph the scheme that its layer is pruned by.
+
+        Raises:
+            PlanError: the plan prunes a layer by a scheme that cannot be pruned so, or its text is no scheme.
+        """
+        for layer, _ in plan.schemes:
+            if layer not in self.blocked_layers:
+                raise PlanError(f"layer {layer!r} of {self.name} cannot be pruned by a scheme: {', '.join(self.blocked_layers) or 'none'} can")
+        return {self.blocked_layers[layer]: Scheme.parse(text) for layer, text in plan.schemes}
+
+    def schemes_by_layer(self, plan: Plan) -> dict[str, Scheme]:
+        """The schemes of a plan by the names of their layers; errors as of `schemes`."""
+        self.schemes(plan)
+        return {layer: Scheme.parse(text) for layer, text in plan.schemes}
+
+    @cached_property
     def _known_workloads(self) -> tuple[tuple[Callable[[tuple[int, ...]], object], dict[object, Workload]], ...]:
         """For each subgraph, what picks the widths that its shape depends on, and the tasks met so far by those widths."""
         return tuple((itemgetter(*groups) if groups else _nothing, {}) for groups in self.touched_groups)
@@ -258,7 +314,12 @@ class Network:
 
     def workloads(self, plan: Plan) -> list[Workload]:
         """The task of each subgraph, in the order of `subgraphs`."""
-        return self.workloads_of(range(len(self.subgraphs)), plan.widths)
+        workloads = self.workloads_of(range(len(self.subgraphs)), plan.widths)
+        if plan.schemes:
+            widths = self.widths(plan)
+            for at, scheme in self.schemes(plan).items():
+                workloads[at] = self.subgraphs[at].workload(widths, scheme)
+        return workloads
 
     def macs(self, plan: Plan) -> int:
         """Multiply-accumulates of the whole network."""
@@ -270,7 +331,7 @@ class Network:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values from which `from_json` makes an equal network."""
-        templates = list(dict.fromkeys(s.template for s in self.subgraphs))
+        templates = list(dict.fromkeys([*(s.template for s in self.subgraphs), *(s.blocked.template for s in self.subgraphs if s.blocked)]))
         return {
             "name": self.name,
             "groups": [{"name": g.name, "channels": g.channels, "minimum": g.minimum, "layers": list(g.layers)} for g in self.groups],
@@ -284,6 +345,7 @@ class Network:
                     "channels_in": _extent_to_json(s.channels_in),
                     "channels_out": _extent_to_json(s.channels_out),
                     "writes": list(s.writes),
+                    **({"blocked": {"layer": s.blocked.layer, "template": templates.index(s.blocked.template), "entries": s.blocked.entries}} if s.blocked else {}),
                 }
                 for s in self.subgraphs
             ],
@@ -306,6 +368,7 @@ class Network:
                     _extent_from_json(s["channels_in"]),
                     _extent_from_json(s["channels_out"]),
                     tuple(s["writes"]),
+                    Blocked(b["layer"], templates[b["template"]], b["entries"]) if (b := s.get("blocked")) else None,
                 )
                 for s in value["subgraphs"]
             ),

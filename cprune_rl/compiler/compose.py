@@ -49,8 +49,9 @@ class _Composer:
     def __init__(self, forms: Forms, plan: Plan, choice: Choice, values: Mapping[str, NDArray[Any]]) -> None:
         self._forms, self._plan, self._choice = forms, plan, choice
         self._widths = forms.network.widths(plan)
-        self._lowered = [form.exported.lowered(self._widths) for form in forms.all]
-        self._arguments = [form.exported.arguments(self._widths, values) for form in forms.all]
+        schemes = forms.network.schemes_by_layer(plan)
+        self._lowered = [form.exported.lowered(self._widths, schemes) for form in forms.all]
+        self._arguments = [form.exported.arguments(self._widths, values, schemes) for form in forms.all]
         self._workloads = forms.workloads(plan)
         self._builder = relax.BlockBuilder()
         self._made: dict[tuple[int, str], Any] = {}  # (subgraph, layout) -> variable

@@ -7,6 +7,7 @@ is guessed and no operator needs a rule of ours. Called by the job and `envs.pro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import tvm
@@ -14,10 +15,12 @@ import tvm
 from cprune_rl.compiler.operators import Call, Operator
 from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.errors import ModelError
-from cprune_rl.table import Extent, Group, Network, OperatorKind, Plan, Subgraph, Template
+from cprune_rl.schemes import Scheme
+from cprune_rl.table import Blocked, Extent, Group, Network, OperatorKind, Plan, Subgraph, Template
 
 __all__ = ["describe_network", "task_modules"]
 
+_ANY = Scheme("block", 4, 0.5)  # what a subgraph looks like under a scheme does not depend on which
 _HEAVY = ("nn.conv2d", "nn.conv1d", "nn.conv2d_transpose", "matmul")
 
 
@@ -40,14 +43,15 @@ def describe_network(name: str, exported: ExportedNetwork, groups: Sequence[Grou
         if [_text(c) for c in calls] != [_text(c) for c in base]:
             raise ModelError(f"{name}: fusion changes with the channel counts, so its tasks cannot be followed")
     extents = [_extents(base[i].shapes, {g: calls[i].shapes for g, calls in changed.items()}, dense) for i in range(len(base))]
-    network = Network(name, tuple(groups), tuple(_subgraph(c, e, groups) for c, e in zip(base, extents, strict=True)), tuple(unprunable))
+    blocked = _blocked_calls(base, exported, dense)
+    network = Network(name, tuple(groups), tuple(_subgraph(c, e, groups, b) for c, e, b in zip(base, extents, blocked, strict=True)), tuple(unprunable))
     _check_linear(network, exported, extents)
     return network
 
 
 def task_modules(network: Network, exported: ExportedNetwork, plan: Plan) -> dict[str, tvm.IRModule]:
     """The function of each distinct task of a plan, by the workload's key."""
-    lowered = exported.lowered(network.widths(plan))
+    lowered = exported.lowered(network.widths(plan), network.schemes_by_layer(plan))
     modules: dict[str, tvm.IRModule] = {}
     for workload, call in zip(network.workloads(plan), lowered.calls, strict=True):
         if workload.key not in modules:
@@ -75,6 +79,30 @@ def _check_linear(network: Network, exported: ExportedNetwork, extents: Sequence
     for call, tensors in zip(exported.lowered(widths).calls, extents, strict=True):
         if call.shapes != tuple(tuple(e.at(widths) for e in axes) for axes in tensors):
             raise ModelError(f"{network.name}: the shapes of {call.function} do not follow the groups' widths linearly")
+
+
+def _blocked_calls(base: Sequence[Call], exported: ExportedNetwork, dense: Mapping[str, int]) -> list[Call | None]:
+    """What each subgraph becomes where its layer is pruned by a scheme; None where that cannot be."""
+    layers = [_blockable_layer(call) for call in base]
+    if not any(layers):
+        return [None] * len(base)
+    calls = exported.lowered(dense, {layer: _ANY for layer in layers if layer}).calls
+    is_alike = len(calls) == len(base) and all([o.name for o in a.operators] == [o.name for o in b.operators] for a, b in zip(base, calls, strict=True) if a.operators)
+    return [call if layer and is_alike else None for layer, call in zip(layers, calls, strict=False)] if is_alike else [None] * len(base)
+
+
+def _blockable_layer(call: Call) -> str | None:
+    """The layer of a subgraph that a scheme can prune: a convolution without groups, or a fully connected layer over rows; the one that reads the image stays dense."""
+    heavy = _heavy(call)
+    if heavy.operands[0].startswith("a") and isinstance(call.reads[int(heavy.operands[0][1:])], str):
+        return None
+    is_able = (heavy.name == "nn.conv2d" and heavy.n_channel_groups == 1) or (heavy.name == "matmul" and len(heavy.shapes[0]) == 2)
+    if not is_able or not heavy.operands[1].startswith("a"):
+        return None
+    arguments = iter(call.parameters)
+    names = [next(arguments) if isinstance(read, str) and not layout else "" for read, layout in zip(call.reads, call.layouts, strict=False)]
+    name = names[int(heavy.operands[1][1:])]
+    return name.removesuffix(".weight") if name.endswith(".weight") else None
 
 
 def _text(call: Call) -> str:
@@ -119,7 +147,7 @@ def _unit_macs(operator: Operator) -> int:
     return 0
 
 
-def _subgraph(call: Call, extents: tuple[tuple[Extent, ...], ...], groups: Sequence[Group]) -> Subgraph:
+def _subgraph(call: Call, extents: tuple[tuple[Extent, ...], ...], groups: Sequence[Group], blocked: Call | None) -> Subgraph:
     heavy = _heavy(call)
     open_axes: list[Extent] = []
 
@@ -130,15 +158,43 @@ def _subgraph(call: Call, extents: tuple[tuple[Extent, ...], ...], groups: Seque
             open_axes.append(axis)
         return f"{{{open_axes.index(axis)}}}"
 
-    shapes = ",".join("x".join(spell(a) for a in axes) for axes in extents)
-    family = _text(call)
     kernel = f"|kernel={heavy.shapes[1][2:]}" if heavy.name == "nn.conv2d" else ""
-    escaped = family.replace("{", "{{").replace("}", "}}")
-    template = Template(f"{escaped}|{shapes}", family + kernel, _kind(heavy), _unit_macs(heavy))
+
+    def template_of(form: Call, lengths: Sequence[tuple[Extent, ...]]) -> Template:
+        shapes = ",".join("x".join(spell(a) for a in axes) for axes in lengths)
+        family = _text(form)
+        escaped = family.replace("{", "{{").replace("}", "}}")
+        return Template(f"{escaped}|{shapes}", family + kernel, _kind(heavy), _unit_macs(heavy))
+
+    template = template_of(call, extents)
+    layer = _blockable_layer(call) if blocked is not None else None
+    variant = Blocked(layer, template_of(blocked, _same_extents(call, extents, blocked)), math.prod(heavy.shapes[1][2:])) if layer and blocked is not None else None
     layers = tuple(dict.fromkeys(p.rpartition(".")[0] for p in call.parameters))
     channels_in, channels_out = _channel_axes(heavy, call, extents)
     writes = tuple(g.name for g in groups if set(g.layers) & set(layers))
-    return Subgraph(layers[0] if layers else call.operators[0].name, layers, template, tuple(open_axes), channels_in, channels_out, writes)
+    return Subgraph(layers[0] if layers else call.operators[0].name, layers, template, tuple(open_axes), channels_in, channels_out, writes, variant)
+
+
+def _same_extents(call: Call, extents: Sequence[tuple[Extent, ...]], other: Call) -> list[tuple[Extent, ...]]:
+    """Extents of another form's arguments and result: weights are known by their names, maps by their order."""
+    of_weights, of_maps = _sorted_arguments(call)
+    weights, maps = _sorted_arguments(other)
+    found = dict(zip((at for at, _ in maps), (extents[at] for at, _ in of_maps), strict=True))
+    by_name = {name: extents[at] for at, name in of_weights}
+    found |= {at: by_name[name] for at, name in weights}
+    return [*(found[at] for at in range(len(other.reads))), extents[-1]]
+
+
+def _sorted_arguments(call: Call) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """Positions of the weights that a call reads with their names, and of its maps."""
+    names = iter(call.parameters)
+    weights, maps = [], []
+    for at, (read, layout) in enumerate(zip(call.reads, call.layouts, strict=False)):
+        if isinstance(read, str) and not layout:
+            weights.append((at, next(names)))
+        else:
+            maps.append((at, ""))
+    return weights, maps
 
 
 def _channel_axes(heavy: Operator, call: Call, extents: tuple[tuple[Extent, ...], ...]) -> tuple[Extent, Extent]:

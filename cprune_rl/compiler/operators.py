@@ -201,8 +201,8 @@ class _Reader:
             stride, groups = int(attrs.strides[0]), int(attrs.groups)
             if groups > 1:  # the number follows the channels; what stays is the channels of one group
                 text = text.replace(f"groups={groups}", f"channels_per_group={shapes[1][1]}")
-            if origin.form:
-                text += f", form={origin.form} from {origin.data_layout}"
+        if origin.form:
+            text += f", form={origin.form} from {origin.data_layout}"
         if origin.constants:
             text += ", ".join(f"operand {i} = {value:g}" for i, value in origin.constants)
         return Operator(origin.name, text, operands, shapes, out, layouts, _out_layout(origin, layouts, out), stride, groups, attrs, origin.constants)

@@ -1,7 +1,8 @@
 """Emits an exported Relax function again with its parameters at other shapes.
 
-In NHWC form the convolutions are replaced on the way by those of `packing` or `winograd`, whose weights are one more
-kind of derived parameter: computed from the trained ones once, at build time. Called by `workload`.
+In NHWC form the convolutions are replaced on the way by those of `packing` or `winograd`, in both forms layers that are
+pruned by a scheme by those of `blocked`. Their weights are one more kind of derived parameter: computed from the trained
+ones once, at build time. Called by `workload`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,12 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from cprune_rl.compiler.blocked import FORM, Blocks, Window, blocked_conv2d, blocked_dense
 from cprune_rl.compiler.operators import OperatorLog, dims, shape_of
 from cprune_rl.compiler.packing import FORMS, depthwise_conv2d, grouped_conv2d, pack, pack_depthwise, pack_grouped, packed_conv2d, packed_shape
 from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
 from cprune_rl.errors import ModelError
+from cprune_rl.schemes import Scheme
 from cprune_rl.table import Extent
 
 __all__ = ["Derived", "Rebuilt", "find_reshape_axes", "rebuild"]
@@ -38,12 +42,14 @@ class Derived:
         compute: how.
         logical_shape: what a task's name says of it: its source's shape where it is packed, else its own.
         is_packed: whether it is weights of a packed convolution.
+        prune: of a layer that is pruned by a scheme, weights for a trial out of any: with so many entries as it keeps.
     """
 
     source: str
     compute: Callable[[NDArray[Any]], NDArray[Any]]
     logical_shape: tuple[int, ...]
     is_packed: bool = False
+    prune: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ def rebuild(
     lanes: int,
     winograd: bool = False,
     reshape_axes: Mapping[Any, int] | None = None,
+    schemes: Mapping[str, Scheme] | None = None,
 ) -> Rebuilt:
     """Emits a function anew.
 
@@ -88,11 +95,12 @@ def rebuild(
         lanes: of a vector register.
         winograd: take Winograd's form of every convolution that has one.
         reshape_axes: see `find_reshape_axes`.
+        schemes: of the layers that are pruned by one, by name.
 
     Raises:
         ModelError: an operator's shape does not follow from its inputs.
     """
-    return _Rebuilder(function, names, axes, widths, lanes, winograd, dict(reshape_axes or {})).run()
+    return _Rebuilder(function, names, axes, widths, lanes, winograd, dict(reshape_axes or {}), schemes).run()
 
 
 def find_reshape_axes(function: relax.Function, names: Sequence[str], axes: Mapping[str, tuple[Extent, ...]]) -> dict[Any, int]:
@@ -129,9 +137,11 @@ class _Rebuilder:
         lanes: int,
         winograd: bool,
         reshape_axes: dict[Any, int],
+        schemes: Mapping[str, Scheme] | None = None,
     ) -> None:
         self._function, self._names, self._axes, self._widths, self._lanes, self._winograd = function, names, axes, widths, lanes, winograd
         self.reshape_axes = reshape_axes
+        self._schemes = {p.name: scheme for p, name in zip(function.params[1:], names, strict=True) if (scheme := (schemes or {}).get(name.removesuffix(".weight")))}
         self._builder = relax.BlockBuilder()
         self._log = OperatorLog()
         self._variables: dict[Any, Any] = {}
@@ -155,8 +165,8 @@ class _Rebuilder:
             self._builder.emit_func_output(result, self._parameters)
         return Rebuilt(_without_idle_parameters(self._builder.finalize()), self._derived, self._log)
 
-    def _add_parameter(self, key: Any, like: Any, shape: Sequence[int], name: str | None = None) -> Any:
-        variable = relax.Var(name or like.name, relax.TensorType(list(shape), like.ty.dtype))
+    def _add_parameter(self, key: Any, like: Any, shape: Sequence[int], name: str | None = None, dtype: str | None = None) -> Any:
+        variable = relax.Var(name or like.name, relax.TensorType(list(shape), dtype or like.ty.dtype))
         self._parameters.append(variable)
         self._variables[key] = variable
         return variable
@@ -167,6 +177,8 @@ class _Rebuilder:
             return self._argument(value)
         if value.op.name == "relax.permute_dims" and self._variables.get(value.args[0]) is self._image and tuple(int(a) for a in value.attrs.axes) == _TO_NHWC:
             return _Transposed(self._image)
+        if self._schemes and (made := self._visit_blocked(binding.var, value)) is not None:
+            return made
         if value.op.name == "relax.nn.conv2d" and value.attrs.data_layout == "NHWC":
             return self._visit_nhwc_convolution(binding.var, value)
         args = [self._argument(a) for a in value.args]
@@ -201,11 +213,21 @@ class _Rebuilder:
         shape = tuple(shape_of(source)[a] for a in axes)
         return self._derive(key, source, shape, lambda value: np.ascontiguousarray(value.transpose(axes)), shape)
 
-    def _derive(self, key: Any, source: Any, shape: tuple[int, ...], compute: Callable[[NDArray[Any]], NDArray[Any]], logical: tuple[int, ...], suffix: str | None = None) -> Any:
+    def _derive(
+        self,
+        key: Any,
+        source: Any,
+        shape: tuple[int, ...],
+        compute: Callable[[NDArray[Any]], NDArray[Any]],
+        logical: tuple[int, ...],
+        suffix: str | None = None,
+        dtype: str | None = None,
+        prune: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+    ) -> Any:
         before = self._derived.get(source.name)
-        variable = self._add_parameter(key, source, shape, f"{source.name}_{suffix or key.name}")
+        variable = self._add_parameter(key, source, shape, f"{source.name}_{suffix or key.name}", dtype)
         if before is None:
-            self._derived[variable.name] = Derived(source.name, compute, logical, suffix is not None)
+            self._derived[variable.name] = Derived(source.name, compute, logical, suffix is not None, prune)
         else:
             first = before.compute
             self._derived[variable.name] = Derived(before.source, lambda value: compute(first(value)), logical)
@@ -237,6 +259,35 @@ class _Rebuilder:
             made = self._builder.call_te(packed_conv2d, data, packed, channels=shape[0], **options, data_layout=layout, primfunc_name_hint="conv2d_packed")
         self._log.note(made.args[0].name_hint, "nn.conv2d", a, form=FORMS[form], data_layout=layout)
         return self._builder.emit(made, name_hint=key.name)
+
+    def _visit_blocked(self, key: Any, call: Any) -> Any:
+        """A layer that is pruned by a scheme; None of any other call."""
+        if call.op.name not in ("relax.nn.conv2d", "relax.matmul") or self._variables.get(call.args[1]) not in self._constant_like:
+            return None
+        weights = self._source_of(self._variables[call.args[1]])
+        scheme, shape = self._schemes.get(weights.name), shape_of(weights)
+        if scheme is None:
+            return None
+        n_kept = scheme.n_kept(math.prod(shape[1:]))
+        blocks = Blocks(shape, min(scheme.block, shape[0]), n_kept)
+        packed = self._derive((key, "packed"), weights, (blocks.count, n_kept, blocks.block), blocks.pack, shape, "blocked", prune=blocks.pruned_at_random)
+        if call.op.name == "relax.matmul":
+            data, layout = self._argument(call.args[0]), ""
+            offsets = self._offsets(key, weights, blocks, (1,))
+            made = self._builder.call_te(blocked_dense, data, packed, offsets, channels=shape[0], primfunc_name_hint="dense_blocked")
+        else:
+            layout, a = str(call.attrs.data_layout), call.attrs
+            data = self._argument(call.args[0])
+            stride, padding, dilation = (tuple(int(v) for v in getattr(a, name)) for name in ("strides", "padding", "dilation"))
+            window = Window((shape[2], shape[3]), stride, padding, dilation, layout)
+            offsets = self._offsets(key, weights, blocks, window.strides(shape_of(data)))
+            made = self._builder.call_te(partial(blocked_conv2d, channels=shape[0], window=window), data, packed, offsets, primfunc_name_hint="conv2d_blocked")
+        self._log.note(made.args[0].name_hint, call.op.name.removeprefix("relax."), call.attrs, form=FORM, data_layout=layout)
+        return self._builder.emit(made, name_hint=key.name)
+
+    def _offsets(self, key: Any, weights: Any, blocks: Blocks, strides: tuple[int, ...]) -> Any:
+        shape = (blocks.count, blocks.n_kept)
+        return self._derive((key, "offsets"), weights, shape, lambda value: blocks.offsets(value, strides), shape_of(weights), "offsets", "int32", blocks.pruned_at_random)
 
     def _source_of(self, weights: Any) -> Any:
         """The trained parameter behind a transposed one."""

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from cprune_rl.compiler.blocked import FORM
 from cprune_rl.compiler.device import RpcDevice
 from cprune_rl.compiler.operators import Call, Operator
+from cprune_rl.compiler.rebuild import Derived
 from cprune_rl.contracts import Artifact, Measurement
 
 __all__ = ["OutputCheck"]
@@ -30,22 +31,28 @@ class OutputCheck:
 
     Attributes:
         call: the task.
-        packings: for each argument how it is packed from its logical form, None where it is not.
+        packings: for each argument how it is computed from its logical form, None where it is that.
         device: where the program runs.
     """
 
     call: Call
-    packings: tuple[Callable[[NDArray[Any]], NDArray[Any]] | None, ...]
+    packings: tuple[Derived | None, ...]
     device: RpcDevice
 
     def __call__(self, artifact: Artifact) -> str | None:
         """What is wrong with a program's output; None where nothing is, or where torch has no counterpart of an operator."""
         rng = np.random.default_rng(0)
-        inputs = [rng.standard_normal(shape).astype(np.float32) for shape in self.call.shapes[:-1]]
+        weights: dict[str, NDArray[np.float32]] = {}  # by name: several arguments may be computed from one
+        inputs = []
+        for shape, packing in zip(self.call.shapes[:-1], self.packings, strict=True):
+            value = rng.standard_normal(shape).astype(np.float32)
+            if packing is not None:
+                value = weights.setdefault(packing.source, value if packing.prune is None else packing.prune(value))
+            inputs.append(value)
         expected = _evaluate(self.call, [torch.from_numpy(i) for i in inputs])
         if expected is None:
             return None
-        found = self.device.run(artifact, [i if pack is None else pack(i) for i, pack in zip(inputs, self.packings, strict=True)])
+        found = self.device.run(artifact, [i if packing is None else packing.compute(i) for i, packing in zip(inputs, self.packings, strict=True)])
         if isinstance(found, Measurement):
             return f"it ran when it was timed and not when its output was looked at: {found.error}"
         error = float(np.abs(np.asarray(found[-1], np.float32).reshape(expected.shape) - expected).max())
@@ -75,6 +82,10 @@ def _conv2d(operator: Operator, values: Values) -> torch.Tensor:
     return _moved(result, "NCHW", operator.out_layout)
 
 
+def _matmul(operator: Operator, values: Values) -> torch.Tensor:
+    return functional.linear(values[0], values[1]) if f"form={FORM}" in operator.attributes else torch.matmul(*values)
+
+
 def _max_pool2d(operator: Operator, values: Values) -> torch.Tensor:
     a = operator.attrs
     top, left, bottom, right = (int(p) for p in a.padding)
@@ -98,10 +109,11 @@ def _moved(value: torch.Tensor, source: str, wanted: str) -> torch.Tensor:
 _OPERATORS: dict[str, Callable[[Operator, Values], torch.Tensor]] = {
     "nn.conv2d": _conv2d,
     "nn.max_pool2d": _max_pool2d,
+    "matmul": _matmul,
     "mean": _reduced(torch.mean),
     "sum": _reduced(torch.sum),
     "reshape": lambda operator, values: values[0].reshape(operator.out_shape),
     "permute_dims": lambda operator, values: values[0].permute([int(a) for a in operator.attrs.axes]),
-    **{name: _elementwise(getattr(torch, name)) for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "matmul", "sigmoid", "tanh", "exp", "sqrt")},
+    **{name: _elementwise(getattr(torch, name)) for name in ("add", "subtract", "multiply", "divide", "maximum", "minimum", "sigmoid", "tanh", "exp", "sqrt")},
     **{f"nn.{name}": _elementwise(getattr(functional, name)) for name in ("relu", "silu")},
 }

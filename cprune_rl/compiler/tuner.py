@@ -228,9 +228,12 @@ class Tuner:
 
     def _note_forms(self, plan: Plan) -> None:
         for survey, distinct, forms in zip(self._surveys, self._forms.distinct, self._forms.workloads(plan), strict=True):
-            survey.note(_channels(forms[0]), {f: self._tasks.costs[forms[f].key].latency_s for f in distinct if forms[f].key in self._tasks.costs})
+            if not forms[0].is_blocked:  # the survey is of dense tasks
+                survey.note(_channels(forms[0]), {f: self._tasks.costs[forms[f].key].latency_s for f in distinct if forms[f].key in self._tasks.costs})
 
     def _offered(self, subgraph: int, forms: Sequence[Workload], tolerance: float | None = None) -> Sequence[int]:
+        if forms[0].is_blocked:
+            return [f for f, w in enumerate(forms) if w not in forms[:f]]
         return self._surveys[subgraph].worthwhile(_channels(forms[0]), tolerance or self._settings.form_tolerance)
 
     def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, Job]:
@@ -251,11 +254,11 @@ class Tuner:
         loaded = self._shared.loaded
         if workload.key not in loaded:
             for form in self._forms.all:
-                widths = form.network.widths(plan)
-                lowered = form.exported.lowered(widths)
+                widths, schemes = form.network.widths(plan), form.network.schemes_by_layer(plan)
+                lowered = form.exported.lowered(widths, schemes)
                 for task, call in zip(form.network.workloads(plan), lowered.calls, strict=True):
                     if task.key not in loaded:
-                        loaded[task.key] = lowered.task(call.function), OutputCheck(call, form.exported.packings(widths, call), self._device)
+                        loaded[task.key] = lowered.task(call.function), OutputCheck(call, form.exported.packings(widths, call, schemes), self._device)
         return loaded[workload.key]
 
     def _composed(self, plan: Plan) -> list[TaskCost]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -26,12 +26,16 @@ from tvm.s_tir.meta_schedule.tune_context import _normalize_mod  # what MetaSche
 from cprune_rl.compiler.block_names import named_alike
 from cprune_rl.compiler.normalise import fold_batch_norms, simplified
 from cprune_rl.compiler.operators import Call, find_calls
-from cprune_rl.compiler.rebuild import Rebuilt, find_reshape_axes, rebuild
+from cprune_rl.compiler.rebuild import Derived, Rebuilt, find_reshape_axes, rebuild
 from cprune_rl.compiler.target import vector_width
 from cprune_rl.errors import ModelError
+from cprune_rl.schemes import Scheme
 from cprune_rl.table import Extent
 
 __all__ = ["ExportedNetwork", "LoweredModule"]
+
+Schemes = Mapping[str, Scheme]  # of the layers that are pruned by one, by name
+_NONE: Schemes = {}
 
 
 @dataclass(frozen=True)
@@ -115,34 +119,44 @@ class ExportedNetwork:
         """The same network in NHWC with Winograd's form of every convolution that has one."""
         return dataclasses.replace(self, winograd=True)
 
-    def lowered(self, widths: Mapping[str, int]) -> LoweredModule:
-        """The fused module where each group has the given width.
+    def lowered(self, widths: Mapping[str, int], schemes: Schemes = _NONE) -> LoweredModule:
+        """The fused module where each group has the given width, and layers are pruned by schemes.
 
         Raises:
             ModelError: an operator has a shape that does not follow from its inputs.
         """
-        return self._cache(tuple(sorted(widths.items())))[0]  # type: ignore[no-any-return]
+        return self._at(widths, schemes)[0]
 
-    def arguments(self, widths: Mapping[str, int], values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def arguments(self, widths: Mapping[str, int], values: Mapping[str, NDArray[Any]], schemes: Schemes = _NONE) -> dict[str, NDArray[Any]]:
         """What each parameter of the lowered `main` is for trained weights.
 
         Args:
             widths: of each group.
             values: state_dict of the folded network at these widths.
+            schemes: of the layers that are pruned by one, whose weights are zero where they are pruned.
+
+        Raises:
+            ModelError: a layer's weights are not pruned by its scheme.
         """
-        module, rebuilt = self._cache(tuple(sorted(widths.items())))
+        module, rebuilt = self._at(widths, schemes)
         names = dict(zip((p.name for p in self.function.params[1:]), self.names, strict=True))
         arrays = {}
         for parameter in module.module["main"].params[1:]:
             derived = rebuilt.derived.get(parameter.name)
             value = values[names[derived.source if derived else parameter.name]]
-            arrays[parameter.name] = np.ascontiguousarray(derived.compute(value) if derived else value)
+            try:
+                arrays[parameter.name] = np.ascontiguousarray(derived.compute(value) if derived else value)
+            except ValueError as error:
+                raise ModelError(f"{names[derived.source if derived else parameter.name]}: {error}") from error
         return arrays
 
-    def packings(self, widths: Mapping[str, int], call: Call) -> tuple[Callable[[NDArray[Any]], NDArray[Any]] | None, ...]:
+    def packings(self, widths: Mapping[str, int], call: Call, schemes: Schemes = _NONE) -> tuple[Derived | None, ...]:
         """For each argument of a call how it is computed from the shape that the call states of it; None where it is that shape."""
-        derived = self._cache(tuple(sorted(widths.items())))[1].derived
-        return tuple(derived[read].compute if isinstance(read, str) and read in derived and derived[read].is_packed else None for read in call.reads)
+        derived = self._at(widths, schemes)[1].derived
+        return tuple(derived[read] if isinstance(read, str) and read in derived and derived[read].is_packed else None for read in call.reads)
+
+    def _at(self, widths: Mapping[str, int], schemes: Schemes) -> tuple[LoweredModule, Rebuilt]:
+        return self._cache(tuple(sorted(widths.items())), tuple(sorted(schemes.items())))  # type: ignore[no-any-return]
 
     @cached_property
     def _reshape_axes(self) -> Mapping[Any, int]:
@@ -151,8 +165,8 @@ class ExportedNetwork:
         except Exception as error:  # TVM raises errors of many kinds
             raise ModelError(f"the network's shapes cannot be followed to other channel counts: {str(error).strip().splitlines()[-1]}") from error
 
-    def _lower(self, widths: tuple[tuple[str, int], ...]) -> tuple[LoweredModule, Rebuilt]:
-        rebuilt = rebuild(self.function, self.names, self.axes, dict(widths), vector_width(self.target), self.winograd, self._reshape_axes)
+    def _lower(self, widths: tuple[tuple[str, int], ...], schemes: tuple[tuple[str, Scheme], ...]) -> tuple[LoweredModule, Rebuilt]:
+        rebuilt = rebuild(self.function, self.names, self.axes, dict(widths), vector_width(self.target), self.winograd, self._reshape_axes, dict(schemes))
         with self.target:
             module = relax.transform.LegalizeOps(rebuilt.log.legalization(rebuilt.module))(rebuilt.module)
             grouped = tvm.transform.Sequential([relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps()])(module)

@@ -1,0 +1,138 @@
+"""Which entries of a layer's weights a scheme keeps, and how they are held while the network learns on.
+
+Entries are judged for a block of output channels together, by the sum of squares of their weights. A kernel's pattern is
+one of the few that keep most of the whole network's kernels (PatDNN, Niu et al., ASPLOS 2020: the centre and three others);
+kernels that keep least go altogether. Masks are parametrisations of torch, so that an optimiser cannot move what is
+pruned; `settled` leaves plain weights. Called by oracles and by the job.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Mapping
+from itertools import combinations
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from cprune_rl.errors import PlanError
+from cprune_rl.schemes import PATTERN_ENTRIES, Scheme
+
+__all__ = ["N_PATTERNS", "find_patterns", "hold", "mask_of", "settled"]
+
+N_PATTERNS = 8  # that a network's kernels choose among; with more the published accuracy did not rise
+_KERNEL = 9
+_CENTRE = 4
+
+
+class _Mask(nn.Module):
+    """Weights times a mask."""
+
+    mask: torch.Tensor
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Zero where the mask is."""
+        return weight * self.mask
+
+
+def hold(model: nn.Module, schemes: Mapping[str, Scheme]) -> nn.Module:
+    """A copy of a network whose layers are pruned by schemes, and stay so while it is trained.
+
+    Args:
+        model: with a convolution or a fully connected layer under each name; left as it was.
+        schemes: by layer.
+
+    Raises:
+        PlanError: a layer is missing, or its scheme does not fit it.
+    """
+    held = copy.deepcopy(model)
+    layers = dict(held.named_modules())
+    weights: dict[str, torch.Tensor] = {}
+    for name in schemes:
+        layer = layers.get(name)
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or getattr(layer, "groups", 1) > 1:
+            raise PlanError(f"layer {name!r} cannot be pruned by a scheme: it is no convolution without groups and no fully connected layer")
+        weights[name] = layer.weight.detach()
+    patterns = find_patterns([weights[name] for name, scheme in schemes.items() if scheme.kind == "pattern"])
+    for name, scheme in schemes.items():
+        parametrize.register_parametrization(layers[name], "weight", _Mask(mask_of(weights[name], scheme, patterns)))
+    return held
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """A copy with plain weights, zero where they were pruned: what is saved, exported and compiled."""
+    plain = copy.deepcopy(model)
+    for layer in plain.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            weight: torch.Tensor = layer.get_parameter("parametrizations.weight.original") * layer.get_buffer("parametrizations.weight.0.mask")
+            del layer.parametrizations  # by hand: torch's own removal takes the property off the class, which copies share
+            layer.__class__ = type(layer).__bases__[0]
+            layer.register_parameter("weight", nn.Parameter(weight.detach()))
+    return plain
+
+
+def mask_of(weight: torch.Tensor, scheme: Scheme, patterns: torch.Tensor) -> torch.Tensor:
+    """Ones where a scheme keeps a weight, of the weight's shape.
+
+    Args:
+        weight: `(out, in, kh, kw)` or `(out, in)`.
+        scheme: to prune by.
+        patterns: see `find_patterns`; read by a scheme of patterns alone.
+
+    Raises:
+        PlanError: patterns are of 3x3 kernels.
+    """
+    n_out, n_entries = weight.shape[0], math.prod(weight.shape[1:])
+    block = min(scheme.block, n_out)
+    n_blocks = -(-n_out // block)
+    filled = torch.zeros(n_blocks * block, n_entries, dtype=weight.dtype)
+    filled[:n_out] = weight.detach().cpu().reshape(n_out, -1) ** 2
+    scores = filled.reshape(n_blocks, block, n_entries).sum(1)
+    kept = _kept_patterns(scores, scheme, patterns, weight.shape) if scheme.kind == "pattern" else _largest(scores, scheme.n_kept(n_entries))
+    return kept.repeat_interleave(block, 0)[:n_out].reshape(weight.shape).to(weight)
+
+
+def find_patterns(weights: list[torch.Tensor]) -> torch.Tensor:
+    """The patterns that most kernels would choose for themselves: `(N_PATTERNS at most, 9)` of ones and zeros.
+
+    Args:
+        weights: `(out, in, 3, 3)` of the layers that are to be pruned by patterns; others are passed over.
+    """
+    votes: Counter[tuple[int, ...]] = Counter()
+    for weight in weights:
+        if weight.shape[2:] == (3, 3):
+            magnitude = weight.detach().cpu().reshape(-1, _KERNEL).abs().clone()
+            magnitude[:, _CENTRE] = math.inf
+            votes.update(tuple(sorted(row)) for row in magnitude.topk(PATTERN_ENTRIES, dim=1).indices.tolist())
+    chosen = [pattern for pattern, _ in sorted(votes.items(), key=lambda item: (-item[1], item[0]))[:N_PATTERNS]] or [next(_all_patterns())]
+    found = torch.zeros(len(chosen), _KERNEL)
+    for at, pattern in enumerate(chosen):
+        found[at, list(pattern)] = 1
+    return found
+
+
+def _all_patterns() -> combinations[tuple[int, ...]]:
+    return combinations(range(_KERNEL), PATTERN_ENTRIES)
+
+
+def _largest(scores: torch.Tensor, n_kept: int) -> torch.Tensor:
+    """Ones at the largest scores of each row."""
+    return torch.zeros_like(scores).scatter_(1, scores.topk(n_kept, dim=1).indices, 1.0)
+
+
+def _kept_patterns(scores: torch.Tensor, scheme: Scheme, patterns: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Ones at the best pattern of each kernel, of the kernels that keep most by theirs."""
+    if tuple(shape[2:]) != (3, 3):
+        raise PlanError(f"patterns are of 3x3 kernels, not of {tuple(shape[2:])}: prune this layer in blocks")
+    kernels = scores.reshape(len(scores), shape[1], _KERNEL)
+    by_pattern = kernels @ patterns.to(scores).T
+    best, which = by_pattern.max(2)
+    n_kernels = scheme.n_kept(scores.shape[1]) // PATTERN_ENTRIES
+    return (patterns.to(scores)[which] * _largest(best, n_kernels)[:, :, None]).reshape(scores.shape)

@@ -1,0 +1,69 @@
+"""Fine-grained structured pruning of a layer, as a plan names it: `block(8,0.25)`, `pattern(4,0.44)`.
+
+The output channels of a convolution or of a fully connected layer go in blocks; each block keeps entries of its own,
+(input channel, row, column), the same number in each. So a compiled layer is regular: for each block a table of what it
+reads, and weights for that alone. A block of 1 is unstructured pruning, one of all channels prunes what is read. In a
+pattern each 3x3 kernel keeps four of its nine entries, one of a few patterns, or nothing (Niu et al., ASPLOS 2020).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cprune_rl.errors import PlanError
+
+__all__ = ["KINDS", "PATTERN_ENTRIES", "Scheme"]
+
+KINDS = ("block", "pattern")
+PATTERN_ENTRIES = 4  # that a kernel keeps, if it is kept
+_TEXT = re.compile(r"(block|pattern)\((\d+),(0\.\d+|1(?:\.0)?)\)")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a layer is pruned within its channels.
+
+    Attributes:
+        kind: of `KINDS`.
+        block: output channels that keep the same entries.
+        density: share of entries that are kept, in (0, 1].
+
+    Raises:
+        PlanError: it is none.
+    """
+
+    kind: str
+    block: int
+    density: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS or self.block < 1 or not 0 < self.density <= 1:
+            raise PlanError(f"{self} is no scheme: a kind of {', '.join(KINDS)}, a block of 1 channel or more, a density in (0, 1]")
+
+    def __str__(self) -> str:
+        return f"{self.kind}({self.block},{self.density:g})"
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def parse(text: str) -> Scheme:
+        """The inverse of `str`.
+
+        Raises:
+            PlanError: it is none.
+        """
+        found = _TEXT.fullmatch(text)
+        if found is None:
+            raise PlanError(f"{text!r} is no scheme: write e.g. block(8,0.25), 8 output channels to a block, a quarter of the entries kept")
+        return Scheme(found[1], int(found[2]), float(found[3]))
+
+    def n_kept(self, n_entries: int) -> int:
+        """Entries that each block keeps of so many: one at least; of a pattern, whole kernels of nine.
+
+        Args:
+            n_entries: input channels times height times width of the kernel.
+        """
+        if self.kind == "pattern":
+            return PATTERN_ENTRIES * max(1, min(round(n_entries * self.density / PATTERN_ENTRIES), n_entries // 9))
+        return max(1, round(n_entries * self.density))

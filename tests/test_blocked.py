@@ -1,0 +1,176 @@
+"""Layers pruned in blocks and by patterns: what they compute, alone and in a whole network, and which entries they keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+from tvm import te
+
+from cprune_rl.compiler.blocked import Blocks, Window, blocked_conv2d, blocked_dense
+from cprune_rl.compiler.deploy import build_network, run_library
+from cprune_rl.compiler.local import LocalDevice
+from cprune_rl.compiler.search import Effort
+from cprune_rl.compiler.tuner import Tuner, TunerSettings
+from cprune_rl.cost_cache import open_store
+from cprune_rl.errors import ModelError, PlanError
+from cprune_rl.pruning.blocks import N_PATTERNS, find_patterns, hold, mask_of, settled
+from cprune_rl.pruning.surgery import prune
+from cprune_rl.schemes import Scheme
+from cprune_rl.table import Network, Plan
+
+from .conftest import Lowered
+
+TINY = TunerSettings(Effort(1, 1, 1), Effort(1, 1, 1), Effort(1, 1, 1), Effort(0, 1, 1), n_exchanged=1)
+DENSITIES = (0.1, 0.25, 0.5, 1.0)
+
+
+def run(inputs: list[np.ndarray], result: tuple[int, ...], made: tuple[list[te.Tensor], te.Tensor]) -> np.ndarray:
+    placeholders, out = made
+    module = tvm.IRModule({"main": te.create_prim_func([*placeholders, out]).with_attr("global_symbol", "main")})
+    values = [tvm.runtime.tensor(np.ascontiguousarray(v)) for v in (*inputs, np.zeros(result, np.float32))]
+    tvm.compile(module, target="llvm").mod["main"](*values)
+    return np.asarray(values[-1].numpy())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 9), st.integers(1, 13), st.integers(1, 5), st.sampled_from((1, 3)), st.sampled_from((1, 2)), st.sampled_from(DENSITIES),
+    st.sampled_from(("NCHW", "NHWC")), st.integers(0, 1), st.integers(1, 2), st.integers(0, 99),
+)  # fmt: skip
+def test_a_blocked_convolution_is_torchs_of_the_masked_weights(
+    n_in: int, n_out: int, block: int, kernel: int, stride: int, density: float, layout: str, padding: int, dilation: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    size = kernel * dilation + stride
+    scheme = Scheme("block", block, density)
+    weights = torch.from_numpy(rng.standard_normal((n_out, n_in, kernel, kernel)).astype(np.float32))
+    masked = weights * mask_of(weights, scheme, find_patterns([]))
+    image = torch.from_numpy(rng.standard_normal((1, n_in, size, size)).astype(np.float32))
+    expected = functional.conv2d(image, masked, stride=stride, padding=padding, dilation=dilation).numpy()
+    data = image.numpy() if layout == "NCHW" else image.numpy().transpose(0, 2, 3, 1)
+    blocks = Blocks(tuple(weights.shape), min(block, n_out), scheme.n_kept(n_in * kernel**2))
+    window = Window((kernel, kernel), (stride, stride), (padding,) * 4, (dilation, dilation), layout)
+    inputs = [data, blocks.pack(masked.numpy()), blocks.offsets(masked.numpy(), window.strides(data.shape))]
+    tensors = [te.placeholder(v.shape, dtype=str(v.dtype), name=n) for v, n in zip(inputs, ("data", "weights", "offsets"), strict=True)]
+    wanted = expected if layout == "NCHW" else expected.transpose(0, 2, 3, 1)
+    found = run(inputs, wanted.shape, (tensors, blocked_conv2d(*tensors, channels=n_out, window=window)))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert np.abs(expected).max() > 0
+
+
+def test_a_blocked_layer_over_rows_is_torchs_of_the_masked_weights() -> None:
+    weights = torch.randn(10, 24)
+    scheme = Scheme("block", 4, 0.25)
+    masked = weights * mask_of(weights, scheme, find_patterns([]))
+    rows = torch.randn(2, 24)
+    blocks = Blocks((10, 24), 4, scheme.n_kept(24))
+    inputs = [rows.numpy(), blocks.pack(masked.numpy()), blocks.offsets(masked.numpy(), (1,))]
+    tensors = [te.placeholder(v.shape, dtype=str(v.dtype), name=n) for v, n in zip(inputs, ("data", "weights", "offsets"), strict=True)]
+    found = run(inputs, (2, 10), (tensors, blocked_dense(*tensors, channels=10)))
+    np.testing.assert_allclose(found, functional.linear(rows, masked).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("block", "density"), [(1, 0.3), (4, 0.25), (8, 0.5), (100, 0.2), (3, 1.0)])
+def test_each_block_keeps_its_largest_entries_the_same_number_in_each(block: int, density: float) -> None:
+    weight = torch.randn(16, 6, 3, 3)
+    mask = mask_of(weight, Scheme("block", block, density), find_patterns([]))
+    n_kept = max(1, round(54 * density))
+    for first in range(0, 16, min(block, 16)):
+        of_block = mask[first : first + block].reshape(-1, 54)
+        assert (of_block == of_block[0]).all(), "the channels of a block keep the same"
+        assert int(of_block[0].sum()) == n_kept
+        scores = (weight[first : first + block] ** 2).reshape(-1, 54).sum(0)
+        kept = of_block[0].bool()
+        assert kept.all() or scores[kept].min() >= scores[~kept].max()
+
+
+def test_a_kernel_keeps_a_pattern_or_nothing() -> None:
+    weight = torch.randn(12, 10, 3, 3)
+    patterns = find_patterns([weight])
+    assert len(patterns) == N_PATTERNS
+    assert (patterns.sum(1) == 4).all()
+    assert (patterns[:, 4] == 1).all(), "the centre is in each"
+    kernels = mask_of(weight, Scheme("pattern", 1, 0.3), patterns).reshape(12, 10, 9)
+    kept = kernels.sum(2) > 0
+    assert (kept.sum(1) == round(90 * 0.3 / 4)).all(), "as many kernels for each output channel"
+    assert all(any((k == p).all() for p in patterns) for k in kernels[kept])
+    with pytest.raises(PlanError, match="3x3"):
+        mask_of(torch.randn(4, 4, 1, 1), Scheme("pattern", 1, 0.5), patterns)
+
+
+def test_what_is_pruned_stays_so_while_the_network_learns_and_after() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    schemes = {"0": Scheme("block", 4, 0.25), "3": Scheme("block", 1, 0.1)}
+    held = hold(model, schemes)
+    optimiser = torch.optim.SGD(held.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
+    for _ in range(3):
+        optimiser.zero_grad()
+        held(torch.randn(4, 3, 8, 8)).square().sum().backward()
+        optimiser.step()
+    plain = settled(held)
+    assert set(plain.state_dict()) == set(model.state_dict()), "saved as any network"
+    for name, scheme in schemes.items():
+        weight = plain.get_submodule(name).weight
+        held_entries = (weight != 0).sum().item()
+        assert 0 < held_entries <= scheme.n_kept(weight[0].numel()) * weight.shape[0]
+        assert not torch.equal(weight, model.get_submodule(name).weight)
+    image = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(plain(image), held(image))
+    with pytest.raises(PlanError, match="'1'"):
+        hold(model, {"1": schemes["0"]})
+
+
+@pytest.mark.parametrize("text", ["block(8)", "block(8,0)", "block(0,0.5)", "blok(8,0.5)", "block(8,1.5)", ""])
+def test_what_is_no_scheme_is_refused(text: str) -> None:
+    with pytest.raises(PlanError):
+        Scheme.parse(text)
+    assert str(Scheme.parse("block(8,0.25)")) == "block(8,0.25)"
+
+
+def test_a_schemes_task_has_its_own_key_and_what_is_left_to_compute(lowered: Lowered) -> None:
+    network = lowered.network
+    layers = list(network.blocked_layers)
+    assert "conv1" not in layers, "the layer that reads the image stays dense"
+    dense, pruned = network.dense, Plan(network.dense.widths, tuple((layer, "block(8,0.25)") for layer in layers))
+    for at, (before, after) in enumerate(zip(network.workloads(dense), network.workloads(pruned), strict=True)):
+        if at in network.blocked_layers.values():
+            assert after.is_blocked
+            assert after.key != before.key
+            assert after.macs == pytest.approx(before.macs / 4, rel=0.05)
+        else:
+            assert after == before
+    assert Network.from_json(network.to_json()) == network
+    with pytest.raises(PlanError, match="conv1"):
+        network.workloads(Plan(dense.widths, (("conv1", "block(8,0.25)"),)))
+
+
+@pytest.mark.slow
+def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes(lowered: Lowered, device: LocalDevice, tmp_path: pytest.TempPathFactory) -> None:
+    network, store = lowered.network, open_store(None)
+    tuner = Tuner(lowered.forms, device, store, TINY)
+    tuner.tune_dense()
+    kinds = ("block(8,0.25)", "block(1,0.5)", "block(64,0.3)", "pattern(4,0.3)")
+    layers = [layer for layer in network.blocked_layers if network.subgraphs[network.blocked_layers[layer]].template.operator.kernel == 3]
+    schemes = tuple((layer, kinds[at % len(kinds)]) for at, layer in enumerate(layers))
+    plan = Plan(network.uniform(0.75).widths, (*schemes, ("fc", "block(5,0.5)")))
+    costs = tuner.measure(plan)
+    assert [c.error for c in costs if c.error] == []
+    narrow = prune(lowered.model, lowered.coupled, plan)
+    model = settled(hold(narrow, network.schemes_by_layer(plan))).eval()
+    library, image = tmp_path / "pruned.so", torch.randn(1, 3, 32, 32)
+    build_network(lowered.forms, plan, model, tuner, device, library)
+    with torch.no_grad():
+        expected = model(image).numpy()
+    np.testing.assert_allclose(run_library(library, image.numpy(), 10), expected, atol=1e-4)
+    with pytest.raises(ModelError, match="holds"):
+        build_network(lowered.forms, plan, narrow, tuner, device, tmp_path / "whole.so")
+    before = tuner.spending.fresh_trials
+    tuner.measure(Plan(plan.widths, tuple((layer, text) for layer, text in plan.schemes)))
+    assert tuner.spending.fresh_trials == before
+    store.close()
