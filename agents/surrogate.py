@@ -4,13 +4,15 @@ Latency is the problem's own cheap looks, loss the posterior of what was evaluat
 verified plan, measures the plan it comes to and asks for its accuracy, and learns from the answer whether it held or not.
 Where the model sees nothing faster, a round goes by a model drawn from the posterior instead, so that one unlucky answer
 does not end the search. Last come rungs: the fastest plans that are expected to leave some of the slack. An oracle's answer is
-noisy, and of the plans that seem to hold the fastest is the luckiest: where the final gate refuses it, a rung is next.
+noisy, and of the plans that seem to hold the fastest is the luckiest: where the final gate refuses it, a rung is next. A plan that
+was found by an oracle's answers leans on those that were too good, and so would its rungs: they must also hold by a model that
+believes the oracle by half.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +41,11 @@ class SurrogateSettings:
         first_steps: annealing steps from the dense network.
         steps: of the others.
         margin: share of the slack that a plan may be expected to use.
-        rungs: the same of each rung.
+        first_rung: the same of a rung that comes before all rounds, so that a search that is cut short has something to back off to.
+        rungs: the same of each rung that ends a turn.
+        last_rungs: of further ones after the last turn: an oracle may be off by more than half.
+        trust: share of what evaluations say of the groups' losses, against what was predicted, that rungs believe: short fine-tunes
+            are off by about as much as the predictions (`benchmarks/loss_model.py`).
         patience: rounds end after so many in a row without a faster verified plan.
         seed: of the annealing.
     """
@@ -49,7 +55,10 @@ class SurrogateSettings:
     first_steps: int = 2000
     steps: int = 800
     margin: float = 0.98
+    first_rung: float = 0.7
     rungs: tuple[float, ...] = (0.85, 0.7, 0.5)
+    last_rungs: tuple[float, ...] = (0.35, 0.2)
+    trust: float = 0.5
     patience: int = 4
     seed: int = 0
 
@@ -96,15 +105,14 @@ class SurrogateSearch:
         idle = 0
         if propose is not None and not meter.is_spent:
             walk.follow(propose)
+        if turn == 0:
+            walk.climb([settings.first_rung])
         for number in range(settings.rounds):
             if meter.is_spent or idle >= settings.patience:
                 break
             plan = walk.faster(number)
             idle = 0 if plan is not None and walk.verify(plan, f"round {number + 1}", walk.best.latency_s) else idle + 1
-        for share in settings.rungs:
-            plan = None if meter.is_spent else walk.rung(share)
-            if plan is not None:
-                walk.verify(plan, f"rung at {share:.0%} of the slack", meter.accepted[0].latency_s)
+        walk.climb([*settings.rungs, *(settings.last_rungs if turn == settings.turns - 1 else ())])
 
 
 class _Walk:
@@ -136,18 +144,23 @@ class _Walk:
         best, settings = self.best, self._settings
         rng = np.random.default_rng([settings.seed, self._turn, number])
         dense = self._problem.network.dense
-        expected = self._model(settings.margin)
+        expected = self._model((settings.margin, self._posterior.factors))
         n_steps = settings.first_steps if best.plan == dense else settings.steps
         found = self._annealing.run(expected, best.plan, best.latency_s, n_steps, self._tried, rng)
         if found is None:
-            drawn = self._model(settings.margin, self._posterior.draw(rng))
+            drawn = self._model((settings.margin, self._posterior.draw(rng)))
             found = self._annealing.run(drawn, dense, best.latency_s, settings.first_steps, self._tried, rng)
         return found
 
-    def rung(self, share: float) -> Plan | None:
-        """The plan of least predicted latency that is expected to use no more than a share of the slack."""
-        rng = np.random.default_rng([self._settings.seed, self._turn, 1000 + round(1000 * share)])
-        return self._annealing.run(self._model(share), self.best.plan, self._meter.accepted[0].latency_s, self._settings.steps, self._tried, rng)
+    def climb(self, shares: Sequence[float]) -> None:
+        """Looks at a rung for each share of the slack: the fastest plan expected to use no more of it, the oracle believed in part, and to hold, the oracle believed."""
+        dense_s, settings = self._meter.accepted[0].latency_s, self._settings
+        for share in shares:
+            rng = np.random.default_rng([settings.seed, self._turn, 1000 + round(1000 * share)])
+            model = self._model((share, 1 + settings.trust * (self._posterior.factors - 1)), (settings.margin, self._posterior.factors))
+            plan = None if self._meter.is_spent else self._annealing.run(model, self.best.plan, dense_s, settings.steps, self._tried, rng)
+            if plan is not None:
+                self.verify(plan, f"rung at {share:.0%} of the slack", dense_s)
 
     def verify(self, plan: Plan, what: str, below_s: float, why: str = "") -> bool:
         """Measures a plan and, if it is faster than that, asks for its accuracy; whether it was faster and held."""
@@ -170,10 +183,10 @@ class _Walk:
     def _predicted_s(self, plan: Plan) -> float:
         return sum(c.latency_s for c in self._problem.latency.predict(self._problem.network.workloads(plan)))
 
-    def _model(self, share: float, factors: NDArray[np.float64] | None = None) -> _LossModel:
-        problem = self._problem
-        curves = self._posterior.curves if factors is None else self._posterior.curves_of(factors)
-        return _LossModel(curves, np.array(problem.network.dense.widths, float), share * (problem.dense_accuracy - problem.floor))
+    def _model(self, *beliefs: tuple[float, NDArray[np.float64]]) -> _LossModel:
+        """What a plan must hold by: shares of the slack, each by factors of its own."""
+        slack = self._problem.dense_accuracy - self._problem.floor
+        return _LossModel(np.array(self._problem.network.dense.widths, float), tuple((self._posterior.curves_of(factors), share * slack) for share, factors in beliefs))
 
 
 def _log_gain(before_s: float, after_s: float) -> float | None:
@@ -183,15 +196,15 @@ def _log_gain(before_s: float, after_s: float) -> float | None:
 
 @dataclass(frozen=True)
 class _LossModel:
-    """What is believed of losses, and how much of it may be lost."""
+    """What may be believed of losses, and how much each belief allows to be lost."""
 
-    curves: LossCurves
     dense: NDArray[np.float64]
-    allowed: float
+    limits: tuple[tuple[LossCurves, float], ...]
 
     def excess(self, widths: NDArray[np.int64]) -> float:
-        """Expected loss beyond what is allowed; at most 0 where a plan fits."""
-        return float(self.curves.loss(widths / self.dense).sum()) - self.allowed
+        """Expected loss beyond what is allowed, by the strictest belief; at most 0 where a plan fits."""
+        kept = widths / self.dense
+        return max(float(curves.loss(kept).sum()) - allowed for curves, allowed in self.limits)
 
 
 class _Annealing:
