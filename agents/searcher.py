@@ -17,7 +17,7 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 from cprune_rl.table import Plan
 
-__all__ = ["AcceptedPlan", "Budget", "Meter", "SearchResult", "SearchStep", "Searcher"]
+__all__ = ["AcceptedPlan", "Budget", "Meter", "SearchResult", "SearchStep", "Searcher", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -102,22 +102,31 @@ class SearchResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        history = [{**asdict(s), "plan": list(s.plan.widths), "latency_s": s.latency_s if math.isfinite(s.latency_s) else None} for s in self.history]
-        accepted = [{"plan": list(a.plan.widths), "latency_s": a.latency_s, "accuracy": a.accuracy} for a in self.accepted]
+        history = [{**asdict(s), **_plan_to_json(s.plan), "latency_s": s.latency_s if math.isfinite(s.latency_s) else None} for s in self.history]
+        accepted = [{**_plan_to_json(a.plan), "latency_s": a.latency_s, "accuracy": a.accuracy} for a in self.accepted]
         return {"method": self.method, "accepted": accepted, "history": history, "cost": self.cost}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> SearchResult:
         """The inverse of `to_json`."""
         history = (_step_from_json(s) for s in value["history"])
-        accepted = (AcceptedPlan(Plan(tuple(a["plan"])), a["latency_s"], a["accuracy"]) for a in value["accepted"])
+        accepted = (AcceptedPlan(plan_of(a), a["latency_s"], a["accuracy"]) for a in value["accepted"])
         return SearchResult(value["method"], tuple(accepted), tuple(history), value["cost"])
+
+
+def _plan_to_json(plan: Plan) -> dict[str, Any]:
+    return {"plan": list(plan.widths), **({"schemes": dict(plan.schemes)} if plan.schemes else {})}
+
+
+def plan_of(value: dict[str, Any]) -> Plan:
+    """The plan of a candidate as `SearchResult.to_json` writes it."""
+    return Plan(tuple(value["plan"]), tuple(value.get("schemes", {}).items()))
 
 
 def _step_from_json(value: dict[str, Any]) -> SearchStep:
     latency_s = math.inf if value["latency_s"] is None else value["latency_s"]
     more = {name: value[name] for name in ("predicted_share", "expected_gain", "gain", "why", "standard_error") if name in value}
-    return SearchStep(Plan(tuple(value["plan"])), value["what"], latency_s, value["accuracy"], value["accepted"], **more)
+    return SearchStep(plan_of(value), value["what"], latency_s, value["accuracy"], value["accepted"], **more)
 
 
 OnStep = Callable[[SearchStep], None]

@@ -18,7 +18,7 @@ from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
 from cprune_rl.contracts import Accuracy, Artifact, Device, LossCurves, Measurement, Spending, TaskCost
 from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
 from cprune_rl.envs.problem import Problem
-from cprune_rl.table import Extent, Group, Network, OperatorKind, Plan, Subgraph, Template, Workload
+from cprune_rl.table import Blocked, Extent, Group, Network, OperatorKind, Plan, Subgraph, Template, Workload
 
 __all__ = ["DriftingMachine", "FailingCosts", "FormulaCosts", "FormulaOracle", "check_cost_store", "check_device", "check_searcher", "toy_network", "toy_problem"]
 
@@ -36,7 +36,8 @@ def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Netw
     for i, group in enumerate(groups):
         out = Extent(0, ((group.name, 1),))
         template = Template(f"conv3x3|1x{{0}}x8x8,{{1}}x{{0}}x3x3->{i % 2}", f"conv3x3/{i % 2}", OperatorKind("conv2d", 3, 1, 8), 9 * 64)
-        subgraphs.append(Subgraph(group.name, (group.name,), template, (previous, out), previous, out, (group.name,)))
+        blocked = Blocked(group.name, Template(f"blocked {template.text}", f"blocked {template.family}", template.operator, template.macs), 9) if i else None
+        subgraphs.append(Subgraph(group.name, (group.name,), template, (previous, out), previous, out, (group.name,), blocked))
         previous = out
     dense = Template("dense|1x{0},10x{0}", "dense", OperatorKind("dense", 1, 1, 1), 1)
     subgraphs.append(Subgraph("fc", ("fc",), dense, (previous,), previous, Extent(10), ()))
@@ -80,7 +81,7 @@ class FailingCosts(FormulaCosts):
 
 
 class FormulaOracle:
-    """An `AccuracyOracle` with a formula: each group loses `scale * (1 - kept)^2`."""
+    """An `AccuracyOracle` with a formula: each group loses `scale * (1 - kept)^2`, a layer that is pruned by a scheme 0.3 times as much by its density."""
 
     def __init__(self, network: Network, dense_accuracy: float = 0.95, scale: float = 0.05) -> None:
         self._network, self._dense, self._scale = network, dense_accuracy, scale
@@ -91,7 +92,8 @@ class FormulaOracle:
         """Counts one evaluation for each plan it has not met."""
         if plan not in self._known:
             kept = np.array(plan.widths) / np.array(self._network.dense.widths)
-            self._known[plan] = self._dense - float(self._scale * ((1 - kept) ** 2).sum())
+            in_blocks = sum((1 - scheme.density) ** 2 for scheme in self._network.schemes(plan).values())
+            self._known[plan] = self._dense - self._scale * (float(((1 - kept) ** 2).sum()) + 0.3 * in_blocks)
             self.spending.accuracy_evaluations += 1
         return Accuracy(self._known[plan], 0.0, 1000)
 

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 
-__all__ = ["METHODS", "Budgets", "RunConfig", "TunerBudgets", "load_config"]
+__all__ = ["METHODS", "SCHEMES", "Budgets", "RunConfig", "TunerBudgets", "load_config"]
 
 _OF_PATHS = ("npz", "cifar10", "imagefolder")  # kinds of data whose argument is a file or a folder
+SCHEMES = {"channel": "", "block": "mapping-rule", "both": "channels-then-blocks"}
+"""What is pruned, and by which search; channels by the run's method."""
 METHODS = {"agent": "MaskablePPO with the row-shared policy", "greedy": "greedy CPrune, repaired"}
 
 
@@ -101,6 +103,9 @@ class RunConfig(BaseModel):
     top: int = Field(1, ge=1, description="An image counts as right where its label is among so many most likely classes, e.g. 5.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the final gate: how sure it is that a network which passes holds the floor.")
     method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
+    schemes: str = Field(
+        "channel", description="channel: whole channels go. block: entries of each block of output channels, by rule. both: channels first, then blocks in what is left."
+    )
     rival: bool = Field(True, description="Run greedy CPrune beside the agent, to compare with.")
     rivals: tuple[str, ...] = Field((), description="Other methods to run beside it, parted by commas, e.g. mdp,netadapt; `cprune-rl compare --list` says which there are.")
     policy: str | None = Field(None, description="Prune with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.")
@@ -164,6 +169,11 @@ class RunConfig(BaseModel):
         return value
 
     @property
+    def own_method(self) -> str:
+        """What result.json is about: `method`, unless layers are pruned by schemes."""
+        return SCHEMES[self.schemes] or self.method
+
+    @property
     def kept_shares(self) -> dict[str, float]:
         """`keep` by layer."""
         return {layer: float(share) for layer, _, share in (item.rpartition("=") for item in self.keep)}
@@ -199,6 +209,7 @@ class RunConfig(BaseModel):
         known: dict[str, tuple[str, Mapping[str, Any]]] = {
             "method": (self.method, METHODS),
             "effort": (self.effort, EFFORTS),
+            "choice of schemes": (self.schemes, SCHEMES),
             "importance": (self.importance, IMPORTANCES),
         }
         for kind, (name, names) in known.items():
@@ -219,6 +230,8 @@ class RunConfig(BaseModel):
             if path is not None and not path.exists():
                 raise DataError(f"{path} is not there")
         spec = parse_device(self.device)
+        if SCHEMES[self.schemes] and (self.no_measure or isinstance(spec, RecordedSpec)):
+            raise ConfigError(f"--schemes {self.schemes} measures blocks of every size on a device: recordings have channels alone, and nothing is predicted of blocks yet")
         if isinstance(spec, RecordedSpec):
             if self.no_measure:
                 raise ConfigError("--no-measure predicts from the cost cache of a device; a recording measures nothing anyway: leave it out")

@@ -17,6 +17,7 @@ from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.job.bench import Workbench
 from cprune_rl.job.networks import trained
 from cprune_rl.job.progress import Reporter
+from cprune_rl.pruning.blocks import settled
 from cprune_rl.pruning.weights import network_hash
 from cprune_rl.table import Plan
 
@@ -82,7 +83,7 @@ class FinalGate:
         identity = f"plan:{network_hash(model)}:of:{bench.subject.weights}"
         recalibrate(model, bench.data.train)
         with reporter.part(what, bench.finetune_settings.n_steps) as advance:
-            finished = trained(model, identity, bench.data, bench.finetune_settings, lambda step, _: advance(step), bench.model)
+            finished = settled(trained(model, identity, bench.data, bench.finetune_settings, lambda step, _: advance(step), bench.model))
         bench.refit(plan, evaluate(finished, bench.data.search))
         return finished
 

@@ -40,7 +40,7 @@ class RunFolder:
         Raises:
             ConfigError: the folder has a run in it already, or cannot be made.
         """
-        path = config.out or Path("runs") / f"{_slug(config.network_name)}-{config.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+        path = config.out or Path("runs") / f"{_slug(config.network_name)}-{config.own_method}-{time.strftime('%Y%m%d-%H%M%S')}"
         if (path / "config.yaml").exists():
             raise ConfigError(f"{path} holds a run already: go on with it by --resume {path}, or give another --out")
         try:

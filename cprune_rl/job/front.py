@@ -71,7 +71,7 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
             of_floor.problem()  # a floor that nothing can hold is told before anything is searched
         finalists: dict[str, tuple[Finalist, dict[str, float]]] = {}
         for name, of_floor in benches.items():
-            found = search(of_floor, folder, reporter, config.method, f"{config.method}{name}")
+            found = search(of_floor, folder, reporter, config.own_method, f"{config.own_method}{name}")
             finalists[name] = finish(found, FinalGate(of_floor), reporter), found.cost
         networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, (f, _) in finalists.items()}}
         comparison = bench.lab.compare(networks, folder.path, reporter)
@@ -96,7 +96,7 @@ def _point(bench: Workbench, comparison: Comparison, name: str, network: Finishe
         None if latency is None else (latency.low, latency.high),
         (1.0, 1.0, 1.0) if is_dense or ratio is None else (ratio.value, ratio.low, ratio.high),
         (accuracy.value, accuracy.low, accuracy.high),
-        count_parameters(network.model),
+        count_parameters(network.model, network.plan.schemes),
         cost,
     )
 

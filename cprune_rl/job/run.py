@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from cprune_rl.accuracy.training import right_answers
-from cprune_rl.agents.searcher import SearchResult
+from cprune_rl.agents.searcher import SearchResult, plan_of
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.recordings import save_recorded
 from cprune_rl.intervals import accuracy_interval
@@ -29,7 +29,7 @@ from cprune_rl.pruning.weights import save_weights
 from cprune_rl.report.page import Judging, write_page
 from cprune_rl.report.tables import noise_line, predicted_line, result_table, subgraph_table
 from cprune_rl.result import Figures, MethodResult, Result
-from cprune_rl.table import Plan, SubgraphTable
+from cprune_rl.table import SubgraphTable
 
 __all__ = ["run"]
 
@@ -78,9 +78,9 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
 
 def _methods(config: RunConfig) -> list[str]:
     """Searches to run, the run's own last."""
-    greedy = ["greedy"] if config.rival and config.method != "greedy" else []
-    others = dict.fromkeys("greedy" if name == "cprune" else name for name in config.rivals)
-    return [*dict.fromkeys([*greedy, *others]), config.method]
+    beside = ["greedy", config.method] if config.rival else []
+    others = ("greedy" if name == "cprune" else name for name in config.rivals)
+    return [*(name for name in dict.fromkeys([*beside, *others]) if name != config.own_method), config.own_method]
 
 
 def _dense_table(bench: Workbench) -> SubgraphTable:
@@ -107,7 +107,7 @@ def _result(
         cost = {**search.cost, "full_finetunes": finalist.n_finetuned}
         methods.append(MethodResult(finalist.method, figures[finalist.method], speedup, interval, vars(finalist.verdict), cost, search.to_json()["history"]))
         folder.log("final", 0, **{f"{finalist.method}/speedup": speedup, f"{finalist.method}/accuracy_test": figures[finalist.method].accuracy_test})
-    names = (config.network_name, config.data, bench.lab.device_name, config.method)
+    names = (config.network_name, config.data, bench.lab.device_name, config.own_method)
     rivals = tuple(methods[:-1])
     return Result(*names, config.seed, config.floor, figures["dense"], methods[-1], rivals, config.fast, comparison.noise_floor, bench.lab.latency_source, config.top, stages_s)
 
@@ -116,7 +116,7 @@ def _figures(bench: Workbench, comparison: Comparison, name: str, network: Finis
     latency = comparison.latency_ms.get(name)
     value, interval = (None, None) if latency is None else (latency.value, (latency.low, latency.high))
     accuracy = accuracy_interval(right_answers(network.model, bench.data.test))
-    size = count_parameters(network.model), bench.network.macs(network.plan)
+    size = count_parameters(network.model, network.plan.schemes), bench.network.macs(network.plan)
     return Figures(value, interval, comparison.estimate_ms[name], accuracy.value, (accuracy.low, accuracy.high), *size)
 
 
@@ -134,6 +134,6 @@ def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist, comp
 def _record_problem(bench: Workbench, folder: RunFolder) -> None:
     """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run timed; plans that were estimated by prediction are not timed for it."""
     searches = [folder.read_json(f"search_{m}.json") for m in _methods(bench.config)]
-    plans = {Plan(tuple(step["plan"])) for search in searches if search for step in search["history"] if not step.get("predicted_share")}
+    plans = {plan_of(step) for search in searches if search for step in search["history"] if not step.get("predicted_share")}
     provenance = {**bench.lab.provenance, "data": bench.data.name}
     save_recorded(folder.file("problem.json"), bench.problem(), bench.lab.known(plans), bench.curves, provenance)

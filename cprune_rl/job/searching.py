@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cprune_rl.agents.agent import PruningAgent
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.guard import search_within
+from cprune_rl.agents.mapping_rule import ChannelsThenBlocks, MappingRule
 from cprune_rl.agents.methods import METHODS, rival
 from cprune_rl.agents.policies import find_policy, open_policy
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
@@ -44,16 +45,7 @@ def search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str,
     name = f"search_{label}.json"
     if (known := folder.read_json(name)) is not None:
         return SearchResult.from_json(known)
-    searcher: Searcher
-    extra: dict[str, float] = {"policy_s": 0.0}
-    if method == "greedy":
-        searcher = GreedyCPrune()
-    elif method != "agent":
-        searcher = rival(method, bench.config.seed, bench.curves)
-        extra = {"policy_s": 0.0, **(bench.model_cost if METHODS[method].is_prepared else {})}
-    else:
-        policy, seconds = _policy(bench, folder, reporter)
-        searcher, extra = PruningAgent(policy, SurrogateSettings(turns=bench.config.budgets.turns)), {**bench.model_cost, "policy_s": seconds}
+    searcher, extra = _searcher(bench, folder, reporter, method)
     problem = bench.problem()
     with SummaryWriter(str(folder.file("tensorboard"))) as writer, reporter.part(f"Searching with {label}, % of the slack used", 100) as advance:
         result, _ = search_within(searcher, problem, _budget(bench, extra, reporter), Narrator(problem, folder, reporter, writer, label, advance))
@@ -61,6 +53,20 @@ def search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str,
     result = replace(result, cost=cost)
     folder.write_json(name, result.to_json())
     return result
+
+
+def _searcher(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str) -> tuple[Searcher, dict[str, float]]:
+    """Who searches, and what was spent for it beforehand."""
+    free = {"policy_s": 0.0}
+    if method == "greedy":
+        return GreedyCPrune(), free
+    if method == "mapping-rule":
+        return MappingRule(), free
+    if method not in ("agent", "channels-then-blocks"):
+        return rival(method, bench.config.seed, bench.curves), {**free, **(bench.model_cost if METHODS[method].is_prepared else {})}
+    policy, seconds = _policy(bench, folder, reporter)
+    agent, spent = PruningAgent(policy, SurrogateSettings(turns=bench.config.budgets.turns)), {**bench.model_cost, "policy_s": seconds}
+    return (agent if method == "agent" else ChannelsThenBlocks(agent)), spent
 
 
 def _budget(bench: Workbench, spent: dict[str, float], reporter: Reporter) -> Budget:

@@ -13,9 +13,11 @@ from torch import nn
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.oracle import Finetuned
 from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.pruning.blocks import hold
 from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.weights import network_hash
+from cprune_rl.schemes import Scheme
 from cprune_rl.table import Plan
 
 __all__ = ["Subject"]
@@ -47,8 +49,13 @@ class Subject:
         return self.pruned_of(self.model, plan)
 
     def pruned_of(self, model: nn.Module, plan: Plan) -> nn.Module:
-        """The network a plan leaves of another network of the same shape."""
-        return prune(model, self.coupled, plan)
+        """The network a plan leaves of another network of the same shape; layers that are pruned by a scheme hold to it while it is trained.
+
+        Raises:
+            PlanError: a layer cannot be pruned by its scheme.
+        """
+        narrow = prune(model, self.coupled, plan)
+        return hold(narrow, {layer: Scheme.parse(text) for layer, text in plan.schemes}) if plan.schemes else narrow
 
     def finetuned(self, settings: TrainSettings) -> Finetuned:
         """Fine-tuning as an evaluation."""

@@ -26,10 +26,12 @@ from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.recordings import open_recorded
 from cprune_rl.errors import ConfigError
+from cprune_rl.pruning.blocks import holds_to
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
 from cprune_rl.pruning.weights import network_hash
 from cprune_rl.result import Result
+from cprune_rl.schemes import Scheme
 from cprune_rl.table import Plan
 
 if TYPE_CHECKING:
@@ -84,14 +86,18 @@ def validate_run(folder: Path) -> list[Check]:
 
 
 def _shape_checks(folder: Path, result: Result, model: nn.Module, dense: nn.Module, plan: PlanFile) -> Iterator[Check]:
-    for name, network, stated in (("dense", dense, result.dense), (result.method, model, result.main.pruned)):
-        n_params = count_parameters(network)
+    for name, network, schemes, stated in (("dense", dense, (), result.dense), (result.method, model, plan.schemes, result.main.pruned)):
+        n_params = count_parameters(network, schemes)
         yield Check(f"{name}: {stated.n_params} parameters", str(n_params), n_params == stated.n_params)
     described = open_recorded(str(folder / "problem.json")).network
     dense_macs = described.macs(described.dense)
     yield Check(f"dense: {result.dense.macs} MACs", str(dense_macs), dense_macs == result.dense.macs)
-    macs = described.macs(Plan(tuple(len(plan.kept[g.name]) for g in described.groups)))
+    macs = described.macs(Plan(tuple(len(plan.kept[g.name]) for g in described.groups), plan.schemes))
     yield Check(f"{result.main.pruned.macs} MACs", str(macs), macs == result.main.pruned.macs)
+    layers = dict(model.named_modules())
+    for layer, text in plan.schemes:
+        fits = holds_to(layers[layer].weight, Scheme.parse(text))
+        yield Check(f"{layer} is pruned as {text}", "each block keeps so many entries" if fits else "a block keeps more entries", fits)
 
 
 def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iterator[Check]:
@@ -144,7 +150,7 @@ def _estimate_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[C
     spec = parse_device(result.device)
     seed = spec.noise_seed if isinstance(spec, RecordedSpec) else None
     problem = open_recorded(str(folder / "problem.json"), noise_seed=seed)
-    pruned = Plan(tuple(len(plan.kept[g.name]) for g in problem.network.groups))
+    pruned = Plan(tuple(len(plan.kept[g.name]) for g in problem.network.groups), plan.schemes)
     found = [sum(c.latency_s for c in problem.latency.measure(p)) * 1e3 for p in (problem.network.dense, pruned)]
     for name, stated, estimate in (("dense", result.dense.estimate_ms, found[0]), (result.method, result.main.pruned.estimate_ms, found[1])):
         yield Check(f"{name}: estimate {stated:.4f} ms", f"{estimate:.4f} ms by the recorded tasks", math.isclose(stated, estimate, rel_tol=1e-3))

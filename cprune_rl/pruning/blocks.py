@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 from cprune_rl.errors import PlanError
 from cprune_rl.schemes import PATTERN_ENTRIES, Scheme
 
-__all__ = ["N_PATTERNS", "find_patterns", "hold", "mask_of", "settled"]
+__all__ = ["N_PATTERNS", "find_patterns", "hold", "holds_to", "mask_of", "settled"]
 
 N_PATTERNS = 8  # that a network's kernels choose among; with more the published accuracy did not rise
 _KERNEL = 9
@@ -97,6 +97,13 @@ def mask_of(weight: torch.Tensor, scheme: Scheme, patterns: torch.Tensor) -> tor
     scores = filled.reshape(n_blocks, block, n_entries).sum(1)
     kept = _kept_patterns(scores, scheme, patterns, weight.shape) if scheme.kind == "pattern" else _largest(scores, scheme.n_kept(n_entries))
     return kept.repeat_interleave(block, 0)[:n_out].reshape(weight.shape).to(weight)
+
+
+def holds_to(weight: torch.Tensor, scheme: Scheme) -> bool:
+    """Whether weights are zero wherever a scheme could have pruned them: each block keeps no more entries than it may."""
+    block = min(scheme.block, weight.shape[0])
+    flat = weight.detach().reshape(weight.shape[0], -1) != 0
+    return all(int(flat[at : at + block].any(0).sum()) <= scheme.n_kept(flat.shape[1]) for at in range(0, len(flat), block))
 
 
 def find_patterns(weights: list[torch.Tensor]) -> torch.Tensor:

@@ -7,7 +7,7 @@ indices do not depend on the path of the search that found it. Called by oracles
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +41,15 @@ def prune(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
     return coupled.cuts.kept(model, kept_indices(coupled, plan))
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Number of trained values."""
-    return sum(p.numel() for p in model.parameters())
+def count_parameters(model: nn.Module, schemes: Sequence[tuple[str, str]] = ()) -> int:
+    """Number of trained values.
+
+    Args:
+        model: with plain weights.
+        schemes: of the layers that are pruned by one, by name: what they have pruned does not count.
+    """
+    layers = dict(schemes)
+    return sum(int(p.count_nonzero()) if name.removesuffix(".weight") in layers and name.endswith(".weight") else p.numel() for name, p in model.named_parameters())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""Schemes by rule: the table of latencies decides, the floor says how far."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from cprune_rl.agents.mapping_rule import ChannelsThenBlocks, MappingRule
+from cprune_rl.agents.searcher import Budget, SearchResult
+from cprune_rl.agents.surrogate import SurrogateSearch
+from cprune_rl.contracts import TaskCost
+from cprune_rl.errors import ConfigError
+from cprune_rl.job.config import load_config
+from cprune_rl.schemes import Scheme
+from cprune_rl.table import Plan, Workload
+from cprune_rl.testing import FormulaCosts, check_searcher, toy_problem
+
+
+class SmallBlocksAreSlow(FormulaCosts):
+    """Blocks of fewer than eight channels take twice as long, and those of the layer `slow` longer than dense."""
+
+    slow = ""
+
+    def predict(self, workloads: list[Workload]) -> list[TaskCost]:
+        costs = super().predict(workloads)
+        found = []
+        for workload, cost in zip(workloads, costs, strict=True):
+            block = int(workload.key.partition("|block=")[2].partition("|")[0] or 0)
+            factor = 1.0 if not workload.is_blocked else 100.0 if self.slow and self.slow in workload.family else 2.0 if block < 8 else 1.0
+            found.append(dataclasses.replace(cost, latency_s=factor * cost.latency_s))
+        return found
+
+
+def schemes_of(found: SearchResult) -> dict[str, Scheme]:
+    return {layer: Scheme.parse(text) for layer, text in found.best.plan.schemes}
+
+
+@pytest.mark.parametrize("make", [MappingRule, lambda: ChannelsThenBlocks(SurrogateSearch())])
+def test_mappings_pass_the_conformance_suite(make: type[MappingRule]) -> None:
+    result = check_searcher(make, toy_problem)
+    assert result.best.plan.schemes
+    assert result.best.latency_s < 0.9 * result.accepted[0].latency_s
+    assert SearchResult.from_json(result.to_json()).best.plan == result.best.plan
+
+
+def test_the_smallest_block_that_is_about_as_fast_as_the_coarse_one_is_taken() -> None:
+    result = MappingRule().search(toy_problem(), Budget())
+    assert {s.block for s in schemes_of(result).values()} == {4}
+    result = MappingRule().search(toy_problem(costs=SmallBlocksAreSlow), Budget())
+    assert {s.block for s in schemes_of(result).values()} == {8}
+    assert all("coarse" in s.why for s in result.history if s.accepted), "every rule's reason is told"
+
+
+def test_a_layer_that_no_block_makes_faster_stays_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SmallBlocksAreSlow, "slow", "conv3x3/1")
+    result = MappingRule().search(toy_problem(costs=SmallBlocksAreSlow), Budget())
+    assert set(schemes_of(result)) == {"conv2"}
+
+
+def test_hard_data_takes_patterns() -> None:
+    hard = dataclasses.replace(toy_problem(), dense_accuracy=0.7, floor=0.68)
+    hard.oracle._dense = 0.7  # type: ignore[attr-defined]  # the toy's own
+    assert {s.kind for s in schemes_of(MappingRule().search(hard, Budget())).values()} == {"pattern"}
+
+
+def test_the_density_is_as_low_as_the_floor_allows() -> None:
+    tight, loose = (schemes_of(MappingRule().search(toy_problem(drop=drop), Budget())) for drop in (0.005, 0.02))
+    assert {s.density for s in tight.values()} > {s.density for s in loose.values()} or min(s.density for s in tight.values()) > max(s.density for s in loose.values())
+
+
+def test_channels_come_first_then_blocks_in_what_is_left() -> None:
+    problem = toy_problem()
+    result = ChannelsThenBlocks(SurrogateSearch()).search(problem, Budget())
+    both = [a for a in result.accepted if a.plan.schemes]
+    assert both
+    assert all(a.plan.widths != problem.network.dense.widths for a in both)
+    assert len({a.plan for a in result.accepted}) == len(result.accepted)
+    assert Plan(problem.network.dense.widths) in {a.plan for a in result.accepted}
+
+
+@pytest.mark.parametrize("more", [{"device": "recorded:resnet8"}, {"no_measure": True, "policy": "x86-cpu"}])
+def test_schemes_want_a_device(more: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="--schemes both measures"):
+        load_config(None, {"schemes": "both", **more}).check_names()
