@@ -6,7 +6,7 @@ Plain values over numpy; implementations live in `compiler`, `cost_cache`, `accu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median, stdev
 from typing import Protocol, runtime_checkable
@@ -52,11 +52,13 @@ class Artifact:
         path: the library on this machine.
         shapes: shape of each argument, outputs last.
         dtypes: dtype of each argument.
+        tables: arguments that decide what a program reads, by their positions: any others will do for a timing, not these.
     """
 
     path: str
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
+    tables: Mapping[int, NDArray[np.generic]] = field(default_factory=dict, compare=False, repr=False)
 
 
 @runtime_checkable

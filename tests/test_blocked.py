@@ -161,6 +161,12 @@ def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes
     plan = Plan(network.uniform(0.75).widths, (*schemes, ("fc", "block(5,0.5)")))
     costs = tuner.measure(plan)
     assert [c.error for c in costs if c.error] == []
+    for at in network.schemes(plan):
+        for workload in lowered.forms.workloads(plan)[at]:
+            check = tuner._load(workload, plan)[1]
+            assert check is not None
+            (table,) = check.tables().values()
+            assert len(np.unique(table)) > 1, "what is timed reads what the layer would read"
     narrow = prune(lowered.model, lowered.coupled, plan)
     model = settled(hold(narrow, network.schemes_by_layer(plan))).eval()
     library, image = tmp_path / "pruned.so", torch.randn(1, 3, 32, 32)

@@ -90,11 +90,13 @@ def uploaded(session: Any, path: str) -> Iterator[Any]:
 
 
 def make_arguments(session: Any, artifact: Artifact) -> list[Any]:
-    """Tensors on the device with values that no program runs faster on, zeros or denormals."""
+    """Tensors on the device with values that no program runs faster on, zeros or denormals, and the artifact's own tables."""
     device, rng, fill = session.cpu(0), np.random.default_rng(0), None
     tensors = []
-    for shape, dtype in zip(artifact.shapes, artifact.dtypes, strict=True):
-        if dtype == "float32" and 4 * np.prod(shape) > _FILL_BYTES:
+    for at, (shape, dtype) in enumerate(zip(artifact.shapes, artifact.dtypes, strict=True)):
+        if at in artifact.tables:
+            tensors.append(tvm.runtime.tensor(np.ascontiguousarray(artifact.tables[at]), device))
+        elif dtype == "float32" and 4 * np.prod(shape) > _FILL_BYTES:
             fill = fill or session.get_function("tvm.contrib.random.random_fill")
             tensors.append(tvm.runtime.empty(shape, dtype, device))
             fill(tensors[-1])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,23 +42,37 @@ class OutputCheck:
 
     def __call__(self, artifact: Artifact) -> str | None:
         """What is wrong with a program's output; None where nothing is, or where torch has no counterpart of an operator."""
+        inputs = self._inputs()
+        expected = _evaluate(self.call, [torch.from_numpy(i) for i in inputs])
+        if expected is None:
+            return None
+        found = self.device.run(artifact, self._arguments(inputs))
+        if isinstance(found, Measurement):
+            return f"it ran when it was timed and not when its output was looked at: {found.error}"
+        error = float(np.abs(np.asarray(found[-1], np.float32).reshape(expected.shape) - expected).max())
+        scale = float(np.abs(expected).max())
+        return None if error <= _TOLERANCE * scale + 1e-5 else f"wrong output: it differs from torch's by {error:.3g} where values reach {scale:.3g}"
+
+    def tables(self) -> dict[int, NDArray[Any]]:
+        """Arguments that say what the program reads, by position: whole numbers, which a timing must not make up."""
+        if not any(packing is not None and packing.prune is not None for packing in self.packings):
+            return {}
+        return {at: value for at, value in enumerate(self._arguments(self._inputs())) if np.issubdtype(value.dtype, np.integer)}
+
+    def _arguments(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[Any]]:
+        return [i if packing is None else packing.compute(i) for i, packing in zip(inputs, self.packings, strict=True)]
+
+    def _inputs(self) -> list[NDArray[np.float32]]:
+        """Random values of the arguments' logical forms; one for those that are computed from the same weights."""
         rng = np.random.default_rng(0)
-        weights: dict[str, NDArray[np.float32]] = {}  # by name: several arguments may be computed from one
+        weights: dict[str, NDArray[np.float32]] = {}
         inputs = []
         for shape, packing in zip(self.call.shapes[:-1], self.packings, strict=True):
             value = rng.standard_normal(shape).astype(np.float32)
             if packing is not None:
                 value = weights.setdefault(packing.source, value if packing.prune is None else packing.prune(value))
             inputs.append(value)
-        expected = _evaluate(self.call, [torch.from_numpy(i) for i in inputs])
-        if expected is None:
-            return None
-        found = self.device.run(artifact, [i if packing is None else packing.compute(i) for i, packing in zip(inputs, self.packings, strict=True)])
-        if isinstance(found, Measurement):
-            return f"it ran when it was timed and not when its output was looked at: {found.error}"
-        error = float(np.abs(np.asarray(found[-1], np.float32).reshape(expected.shape) - expected).max())
-        scale = float(np.abs(expected).max())
-        return None if error <= _TOLERANCE * scale + 1e-5 else f"wrong output: it differs from torch's by {error:.3g} where values reach {scale:.3g}"
+        return inputs
 
 
 def _evaluate(call: Call, inputs: Values) -> NDArray[np.float32] | None:

@@ -199,7 +199,7 @@ class TaskTuner:
         known = {t.program: t.measurement for t in self._store.trials(self.context, workload.key)}
         fresh = [c for c in candidates if c.program.digest not in known]
         if fresh:
-            known |= zip((c.program.digest for c in fresh), self._trials.run(workload, fresh, check), strict=True)
+            known |= zip((c.program.digest for c in fresh), self._trials.run(workload, fresh, check, check.tables() if check else None), strict=True)
         self.spending.fresh_trials += len(fresh)
         self.spending.cached_trials += len(candidates) - len(fresh)
         return [known[c.program.digest].latency_s for c in candidates]

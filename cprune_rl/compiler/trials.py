@@ -9,10 +9,13 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from cprune_rl.compiler.device import RpcDevice
@@ -26,6 +29,7 @@ from cprune_rl.table import Workload
 __all__ = ["TrialRunner", "build_candidate"]
 
 Check = Callable[[Artifact], str | None]
+Tables = Mapping[int, NDArray[np.generic]]
 _AT_ONCE = 4  # programs sent to a remote device together
 
 
@@ -43,7 +47,7 @@ class TrialRunner:
         self._numbers = itertools.count()
         self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # the compiler releases Python's lock
 
-    def run(self, workload: Workload, candidates: Sequence[Candidate], check: Check | None = None) -> list[Measurement]:
+    def run(self, workload: Workload, candidates: Sequence[Candidate], check: Check | None = None, tables: Tables | None = None) -> list[Measurement]:
         """Builds, times and keeps programs of one task.
 
         Args:
@@ -51,12 +55,13 @@ class TrialRunner:
             candidates: programs applied to it.
             check: given the library of the fastest, says what is wrong with its output, or None; the next
                 fastest is checked where one is wrong, and what is wrong is kept as a failure.
+            tables: arguments that decide what a program reads, by position.
 
         Raises:
             DeviceError: the device is gone; what can be believed of this batch is kept.
             ToolchainError: nothing can be built here at all.
         """
-        builds = [self._pool.submit(self._build, c) for c in candidates]
+        builds = [self._pool.submit(self._build, c, tables or {}) for c in candidates]
         built: list[Artifact | Measurement] = []
         measurements: list[Measurement] = []
         try:
@@ -104,8 +109,9 @@ class TrialRunner:
                 return
             measurements[at] = Measurement(error=wrong)
 
-    def _build(self, candidate: Candidate) -> Artifact | Measurement:
-        return build_candidate(self._device, candidate, self._device.build_folder / f"trial{next(self._numbers)}.so")
+    def _build(self, candidate: Candidate, tables: Tables) -> Artifact | Measurement:
+        built = build_candidate(self._device, candidate, self._device.build_folder / f"trial{next(self._numbers)}.so")
+        return replace(built, tables=tables) if isinstance(built, Artifact) else built
 
     @staticmethod
     def _remove(build: Future[Artifact | Measurement]) -> None:
