@@ -1,9 +1,10 @@
 """Latencies of one network's tasks that were not measured, interpolated between those that were.
 
 For each kind of task a non-negative fit of `launch + work * in * out + reads * in + writes * out` in
-relative error, corrected by the nearest measured shapes. An agent trains on it (a device is far too slow
-for that) and an environment estimates with it what an action would gain; what an action did gain is
-always measured. Every prediction says that it is one. A kind of task that was never measured is for `predictor`.
+relative error, corrected by the nearest measured shapes; where a layer is pruned by a scheme, the multiplications that
+are left stand for `in * out`. An agent trains on it (a device is far too slow for that) and an environment estimates with
+it what an action would gain; what an action did gain is always measured. Every prediction says that it is one. A kind of
+task that was never measured is for `predictor`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from cprune_rl.table import Network, Plan, Workload
 
 __all__ = ["CostModel", "EstimatedCosts", "ModelledCosts", "NoisyCosts"]
 
-Point = tuple[int, int, TaskCost]
+Shape = tuple[int, int, int]  # channels read and written, and the multiplications that are left of a pruned layer; 0 of a dense one
+Point = tuple[Shape, TaskCost]
 _REACH = 0.25  # log distance in channels over which a measured shape corrects its neighbours
 _NOISE_TABLE = np.random.default_rng(0).standard_normal(4096)
 
@@ -50,7 +52,7 @@ class CostModel:
         kind = _kind(workload)
         self.known[workload.key] = cost
         self._workloads[workload.key] = workload
-        self._points.setdefault(kind, {})[workload.key] = (workload.channels_in, workload.channels_out, cost)
+        self._points.setdefault(kind, {})[workload.key] = (_shape(workload), cost)
         self._fits.pop(kind, None)
         self._answers = None
 
@@ -80,7 +82,7 @@ class CostModel:
             return TaskCost(math.inf, is_measured=False)
         if kind not in self._fits:
             self._fits[kind] = _Fit.of(list(self._points[kind].values()))
-        return self._fits[kind].at(workload.channels_in, workload.channels_out)
+        return self._fits[kind].at(_shape(workload))
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class _Fit:
     Attributes:
         costs: measured.
         coefficients: of `_terms`.
-        logs: log channels of the measured, `(n, 2)`.
+        logs: log channels of the measured, and log multiplications of pruned layers, `(n, 3)`.
         residuals: log of what was measured over the fit, `(n,)`.
     """
 
@@ -102,16 +104,16 @@ class _Fit:
     @staticmethod
     def of(points: Sequence[Point]) -> _Fit:
         coefficients = _fit(points)
-        logs = np.log([(i, o) for i, o, _ in points])
-        residuals = [math.log(c.latency_s / max(float(_terms(i, o) @ coefficients), 1e-12)) for i, o, c in points]
-        return _Fit([c for _, _, c in points], coefficients, logs, np.array(residuals))
+        logs = np.array([_logs(shape) for shape, _ in points])
+        residuals = [math.log(c.latency_s / max(float(_terms(shape) @ coefficients), 1e-12)) for shape, c in points]
+        return _Fit([c for _, c in points], coefficients, logs, np.array(residuals))
 
-    def at(self, channels_in: int, channels_out: int) -> TaskCost:
+    def at(self, shape: Shape) -> TaskCost:
         """Interpolated."""
-        distance = np.abs(self.logs - (math.log(channels_in), math.log(channels_out))).sum(axis=1)
+        distance = np.abs(self.logs - _logs(shape)).sum(axis=1)
         weight = np.exp(-distance / _REACH)
         correction = float(weight @ self.residuals / (weight.sum() + 0.25))  # 0.25: far from every point the fit stands alone
-        latency = float(_terms(channels_in, channels_out) @ self.coefficients) * math.exp(correction)
+        latency = float(_terms(shape) @ self.coefficients) * math.exp(correction)
         nearest = self.costs[int(distance.argmin())]
         return TaskCost(latency, nearest.tile_factors, is_measured=False, lanes=nearest.lanes)
 
@@ -120,13 +122,22 @@ def _kind(workload: Workload) -> tuple[object, ...]:
     return (workload.family, workload.operator)
 
 
-def _terms(channels_in: int, channels_out: int) -> NDArray[np.float64]:
-    return np.array([1.0, channels_in * channels_out, channels_in, channels_out], dtype=float)
+def _shape(workload: Workload) -> Shape:
+    return workload.channels_in, workload.channels_out, workload.macs if workload.is_blocked else 0
+
+
+def _logs(shape: Shape) -> NDArray[np.float64]:
+    return np.array([math.log(length or 1) for length in shape])
+
+
+def _terms(shape: Shape) -> NDArray[np.float64]:
+    channels_in, channels_out, work = shape
+    return np.array([1.0, work or channels_in * channels_out, channels_in, channels_out], dtype=float)
 
 
 def _fit(points: Sequence[Point]) -> NDArray[np.float64]:
-    latencies = np.array([c.latency_s for _, _, c in points])
-    rows = np.stack([_terms(i, o) for i, o, _ in points])
+    latencies = np.array([c.latency_s for _, c in points])
+    rows = np.stack([_terms(shape) for shape, _ in points])
     scale = rows.max(axis=0)  # columns of like size, or the solver drops the small ones
     solution, _ = nnls(rows / scale / latencies[:, None], np.ones(len(points)))
     return np.asarray(solution / scale)

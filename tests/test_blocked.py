@@ -18,11 +18,13 @@ from cprune_rl.compiler.local import LocalDevice
 from cprune_rl.compiler.search import Effort
 from cprune_rl.compiler.tuner import Tuner, TunerSettings
 from cprune_rl.cost_cache import open_store
+from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.errors import ModelError, PlanError
 from cprune_rl.pruning.blocks import N_PATTERNS, find_patterns, hold, mask_of, settled
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.schemes import Scheme
 from cprune_rl.table import Network, Plan
+from cprune_rl.testing import FormulaCosts, toy_network
 
 from .conftest import Lowered
 
@@ -148,6 +150,19 @@ def test_a_schemes_task_has_its_own_key_and_what_is_left_to_compute(lowered: Low
     assert Network.from_json(network.to_json()) == network
     with pytest.raises(PlanError, match="conv1"):
         network.workloads(Plan(dense.widths, (("conv1", "block(8,0.25)"),)))
+
+
+def test_a_density_that_was_not_timed_is_estimated_between_those_that_were() -> None:
+    network = toy_network()
+    true, model = FormulaCosts(network), CostModel()
+    plans = {density: Plan(network.dense.widths, (("conv1", f"block(8,{density})"),)) for density in (0.5, 0.25, 0.125)}
+    for plan in (network.dense, plans[0.5], plans[0.125]):
+        for workload, cost in zip(network.workloads(plan), true.measure(plan), strict=True):
+            model.learn(workload, cost)
+    workload = network.workloads(plans[0.25])[1]
+    found = model.predict(workload)
+    assert not found.is_measured
+    assert found.latency_s == pytest.approx(true.predict([workload])[0].latency_s, rel=0.1)
 
 
 @pytest.mark.slow

@@ -1,0 +1,251 @@
+"""Where fine-grained pruning pays: latency of one layer over density and block size, against dense, narrower and torch's own sparse layers.
+
+`python benchmarks/schemes.py [--threads 1 2] [--layer NAME ...] [--storage URL] [--json FILE]`. Each way of computing a layer is tuned
+with the same number of trials in each of its forms; then the best programs of all ways are timed in turns, and every ratio is to the
+dense layer's in the same rounds. A narrower layer has as many multiplications as the sparse one: both its channel counts are
+multiplied by the root of the density. torch multiplies a sparse matrix (CSR, the best single entries of the same density) by the unfolded map.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cprune_rl.compiler.device import RpcDevice
+from cprune_rl.compiler.forms import Forms, find_forms
+from cprune_rl.compiler.local import LocalDevice
+from cprune_rl.compiler.program import carry_over
+from cprune_rl.compiler.reference import OutputCheck
+from cprune_rl.compiler.search import Effort
+from cprune_rl.compiler.target import host_cpu
+from cprune_rl.compiler.task_tuner import Job, TaskTuner
+from cprune_rl.compiler.trials import build_candidate
+from cprune_rl.compiler.workload import ExportedNetwork
+from cprune_rl.contracts import Artifact
+from cprune_rl.cost_cache import CostStore, open_store
+from cprune_rl.intervals import Interval, speedup_interval
+from cprune_rl.machine import command_line, describe_system, now_utc
+from cprune_rl.table import Plan
+
+_EFFORT = Effort(4, 12, 32)  # of each form
+_N_ROUNDS = 15
+_ALL = 1 << 20  # channels: one block
+SIZES = (1, 4, 8, 16, _ALL)
+DENSITIES = (0.5, 0.25, 0.125)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution.
+
+    Attributes:
+        n_in: channels read.
+        n_out: channels written.
+        size: height and width of the map read.
+        kernel: height and width.
+        stride: both ways.
+    """
+
+    n_in: int
+    n_out: int
+    size: int
+    kernel: int = 3
+    stride: int = 1
+
+    def narrowed(self, density: float) -> Layer:
+        """With as many multiplications as a sparse one."""
+        root = math.sqrt(density)
+        return replace(self, n_in=max(1, round(self.n_in * root)), n_out=max(1, round(self.n_out * root)))
+
+
+LAYERS = {
+    "16->16 3x3 at 32x32": Layer(16, 16, 32),
+    "64->64 3x3 at 8x8": Layer(64, 64, 8),
+    "64->64 3x3 at 16x16": Layer(64, 64, 16),
+    "128->128 3x3 at 8x8": Layer(128, 128, 8),
+    "32->64 3x3 stride 2 at 16x16": Layer(32, 64, 16, stride=2),
+    "64->64 1x1 at 16x16": Layer(64, 64, 16, 1),
+}
+
+
+class _Alone(nn.Module):
+    """The layer behind something that makes its map, because the layer that reads the image stays dense."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(layer.n_in, layer.n_out, layer.kernel, layer.stride, layer.kernel // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(self.conv(functional.relu(x)))
+
+
+class Workshop:
+    """Tunes ways of computing layers on a device.
+
+    Args:
+        device: where.
+        store: keeps the trials.
+    """
+
+    def __init__(self, device: RpcDevice, store: CostStore) -> None:
+        self._device = device
+        self._tuner = TaskTuner(device, store, 0, math.inf)
+
+    def fastest(self, layer: Layer, scheme: str | None = None) -> Artifact | None:
+        """The library of the fastest program of any form; None where none runs.
+
+        Args:
+            layer: to compute.
+            scheme: that prunes it.
+        """
+        forms = _described(layer, self._device)
+        network = forms.network
+        plan = Plan(network.dense.widths, (("conv", scheme),) if scheme else ())
+        at = network.blocked_layers["conv"]
+        found: list[tuple[float, Artifact]] = []
+        seen: set[str] = set()
+        for form in forms.all:
+            workload = form.network.workloads(plan)[at]
+            if workload.key in seen:
+                continue  # some forms have the same task
+            seen.add(workload.key)
+            widths, schemes = form.network.widths(plan), form.network.schemes_by_layer(plan)
+            lowered = form.exported.lowered(widths, schemes)
+            call = lowered.calls[at]
+            task, check = lowered.task(call.function), OutputCheck(call, form.exported.packings(widths, call, schemes), self._device)
+            self._tuner.tune(Job(workload, lambda task=task, check=check: (task, check), 1.0), "schemes", _EFFORT)  # type: ignore[misc]  # a default binds the loop's variable
+            best = self._tuner.best_program(workload)
+            if best is None:
+                continue
+            candidate = carry_over(best[0], task, self._device.target)
+            assert candidate is not None, "the program was found for this task"
+            built = build_candidate(self._device, candidate, self._device.build_folder / f"best{time.monotonic_ns()}.so")
+            if isinstance(built, Artifact):
+                found.append((best[1], replace(built, tables=check.tables())))
+        return min(found, key=lambda item: item[0])[1] if found else None
+
+
+def _described(layer: Layer, device: RpcDevice) -> Forms:
+    torch.manual_seed(0)
+    exported = ExportedNetwork.export(_Alone(layer).eval(), torch.zeros(1, layer.n_in, layer.size, layer.size), {}, device.target)
+    return find_forms("layer", exported, ())
+
+
+def sparse_run(layer: Layer, density: float) -> Callable[[], torch.Tensor]:
+    """torch's way: a CSR matrix times the unfolded map, bias and ReLU left out."""
+    weights = _Alone(layer).conv.weight.detach().reshape(layer.n_out, -1)
+    kept = weights.abs() >= weights.abs().flatten().kthvalue(round((1 - density) * weights.numel()) or 1).values
+    matrix, image = (weights * kept).to_sparse_csr(), torch.randn(1, layer.n_in, layer.size, layer.size)
+
+    def run() -> torch.Tensor:
+        columns = (
+            image.reshape(layer.n_in, -1) if layer.kernel == 1 and layer.stride == 1 else functional.unfold(image, layer.kernel, padding=layer.kernel // 2, stride=layer.stride)[0]
+        )
+        return matrix @ columns
+
+    return run
+
+
+def compare(name: str, layer: Layer, n_threads: int, storage: str | None) -> dict[str, Any]:
+    """Every way of computing a layer, timed in turns.
+
+    Args:
+        name: of the layer.
+        layer: to compute.
+        n_threads: that a program may use.
+        storage: cost cache; None for one in memory.
+    """
+    store = open_store(storage)
+    with LocalDevice(n_threads, host_cpu()) as device:
+        workshop = Workshop(device, store)
+        ways: dict[str, Artifact | None] = {"dense": workshop.fastest(layer)}
+        for density in DENSITIES:
+            ways[f"narrower, {density:g}"] = workshop.fastest(layer.narrowed(density))
+            for size in SIZES:
+                ways[f"block of {'all' if size == _ALL else size}, {density:g}"] = workshop.fastest(layer, f"block({size},{density:g})")
+            if layer.kernel == 3:
+                ways[f"pattern, block of 4, {density:g}"] = workshop.fastest(layer, f"pattern(4,{density:g})")
+        samples = _time_in_turns(device, {k: a for k, a in ways.items() if a is not None}, {f"torch sparse, {d:g}": sparse_run(layer, d) for d in DENSITIES}, n_threads)
+    store.close()
+    dense = samples["dense"]
+    speedups = {way: speedup_interval(dense, timed) for way, timed in samples.items()}
+    return {
+        "layer": name,
+        "threads": n_threads,
+        "dense_us": round(float(np.median(dense)) * 1e6, 2),
+        "speedup_over_dense": {way: [round(v, 3) for v in (s.value, s.low, s.high)] for way, s in speedups.items()},
+        "break_even_density": {kind: _break_even(kind, speedups) for kind in ("narrower", *(f"block of {'all' if s == _ALL else s}" for s in SIZES), "pattern, block of 4")},
+    }
+
+
+def _break_even(kind: str, speedups: Mapping[str, Interval]) -> float | None:
+    """The largest density at which a kind is as fast as dense, in logarithms between those that were timed; None where it never is."""
+    points = [(d, math.log(s.value)) for d in DENSITIES if (s := speedups.get(f"{kind}, {d:g}")) is not None]
+    faster = [d for d, gain in points if gain >= 0]
+    if not faster:
+        return None
+    at = [d for d, _ in points].index(max(faster))
+    if at == 0:
+        return max(faster)  # or denser still: denser ones were not timed
+    (above, slower), (below, quicker) = points[at - 1], points[at]
+    return round(math.exp(np.interp(0.0, [slower, quicker], [math.log(above), math.log(below)])), 3)
+
+
+def _time_in_turns(device: RpcDevice, ways: Mapping[str, Artifact], others: Mapping[str, Callable[[], torch.Tensor]], n_threads: int) -> dict[str, np.ndarray]:
+    """Seconds of each, `(_N_ROUNDS,)`, in another order each round."""
+    rng, names = np.random.default_rng(0), list(ways)
+    samples: dict[str, list[float]] = {name: [] for name in (*names, *others)}
+    torch.set_num_threads(n_threads)
+    for _ in range(_N_ROUNDS):
+        order = [names[i] for i in rng.permutation(len(names))]
+        for name, measured in zip(order, device.time([ways[n] for n in order]), strict=True):
+            samples[name].append(measured.latency_s)
+        for name, run in others.items():
+            samples[name].append(_seconds(run, n_threads))
+    return {name: np.array(timed) for name, timed in samples.items() if np.isfinite(timed).all()}
+
+
+def _seconds(run: Callable[[], torch.Tensor], n_threads: int) -> float:
+    """Of one run, from as many as take 10 ms, on the cores that the device is pinned to."""
+    process, everything = psutil.Process(), psutil.Process().cpu_affinity() or []
+    process.cpu_affinity(sorted(everything)[-n_threads:])
+    run()
+    count, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < 0.01:
+        run()
+        count += 1
+    process.cpu_affinity(everything)
+    return elapsed / count
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--layer", nargs="*", default=list(LAYERS), choices=list(LAYERS))
+    parser.add_argument("--storage", help="cost cache to take programs from and keep them in")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    rows = []
+    for n_threads in options.threads:
+        for name in options.layer:
+            rows.append(compare(name, LAYERS[name], n_threads, options.storage))
+            print(json.dumps(rows[-1]), flush=True)
+            if options.json:
+                made = {"command": command_line(), "when": now_utc(), "system": describe_system(), "trials_of_each_form": _EFFORT.n_max, "rounds": _N_ROUNDS}
+                options.json.write_text(json.dumps({**made, "layers": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
