@@ -9,7 +9,7 @@ training instead. May begin with a network whose channels were pruned before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cprune_rl.agents.looks import Looks
@@ -48,11 +48,11 @@ class MappingRule:
         if start != problem.network.dense and not looks.meter.is_spent:
             looks.take(start, "pruned channels")
         if problem.network.blocked_layers and not looks.meter.is_spent:
-            self._lower(looks, start, self._mapping(looks, start))
+            self._lower(looks, start, *self._mapping(looks, start))
         return looks.meter.result(self.name)
 
-    def _mapping(self, looks: Looks, start: Plan) -> Mapping[str, tuple[Scheme, str]]:
-        """Of each layer that is to be pruned its scheme, at the reference density, and why."""
+    def _mapping(self, looks: Looks, start: Plan) -> tuple[dict[str, Scheme], list[str]]:
+        """Of each layer that is to be pruned its scheme, at the reference density, and of every layer why."""
         problem, network = looks.problem, looks.problem.network
         dense = [c.latency_s for c in problem.latency.measure(start)]
         kinds = ["block", "pattern"] if problem.dense_accuracy < _HARD else ["block"]
@@ -67,12 +67,13 @@ class MappingRule:
                 total = sum(tried[kind, size])
                 size_text = "all channels" if size == _COARSE else f"{size} channels"
                 looks.meter.record(SearchStep(plan, f"{kind}s of {size_text}, for the table of latencies", total, None, False))
-        found = {}
+        found, reasons = {}, []
         for layer, at in network.blocked_layers.items():
             scheme, why = self._rule(layer, at, dense[at], {k: v[at] for k, v in tried.items()}, network)
+            reasons.append(why)
             if scheme is not None:
-                found[layer] = scheme, why
-        return found
+                found[layer] = scheme
+        return found, reasons
 
     def _rule(self, layer: str, at: int, dense_s: float, tried: Mapping[tuple[str, int], float], network: Network) -> tuple[Scheme | None, str]:
         """A layer's scheme, and why; None where it stays dense."""
@@ -87,16 +88,15 @@ class MappingRule:
                     return Scheme(kind, size, _REFERENCE), f"{layer}: {width}, {seconds / dense_s:.2f} of dense; coarse {coarse_s / dense_s:.2f}"
         return None, f"{layer}: dense, no block is faster"
 
-    def _lower(self, looks: Looks, start: Plan, mapping: Mapping[str, tuple[Scheme, str]]) -> None:
-        """Looks at one density after the other, until the floor is missed, then between the last two."""
+    def _lower(self, looks: Looks, start: Plan, mapping: Mapping[str, Scheme], reasons: Sequence[str]) -> None:
+        """Looks at one density after the other, until the floor is missed, then between the last two; the reasons are told with the first."""
         if not mapping:
             return
-        why = "; ".join(reason for _, reason in mapping.values())
-        held, missed = 1.0, 0.0
+        held, missed, told = 1.0, 0.0, iter(["; ".join(reasons)])
 
         def holds(density: float) -> bool:
-            plan = _with_schemes(start, {layer: replace(scheme, density=round(density, 4)) for layer, (scheme, _) in mapping.items()})
-            step = looks.take(plan, f"density {density:.0%}", why, below_s=looks.dense_s)
+            plan = _with_schemes(start, {layer: replace(scheme, density=round(density, 4)) for layer, scheme in mapping.items()})
+            step = looks.take(plan, f"density {density:.0%}", next(told, ""), below_s=looks.dense_s)
             return step.accepted or step.accuracy is None  # slower than dense: only a lower density can be faster
 
         for density in _DENSITIES:

@@ -20,7 +20,7 @@ from cprune_rl.compiler.tuner import Tuner, TunerSettings
 from cprune_rl.cost_cache import open_store
 from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.errors import ModelError, PlanError
-from cprune_rl.pruning.blocks import N_PATTERNS, find_patterns, hold, mask_of, settled
+from cprune_rl.pruning.blocks import N_PATTERNS, find_patterns, hold, holds_to, mask_of, settled, tighten
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.schemes import Scheme
 from cprune_rl.table import Network, Plan
@@ -126,6 +126,21 @@ def test_what_is_pruned_stays_so_while_the_network_learns_and_after() -> None:
     torch.testing.assert_close(plain(image), held(image))
     with pytest.raises(PlanError, match="'1'"):
         hold(model, {"1": schemes["0"]})
+
+
+@pytest.mark.parametrize("kind", ["block", "pattern"])
+def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(kind: str) -> None:
+    model, schemes = nn.Sequential(nn.Conv2d(8, 8, 3)), {"0": Scheme(kind, 4, 0.2)}
+    held = hold(model, schemes)
+    left = []
+    for share in (0.0, 0.3, 0.6, 1.0):
+        tighten(held, schemes, share)
+        left.append(int(settled(held).get_submodule("0").weight.count_nonzero()))
+    assert left[0] == model[0].weight.numel()
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == schemes["0"].n_kept(72) * 8
+    assert holds_to(settled(held).get_submodule("0").weight, schemes["0"])
+    assert not holds_to(model[0].weight, schemes["0"])
 
 
 @pytest.mark.parametrize("text", ["block(8)", "block(8,0)", "block(0,0.5)", "blok(8,0.5)", "block(8,1.5)", ""])

@@ -17,11 +17,16 @@ from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.job.bench import Workbench
 from cprune_rl.job.networks import trained
 from cprune_rl.job.progress import Reporter
-from cprune_rl.pruning.blocks import settled
+from cprune_rl.pruning.blocks import settled, tighten
 from cprune_rl.pruning.weights import network_hash
+from cprune_rl.schemes import Scheme
 from cprune_rl.table import Plan
 
 __all__ = ["FinalGate", "Finalist", "finish"]
+
+
+_TIGHTENED_EVERY = 10  # steps of a full fine-tune, at which layers that are pruned by schemes lose further entries
+_TIGHT_AT = 0.6  # of its steps: from there on the scheme's density holds
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,20 @@ class FinalGate:
             return bench.model
         model = bench.subject.pruned(plan)
         identity = f"plan:{network_hash(model)}:of:{bench.subject.weights}"
+        schemes = {layer: Scheme.parse(text) for layer, text in plan.schemes}
+        if schemes:
+            identity += f":by steps of {_TIGHTENED_EVERY} to {_TIGHT_AT}"
+            tighten(model, schemes, 0.0)
         recalibrate(model, bench.data.train)
-        with reporter.part(what, bench.finetune_settings.n_steps) as advance:
-            finished = settled(trained(model, identity, bench.data, bench.finetune_settings, lambda step, _: advance(step), bench.model))
+        n_steps = bench.finetune_settings.n_steps
+        with reporter.part(what, n_steps) as advance:
+
+            def on_step(step: int, _: float) -> None:
+                advance(step)
+                if schemes and (step % _TIGHTENED_EVERY == 0 or step == n_steps) and step < _TIGHT_AT * n_steps + _TIGHTENED_EVERY:
+                    tighten(model, schemes, min(1.0, step / (_TIGHT_AT * n_steps)))
+
+            finished = settled(trained(model, identity, bench.data, bench.finetune_settings, on_step, bench.model))
         bench.refit(plan, evaluate(finished, bench.data.search))
         return finished
 

@@ -3,7 +3,8 @@
 Entries are judged for a block of output channels together, by the sum of squares of their weights. A kernel's pattern is
 one of the few that keep most of the whole network's kernels (PatDNN, Niu et al., ASPLOS 2020: the centre and three others);
 kernels that keep least go altogether. Masks are parametrisations of torch, so that an optimiser cannot move what is
-pruned; `settled` leaves plain weights. Called by oracles and by the job.
+pruned; `settled` leaves plain weights. In a full fine-tune the density falls gradually (Zhu and Gupta, 2017): what goes is
+chosen again and again among weights that have adapted. Called by oracles and by the job.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -21,7 +23,7 @@ from torch.nn.utils import parametrize
 from cprune_rl.errors import PlanError
 from cprune_rl.schemes import PATTERN_ENTRIES, Scheme
 
-__all__ = ["N_PATTERNS", "find_patterns", "hold", "holds_to", "mask_of", "settled"]
+__all__ = ["N_PATTERNS", "find_patterns", "hold", "holds_to", "mask_of", "settled", "tighten"]
 
 N_PATTERNS = 8  # that a network's kernels choose among; with more the published accuracy did not rise
 _KERNEL = 9
@@ -64,6 +66,23 @@ def hold(model: nn.Module, schemes: Mapping[str, Scheme]) -> nn.Module:
     for name, scheme in schemes.items():
         parametrize.register_parametrization(layers[name], "weight", _Mask(mask_of(weights[name], scheme, patterns)))
     return held
+
+
+def tighten(model: nn.Module, schemes: Mapping[str, Scheme], share: float) -> None:
+    """Chooses anew what held layers keep, at a density on the way from 1 to their scheme's; in place.
+
+    Args:
+        model: made by `hold` with these schemes.
+        schemes: by layer.
+        share: of the way, in [0, 1]; the density falls as the cube of what is left of it.
+    """
+    weights = {name: model.get_parameter(f"{name}.parametrizations.weight.original") for name in schemes}
+    patterns = find_patterns([weights[name] for name, scheme in schemes.items() if scheme.kind == "pattern"])
+    for name, scheme in schemes.items():
+        now = replace(scheme, density=1 - (1 - scheme.density) * (1 - (1 - share) ** 3))
+        is_whole = scheme.kind == "pattern" and now.density > PATTERN_ENTRIES / _KERNEL  # denser than every kernel with its pattern
+        mask = torch.ones_like(weights[name]) if is_whole else mask_of(weights[name], now, patterns)
+        model.get_buffer(f"{name}.parametrizations.weight.0.mask").copy_(mask)
 
 
 def settled(model: nn.Module) -> nn.Module:

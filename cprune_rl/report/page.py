@@ -72,7 +72,8 @@ def write_page(
     }
     template = Environment(loader=PackageLoader("cprune_rl.report"), autoescape=True).get_template("page.html")
     encoded = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
-    words = {"no_gain": NO_GAIN, "noise": noise_line(result), "predicted": predicted_line(result)}
+    mappings = [(name, plan.schemes) for name, plan in plans if plan.schemes]
+    words: dict[str, Any] = {"mappings": mappings, "no_gain": NO_GAIN, "noise": noise_line(result), "predicted": predicted_line(result)}
     path.write_text(
         template.render(r=result, methods=[*result.rivals, result.main], table=table, pictures=encoded, system=system, command=command, searches=searches, judging=judging, **words)
     )
