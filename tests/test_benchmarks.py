@@ -1,5 +1,6 @@
 """What the benchmarks say before they measure: what is missing, and what exactly will be compared."""
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -8,8 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from cprune_rl.compiler.target import make_target
+from cprune_rl.intervals import Interval
+
+from .made_up import synthetic
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -69,3 +74,36 @@ def test_a_row_of_the_docs_says_what_ended_it(monkeypatch: pytest.MonkeyPatch) -
     networks = load("networks", monkeypatch)
     text = networks.markdown([{"network": "resnet8", "size_px": 32, "error": "ModelError: a|b"}])
     assert text.splitlines()[-1] == "| resnet8 | 32x32 | - | - |  | NO | NO | NO | ModelError: a/b |"
+
+
+def test_other_seeds_are_set_beside_the_intervals_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare_seeds = load("other_seeds", monkeypatch).compare_seeds
+    rows = synthetic(("agent", "greedy", "random"), floors=(-0.01,))
+    worse = [
+        dataclasses.replace(r, seed=r.seed + 10, latency_s=r.dense_s * 0.99 if r.method == "greedy" else r.latency_s) for r in rows if r.method != "random" and r.error is None
+    ]
+    lines = {line["method"]: line for line in compare_seeds(rows, worse)}
+    assert set(lines) == {"agent", "greedy"}, "methods that both have"
+    assert not lines["greedy"]["is_inside"]
+    assert lines["greedy"]["other_seeds"] < 0.1
+
+
+def test_the_break_even_density_lies_between_those_that_were_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    schemes = load("schemes", monkeypatch)
+
+    def gains(**speedups: float) -> dict[str, Interval]:
+        return {f"block of 4, {density[1:].replace('_', '.')}": Interval(value, value, value) for density, value in speedups.items()}
+
+    assert schemes._break_even("block of 4", gains(d0_5=0.8, d0_25=1.25, d0_125=2.0)) == pytest.approx(0.354, abs=0.001)
+    assert schemes._break_even("block of 4", gains(d0_5=1.1, d0_25=1.5, d0_125=2.0)) == 0.5
+    assert schemes._break_even("block of 4", gains(d0_5=0.5, d0_25=0.6, d0_125=0.7)) is None
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (1, 1)])
+def test_torchs_sparse_layer_is_torchs_dense_one_of_pruned_weights(kernel: int, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    schemes = load("schemes", monkeypatch)
+    weight, image = torch.randn(10, 6, kernel, kernel), torch.randn(1, 6, 9, 9)
+    weight[torch.rand(weight.shape) < 0.7] = 0
+    found = schemes.sparse_run(schemes.Layer(6, 10, 9, kernel, stride), weight, image)()
+    expected = torch.nn.functional.conv2d(image, weight, stride=stride, padding=kernel // 2)
+    torch.testing.assert_close(found, expected.reshape(10, -1), rtol=1e-4, atol=1e-4)
