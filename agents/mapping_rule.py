@@ -9,14 +9,16 @@ training instead. May begin with a network whose channels were pruned before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 
+from cprune_rl.agents.guard import search_within
 from cprune_rl.agents.looks import Looks
-from cprune_rl.agents.searcher import Budget, OnStep, Searcher, SearchResult, SearchStep
+from cprune_rl.agents.searcher import TABLE, Budget, Meter, OnStep, Searcher, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
-from cprune_rl.schemes import Scheme
-from cprune_rl.table import Network, Plan
+from cprune_rl.schemes import KINDS, MOST_OF_PATTERNS, Scheme
+from cprune_rl.table import Plan
 
 __all__ = ["ChannelsThenBlocks", "MappingRule"]
 
@@ -47,57 +49,57 @@ class MappingRule:
         start = self._start or problem.network.dense
         if start != problem.network.dense and not looks.meter.is_spent:
             looks.take(start, "pruned channels")
-        if problem.network.blocked_layers and not looks.meter.is_spent:
-            self._lower(looks, start, *self._mapping(looks, start))
+        if not looks.meter.is_spent:
+            self._lower(looks, start, self._mapping(looks, start))
         return looks.meter.result(self.name)
 
-    def _mapping(self, looks: Looks, start: Plan) -> tuple[dict[str, Scheme], list[str]]:
-        """Of each layer that is to be pruned its scheme, at the reference density, and of every layer why."""
+    def _mapping(self, looks: Looks, start: Plan) -> dict[str, Scheme]:
+        """Of each layer that is to be pruned its scheme, at the reference density; of every layer it is told why."""
         problem, network = looks.problem, looks.problem.network
         dense = [c.latency_s for c in problem.latency.measure(start)]
-        kinds = ["block", "pattern"] if problem.dense_accuracy < _HARD else ["block"]
-        tried: dict[tuple[str, int], list[float]] = {}
-        for kind in kinds:
+        tried: dict[tuple[str, int], dict[str, float]] = {}
+        for kind in KINDS if problem.dense_accuracy < _HARD else ("block",):
+            layers = {layer: at for layer, at in network.blocked_layers.items() if kind == "block" or network.takes_patterns(at)}
             for size in (_COARSE, *reversed(_SIZES)) if kind == "block" else _SIZES:
-                if looks.meter.is_spent:
+                if looks.meter.is_spent or not layers:
                     break
-                layers = [layer for layer, at in network.blocked_layers.items() if kind == "block" or network.subgraphs[at].template.operator.kernel == 3]
                 plan = _with_schemes(start, {layer: Scheme(kind, size, _REFERENCE) for layer in layers})
-                tried[kind, size] = [c.latency_s for c in problem.latency.measure(plan)]
-                total = sum(tried[kind, size])
-                size_text = "all channels" if size == _COARSE else f"{size} channels"
-                looks.meter.record(SearchStep(plan, f"{kind}s of {size_text}, for the table of latencies", total, None, False))
+                costs = [c.latency_s for c in problem.latency.measure(plan)]
+                tried[kind, size] = {layer: costs[at] for layer, at in layers.items()}
+                looks.meter.record(SearchStep(plan, f"{TABLE}{kind} of {_named(size)}", math.fsum(costs), None, False))
         found, reasons = {}, []
         for layer, at in network.blocked_layers.items():
-            scheme, why = self._rule(layer, at, dense[at], {k: v[at] for k, v in tried.items()}, network)
-            reasons.append(why)
+            scheme, why = self._rule(dense[at], {k: of_layers[layer] for k, of_layers in tried.items() if layer in of_layers})
+            reasons.append(f"{layer}: {why}")
             if scheme is not None:
                 found[layer] = scheme
-        return found, reasons
+        told = "; ".join(reasons) or "no layer of this network can be pruned by a scheme"
+        looks.meter.record(SearchStep(start, f"{TABLE}what it says", math.fsum(dense), None, False, why=told))
+        return found
 
-    def _rule(self, layer: str, at: int, dense_s: float, tried: Mapping[tuple[str, int], float], network: Network) -> tuple[Scheme | None, str]:
-        """A layer's scheme, and why; None where it stays dense."""
-        coarse_s = tried.get(("block", _COARSE), dense_s)
-        limit_s = min((1 + self._tolerance) * coarse_s, dense_s)
+    def _rule(self, dense_s: float, tried: Mapping[tuple[str, int], float]) -> tuple[Scheme | None, str]:
+        """A layer's scheme, None where it stays dense, and why."""
+        if not tried:
+            return None, "dense, no block was tried within the budget"
+        coarse_s = tried.get(("block", _COARSE), math.inf)
+        limit_s = (1 + self._tolerance) * coarse_s
         for kind, sizes in (("pattern", _SIZES), ("block", (*_SIZES, _COARSE))):
-            if kind == "pattern" and network.subgraphs[at].template.operator.kernel != 3:
-                continue
             for size in sizes:
-                if (seconds := tried.get((kind, size))) is not None and seconds < dense_s and seconds <= limit_s:
-                    width = f"{kind} of {'all' if size == _COARSE else size}"
-                    return Scheme(kind, size, _REFERENCE), f"{layer}: {width}, {seconds / dense_s:.2f} of dense; coarse {coarse_s / dense_s:.2f}"
-        return None, f"{layer}: dense, no block is faster"
+                seconds = tried.get((kind, size), math.inf)
+                if seconds < dense_s and seconds <= limit_s:
+                    return Scheme(kind, size, _REFERENCE), f"{kind} of {_named(size)}, {seconds / dense_s:.2f} of dense, the coarse one {coarse_s / dense_s:.2f}"
+        return None, f"dense, the fastest block takes {min(tried.values()) / dense_s:.2f} of it"
 
-    def _lower(self, looks: Looks, start: Plan, mapping: Mapping[str, Scheme], reasons: Sequence[str]) -> None:
-        """Looks at one density after the other, until the floor is missed, then between the last two; the reasons are told with the first."""
+    def _lower(self, looks: Looks, start: Plan, mapping: Mapping[str, Scheme]) -> None:
+        """Looks at one density after the other, until the floor is missed, then between the last two."""
         if not mapping:
             return
-        held, missed, told = 1.0, 0.0, iter(["; ".join(reasons)])
+        start_s = math.fsum(c.latency_s for c in looks.problem.latency.measure(start))
+        held, missed = 1.0, 0.0
 
         def holds(density: float) -> bool:
-            plan = _with_schemes(start, {layer: replace(scheme, density=round(density, 4)) for layer, scheme in mapping.items()})
-            step = looks.take(plan, f"density {density:.0%}", next(told, ""), below_s=looks.dense_s)
-            return step.accepted or step.accuracy is None  # slower than dense: only a lower density can be faster
+            step = looks.take(_with_schemes(start, {layer: _at(scheme, density) for layer, scheme in mapping.items()}), f"density {density:.0%}", below_s=start_s)
+            return step.accepted or step.accuracy is None  # slower than the start: only a lower density can be faster
 
         for density in _DENSITIES:
             if looks.meter.is_spent:
@@ -110,16 +112,16 @@ class MappingRule:
         for _ in range(_BISECTIONS if missed else 0):
             if looks.meter.is_spent:
                 return
-            between = (held * missed) ** 0.5
+            between = math.sqrt(held * missed)
             held, missed = (between, missed) if holds(between) else (held, between)
 
 
 class ChannelsThenBlocks:
-    """Prunes channels with a share of the slack, then what is left in blocks (see `searcher.Searcher`).
+    """Prunes channels with a share of the slack and of the budget, then what is left in blocks (see `searcher.Searcher`).
 
     Args:
         channels: the first search.
-        share: of the slack that it may use.
+        share: of slack and budget that it may use.
     """
 
     name = "channels-then-blocks"
@@ -128,19 +130,30 @@ class ChannelsThenBlocks:
         self._channels, self._share = channels, share
 
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
-        """One after the other (see `searcher.Searcher`)."""
+        """One after the other (see `searcher.Searcher`); whatever holds the problem's own floor is an answer."""
+        meter = Meter(problem, budget, on_step)
+        meter.start(math.fsum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
+
+        def note(step: SearchStep) -> None:
+            if any(step.plan == a.plan for a in meter.accepted):
+                return  # where the second search begins
+            holds = step.accuracy is not None and math.isfinite(step.latency_s) and step.accuracy >= problem.floor
+            meter.record(replace(step, accepted=step.accepted or holds))
+
         slack = problem.dense_accuracy - problem.floor
-        first = self._channels.search(replace(problem, floor=problem.dense_accuracy - self._share * slack), budget, on_step)
-        left = Budget(
-            None if budget.fresh_trials is None else max(0, budget.fresh_trials - int(first.cost["fresh_trials"])),
-            None if budget.accuracy_evaluations is None else max(0, budget.accuracy_evaluations - int(first.cost["accuracy_evaluations"])),
-            None if budget.minutes is None else max(0.0, budget.minutes - first.cost["wall_s"] / 60),
-        )
-        second = MappingRule(start=first.best.plan).search(problem, left, on_step)
-        known = {a.plan for a in first.accepted}
-        accepted = (*first.accepted, *(a for a in second.accepted if a.plan not in known))
-        cost = {name: value + second.cost.get(name, 0.0) for name, value in first.cost.items()}
-        return SearchResult(self.name, accepted, (*first.history, *second.history), cost)
+        first, _ = search_within(self._channels, replace(problem, floor=problem.dense_accuracy - self._share * slack), budget.part(self._share), note)
+        MappingRule(start=first.best.plan).search(problem, meter.left, note)
+        return meter.result(self.name)
+
+
+def _at(scheme: Scheme, density: float) -> Scheme:
+    """At another density, as far as its kind goes; with few digits, because its text is what a plan holds."""
+    most = MOST_OF_PATTERNS if scheme.kind == "pattern" else 1.0
+    return replace(scheme, density=min(round(density, 4), math.floor(1e4 * most) / 1e4))
+
+
+def _named(size: int) -> str:
+    return "all channels" if size == _COARSE else f"{size} channels"
 
 
 def _with_schemes(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:

@@ -17,7 +17,10 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 from cprune_rl.table import Plan
 
-__all__ = ["AcceptedPlan", "Budget", "Meter", "SearchResult", "SearchStep", "Searcher", "plan_of"]
+__all__ = ["TABLE", "AcceptedPlan", "Budget", "Meter", "SearchResult", "SearchStep", "Searcher", "plan_of"]
+
+TABLE = "table: "
+"""What begins with it in a step's `what` was measured to know, not as a candidate."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Budget:
     fresh_trials: int | None = None
     accuracy_evaluations: int | None = None
     minutes: float | None = None
+
+    def part(self, share: float) -> Budget:
+        """A share of it."""
+        trials, evaluations = (None if limit is None else int(share * limit) for limit in (self.fresh_trials, self.accuracy_evaluations))
+        return Budget(trials, evaluations, None if self.minutes is None else share * self.minutes)
 
 
 @dataclass(frozen=True)
@@ -211,6 +219,16 @@ class Meter:
         cost, budget = self.cost(), self.budget
         limits = (("fresh_trials", budget.fresh_trials), ("accuracy_evaluations", budget.accuracy_evaluations), ("wall_s", None if budget.minutes is None else 60 * budget.minutes))
         return any(limit is not None and cost[name] >= limit for name, limit in limits)
+
+    @property
+    def left(self) -> Budget:
+        """What may still be spent."""
+        cost, budget = self.cost(), self.budget
+        trials, evaluations = (
+            None if limit is None else max(0, int(limit - cost[name]))
+            for name, limit in (("fresh_trials", budget.fresh_trials), ("accuracy_evaluations", budget.accuracy_evaluations))
+        )
+        return Budget(trials, evaluations, None if budget.minutes is None else max(0.0, budget.minutes - cost["wall_s"] / 60))
 
     def cost(self) -> dict[str, float]:
         """Spent so far."""

@@ -3,10 +3,10 @@
 Latency is the problem's own cheap looks, loss the posterior of what was evaluated. Each round anneals from the best
 verified plan, measures the plan it comes to and asks for its accuracy, and learns from the answer whether it held or not.
 Where the model sees nothing faster, a round goes by a model drawn from the posterior instead, so that one unlucky answer
-does not end the search. Last come rungs: the fastest plans that are expected to leave some of the slack. An oracle's answer is
-noisy, and of the plans that seem to hold the fastest is the luckiest: where the final gate refuses it, a rung is next. A plan that
-was found by an oracle's answers leans on those that were too good, and so would its rungs: they must also hold by a model that
-believes the oracle by half.
+does not end the search. Each turn ends with rungs: the fastest plans that are expected to leave some of the slack. An oracle's answer
+is noisy, and of the plans that seem to hold the fastest is the luckiest: where the final gate refuses it, a rung is next. A plan that
+was found by an oracle's answers leans on those that were too good, and so would its rungs: a rung leaves its share by a model that
+believes the oracle by half, and holds by the one that believes it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class SurrogateSettings:
     Attributes:
         turns: how often rounds and rungs come, so that a search that is cut short after the first has something to back off to.
         rounds: true looks of a turn at most, rungs apart.
-        first_steps: annealing steps from the dense network.
-        steps: of the others.
+        first_steps: annealing steps of a round from the dense network.
+        steps: of the others, and of rungs.
         margin: share of the slack that a plan may be expected to use.
         first_rung: the same of a rung that comes before all rounds, so that a search that is cut short has something to back off to.
         rungs: the same of each rung that ends a turn.
-        last_rungs: of further ones after the last turn: an oracle may be off by more than half.
+        last_rungs: of further ones after the last turn, if the budget lasts: an oracle may be off by more than half.
         trust: share of what evaluations say of the groups' losses, against what was predicted, that rungs believe: short fine-tunes
             are off by about as much as the predictions (`benchmarks/loss_model.py`).
         patience: rounds end after so many in a row without a faster verified plan.

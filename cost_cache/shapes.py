@@ -138,7 +138,7 @@ def stored_samples(store: CostStore, context: str, device: DeviceDescriptor) -> 
     """The tasks that a cost cache holds of a device, each at the fastest of the forms it was timed in.
 
     A subgraph costs what it costs in the form chosen for it, so that is what a sample says; transposes
-    between forms, a few percent of a network, are not in it. A cache does not know what network a task
+    between forms, a few percent of a network, are not in it, nor are layers that are pruned by a scheme. A cache does not know what network a task
     belongs to: the origin of a sample is its kind and its map.
 
     Args:
@@ -152,7 +152,7 @@ def stored_samples(store: CostStore, context: str, device: DeviceDescriptor) -> 
     best: dict[tuple[str, int, int, int], Sample] = {}
     for workload, trial in store.fastest(context):
         latency_s = trial.measurement.latency_s
-        if workload.family.startswith(_TRANSPOSE) or not 0 < latency_s < math.inf:
+        if workload.family.startswith(_TRANSPOSE) or workload.is_blocked or not 0 < latency_s < math.inf:
             continue
         shape = (kind(workload), workload.operator.height, workload.channels_in, workload.channels_out)
         if shape not in best or latency_s < best[shape].cost.latency_s:

@@ -14,10 +14,12 @@ from functools import lru_cache
 
 from cprune_rl.errors import PlanError
 
-__all__ = ["KINDS", "PATTERN_ENTRIES", "Scheme"]
+__all__ = ["KINDS", "MOST_OF_PATTERNS", "PATTERN_ENTRIES", "PATTERN_KERNEL", "Scheme"]
 
 KINDS = ("block", "pattern")
 PATTERN_ENTRIES = 4  # that a kernel keeps, if it is kept
+PATTERN_KERNEL = 9  # entries of a 3x3 kernel
+MOST_OF_PATTERNS = PATTERN_ENTRIES / PATTERN_KERNEL  # density where every kernel keeps its pattern
 _TEXT = re.compile(r"(block|pattern)\((\d+),(0\.\d+|1(?:\.0)?)\)")
 
 
@@ -28,7 +30,7 @@ class Scheme:
     Attributes:
         kind: of `KINDS`.
         block: output channels that keep the same entries.
-        density: share of entries that are kept, in (0, 1].
+        density: share of entries that are kept, in (0, 1]; of patterns in (0, 4/9].
 
     Raises:
         PlanError: it is none.
@@ -39,11 +41,12 @@ class Scheme:
     density: float
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS or self.block < 1 or not 0 < self.density <= 1:
-            raise PlanError(f"{self} is no scheme: a kind of {', '.join(KINDS)}, a block of 1 channel or more, a density in (0, 1]")
+        most = MOST_OF_PATTERNS if self.kind == "pattern" else 1.0
+        if self.kind not in KINDS or self.block < 1 or not 0 < self.density <= most:
+            raise PlanError(f"{self} is no scheme: a kind of {', '.join(KINDS)}, a block of 1 channel or more, a density in (0, 1], of patterns in (0, 4/9]")
 
     def __str__(self) -> str:
-        return f"{self.kind}({self.block},{self.density:g})"
+        return f"{self.kind}({self.block},{self.density:.5g})"
 
     @staticmethod
     @lru_cache(maxsize=4096)
@@ -65,5 +68,5 @@ class Scheme:
             n_entries: input channels times height times width of the kernel.
         """
         if self.kind == "pattern":
-            return PATTERN_ENTRIES * max(1, min(round(n_entries * self.density / PATTERN_ENTRIES), n_entries // 9))
+            return PATTERN_ENTRIES * max(1, min(round(n_entries * self.density / PATTERN_ENTRIES), n_entries // PATTERN_KERNEL))
         return max(1, round(n_entries * self.density))

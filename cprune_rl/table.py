@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from cprune_rl.errors import PlanError
-from cprune_rl.schemes import Scheme
+from cprune_rl.schemes import PATTERN_KERNEL, Scheme
 
 __all__ = [
     "Blocked",
@@ -129,6 +129,11 @@ class Workload:
         """Whether its layer is pruned by a scheme."""
         return _BLOCK in self.family
 
+    @property
+    def block(self) -> int:
+        """Output channels to a block of a layer that is pruned by a scheme; 1 of any other."""
+        return int(self.family.rpartition(_BLOCK)[2]) if self.is_blocked else 1
+
 
 @dataclass(frozen=True)
 class Group:
@@ -193,11 +198,15 @@ class Plan:
 
     Attributes:
         widths: channels kept, in the order of `Network.groups`.
-        schemes: scheme of each layer that is not dense, as `(layer, scheme)`.
+        schemes: scheme of each layer that is not dense, as `(layer, scheme)`; sorted, so that equal plans are equal.
     """
 
     widths: tuple[int, ...]
     schemes: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.schemes:
+            object.__setattr__(self, "schemes", tuple(sorted(self.schemes)))
 
     def with_width(self, group: int, width: int) -> Plan:
         """The same with another width of the group at a position."""
@@ -284,7 +293,16 @@ class Network:
         for layer, _ in plan.schemes:
             if layer not in self.blocked_layers:
                 raise PlanError(f"layer {layer!r} of {self.name} cannot be pruned by a scheme: {', '.join(self.blocked_layers) or 'none'} can")
-        return {self.blocked_layers[layer]: Scheme.parse(text) for layer, text in plan.schemes}
+        found = {self.blocked_layers[layer]: Scheme.parse(text) for layer, text in plan.schemes}
+        for at, scheme in found.items():
+            if scheme.kind == "pattern" and not self.takes_patterns(at):
+                raise PlanError(f"layer {self.subgraphs[at].name!r} of {self.name} has no 3x3 kernels: {scheme} cannot prune it")
+        return found
+
+    def takes_patterns(self, subgraph: int) -> bool:
+        """Whether a subgraph's layer has 3x3 kernels."""
+        found = self.subgraphs[subgraph]
+        return found.blocked is not None and found.blocked.entries == PATTERN_KERNEL and found.template.operator.kernel == 3
 
     def schemes_by_layer(self, plan: Plan) -> dict[str, Scheme]:
         """The schemes of a plan by the names of their layers; errors as of `schemes`."""

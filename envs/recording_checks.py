@@ -73,6 +73,10 @@ def _check_subgraph(subgraph: Subgraph, network: Network) -> None:
     for extent in (*subgraph.extents, subgraph.channels_in, subgraph.channels_out):
         _check_extent(extent, network)
     _check_template(subgraph.template.text, subgraph.extents)
+    if subgraph.blocked is not None:
+        whole(subgraph.blocked.entries, "entries of a kernel", 1)
+        whole(subgraph.blocked.template.macs, "macs", 0)
+        _check_template(subgraph.blocked.template.text, subgraph.extents)
 
 
 def _check_extent(extent: Extent, network: Network) -> None:

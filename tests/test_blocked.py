@@ -103,7 +103,7 @@ def test_a_kernel_keeps_a_pattern_or_nothing() -> None:
     assert (kept.sum(1) == round(90 * 0.3 / 4)).all(), "as many kernels for each output channel"
     assert all(any((k == p).all() for p in patterns) for k in kernels[kept])
     with pytest.raises(PlanError, match="3x3"):
-        mask_of(torch.randn(4, 4, 1, 1), Scheme("pattern", 1, 0.5), patterns)
+        mask_of(torch.randn(4, 4, 1, 1), Scheme("pattern", 1, 0.25), patterns)
 
 
 def test_what_is_pruned_stays_so_while_the_network_learns_and_after() -> None:
@@ -128,9 +128,9 @@ def test_what_is_pruned_stays_so_while_the_network_learns_and_after() -> None:
         hold(model, {"1": schemes["0"]})
 
 
-@pytest.mark.parametrize("kind", ["block", "pattern"])
-def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(kind: str) -> None:
-    model, schemes = nn.Sequential(nn.Conv2d(8, 8, 3)), {"0": Scheme(kind, 4, 0.2)}
+@pytest.mark.parametrize(("kind", "density"), [("block", 0.2), ("block", 0.9), ("pattern", 0.2), ("pattern", 0.4444)])
+def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(kind: str, density: float) -> None:
+    model, schemes = nn.Sequential(nn.Conv2d(8, 8, 3)), {"0": Scheme(kind, 4, density)}
     held = hold(model, schemes)
     left = []
     for share in (0.0, 0.3, 0.6, 1.0):
@@ -139,11 +139,12 @@ def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(ki
     assert left[0] == model[0].weight.numel()
     assert left == sorted(left, reverse=True)
     assert left[-1] == schemes["0"].n_kept(72) * 8
+    assert 0 < left[-1] < left[0]
     assert holds_to(settled(held).get_submodule("0").weight, schemes["0"])
     assert not holds_to(model[0].weight, schemes["0"])
 
 
-@pytest.mark.parametrize("text", ["block(8)", "block(8,0)", "block(0,0.5)", "blok(8,0.5)", "block(8,1.5)", ""])
+@pytest.mark.parametrize("text", ["block(8)", "block(8,0)", "block(0,0.5)", "blok(8,0.5)", "block(8,1.5)", "pattern(4,0.5)", ""])
 def test_what_is_no_scheme_is_refused(text: str) -> None:
     with pytest.raises(PlanError):
         Scheme.parse(text)
@@ -153,6 +154,7 @@ def test_what_is_no_scheme_is_refused(text: str) -> None:
 def test_a_schemes_task_has_its_own_key_and_what_is_left_to_compute(lowered: Lowered) -> None:
     network = lowered.network
     layers = list(network.blocked_layers)
+    assert {"fc", "blocks.1.conv2", "blocks.1.downsample.0"} <= set(layers)
     assert "conv1" not in layers, "the layer that reads the image stays dense"
     dense, pruned = network.dense, Plan(network.dense.widths, tuple((layer, "block(8,0.25)") for layer in layers))
     for at, (before, after) in enumerate(zip(network.workloads(dense), network.workloads(pruned), strict=True)):
@@ -163,6 +165,9 @@ def test_a_schemes_task_has_its_own_key_and_what_is_left_to_compute(lowered: Low
         else:
             assert after == before
     assert Network.from_json(network.to_json()) == network
+    assert Plan(dense.widths, tuple(reversed(pruned.schemes))) == pruned, "the order in which layers are named is no difference"
+    with pytest.raises(PlanError, match="no 3x3 kernels"):
+        network.workloads(Plan(dense.widths, (("fc", "pattern(4,0.25)"),)))
     with pytest.raises(PlanError, match="conv1"):
         network.workloads(Plan(dense.widths, (("conv1", "block(8,0.25)"),)))
 

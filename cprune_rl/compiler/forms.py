@@ -9,7 +9,7 @@ the tuner and by deployment.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -172,25 +172,44 @@ def find_forms(name: str, exported: ExportedNetwork, groups: Sequence[Group], un
     Raises:
         ModelError: the plain form cannot be described (see `describe_network`).
     """
-    plain = _form(name, exported, groups, unprunable)
+    plain, note = _form(name, exported, groups, unprunable)
+    notes = [note] if note else []
     try:
         nhwc = exported.in_nhwc()
-        packed = _form(name, nhwc, groups, unprunable)
+        packed, _ = _form(name, nhwc, groups, unprunable)
     except ModelError as error:
-        return Forms((plain,), str(error))
+        return Forms((plain,), "; ".join([*notes, str(error)]))
     if difference := _difference(plain.calls, packed.calls):
-        return Forms((plain,), f"NHWC is not offered: {difference}")
-    winograd = _form(name, nhwc.with_winograd(), groups, unprunable)
-    if winograd.network == packed.network:
-        return Forms((plain, packed))
-    if difference := _difference(plain.calls, winograd.calls):
-        return Forms((plain, packed), f"Winograd's form is not offered: {difference}")
-    return Forms((plain, packed, winograd))
+        return Forms((plain,), "; ".join([*notes, f"NHWC is not offered: {difference}"]))
+    winograd, _ = _form(name, nhwc.with_winograd(), groups, unprunable)
+    forms = [plain, packed]
+    if winograd.network != packed.network:
+        if difference := _difference(plain.calls, winograd.calls):
+            notes.append(f"Winograd's form is not offered: {difference}")
+        else:
+            forms.append(winograd)
+    return Forms(_with_the_same_schemes(forms), "; ".join(notes))
 
 
-def _form(name: str, exported: ExportedNetwork, groups: Sequence[Group], unprunable: Sequence[tuple[str, str]]) -> Form:
-    network = describe_network(name, exported, groups, unprunable)
-    return Form(exported, network, exported.lowered(network.widths(network.dense)).calls)
+def _form(name: str, exported: ExportedNetwork, groups: Sequence[Group], unprunable: Sequence[tuple[str, str]]) -> tuple[Form, str]:
+    """A form, and why no layer of it can be pruned by a scheme where that is so."""
+    note = ""
+    try:
+        network = describe_network(name, exported, groups, unprunable)
+    except ModelError as error:
+        network, note = describe_network(name, exported, groups, unprunable, with_schemes=False), f"no layer can be pruned by a scheme: {error}"
+    return Form(exported, network, exported.lowered(network.widths(network.dense)).calls), note
+
+
+def _with_the_same_schemes(forms: Sequence[Form]) -> tuple[Form, ...]:
+    """The forms, with schemes for layers alone that have one in each."""
+    common = set.intersection(*(set(form.network.blocked_layers) for form in forms))
+
+    def limited(network: Network) -> Network:
+        subgraphs = (s if s.blocked is None or s.blocked.layer in common else replace(s, blocked=None) for s in network.subgraphs)
+        return replace(network, subgraphs=tuple(subgraphs))
+
+    return tuple(form if set(form.network.blocked_layers) == common else replace(form, network=limited(form.network)) for form in forms)
 
 
 def _difference(plain: Sequence[Call], other: Sequence[Call]) -> str:

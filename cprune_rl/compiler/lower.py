@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import tvm
 
+from cprune_rl.compiler.blocked import FORM
 from cprune_rl.compiler.operators import Call, Operator
 from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.errors import ModelError
@@ -24,7 +25,7 @@ _ANY = Scheme("block", 4, 0.5)  # what a subgraph looks like under a scheme does
 _HEAVY = ("nn.conv2d", "nn.conv1d", "nn.conv2d_transpose", "matmul")
 
 
-def describe_network(name: str, exported: ExportedNetwork, groups: Sequence[Group], unprunable: Sequence[tuple[str, str]] = ()) -> Network:
+def describe_network(name: str, exported: ExportedNetwork, groups: Sequence[Group], unprunable: Sequence[tuple[str, str]] = (), with_schemes: bool = True) -> Network:
     """Finds a network's subgraphs and how each depends on the groups.
 
     Args:
@@ -32,9 +33,10 @@ def describe_network(name: str, exported: ExportedNetwork, groups: Sequence[Grou
         exported: the network, exported once.
         groups: what can be pruned.
         unprunable: layers left whole, with the reason.
+        with_schemes: whether layers may be pruned by schemes.
 
     Raises:
-        ModelError: a shape is not a linear function of the groups' widths.
+        ModelError: a shape is not a linear function of the groups' widths, or the network with its layers pruned by schemes cannot be lowered.
     """
     dense = {g.name: g.channels for g in groups}
     base = exported.lowered(dense).calls
@@ -43,7 +45,7 @@ def describe_network(name: str, exported: ExportedNetwork, groups: Sequence[Grou
         if [_text(c) for c in calls] != [_text(c) for c in base]:
             raise ModelError(f"{name}: fusion changes with the channel counts, so its tasks cannot be followed")
     extents = [_extents(base[i].shapes, {g: calls[i].shapes for g, calls in changed.items()}, dense) for i in range(len(base))]
-    blocked = _blocked_calls(base, exported, dense)
+    blocked = _blocked_calls(base, exported, dense) if with_schemes else [None] * len(base)
     network = Network(name, tuple(groups), tuple(_subgraph(c, e, groups, b) for c, e, b in zip(base, extents, blocked, strict=True)), tuple(unprunable))
     _check_linear(network, exported, extents)
     return network
@@ -83,12 +85,19 @@ def _check_linear(network: Network, exported: ExportedNetwork, extents: Sequence
 
 def _blocked_calls(base: Sequence[Call], exported: ExportedNetwork, dense: Mapping[str, int]) -> list[Call | None]:
     """What each subgraph becomes where its layer is pruned by a scheme; None where that cannot be."""
-    layers = [_blockable_layer(call) for call in base]
+    found = [_blockable_layer(call) for call in base]
+    layers = [layer if found.count(layer) == 1 else None for layer in found]  # one that is called twice would be pruned twice
     if not any(layers):
         return [None] * len(base)
-    calls = exported.lowered(dense, {layer: _ANY for layer in layers if layer}).calls
-    is_alike = len(calls) == len(base) and all([o.name for o in a.operators] == [o.name for o in b.operators] for a, b in zip(base, calls, strict=True) if a.operators)
-    return [call if layer and is_alike else None for layer, call in zip(layers, calls, strict=False)] if is_alike else [None] * len(base)
+    try:
+        calls = exported.lowered(dense, {layer: _ANY for layer in layers if layer}).calls
+    except ModelError:
+        raise
+    except Exception as error:  # TVM raises errors of many kinds
+        raise ModelError(f"with its layers pruned in blocks it cannot be lowered: {str(error).strip().splitlines()[-1]}") from error
+    if len(calls) != len(base) or any([o.name for o in a.operators] != [o.name for o in b.operators] for a, b in zip(base, calls, strict=True)):
+        raise ModelError("with its layers pruned in blocks it fuses other operators")
+    return [call if layer and f"form={FORM}" in _text(call) else None for layer, call in zip(layers, calls, strict=True)]
 
 
 def _blockable_layer(call: Call) -> str | None:

@@ -264,9 +264,10 @@ class _Rebuilder:
         """A layer that is pruned by a scheme; None of any other call."""
         if call.op.name not in ("relax.nn.conv2d", "relax.matmul") or self._variables.get(call.args[1]) not in self._constant_like:
             return None
-        weights = self._source_of(self._variables[call.args[1]])
+        argument = self._variables[call.args[1]]
+        weights = self._source_of(argument)
         scheme, shape = self._schemes.get(weights.name), shape_of(weights)
-        if scheme is None:
+        if scheme is None or (call.op.name == "relax.matmul" and argument is weights):  # a matrix that is not transposed has its outputs last
             return None
         n_kept = scheme.n_kept(math.prod(shape[1:]))
         blocks = Blocks(shape, min(scheme.block, shape[0]), n_kept)

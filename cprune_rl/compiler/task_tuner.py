@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import tvm
 
+from cprune_rl.compiler.blocked import FORM
 from cprune_rl.compiler.cost_model import ProgramModel
 from cprune_rl.compiler.device import RpcDevice
 from cprune_rl.compiler.packing import BLOCKED_FORMS, block_size
@@ -122,7 +123,10 @@ class TaskTuner:
             name: of the recipe.
             effort: what it asks for.
         """
-        return self._follow(job.workload, f"{name}:{effort}:seed={self._seed}", functools.partial(self._search, job, effort))
+        cost = self._follow(job.workload, f"{name}:{effort}:seed={self._seed}", functools.partial(self._search, job, effort))
+        if job.workload.is_blocked:  # no plan of before a search has such tasks, so their pool grows with it
+            self.pool.replace(job.workload, self._best(job.workload, effort.n_pool))
+        return cost
 
     def exchange(self, jobs: Mapping[str, Job], n_best: int, n_nearest: int | None = None, on_task: OnTask | None = None) -> None:
         """Offers the best programs of each task to the other tasks of its family; the best then make the pool.
@@ -222,12 +226,19 @@ class TaskTuner:
         measured = trials[0].measurement
         if measured.error is not None:
             return TaskCost(math.inf, error=measured.error)
-        lanes = block_size(workload.channels_out, vector_width(self._device.target)) if any(f in workload.family for f in BLOCKED_FORMS) else 1
-        factors = Program(trials[0].program_json).tile_factors("NHWC" if "form=" in workload.family else "NCHW")
+        program, family = Program(trials[0].program_json), workload.family
+        if workload.is_blocked:  # the loop over blocks is where the form's layout has the channels; a layer over rows has none that follows
+            layout = "NHWC" if f"form={FORM} from NHWC" in family else "NCHW"
+            factors = program.tile_factors(layout) if workload.operator.name == "conv2d" else ()
+            return TaskCost(measured.latency_s, factors, lanes=workload.block, spread=measured.spread)
+        lanes = block_size(workload.channels_out, vector_width(self._device.target)) if any(f in family for f in BLOCKED_FORMS) else 1
+        factors = program.tile_factors("NHWC" if "form=" in family else "NCHW")
         return TaskCost(measured.latency_s, factors, lanes=lanes, spread=measured.spread)
 
 
 def distance(source: Workload, wanted: Workload) -> float:
     """How far two shapes of a family are apart, in logs of their lengths."""
     pairs = [(source.channels_in, wanted.channels_in), (source.channels_out, wanted.channels_out), (source.operator.height, wanted.operator.height)]
+    if source.is_blocked and wanted.is_blocked:
+        pairs.append((source.macs, wanted.macs))
     return sum(abs(math.log(a / b)) for a, b in pairs)

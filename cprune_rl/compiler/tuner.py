@@ -173,7 +173,7 @@ class Tuner:
         """The forms in which a plan is fastest; its tasks are timed where they were not before."""
         while missing := [job for key, job in self._jobs(plan).items() if key not in self._tasks.costs]:
             for job in missing:
-                self._tasks.tune(job, "near", self._settings.near)
+                self._tasks.tune(job, "near", self._near(job.workload))
             self._note_forms(plan)
         costs = [{f: self._tasks.costs[forms[f].key].latency_s for f in self._offered(at, forms)} for at, forms in enumerate(self._forms.workloads(plan))]
         return self._forms.choose(costs, lambda t: self._transpose_s(plan, t))
@@ -236,11 +236,19 @@ class Tuner:
             return [f for f, w in enumerate(forms) if w not in forms[:f]]
         return self._surveys[subgraph].worthwhile(_channels(forms[0]), tolerance or self._settings.form_tolerance)
 
+    def _near(self, workload: Workload) -> Effort:
+        """What a task of a plan is worth; where a scheme's family was never met, there is no pool to begin with, and random programs take its place."""
+        near, n_random = self._settings.near, self._settings.dense.n_random
+        if not workload.is_blocked or self.pool.nearest(workload):
+            return near
+        return replace(near, n_random=n_random, n_max=max(near.n_max, 2 * n_random))
+
     def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, Job]:
         """The distinct tasks of a plan, in the forms that are worth trying."""
-        tasks = [(forms[f], forms[0].key) for at, forms in enumerate(self._forms.workloads(plan)) for f in self._offered(at, forms, tolerance)]
-        weights = Counter(forms[0].key for forms in self._forms.workloads(plan))
-        return {w.key: Job(w, functools.partial(self._load, w, plan), self._share(w, weights[plain])) for w, plain in tasks}
+        whole = self._forms.network.workloads(replace(plan, schemes=()))  # a layer that is pruned by a scheme is worth what it was
+        tasks = [(forms[f], whole[at]) for at, forms in enumerate(self._forms.workloads(plan)) for f in self._offered(at, forms, tolerance)]
+        weights = Counter(w.key for w in whole)
+        return {w.key: Job(w, functools.partial(self._load, w, plan), self._share(plain, weights[plain.key])) for w, plain in tasks}
 
     def _jobs_of(self, plans: Iterable[Plan]) -> dict[str, Job]:
         return {key: job for plan in plans for key, job in self._jobs(plan).items()}

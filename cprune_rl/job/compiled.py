@@ -128,7 +128,7 @@ class CompiledLab:
         """What the cost model was taught, and the tasks of the plans."""
         recorded = CostModel(self.cost_model.measured())
         source = self.tuner.view()  # what the searches saw: the final exchange has tuned some tasks further since
-        for plan in sorted(plans, key=lambda p: p.widths):
+        for plan in sorted(plans, key=lambda p: (p.widths, p.schemes)):
             for workload, cost in zip(self.network.workloads(plan), source.measure(plan), strict=True):
                 recorded.learn(workload, cost)
         return recorded.measured()

@@ -230,7 +230,9 @@ class RunConfig(BaseModel):
             if path is not None and not path.exists():
                 raise DataError(f"{path} is not there")
         spec = parse_device(self.device)
-        if SCHEMES[self.schemes] and (self.no_measure or isinstance(spec, RecordedSpec)):
+        if SCHEMES[self.schemes] and self.method != "agent":
+            raise ConfigError(f"--schemes {self.schemes} is not for --method {self.method}: its channels are the agent's; --rival runs greedy CPrune beside it")
+        if SCHEMES[self.schemes] and (self.no_measure or self.predict or isinstance(spec, RecordedSpec)):
             raise ConfigError(f"--schemes {self.schemes} measures blocks of every size on a device: recordings have channels alone, and nothing is predicted of blocks yet")
         if isinstance(spec, RecordedSpec):
             if self.no_measure:

@@ -88,7 +88,7 @@ class FinalGate:
         identity = f"plan:{network_hash(model)}:of:{bench.subject.weights}"
         schemes = {layer: Scheme.parse(text) for layer, text in plan.schemes}
         if schemes:
-            identity += f":by steps of {_TIGHTENED_EVERY} to {_TIGHT_AT}"
+            identity += f":{plan.schemes}:by steps of {_TIGHTENED_EVERY} to {_TIGHT_AT}"
             tighten(model, schemes, 0.0)
         recalibrate(model, bench.data.train)
         n_steps = bench.finetune_settings.n_steps

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from cprune_rl.agents.searcher import SearchStep
+from cprune_rl.agents.searcher import TABLE, SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.progress import Reporter
@@ -37,7 +37,7 @@ class Narrator:
         self._n += 1
         accuracy = "      -" if step.accuracy is None else f"{step.accuracy:7.4f}"
         slack = "" if step.accuracy is None else f" ({100 * (step.accuracy - self._problem.floor):+.2f} to the floor)"
-        verdict = "kept" if step.accepted else "too slow" if step.accuracy is None else "below the floor" if step.accuracy < self._problem.floor else "refused"
+        verdict = self._verdict(step)
         hope = ""
         if step.gain is not None and step.expected_gain is not None and step.expected_gain > 0:  # a rung is meant to be slower
             hope = f", faster by {math.expm1(step.gain):.1%} of {math.expm1(step.expected_gain):.1%} expected"
@@ -69,3 +69,8 @@ class Narrator:
         for name, value in values.items():
             if np.isfinite(value):
                 self._writer.add_scalar(f"{tags[name]}/{self._method}", value, self._n)
+
+    def _verdict(self, step: SearchStep) -> str:
+        if step.accepted or step.what.startswith(TABLE):
+            return "kept" if step.accepted else ""
+        return "too slow" if step.accuracy is None else "below the floor" if step.accuracy < self._problem.floor else "refused"

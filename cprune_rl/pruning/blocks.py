@@ -21,13 +21,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from cprune_rl.errors import PlanError
-from cprune_rl.schemes import PATTERN_ENTRIES, Scheme
+from cprune_rl.schemes import MOST_OF_PATTERNS, PATTERN_ENTRIES, PATTERN_KERNEL, Scheme
 
 __all__ = ["N_PATTERNS", "find_patterns", "hold", "holds_to", "mask_of", "settled", "tighten"]
 
 N_PATTERNS = 8  # that a network's kernels choose among; with more the published accuracy did not rise
-_KERNEL = 9
-_CENTRE = 4
+_CENTRE = PATTERN_KERNEL // 2
 
 
 class _Mask(nn.Module):
@@ -59,9 +58,10 @@ def hold(model: nn.Module, schemes: Mapping[str, Scheme]) -> nn.Module:
     weights: dict[str, torch.Tensor] = {}
     for name in schemes:
         layer = layers.get(name)
-        if not isinstance(layer, (nn.Conv2d, nn.Linear)) or getattr(layer, "groups", 1) > 1:
-            raise PlanError(f"layer {name!r} cannot be pruned by a scheme: it is no convolution without groups and no fully connected layer")
-        weights[name] = layer.weight.detach()
+        weight = None if layer is None else dict(layer.named_parameters(recurse=False)).get("weight")
+        if weight is None or weight.dim() not in (2, 4) or getattr(layer, "groups", 1) > 1:
+            raise PlanError(f"layer {name!r} cannot be pruned by a scheme: it has no weights of a convolution without groups, nor of a fully connected layer")
+        weights[name] = weight.detach()
     patterns = find_patterns([weights[name] for name, scheme in schemes.items() if scheme.kind == "pattern"])
     for name, scheme in schemes.items():
         parametrize.register_parametrization(layers[name], "weight", _Mask(mask_of(weights[name], scheme, patterns)))
@@ -79,9 +79,9 @@ def tighten(model: nn.Module, schemes: Mapping[str, Scheme], share: float) -> No
     weights = {name: model.get_parameter(f"{name}.parametrizations.weight.original") for name in schemes}
     patterns = find_patterns([weights[name] for name, scheme in schemes.items() if scheme.kind == "pattern"])
     for name, scheme in schemes.items():
-        now = replace(scheme, density=1 - (1 - scheme.density) * (1 - (1 - share) ** 3))
-        is_whole = scheme.kind == "pattern" and now.density > PATTERN_ENTRIES / _KERNEL  # denser than every kernel with its pattern
-        mask = torch.ones_like(weights[name]) if is_whole else mask_of(weights[name], now, patterns)
+        density = 1 - (1 - scheme.density) * (1 - (1 - share) ** 3)
+        is_whole = scheme.kind == "pattern" and density > MOST_OF_PATTERNS  # every kernel keeps more than its pattern
+        mask = torch.ones_like(weights[name]) if is_whole else mask_of(weights[name], replace(scheme, density=density), patterns)
         model.get_buffer(f"{name}.parametrizations.weight.0.mask").copy_(mask)
 
 
@@ -119,9 +119,11 @@ def mask_of(weight: torch.Tensor, scheme: Scheme, patterns: torch.Tensor) -> tor
 
 
 def holds_to(weight: torch.Tensor, scheme: Scheme) -> bool:
-    """Whether weights are zero wherever a scheme could have pruned them: each block keeps no more entries than it may."""
+    """Whether weights are zero wherever a scheme prunes them: each block keeps no more entries than it may, each kernel no more than a pattern."""
     block = min(scheme.block, weight.shape[0])
     flat = weight.detach().reshape(weight.shape[0], -1) != 0
+    if scheme.kind == "pattern" and int(flat.reshape(-1, PATTERN_KERNEL).sum(1).max()) > PATTERN_ENTRIES:
+        return False
     return all(int(flat[at : at + block].any(0).sum()) <= scheme.n_kept(flat.shape[1]) for at in range(0, len(flat), block))
 
 
@@ -134,18 +136,18 @@ def find_patterns(weights: list[torch.Tensor]) -> torch.Tensor:
     votes: Counter[tuple[int, ...]] = Counter()
     for weight in weights:
         if weight.shape[2:] == (3, 3):
-            magnitude = weight.detach().cpu().reshape(-1, _KERNEL).abs().clone()
+            magnitude = weight.detach().cpu().reshape(-1, PATTERN_KERNEL).abs().clone()
             magnitude[:, _CENTRE] = math.inf
             votes.update(tuple(sorted(row)) for row in magnitude.topk(PATTERN_ENTRIES, dim=1).indices.tolist())
     chosen = [pattern for pattern, _ in sorted(votes.items(), key=lambda item: (-item[1], item[0]))[:N_PATTERNS]] or [next(_all_patterns())]
-    found = torch.zeros(len(chosen), _KERNEL)
+    found = torch.zeros(len(chosen), PATTERN_KERNEL)
     for at, pattern in enumerate(chosen):
         found[at, list(pattern)] = 1
     return found
 
 
 def _all_patterns() -> combinations[tuple[int, ...]]:
-    return combinations(range(_KERNEL), PATTERN_ENTRIES)
+    return combinations(range(PATTERN_KERNEL), PATTERN_ENTRIES)
 
 
 def _largest(scores: torch.Tensor, n_kept: int) -> torch.Tensor:
@@ -157,7 +159,7 @@ def _kept_patterns(scores: torch.Tensor, scheme: Scheme, patterns: torch.Tensor,
     """Ones at the best pattern of each kernel, of the kernels that keep most by theirs."""
     if tuple(shape[2:]) != (3, 3):
         raise PlanError(f"patterns are of 3x3 kernels, not of {tuple(shape[2:])}: prune this layer in blocks")
-    kernels = scores.reshape(len(scores), shape[1], _KERNEL)
+    kernels = scores.reshape(len(scores), shape[1], PATTERN_KERNEL)
     by_pattern = kernels @ patterns.to(scores).T
     best, which = by_pattern.max(2)
     n_kernels = scheme.n_kept(scores.shape[1]) // PATTERN_ENTRIES
