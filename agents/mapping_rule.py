@@ -135,7 +135,7 @@ class ChannelsThenBlocks:
         meter.start(math.fsum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
 
         def note(step: SearchStep) -> None:
-            if any(step.plan == a.plan for a in meter.accepted):
+            if step.accepted and any(step.plan == a.plan for a in meter.accepted):
                 return  # where the second search begins
             holds = step.accuracy is not None and math.isfinite(step.latency_s) and step.accuracy >= problem.floor
             meter.record(replace(step, accepted=step.accepted or holds))

@@ -87,6 +87,7 @@ def test_channels_come_first_then_blocks_in_what_is_left() -> None:
     assert both
     assert all(a.plan.widths != problem.network.dense.widths for a in both)
     assert len({a.plan for a in result.accepted}) == len(result.accepted)
+    assert any(s.why.startswith("conv1: ") for s in result.history), "the reasons of the rule are told"
     assert Plan(problem.network.dense.widths) in {a.plan for a in result.accepted}
 
 
