@@ -85,11 +85,16 @@ def _try_alone(job: Job, work: Callable[[Job], None], give_up: Callable[[Job], N
 @contextlib.contextmanager
 def _pool(n_jobs: int | None) -> Iterator[ProcessPoolExecutor]:
     """Spawned: a forked process would inherit torch's threads."""
-    pool = ProcessPoolExecutor(n_jobs or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(n_jobs or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), initializer=_be_silent)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _be_silent() -> None:
+    """Nothing of a job is for the standard output; HiGHS prints remarks to it, past Python."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def on_ray(jobs: Sequence[Job], work: Callable[[Job], None], give_up: Callable[[Job], None], n_jobs: int | None, advance: Callable[[int], None]) -> None:

@@ -173,7 +173,7 @@ class Tuner:
         """The forms in which a plan is fastest; its tasks are timed where they were not before."""
         while missing := [job for key, job in self._jobs(plan).items() if key not in self._tasks.costs]:
             for job in missing:
-                self._tasks.tune(job, "near", self._near(job.workload))
+                self._tasks.tune(job, "near", self._settings.near)
             self._note_forms(plan)
         costs = [{f: self._tasks.costs[forms[f].key].latency_s for f in self._offered(at, forms)} for at, forms in enumerate(self._forms.workloads(plan))]
         return self._forms.choose(costs, lambda t: self._transpose_s(plan, t))
@@ -235,13 +235,6 @@ class Tuner:
         if forms[0].is_blocked:
             return [f for f, w in enumerate(forms) if w not in forms[:f]]
         return self._surveys[subgraph].worthwhile(_channels(forms[0]), tolerance or self._settings.form_tolerance)
-
-    def _near(self, workload: Workload) -> Effort:
-        """What a task of a plan is worth; where a scheme's family was never met, there is no pool to begin with, and random programs take its place."""
-        near, n_random = self._settings.near, self._settings.dense.n_random
-        if not workload.is_blocked or self.pool.nearest(workload):
-            return near
-        return replace(near, n_random=n_random, n_max=max(near.n_max, 2 * n_random))
 
     def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, Job]:
         """The distinct tasks of a plan, in the forms that are worth trying."""
