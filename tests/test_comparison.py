@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cprune_rl.agents.methods import METHODS, methods_of
 from cprune_rl.agents.searcher import Budget
 from cprune_rl.cli import app
-from cprune_rl.comparison import runner
+from cprune_rl.comparison import backends, runner
 from cprune_rl.comparison.cases import cases_of
 from cprune_rl.comparison.rows import Case, read_row, read_rows
 from cprune_rl.comparison.runner import Campaign, parse_budget, row_path, run_campaign
@@ -166,3 +166,9 @@ def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> Non
     assert [(r.case, r.method, r.plan, r.curve) for r in here] == [(r.case, r.method, r.plan, r.curve) for r in there]
     with pytest.raises(ConfigError, match="processes, ray"):
         run_campaign(small(tmp_path / "nowhere", backend="slurm"), Reporter())
+
+
+def test_what_a_job_prints_is_not_for_the_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with backends._pool(1) as pool:
+        pool.submit(print, "a remark", flush=True).result()
+    assert capfd.readouterr().out == ""
