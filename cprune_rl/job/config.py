@@ -70,7 +70,7 @@ class Budgets:
 
 FAST = Budgets(
     base_steps=1500, finetune_steps=200, oracle_steps=30, supernet_steps=300, proof_plans=6, tuner=TunerBudgets((2, 2, 2), (2, 4, 6), (2, 1, 3), 1),
-    calibration=(0.75, 0.5), total_timesteps=6_144, timing_rounds=20,
+    calibration=(0.75, 0.5), total_timesteps=6_144, turns=2, timing_rounds=20,
 )  # fmt: skip
 
 
