@@ -119,7 +119,7 @@ class RunConfig(BaseModel):
     effort: str = Field("full", description="full; light: a third of the trials (latencies a few percent higher), a coarser calibration; quick: a sixth, and half of the search.")
     predict: float = Field(0.0, ge=0, description="Believe a predicted task whose 90 % interval is at most this far to each side, e.g. 0.1; 0 measures every task.")
     no_measure: bool = Field(False, description="Search without measuring: latencies are predicted from what the cost cache holds of the device, however uncertain.")
-    fast: bool = Field(False, description="Go the same way in four to six minutes: narrower network, fewer images, small budgets.")
+    fast: bool = Field(False, description="Go the same way in six to seven minutes: narrower network, fewer images, small budgets.")
 
     @field_validator("floor")
     @classmethod
