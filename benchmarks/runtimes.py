@@ -71,7 +71,7 @@ def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) ->
         build_network(forms, forms.network.dense, model, tuner, device, library)
         estimate = sum(c.latency_s for c in tuner.measure(forms.network.dense))
         rivals = {"onnxruntime": onnxruntime_run(model, example, n_threads, Path(folder)), **torch_runs(model, example, n_threads)}
-        samples = time_interleaved(device, {"ours": library}, tuple(example.shape), rounds, others={k: _timer(run, n_threads) for k, run in rivals.items()})
+        samples = time_interleaved(device, {"ours": library}, tuple(example.shape), rounds, others={k: timer(run, n_threads) for k, run in rivals.items()})
     store.close()
     return _row(name, n_threads, estimate, samples)
 
@@ -129,7 +129,7 @@ def _inference(compiled: Callable[[torch.Tensor], torch.Tensor], image: torch.Te
     return run
 
 
-def _timer(run: Run, n_threads: int) -> Callable[[], float]:
+def timer(run: Run, n_threads: int) -> Callable[[], float]:
     """Seconds of one run, from as many as take 20 ms, on the cores that the device is pinned to; several threads are given time to come to rest."""
     process, everything = psutil.Process(), psutil.Process().cpu_affinity() or []
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
+from runtimes import timer
 from torch import nn
 from torch.nn import functional
 
@@ -192,7 +192,9 @@ def compare(name: str, layer: Layer, n_threads: int, storage: str | None) -> dic
                 ways[f"block of {'all' if size == _ALL else size}, {density:g}"] = workshop.fastest(layer, f"block({size},{density:g})")
             if layer.kernel == 3:
                 ways[f"pattern, block of 4, {density:g}"] = workshop.fastest(layer, f"pattern(4,{density:g})")
-        samples = _time_in_turns(device, {k: a for k, a in ways.items() if a is not None}, {f"torch sparse, {d:g}": _sparse_run(layer, d) for d in DENSITIES}, n_threads)
+        torch.set_num_threads(n_threads)
+        others = {f"torch sparse, {d:g}": timer(_sparse_run(layer, d), n_threads) for d in DENSITIES}
+        samples = _time_in_turns(device, {k: a for k, a in ways.items() if a is not None}, others)
     store.close()
     dense = samples["dense"]
     speedups = {way: speedup_interval(dense, timed) for way, timed in samples.items()}
@@ -218,31 +220,17 @@ def _break_even(kind: str, speedups: Mapping[str, Interval]) -> float | None:
     return round(math.exp(np.interp(0.0, [slower, quicker], [math.log(above), math.log(below)])), 3)
 
 
-def _time_in_turns(device: RpcDevice, ways: Mapping[str, Artifact], others: Mapping[str, Callable[[], torch.Tensor]], n_threads: int) -> dict[str, np.ndarray]:
+def _time_in_turns(device: RpcDevice, ways: Mapping[str, Artifact], others: Mapping[str, Callable[[], float]]) -> dict[str, np.ndarray]:
     """Seconds of each, `(_N_ROUNDS,)`, in another order each round."""
     rng, names = np.random.default_rng(0), list(ways)
     samples: dict[str, list[float]] = {name: [] for name in (*names, *others)}
-    torch.set_num_threads(n_threads)
     for _ in range(_N_ROUNDS):
         order = [names[i] for i in rng.permutation(len(names))]
         for name, measured in zip(order, device.time([ways[n] for n in order]), strict=True):
             samples[name].append(measured.latency_s)
-        for name, run in others.items():
-            samples[name].append(_seconds(run, n_threads))
+        for name, timed in others.items():
+            samples[name].append(timed())
     return {name: np.array(timed) for name, timed in samples.items() if np.isfinite(timed).all()}
-
-
-def _seconds(run: Callable[[], torch.Tensor], n_threads: int) -> float:
-    """Of one run, from as many as take 10 ms, on the cores that the device is pinned to."""
-    process, everything = psutil.Process(), psutil.Process().cpu_affinity() or []
-    process.cpu_affinity(sorted(everything)[-n_threads:])
-    run()
-    count, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < 0.01:
-        run()
-        count += 1
-    process.cpu_affinity(everything)
-    return elapsed / count
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
