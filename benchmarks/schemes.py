@@ -15,11 +15,13 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import tvm
 from runtimes import timer
 from torch import nn
 from torch.nn import functional
@@ -126,7 +128,7 @@ class Workshop:
             lowered = form.exported.lowered(widths, schemes)
             call = lowered.calls[at]
             task, check = lowered.task(call.function), OutputCheck(call, form.exported.packings(widths, call, schemes), self._device)
-            self._tuner.tune(Job(workload, lambda task=task, check=check: (task, check), 1.0), "schemes", _EFFORT)  # type: ignore[misc]  # a default binds the loop's variable
+            self._tuner.tune(Job(workload, partial(_given, task, check), 1.0), "schemes", _EFFORT)
             best = self._tuner.best_program(workload)
             if best is None:
                 continue
@@ -136,6 +138,10 @@ class Workshop:
             if isinstance(built, Artifact):
                 found.append((best[1], replace(built, tables=check.tables())))
         return min(found, key=lambda item: item[0])[1] if found else None
+
+
+def _given(task: tvm.IRModule, check: OutputCheck) -> tuple[tvm.IRModule, OutputCheck]:
+    return task, check
 
 
 def _described(layer: Layer, device: RpcDevice) -> Forms:

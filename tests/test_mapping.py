@@ -16,7 +16,7 @@ from cprune_rl.errors import ConfigError
 from cprune_rl.job.config import load_config
 from cprune_rl.schemes import Scheme
 from cprune_rl.table import Plan, Workload
-from cprune_rl.testing import FormulaCosts, check_searcher, toy_problem
+from cprune_rl.testing import FormulaCosts, FormulaOracle, check_searcher, toy_problem
 
 
 class SmallBlocksAreSlow(FormulaCosts):
@@ -70,8 +70,8 @@ def test_a_layer_that_no_block_makes_faster_stays_dense(monkeypatch: pytest.Monk
 
 
 def test_hard_data_takes_patterns() -> None:
-    hard = dataclasses.replace(toy_problem(), dense_accuracy=0.7, floor=0.68)
-    hard.oracle._dense = 0.7  # type: ignore[attr-defined]  # the toy's own
+    easy = toy_problem()
+    hard = dataclasses.replace(easy, oracle=FormulaOracle(easy.network, 0.7), dense_accuracy=0.7, floor=0.68)
     assert {s.kind for s in schemes_of(MappingRule().search(hard, Budget())).values()} == {"pattern"}
 
 

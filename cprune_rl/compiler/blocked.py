@@ -72,7 +72,7 @@ class Blocks:
             strides: in the padded map, between input channels, and rows and columns of the kernel.
         """
         at = np.unravel_index(self.kept(weights), self.shape[1:])
-        return sum(a * s for a, s in zip(at, strides, strict=True)).astype(np.int32)  # type: ignore[union-attr]  # a layer has an input channel
+        return np.tensordot(np.asarray(strides), np.stack(at), axes=1).astype(np.int32)
 
     def _filled(self, weights: NDArray[Any]) -> NDArray[Any]:
         """`(blocks, block, entries)`, surplus channels zero."""

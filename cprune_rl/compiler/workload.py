@@ -156,7 +156,7 @@ class ExportedNetwork:
         return tuple(derived[read] if isinstance(read, str) and read in derived and derived[read].is_packed else None for read in call.reads)
 
     def _at(self, widths: Mapping[str, int], schemes: Schemes) -> tuple[LoweredModule, Rebuilt]:
-        return self._cache(tuple(sorted(widths.items())), tuple(sorted(schemes.items())))  # type: ignore[no-any-return]
+        return self._cache(tuple(sorted(widths.items())), tuple(sorted(schemes.items())))  # type: ignore[no-any-return]  # lru_cache forgets what it wraps
 
     @cached_property
     def _reshape_axes(self) -> Mapping[Any, int]:

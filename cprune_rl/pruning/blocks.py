@@ -25,7 +25,7 @@ from cprune_rl.schemes import MOST_OF_PATTERNS, PATTERN_ENTRIES, PATTERN_KERNEL,
 
 __all__ = ["N_PATTERNS", "find_patterns", "hold", "holds_to", "mask_of", "settled", "tighten"]
 
-N_PATTERNS = 8  # that a network's kernels choose among; with more the published accuracy did not rise
+N_PATTERNS = 8  # that a network's kernels choose among; not tuned here
 _CENTRE = PATTERN_KERNEL // 2
 
 
