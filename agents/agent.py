@@ -20,6 +20,7 @@ from cprune_rl.agents.policy import RowPolicy
 from cprune_rl.agents.rollout import RollOut
 from cprune_rl.agents.searcher import Budget, Meter, OnStep, SearchResult
 from cprune_rl.agents.surrogate import SurrogateSearch, SurrogateSettings
+from cprune_rl.envs.menu import Menu
 from cprune_rl.envs.problem import Problem
 from cprune_rl.table import Plan
 
@@ -32,17 +33,18 @@ class PolicyRollOut:
     Args:
         policy: trained before; reads tables of `policy.observation_space.shape[0]` rows.
         max_rejections: the roll-out ends after so many.
+        menu: that it was trained on; narrower groups where not given.
     """
 
     name = "roll-out"
 
-    def __init__(self, policy: RowPolicy, max_rejections: int = 8) -> None:
-        self._policy, self._max_rejections = policy, max_rejections
+    def __init__(self, policy: RowPolicy, max_rejections: int = 8, menu: Menu | None = None) -> None:
+        self._policy, self._max_rejections, self._menu = policy, max_rejections, menu
 
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
         """One roll-out."""
         meter = Meter(problem, budget, on_step)
-        RollOut(problem, meter, self._policy.observation_space.shape[0], max_rejections=self._max_rejections).run(self._choose)
+        RollOut(problem, meter, self._policy.observation_space.shape[0], max_rejections=self._max_rejections, menu=self._menu).run(self._choose)
         return meter.result(self.name)
 
     def _choose(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[int, str]:

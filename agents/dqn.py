@@ -16,11 +16,11 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 
 from cprune_rl.agents.policy import RowEncoder, RowHead, RowPolicy
-from cprune_rl.envs.observation import FEATURES, N_WIDTHS
+from cprune_rl.envs.observation import N_GLOBALS
 
 __all__ = ["MaskedDQN", "RowQPolicy"]
 
-_LEGAL = slice(FEATURES.index("legal_x1"), FEATURES.index("legal_x1") + N_WIDTHS)
+_N_COLUMNS = 5  # of each change, legality first (`observation.features`)
 _NEVER = -1e6
 _PRIOR = 0.05  # of the analytic score: a value is a log latency ratio, a few tenths
 _WIDTH = 64
@@ -32,18 +32,24 @@ class RowQNetwork(QNetwork):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         assert self.observation_space.shape is not None
-        head = RowHead(self.observation_space.shape[0], _WIDTH, _PRIOR)
+        self._n_changes = _n_changes(self.observation_space, self.action_space)
+        head = RowHead(self.observation_space.shape[0], self._n_changes, _WIDTH, _PRIOR)
         torch.nn.init.zeros_(head.stop.bias)  # to stop is worth nothing, no more and no less
         self.q_net = head  # type: ignore[assignment]  # SB3's is a Sequential
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # SB3 allows for dictionaries
         values: torch.Tensor = self.q_net(self.extract_features(obs, self.features_extractor))
-        return values.masked_fill(~_legal(obs), _NEVER)
+        return values.masked_fill(~_legal(obs, self._n_changes), _NEVER)
 
 
-def _legal(observations: torch.Tensor) -> torch.Tensor:
-    """Which actions are, `(batch, 3 * rows + 1)`; stop always is."""
-    legal = (observations[:, :, _LEGAL] > 0.5).flatten(1)
+def _n_changes(observations: Any, actions: Any) -> int:
+    return (int(actions.n) - 1) // int(observations.shape[0])
+
+
+def _legal(observations: torch.Tensor, n_changes: int) -> torch.Tensor:
+    """Which actions are, `(batch, n_changes * rows + 1)`; stop always is."""
+    first = observations.shape[2] - N_GLOBALS - _N_COLUMNS * n_changes
+    legal = (observations[:, :, first : first + n_changes] > 0.5).flatten(1)
     return torch.cat([legal, legal.new_ones(len(legal), 1)], dim=1)
 
 
@@ -51,7 +57,8 @@ class RowQPolicy(DQNPolicy):
     """DQN's policy with `RowQNetwork`; arguments are stable-baselines3's."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, "net_arch": [], "features_extractor_class": RowEncoder, "features_extractor_kwargs": {"width": _WIDTH}})
+        encoder = {"n_changes": _n_changes(args[0], args[1]), "width": _WIDTH}
+        super().__init__(*args, **{**options, "net_arch": [], "features_extractor_class": RowEncoder, "features_extractor_kwargs": encoder})
 
     def make_q_net(self) -> RowQNetwork:
         """See `DQNPolicy`."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.searcher import Budget, OnStep, SearchResult
 from cprune_rl.agents.width_program import Effort, WidthProgram
-from cprune_rl.contracts import LossCurves
 from cprune_rl.envs.problem import Problem
+from cprune_rl.losses import LossCurves
 
 __all__ = ["PROVEN", "Exact"]
 

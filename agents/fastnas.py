@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.searcher import Budget, OnStep, SearchResult
-from cprune_rl.contracts import LossCurves
 from cprune_rl.envs.problem import Problem
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Plan
 
 __all__ = ["FastNAS"]

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cprune_rl.contracts import LatencySource, LossCurves, Spending, TaskCost
+from cprune_rl.contracts import LatencySource, Spending, TaskCost
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problem import Problem
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Plan, Workload
 
 __all__ = ["imagined"]

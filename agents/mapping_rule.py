@@ -17,7 +17,7 @@ from cprune_rl.agents.guard import search_within
 from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.searcher import TABLE, Budget, Meter, OnStep, Searcher, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
-from cprune_rl.schemes import KINDS, MOST_OF_PATTERNS, Scheme
+from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
 from cprune_rl.table import Plan
 
 __all__ = ["ChannelsThenBlocks", "MappingRule"]
@@ -58,8 +58,8 @@ class MappingRule:
         problem, network = looks.problem, looks.problem.network
         dense = [c.latency_s for c in problem.latency.measure(start)]
         tried: dict[tuple[str, int], dict[str, float]] = {}
-        for kind in KINDS if problem.dense_accuracy < _HARD else ("block",):
-            layers = {layer: at for layer, at in network.blocked_layers.items() if kind == "block" or network.takes_patterns(at)}
+        for kind in ("block", "pattern") if problem.dense_accuracy < _HARD else ("block",):
+            layers = {layer: at for layer, at in network.blocked_layers.items() if kind == "block" or network.has_3x3_kernels(at)}
             for size in (_COARSE, *reversed(_SIZES)) if kind == "block" else _SIZES:
                 if looks.meter.is_spent or not layers:
                     break

@@ -29,8 +29,8 @@ from cprune_rl.agents.searcher import Searcher
 from cprune_rl.agents.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.uniform import Uniform
 from cprune_rl.agents.unmeasured import Unmeasured, by_macs, by_prediction, shuffled
-from cprune_rl.contracts import LossCurves
 from cprune_rl.errors import ConfigError, UnknownNameError
+from cprune_rl.losses import LossCurves
 
 __all__ = ["METHODS", "Brought", "Method", "check_rivals", "methods_of", "rival"]
 

@@ -25,13 +25,19 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 from torch.nn import functional
 
-from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS, N_WIDTHS, feature_hash
+from cprune_rl.envs.channel_menu import ChannelMenu
+from cprune_rl.envs.menu import Menu
+from cprune_rl.envs.observation import N_GLOBALS, feature_hash, features
 from cprune_rl.errors import PolicyError
 
-__all__ = ["RowPolicy", "load_policy", "save_policy"]
+__all__ = ["RowPolicy", "load_policy", "save_policy", "spaces"]
 
-_SCORE = slice(FEATURES.index("score_x1"), FEATURES.index("score_x1") + N_WIDTHS)
 _FORMAT = 2  # 2: a device is eight figures of its probe
+
+
+def spaces(menu: Menu, max_rows: int) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+    """Observations and actions of tables of up to so many rows, as the environment has them."""
+    return gymnasium.spaces.Box(-10.0, 10.0, (max_rows, len(features(menu)))), gymnasium.spaces.Discrete(len(menu.changes) * max_rows + 1)
 
 
 def _mlp(*sizes: int) -> nn.Sequential:
@@ -44,11 +50,12 @@ def _mlp(*sizes: int) -> nn.Sequential:
 class RowEncoder(BaseFeaturesExtractor):
     """`(batch, rows, features)` -> row embeddings, a pooled embedding and the rows' scores, in one flat vector."""
 
-    def __init__(self, observation_space: gymnasium.spaces.Box, width: int = 64) -> None:
-        n_rows = observation_space.shape[0]
-        super().__init__(observation_space, n_rows * width + width + n_rows * N_WIDTHS)
+    def __init__(self, observation_space: gymnasium.spaces.Box, n_changes: int, width: int = 64) -> None:
+        n_rows, n_features = observation_space.shape
+        super().__init__(observation_space, n_rows * width + width + n_rows * n_changes)
         self._width = width
-        self.embed = _mlp(N_FEATURES, width, width)
+        self._score = slice(n_features - N_GLOBALS - n_changes, n_features - N_GLOBALS)  # the last columns before the globals (`observation.features`)
+        self.embed = _mlp(n_features, width, width)
         self.mix1 = _mlp(3 * width, width)
         self.mix2 = _mlp(3 * width, width)
         self.pool = _mlp(2 * width + N_GLOBALS, width)
@@ -63,7 +70,7 @@ class RowEncoder(BaseFeaturesExtractor):
         pooled = self.pool(torch.cat([self._pooled(rows, owner, batch), observations[:, 0, -N_GLOBALS:]], dim=1))
         padded = rows.new_zeros(batch, n_rows, self._width)
         padded[valid] = rows
-        return torch.cat([padded.flatten(1), pooled, observations[:, :, _SCORE].flatten(1)], dim=1)
+        return torch.cat([padded.flatten(1), pooled, observations[:, :, self._score].flatten(1)], dim=1)
 
     def _mixed(self, mix: nn.Sequential, rows: torch.Tensor, pooled: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
         """`mix` of each row beside its table's pooled embedding, whose share of the product is computed once a table, not once a row."""
@@ -82,12 +89,12 @@ class RowEncoder(BaseFeaturesExtractor):
 
 
 class RowHead(nn.Module):
-    """Logits: three for each row and one for stop, from what `RowEncoder` gives."""
+    """Logits: one for each change of each row and one for stop, from what `RowEncoder` gives."""
 
-    def __init__(self, n_rows: int, width: int, prior: float) -> None:
+    def __init__(self, n_rows: int, n_changes: int, width: int, prior: float) -> None:
         super().__init__()
-        self._n_rows, self._width = n_rows, width
-        self.row = nn.Linear(width, N_WIDTHS)
+        self._n_rows, self._n_changes, self._width = n_rows, n_changes, width
+        self.row = nn.Linear(width, n_changes)
         self.stop = nn.Linear(width, 1)
         self.beta = nn.Parameter(torch.tensor(float(prior)))
         nn.init.normal_(self.row.weight, std=0.01)
@@ -100,8 +107,8 @@ class RowHead(nn.Module):
         return learned + analytic
 
     def parts(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What was learned and what the analytic score gives, of each logit; `(batch, 3 * rows + 1)` each."""
-        rows, pooled, score = torch.split(latent, [self._n_rows * self._width, self._width, self._n_rows * N_WIDTHS], dim=1)
+        """What was learned and what the analytic score gives, of each logit; `(batch, n_changes * rows + 1)` each."""
+        rows, pooled, score = torch.split(latent, [self._n_rows * self._width, self._width, self._n_rows * self._n_changes], dim=1)
         learned = self.row(rows.view(len(latent), self._n_rows, self._width)).flatten(1)
         return torch.cat([learned, self.stop(pooled)], dim=1), torch.cat([self.beta * score, score.new_zeros(len(score), 1)], dim=1)
 
@@ -123,8 +130,8 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
     """An actor-critic whose weights do not depend on the number of rows.
 
     Args:
-        observation_space: `Box(n_rows, N_FEATURES)`.
-        action_space: `Discrete(3 * n_rows + 1)`.
+        observation_space: `Box(n_rows, n_features)`, as `observation.features` has them of any menu.
+        action_space: `Discrete(n_changes * n_rows + 1)`.
         lr_schedule: as SB3 has it.
         width: of the embeddings.
         prior: weight of the analytic score at the start; 0 leaves it out.
@@ -134,14 +141,15 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
     def __init__(
         self, observation_space: gymnasium.spaces.Box, action_space: gymnasium.spaces.Discrete, lr_schedule: Schedule, width: int = 64, prior: float = 4.0, **kwargs: Any
     ) -> None:
-        self._width, self._prior = width, prior
-        options = {**kwargs, "net_arch": [], "ortho_init": False, "features_extractor_class": RowEncoder, "features_extractor_kwargs": {"width": width}}
+        self._width, self._prior, self._n_changes = width, prior, (int(action_space.n) - 1) // observation_space.shape[0]
+        encoder = {"n_changes": self._n_changes, "width": width}
+        options = {**kwargs, "net_arch": [], "ortho_init": False, "features_extractor_class": RowEncoder, "features_extractor_kwargs": encoder}
         super().__init__(observation_space, action_space, lr_schedule, **options)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         n_rows = self.observation_space.shape[0]
-        self.action_net = RowHead(n_rows, self._width, self._prior)
+        self.action_net = RowHead(n_rows, self._n_changes, self._width, self._prior)
         self.value_net = PooledValue(n_rows, self._width)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
@@ -149,7 +157,7 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
         """What was learned and what the analytic score gives, of one action's logit.
 
         Args:
-            observation: `(rows, N_FEATURES)`.
+            observation: `(rows, n_features)`.
             action: that is asked about.
         """
         with torch.no_grad():
@@ -160,39 +168,47 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
         return {**super()._get_constructor_parameters(), "width": self._width, "prior": self._prior}
 
 
-def save_policy(policy: RowPolicy, folder: Path, card: Mapping[str, Any]) -> None:
+def save_policy(policy: RowPolicy, folder: Path, card: Mapping[str, Any], menu: Menu | None = None) -> None:
     """Writes `policy.safetensors` and `policy.json`.
 
     Args:
         policy: what to save.
         folder: made where it is missing.
         card: what it was trained on, for whoever uses it later; plain values.
+        menu: whose changes it chooses among; narrower groups where not given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.contiguous() for k, v in policy.state_dict().items() if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))}
     save_file(weights, folder / "policy.safetensors")
-    layout = {"format": _FORMAT, "feature_hash": feature_hash(), "features": list(FEATURES), "width": policy._width}
+    names = features(menu or ChannelMenu())
+    layout = {"format": _FORMAT, "feature_hash": feature_hash(names), "features": list(names), "width": policy._width}
     (folder / "policy.json").write_text(json.dumps({**layout, "card": dict(card)}, indent=1))
 
 
-def load_policy(folder: Path, max_rows: int) -> RowPolicy:
-    """Reads a policy for tables of up to `max_rows` tasks; runs no code from the files.
+def load_policy(folder: Path, max_rows: int, menu: Menu | None = None) -> RowPolicy:
+    """Reads a policy; runs no code from the files.
+
+    Args:
+        folder: that `save_policy` wrote.
+        max_rows: tasks of the largest table that it is to read.
+        menu: whose changes it is to choose among; narrower groups where not given.
 
     Raises:
         PolicyError: a file is missing or damaged, or the policy reads another observation.
     """
+    menu = menu or ChannelMenu()
+    names = features(menu)
     try:
         layout = json.loads((folder / "policy.json").read_text())
         weights = load_file(folder / "policy.safetensors")
         found, width, version = layout["feature_hash"], int(layout["width"]), layout["format"]
     except Exception as error:  # safetensors raises its own type, json and the file system theirs
         raise PolicyError(f"{folder} holds no policy: {error}") from error
-    if (version, found) != (_FORMAT, feature_hash()):
+    if (version, found) != (_FORMAT, feature_hash(names)):
         raise PolicyError(
-            f"the policy in {folder} reads observation {found} (format {version}), this version gives {feature_hash()} (format {_FORMAT}): train it again with this version"
+            f"the policy in {folder} reads observation {found} (format {version}), this version gives {feature_hash(names)} (format {_FORMAT}): train it again with this version"
         )
-    observation = gymnasium.spaces.Box(-10.0, 10.0, (max_rows, N_FEATURES))
-    policy = RowPolicy(observation, gymnasium.spaces.Discrete(N_WIDTHS * max_rows + 1), lambda _: 0.0, width=width)
+    policy = RowPolicy(*spaces(menu, max_rows), lambda _: 0.0, width=width)
     missing, unexpected = policy.load_state_dict(weights, strict=False)
     missing = [k for k in missing if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))]
     if missing or unexpected:

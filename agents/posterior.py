@@ -1,19 +1,19 @@
-"""What accuracy evaluations say of each group's loss: a Bayesian linear model over the predicted loss curves.
+"""What accuracy evaluations say of each group's and layer's loss: a Bayesian linear model over the predicted loss curves.
 
-The loss of a plan is taken for the sum over groups of an unknown factor times the curve that was predicted for the
-group. Each evaluation tells something about all factors at once, so few of them go a long way. Called by `surrogate`.
+The loss of a plan is taken for the sum over units (groups, and layers that schemes may prune) of an unknown factor times the
+curve that was predicted for the unit. Each evaluation tells something about all factors at once, so few of them go a long way. Called by `surrogate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.agents.searcher import SearchStep
-from cprune_rl.contracts import LossCurves
 from cprune_rl.envs.problem import Problem
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Network, Plan
 
 __all__ = ["LossPosterior"]
@@ -29,14 +29,16 @@ class LossPosterior:
 
     Args:
         network: whose plans are judged.
-        curves: predicted for each group.
+        curves: predicted for each unit.
     """
 
     def __init__(self, network: Network, curves: LossCurves) -> None:
-        self._dense, self._curves = np.array(network.dense.widths, float), curves
-        n = len(self._dense)
-        self.factors = np.ones(n)
-        self._covariance = np.eye(n) * _SPREAD**2 + _LEVEL**2
+        self._network, self._curves = network, curves
+        n_groups = len(curves.scale)
+        self.factors = np.ones(curves.n_units)
+        self._covariance = np.eye(curves.n_units) * _SPREAD**2
+        for units in (slice(None, n_groups), slice(n_groups, None)):  # the levels of channels and of schemes are fitted apart
+            self._covariance[units, units] += _LEVEL**2
 
     @staticmethod
     def of(problem: Problem, history: Iterable[SearchStep]) -> LossPosterior:
@@ -54,16 +56,16 @@ class LossPosterior:
 
     @property
     def curves(self) -> LossCurves:
-        """Expected of each group now."""
+        """Expected of each unit now."""
         return self.curves_of(self.factors)
 
     def curves_of(self, factors: NDArray[np.float64]) -> LossCurves:
         """The curves with factors of their own.
 
         Args:
-            factors: `(n_groups,)`, such as `draw` gives.
+            factors: `(n_units,)`, such as `draw` gives.
         """
-        return LossCurves(self._curves.scale * factors, self._curves.power)
+        return self._curves.scaled(factors)
 
     def learn(self, plan: Plan, loss: float, standard_error: float = 0.0) -> None:
         """Takes an evaluation in.
@@ -73,19 +75,16 @@ class LossPosterior:
             loss: in accuracy, against the dense network.
             standard_error: of it.
         """
-        x = self._curves_at(plan.widths)
+        x = self._curves.of_plan(self._network, plan)
         spread = self._covariance @ x
         gain = spread / (x @ spread + _NOISE**2 + standard_error**2)
         self.factors = np.maximum(self.factors + gain * (loss - x @ self.factors), _LEAST)
         self._covariance -= np.outer(gain, spread)
 
-    def loss(self, widths: Sequence[int] | NDArray[np.float64]) -> float:
+    def loss(self, plan: Plan) -> float:
         """Expected loss of a plan, in accuracy."""
-        return float(self._curves_at(widths) @ self.factors)
+        return float(self._curves.of_plan(self._network, plan) @ self.factors)
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Factors as they may truly be, `(n_groups,)`."""
+        """Factors as they may truly be, `(n_units,)`."""
         return np.maximum(rng.multivariate_normal(self.factors, self._covariance, method="eigh", check_valid="ignore"), _LEAST)
-
-    def _curves_at(self, widths: Sequence[int] | NDArray[np.float64]) -> NDArray[np.float64]:
-        return self._curves.loss(np.asarray(widths, float) / self._dense)

@@ -10,12 +10,12 @@ import numpy as np
 
 from cprune_rl.agents.rollout import RollOut
 from cprune_rl.agents.searcher import Budget, Meter, OnStep, SearchResult
-from cprune_rl.envs.observation import FEATURES, N_WIDTHS
+from cprune_rl.envs.menu import Menu
+from cprune_rl.envs.observation import N_GLOBALS
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["ProxyGreedy"]
 
-_GAIN, _SCORE = (FEATURES.index(f"{name}_x1") for name in ("log_gain", "score"))
 _NO_GAIN = np.log(1e-4) / 2 + 1.5 + 1e-3  # what the observation shows of a step without a gain, and a little
 
 
@@ -24,22 +24,25 @@ class ProxyGreedy:
 
     Args:
         max_rejections: the walk ends after so many.
+        menu: which changes it chooses among; narrower groups where not given.
     """
 
     name = "proxy-greedy"
 
-    def __init__(self, max_rejections: int = 8) -> None:
-        self._max_rejections = max_rejections
+    def __init__(self, max_rejections: int = 8, menu: Menu | None = None) -> None:
+        self._max_rejections, self._menu = max_rejections, menu
 
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
         """Takes the legal step of the highest score until none promises a gain (see `searcher.Searcher`)."""
         meter = Meter(problem, budget, on_step)
-        RollOut(problem, meter, max_rows=len(problem.network.subgraphs), max_rejections=self._max_rejections).run(_choose)
+        RollOut(problem, meter, max_rows=len(problem.network.subgraphs), max_rejections=self._max_rejections, menu=self._menu).run(_choose)
         return meter.result(self.name)
 
 
 def _choose(observation: np.ndarray, mask: np.ndarray) -> int:
-    rows = observation.shape[0]
-    gain, score = (observation[:, at : at + N_WIDTHS].reshape(-1) for at in (_GAIN, _SCORE))
-    able = mask[: rows * N_WIDTHS] & (gain > _NO_GAIN)
-    return int(np.where(able, score, -np.inf).argmax()) if able.any() else rows * N_WIDTHS
+    stop = len(mask) - 1
+    n_changes = stop // len(observation)
+    of_actions = observation[:, : observation.shape[1] - N_GLOBALS]  # the last three times so many are gain, loss and score (`observation.features`)
+    gain, score = of_actions[:, -3 * n_changes : -2 * n_changes].reshape(-1), of_actions[:, -n_changes:].reshape(-1)
+    able = mask[:stop] & (gain > _NO_GAIN)
+    return int(np.where(able, score, -np.inf).argmax()) if able.any() else stop

@@ -19,16 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.agents.imagination import imagined
+from cprune_rl.agents.plan_space import ChannelSpace, PlanSpace
 from cprune_rl.agents.posterior import LossPosterior
 from cprune_rl.agents.searcher import AcceptedPlan, Budget, Meter, OnStep, SearchResult, SearchStep
-from cprune_rl.contracts import LossCurves
 from cprune_rl.envs.problem import Problem
-from cprune_rl.table import Plan, SubgraphTable
+from cprune_rl.losses import LossCurves
+from cprune_rl.table import Network, Plan, SubgraphTable
 
-__all__ = ["Propose", "SurrogateSearch", "SurrogateSettings"]
+__all__ = ["MakeSpace", "Propose", "SurrogateSearch", "SurrogateSettings"]
 
 
 Propose = Callable[[Problem], tuple[Plan, str]]
+MakeSpace = Callable[[Problem, SubgraphTable], PlanSpace]
+
+
+def _channels(problem: Problem, table: SubgraphTable) -> PlanSpace:
+    return ChannelSpace(problem.network, table.steps)
 
 
 @dataclass(frozen=True)
@@ -68,12 +74,13 @@ class SurrogateSearch:
 
     Args:
         settings: of the rounds.
+        make_space: the plans to search, given the problem and the table of where it begins; widths of groups where not given.
     """
 
     name = "surrogate"
 
-    def __init__(self, settings: SurrogateSettings | None = None) -> None:
-        self._settings = settings or SurrogateSettings()
+    def __init__(self, settings: SurrogateSettings | None = None, make_space: MakeSpace | None = None) -> None:
+        self._settings, self._make_space = settings or SurrogateSettings(), make_space or _channels
 
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
         """Starts from the dense network, with what was predicted of its groups (see `searcher.Searcher`)."""
@@ -101,7 +108,7 @@ class SurrogateSearch:
             propose: who says what to look at first, given the problem as the model has it.
             turn: its number: each draws its own.
         """
-        walk, settings = _Walk(problem, meter, self._settings, turn), self._settings
+        walk, settings = _Walk(problem, meter, self._settings, turn, self._make_space), self._settings
         idle = 0
         if propose is not None and not meter.is_spent:
             walk.follow(propose)
@@ -118,15 +125,15 @@ class SurrogateSearch:
 class _Walk:
     """The rounds of one search: what is known, and what was tried."""
 
-    def __init__(self, problem: Problem, meter: Meter, settings: SurrogateSettings, turn: int) -> None:
+    def __init__(self, problem: Problem, meter: Meter, settings: SurrogateSettings, turn: int, make_space: MakeSpace) -> None:
         dense = problem.network.dense
-        costs = problem.latency.measure(dense)
         if not meter.accepted:
-            meter.start(sum(c.latency_s for c in costs))
+            meter.start(sum(c.latency_s for c in problem.latency.measure(dense)))
+        costs = problem.latency.measure(problem.beginning)
         self._problem, self._meter, self._settings, self._turn = problem, meter, settings, turn
         self._posterior = LossPosterior.of(problem, meter.history)
         self._tried = {step.plan for step in meter.history} | {dense}
-        self._annealing = _Annealing(problem, SubgraphTable.build(problem.network, dense, costs).steps)
+        self._annealing = _Annealing(problem, make_space(problem, SubgraphTable.build(problem.network, problem.beginning, costs)))
 
     @property
     def best(self) -> AcceptedPlan:
@@ -143,13 +150,13 @@ class _Walk:
         """The plan of least predicted latency that is expected to hold; None where neither the model nor one drawn from the posterior sees one."""
         best, settings = self.best, self._settings
         rng = np.random.default_rng([settings.seed, self._turn, number])
-        dense = self._problem.network.dense
+        beginning = self._problem.beginning
         expected = self._model((settings.margin, self._posterior.factors))
-        n_steps = settings.first_steps if best.plan == dense else settings.steps
+        n_steps = settings.first_steps if best.plan == beginning else settings.steps
         found = self._annealing.run(expected, best.plan, best.latency_s, n_steps, self._tried, rng)
         if found is None:
             drawn = self._model((settings.margin, self._posterior.draw(rng)))
-            found = self._annealing.run(drawn, dense, best.latency_s, settings.first_steps, self._tried, rng)
+            found = self._annealing.run(drawn, beginning, best.latency_s, settings.first_steps, self._tried, rng)
         return found
 
     def climb(self, shares: Sequence[float]) -> None:
@@ -186,7 +193,7 @@ class _Walk:
     def _model(self, *beliefs: tuple[float, NDArray[np.float64]]) -> _LossModel:
         """What a plan must hold by: shares of the slack, each by factors of its own."""
         slack = self._problem.dense_accuracy - self._problem.floor
-        return _LossModel(np.array(self._problem.network.dense.widths, float), tuple((self._posterior.curves_of(factors), share * slack) for share, factors in beliefs))
+        return _LossModel(self._problem.network, tuple((self._posterior.curves_of(factors), share * slack) for share, factors in beliefs))
 
 
 def _log_gain(before_s: float, after_s: float) -> float | None:
@@ -198,13 +205,12 @@ def _log_gain(before_s: float, after_s: float) -> float | None:
 class _LossModel:
     """What may be believed of losses, and how much each belief allows to be lost."""
 
-    dense: NDArray[np.float64]
+    network: Network
     limits: tuple[tuple[LossCurves, float], ...]
 
-    def excess(self, widths: NDArray[np.int64]) -> float:
+    def excess(self, plan: Plan) -> float:
         """Expected loss beyond what is allowed, by the strictest belief; at most 0 where a plan fits."""
-        kept = widths / self.dense
-        return max(float(curves.loss(kept).sum()) - allowed for curves, allowed in self.limits)
+        return max(float(curves.of_plan(self.network, plan).sum()) - allowed for curves, allowed in self.limits)
 
 
 class _Annealing:
@@ -212,20 +218,16 @@ class _Annealing:
 
     Args:
         problem: its cheap looks are read.
-        steps: legal step of each group.
+        space: the plans.
     """
 
-    def __init__(self, problem: Problem, steps: tuple[int, ...]) -> None:
-        self._problem = problem
-        groups = problem.network.groups
-        self._steps = np.array(steps)
-        minimum, self._channels = (np.array([getattr(g, name) for g in groups]) for name in ("minimum", "channels"))
-        self._minimum = np.minimum(-(-minimum // self._steps) * self._steps, self._channels)  # the environment stops there too
+    def __init__(self, problem: Problem, space: PlanSpace) -> None:
+        self._problem, self._space = problem, space
 
     def run(self, model: _LossModel, start: Plan, below_s: float, n_steps: int, tried: set[Plan], rng: np.random.Generator) -> Plan | None:
         """The best plan that was not tried before; None where nothing fits that is predicted to be faster than `below_s`."""
-        heat = 0.08 if start == self._problem.network.dense else 0.02
-        now = _State(np.array(start.widths), self._costs(start.widths))
+        heat = 0.08 if start == self._problem.beginning else 0.02
+        now = self._state(start)
         energy = _energy(now, model)
         best, best_s = None, below_s
         for step in range(n_steps):
@@ -234,36 +236,28 @@ class _Annealing:
             changed = _energy(next_, model)
             if changed < energy or rng.random() < math.exp(-min((changed - energy) / temperature, 50.0)):
                 now, energy = next_, changed
-                if now.latency_s < best_s and model.excess(now.widths) <= 0 and (plan := Plan(tuple(int(w) for w in now.widths))) not in tried:
-                    best, best_s = plan, now.latency_s
+                if now.latency_s < best_s and now.plan not in tried and model.excess(now.plan) <= 0:
+                    best, best_s = now.plan, now.latency_s
         return best
 
     def _neighbour(self, state: _State, rng: np.random.Generator, n_changes: int) -> _State:
-        widths = state.widths.copy()
-        groups = set()
-        for change in range(n_changes):
-            g = int(rng.integers(len(widths)))
-            sign = 1 if rng.random() < (0.6 if change else 0.4) else -1
-            moved = widths[g] + sign * int(rng.choice((1, 1, 2, 4))) * self._steps[g]
-            if moved < self._channels[g]:
-                moved = moved // self._steps[g] * self._steps[g]
-            widths[g] = min(max(moved, self._minimum[g]), self._channels[g])
-            groups.add(g)
-        network = self._problem.network
-        at = network.shaped_by(tuple(sorted(groups)))
+        at, touched = self._space.neighbour(state.at, rng, n_changes)
+        plan = self._space.decode(at)
         costs = state.costs.copy()
-        found = self._problem.latency.predict(network.workloads_of(at, tuple(int(w) for w in widths)))
-        costs[list(at)] = [c.latency_s for c in found]
-        return _State(widths, costs)
+        costs[list(touched)] = [c.latency_s for c in self._problem.latency.predict(self._problem.network.workloads_of(touched, plan))]
+        return _State(at, plan, costs)
 
-    def _costs(self, widths: tuple[int, ...]) -> np.ndarray:
-        return np.array([c.latency_s for c in self._problem.latency.predict(self._problem.network.workloads(Plan(widths)))])
+    def _state(self, plan: Plan) -> _State:
+        at = self._space.encode(plan)
+        plan = self._space.decode(at)
+        return _State(at, plan, np.array([c.latency_s for c in self._problem.latency.predict(self._problem.network.workloads(plan))]))
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    widths: np.ndarray
-    costs: np.ndarray
+    at: NDArray[np.int64]
+    plan: Plan
+    costs: NDArray[np.float64]
 
     @property
     def latency_s(self) -> float:
@@ -272,4 +266,4 @@ class _State:
 
 def _energy(state: _State, model: _LossModel) -> float:
     """Log latency, and two for each point of accuracy too much."""
-    return math.log(state.latency_s) + 200 * max(model.excess(state.widths), 0.0)
+    return math.log(state.latency_s) + 200 * max(model.excess(state.plan), 0.0)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from cprune_rl.contracts import LossCurves
 from cprune_rl.envs.problem import Problem
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Plan
 
 __all__ = ["Effort", "Solution", "WidthProgram"]
@@ -215,7 +215,7 @@ def _seconds(problem: Problem, subgraph: int, groups: tuple[int, ...], widths: S
     for chosen in product(*(widths[g] for g in groups)):
         for g, width in zip(groups, chosen, strict=True):
             at[g] = width
-        workloads.append(problem.network.workload(subgraph, tuple(at)))
+        workloads.append(problem.network.workload(subgraph, Plan(tuple(at))))
     return np.array([c.latency_s for c in problem.latency.predict(workloads)]).reshape([len(widths[g]) for g in groups])
 
 

@@ -38,11 +38,11 @@ from cprune_rl.compiler.transposes import transpose_module, transpose_workload
 from cprune_rl.compiler.trials import TrialRunner
 from cprune_rl.compiler.tuner import Tuner
 from cprune_rl.compiler.workload import ExportedNetwork
-from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems import CurveOracle, open_recorded
+from cprune_rl.losses import LossCurves
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import prune

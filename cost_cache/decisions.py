@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.contracts import LossCurves, TaskCost
+from cprune_rl.contracts import TaskCost
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Network, Plan, Workload
 
 __all__ = ["Decisions", "judge_decisions", "measured_plans"]
@@ -77,7 +78,7 @@ class _Search:
 
     def _fits(self, group: int, widths: tuple[int, ...]) -> bool:
         padded = widths + self._network.dense.widths[len(widths) :]
-        return all(self._network.workload(s, padded).key in self._known for s in self._decided[group])
+        return all(self._network.workload(s, Plan(padded)).key in self._known for s in self._decided[group])
 
     def _candidates(self, group: int) -> list[int]:
         """Widths at which every subgraph that reads or writes the group has a known task of its family with as many channels."""

@@ -14,12 +14,13 @@ from statistics import median
 import numpy as np
 from scipy.stats import spearmanr
 
-from cprune_rl.contracts import LossCurves, TaskCost
+from cprune_rl.contracts import TaskCost
 from cprune_rl.cost_cache.decisions import Decisions, judge_decisions
 from cprune_rl.cost_cache.predictor import LatencyPredictor, Prediction
 from cprune_rl.cost_cache.shapes import Sample
 from cprune_rl.descriptor import DeviceDescriptor
 from cprune_rl.errors import DataError
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Network, Workload
 
 __all__ = ["BAR", "Bar", "Judgement", "MeasuredNetwork", "judge", "leave_one_network_out"]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.table import Network, Plan, Workload
 
-__all__ = ["Accuracy", "AccuracyOracle", "Artifact", "Device", "LatencySource", "LossCurves", "Measurement", "Priced", "Spending", "TaskCost", "least_price"]
+__all__ = ["Accuracy", "AccuracyOracle", "Artifact", "Device", "LatencySource", "Measurement", "Priced", "Spending", "TaskCost", "least_price"]
 
 
 @dataclass(frozen=True)
@@ -224,43 +224,3 @@ class AccuracyOracle(Protocol):
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
         """The same for several plans, in order; faster than one by one where an oracle can look at them together."""
-
-
-_EVEN_POWER = 3.5  # fitted to fine-tuned plans: a little pruning is nearly free, the last channels are not
-_LEAST_SCALE = 1e-4  # in accuracy: no group is free
-
-
-@dataclass(frozen=True)
-class LossCurves:
-    """Predicted accuracy loss of each group: `scale * (1 - kept ratio) ** power`, summed over groups.
-
-    Attributes:
-        scale: `(n_groups,)` loss, in accuracy, where a whole group would go.
-        power: `(n_groups,)` curvature, above 0.
-    """
-
-    scale: NDArray[np.float64] = field(repr=False)
-    power: NDArray[np.float64] = field(repr=False)
-
-    @staticmethod
-    def even(kept: NDArray[np.float64], losses: NDArray[np.float64]) -> LossCurves:
-        """One curve for every group, of a power that is known and a scale that is fitted.
-
-        On fine-tuned plans of three networks it is likelier than curves that were measured group by group, a group
-        pruned at a time, and ranked plans better in four of six cases (`benchmarks/loss_model.py`).
-
-        Args:
-            kept: kept ratios of plans, `(n_plans, n_groups)` in [0, 1].
-            losses: of the same plans, `(n_plans,)` in accuracy.
-        """
-        removed = (np.clip(1.0 - kept, 0.0, 1.0) ** _EVEN_POWER).sum(axis=1)
-        scale = max(float(removed @ losses) / max(float(removed @ removed), 1e-12), _LEAST_SCALE)
-        return LossCurves(np.full(kept.shape[1], scale), np.full(kept.shape[1], _EVEN_POWER))
-
-    def loss(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Loss of each group.
-
-        Args:
-            kept: kept ratios, `(..., n_groups)` in [0, 1].
-        """
-        return np.asarray(self.scale * np.minimum(np.maximum(1.0 - kept, 0.0), 1.0) ** self.power)  # np.clip takes five times as long on so few values

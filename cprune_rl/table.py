@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 
+_KERNELS = "|kernels"  # marks tasks whose layer keeps whole kernels
+_NO_SCHEMES: dict[int, Scheme] = {}
+_MOST_REMEMBERED = 4096  # plans whose schemes are known to fit: a search asks for few of them again
 _BLOCK = "|block="  # in the key and the family of a task whose layer is pruned by a scheme
 
 
@@ -98,11 +101,13 @@ class Blocked:
         layer: that a plan names.
         template: the operators, with open lengths as in the dense one; block and kept entries are added to its text.
         entries: of the kernel, for each channel that is read.
+        of_kernels: the operators where the scheme keeps whole kernels, if they are computed in another way then.
     """
 
     layer: str
     template: Template
     entries: int
+    of_kernels: Template | None = None
 
 
 @dataclass(frozen=True)
@@ -186,10 +191,12 @@ class Subgraph:
         return Workload(key, self.template.family, n_in, n_out, self.template.macs * depth * n_out, self.template.operator)
 
     def _blocked_workload(self, blocked: Blocked, widths: Mapping[str, int], scheme: Scheme) -> Workload:
-        n_in, n_out, template = self.channels_in.at(widths), self.channels_out.at(widths), blocked.template
+        n_in, n_out = self.channels_in.at(widths), self.channels_out.at(widths)
+        template = blocked.of_kernels if scheme.kind == "kernel" and blocked.of_kernels is not None else blocked.template
         block, n_kept = min(scheme.block, n_out), scheme.n_kept(blocked.entries * n_in)
-        key = f"{template.text.format(*(e.at(widths) for e in self.extents))}{_BLOCK}{block}|kept={n_kept}"
-        return Workload(key, f"{template.family}{_BLOCK}{block}", n_in, n_out, template.macs // blocked.entries * n_kept * n_out, template.operator)
+        mark = f"{_KERNELS if scheme.kind == 'kernel' else ''}{_BLOCK}{block}"  # whole kernels may be computed in other ways than blocks of as many entries
+        key = f"{template.text.format(*(e.at(widths) for e in self.extents))}{mark}|kept={n_kept}"
+        return Workload(key, f"{template.family}{mark}", n_in, n_out, template.macs // blocked.entries * n_kept * n_out, template.operator)
 
 
 @dataclass(frozen=True)
@@ -284,23 +291,46 @@ class Network:
         """The layers that a scheme may prune, with the positions of their subgraphs."""
         return {s.blocked.layer: at for at, s in enumerate(self.subgraphs) if s.blocked is not None}
 
+    @cached_property
+    def layer_index(self) -> dict[str, int]:
+        """Position of each of `blocked_layers` by name."""
+        return {layer: at for at, layer in enumerate(self.blocked_layers)}
+
+    @cached_property
+    def layer_channels(self) -> tuple[int, ...]:
+        """Channels that each of `blocked_layers` writes in the dense network."""
+        dense = self.widths(self.dense)
+        return tuple(self.subgraphs[at].channels_out.at(dense) for at in self.blocked_layers.values())
+
     def schemes(self, plan: Plan) -> dict[int, Scheme]:
         """By position of a subgraph the scheme that its layer is pruned by.
 
         Raises:
             PlanError: the plan prunes a layer by a scheme that cannot be pruned so, or its text is no scheme.
         """
+        known = self._known_schemes.get(plan.schemes)
+        if known is None:
+            if len(self._known_schemes) >= _MOST_REMEMBERED:
+                self._known_schemes.clear()
+            known = self._known_schemes[plan.schemes] = self._checked_schemes(plan)
+        return known
+
+    @cached_property
+    def _known_schemes(self) -> dict[tuple[tuple[str, str], ...], dict[int, Scheme]]:
+        return {}
+
+    def _checked_schemes(self, plan: Plan) -> dict[int, Scheme]:
         for layer, _ in plan.schemes:
             if layer not in self.blocked_layers:
                 raise PlanError(f"layer {layer!r} of {self.name} cannot be pruned by a scheme: {', '.join(self.blocked_layers) or 'none'} can")
         found = {self.blocked_layers[layer]: Scheme.parse(text) for layer, text in plan.schemes}
         for at, scheme in found.items():
-            if scheme.kind == "pattern" and not self.takes_patterns(at):
+            if scheme.kind != "block" and not self.has_3x3_kernels(at):
                 raise PlanError(f"layer {self.subgraphs[at].name!r} of {self.name} has no 3x3 kernels: {scheme} cannot prune it")
         return found
 
-    def takes_patterns(self, subgraph: int) -> bool:
-        """Whether a subgraph's layer has 3x3 kernels."""
+    def has_3x3_kernels(self, subgraph: int) -> bool:
+        """Whether a subgraph's layer has 3x3 kernels, of which a scheme can keep whole ones or patterns."""
         found = self.subgraphs[subgraph]
         return found.blocked is not None and found.blocked.entries == PATTERN_KERNEL and found.template.operator.kernel == 3
 
@@ -311,33 +341,30 @@ class Network:
 
     @cached_property
     def _known_workloads(self) -> tuple[tuple[Callable[[tuple[int, ...]], object], dict[object, Workload]], ...]:
-        """For each subgraph, what picks the widths that its shape depends on, and the tasks met so far by those widths."""
+        """For each subgraph, what picks the widths that its shape depends on, and the tasks met so far by those widths and its scheme."""
         return tuple((itemgetter(*groups) if groups else _nothing, {}) for groups in self.touched_groups)
 
-    def workloads_of(self, subgraphs: Iterable[int], widths: tuple[int, ...]) -> list[Workload]:
-        """The tasks that some subgraphs are at the widths of a plan; remembered, because searches ask again and again."""
-        remembered, found = self._known_workloads, []
+    def workloads_of(self, subgraphs: Iterable[int], plan: Plan) -> list[Workload]:
+        """The tasks that some subgraphs are by a plan; remembered, because searches ask again and again."""
+        remembered, found, widths = self._known_workloads, [], plan.widths
+        schemes = self.schemes(plan) if plan.schemes else _NO_SCHEMES
         for subgraph in subgraphs:
             pick, known = remembered[subgraph]
-            key = pick(widths)
+            scheme = schemes.get(subgraph)
+            key = pick(widths) if scheme is None else (pick(widths), scheme)
             workload = known.get(key)
             if workload is None:
-                workload = known[key] = self.subgraphs[subgraph].workload(self.widths(Plan(widths)))
+                workload = known[key] = self.subgraphs[subgraph].workload(self.widths(plan), scheme)
             found.append(workload)
         return found
 
-    def workload(self, subgraph: int, widths: tuple[int, ...]) -> Workload:
-        """The task that one subgraph is at the widths of a plan."""
-        return self.workloads_of((subgraph,), widths)[0]
+    def workload(self, subgraph: int, plan: Plan) -> Workload:
+        """The task that one subgraph is by a plan."""
+        return self.workloads_of((subgraph,), plan)[0]
 
     def workloads(self, plan: Plan) -> list[Workload]:
         """The task of each subgraph, in the order of `subgraphs`."""
-        workloads = self.workloads_of(range(len(self.subgraphs)), plan.widths)
-        if plan.schemes:
-            widths = self.widths(plan)
-            for at, scheme in self.schemes(plan).items():
-                workloads[at] = self.subgraphs[at].workload(widths, scheme)
-        return workloads
+        return self.workloads_of(range(len(self.subgraphs)), plan)
 
     def macs(self, plan: Plan) -> int:
         """Multiply-accumulates of the whole network."""
@@ -349,7 +376,9 @@ class Network:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values from which `from_json` makes an equal network."""
-        templates = list(dict.fromkeys([*(s.template for s in self.subgraphs), *(s.blocked.template for s in self.subgraphs if s.blocked)]))
+        blocked = [s.blocked for s in self.subgraphs if s.blocked]
+        of_kernels = [b.of_kernels for b in blocked if b.of_kernels]
+        templates = list(dict.fromkeys([*(s.template for s in self.subgraphs), *(b.template for b in blocked), *of_kernels]))
         return {
             "name": self.name,
             "groups": [{"name": g.name, "channels": g.channels, "minimum": g.minimum, "layers": list(g.layers)} for g in self.groups],
@@ -363,7 +392,7 @@ class Network:
                     "channels_in": _extent_to_json(s.channels_in),
                     "channels_out": _extent_to_json(s.channels_out),
                     "writes": list(s.writes),
-                    **({"blocked": {"layer": s.blocked.layer, "template": templates.index(s.blocked.template), "entries": s.blocked.entries}} if s.blocked else {}),
+                    **({"blocked": _blocked_to_json(s.blocked, templates)} if s.blocked else {}),
                 }
                 for s in self.subgraphs
             ],
@@ -386,7 +415,7 @@ class Network:
                     _extent_from_json(s["channels_in"]),
                     _extent_from_json(s["channels_out"]),
                     tuple(s["writes"]),
-                    Blocked(b["layer"], templates[b["template"]], b["entries"]) if (b := s.get("blocked")) else None,
+                    _blocked_from_json(b, templates) if (b := s.get("blocked")) else None,
                 )
                 for s in value["subgraphs"]
             ),
@@ -396,6 +425,16 @@ class Network:
 
 def _extent_to_json(extent: Extent) -> list[Any]:
     return [extent.constant, [list(t) for t in extent.terms]]
+
+
+def _blocked_to_json(blocked: Blocked, templates: Sequence[Template]) -> dict[str, Any]:
+    of_kernels = {} if blocked.of_kernels is None else {"of_kernels": templates.index(blocked.of_kernels)}
+    return {"layer": blocked.layer, "template": templates.index(blocked.template), "entries": blocked.entries, **of_kernels}
+
+
+def _blocked_from_json(value: Mapping[str, Any], templates: Sequence[Template]) -> Blocked:
+    of_kernels = value.get("of_kernels")
+    return Blocked(value["layer"], templates[value["template"]], value["entries"], None if of_kernels is None else templates[of_kernels])
 
 
 def _nothing(_: tuple[int, ...]) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
-from cprune_rl.contracts import Accuracy, Artifact, Device, LossCurves, Measurement, Spending, TaskCost
+from cprune_rl.contracts import Accuracy, Artifact, Device, Measurement, Spending, TaskCost
 from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
 from cprune_rl.envs.problem import Problem
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Blocked, Extent, Group, Network, OperatorKind, Plan, Subgraph, Template, Workload
 
 __all__ = ["DriftingMachine", "FailingCosts", "FormulaCosts", "FormulaOracle", "check_cost_store", "check_device", "check_searcher", "toy_network", "toy_problem"]

@@ -1,7 +1,8 @@
-"""CPrune as a Gymnasium environment: one class, two sources of cost.
+"""CPrune as a Gymnasium environment: one class, two sources of cost, two menus of changes.
 
 `cprune_rl/CPrune-v0` measures through TVM; `cprune_rl/CPruneRecorded-v0` reads a recording. The state is
-the subgraph table, an action narrows a task's groups, a step that the gate refuses is undone.
+the subgraph table, an action narrows a task's groups, a step that the gate refuses is undone. In
+`cprune_rl/SchemeMapping-v0` and its recorded counterpart an action gives a task's layers a scheme instead.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.contracts import TaskCost
-from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS, EpisodeState, Move, Observer, list_moves
+from cprune_rl.envs.channel_menu import ChannelMenu
+from cprune_rl.envs.menu import EpisodeState, Menu, Move, Options
+from cprune_rl.envs.observation import Observer, features
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.reward import Outcome, get_reward
 from cprune_rl.errors import DeviceError
@@ -29,8 +32,8 @@ ProblemSampler = Callable[[np.random.Generator], Problem]
 class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """Prunes one network for one device, one legal step at a time.
 
-    Observation: `Box(max_rows, N_FEATURES)`, a row for each task (see `observation.FEATURES`), padded.
-    Action: `Discrete(3 * max_rows + 1)`: row x {1, 2, 4} legal steps; the last one stops.
+    Observation: `Box(max_rows, n_features)`, a row for each task (see `observation.features`), padded.
+    Action: `Discrete(n_changes * max_rows + 1)`: row x change, here {1, 2, 4} legal steps; the last one stops.
     Reward: log latency ratio of an accepted step, else 0, so that the return is `log(dense / final)`.
 
     An episode ends at stop, after `max_rejections`, or when nothing is legal; it is truncated at
@@ -46,6 +49,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         max_rejections: the episode ends after so many.
         reward: name of the reward (see `envs.reward`).
         render_mode: "ansi" prints the table.
+        menu: which changes there are: narrower groups where not given (see `envs.menu`).
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  # Gymnasium's own declaration
@@ -58,6 +62,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         max_rejections: int = 8,
         reward: str = "gated",
         render_mode: str | None = None,
+        menu: Menu | None = None,
     ) -> None:
         if problem is None or isinstance(problem, str):
             from cprune_rl.envs.recordings import open_recorded
@@ -67,11 +72,13 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._max_rows, self._max_steps, self._max_rejections = max_rows, max_steps, max_rejections
         self._reward = get_reward(reward)
         self.render_mode = render_mode
-        self.observation_space = gymnasium.spaces.Box(-10.0, 10.0, (max_rows, N_FEATURES), np.float32)
-        self.action_space = gymnasium.spaces.Discrete(N_WIDTHS * max_rows + 1)
+        self.menu: Menu = menu or ChannelMenu()
+        self._n_changes = len(self.menu.changes)
+        self.observation_space = gymnasium.spaces.Box(-10.0, 10.0, (max_rows, len(features(self.menu))), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(self._n_changes * max_rows + 1)
         self._problem: Problem | None = None
         self._state: EpisodeState | None = None
-        self._moves: dict[int, Move] = {}
+        self._options: Options | None = None
         self._observer: Observer | None = None
         self.failure: DeviceError | None = None  # that ended the episode
 
@@ -92,39 +99,50 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     @property
     def stop_action(self) -> int:
         """The action that ends the episode."""
-        return N_WIDTHS * self._max_rows
+        return self._n_changes * self._max_rows
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which actions are legal, `(3 * max_rows + 1,)`: sb3-contrib's convention. Stop always is."""
+        """Which actions are legal, `(n_changes * max_rows + 1,)`: sb3-contrib's convention. Stop always is."""
         mask = np.zeros(self.stop_action + 1, bool)
-        mask[list(self._moves)] = True
+        legal = self.options.legal.ravel()
+        mask[: len(legal)] = legal
         mask[-1] = True
         return mask
 
+    @property
+    def options(self) -> Options:
+        """What may be done now."""
+        if self._options is None:
+            raise gymnasium.error.ResetNeeded("call reset() first")
+        return self._options
+
     def move(self, action: int) -> Move | None:
         """What a legal action would do; None for stop."""
-        return self._moves.get(int(action))
+        row, change = divmod(int(action), self._n_changes)
+        legal = self.options.legal
+        return self.options.make(row, change) if row < len(legal) and legal[row, change] else None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Starts from the dense network.
+        """Starts from the dense network, or from where the problem says.
 
         Raises:
-            DeviceError: the dense network cannot be measured.
+            DeviceError: the network that it starts from cannot be measured.
         """
         super().reset(seed=seed)
         self.failure = None
         problem = self._source if isinstance(self._source, Problem) else self._source(self.np_random)
         self._problem = problem
-        dense, n_groups = problem.network.dense, len(problem.network.groups)
-        costs = problem.latency.measure(dense)
-        table = _table(problem, dense, costs)
-        self._state = EpisodeState(dense, costs, table, problem.dense_accuracy, table.latency_s, [0] * n_groups, np.zeros(n_groups), np.zeros(n_groups))
-        self._list_moves()
+        network, plan, n_units = problem.network, problem.beginning, self.menu.n_units(problem.network)
+        costs = problem.latency.measure(plan)
+        table = _table(problem, plan, costs)
+        accuracy = problem.dense_accuracy if plan == network.dense else problem.oracle.accuracy(plan).value
+        self._state = EpisodeState(plan, costs, table, accuracy, table.latency_s, self.menu.begin(network), np.zeros(n_units), np.zeros(n_units))
+        self._look_around()
         return self._observation(), self._info()
 
     def step(self, action: np.int64 | int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Tries an action; a masked one changes nothing, pays nothing and counts as a rejection."""
-        state, move = self.state, self._moves.get(int(action))
+        state, move = self.state, self.move(int(action))
         if int(action) == self.stop_action:
             return self._observation(), 0.0, True, False, self._info(stopped=True)
         state.n_steps += 1
@@ -135,8 +153,8 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             self.failure = error
             info = {"accepted": False, "tried_latency_s": math.inf, "tried_accuracy": 0.0, "error_type": "device", "error_details": str(error)}
         outcome = Outcome(info["accepted"], before_s, info["tried_latency_s"], info["tried_accuracy"], self.problem.floor)
-        self._list_moves()
-        terminated = state.n_rejections >= self._max_rejections or not self._moves or self.failure is not None
+        self._look_around()
+        terminated = bool(state.n_rejections >= self._max_rejections or not self.options.legal.any() or self.failure is not None)
         truncated = bool(state.n_steps >= self._max_steps and not terminated)
         return self._observation(), self._reward(outcome), terminated, truncated, self._info(**info)
 
@@ -177,25 +195,22 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def _reject(self, move: Move) -> None:
         self.state.n_rejections += 1
-        for g in move.groups:
-            self.state.banned[g] = max(self.state.banned[g], move.plan.widths[g])
+        self.menu.ban(self.state, move)
 
     def _learn_loss(self, move: Move, accuracy: float) -> None:
-        """Shares the loss that a step brought between its groups, as it was predicted."""
+        """Shares the loss that a step brought between its units, as it was predicted."""
         state, problem = self.state, self.problem
-        dense = np.array(problem.network.dense.widths, float)
-        predicted = problem.curves.loss(np.array(move.plan.widths) / dense) - problem.curves.loss(np.array(state.plan.widths) / dense)
+        predicted = self.menu.losses(problem, move.plan) - self.menu.losses(problem, state.plan)
         state.predicted += predicted
         state.realised += predicted / max(float(predicted.sum()), 1e-12) * max(state.accuracy - accuracy, 0.0)
 
-    def _list_moves(self) -> None:
-        moves = list_moves(self.problem.network, self.state.table, self.state.banned, self._max_rows)
-        self._moves = {m.row * N_WIDTHS + m.width: m for m in moves}
+    def _look_around(self) -> None:
+        self._options = self.menu.options(self.problem, self.state, self._max_rows)
 
     def _observation(self) -> NDArray[np.float32]:
         if self._observer is None or self._observer.network is not self.problem.network:
-            self._observer = Observer(self.problem.network, self._max_rows)
-        return self._observer.observe(self.problem, self.state, list(self._moves.values()))
+            self._observer = Observer(self.problem.network, self._max_rows, self.menu)
+        return self._observer.observe(self.problem, self.state, self.options)
 
     def _info(self, **more: Any) -> dict[str, Any]:
         state = self.state

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cprune_rl.contracts import Accuracy, LossCurves, Spending
+from cprune_rl.contracts import Accuracy, Spending
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Network, Plan
 
 __all__ = ["CurveOracle"]
@@ -23,7 +24,7 @@ class CurveOracle:
 
     Args:
         network: whose plans are judged.
-        curves: loss of each group.
+        curves: loss of each group, and of each layer that a scheme may prune.
         dense_accuracy: of the dense network.
         noise: standard deviation of the answers: a plan's answer stays the same, as that of a real oracle does.
         seed: of the noise.
@@ -31,14 +32,14 @@ class CurveOracle:
     """
 
     def __init__(self, network: Network, curves: LossCurves, dense_accuracy: float, noise: float = 0.0, seed: int = 0, standard_error: float | None = None) -> None:
-        self._dense = np.array(network.dense.widths, float)
+        self._network, self._dense = network, np.array(network.dense.widths, float)
         self._curves, self._accuracy, self._noise, self._seed = curves, dense_accuracy, noise, seed
         self._standard_error = noise if standard_error is None else standard_error
         self.spending = Spending()
         self._asked: set[Plan] = set()
 
     def accuracy(self, plan: Plan) -> Accuracy:
-        """Dense accuracy less the loss of every group, and the noise."""
+        """Dense accuracy less the loss of every group and layer, and the noise."""
         if plan not in self._asked:
             self._asked.add(plan)
             self.spending.accuracy_evaluations += 1
@@ -47,7 +48,8 @@ class CurveOracle:
 
     def loss(self, plan: Plan) -> float:
         """What the curves say, without noise; no evaluation."""
-        return float(self._curves.loss(np.array(plan.widths) / self._dense).sum())
+        of_groups = float(self._curves.loss(np.array(plan.widths) / self._dense).sum())
+        return of_groups + float(self._curves.of_layers(self._network, plan).sum()) if plan.schemes else of_groups
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
         """Of each plan."""
@@ -56,5 +58,6 @@ class CurveOracle:
 
 def _standard_normal(seed: int, plan: Plan) -> float:
     """A draw that depends on the seed and the plan alone; a generator for each plan would take as long as all the rest of a step's evaluation."""
-    digest = hashlib.blake2b(repr((seed, plan.widths)).encode(), digest_size=6).digest()
+    asked = (seed, plan.widths, plan.schemes) if plan.schemes else (seed, plan.widths)
+    digest = hashlib.blake2b(repr(asked).encode(), digest_size=6).digest()
     return _NORMAL.inv_cdf((int.from_bytes(digest, "big") + 0.5) / 2**48)

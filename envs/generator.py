@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cprune_rl.contracts import LatencySource, LossCurves
+from cprune_rl.contracts import LatencySource
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts, NoisyCosts
 from cprune_rl.cost_cache.recorded import interpolation_error
 from cprune_rl.descriptor import UNKNOWN_DEVICE
@@ -22,6 +22,7 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import Recording, read_recording
 from cprune_rl.envs.rehearsals import LossSpread, even_curves
 from cprune_rl.envs.variants import Variant, vary
+from cprune_rl.losses import LossCurves
 
 __all__ = ["GeneratedProblems", "GeneratorSettings"]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cprune_rl.contracts import AccuracyOracle, LatencySource, LossCurves
+from cprune_rl.contracts import AccuracyOracle, LatencySource
 from cprune_rl.descriptor import UNKNOWN_DEVICE, DeviceDescriptor
 from cprune_rl.errors import FloorError
-from cprune_rl.table import Network
+from cprune_rl.losses import LossCurves
+from cprune_rl.table import Network, Plan
 
 __all__ = ["Problem", "resolve_floor"]
 
@@ -25,6 +26,7 @@ class Problem:
         dense_accuracy: of the dense network, in [0, 1].
         floor: accuracy that must hold, in [0, dense_accuracy].
         descriptor: of the device; the default says nothing of it.
+        start: plan that a search begins with; the dense one where not given.
     """
 
     name: str
@@ -35,6 +37,12 @@ class Problem:
     dense_accuracy: float
     floor: float
     descriptor: DeviceDescriptor = UNKNOWN_DEVICE
+    start: Plan | None = None
+
+    @property
+    def beginning(self) -> Plan:
+        """The plan that a search begins with."""
+        return self.start or self.network.dense
 
     def __post_init__(self) -> None:
         if self.floor > self.dense_accuracy:

@@ -12,17 +12,30 @@ from typing import Any
 
 import numpy as np
 
-from cprune_rl.contracts import LatencySource, LossCurves
+from cprune_rl.contracts import LatencySource
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts, NoisyCosts
 from cprune_rl.descriptor import DeviceDescriptor
-from cprune_rl.envs.cprune_env import CPruneEnv
+from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler
 from cprune_rl.envs.curves import CurveOracle
+from cprune_rl.envs.menu import Menu
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import describe_recorded, open_recorded, recorded_names, save_recorded
 from cprune_rl.envs.rehearsals import LossSpread
+from cprune_rl.envs.scheme_menu import SchemeMenu
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Network
 
-__all__ = ["CurveOracle", "TrainingProblems", "describe_recorded", "make_live_env", "open_recorded", "recorded_names", "save_recorded"]
+__all__ = [
+    "CurveOracle",
+    "TrainingProblems",
+    "describe_recorded",
+    "make_live_env",
+    "make_live_mapping_env",
+    "make_recorded_mapping_env",
+    "open_recorded",
+    "recorded_names",
+    "save_recorded",
+]
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class TrainingProblems:
 
     def __call__(self, rng: np.random.Generator) -> Problem:
         """One variation."""
-        shown = LossCurves(self.curves.scale * np.exp(rng.normal(0.0, self.shown_sigma, len(self.curves.scale))), self.curves.power)
+        shown = self.curves.scaled(np.exp(rng.normal(0.0, self.shown_sigma, self.curves.n_units)))
         latency: LatencySource = ModelledCosts(self.network, self.model)
         if rng.random() < self.imagined_share:
             oracle = CurveOracle(self.network, shown, self.dense_accuracy)
@@ -66,7 +79,9 @@ class TrainingProblems:
         return Problem(f"{self.network.name} (varied)", self.network, latency, oracle, shown, self.dense_accuracy, max(floor, 0.0), self.descriptor)
 
 
-def make_live_env(max_rows: int = 32, max_steps: int = 200, max_rejections: int = 8, reward: str = "gated", render_mode: str | None = None, **options: Any) -> CPruneEnv:
+def make_live_env(
+    max_rows: int = 32, max_steps: int = 200, max_rejections: int = 8, reward: str = "gated", render_mode: str | None = None, menu: Menu | None = None, **options: Any
+) -> CPruneEnv:
     """Entry point of `cprune_rl/CPrune-v0`.
 
     Args:
@@ -75,6 +90,7 @@ def make_live_env(max_rows: int = 32, max_steps: int = 200, max_rejections: int 
         max_rejections: see `CPruneEnv`.
         reward: see `CPruneEnv`.
         render_mode: see `CPruneEnv`.
+        menu: see `CPruneEnv`.
         options: `problem=` a problem put together before, or the name of a live one; options of a run: `model=`, `data=`, `device=`, `floor=`, `storage=`...
     """
     problem = options.pop("problem", None)
@@ -89,4 +105,21 @@ def make_live_env(max_rows: int = 32, max_steps: int = 200, max_rejections: int 
         problem = open_live(**options)
     elif options:
         raise TypeError(f"problem= is put together already; it takes no {sorted(options)[0]}=")
-    return CPruneEnv(problem, max_rows, max_steps, max_rejections, reward, render_mode)
+    return CPruneEnv(problem, max_rows, max_steps, max_rejections, reward, render_mode, menu)
+
+
+def make_live_mapping_env(**options: Any) -> CPruneEnv:
+    """Entry point of `cprune_rl/SchemeMapping-v0`; arguments are those of `make_live_env`."""
+    if "problem" not in options:
+        options = {"schemes": "block", **options}
+    return make_live_env(menu=SchemeMenu(), **options)
+
+
+def make_recorded_mapping_env(problem: Problem | ProblemSampler | str | None = None, **options: Any) -> CPruneEnv:
+    """Entry point of `cprune_rl/SchemeMappingRecorded-v0`: a recording that has tasks of layers pruned by schemes.
+
+    Args:
+        problem: see `CPruneEnv`.
+        options: see `CPruneEnv`.
+    """
+    return CPruneEnv(problem, menu=SchemeMenu(), **options)

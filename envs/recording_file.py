@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cprune_rl.contracts import LossCurves, TaskCost
+from cprune_rl.contracts import TaskCost
 from cprune_rl.descriptor import DeviceDescriptor
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recording_checks import check_network, number, numbers, whole
 from cprune_rl.errors import CPruneError, DataError
+from cprune_rl.losses import LossCurves
 from cprune_rl.plain import dump_json
 from cprune_rl.table import Network, OperatorKind, Workload
 

@@ -16,13 +16,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.cost_cache.recorded import RecordedCosts, RecordedTasks
 from cprune_rl.descriptor import UNKNOWN_DEVICE
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.recordings import Recording, read_recording, without_floor
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Network, Plan
 
 __all__ = ["TRIALS_EACH", "LossSpread", "Rehearsal", "even_curves", "rehearse"]
@@ -63,13 +63,20 @@ class LossSpread:
         """A truth for the curves shown."""
         n = len(shown.scale)
         factors = _log_normal(self.level, 1, rng) * _log_normal(self.group, n, rng)
-        return LossCurves(shown.scale * factors, shown.power * _log_normal(self.power, n, rng))
+        powers = _log_normal(self.power, n, rng)
+        of_layers = self._of_layers(shown, self.level, self.group, rng)
+        return replace(shown.scaled(np.concatenate([factors, of_layers])), power=shown.power * powers)
 
     def oracle(self, network: Network, truth: LossCurves, dense_accuracy: float, rng: np.random.Generator) -> CurveOracle:
         """An oracle that is off as a real one is."""
         factors = _log_normal(self.told_level, 1, rng) * _log_normal(self.told_group, len(truth.scale), rng)
-        told = LossCurves(truth.scale * factors, truth.power)
+        told = truth.scaled(np.concatenate([factors, self._of_layers(truth, self.told_level, self.told_group, rng)]))
         return CurveOracle(network, told, dense_accuracy, self.noise, int(rng.integers(2**31)), self.standard_error)
+
+    def _of_layers(self, curves: LossCurves, level: float, each: float, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Factors of the layers that schemes may prune, by a generator of their own: channels are drawn alike whether there are any or not."""
+        own = rng.spawn(1)[0]
+        return _log_normal(level, 1, own) * _log_normal(each, len(curves.layers), own)
 
 
 def _log_normal(sigma: float, n: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -17,9 +17,9 @@ from cprune_rl.accuracy.data.contours import draw_contours
 from cprune_rl.accuracy.gate import judge, least_provable_loss
 from cprune_rl.accuracy.oracle import Finetuned, PlanOracle, Recalibrated
 from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, right_answers, train, train_device
-from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import ConfigError, UnknownNameError
+from cprune_rl.losses import LossCurves
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import prune

@@ -17,7 +17,8 @@ from cprune_rl.agents.searcher import Budget
 from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.contracts import TaskCost
 from cprune_rl.envs import CPruneEnv, resolve_floor
-from cprune_rl.envs.observation import FEATURES, N_WIDTHS, STEP_COUNTS
+from cprune_rl.envs.channel_menu import STEP_COUNTS
+from cprune_rl.envs.observation import FEATURES, N_WIDTHS
 from cprune_rl.errors import DeviceError, FloorError, UnknownNameError
 from cprune_rl.table import Plan
 from cprune_rl.testing import FailingCosts, FormulaCosts, toy_problem
@@ -99,7 +100,7 @@ def test_a_rejected_step_is_undone_and_its_width_remembered() -> None:
     _, reward, *_, info = env.step(action)
     assert (reward, info["accepted"], env.state.plan) == (0.0, False, before)
     assert move is not None
-    assert [env.state.banned[g] for g in move.groups] == [move.plan.widths[g] for g in move.groups]
+    assert [env.state.banned[g] for g in move.units] == [move.plan.widths[g] for g in move.units]
     assert not env.action_masks()[action]
 
 

@@ -21,6 +21,7 @@ FLOORS = {
     "result": 1,
     "factories": 1,
     "descriptor": 1,
+    "losses": 3,
     "contracts": 3,
     "cost_cache": 4,
     "compiler": 5,

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cprune_rl.agents.policy import RowPolicy
+from cprune_rl.envs.channel_menu import STEP_COUNTS
 from cprune_rl.envs.cprune_env import CPruneEnv
-from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS, N_WIDTHS, STEP_COUNTS
+from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS, N_WIDTHS
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import open_recorded
 from cprune_rl.table import Plan, SubgraphTable, lower_multiple

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprune_rl.agents.posterior import LossPosterior
-from cprune_rl.contracts import LossCurves
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Plan
 from cprune_rl.testing import toy_network
 
@@ -22,8 +22,8 @@ def _deviation(posterior: LossPosterior) -> float:
 
 def test_before_any_evaluation_the_predicted_curves_are_believed() -> None:
     posterior, half = LossPosterior(NETWORK, SHOWN), NETWORK.uniform(0.5)
-    assert posterior.loss(half.widths) == pytest.approx(SHOWN.loss(np.full(3, 0.5)).sum(), rel=0.05)
-    assert posterior.loss(NETWORK.dense.widths) == 0.0
+    assert posterior.loss(half) == pytest.approx(SHOWN.loss(np.full(3, 0.5)).sum(), rel=0.05)
+    assert posterior.loss(NETWORK.dense) == 0.0
     rng = np.random.default_rng(0)
     assert np.std([posterior.draw(rng) for _ in range(50)], axis=0).min() > 0.2, "nothing is known for sure yet"
 
@@ -39,9 +39,9 @@ def test_a_dozen_evaluations_tell_the_true_loss_of_a_plan_not_seen(factors: list
         posterior.learn(plan, float(truth.loss(np.array(plan.widths) / np.array(NETWORK.dense.widths)).sum()))
     new = NETWORK.uniform(0.4)
     expected = float(truth.loss(np.array(new.widths) / np.array(NETWORK.dense.widths)).sum())
-    assert posterior.loss(new.widths) == pytest.approx(expected, abs=0.003)
+    assert posterior.loss(new) == pytest.approx(expected, abs=0.003)
     assert _deviation(posterior) < before / 2
-    np.testing.assert_allclose(posterior.curves.loss(np.array(new.widths) / np.array(NETWORK.dense.widths)).sum(), posterior.loss(new.widths))
+    np.testing.assert_allclose(posterior.curves.loss(np.array(new.widths) / np.array(NETWORK.dense.widths)).sum(), posterior.loss(new))
 
 
 def test_an_uncertain_answer_teaches_less() -> None:
@@ -49,5 +49,5 @@ def test_an_uncertain_answer_teaches_less() -> None:
     half = NETWORK.uniform(0.5)
     sure.learn(half, 0.05)
     unsure.learn(half, 0.05, 0.05)
-    predicted = LossPosterior(NETWORK, SHOWN).loss(half.widths)
-    assert predicted < unsure.loss(half.widths) < sure.loss(half.widths)
+    predicted = LossPosterior(NETWORK, SHOWN).loss(half)
+    assert predicted < unsure.loss(half) < sure.loss(half)

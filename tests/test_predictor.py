@@ -13,7 +13,7 @@ import pytest
 
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.searcher import Budget, SearchResult
-from cprune_rl.contracts import LossCurves, Measurement, TaskCost
+from cprune_rl.contracts import Measurement, TaskCost
 from cprune_rl.cost_cache import SqlStore, StoredTrial
 from cprune_rl.cost_cache.decisions import measured_plans
 from cprune_rl.cost_cache.held_out import BAR, Judgement, MeasuredNetwork, leave_one_network_out
@@ -23,6 +23,7 @@ from cprune_rl.cost_cache.predictor import LatencyPredictor
 from cprune_rl.cost_cache.shapes import FEATURES, Sample, bound_s, features, kind, stored_samples
 from cprune_rl.descriptor import UNKNOWN_DEVICE, DeviceDescriptor
 from cprune_rl.errors import ConfigError, DataError
+from cprune_rl.losses import LossCurves
 from cprune_rl.table import Network, OperatorKind, Plan, Workload
 from cprune_rl.testing import FormulaCosts, toy_network, toy_problem
 

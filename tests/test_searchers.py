@@ -21,13 +21,13 @@ from cprune_rl.agents.surrogate import SurrogateSearch
 from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.agents.uniform import Uniform
 from cprune_rl.agents.unmeasured import Unmeasured, by_macs, by_prediction, shuffled
-from cprune_rl.contracts import LossCurves
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
 from cprune_rl.cost_cache.recorded import RecordedCosts
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problems import TrainingProblems, open_recorded
 from cprune_rl.envs.recordings import read_recording
 from cprune_rl.envs.rehearsals import LossSpread, rehearse
+from cprune_rl.losses import LossCurves
 from cprune_rl.testing import check_searcher, toy_problem
 
 SMALL = TrainingSettings(total_timesteps=512, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64})

@@ -29,6 +29,8 @@ __all__ = ["Evaluation", "Finetuned", "PlanOracle", "Recalibrated"]
 
 Pruner = Callable[[Plan], nn.Module]
 OnPlan = Callable[[int], None]
+OnStep = Callable[[int, float], None]
+Tightening = Callable[[nn.Module, Plan, int], "OnStep | None"]
 
 
 class Evaluation(Protocol):
@@ -95,6 +97,8 @@ class Finetuned:
         data: images.
         settings: of the training.
         teacher: the dense network, where `settings.distillation` asks for one.
+        tightening: what lowers the density of a plan's layers step by step while it is trained, given the network, the plan and
+            the number of steps; None: they have it from the first step on.
     """
 
     pruner: Pruner
@@ -102,6 +106,7 @@ class Finetuned:
     data: ImageData
     settings: TrainSettings
     teacher: nn.Module | None = None
+    tightening: Tightening | None = None
 
     @property
     def name(self) -> str:
@@ -111,13 +116,14 @@ class Finetuned:
     @property
     def identity(self) -> str:
         """See `Evaluation`."""
-        return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}"
+        return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}{':gradual' if self.tightening else ''}"
 
     def __call__(self, plan: Plan) -> float:
         """See `Evaluation`."""
         model = self.pruner(plan)
+        on_step = self.tightening(model, plan, self.settings.n_steps) if self.tightening else None
         recalibrate(model, self.data.train)
-        train(model, self.data, self.settings, teacher=self.teacher)
+        train(model, self.data, self.settings, on_step, self.teacher)
         return evaluate(model, self.data.search)
 
     def many(self, plans: Sequence[Plan]) -> Iterator[float]:

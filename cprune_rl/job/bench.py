@@ -18,7 +18,7 @@ from cprune_rl.accuracy.calibration import Calibration
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.contracts import LatencySource, LossCurves, TaskCost
+from cprune_rl.contracts import LatencySource, TaskCost
 from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.descriptor import DeviceDescriptor
 from cprune_rl.envs.problem import Problem, resolve_floor
@@ -26,6 +26,7 @@ from cprune_rl.intervals import Interval
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.subject import Subject
+from cprune_rl.losses import LossCurves
 from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.table import Network, Plan, Workload
 

@@ -17,16 +17,12 @@ from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.job.bench import Workbench
 from cprune_rl.job.networks import trained
 from cprune_rl.job.progress import Reporter
-from cprune_rl.pruning.blocks import settled, tighten
+from cprune_rl.job.subject import TIGHTENING, tightening
+from cprune_rl.pruning.blocks import settled
 from cprune_rl.pruning.weights import network_hash
-from cprune_rl.schemes import Scheme
 from cprune_rl.table import Plan
 
 __all__ = ["FinalGate", "Finalist", "finish"]
-
-
-_TIGHTENED_EVERY = 10  # steps of a full fine-tune, at which layers that are pruned by schemes lose further entries
-_TIGHT_AT = 0.6  # of its steps: from there on the scheme's density holds
 
 
 @dataclass(frozen=True)
@@ -86,18 +82,17 @@ class FinalGate:
             return bench.model
         model = bench.subject.pruned(plan)
         identity = f"plan:{network_hash(model)}:of:{bench.subject.weights}"
-        schemes = {layer: Scheme.parse(text) for layer, text in plan.schemes}
-        if schemes:
-            identity += f":{plan.schemes}:by steps of {_TIGHTENED_EVERY} to {_TIGHT_AT}"
-            tighten(model, schemes, 0.0)
-        recalibrate(model, bench.data.train)
         n_steps = bench.finetune_settings.n_steps
+        tightened = tightening(model, plan, n_steps)
+        if tightened is not None:
+            identity += f":{plan.schemes}:{TIGHTENING}"
+        recalibrate(model, bench.data.train)
         with reporter.part(what, n_steps) as advance:
 
-            def on_step(step: int, _: float) -> None:
+            def on_step(step: int, loss: float) -> None:
                 advance(step)
-                if schemes and (step % _TIGHTENED_EVERY == 0 or step == n_steps) and step < _TIGHT_AT * n_steps + _TIGHTENED_EVERY:
-                    tighten(model, schemes, min(1.0, step / (_TIGHT_AT * n_steps)))
+                if tightened is not None:
+                    tightened(step, loss)
 
             finished = settled(trained(model, identity, bench.data, bench.finetune_settings, on_step, bench.model))
         bench.refit(plan, evaluate(finished, bench.data.search))

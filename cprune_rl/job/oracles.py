@@ -16,7 +16,7 @@ from cprune_rl.accuracy.calibration import Calibration
 from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, Recalibrated
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.contracts import LatencySource, LossCurves
+from cprune_rl.contracts import LatencySource
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
 from cprune_rl.intervals import Interval, rank_correlation
@@ -25,6 +25,7 @@ from cprune_rl.job.config import RunConfig
 from cprune_rl.job.networks import is_supernet_trained, supernet_of
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.subject import Subject
+from cprune_rl.losses import LossCurves
 from cprune_rl.pruning.masks import ChannelMasks
 from cprune_rl.pruning.weights import network_hash
 from cprune_rl.table import Network, Plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,14 +14,39 @@ from torch import nn
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.oracle import Finetuned
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.pruning.blocks import hold
+from cprune_rl.pruning.blocks import hold, tighten
 from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.weights import network_hash
 from cprune_rl.schemes import Scheme
 from cprune_rl.table import Plan
 
-__all__ = ["Subject"]
+__all__ = ["TIGHTENING", "Subject", "tightening"]
+
+_TIGHTENED_EVERY = 10  # steps of a full fine-tune, at which layers that are pruned by schemes lose further entries
+_TIGHT_AT = 0.6  # of its steps: from there on the scheme's density holds
+TIGHTENING = f"by steps of {_TIGHTENED_EVERY} to {_TIGHT_AT}"
+"""Names how the density falls, for what is kept of a training."""
+
+
+def tightening(model: nn.Module, plan: Plan, n_steps: int) -> Callable[[int, float], None] | None:
+    """Makes a network whole again and gives what prunes it step by step while it is trained; None where no layer is pruned by a scheme.
+
+    Args:
+        model: of the plan, as `Subject.pruned` gives it; changed in place.
+        plan: whose schemes hold from 0.6 of the training on.
+        n_steps: of the training.
+    """
+    schemes = {layer: Scheme.parse(text) for layer, text in plan.schemes}
+    if not schemes:
+        return None
+    tighten(model, schemes, 0.0)
+
+    def on_step(step: int, _: float) -> None:
+        if (step % _TIGHTENED_EVERY == 0 or step == n_steps) and step < _TIGHT_AT * n_steps + _TIGHTENED_EVERY:
+            tighten(model, schemes, min(1.0, step / (_TIGHT_AT * n_steps)))
+
+    return on_step
 
 
 @dataclass(frozen=True)
@@ -57,6 +83,11 @@ class Subject:
         narrow = prune(model, self.coupled, plan)
         return hold(narrow, {layer: Scheme.parse(text) for layer, text in plan.schemes}) if plan.schemes else narrow
 
-    def finetuned(self, settings: TrainSettings) -> Finetuned:
-        """Fine-tuning as an evaluation."""
-        return Finetuned(self.pruned, self.weights, self.data, settings, self.model)
+    def finetuned(self, settings: TrainSettings, is_gradual: bool = False) -> Finetuned:
+        """Fine-tuning as an evaluation.
+
+        Args:
+            settings: of the training.
+            is_gradual: whether the density of layers that are pruned by schemes falls step by step, as in the full fine-tune; a short one has them pruned from the start.
+        """
+        return Finetuned(self.pruned, self.weights, self.data, settings, self.model, tightening if is_gradual else None)

@@ -1,0 +1,150 @@
+"""What schemes cost in accuracy: plans with blocks, kernels and patterns, and narrower ones, fine-tuned in full.
+
+`python benchmarks/scheme_losses.py [--network NAME ...] [--storage URL] [--json FILE]`. For each network every kind of scheme over all
+layers that take it, at several densities; then layers drawn at random, each with a scheme of its own; and uniform plans
+of channels beside them. Densities of blocks and channels are comparable by what they leave to compute. Nothing is compiled. Answers are kept, so that a run which was
+stopped goes on. `scheme_model.py` fits what a search predicts of losses to the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cprune_rl.accuracy.oracle import PlanOracle
+from cprune_rl.accuracy.training import TrainSettings, evaluate
+from cprune_rl.cost_cache import open_store
+from cprune_rl.errors import PlanError
+from cprune_rl.job.assemble import open_subject
+from cprune_rl.job.bench import full_settings
+from cprune_rl.job.config import load_config
+from cprune_rl.job.progress import Reporter
+from cprune_rl.machine import command_line, describe_system
+from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
+from cprune_rl.table import Network, Plan
+
+NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small")
+_SHAPES = (("block", 4), ("block", 16), ("kernel", 8), ("kernel", 16), ("block", 1 << 20), ("pattern", 4))
+_DENSITIES = (0.35, 0.175, 0.09)
+_RATIOS = (0.75, 0.5, 0.35)  # of channels kept
+_SHORT = 50  # steps of the search's own look
+
+
+def plans_of(network: Network, n_random: int, seed: int) -> list[Plan]:
+    """The plans that are fine-tuned.
+
+    Args:
+        network: as lowered.
+        n_random: plans of which each layer has a scheme of its own, or none.
+        seed: of those.
+    """
+    found = [network.uniform(ratio) for ratio in _RATIOS]
+    for kind, block in _SHAPES:
+        layers = [layer for layer in network.blocked_layers if is_able(network, layer, kind)]
+        densities = [d for d in _DENSITIES if kind != "pattern" or d < MOST_OF_PATTERNS]
+        found += [Plan(network.dense.widths, tuple((layer, str(Scheme(kind, block, d))) for layer in layers)) for d in densities if layers]
+    rng = np.random.default_rng(seed)
+    for _ in range(n_random):
+        schemes = []
+        level = rng.uniform(0.1, 0.4)
+        for layer in network.blocked_layers:
+            kind, block = _SHAPES[int(rng.integers(len(_SHAPES) - 2))]
+            if rng.random() < 0.8 and is_able(network, layer, kind):
+                schemes.append((layer, str(Scheme(kind, block, round(float(np.clip(level * np.exp(rng.normal(0, 0.6)), 0.03, 0.9)), 3)))))
+        found.append(Plan(network.dense.widths, tuple(schemes)))
+    return found
+
+
+def is_able(network: Network, layer: str, kind: str) -> bool:
+    """Whether a layer can be pruned by a kind of scheme."""
+    try:
+        network.schemes(Plan(network.dense.widths, ((layer, str(Scheme(kind, 4, 0.25))),)))
+    except PlanError:
+        return False
+    return True
+
+
+def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[str, Any]:
+    """Losses of one network's plans.
+
+    Args:
+        name: a packaged network.
+        n_random: see `plans_of`.
+        steps: of the full fine-tune; a run's own where not given.
+        storage: keeps every answer.
+    """
+    reporter = Reporter()
+    config = load_config(None, {"model": name, "storage": storage})
+    subject = open_subject(config, reporter)
+    network = _lowered(name, subject.model, subject.example, subject.coupled)
+    settings = full_settings(config)
+    settings = settings if steps is None else TrainSettings(**{**vars(settings), "n_steps": steps})
+    full, short = subject.finetuned(settings, is_gradual=True), subject.finetuned(TrainSettings(_SHORT, learning_rate=0.02, warmup=0.1))
+    dense_accuracy = evaluate(subject.model, subject.data.search)
+    store = open_store(storage)
+    oracle, plans = PlanOracle(full, subject.data, store, dense_accuracy), plans_of(network, n_random, 0)
+    started = time.perf_counter()
+    with reporter.part(f"{name}: full fine-tunes", len(plans)) as advance:
+        true = oracle.evaluate_all(plans, full, advance)
+    with reporter.part(f"{name}: short ones", len(plans)) as advance:
+        told = oracle.evaluate_all(plans, short, advance)
+    store.close()
+    dense = network.dense
+    return {
+        "network": name,
+        "steps": settings.n_steps,
+        "dense_accuracy": round(dense_accuracy, 5),
+        "images": len(subject.data.search),
+        "seconds": round(time.perf_counter() - started, 1),
+        "layers": {layer: [channels, network.workload(at, dense).macs] for (layer, at), channels in zip(network.blocked_layers.items(), network.layer_channels, strict=True)},
+        "groups": [g.channels for g in network.groups],
+        "plans": [
+            {
+                "widths": list(plan.widths),
+                "schemes": dict(plan.schemes),
+                "macs_ratio": round(network.macs(plan) / network.macs(dense), 4),
+                "loss": round(dense_accuracy - accuracy, 5),
+                "short": round(dense_accuracy - judged, 5),
+            }
+            for plan, accuracy, judged in zip(plans, true, told, strict=True)
+        ],
+    }
+
+
+def _lowered(name: str, model: Any, example: Any, coupled: Any) -> Network:
+    from cprune_rl.compiler.forms import find_forms
+    from cprune_rl.compiler.local import LocalDevice
+    from cprune_rl.compiler.target import host_cpu
+    from cprune_rl.compiler.workload import ExportedNetwork
+
+    with LocalDevice(1, host_cpu()) as device:
+        exported = ExportedNetwork.export(model, example, coupled.axes, device.target)
+        return find_forms(name, exported, coupled.groups, coupled.unprunable).network
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="*", default=NETWORKS)
+    parser.add_argument("--random", type=int, default=12)
+    parser.add_argument("--steps", type=int, help="of the full fine-tune")
+    parser.add_argument("--storage", default="sqlite:///scheme-losses.db", help="keeps every answer, so that a run which was stopped goes on")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for network in options.network:
+        rows.append(measure(network, options.random, options.steps, options.storage))
+        for plan in rows[-1]["plans"]:
+            schemes = sorted(set(plan["schemes"].values()))
+            what = schemes[0] if len(schemes) == 1 else "mixed" if schemes else f"channels {plan['widths']}"
+            print(f"{network:18} {plan['macs_ratio']:6.3f} of the MACs, lost {plan['loss']:+8.4f}, after a short training {plan['short']:+8.4f}: {what}")
+        if options.json:
+            options.json.write_text(json.dumps({"command": command_line(), "system": describe_system(), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
