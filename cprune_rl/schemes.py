@@ -1,9 +1,11 @@
-"""Fine-grained structured pruning of a layer, as a plan names it: `block(8,0.25)`, `pattern(4,0.44)`.
+"""Fine-grained structured pruning of a layer, as a plan names it: `block(8,0.25)`, `kernel(16,0.25)`, `pattern(4,0.44)`.
 
 The output channels of a convolution or of a fully connected layer go in blocks; each block keeps entries of its own,
 (input channel, row, column), the same number in each. So a compiled layer is regular: for each block a table of what it
 reads, and weights for that alone. A block of 1 is unstructured pruning, one of all channels prunes what is read. In a
-pattern each 3x3 kernel keeps four of its nine entries, one of a few patterns, or nothing (Niu et al., ASPLOS 2020).
+pattern each 3x3 kernel keeps four of its nine entries, one of a few patterns, or nothing (Niu et al., ASPLOS 2020). In
+kernels each block keeps whole 3x3 kernels: what is left of them can still be computed by Winograd's filtering, so that
+pruning them begins with the fastest dense form.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from cprune_rl.errors import PlanError
 
 __all__ = ["KINDS", "MOST_OF_PATTERNS", "PATTERN_ENTRIES", "PATTERN_KERNEL", "Scheme"]
 
-KINDS = ("block", "pattern")
+KINDS = ("block", "kernel", "pattern")
 PATTERN_ENTRIES = 4  # that a kernel keeps, if it is kept
 PATTERN_KERNEL = 9  # entries of a 3x3 kernel
 MOST_OF_PATTERNS = PATTERN_ENTRIES / PATTERN_KERNEL  # density where every kernel keeps its pattern
-_TEXT = re.compile(r"(block|pattern)\((\d+),(0\.\d+|1(?:\.0)?)\)")
+_TEXT = re.compile(rf"({'|'.join(KINDS)})\((\d+),(0\.\d+|1(?:\.0)?)\)")
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class Scheme:
         return Scheme(found[1], int(found[2]), float(found[3]))
 
     def n_kept(self, n_entries: int) -> int:
-        """Entries that each block keeps of so many: one at least; of a pattern, whole kernels of nine.
+        """Entries that each block keeps of so many: one at least, of kernels one with all of its nine, of patterns one with its four.
 
         Args:
             n_entries: input channels times height times width of the kernel.
         """
         if self.kind == "pattern":
             return PATTERN_ENTRIES * max(1, min(round(n_entries * self.density / PATTERN_ENTRIES), n_entries // PATTERN_KERNEL))
+        if self.kind == "kernel":
+            return PATTERN_KERNEL * max(1, round(n_entries * self.density / PATTERN_KERNEL))
         return max(1, round(n_entries * self.density))

@@ -1,6 +1,8 @@
-"""Layers pruned in blocks and by patterns: what they compute, alone and in a whole network, and which entries they keep."""
+"""Layers pruned in blocks, by kernels and by patterns: what they compute, alone and in a whole network, and which entries they keep."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import pytest
@@ -15,15 +17,20 @@ from tvm import te
 from cprune_rl.compiler.blocked import Blocks, Window, blocked_conv2d, blocked_dense
 from cprune_rl.compiler.deploy import build_network, run_library
 from cprune_rl.compiler.local import LocalDevice
+from cprune_rl.compiler.program import random_candidates
 from cprune_rl.compiler.search import Effort
+from cprune_rl.compiler.target import make_target
 from cprune_rl.compiler.tuner import Tuner, TunerSettings
+from cprune_rl.compiler.winograd_sparse import FORM as FORM_OF_KERNELS
+from cprune_rl.compiler.winograd_sparse import pack_kernels, packed_kernels_shape, sparse_winograd_conv2d
 from cprune_rl.cost_cache import open_store
 from cprune_rl.cost_cache.interpolation import CostModel
+from cprune_rl.cost_cache.traces import trace_problem
 from cprune_rl.errors import ModelError, PlanError
 from cprune_rl.pruning.blocks import N_PATTERNS, find_patterns, hold, holds_to, mask_of, settled, tighten
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Network, Plan
+from cprune_rl.table import Network, Plan, Workload
 from cprune_rl.testing import FormulaCosts, toy_network
 
 from .conftest import Lowered
@@ -66,6 +73,42 @@ def test_a_blocked_convolution_is_torchs_of_the_masked_weights(
     assert np.abs(expected).max() > 0
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(1, 2), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 13), st.integers(1, 20),
+    st.sampled_from(DENSITIES), st.tuples(*[st.integers(0, 2)] * 4), st.integers(0, 99),
+)  # fmt: skip
+def test_a_sparse_winograd_convolution_is_torchs_of_the_masked_weights(
+    n: int, height: int, width: int, n_in: int, n_out: int, block: int, density: float, padding: tuple[int, int, int, int], seed: int
+) -> None:
+    top, left, bottom, right = padding
+    height, width = max(height, 3 - top - bottom), max(width, 3 - left - right)
+    rng = np.random.default_rng(seed)
+    scheme = Scheme("kernel", block, density)
+    weights = torch.from_numpy(rng.standard_normal((n_out, n_in, 3, 3)).astype(np.float32))
+    masked = weights * mask_of(weights, scheme, find_patterns([]))
+    image = torch.from_numpy(rng.standard_normal((n, n_in, height, width)).astype(np.float32))
+    expected = functional.conv2d(functional.pad(image, (left, right, top, bottom)), masked).numpy().transpose(0, 2, 3, 1)
+    blocks = Blocks(tuple(weights.shape), min(block, n_out), scheme.n_kept(n_in * 9), 9)
+    inputs = [image.numpy().transpose(0, 2, 3, 1), pack_kernels(masked.numpy(), blocks), blocks.kept_units(masked.numpy()).astype(np.int32)]
+    assert inputs[1].shape == packed_kernels_shape(blocks)
+    tensors = [te.placeholder(v.shape, dtype=str(v.dtype), name=n) for v, n in zip(inputs, ("data", "weights", "table"), strict=True)]
+    found = run(inputs, expected.shape, (tensors, sparse_winograd_conv2d(*tensors, channels=n_out, padding=padding)))
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(expected).max() > 0
+
+
+def test_what_a_trial_reads_is_pruned_as_the_layer_would_be() -> None:
+    weights = np.random.default_rng(0).standard_normal((10, 8, 3, 3)).astype(np.float32)
+    drawn = Blocks(weights.shape, 4, 27, 9).pruned_at_random(weights) != 0
+    kernels = drawn.reshape(10, 8, 9)
+    assert (kernels.all(2) == kernels.any(2)).all(), "whole kernels"
+    assert (kernels.any(2).sum(1) == 3).all()
+    assert len(np.unique(kernels.any(2), axis=0)) == 3, "others in each block"
+    with pytest.raises(ValueError, match="holds 8 kernels, not 3"):
+        Blocks(weights.shape, 4, 27, 9).kept(weights)
+
+
 def test_a_blocked_layer_over_rows_is_torchs_of_the_masked_weights() -> None:
     weights = torch.randn(10, 24)
     scheme = Scheme("block", 4, 0.25)
@@ -90,6 +133,27 @@ def test_each_block_keeps_its_largest_entries_the_same_number_in_each(block: int
         scores = (weight[first : first + block] ** 2).reshape(-1, 54).sum(0)
         kept = of_block[0].bool()
         assert kept.all() or scores[kept].min() >= scores[~kept].max()
+
+
+def test_each_block_keeps_its_largest_kernels_whole_and_the_same_number_in_each() -> None:
+    weight, scheme = torch.randn(16, 10, 3, 3), Scheme("kernel", 4, 0.3)
+    assert scheme.n_kept(90) == 27
+    kernels = mask_of(weight, scheme, find_patterns([])).reshape(4, 4, 10, 9)
+    assert (kernels == kernels[:, :1, :, :1]).all(), "a kernel is kept by the whole block, with all of its entries"
+    kept = kernels[:, 0, :, 0].bool()
+    assert (kept.sum(1) == 3).all()
+    scores = (weight**2).reshape(4, 4, 10, 9).sum((1, 3))
+    assert all(of_block[k].min() >= of_block[~k].max() for of_block, k in zip(scores, kept, strict=True))
+    with pytest.raises(PlanError, match="3x3"):
+        mask_of(torch.randn(4, 4, 1, 1), scheme, find_patterns([]))
+
+
+def test_weights_with_a_zero_inside_a_kept_kernel_hold_to_their_scheme_and_those_with_a_kernel_more_do_not() -> None:
+    weight, scheme = torch.randn(8, 4, 3, 3), Scheme("kernel", 4, 0.5)
+    masked = weight * mask_of(weight, scheme, find_patterns([]))
+    masked[masked != 0] *= (torch.arange(int((masked != 0).sum())) % 5 > 0).float()
+    assert holds_to(masked, scheme)
+    assert not holds_to(weight * mask_of(weight, Scheme("block", 4, 0.5), find_patterns([])), scheme), "as many entries, of more kernels"
 
 
 def test_a_kernel_keeps_a_pattern_or_nothing() -> None:
@@ -128,7 +192,7 @@ def test_what_is_pruned_stays_so_while_the_network_learns_and_after() -> None:
         hold(model, {"1": schemes["0"]})
 
 
-@pytest.mark.parametrize(("kind", "density"), [("block", 0.2), ("block", 0.9), ("pattern", 0.2), ("pattern", 0.4444)])
+@pytest.mark.parametrize(("kind", "density"), [("block", 0.2), ("block", 0.9), ("kernel", 0.25), ("kernel", 0.01), ("pattern", 0.2), ("pattern", 0.4444)])
 def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(kind: str, density: float) -> None:
     model, schemes = nn.Sequential(nn.Conv2d(8, 8, 3)), {"0": Scheme(kind, 4, density)}
     held = hold(model, schemes)
@@ -144,11 +208,11 @@ def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(ki
     assert not holds_to(model[0].weight, schemes["0"])
 
 
-@pytest.mark.parametrize("text", ["block(8)", "block(8,0)", "block(0,0.5)", "blok(8,0.5)", "block(8,1.5)", "pattern(4,0.5)", ""])
+@pytest.mark.parametrize("text", ["block(8)", "block(8,0)", "block(0,0.5)", "blok(8,0.5)", "block(8,1.5)", "pattern(4,0.5)", "kernel(8,2)", ""])
 def test_what_is_no_scheme_is_refused(text: str) -> None:
     with pytest.raises(PlanError):
         Scheme.parse(text)
-    assert str(Scheme.parse("block(8,0.25)")) == "block(8,0.25)"
+    assert [str(Scheme.parse(t)) for t in ("block(8,0.25)", "kernel(16,0.125)")] == ["block(8,0.25)", "kernel(16,0.125)"]
 
 
 def test_a_schemes_task_has_its_own_key_and_what_is_left_to_compute(lowered: Lowered) -> None:
@@ -166,10 +230,47 @@ def test_a_schemes_task_has_its_own_key_and_what_is_left_to_compute(lowered: Low
             assert after == before
     assert Network.from_json(network.to_json()) == network
     assert Plan(dense.widths, tuple(reversed(pruned.schemes))) == pruned, "the order in which layers are named is no difference"
-    with pytest.raises(PlanError, match="no 3x3 kernels"):
-        network.workloads(Plan(dense.widths, (("fc", "pattern(4,0.25)"),)))
+    for layer, scheme in (("fc", "pattern(4,0.25)"), ("fc", "kernel(4,0.25)"), ("blocks.1.downsample.0", "kernel(4,0.25)")):
+        with pytest.raises(PlanError, match="no 3x3 kernels"):
+            network.workloads(Plan(dense.widths, ((layer, scheme),)))
     with pytest.raises(PlanError, match="conv1"):
         network.workloads(Plan(dense.widths, (("conv1", "block(8,0.25)"),)))
+
+
+def test_whole_kernels_are_other_tasks_than_blocks_and_computed_by_winograds_form_where_it_is_taken(lowered: Lowered) -> None:
+    plain, packed, winograd = (form.network for form in lowered.forms.all)
+    at, strided = (plain.blocked_layers[layer] for layer in ("blocks.1.conv2", "blocks.1.conv1"))
+
+    def task(network: Network, subgraph: int, scheme: str) -> Workload:
+        return network.workloads(Plan(network.dense.widths, ((network.subgraphs[subgraph].name, scheme),)))[subgraph]
+
+    kernels, blocks = "kernel(8,0.25)", "block(8,0.25)"
+    sparse = task(winograd, at, kernels)
+    assert f"form={FORM_OF_KERNELS} from NHWC" in sparse.family
+    assert sparse.is_blocked
+    assert sparse.block == 8
+    assert sparse.macs == task(packed, at, kernels).macs == pytest.approx(packed.workloads(packed.dense)[at].macs / 4)
+    assert task(winograd, at, blocks) == task(packed, at, blocks) != task(packed, at, kernels)
+    assert task(packed, at, blocks).macs == task(packed, at, kernels).macs
+    assert len({task(network, at, kernels).family for network in (plain, packed, winograd)}) == 3
+    assert task(winograd, strided, kernels) == task(packed, strided, kernels)
+    for network in (plain, packed, winograd):
+        assert Network.from_json(network.to_json()) == network
+        written = [s["blocked"] for s in network.to_json()["subgraphs"] if "blocked" in s]
+        assert any("of_kernels" in b for b in written) == (network is winograd), "recordings of before have no such thing"
+
+
+@pytest.mark.parametrize(("block", "lanes"), [(8, 8), (1 << 20, 32)])
+def test_sums_of_sparse_winograd_products_are_vectors_and_their_programs_can_be_handed_over(lowered: Lowered, block: int, lanes: int) -> None:
+    form, layer = lowered.forms.all[2], "blocks.2.conv2"
+    at, scheme = form.network.blocked_layers[layer], Scheme("kernel", block, 0.25)
+    module = form.exported.lowered(lowered.network.widths(lowered.network.dense), {layer: scheme})
+    task = module.task(module.calls[at].function)
+    for candidate in random_candidates(task, make_target(1), 3, seed=0):
+        (products,) = re.findall(r"in T.vectorized\(T.int64\((\d+)\)\):\n\s+with T.sblock\(\"conv2d_winograd_sparse_update", candidate.module.script())
+        assert int(products) == lanes
+        assert candidate.program.tile_factors("NHWC"), "the loop over blocks"
+        assert trace_problem(candidate.program.trace_json) is None
 
 
 def test_a_density_that_was_not_timed_is_estimated_between_those_that_were() -> None:
@@ -190,7 +291,7 @@ def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes
     network, store = lowered.network, open_store(None)
     tuner = Tuner(lowered.forms, device, store, TINY)
     tuner.tune_dense()
-    kinds = ("block(8,0.25)", "block(1,0.5)", "block(64,0.3)", "pattern(4,0.3)")
+    kinds = ("block(8,0.25)", "kernel(8,0.25)", "block(1,0.5)", "kernel(5,0.5)", "block(64,0.3)", "pattern(4,0.3)")
     layers = [layer for layer in network.blocked_layers if network.subgraphs[network.blocked_layers[layer]].template.operator.kernel == 3]
     schemes = tuple((layer, kinds[at % len(kinds)]) for at, layer in enumerate(layers))
     plan = Plan(network.uniform(0.75).widths, (*schemes, ("fc", "block(5,0.5)")))

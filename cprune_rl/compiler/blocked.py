@@ -31,32 +31,44 @@ class Blocks:
         shape: of the weights, `(out, in, kh, kw)` or `(out, in)`.
         block: output channels to a block.
         n_kept: entries that each block keeps.
+        unit: neighbouring entries that are kept together: 9 where whole 3x3 kernels are, else 1.
     """
 
     shape: tuple[int, ...]
     block: int
     n_kept: int
+    unit: int = 1
 
     @property
     def count(self) -> int:
         """Blocks, the last of which may be partly empty."""
         return math.ceil(self.shape[0] / self.block)
 
-    def kept(self, weights: NDArray[Any]) -> NDArray[np.int64]:
-        """Positions `(blocks, n_kept)` of the entries that hold a weight, ascending; filled up with others where there are fewer.
+    @property
+    def n_units(self) -> int:
+        """Units that each block keeps."""
+        return self.n_kept // self.unit
+
+    def kept_units(self, weights: NDArray[Any]) -> NDArray[np.int64]:
+        """Positions `(blocks, n_units)` of the units that hold a weight, ascending; filled up with others where there are fewer.
 
         Raises:
             ValueError: a block holds more.
         """
-        held = np.abs(self._filled(weights)).sum(axis=1) > 0
-        if (most := int(held.sum(axis=1).max())) > self.n_kept:
-            raise ValueError(f"a block of {self.block} channels holds {most} entries, not {self.n_kept}: the weights are not pruned by this scheme")
-        return np.sort(np.argsort(~held, axis=1, kind="stable")[:, : self.n_kept], axis=1)
+        held = np.abs(self._filled(weights)).sum(axis=1).reshape(self.count, -1, self.unit).any(axis=2)
+        if (most := int(held.sum(axis=1).max())) > self.n_units:
+            what = "entries" if self.unit == 1 else "kernels"
+            raise ValueError(f"a block of {self.block} channels holds {most} {what}, not {self.n_units}: the weights are not pruned by this scheme")
+        return np.sort(np.argsort(~held, axis=1, kind="stable")[:, : self.n_units], axis=1)
+
+    def kept(self, weights: NDArray[Any]) -> NDArray[np.int64]:
+        """Positions `(blocks, n_kept)` of the entries of those units; errors as of `kept_units`."""
+        return (self.kept_units(weights)[:, :, None] * self.unit + np.arange(self.unit)).reshape(self.count, self.n_kept)
 
     def pruned_at_random(self, weights: NDArray[Any]) -> NDArray[Any]:
-        """Weights of which each block keeps entries that are drawn, the same for the same shape."""
+        """Weights of which each block keeps units that are drawn, the same for the same shape."""
         filled, rng = self._filled(weights), np.random.default_rng(0)
-        kept = np.argsort(rng.random((self.count, filled.shape[-1])), axis=1) < self.n_kept
+        kept = np.repeat(np.argsort(rng.random((self.count, filled.shape[-1] // self.unit)), axis=1) < self.n_units, self.unit, axis=1)
         return (filled * kept[:, None, :]).reshape(self.count * self.block, *self.shape[1:])[: self.shape[0]]
 
     def pack(self, weights: NDArray[Any]) -> NDArray[Any]:

@@ -14,6 +14,7 @@ import tvm
 
 from cprune_rl.compiler.blocked import FORM
 from cprune_rl.compiler.operators import Call, Operator
+from cprune_rl.compiler.winograd_sparse import FORM as FORM_OF_KERNELS
 from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.errors import ModelError
 from cprune_rl.schemes import Scheme
@@ -21,7 +22,8 @@ from cprune_rl.table import Blocked, Extent, Group, Network, OperatorKind, Plan,
 
 __all__ = ["describe_network", "task_modules"]
 
-_ANY = Scheme("block", 4, 0.5)  # what a subgraph looks like under a scheme does not depend on which
+_ANY = Scheme("block", 4, 0.5)  # what a subgraph looks like under a scheme does not depend on which, but that
+_WHOLE_KERNELS = Scheme("kernel", 4, 0.5)  # can have another form where there is Winograd's
 _HEAVY = ("nn.conv2d", "nn.conv1d", "nn.conv2d_transpose", "matmul")
 
 
@@ -45,7 +47,7 @@ def describe_network(name: str, exported: ExportedNetwork, groups: Sequence[Grou
         if [_text(c) for c in calls] != [_text(c) for c in base]:
             raise ModelError(f"{name}: fusion changes with the channel counts, so its tasks cannot be followed")
     extents = [_extents(base[i].shapes, {g: calls[i].shapes for g, calls in changed.items()}, dense) for i in range(len(base))]
-    blocked = _blocked_calls(base, exported, dense) if with_schemes else [None] * len(base)
+    blocked = _blocked_calls(base, exported, dense) if with_schemes else [()] * len(base)
     network = Network(name, tuple(groups), tuple(_subgraph(c, e, groups, b) for c, e, b in zip(base, extents, blocked, strict=True)), tuple(unprunable))
     _check_linear(network, exported, extents)
     return network
@@ -83,21 +85,32 @@ def _check_linear(network: Network, exported: ExportedNetwork, extents: Sequence
             raise ModelError(f"{network.name}: the shapes of {call.function} do not follow the groups' widths linearly")
 
 
-def _blocked_calls(base: Sequence[Call], exported: ExportedNetwork, dense: Mapping[str, int]) -> list[Call | None]:
-    """What each subgraph becomes where its layer is pruned by a scheme; None where that cannot be."""
-    found = [_blockable_layer(call) for call in base]
-    layers = [layer if found.count(layer) == 1 else None for layer in found]  # one that is called twice would be pruned twice
+def _blocked_calls(base: Sequence[Call], exported: ExportedNetwork, dense: Mapping[str, int]) -> list[tuple[Call, ...]]:
+    """What each subgraph becomes where its layer is pruned by a scheme, then where that keeps whole kernels, if that is another form; empty where it cannot be pruned so."""
+    named = [_blockable_layer(call) for call in base]
+    layers = [layer if named.count(layer) == 1 else None for layer in named]  # one that is called twice would be pruned twice
     if not any(layers):
-        return [None] * len(base)
+        return [()] * len(base)
+    calls = _lowered_alike(base, exported, dense, {layer: _ANY for layer in layers if layer})
+    found: list[tuple[Call, ...]] = [(call,) if layer and f"form={FORM}" in _text(call) else () for layer, call in zip(layers, calls, strict=True)]
+    with_kernels = {layer: _WHOLE_KERNELS for layer, call in zip(layers, base, strict=True) if layer and _heavy(call).shapes[1][2:] == (3, 3)}
+    if not exported.winograd or not with_kernels:
+        return found
+    calls = _lowered_alike(base, exported, dense, with_kernels)
+    return [(*of_blocks, call) if of_blocks and f"form={FORM_OF_KERNELS}" in _text(call) else of_blocks for of_blocks, call in zip(found, calls, strict=True)]
+
+
+def _lowered_alike(base: Sequence[Call], exported: ExportedNetwork, dense: Mapping[str, int], schemes: Mapping[str, Scheme]) -> Sequence[Call]:
+    """The subgraphs where layers are pruned by schemes; an error where they are others than without."""
     try:
-        calls = exported.lowered(dense, {layer: _ANY for layer in layers if layer}).calls
+        calls = exported.lowered(dense, schemes).calls
     except ModelError:
         raise
     except Exception as error:  # TVM raises errors of many kinds
         raise ModelError(f"with its layers pruned in blocks it cannot be lowered: {str(error).strip().splitlines()[-1]}") from error
     if len(calls) != len(base) or any([o.name for o in a.operators] != [o.name for o in b.operators] for a, b in zip(base, calls, strict=True)):
         raise ModelError("with its layers pruned in blocks it fuses other operators")
-    return [call if layer and f"form={FORM}" in _text(call) else None for layer, call in zip(layers, calls, strict=True)]
+    return calls
 
 
 def _blockable_layer(call: Call) -> str | None:
@@ -156,7 +169,7 @@ def _unit_macs(operator: Operator) -> int:
     return 0
 
 
-def _subgraph(call: Call, extents: tuple[tuple[Extent, ...], ...], groups: Sequence[Group], blocked: Call | None) -> Subgraph:
+def _subgraph(call: Call, extents: tuple[tuple[Extent, ...], ...], groups: Sequence[Group], blocked: Sequence[Call]) -> Subgraph:
     heavy = _heavy(call)
     open_axes: list[Extent] = []
 
@@ -176,8 +189,11 @@ def _subgraph(call: Call, extents: tuple[tuple[Extent, ...], ...], groups: Seque
         return Template(f"{escaped}|{shapes}", family + kernel, _kind(heavy), _unit_macs(heavy))
 
     template = template_of(call, extents)
-    layer = _blockable_layer(call) if blocked is not None else None
-    variant = Blocked(layer, template_of(blocked, _same_extents(call, extents, blocked)), math.prod(heavy.shapes[1][2:])) if layer and blocked is not None else None
+    layer = _blockable_layer(call) if blocked else None
+    variant = None
+    if layer:
+        of_blocks, *of_kernels = (template_of(form, _same_extents(call, extents, form)) for form in blocked)
+        variant = Blocked(layer, of_blocks, math.prod(heavy.shapes[1][2:]), *of_kernels)
     layers = tuple(dict.fromkeys(p.rpartition(".")[0] for p in call.parameters))
     channels_in, channels_out = _channel_axes(heavy, call, extents)
     writes = tuple(g.name for g in groups if set(g.layers) & set(layers))

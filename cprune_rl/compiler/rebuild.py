@@ -1,7 +1,7 @@
 """Emits an exported Relax function again with its parameters at other shapes.
 
 In NHWC form the convolutions are replaced on the way by those of `packing` or `winograd`, in both forms layers that are
-pruned by a scheme by those of `blocked`. Their weights are one more kind of derived parameter: computed from the trained
+pruned by a scheme by those of `blocked` or `winograd_sparse`. Their weights are one more kind of derived parameter: computed from the trained
 ones once, at build time. Called by `workload`.
 """
 
@@ -23,8 +23,10 @@ from cprune_rl.compiler.blocked import FORM, Blocks, Window, blocked_conv2d, blo
 from cprune_rl.compiler.operators import OperatorLog, dims, shape_of
 from cprune_rl.compiler.packing import FORMS, depthwise_conv2d, grouped_conv2d, pack, pack_depthwise, pack_grouped, packed_conv2d, packed_shape
 from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shape, winograd_conv2d
+from cprune_rl.compiler.winograd_sparse import FORM as FORM_OF_KERNELS
+from cprune_rl.compiler.winograd_sparse import pack_kernels, packed_kernels_shape, sparse_winograd_conv2d
 from cprune_rl.errors import ModelError
-from cprune_rl.schemes import Scheme
+from cprune_rl.schemes import PATTERN_KERNEL, Scheme
 from cprune_rl.table import Extent
 
 __all__ = ["Derived", "Rebuilt", "find_reshape_axes", "rebuild"]
@@ -269,26 +271,37 @@ class _Rebuilder:
         scheme, shape = self._schemes.get(weights.name), shape_of(weights)
         if scheme is None or (call.op.name == "relax.matmul" and argument is weights):  # a matrix that is not transposed has its outputs last
             return None
-        n_kept = scheme.n_kept(math.prod(shape[1:]))
-        blocks = Blocks(shape, min(scheme.block, shape[0]), n_kept)
-        packed = self._derive((key, "packed"), weights, (blocks.count, n_kept, blocks.block), blocks.pack, shape, "blocked", prune=blocks.pruned_at_random)
+        blocks = Blocks(shape, min(scheme.block, shape[0]), scheme.n_kept(math.prod(shape[1:])), PATTERN_KERNEL if scheme.kind == "kernel" else 1)
+        form, layout, data = FORM, "", self._argument(call.args[0])
         if call.op.name == "relax.matmul":
-            data, layout = self._argument(call.args[0]), ""
-            offsets = self._offsets(key, weights, blocks, (1,))
+            packed, offsets = self._blocked(key, weights, blocks), self._offsets(key, weights, blocks, (1,))
             made = self._builder.call_te(blocked_dense, data, packed, offsets, channels=shape[0], primfunc_name_hint="dense_blocked")
         else:
             layout, a = str(call.attrs.data_layout), call.attrs
-            data = self._argument(call.args[0])
             stride, padding, dilation = (tuple(int(v) for v in getattr(a, name)) for name in ("strides", "padding", "dilation"))
-            window = Window((shape[2], shape[3]), stride, padding, dilation, layout)
-            offsets = self._offsets(key, weights, blocks, window.strides(shape_of(data)))
-            made = self._builder.call_te(partial(blocked_conv2d, channels=shape[0], window=window), data, packed, offsets, primfunc_name_hint="conv2d_blocked")
-        self._log.note(made.args[0].name_hint, call.op.name.removeprefix("relax."), call.attrs, form=FORM, data_layout=layout)
+            if scheme.kind == "kernel" and self._winograd and layout == "NHWC" and is_winograd(shape[2:], stride, dilation):
+                form, made = FORM_OF_KERNELS, self._sparse_winograd(key, data, weights, blocks, padding)
+            else:
+                window = Window((shape[2], shape[3]), stride, padding, dilation, layout)
+                packed, offsets = self._blocked(key, weights, blocks), self._offsets(key, weights, blocks, window.strides(shape_of(data)))
+                made = self._builder.call_te(partial(blocked_conv2d, channels=shape[0], window=window), data, packed, offsets, primfunc_name_hint="conv2d_blocked")
+        self._log.note(made.args[0].name_hint, call.op.name.removeprefix("relax."), call.attrs, form=form, data_layout=layout)
         return self._builder.emit(made, name_hint=key.name)
 
+    def _sparse_winograd(self, key: Any, data: Any, weights: Any, blocks: Blocks, padding: tuple[int, ...]) -> Any:
+        shape = packed_kernels_shape(blocks)
+        packed = self._derive((key, "packed"), weights, shape, lambda value: pack_kernels(value, blocks), blocks.shape, "blocked", prune=blocks.pruned_at_random)
+        table = self._table(key, weights, blocks, (blocks.count, blocks.n_units), lambda value: blocks.kept_units(value).astype(np.int32))
+        return self._builder.call_te(partial(sparse_winograd_conv2d, channels=blocks.shape[0], padding=padding), data, packed, table, primfunc_name_hint="conv2d_winograd_sparse")
+
+    def _blocked(self, key: Any, weights: Any, blocks: Blocks) -> Any:
+        return self._derive((key, "packed"), weights, (blocks.count, blocks.n_kept, blocks.block), blocks.pack, blocks.shape, "blocked", prune=blocks.pruned_at_random)
+
     def _offsets(self, key: Any, weights: Any, blocks: Blocks, strides: tuple[int, ...]) -> Any:
-        shape = (blocks.count, blocks.n_kept)
-        return self._derive((key, "offsets"), weights, shape, lambda value: blocks.offsets(value, strides), shape_of(weights), "offsets", "int32", blocks.pruned_at_random)
+        return self._table(key, weights, blocks, (blocks.count, blocks.n_kept), lambda value: blocks.offsets(value, strides))
+
+    def _table(self, key: Any, weights: Any, blocks: Blocks, shape: tuple[int, ...], compute: Callable[[NDArray[Any]], NDArray[Any]]) -> Any:
+        return self._derive((key, "offsets"), weights, shape, compute, blocks.shape, "offsets", "int32", blocks.pruned_at_random)
 
     def _source_of(self, weights: Any) -> Any:
         """The trained parameter behind a transposed one."""

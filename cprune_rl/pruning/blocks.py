@@ -1,6 +1,7 @@
 """Which entries of a layer's weights a scheme keeps, and how they are held while the network learns on.
 
-Entries are judged for a block of output channels together, by the sum of squares of their weights. A kernel's pattern is
+Entries are judged for a block of output channels together, by the sum of squares of their weights; where whole kernels are
+kept, by the sum over the kernel. A kernel's pattern is
 one of the few that keep most of the whole network's kernels (PatDNN, Niu et al., ASPLOS 2020: the centre and three others);
 kernels that keep least go altogether. Masks are parametrisations of torch, so that an optimiser cannot move what is
 pruned; `settled` leaves plain weights. In a full fine-tune the density falls gradually (Zhu and Gupta, 2017): what goes is
@@ -106,25 +107,35 @@ def mask_of(weight: torch.Tensor, scheme: Scheme, patterns: torch.Tensor) -> tor
         patterns: see `find_patterns`; read by a scheme of patterns alone.
 
     Raises:
-        PlanError: patterns are of 3x3 kernels.
+        PlanError: patterns and whole kernels are of 3x3 kernels.
     """
+    if scheme.kind != "block" and tuple(weight.shape[2:]) != (3, 3):
+        raise PlanError(f"{scheme} is of 3x3 kernels, this layer's are of {tuple(weight.shape[2:])}: prune it in blocks")
     n_out, n_entries = weight.shape[0], math.prod(weight.shape[1:])
     block = min(scheme.block, n_out)
     n_blocks = -(-n_out // block)
     filled = torch.zeros(n_blocks * block, n_entries, dtype=weight.dtype)
     filled[:n_out] = weight.detach().cpu().reshape(n_out, -1) ** 2
     scores = filled.reshape(n_blocks, block, n_entries).sum(1)
-    kept = _kept_patterns(scores, scheme, patterns, weight.shape) if scheme.kind == "pattern" else _largest(scores, scheme.n_kept(n_entries))
+    n_kept = scheme.n_kept(n_entries)
+    if scheme.kind == "pattern":
+        kept = _kept_patterns(scores, n_kept // PATTERN_ENTRIES, patterns)
+    elif scheme.kind == "kernel":
+        kept = _largest(_by_kernel(scores).sum(2), n_kept // PATTERN_KERNEL).repeat_interleave(PATTERN_KERNEL, 1)
+    else:
+        kept = _largest(scores, n_kept)
     return kept.repeat_interleave(block, 0)[:n_out].reshape(weight.shape).to(weight)
 
 
 def holds_to(weight: torch.Tensor, scheme: Scheme) -> bool:
-    """Whether weights are zero wherever a scheme prunes them: each block keeps no more entries than it may, each kernel no more than a pattern."""
+    """Whether weights are zero wherever a scheme prunes them: each block keeps no more entries, or kernels, than it may, each kernel no more than a pattern."""
     block = min(scheme.block, weight.shape[0])
     flat = weight.detach().reshape(weight.shape[0], -1) != 0
     if scheme.kind == "pattern" and int(flat.reshape(-1, PATTERN_KERNEL).sum(1).max()) > PATTERN_ENTRIES:
         return False
-    return all(int(flat[at : at + block].any(0).sum()) <= scheme.n_kept(flat.shape[1]) for at in range(0, len(flat), block))
+    unit = PATTERN_KERNEL if scheme.kind == "kernel" else 1  # entries that are kept together
+    n_units = scheme.n_kept(flat.shape[1]) // unit
+    return all(int(flat[at : at + block].any(0).reshape(-1, unit).any(1).sum()) <= n_units for at in range(0, len(flat), block))
 
 
 def find_patterns(weights: list[torch.Tensor]) -> torch.Tensor:
@@ -155,12 +166,11 @@ def _largest(scores: torch.Tensor, n_kept: int) -> torch.Tensor:
     return torch.zeros_like(scores).scatter_(1, scores.topk(n_kept, dim=1).indices, 1.0)
 
 
-def _kept_patterns(scores: torch.Tensor, scheme: Scheme, patterns: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+def _by_kernel(scores: torch.Tensor) -> torch.Tensor:
+    return scores.reshape(len(scores), -1, PATTERN_KERNEL)
+
+
+def _kept_patterns(scores: torch.Tensor, n_kernels: int, patterns: torch.Tensor) -> torch.Tensor:
     """Ones at the best pattern of each kernel, of the kernels that keep most by theirs."""
-    if tuple(shape[2:]) != (3, 3):
-        raise PlanError(f"patterns are of 3x3 kernels, not of {tuple(shape[2:])}: prune this layer in blocks")
-    kernels = scores.reshape(len(scores), shape[1], PATTERN_KERNEL)
-    by_pattern = kernels @ patterns.to(scores).T
-    best, which = by_pattern.max(2)
-    n_kernels = scheme.n_kept(scores.shape[1]) // PATTERN_ENTRIES
+    best, which = (_by_kernel(scores) @ patterns.to(scores).T).max(2)
     return (patterns.to(scores)[which] * _largest(best, n_kernels)[:, :, None]).reshape(scores.shape)
