@@ -40,13 +40,15 @@ from cprune_rl.contracts import Artifact
 from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.intervals import Interval, speedup_interval
 from cprune_rl.machine import command_line, describe_system, now_utc
+from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
 from cprune_rl.table import Plan
 
 _EFFORT = Effort(4, 12, 32)  # of each form
 _N_ROUNDS = 15
 _ALL = 1 << 20  # channels: one block
 SIZES = (1, 4, 8, 16, _ALL)
-DENSITIES = (0.5, 0.25, 0.125)
+KERNEL_SIZES = (8, 16)
+DENSITIES = (0.5, 0.25, 0.125, 0.0625)
 
 
 @dataclass(frozen=True)
@@ -194,10 +196,8 @@ def compare(name: str, layer: Layer, n_threads: int, storage: str | None) -> dic
         ways: dict[str, Artifact | None] = {"dense": workshop.fastest(layer)}
         for density in DENSITIES:
             ways[f"narrower, {density:g}"] = workshop.fastest(layer.narrowed(density))
-            for size in SIZES:
-                ways[f"block of {'all' if size == _ALL else size}, {density:g}"] = workshop.fastest(layer, f"block({size},{density:g})")
-            if layer.kernel == 3:
-                ways[f"pattern, block of 4, {density:g}"] = workshop.fastest(layer, f"pattern(4,{density:g})")
+            for kind, scheme in schemes_of(layer, density).items():
+                ways[f"{kind}, {density:g}"] = workshop.fastest(layer, str(scheme))
         torch.set_num_threads(n_threads)
         others = {f"torch sparse, {d:g}": timer(_sparse_run(layer, d), n_threads) for d in DENSITIES}
         samples = _time_in_turns(device, {k: a for k, a in ways.items() if a is not None}, others)
@@ -209,8 +209,18 @@ def compare(name: str, layer: Layer, n_threads: int, storage: str | None) -> dic
         "threads": n_threads,
         "dense_us": round(float(np.median(dense)) * 1e6, 2),
         "speedup_over_dense": {way: [round(v, 3) for v in (s.value, s.low, s.high)] for way, s in speedups.items()},
-        "break_even_density": {kind: _break_even(kind, speedups) for kind in ("narrower", *(f"block of {'all' if s == _ALL else s}" for s in SIZES), "pattern, block of 4")},
+        "break_even_density": {kind: _break_even(kind, speedups) for kind in ("narrower", *schemes_of(layer, min(DENSITIES)))},
     }
+
+
+def schemes_of(layer: Layer, density: float) -> dict[str, Scheme]:
+    """The schemes that can prune a layer at a density, by what a result calls them."""
+    found = {f"block of {'all' if size == _ALL else size}": Scheme("block", size, density) for size in SIZES}
+    if layer.kernel == 3:
+        found |= {f"kernel, block of {size}": Scheme("kernel", size, density) for size in KERNEL_SIZES}
+        if density <= MOST_OF_PATTERNS:
+            found["pattern, block of 4"] = Scheme("pattern", 4, density)
+    return found
 
 
 def _break_even(kind: str, speedups: Mapping[str, Interval]) -> float | None:

@@ -6,13 +6,14 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from cprune_rl.compiler.target import make_target
 from cprune_rl.intervals import Interval
+from cprune_rl.table import Plan
 
 from .made_up import synthetic
 
@@ -97,6 +98,19 @@ def test_the_break_even_density_lies_between_those_that_were_timed(monkeypatch: 
     assert schemes._break_even("block of 4", gains(d0_5=0.8, d0_25=1.25, d0_125=2.0)) == pytest.approx(0.354, abs=0.001)
     assert schemes._break_even("block of 4", gains(d0_5=1.1, d0_25=1.5, d0_125=2.0)) == 0.5
     assert schemes._break_even("block of 4", gains(d0_5=0.5, d0_25=0.6, d0_125=0.7)) is None
+
+
+def test_a_layer_is_compared_under_the_schemes_that_it_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    schemes = load("schemes", monkeypatch)
+    layer = schemes.Layer(8, 8, 8)
+    kinds = {density: {s.kind for s in schemes.schemes_of(layer, density).values()} for density in schemes.DENSITIES}
+    assert kinds[0.5] == {"block", "kernel"}, "a pattern keeps four of nine entries at most"
+    assert all(kinds[density] == {"block", "kernel", "pattern"} for density in kinds if density < 0.4)
+    assert {s.kind for s in schemes.schemes_of(schemes.Layer(8, 8, 8, 1), 0.25).values()} == {"block"}
+    network = schemes._described(layer, SimpleNamespace(target=make_target(1))).network
+    for density in schemes.DENSITIES:
+        for scheme in schemes.schemes_of(layer, density).values():
+            network.schemes(Plan(network.dense.widths, (("conv", str(scheme)),)))
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (1, 1)])
