@@ -1,8 +1,10 @@
 """A scheme for each layer by rule, after the rule-based mapping of Gong et al. ("Automatic Mapping of the Best-Suited DNN Pruning Schemes", 2021).
 
 No training and no search over layers: a table of latencies on this device decides. Each layer takes the smallest block
-whose latency is within a tolerance of the coarse one's, because small blocks lose least accuracy; it stays dense where no
-block is faster. On hard data 3x3 kernels take patterns, as published, where those are within the tolerance. All layers
+whose latency is within a tolerance of the fastest one's, because small blocks lose least accuracy; it stays dense where no
+block is faster. On hard data 3x3 kernels take patterns, as published, where those are within the tolerance. Not published: whole
+kernels, where they are so much faster than blocks of as many entries that a larger loss may be worth it (Winograd's filtering can leave out
+kernels, and no single entries). All layers
 that are pruned have one density, which is lowered as far as the floor allows: the paper finds densities by regularised
 training instead. May begin with a network whose channels were pruned before.
 """
@@ -13,18 +15,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cprune_rl.agents.guard import search_within
 from cprune_rl.agents.looks import Looks
-from cprune_rl.agents.searcher import TABLE, Budget, Meter, OnStep, Searcher, SearchResult, SearchStep
+from cprune_rl.agents.searcher import TABLE, Budget, OnStep, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
-from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
+from cprune_rl.envs.scheme_menu import ALL_CHANNELS, SHAPES, Shape, able
+from cprune_rl.schemes import KINDS, MOST_OF_PATTERNS, Scheme
 from cprune_rl.table import Plan
 
-__all__ = ["ChannelsThenBlocks", "MappingRule"]
+__all__ = ["MappingRule"]
 
-_SIZES = (4, 8, 16, 32)
-_COARSE = 1 << 20  # more channels than any layer has: one block
-_REFERENCE = 0.25  # density at which block sizes are compared
+_REFERENCE = 0.25  # density at which shapes are compared
+_KERNELS_WORTH = 1.7  # times as fast as blocks of the same density must whole kernels be: they lose as much as blocks that are so much sparser (`losses.hardness`)
 _DENSITIES = (0.7, 0.5, 0.35, 0.25, 0.175, 0.125, 0.09)
 _BISECTIONS = 2
 _HARD = 0.8  # accuracy of the dense network below which data counts as hard
@@ -35,18 +36,17 @@ class MappingRule:
 
     Args:
         tolerance: by how much a small block may be slower than the coarse one.
-        start: a plan of pruned channels to begin with; the dense one where not given.
     """
 
     name = "mapping-rule"
 
-    def __init__(self, tolerance: float = 0.1, start: Plan | None = None) -> None:
-        self._tolerance, self._start = tolerance, start
+    def __init__(self, tolerance: float = 0.1) -> None:
+        self._tolerance = tolerance
 
     def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
         """Maps, then lowers the density (see `searcher.Searcher`)."""
         looks = Looks(problem, budget, on_step)
-        start = self._start or problem.network.dense
+        start = problem.beginning
         if start != problem.network.dense and not looks.meter.is_spent:
             looks.take(start, "pruned channels")
         if not looks.meter.is_spent:
@@ -57,19 +57,18 @@ class MappingRule:
         """Of each layer that is to be pruned its scheme, at the reference density; of every layer it is told why."""
         problem, network = looks.problem, looks.problem.network
         dense = [c.latency_s for c in problem.latency.measure(start)]
-        tried: dict[tuple[str, int], dict[str, float]] = {}
-        for kind in ("block", "pattern") if problem.dense_accuracy < _HARD else ("block",):
-            layers = {layer: at for layer, at in network.blocked_layers.items() if kind == "block" or network.has_3x3_kernels(at)}
-            for size in (_COARSE, *reversed(_SIZES)) if kind == "block" else _SIZES:
-                if looks.meter.is_spent or not layers:
-                    break
-                plan = _with_schemes(start, {layer: Scheme(kind, size, _REFERENCE) for layer in layers})
-                costs = [c.latency_s for c in problem.latency.measure(plan)]
-                tried[kind, size] = {layer: costs[at] for layer, at in layers.items()}
-                looks.meter.record(SearchStep(plan, f"{TABLE}{kind} of {_named(size)}", math.fsum(costs), None, False))
+        tried: dict[Shape, dict[str, float]] = {}
+        for shape in SHAPES if problem.dense_accuracy < _HARD else (s for s in SHAPES if s.kind != "pattern"):
+            layers = {layer: network.blocked_layers[layer] for layer in able(network, shape.kind)}
+            if looks.meter.is_spent or not layers:
+                continue
+            plan = _with_schemes(start, {layer: Scheme(*shape, _REFERENCE) for layer in layers})
+            costs = [c.latency_s for c in problem.latency.measure(plan)]
+            tried[shape] = {layer: costs[at] for layer, at in layers.items()}
+            looks.meter.record(SearchStep(plan, f"{TABLE}{_named(shape)}", math.fsum(costs), None, False))
         found, reasons = {}, []
         for layer, at in network.blocked_layers.items():
-            scheme, why = self._rule(dense[at], {k: of_layers[layer] for k, of_layers in tried.items() if layer in of_layers})
+            scheme, why = self._rule(dense[at], {shape: of_layers[layer] for shape, of_layers in tried.items() if layer in of_layers})
             reasons.append(f"{layer}: {why}")
             if scheme is not None:
                 found[layer] = scheme
@@ -77,18 +76,25 @@ class MappingRule:
         looks.meter.record(SearchStep(start, f"{TABLE}what it says", math.fsum(dense), None, False, why=told))
         return found
 
-    def _rule(self, dense_s: float, tried: Mapping[tuple[str, int], float]) -> tuple[Scheme | None, str]:
+    def _rule(self, dense_s: float, tried: Mapping[Shape, float]) -> tuple[Scheme | None, str]:
         """A layer's scheme, None where it stays dense, and why."""
         if not tried:
-            return None, "dense, no block was tried within the budget"
-        coarse_s = tried.get(("block", _COARSE), math.inf)
-        limit_s = (1 + self._tolerance) * coarse_s
-        for kind, sizes in (("pattern", _SIZES), ("block", (*_SIZES, _COARSE))):
-            for size in sizes:
-                seconds = tried.get((kind, size), math.inf)
-                if seconds < dense_s and seconds <= limit_s:
-                    return Scheme(kind, size, _REFERENCE), f"{kind} of {_named(size)}, {seconds / dense_s:.2f} of dense, the coarse one {coarse_s / dense_s:.2f}"
-        return None, f"dense, the fastest block takes {min(tried.values()) / dense_s:.2f} of it"
+            return None, "dense, nothing was tried within the budget"
+        candidates = {kind: shape for kind in KINDS if (shape := self._smallest(kind, dense_s, tried)) is not None}
+        if not candidates:
+            return None, f"dense, the fastest scheme takes {min(tried.values()) / dense_s:.2f} of it"
+        shape = candidates.get("pattern") or candidates.get("block") or candidates["kernel"]
+        kernels = candidates.get("kernel")
+        if kernels is not None and tried[kernels] * _KERNELS_WORTH < tried[shape]:
+            shape = kernels
+        others = ", ".join(f"{_named(s)} {tried[s] / dense_s:.2f}" for s in candidates.values() if s != shape)
+        return Scheme(*shape, _REFERENCE), f"{_named(shape)}, {tried[shape] / dense_s:.2f} of dense{', ' if others else ''}{others}"
+
+    def _smallest(self, kind: str, dense_s: float, tried: Mapping[Shape, float]) -> Shape | None:
+        """The smallest block of a kind that is faster than dense and about as fast as the kind's fastest; patterns are set beside blocks."""
+        seconds = {shape: s for shape, s in tried.items() if shape.kind == kind}
+        fastest = min((s for shape, s in tried.items() if shape.kind == ("block" if kind == "pattern" else kind)), default=math.inf)
+        return next((shape for shape in sorted(seconds) if seconds[shape] < dense_s and seconds[shape] <= (1 + self._tolerance) * fastest), None)
 
     def _lower(self, looks: Looks, start: Plan, mapping: Mapping[str, Scheme]) -> None:
         """Looks at one density after the other, until the floor is missed, then between the last two."""
@@ -116,44 +122,14 @@ class MappingRule:
             held, missed = (between, missed) if holds(between) else (held, between)
 
 
-class ChannelsThenBlocks:
-    """Prunes channels with a share of the slack and of the budget, then what is left in blocks (see `searcher.Searcher`).
-
-    Args:
-        channels: the first search.
-        share: of slack and budget that it may use.
-    """
-
-    name = "channels-then-blocks"
-
-    def __init__(self, channels: Searcher, share: float = 0.5) -> None:
-        self._channels, self._share = channels, share
-
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
-        """One after the other (see `searcher.Searcher`); whatever holds the problem's own floor is an answer."""
-        meter = Meter(problem, budget, on_step)
-        meter.start(math.fsum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
-
-        def note(step: SearchStep) -> None:
-            if step.accepted and any(step.plan == a.plan for a in meter.accepted):
-                return  # where the second search begins
-            holds = step.accuracy is not None and math.isfinite(step.latency_s) and step.accuracy >= problem.floor
-            meter.record(replace(step, accepted=step.accepted or holds))
-
-        slack = problem.dense_accuracy - problem.floor
-        first, _ = search_within(self._channels, replace(problem, floor=problem.dense_accuracy - self._share * slack), budget.part(self._share), note)
-        MappingRule(start=first.best.plan).search(problem, meter.left, note)
-        return meter.result(self.name)
-
-
 def _at(scheme: Scheme, density: float) -> Scheme:
     """At another density, as far as its kind goes; with few digits, because its text is what a plan holds."""
     most = MOST_OF_PATTERNS if scheme.kind == "pattern" else 1.0
     return replace(scheme, density=min(round(density, 4), math.floor(1e4 * most) / 1e4))
 
 
-def _named(size: int) -> str:
-    return "all channels" if size == _COARSE else f"{size} channels"
+def _named(shape: Shape) -> str:
+    return f"{shape.kind} of {'all channels' if shape.block == ALL_CHANNELS else f'{shape.block} channels'}"
 
 
 def _with_schemes(plan: Plan, schemes: Mapping[str, Scheme]) -> Plan:

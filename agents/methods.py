@@ -20,6 +20,9 @@ from cprune_rl.agents.exact import Exact
 from cprune_rl.agents.fastnas import FastNAS
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.halp import HALP
+from cprune_rl.agents.mapping_published import PublishedMapping, PublishedSettings
+from cprune_rl.agents.mapping_rule import MappingRule
+from cprune_rl.agents.mapping_search import MappingSearch
 from cprune_rl.agents.mdp import MDP
 from cprune_rl.agents.netadapt import NetAdapt
 from cprune_rl.agents.policy import RowPolicy
@@ -32,7 +35,7 @@ from cprune_rl.agents.unmeasured import Unmeasured, by_macs, by_prediction, shuf
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.losses import LossCurves
 
-__all__ = ["METHODS", "Brought", "Method", "check_rivals", "methods_of", "rival"]
+__all__ = ["METHODS", "OF_RUNS", "Brought", "Method", "check_rivals", "methods_of", "rival"]
 
 _UNCAPPED = 1000  # rejections of proxy greedy: it ends by itself, not by a limit
 
@@ -61,6 +64,7 @@ class Method:
         make: a searcher.
         policy: kind of policy that it brings along (`comparison.shelf.KINDS`); None for none.
         is_prepared: whether it reads cheap looks, so that a uniform plan is measured for it, and charged.
+        has_schemes: whether it prunes layers by schemes, so that a table of what they take is measured for it, and charged.
         role: "rival", "control", which shows what a kind of information is worth, or "reference", which knows everything and is not ranked.
     """
 
@@ -69,6 +73,7 @@ class Method:
     policy: str | None = None
     is_prepared: bool = True
     role: str = "rival"
+    has_schemes: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -92,6 +97,21 @@ METHODS: dict[str, Method] = {
     "annealing": Method("simulated annealing on true looks", lambda b: Annealing(seed=b.seed), is_prepared=False),
     "random": Method("random plans that are predicted to use about the slack", lambda b: RandomSearch(seed=b.seed), is_prepared=False),
     "uniform": Method("the same share of every group, from wide to narrow", lambda b: Uniform(), is_prepared=False),
+    "mapping-rule": Method("a scheme for each layer by rule (Gong et al., 2021)", lambda b: MappingRule(), is_prepared=False, has_schemes=True),
+    "mapping-search": Method(
+        "the same by search: rule, then turns of planning in a model by a policy of the scheme environment",
+        lambda b: MappingSearch(b.policy(), SurrogateSettings(seed=b.seed)),
+        "mapping",
+        is_prepared=False,
+        has_schemes=True,
+    ),
+    "mapping-rounds": Method("that search without a policy", lambda b: MappingSearch(None, SurrogateSettings(seed=b.seed), "mapping-rounds"), is_prepared=False, has_schemes=True),
+    "mapping-published": Method(
+        "a scheme for each layer by policy gradient, layer by layer (Gong et al., 2021)",
+        lambda b: PublishedMapping(PublishedSettings(seed=b.seed)),
+        is_prepared=False,
+        has_schemes=True,
+    ),
     "agent-macs": Method(
         "control: the agent by multiply-accumulates in the place of latency", lambda b: Unmeasured("agent-macs", PruningAgent(b.policy()), by_macs), "transferred", role="control"
     ),
@@ -108,6 +128,8 @@ METHODS: dict[str, Method] = {
     ),
 }
 _ALIASES = {"greedy": "cprune"}
+OF_RUNS = ("agent", "mapping-search", "channels-then-schemes", "channels-then-rule")
+"""Methods that a run has policies of its own for."""
 
 
 def methods_of(names: list[str]) -> list[str]:
@@ -137,6 +159,8 @@ def check_rivals(names: Sequence[str]) -> None:
         UnknownNameError: there is no such method.
     """
     for name in (_ALIASES.get(n, n) for n in names):
+        if name in OF_RUNS:
+            continue
         if name not in METHODS:
             raise UnknownNameError("method", name, [n for n, m in METHODS.items() if _is_rival(m)])
         if not _is_rival(METHODS[name]):

@@ -1,4 +1,4 @@
-"""The plans that a search on a model moves among, as vectors of whole numbers: widths of groups, or schemes of layers within given widths.
+"""The plans that a search on a model moves among, as vectors of whole numbers: widths of groups, schemes of layers within given widths, or both.
 
 Called by `surrogate`.
 """
@@ -15,7 +15,7 @@ from cprune_rl.envs.scheme_menu import SCHEMES, able
 from cprune_rl.schemes import KINDS, Scheme
 from cprune_rl.table import Network, Plan
 
-__all__ = ["ChannelSpace", "PlanSpace", "SchemeSpace"]
+__all__ = ["ChannelSpace", "JointSpace", "PlanSpace", "SchemeSpace"]
 
 Vector = NDArray[np.int64]
 _DENSE = -1  # option of a layer that no scheme prunes
@@ -100,7 +100,11 @@ class SchemeSpace:
 
     def decode(self, at: Vector) -> Plan:
         """See `PlanSpace`."""
-        return Plan(self._widths, tuple((layer, self._texts[option]) for layer, option in zip(self._layers, at.tolist(), strict=True) if option != _DENSE))
+        return Plan(self._widths, self.schemes(at))
+
+    def schemes(self, at: Vector) -> tuple[tuple[str, str], ...]:
+        """The schemes of a vector, by layer."""
+        return tuple((layer, self._texts[option]) for layer, option in zip(self._layers, at.tolist(), strict=True) if option != _DENSE)
 
     def neighbour(self, at: Vector, rng: np.random.Generator, n_changes: int) -> tuple[Vector, tuple[int, ...]]:
         """See `PlanSpace`; a third of the changes go anywhere, the others to a density or a block size next to the layer's."""
@@ -111,6 +115,34 @@ class SchemeSpace:
             options[layer] = nearby[int(rng.integers(len(nearby)))]
             touched.add(self._subgraphs[layer])
         return options, tuple(sorted(touched))
+
+
+class JointSpace:
+    """Widths of groups and schemes of layers together (see `PlanSpace`).
+
+    Args:
+        network: whose plans.
+        steps: legal step of each group, in channels.
+    """
+
+    def __init__(self, network: Network, steps: Sequence[int]) -> None:
+        self._n_groups = len(network.groups)
+        self._channels, self._schemes = ChannelSpace(network, steps), SchemeSpace(network, network.dense.widths)
+
+    def encode(self, plan: Plan) -> Vector:
+        """See `PlanSpace`."""
+        return np.concatenate([self._channels.encode(plan), self._schemes.encode(plan)])
+
+    def decode(self, at: Vector) -> Plan:
+        """See `PlanSpace`."""
+        return Plan(tuple(at[: self._n_groups].tolist()), self._schemes.schemes(at[self._n_groups :]))
+
+    def neighbour(self, at: Vector, rng: np.random.Generator, n_changes: int) -> tuple[Vector, tuple[int, ...]]:
+        """See `PlanSpace`; each change is as likely of a group as of a layer."""
+        n_of_groups = int(rng.binomial(n_changes, 0.5))
+        widths, of_groups = self._channels.neighbour(at[: self._n_groups], rng, n_of_groups)
+        options, of_layers = self._schemes.neighbour(at[self._n_groups :], rng, n_changes - n_of_groups)
+        return np.concatenate([widths, options]), tuple(sorted({*of_groups, *of_layers}))
 
 
 def _near(option: int, options: Sequence[int]) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ from cprune_rl.agents.policy import RowPolicy
 from cprune_rl.agents.searcher import Budget
 from cprune_rl.agents.vec_env import ProblemVecEnv
 from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler
+from cprune_rl.envs.menu import Menu
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import PolicyError, UnknownNameError
 
@@ -108,6 +109,7 @@ def train_policy(
     held_out: Sequence[Callable[[], Problem]] = (),
     checkpoint: Path | None = None,
     start: RowPolicy | None = None,
+    menu: Menu | None = None,
 ) -> Trained:
     """Trains a row-shared policy on drawn problems.
 
@@ -120,6 +122,7 @@ def train_policy(
         checkpoint: file that the training is saved to, and goes on from where it is there already; a learner's memory of
             steps is not in it, and is filled anew.
         start: policy whose weights are the beginning; a new one where not given.
+        menu: whose changes it learns to choose among; narrower groups where not given.
 
     Raises:
         UnknownNameError: there is no such learner.
@@ -129,7 +132,7 @@ def train_policy(
     learner = LEARNERS[settings.learner]
     saved = _saved(checkpoint, settings) if checkpoint is not None and checkpoint.is_file() else None
     n_done = 0 if saved is None else int(saved["n_steps"])
-    env = ProblemVecEnv(_Make(problems, settings.max_rows, settings.max_steps), settings.n_envs, _workers(settings), settings.seed + n_done * settings.n_envs)
+    env = ProblemVecEnv(_Make(problems, settings.max_rows, settings.max_steps, menu), settings.n_envs, _workers(settings), settings.seed + n_done * settings.n_envs)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # while steps are taken: a few rows at a time, and other processes at work
     try:
@@ -140,7 +143,7 @@ def train_policy(
             _restore(model, saved, str(checkpoint))
         model.set_logger(configure(str(log_folder) if log_folder else None, ["tensorboard"] if log_folder else []))
         model.num_timesteps = n_done
-        watch = _Watch(learner, settings, on_steps, held_out, checkpoint, n_done, saved, n_threads)
+        watch = _Watch(learner, settings, on_steps, held_out, checkpoint, n_done, saved, n_threads, menu)
         watch.init_callback(model)
         if n_done < settings.total_timesteps:
             model.learn(settings.total_timesteps - n_done, callback=watch, reset_num_timesteps=False)
@@ -170,9 +173,10 @@ class _Make:
     problems: ProblemSampler
     max_rows: int
     max_steps: int
+    menu: Menu | None
 
     def __call__(self) -> CPruneEnv:
-        return CPruneEnv(self.problems, self.max_rows, self.max_steps)
+        return CPruneEnv(self.problems, self.max_rows, self.max_steps, menu=self.menu)
 
 
 class _Watch(BaseCallback):
@@ -188,8 +192,10 @@ class _Watch(BaseCallback):
         n_done: int,
         saved: Mapping[str, Any] | None,
         n_threads: int,
+        menu: Menu | None,
     ) -> None:
         super().__init__()
+        self._menu = menu
         self._learner, self._settings, self._on_steps, self._held_out, self._checkpoint = learner, settings, on_steps, held_out, checkpoint
         self._due = (n_done // settings.eval_every + 1) * settings.eval_every
         self.evaluations = [Evaluation(**e) for e in saved["evaluations"]] if saved else []
@@ -222,7 +228,7 @@ class _Watch(BaseCallback):
         """Tries the policy on each held-out problem, and saves the training."""
         n_steps = self.model.num_timesteps
         if not self.evaluations or self.evaluations[-1].n_steps < n_steps:
-            policy = PolicyRollOut(self._learner.policy_of(self.model))
+            policy = PolicyRollOut(self._learner.policy_of(self.model), menu=self._menu)
             for open_problem in self._held_out:
                 problem = open_problem()
                 found = policy.search(problem, Budget())

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from cprune_rl.schemes import Scheme
 from cprune_rl.table import Network, Plan
 
-__all__ = ["LossCurves", "hardness"]
+__all__ = ["DENSITY_POWER", "LossCurves", "hardness"]
 
 _EVEN_POWER = 3.5  # fitted to fine-tuned plans: a little pruning is nearly free, the last channels are not
 _LEAST_SCALE = 1e-4  # in accuracy: no group is free
-_DENSITY_POWER = 2.0  # of the log density
-_COARSENESS = {"block": 0.3, "kernel": 0.6, "pattern": 0.3}
-_BLOCK_POWER = 0.25
+_LEAST_OF_LAYERS = 1e-7  # the same of a hardness of 1: those of schemes go into the thousands
+DENSITY_POWER = 2.7
+"""Of one over the density, as a layer's loss goes with it."""
+_BLOCK_POWER = 0.6  # of the block size
+_COARSENESS = {"block": 1.0, "kernel": 4.7, "pattern": 4.1}  # whole kernels lose as much as blocks of 0.56 times the density
 
 
 def hardness(scheme: Scheme, channels_out: int) -> float:
@@ -32,7 +34,7 @@ def hardness(scheme: Scheme, channels_out: int) -> float:
         channels_out: that it writes: a block has no more.
     """
     block = min(scheme.block, channels_out)
-    return float(_COARSENESS[scheme.kind] * block**_BLOCK_POWER * np.log2(1 / scheme.density) ** _DENSITY_POWER)
+    return float(_COARSENESS[scheme.kind] * block**_BLOCK_POWER * (scheme.density**-DENSITY_POWER - 1))
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class LossCurves:
         """
         unit = LossCurves(self.scale, self.power, np.ones(len(network.blocked_layers)))
         told = np.array([unit.of_layers(network, plan).sum() for plan in plans])
-        return LossCurves(self.scale, self.power, np.full(len(network.blocked_layers), _level(told, losses)))
+        return LossCurves(self.scale, self.power, np.full(len(network.blocked_layers), _level(told, losses, _LEAST_OF_LAYERS)))
 
     @property
     def n_units(self) -> int:
@@ -121,6 +123,6 @@ class LossCurves:
         return LossCurves(self.scale * factors[:n], self.power, self.layers * factors[n:])
 
 
-def _level(told: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
+def _level(told: NDArray[np.float64], losses: NDArray[np.float64], least: float = _LEAST_SCALE) -> float:
     """The scale by which what is told comes nearest to what was lost."""
-    return max(float(told @ losses) / max(float(told @ told), 1e-12), _LEAST_SCALE)
+    return max(float(told @ losses) / max(float(told @ told), 1e-12), least)

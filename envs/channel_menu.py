@@ -99,5 +99,6 @@ def _log_gains(problem: Problem, state: EpisodeState, moves: Sequence[Move]) -> 
     of_move = np.repeat(np.arange(len(moves)), [len(at) for at in shaped])
     total = state.table.latency_s
     with np.errstate(invalid="ignore"):
-        after: NDArray[np.float64] = total + np.bincount(of_move, np.array([c.latency_s for c in costs]) - before, len(moves))
+        changed = np.bincount(of_move, np.array([c.latency_s for c in costs]) - before, len(moves)).astype(np.float64)
+        after = total + changed
         return log_ratio(total, after)

@@ -53,6 +53,7 @@ class TrainingProblems:
         shown_sigma: log deviation of a group's loss shown from the fitted curve: what evaluations teach of it in a search.
         latency_sigma: log deviation of each task's true latency from the one predicted.
         imagined_share: of the episodes in which all is as it is shown, as in the model that the agent has a policy plan in.
+        start_ratios: shares of all channels with which episodes begin, drawn from; whole networks where there are none.
     """
 
     network: Network
@@ -65,6 +66,7 @@ class TrainingProblems:
     shown_sigma: float = 0.4
     latency_sigma: float = 0.06
     imagined_share: float = 0.5
+    start_ratios: Sequence[float] = ()
 
     def __call__(self, rng: np.random.Generator) -> Problem:
         """One variation."""
@@ -76,7 +78,10 @@ class TrainingProblems:
             latency = NoisyCosts(self.network, latency, int(rng.integers(2**31)), self.latency_sigma)
             oracle = self.losses.oracle(self.network, self.losses.draw(shown, rng), self.dense_accuracy, rng)
         floor = self.dense_accuracy - float(rng.choice(np.asarray(self.floors)))
-        return Problem(f"{self.network.name} (varied)", self.network, latency, oracle, shown, self.dense_accuracy, max(floor, 0.0), self.descriptor)
+        start = self.network.uniform(float(rng.choice(np.asarray(self.start_ratios)))) if self.start_ratios else None
+        if start is not None:  # what the channels that are gone have cost is behind it
+            floor -= self.dense_accuracy - oracle.accuracy(start).value
+        return Problem(f"{self.network.name} (varied)", self.network, latency, oracle, shown, self.dense_accuracy, max(floor, 0.0), self.descriptor, start)
 
 
 def make_live_env(

@@ -29,7 +29,7 @@ def number(value: object, what: str, low: float, high: float = _MAX_NUMBER) -> f
 def numbers(values: object, what: str, n: int, low: float) -> list[float]:
     """A list of `n` such numbers."""
     if not isinstance(values, list) or len(values) != n:
-        raise DataError(f"{what} must be a list of {n} numbers, one for each group")
+        raise DataError(f"{what} must be a list of {n} numbers, one for each group or layer")
     return [number(v, what, low) for v in values]
 
 
@@ -75,8 +75,10 @@ def _check_subgraph(subgraph: Subgraph, network: Network) -> None:
     _check_template(subgraph.template.text, subgraph.extents)
     if subgraph.blocked is not None:
         whole(subgraph.blocked.entries, "entries of a kernel", 1)
-        whole(subgraph.blocked.template.macs, "macs", 0)
-        _check_template(subgraph.blocked.template.text, subgraph.extents)
+        for template in (subgraph.blocked.template, subgraph.blocked.of_kernels):
+            if template is not None:
+                whole(template.macs, "macs", 0)
+                _check_template(template.text, subgraph.extents)
 
 
 def _check_extent(extent: Extent, network: Network) -> None:

@@ -78,7 +78,7 @@ def save_recorded(path: Path, problem: Problem, costs: Sequence[tuple[Workload, 
         "tasks": [
             {"workload": _workload_to_json(w), "latency_s": c.latency_s, "tile_factors": list(c.tile_factors), "lanes": c.lanes, "spread": round(c.spread, 5)} for w, c in costs
         ],
-        "curves": {"scale": curves.scale.tolist(), "power": curves.power.tolist()},
+        "curves": {"scale": curves.scale.tolist(), "power": curves.power.tolist(), **({"layers": curves.layers.tolist()} if len(curves.layers) else {})},
         "dense_accuracy": problem.dense_accuracy,
         "floor": problem.floor - problem.dense_accuracy,
         "descriptor": problem.descriptor.to_json(),
@@ -159,7 +159,9 @@ def _from_json(value: Mapping[str, Any]) -> Recording:
     costs = tuple(_task(t) for t in value["tasks"])
     if missing := {w.key for w in network.workloads(network.dense)} - {w.key for w, _ in costs}:
         raise DataError(f"it has no latency of {len(missing)} tasks of the dense network, e.g. {min(missing)[:60]!r}")
-    curves = LossCurves(np.array(numbers(value["curves"]["scale"], "scale", n, 0.0)), np.array(numbers(value["curves"]["power"], "power", n, 1e-3)))
+    told = value["curves"]
+    of_layers = numbers(told["layers"], "layers", len(network.blocked_layers), 0.0) if "layers" in told else []
+    curves = LossCurves(np.array(numbers(told["scale"], "scale", n, 0.0)), np.array(numbers(told["power"], "power", n, 1e-3)), np.array(of_layers, float))
     provenance = value["provenance"]
     if not isinstance(provenance, dict):
         raise DataError(f"its provenance is {type(provenance).__name__}, it must be an object")

@@ -161,7 +161,7 @@ def even_curves(recording: Recording) -> LossCurves:
         recording: its own curves may have been measured group by group.
     """
     half = np.full((1, len(recording.network.groups)), _HALF)
-    return LossCurves.even(half, recording.curves.loss(half).sum(axis=1))
+    return replace(LossCurves.even(half, recording.curves.loss(half).sum(axis=1)), layers=recording.curves.layers)
 
 
 @lru_cache(maxsize=32)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from cprune_rl.envs.menu import EpisodeState, Move, Options, log_ratio
 from cprune_rl.envs.problem import Problem
-from cprune_rl.losses import LossCurves, hardness
+from cprune_rl.losses import DENSITY_POWER, LossCurves, hardness
 from cprune_rl.schemes import KINDS, MOST_OF_PATTERNS, Scheme
 from cprune_rl.table import Network, Plan, TaskRow, Workload
 
-__all__ = ["ALL_CHANNELS", "DENSITIES", "SCHEMES", "SHAPES", "SchemeMenu", "Shape", "able"]
+__all__ = ["ALL_CHANNELS", "DENSITIES", "SCHEMES", "SHAPES", "SchemeMenu", "Shape", "able", "scheme_plans"]
 
 ALL_CHANNELS = 1 << 20  # more than any layer has: one block
 
@@ -40,7 +40,6 @@ SHAPES = (
 )  # fmt: skip
 DENSITIES = (0.5, 0.35, 0.25, 0.175, 0.125, 0.0625)
 SCHEMES = tuple(Scheme(kind, block, density) for kind, block in SHAPES for density in DENSITIES if kind != "pattern" or density <= MOST_OF_PATTERNS)
-_DENSITY_POWER = 2.0  # that `losses.hardness` has: shown as a group's curvature is
 _MOST_REMEMBERED = 256  # networks' widths
 
 
@@ -70,6 +69,18 @@ def able(network: Network, kind: str) -> list[str]:
     return [layer for layer, at in network.blocked_layers.items() if kind == "block" or network.has_3x3_kernels(at)]
 
 
+def scheme_plans(network: Network, density: float) -> list[Plan]:
+    """Plans of which each prunes all layers that it can by one shape of scheme, at one density: what a table of latencies is made of.
+
+    Args:
+        network: whose plans.
+        density: share of entries that are kept.
+    """
+    layers = {kind: able(network, kind) for kind in KINDS}
+    shapes = [s for s in SHAPES if layers[s.kind] and (s.kind != "pattern" or density <= MOST_OF_PATTERNS)]
+    return [Plan(network.dense.widths, tuple((layer, str(Scheme(kind, block, density))) for layer in layers[kind])) for kind, block in shapes]
+
+
 class SchemeMenu:
     """See the module (and `menu.Menu`); units are layers, `banned` holds the largest density rejected of each layer and shape."""
 
@@ -94,7 +105,7 @@ class SchemeMenu:
 
     def shape_of_losses(self, curves: LossCurves) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Menu`."""
-        return curves.layers, np.full(len(curves.layers), _DENSITY_POWER)
+        return curves.layers, np.full(len(curves.layers), DENSITY_POWER)
 
     def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
         """See `Menu`."""

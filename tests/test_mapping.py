@@ -8,9 +8,11 @@ import math
 import pytest
 
 from cprune_rl.agents.guard import search_within
-from cprune_rl.agents.mapping_rule import ChannelsThenBlocks, MappingRule
+from cprune_rl.agents.mapping_published import PublishedMapping, PublishedSettings
+from cprune_rl.agents.mapping_rule import MappingRule
+from cprune_rl.agents.mapping_search import ChannelsThenSchemes, MappingSearch
 from cprune_rl.agents.searcher import Budget, SearchResult
-from cprune_rl.agents.surrogate import SurrogateSearch
+from cprune_rl.agents.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.contracts import TaskCost
 from cprune_rl.errors import ConfigError
 from cprune_rl.job.config import load_config
@@ -38,7 +40,15 @@ def schemes_of(found: SearchResult) -> dict[str, Scheme]:
     return {layer: Scheme.parse(text) for layer, text in found.best.plan.schemes}
 
 
-@pytest.mark.parametrize("make", [MappingRule, lambda: ChannelsThenBlocks(SurrogateSearch())])
+MAPPINGS = {
+    "rule": MappingRule,
+    "search": MappingSearch,
+    "both": lambda: ChannelsThenSchemes(SurrogateSearch(), MappingSearch(), surrogate=SurrogateSettings(turns=1)),
+    "published": lambda: PublishedMapping(PublishedSettings(episodes=60)),
+}
+
+
+@pytest.mark.parametrize("make", MAPPINGS.values(), ids=MAPPINGS)
 def test_mappings_pass_the_conformance_suite(make: type[MappingRule]) -> None:
     result = check_searcher(make, toy_problem)
     assert result.best.plan.schemes
@@ -82,7 +92,7 @@ def test_the_density_is_as_low_as_the_floor_allows() -> None:
 
 def test_channels_come_first_then_blocks_in_what_is_left() -> None:
     problem = toy_problem()
-    result = ChannelsThenBlocks(SurrogateSearch()).search(problem, Budget())
+    result = ChannelsThenSchemes(SurrogateSearch(), MappingRule()).search(problem, Budget())
     both = [a for a in result.accepted if a.plan.schemes]
     assert both
     assert all(a.plan.widths != problem.network.dense.widths for a in both)
@@ -94,7 +104,7 @@ def test_channels_come_first_then_blocks_in_what_is_left() -> None:
 @pytest.mark.parametrize("budget", [Budget(accuracy_evaluations=12), Budget(fresh_trials=60)])
 def test_within_a_budget_both_have_their_part(budget: Budget) -> None:
     problem = toy_problem()
-    result, _ = search_within(ChannelsThenBlocks(SurrogateSearch()), problem, budget)
+    result, _ = search_within(ChannelsThenSchemes(SurrogateSearch(), MappingRule()), problem, budget)
     assert any(a.plan.schemes for a in result.accepted)
     assert any(not a.plan.schemes for a in result.accepted[1:])
     assert result.cost["accuracy_evaluations"] <= (budget.accuracy_evaluations or math.inf)

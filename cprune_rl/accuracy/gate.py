@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.intervals import accuracy_interval
+from cprune_rl.intervals import Interval, accuracy_interval
 
-__all__ = ["Verdict", "judge", "least_provable_loss"]
+__all__ = ["Verdict", "difference_interval", "judge", "least_provable_loss"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,19 @@ def judge(
     else:
         bound = dense.value + _difference_bound(pruned_correct, dense_correct, pruned.low, dense.high)
     return Verdict(pruned.value, bound, floor, n_looks, risk, bound >= floor)
+
+
+def difference_interval(right: NDArray[np.bool_], of_dense: NDArray[np.bool_], confidence: float = 0.95) -> Interval:
+    """How much more accurate a network is than the dense one on the same images, paired, with an interval (see `_difference_bound`).
+
+    Args:
+        right: `(n_images,)` whether the network is right.
+        of_dense: `(n_images,)` whether the dense network is.
+        confidence: of the interval.
+    """
+    own, other = accuracy_interval(right, confidence), accuracy_interval(of_dense, confidence)
+    low, high = _difference_bound(right, of_dense, own.low, other.high), -_difference_bound(of_dense, right, other.low, own.high)
+    return Interval(own.value - other.value, low, high)
 
 
 def least_provable_loss(n_images: int, risk: float, n_looks: int = 1) -> float:

@@ -4,8 +4,8 @@ The dense network's tasks are tuned hard, in every form; their best programs are
 tries the pool's programs carried over, a few random ones, and evolves from them as long as that pays. The pool's and
 the random programs depend on the task, not on the order of a search; which mutants are tried depends on it too, by the
 learned ranking, which tasks of a family share and which starts empty after `--resume`. Which forms are worth trying is
-seen on the dense network, and asked again of a task so much narrower that the answer may be another. The whole
-network's forms are then chosen together.
+seen on the dense network, and asked again of a task so much narrower that the answer may be another; of layers that are
+pruned by schemes it is seen for each kind of block by itself. The whole network's forms are then chosen together.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class _Shared:
 
     loaded: dict[str, tuple[tvm.IRModule, OutputCheck | None]] = field(default_factory=dict)
     surveys: list[FormSurvey] = field(default_factory=list)  # of each subgraph, on the dense network
+    blocked: dict[tuple[int, str], FormSurvey] = field(default_factory=dict)  # of each subgraph and kind of block, on the plans of `tune_blocked`
     dense_costs: dict[str, TaskCost] = field(default_factory=dict)
 
 
@@ -94,6 +95,7 @@ class Tuner:
         self._plans: dict[Plan, list[TaskCost]] = {}
         self._answers: dict[str, TaskCost] = {}
         self._surveys = self._new_surveys()
+        self._blocked: dict[tuple[int, str], FormSurvey] = {}
 
     @property
     def spending(self) -> Spending:
@@ -116,6 +118,7 @@ class Tuner:
         view._tasks, view._plans, view._answers = self._tasks.view(), {}, {}
         view._tasks.costs = dict(self._shared.dense_costs)
         view._surveys = [survey.copy() for survey in self._shared.surveys] or self._new_surveys()
+        view._blocked = {kind: survey.copy() for kind, survey in self._shared.blocked.items()}
         return view
 
     def tune_dense(self, on_task: OnTask | None = None) -> None:
@@ -138,6 +141,24 @@ class Tuner:
         self._shared.surveys = [survey.copy() for survey in self._surveys]
         self._tasks.exchange(jobs, settings.n_exchanged)
         self._keep_dense()
+
+    def tune_blocked(self, plans: Sequence[Plan], on_task: OnTask | None = None) -> None:
+        """Tunes tasks of layers that are pruned by schemes as hard as dense ones, before a search believes what blocks cost.
+
+        Blocks have no programs in the dense network's pool. What is found here is theirs, and says which forms suit them.
+
+        Args:
+            plans: each prunes all layers that it can by one kind of scheme.
+            on_task: called with the number of plans done after each.
+        """
+        for done, plan in enumerate(plans, start=1):
+            jobs = {key: job for key, job in self._jobs(plan).items() if job.workload.is_blocked}
+            for job in jobs.values():
+                self._tasks.tune(job, "dense", self._settings.dense)
+            self._note_forms(plan)
+            self._shared.blocked = {kind: survey.copy() for kind, survey in self._blocked.items()}
+            if on_task is not None:
+                on_task(done)
 
     def n_dense_tasks(self) -> int:
         """Tasks that `tune_dense` goes through at most: those of the dense network in every form, twice."""
@@ -227,14 +248,20 @@ class Tuner:
         return [FormSurvey(forms) for forms in self._forms.distinct]
 
     def _note_forms(self, plan: Plan) -> None:
-        for survey, distinct, forms in zip(self._surveys, self._forms.distinct, self._forms.workloads(plan), strict=True):
-            if not forms[0].is_blocked:  # the survey is of dense tasks
-                survey.note(_channels(forms[0]), {f: self._tasks.costs[forms[f].key].latency_s for f in distinct if forms[f].key in self._tasks.costs})
+        for at, (distinct, forms) in enumerate(zip(self._forms.distinct, self._forms.workloads(plan), strict=True)):
+            offered = _distinct(forms) if forms[0].is_blocked else distinct
+            costs = {f: self._tasks.costs[forms[f].key].latency_s for f in offered if forms[f].key in self._tasks.costs}
+            if costs:
+                self._survey(at, forms).note(_size(forms[0]), costs)
+
+    def _survey(self, subgraph: int, forms: Sequence[Workload]) -> FormSurvey:
+        """How the forms of a subgraph compared; blocks of each kind are a matter of their own."""
+        if not forms[0].is_blocked:
+            return self._surveys[subgraph]
+        return self._blocked.setdefault((subgraph, forms[0].family), FormSurvey(_distinct(forms)))
 
     def _offered(self, subgraph: int, forms: Sequence[Workload], tolerance: float | None = None) -> Sequence[int]:
-        if forms[0].is_blocked:
-            return [f for f, w in enumerate(forms) if w not in forms[:f]]
-        return self._surveys[subgraph].worthwhile(_channels(forms[0]), tolerance or self._settings.form_tolerance)
+        return self._survey(subgraph, forms).worthwhile(_size(forms[0]), tolerance or self._settings.form_tolerance)
 
     def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, Job]:
         """The distinct tasks of a plan, in the forms that are worth trying."""
@@ -291,5 +318,12 @@ class Tuner:
                     self._tasks.tune(jobs[forms[f].key], "top-up", Effort(0, count, count))
 
 
-def _channels(workload: Workload) -> Channels:
-    return workload.channels_in, workload.channels_out
+def _distinct(forms: Sequence[Workload]) -> list[int]:
+    """Forms in which a subgraph is another task than in those before them."""
+    return [f for f, w in enumerate(forms) if w not in forms[:f]]
+
+
+def _size(workload: Workload) -> Channels:
+    """What a task has to compute, as the survey of its forms is asked: channels read and written; of a pruned layer what is kept of what is read."""
+    per_channel = max(workload.operator.height**2 * workload.channels_out, 1)
+    return (max(1, workload.macs // per_channel), workload.channels_out) if workload.is_blocked else (workload.channels_in, workload.channels_out)

@@ -56,7 +56,7 @@ def open_workbench(config: RunConfig, reporter: Reporter, since: float) -> Itera
         _say_what_to_expect(config, subject.data, dense_accuracy, reporter)
         lab = open_lab(subject.model, subject.example, subject.coupled)
         oracle = open_oracle(config, subject, lab.network, lab.cost_model, store, dense_accuracy, since, reporter)
-        bench = Workbench(config, subject, lab, oracle, dense_accuracy, model_cost=dict(lab.spent))
+        bench = Workbench(config, subject, lab, oracle, dense_accuracy, model_cost=dict(lab.spent), scheme_cost=dict(lab.spent_on_schemes))
         calibrate(bench, reporter)
         yield bench
 

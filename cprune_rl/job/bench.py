@@ -84,6 +84,10 @@ class Lab(Protocol):
         """Trials and seconds that went into `cost_model`."""
 
     @property
+    def spent_on_schemes(self) -> Mapping[str, float]:
+        """The same of what was measured of layers that are pruned by schemes."""
+
+    @property
     def latency_source(self) -> str:
         """`result.MEASURED`, or whose recording the latencies are out of."""
 
@@ -134,6 +138,7 @@ class Workbench:
         curves: predicted loss of each group, from the plans of the calibration.
         model_cost: trials and seconds that went into the cost model: only an agent that plans in it needs it, so its
             search is charged with them.
+        scheme_cost: the same of what was measured of schemes, for those who prune by them.
     """
 
     config: RunConfig
@@ -145,6 +150,7 @@ class Workbench:
     calibration_points: list[tuple[float, float]] = field(default_factory=list)
     curves: LossCurves = field(default_factory=lambda: LossCurves(np.empty(0), np.empty(0)))
     model_cost: dict[str, float] = field(default_factory=dict)
+    scheme_cost: dict[str, float] = field(default_factory=dict)
 
     @property
     def network(self) -> Network:

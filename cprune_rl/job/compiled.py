@@ -6,8 +6,9 @@ Opened by `job.assemble` where the device is one; with `job.side_by_side` the on
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from cprune_rl.cost_cache.predicted import PredictedCosts
 from cprune_rl.cost_cache.predictor import LatencyPredictor
 from cprune_rl.cost_cache.shapes import stored_samples
 from cprune_rl.descriptor import DeviceDescriptor
+from cprune_rl.envs.scheme_menu import scheme_plans
 from cprune_rl.errors import ConfigError, DataError, ModelError
 from cprune_rl.job.bench import Comparison, FinishedNetwork
 from cprune_rl.job.config import RunConfig
@@ -54,6 +56,7 @@ class CompiledLab:
         descriptor: of the device.
         cost_model: what the dense network and a uniform plan or two taught.
         spent: trials and seconds that went into it.
+        spent_on_schemes: the same of what it was taught of layers that are pruned by schemes.
         predictor: of tasks that were not measured; None where all are to be.
     """
 
@@ -65,6 +68,7 @@ class CompiledLab:
     descriptor: DeviceDescriptor
     cost_model: CostModel = field(default_factory=CostModel)
     spent: dict[str, float] = field(default_factory=dict)
+    spent_on_schemes: dict[str, float] = field(default_factory=dict)
     predictor: LatencyPredictor | None = None
     latency_source: str = MEASURED
 
@@ -98,6 +102,8 @@ class CompiledLab:
         lab = CompiledLab(config, tuple(example.shape), forms, device, tuner, descriptor)
         lab._tune(reporter)
         lab._sweep(reporter)
+        if config.has_schemes:
+            lab._sweep_schemes(reporter)
         lab.predictor = learn_latencies(config, store, device.context, descriptor, reporter)
         return lab
 
@@ -173,10 +179,31 @@ class CompiledLab:
         if len(plans) > 1:
             with reporter.part("Measuring narrower tasks", self.tuner.n_exchange_tasks(plans)) as advance:
                 self.tuner.widen_pool(plans[1:], advance)
+        self._learn(plans)
+        self.spent = self._since(before)
+
+    def _sweep_schemes(self, reporter: Reporter) -> None:
+        """Measures every kind of scheme on all layers at a few densities, the first tuned hard: blocks have no programs in the dense network's pool."""
+        before, (first, *others) = dataclasses.asdict(self.tuner.spending), self.config.budgets.scheme_sweep
+        plans = {density: scheme_plans(self.network, density) for density in (first, *others)}
+        if not plans[first]:
+            reporter.say("    No layer of this network can be pruned by a scheme")
+            return
+        with reporter.part("Tuning layers in blocks, kernels and patterns", len(plans[first])) as advance:
+            self.tuner.tune_blocked(plans[first], advance)
+        with reporter.part("Measuring sparser ones", sum(map(len, plans.values()))) as advance:
+            for done, plan in enumerate(itertools.chain.from_iterable(plans.values()), start=1):
+                self._learn([plan])
+                advance(done)
+        self.spent_on_schemes = self._since(before)
+
+    def _learn(self, plans: Sequence[Plan]) -> None:
         for plan in plans:
             for workload, cost in zip(self.network.workloads(plan), self.tuner.measure(plan), strict=True):
                 self.cost_model.learn(workload, cost)
-        self.spent = {name: value - before[name] for name, value in dataclasses.asdict(self.tuner.spending).items()}
+
+    def _since(self, before: Mapping[str, float]) -> dict[str, float]:
+        return {name: value - before[name] for name, value in dataclasses.asdict(self.tuner.spending).items()}
 
 
 def learn_latencies(config: RunConfig, store: CostStore, context: str, descriptor: DeviceDescriptor, reporter: Reporter) -> LatencyPredictor | None:

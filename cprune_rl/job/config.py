@@ -15,8 +15,12 @@ from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 __all__ = ["METHODS", "SCHEMES", "Budgets", "RunConfig", "TunerBudgets", "load_config"]
 
 _OF_PATHS = ("npz", "cifar10", "imagefolder")  # kinds of data whose argument is a file or a folder
-SCHEMES = {"channel": "", "block": "mapping-rule", "both": "channels-then-blocks"}
-"""What is pruned, and by which search; channels by the run's method."""
+SCHEMES = {
+    "channel": {"search": "", "rule": ""},
+    "block": {"search": "mapping-search", "rule": "mapping-rule"},
+    "both": {"search": "channels-then-schemes", "rule": "channels-then-rule"},
+}
+"""What is pruned, how schemes are chosen, and by which search that is; channels alone by the run's method."""
 METHODS = {"agent": "MaskablePPO with the row-shared policy", "greedy": "greedy CPrune, repaired"}
 
 
@@ -49,7 +53,9 @@ class Budgets:
         proof_plans: of equal latency, fine-tuned in full to see whether the supernet ranks them.
         tuner: how hard tasks are tuned.
         sweep: kept ratios of the plans measured for the cost model.
+        scheme_sweep: densities at which every kind of scheme is measured for it, where layers are to be pruned so; the first is tuned as hard as the dense network.
         calibration: kept ratios of the plans fine-tuned in full to calibrate the oracle.
+        scheme_calibration: densities of those that are pruned by schemes, in turns by kernels and by blocks.
         total_timesteps: of the agent's training.
         turns: of the agent's search, see `agents.agent`.
         timing_rounds: interleaved rounds of the final timing.
@@ -62,7 +68,9 @@ class Budgets:
     proof_plans: int = 10
     tuner: TunerBudgets = TunerBudgets()
     sweep: tuple[float, ...] = (0.5,)
+    scheme_sweep: tuple[float, ...] = (0.25, 0.0625)
     calibration: tuple[float, ...] = (0.8, 0.65, 0.5, 0.35)
+    scheme_calibration: tuple[float, ...] = (0.5, 0.25, 0.35, 0.15)
     total_timesteps: int = 100_000
     turns: int = 4
     timing_rounds: int = 60
@@ -70,15 +78,20 @@ class Budgets:
 
 FAST = Budgets(
     base_steps=1500, finetune_steps=200, oracle_steps=30, supernet_steps=300, proof_plans=6, tuner=TunerBudgets((2, 2, 2), (2, 4, 6), (2, 1, 3), 1),
-    calibration=(0.75, 0.5), total_timesteps=6_144, turns=2, timing_rounds=20,
+    calibration=(0.75, 0.5), scheme_calibration=(0.5, 0.25), total_timesteps=6_144, turns=2, timing_rounds=20,
 )  # fmt: skip
 
 
+# fmt: off
 EFFORTS = {
     "full": Budgets(),
-    "light": Budgets(finetune_steps=500, calibration=(0.75, 0.5), tuner=TunerBudgets((4, 8, 8), (4, 12, 32), (3, 1, 4), 2)),
-    "quick": Budgets(finetune_steps=300, calibration=(0.65, 0.45), tuner=TunerBudgets((3, 3, 3), (4, 8, 16), (3, 1, 4), 1), turns=2, timing_rounds=40),
+    "light": Budgets(finetune_steps=500, calibration=(0.75, 0.5), scheme_calibration=(0.4, 0.2), tuner=TunerBudgets((4, 8, 8), (4, 12, 32), (3, 1, 4), 2)),
+    "quick": Budgets(
+        finetune_steps=300, calibration=(0.65, 0.45), scheme_calibration=(0.4, 0.2),
+        tuner=TunerBudgets((3, 3, 3), (4, 8, 16), (3, 1, 4), 1), turns=2, timing_rounds=40,
+    ),
 }
+# fmt: on
 
 
 class RunConfig(BaseModel):
@@ -104,8 +117,10 @@ class RunConfig(BaseModel):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the final gate: how sure it is that a network which passes holds the floor.")
     method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
     schemes: str = Field(
-        "channel", description="channel: whole channels go. block: entries of each block of output channels, by rule. both: channels first, then blocks in what is left."
+        "channel", description="channel: whole channels go. block: each layer gets a scheme (blocks, kernels, patterns). both: channels first, then schemes in what is left."
     )
+    mapping: str = Field("search", description="How layers get their schemes: search, by an agent that begins with the rule; or rule, from a table of latencies on the device.")
+    mapping_policy: str | None = Field(None, description="Map with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.")
     rival: bool = Field(True, description="Run greedy CPrune beside the agent, to compare with.")
     rivals: tuple[str, ...] = Field((), description="Other methods to run beside it, parted by commas, e.g. mdp,netadapt; `cprune-rl compare --list` says which there are.")
     policy: str | None = Field(None, description="Prune with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.")
@@ -171,7 +186,12 @@ class RunConfig(BaseModel):
     @property
     def own_method(self) -> str:
         """What result.json is about: `method`, unless layers are pruned by schemes."""
-        return SCHEMES[self.schemes] or self.method
+        return SCHEMES[self.schemes][self.mapping] or self.method
+
+    @property
+    def has_schemes(self) -> bool:
+        """Whether layers may be pruned by schemes."""
+        return self.schemes != "channel"
 
     @property
     def kept_shares(self) -> dict[str, float]:
@@ -210,6 +230,7 @@ class RunConfig(BaseModel):
             "method": (self.method, METHODS),
             "effort": (self.effort, EFFORTS),
             "choice of schemes": (self.schemes, SCHEMES),
+            "mapping": (self.mapping, SCHEMES["block"]),
             "importance": (self.importance, IMPORTANCES),
         }
         for kind, (name, names) in known.items():
@@ -230,10 +251,10 @@ class RunConfig(BaseModel):
             if path is not None and not path.exists():
                 raise DataError(f"{path} is not there")
         spec = parse_device(self.device)
-        if SCHEMES[self.schemes] and self.method != "agent":
+        if self.has_schemes and self.method != "agent":
             raise ConfigError(f"--schemes {self.schemes} is not for --method {self.method}: its channels are the agent's; --rival runs greedy CPrune beside it")
-        if SCHEMES[self.schemes] and (self.no_measure or self.predict or isinstance(spec, RecordedSpec)):
-            raise ConfigError(f"--schemes {self.schemes} measures blocks of every size on a device: recordings have channels alone, and nothing is predicted of blocks yet")
+        if self.has_schemes and (self.no_measure or self.predict or isinstance(spec, RecordedSpec)):
+            raise ConfigError(f"--schemes {self.schemes} measures blocks of every size on a device: give one, and leave --predict and --no-measure out")
         if isinstance(spec, RecordedSpec):
             if self.no_measure:
                 raise ConfigError("--no-measure predicts from the cost cache of a device; a recording measures nothing anyway: leave it out")

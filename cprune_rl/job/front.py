@@ -1,6 +1,6 @@
-"""An accuracy-latency front: one network pruned for several floors by one policy, everything compared in one session.
+"""An accuracy-latency front: one network pruned for several floors, by one method or several, everything compared in one session.
 
-The base network, its tasks, the calibration and the policy are those of one run; each floor has a search and a final gate
+The base network, its tasks, the calibration and the policies are those of one run; each method and floor has a search and a final gate
 of its own. Called for `--front`.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from cprune_rl.accuracy.gate import difference_interval
 from cprune_rl.accuracy.training import right_answers
 from cprune_rl.intervals import accuracy_interval
 from cprune_rl.job.assemble import open_workbench
@@ -20,6 +21,7 @@ from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
 from cprune_rl.job.finalists import FinalGate, Finalist, finish
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.progress import Reporter
+from cprune_rl.job.run import methods_of_run, record_problem
 from cprune_rl.job.searching import search
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
 from cprune_rl.report.plots import plot_front
@@ -32,33 +34,38 @@ class FrontPoint:
     """One finished network of a front.
 
     Attributes:
+        method: that found it; "dense" of the dense network.
         floor: as asked for; None of the dense network.
         shown_ms: latency of the whole network, or the estimate where there was no device.
         latency_ci_ms: its 95 % interval; None of an estimate.
         speedup: dense over its latency, with a 95 % interval.
         accuracy_test: on test images, with Wilson's 95 % interval.
+        gained_test: accuracy above the dense network's on the same test images, negative where it lost, with a 95 % interval.
         n_params: of the network.
         cost: of the search.
     """
 
+    method: str
     floor: float | None
     shown_ms: float
     latency_ci_ms: tuple[float, float] | None
     speedup: tuple[float, float, float]
     accuracy_test: tuple[float, float, float]
+    gained_test: tuple[float, float, float]
     n_params: int
     cost: dict[str, float]
 
 
 def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
-    """Prunes for each floor and compares all.
+    """Prunes for each floor, by each method, and compares all.
 
     Args:
-        folder: whose options say which floors; gets `front.json`, `front.png` and a folder for each floor with its network; searches that it has are not repeated.
+        folder: whose options say which floors; gets `front.json`, `front.png`, `problem.json` and a folder for each floor (and method, where there are several)
+            with its network; searches that it has are not repeated.
         reporter: told what is going on.
 
     Returns:
-        The dense network first, then a point for each floor, in the order asked for.
+        The dense network first, then a point for each floor in the order asked for; the run's own method last.
 
     Raises:
         CPruneError: see `open_workbench`.
@@ -69,16 +76,20 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
         benches = {f"{floor:+g}": dataclasses.replace(bench, config=config.model_copy(update={"floor": floor})) for floor in floors}
         for of_floor in benches.values():
             of_floor.problem()  # a floor that nothing can hold is told before anything is searched
-        finalists: dict[str, tuple[Finalist, dict[str, float]]] = {}
-        for name, of_floor in benches.items():
-            found = search(of_floor, folder, reporter, config.own_method, f"{config.own_method}{name}")
-            finalists[name] = finish(found, FinalGate(of_floor), reporter), found.cost
-        networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, (f, _) in finalists.items()}}
+        methods = methods_of_run(config.model_copy(update={"rival": False}))
+        finalists: dict[str, tuple[str, float, Finalist, dict[str, float]]] = {}
+        for method in methods:
+            for (suffix, of_floor), floor in zip(benches.items(), floors, strict=True):
+                found = search(of_floor, folder, reporter, method, f"{method}{suffix}")
+                name = suffix if len(methods) == 1 else f"{method}{suffix}"
+                finalists[name] = method, floor, finish(found, FinalGate(of_floor), reporter), found.cost
+        networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, (_, _, f, _) in finalists.items()}}
         comparison = bench.lab.compare(networks, folder.path, reporter)
-        for name, (finalist, _) in finalists.items():
+        for name, (_, _, finalist, _) in finalists.items():
             _write_network(bench, folder.path / f"floor{name}", name, finalist, comparison)
-        asked = {"dense": None, **dict(zip(finalists, floors, strict=True))}
-        points = [_point(bench, comparison, name, network, asked[name], finalists[name][1] if name in finalists else {}) for name, network in networks.items()]
+        points = [_point(bench, comparison, "dense", networks["dense"], ("dense", None), {})]
+        points += [_point(bench, comparison, name, networks[name], (method, floor), cost) for name, (method, floor, _, cost) in finalists.items()]
+        record_problem(bench, folder, [f"search_{method}{suffix}.json" for method in methods for suffix in benches])
     folder.write_json("front.json", {"latency_source": bench.lab.latency_source, "points": [dataclasses.asdict(p) for p in points]})
     folder.file("front.png").write_bytes(plot_front(points))
     reporter.console.print(_table(points))
@@ -86,16 +97,18 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
     return points
 
 
-def _point(bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork, floor: float | None, cost: dict[str, float]) -> FrontPoint:
+def _point(bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork, asked: tuple[str, float | None], cost: dict[str, float]) -> FrontPoint:
     latency, ratio = comparison.latency_ms.get(name), comparison.speedup.get(name)
-    accuracy = accuracy_interval(right_answers(network.model, bench.data.test))
+    right, of_dense = (right_answers(model, bench.data.test) for model in (network.model, bench.model))
+    accuracy, gained = accuracy_interval(right), difference_interval(right, of_dense)
     is_dense = ratio is None or network.plan == bench.network.dense
     return FrontPoint(
-        floor,
+        *asked,
         comparison.estimate_ms[name] if latency is None else latency.value,
         None if latency is None else (latency.low, latency.high),
         (1.0, 1.0, 1.0) if is_dense or ratio is None else (ratio.value, ratio.low, ratio.high),
         (accuracy.value, accuracy.low, accuracy.high),
+        (gained.value, gained.low, gained.high),
         count_parameters(network.model, network.plan.schemes),
         cost,
     )
@@ -111,11 +124,13 @@ def _write_network(bench: Workbench, folder: Path, name: str, finalist: Finalist
 
 def _table(points: Sequence[FrontPoint]) -> Table:
     view = Table(title="Accuracy-latency front" + (": estimates, nothing was timed" if points[0].latency_ci_ms is None else ""))
-    for column in ("floor", "latency, ms", "speed-up [95 %]", "test accuracy [95 %]", "params", "fresh trials", "evaluations"):
-        view.add_column(column, justify="left" if column == "floor" else "right")
+    for column in ("method", "floor", "latency, ms", "speed-up [95 %]", "test accuracy [95 %]", "gained [95 %]", "params", "fresh trials", "evaluations"):
+        view.add_column(column, justify="left" if column in ("method", "floor") else "right")
     for p in points:
         value, low, high = p.accuracy_test
         speedup = "1.00" if p.floor is None else "{:.2f} [{:.2f}, {:.2f}]".format(*p.speedup)
+        gained = "" if p.floor is None else "{:+.2%} [{:+.2%}, {:+.2%}]".format(*p.gained_test)
         costs = [f"{p.cost[c]:.0f}" if c in p.cost else "-" for c in ("fresh_trials", "accuracy_evaluations")]
-        view.add_row("dense" if p.floor is None else f"{p.floor:+g}", f"{p.shown_ms:.3f}", speedup, f"{value:.2%} [{low:.2%}, {high:.2%}]", f"{p.n_params:,}", *costs)
+        floor = "" if p.floor is None else f"{p.floor:+g}"
+        view.add_row(p.method, floor, f"{p.shown_ms:.3f}", speedup, f"{value:.2%} [{low:.2%}, {high:.2%}]", gained, f"{p.n_params:,}", *costs)
     return view

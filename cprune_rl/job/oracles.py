@@ -19,6 +19,7 @@ from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.contracts import LatencySource
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
+from cprune_rl.envs.scheme_menu import able
 from cprune_rl.intervals import Interval, rank_correlation
 from cprune_rl.job.bench import Workbench, full_settings
 from cprune_rl.job.config import RunConfig
@@ -28,12 +29,14 @@ from cprune_rl.job.subject import Subject
 from cprune_rl.losses import LossCurves
 from cprune_rl.pruning.masks import ChannelMasks
 from cprune_rl.pruning.weights import network_hash
+from cprune_rl.schemes import Scheme
 from cprune_rl.table import Network, Plan
 
 __all__ = ["calibrate", "equal_latency_plans", "open_oracle", "supernet_evaluation"]
 
 _LEAST_CORRELATION = 0.7  # below it a supernet ranks no better than a few steps of training, which are cheaper than believing it
 _LEAST_PLANS = 5  # fewer say nothing of a ranking
+_BLOCK = 8  # channels, of the plans that the oracle is calibrated on
 _PROOF_SHARE = 0.5  # of the dense network's latency: where searches end up
 
 
@@ -137,13 +140,29 @@ def equal_latency_plans(network: Network, costs: LatencySource, share: float, co
 
 
 def calibrate(bench: Workbench, reporter: Reporter) -> None:
-    """Fine-tunes a few uniform plans in full: they calibrate the oracle, and tell how much accuracy channels are worth."""
-    ratios, oracle, full = bench.config.budgets.calibration, bench.oracle, bench.subject.finetuned(full_settings(bench.config))
-    plans = [bench.network.uniform(r) for r in ratios]
+    """Fine-tunes a few uniform plans in full: they calibrate the oracle, and tell how much accuracy channels, and schemes, are worth."""
+    config, network, oracle = bench.config, bench.network, bench.oracle
+    full = bench.subject.finetuned(full_settings(config), is_gradual=config.has_schemes)
+    narrow = [network.uniform(r) for r in config.budgets.calibration]
+    sparse = _sparse_plans(network, config.budgets.scheme_calibration) if config.has_schemes else []
+    plans = [*narrow, *sparse]
     with reporter.part("Calibrating the accuracy oracle", 2 * len(plans)) as advance:
         seen = oracle.losses(plans, advance)
         true = oracle.evaluate_all(plans, full, lambda done: advance(len(plans) + done))
-    bench.calibration_points += [(loss, bench.dense_accuracy - accuracy) for loss, accuracy in zip(seen, true, strict=True)]
+    lost = bench.dense_accuracy - np.array(true)
+    bench.calibration_points += list(zip(seen, lost.tolist(), strict=True))
     bench.calibration = Calibration.fit(bench.calibration_points)
-    kept = np.array([p.widths for p in plans]) / np.array(bench.network.dense.widths)
-    bench.curves = LossCurves.even(kept, bench.dense_accuracy - np.array(true))
+    kept = np.array([p.widths for p in narrow]) / np.array(network.dense.widths)
+    bench.curves = LossCurves.even(kept, lost[: len(narrow)])
+    if sparse:
+        bench.curves = bench.curves.with_layers(network, sparse, lost[len(narrow) :])
+
+
+def _sparse_plans(network: Network, densities: Sequence[float]) -> list[Plan]:
+    """All layers pruned by schemes: kernels where there are 3x3 ones, in every other plan, and blocks."""
+    layers, with_kernels = able(network, "block"), set(able(network, "kernel"))
+
+    def scheme(layer: str, at: int, density: float) -> Scheme:
+        return Scheme("kernel" if layer in with_kernels and at % 2 == 0 else "block", _BLOCK, density)
+
+    return [Plan(network.dense.widths, tuple((layer, str(scheme(layer, at, d))) for layer in layers)) for at, d in enumerate(densities) if layers]

@@ -64,6 +64,7 @@ class RecordedLab:
         latency_source: whose recording it is, for results.
         cost_model: every recorded task.
         spent: nothing.
+        spent_on_schemes: nothing.
     """
 
     device_name: str
@@ -73,6 +74,7 @@ class RecordedLab:
     latency_source: str
     cost_model: CostModel
     spent: dict[str, float] = field(default_factory=dict)
+    spent_on_schemes: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
     def open(device_name: str, spec: RecordedSpec, reporter: Reporter, model: nn.Module, coupled: CoupledGroups) -> RecordedLab:

@@ -31,7 +31,7 @@ from cprune_rl.report.tables import noise_line, predicted_line, result_table, su
 from cprune_rl.result import Figures, MethodResult, Result
 from cprune_rl.table import SubgraphTable
 
-__all__ = ["run"]
+__all__ = ["methods_of_run", "record_problem", "run"]
 
 
 def run(folder: RunFolder, reporter: Reporter) -> Result:
@@ -49,14 +49,14 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
     with open_workbench(config, reporter, folder.started) as bench:
         table = _dense_table(bench)
         reporter.console.print(subgraph_table(table))
-        searches = [searching.search(bench, folder, reporter, method) for method in _methods(config)]
+        searches = [searching.search(bench, folder, reporter, method) for method in methods_of_run(config)]
         gate = FinalGate(bench)
         finalists = [finish(search, gate, reporter) for search in searches]
         networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{f.method: FinishedNetwork(f.plan, f.model) for f in finalists}}
         comparison = bench.lab.compare(networks, folder.path, reporter)
         result = _result(bench, folder, searches, finalists, networks, comparison, {**reporter.stages_s, "all": round(time.time() - folder.started, 1)})
         _write_network(bench, folder, finalists[-1], comparison)
-        _record_problem(bench, folder)
+        record_problem(bench, folder, [f"search_{m}.json" for m in methods_of_run(config)])
         result.write(folder.file("result.json"))
         system, command = folder.read_json("system.json") or {}, folder.file("command.txt").read_text().strip()
         plans = [(f.method, f.plan) for f in finalists]
@@ -76,7 +76,7 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
     return result
 
 
-def _methods(config: RunConfig) -> list[str]:
+def methods_of_run(config: RunConfig) -> list[str]:
     """Searches to run, the run's own last."""
     beside = ["greedy", config.method] if config.rival else []
     others = ("greedy" if name == "cprune" else name for name in config.rivals)
@@ -131,9 +131,15 @@ def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist, comp
     save_weights(bench.model, folder.file("dense.safetensors"))
 
 
-def _record_problem(bench: Workbench, folder: RunFolder) -> None:
-    """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run timed; plans that were estimated by prediction are not timed for it."""
-    searches = [folder.read_json(f"search_{m}.json") for m in _methods(bench.config)]
+def record_problem(bench: Workbench, folder: RunFolder, files: Sequence[str]) -> None:
+    """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run timed; plans that were estimated by prediction are not timed for it.
+
+    Args:
+        bench: the run's parts.
+        folder: of the run.
+        files: of its searches.
+    """
+    searches = [folder.read_json(file) for file in files]
     plans = {plan_of(step) for search in searches if search for step in search["history"] if not step.get("predicted_share")}
     provenance = {**bench.lab.provenance, "data": bench.data.name}
     save_recorded(folder.file("problem.json"), bench.problem(), bench.lab.known(plans), bench.curves, provenance)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch.utils.tensorboard import SummaryWriter
@@ -12,20 +13,26 @@ from torch.utils.tensorboard import SummaryWriter
 from cprune_rl.agents.agent import PruningAgent
 from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.guard import search_within
-from cprune_rl.agents.mapping_rule import ChannelsThenBlocks, MappingRule
-from cprune_rl.agents.methods import METHODS, rival
+from cprune_rl.agents.mapping_rule import MappingRule
+from cprune_rl.agents.mapping_search import ChannelsThenSchemes, MappingSearch
+from cprune_rl.agents.methods import METHODS, OF_RUNS, rival
 from cprune_rl.agents.policies import find_policy, open_policy
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
 from cprune_rl.agents.surrogate import SurrogateSettings
 from cprune_rl.agents.training import TrainingSettings, train_policy
+from cprune_rl.envs.channel_menu import ChannelMenu
+from cprune_rl.envs.menu import Menu
 from cprune_rl.envs.problems import TrainingProblems
+from cprune_rl.envs.scheme_menu import SchemeMenu
 from cprune_rl.job.bench import Workbench
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.narrator import Narrator
 from cprune_rl.job.progress import Reporter
 
 __all__ = ["search"]
+
+_STARTS = {"block": (), "both": (1.0, 0.75, 0.5)}  # shares of channels that the mapping's policy learns to begin with
 
 
 def search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str, label: str | None = None) -> SearchResult:
@@ -56,17 +63,33 @@ def search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str,
 
 
 def _searcher(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str) -> tuple[Searcher, dict[str, float]]:
-    """Who searches, and what was spent for it beforehand."""
-    free = {"policy_s": 0.0}
+    """Who searches, and what was spent for it beforehand: each method pays for what it reads."""
+    config, turns = bench.config, SurrogateSettings(turns=bench.config.budgets.turns)
     if method == "greedy":
-        return GreedyCPrune(), free
-    if method == "mapping-rule":
-        return MappingRule(), free
-    if method not in ("agent", "channels-then-blocks"):
-        return rival(method, bench.config.seed, bench.curves), {**free, **(bench.model_cost if METHODS[method].is_prepared else {})}
-    policy, seconds = _policy(bench, folder, reporter)
-    agent, spent = PruningAgent(policy, SurrogateSettings(turns=bench.config.budgets.turns)), {**bench.model_cost, "policy_s": seconds}
-    return (agent if method == "agent" else ChannelsThenBlocks(agent)), spent
+        return GreedyCPrune(), {"policy_s": 0.0}
+    if method not in OF_RUNS:
+        way = METHODS[method]
+        known = _sum(bench.model_cost if way.is_prepared else {}, bench.scheme_cost if way.has_schemes else {})
+        return rival(method, config.seed, bench.curves), {"policy_s": 0.0, **known}
+    spent, agent, mapping = {"policy_s": 0.0}, None, None
+    if method != "mapping-search":
+        policy, seconds = _policy(bench, folder, reporter)
+        agent, spent = PruningAgent(policy, turns), _sum(spent, bench.model_cost, {"policy_s": seconds})
+    if method in ("mapping-search", "channels-then-schemes"):
+        policy, seconds = _mapping_policy(bench, folder, reporter)
+        mapping, spent = MappingSearch(policy, turns), _sum(spent, bench.scheme_cost, {"policy_s": seconds})
+    if agent is None:
+        assert mapping is not None, "one of both"
+        return mapping, spent
+    if method == "agent":
+        return agent, spent
+    if mapping is None:
+        return ChannelsThenSchemes(agent, MappingRule(), name=method), _sum(spent, bench.scheme_cost)
+    return ChannelsThenSchemes(agent, mapping, surrogate=turns), spent
+
+
+def _sum(*costs: Mapping[str, float]) -> dict[str, float]:
+    return {name: sum(c.get(name, 0.0) for c in costs) for name in dict.fromkeys(n for c in costs for n in c)}
 
 
 def _budget(bench: Workbench, spent: dict[str, float], reporter: Reporter) -> Budget:
@@ -85,30 +108,43 @@ def _budget(bench: Workbench, spent: dict[str, float], reporter: Reporter) -> Bu
 
 def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[RowPolicy, float]:
     """The agent's policy, trained on variations of this problem, taken as it was given, or read from the folder; and the seconds its training took."""
+    return _policy_of(bench, folder, reporter, "policy", ChannelMenu(), bench.config.policy, bench.config.init)
+
+
+def _mapping_policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[RowPolicy, float]:
+    """The same of the policy that gives layers schemes."""
+    return _policy_of(bench, folder, reporter, "mapping_policy", SchemeMenu(), bench.config.mapping_policy, None)
+
+
+def _policy_of(bench: Workbench, folder: RunFolder, reporter: Reporter, name: str, menu: Menu, given: str | None, init: str | None) -> tuple[RowPolicy, float]:
     max_rows = max(TrainingSettings.max_rows, len(bench.network.subgraphs))
     settings = TrainingSettings(total_timesteps=bench.config.budgets.total_timesteps, seed=bench.config.seed, max_rows=max_rows)
-    target = folder.file("policy")
-    if bench.config.policy is not None:
+    target = folder.file(name)
+    if given is not None:
         if not target.exists():
-            shutil.copytree(find_policy(bench.config.policy), target, ignore=shutil.ignore_patterns("tensorboard", "*.pt", "*.zip"))
-        return load_policy(target, max_rows), 0.0
+            shutil.copytree(find_policy(given), target, ignore=shutil.ignore_patterns("tensorboard", "*.pt", "*.zip"))
+        return load_policy(target, max_rows, menu), 0.0
     if not (target / "policy.json").exists():
-        problems = TrainingProblems(bench.network, bench.lab.cost_model, bench.curves, bench.dense_accuracy, bench.lab.descriptor)
-        start = None if bench.config.init is None else open_policy(bench.config.init, max_rows)
+        is_mapping = isinstance(menu, SchemeMenu)
+        problems = TrainingProblems(
+            bench.network, bench.lab.cost_model, bench.curves, bench.dense_accuracy, bench.lab.descriptor, start_ratios=_STARTS[bench.config.schemes] if is_mapping else ()
+        )
+        start = None if init is None else open_policy(init, max_rows)
         started = time.perf_counter()
-        with reporter.part("Training the agent on a model of the problem", settings.total_timesteps) as advance:
-            trained = train_policy(problems, settings, folder.file("tensorboard"), advance, start=start)
+        what = "Training the mapping's agent on a model of the problem" if is_mapping else "Training the agent on a model of the problem"
+        with reporter.part(what, settings.total_timesteps) as advance:
+            trained = train_policy(problems, settings, folder.file("tensorboard"), advance, start=start, menu=menu)
         card = {
             "network": bench.network.name,
             "data": bench.data.name,
             "device": bench.lab.device_name,
             "total_timesteps": settings.total_timesteps,
             "seed": settings.seed,
-            "init": bench.config.init,
+            "init": init,
             "train_s": round(time.perf_counter() - started, 1),
         }
         target.mkdir(exist_ok=True)
         trained.algorithm.save(target / "sb3.zip")
-        save_policy(trained.policy, target, card)
+        save_policy(trained.policy, target, card, menu)
     card = json.loads((target / "policy.json").read_text())["card"]
-    return load_policy(target, max_rows), float(card.get("train_s", 0.0))
+    return load_policy(target, max_rows, menu), float(card.get("train_s", 0.0))

@@ -19,6 +19,7 @@ from cprune_rl.table import Network, Plan
 __all__ = ["plot_calibration", "plot_front", "plot_latencies", "plot_searches", "plot_widths"]
 
 _COLOURS = {"dense": "#8a8f98", "greedy": "#d98032", "agent": "#2f6fb5"}
+_OTHERS = ("#a33030", "#2e8b57", "#7b4fa3", "#b8860b", "#d16ba5", "#3aa6a6")
 
 
 def _png(figure: Any) -> bytes:
@@ -49,6 +50,10 @@ class FrontPoint(Protocol):
     """What is drawn of one network of a front."""
 
     @property
+    def method(self) -> str:
+        """That found it; "dense" of the dense network."""
+
+    @property
     def floor(self) -> float | None:
         """As asked for; None of the dense network."""
 
@@ -66,16 +71,22 @@ class FrontPoint(Protocol):
 
 
 def plot_front(points: Sequence[FrontPoint]) -> bytes:
-    """Test accuracy over latency, the dense network first, with intervals where something was timed."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.8))
-    for p in points:
-        value, low, high = (100 * a for a in p.accuracy_test)
-        error = None if p.latency_ci_ms is None else [[p.shown_ms - p.latency_ci_ms[0]], [p.latency_ci_ms[1] - p.shown_ms]]
-        colour = _COLOURS["dense" if p.floor is None else "agent"]
-        axes.errorbar(p.shown_ms, value, xerr=error, yerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=2)
-        axes.annotate("dense" if p.floor is None else f"{p.floor:+g}", (p.shown_ms, value), xytext=(6, 5), textcoords="offset points", fontsize=8)
-    pruned = sorted(points, key=lambda p: p.shown_ms)
-    axes.plot([p.shown_ms for p in pruned], [100 * p.accuracy_test[0] for p in pruned], color="#c5cad3", zorder=0)
+    """Test accuracy over latency, the dense network first, a line for each method, with intervals where something was timed."""
+    figure, axes = plt.subplots(figsize=(6.8, 4.2))
+    dense, methods = points[0], list(dict.fromkeys(p.method for p in points[1:]))
+    for method in ("dense", *methods):
+        own = [dense] if method == "dense" else sorted((p for p in points[1:] if p.method == method), key=lambda p: p.shown_ms)
+        colour = _COLOURS.get(method, _OTHERS[methods.index(method) % len(_OTHERS)] if method in methods else "")
+        for p in own:
+            value, low, high = (100 * a for a in p.accuracy_test)
+            error = None if p.latency_ci_ms is None else [[p.shown_ms - p.latency_ci_ms[0]], [p.latency_ci_ms[1] - p.shown_ms]]
+            axes.errorbar(p.shown_ms, value, xerr=error, yerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=2)
+            axes.annotate("dense" if p.floor is None else f"{p.floor:+g}", (p.shown_ms, value), xytext=(6, 5), textcoords="offset points", fontsize=8)
+        if own != [dense]:
+            line = [*own, dense]
+            axes.plot([p.shown_ms for p in line], [100 * p.accuracy_test[0] for p in line], color=colour, alpha=0.5, label=method, zorder=0)
+    if len(methods) > 1:
+        axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel("latency, ms (" + ("estimate: sum of recorded tasks" if points[0].latency_ci_ms is None else "measured, whole network") + ")")
     axes.set_ylabel("test accuracy, %")
     axes.spines[["top", "right"]].set_visible(False)
