@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cprune_rl.contracts import LatencySource
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts, NoisyCosts
@@ -23,6 +24,7 @@ from cprune_rl.envs.recordings import Recording, read_recording
 from cprune_rl.envs.rehearsals import LossSpread, even_curves
 from cprune_rl.envs.variants import Variant, vary
 from cprune_rl.losses import LossCurves
+from cprune_rl.table import Network
 
 __all__ = ["GeneratedProblems", "GeneratorSettings"]
 
@@ -41,6 +43,7 @@ class GeneratorSettings:
         shown_sigma: log deviation of a group's loss shown from that: what evaluations taught of it beforehand.
         least_latency_sigma: log deviation of a task's latency from the interpolation, where the recording's own error is less.
         is_device_hidden: whether nothing is said of the device, to see what its descriptor is worth.
+        start_ratios: shares of all channels with which episodes begin, drawn from; whole networks where there are none.
         seed: of the variants.
     """
 
@@ -53,6 +56,7 @@ class GeneratorSettings:
     shown_sigma: float = 0.4
     least_latency_sigma: float = 0.03
     is_device_hidden: bool = False
+    start_ratios: tuple[float, ...] = ()
     seed: int = 0
 
 
@@ -97,13 +101,23 @@ class GeneratedProblems:
         recording, n = source.recording, len(variant.network.groups)
         even = even_curves(recording)  # in total as much for a variant of more groups, or fewer
         level = float(even.scale.sum()) / n * np.exp(rng.normal(0.0, s.level_sigma))
-        curves = LossCurves(level * np.exp(rng.normal(0.0, s.shown_sigma, n)), np.full(n, even.power[0]))
+        curves = LossCurves(level * np.exp(rng.normal(0.0, s.shown_sigma, n)), np.full(n, even.power[0]), self._of_layers(even, variant.network, rng))
         latency: LatencySource = ModelledCosts(variant.network, source.model)
         if rng.random() < s.imagined_share:
             oracle = CurveOracle(variant.network, curves, recording.dense_accuracy)
         else:
             latency = NoisyCosts(variant.network, latency, int(rng.integers(2**31)), max(source.error, s.least_latency_sigma))
             oracle = s.losses.oracle(variant.network, s.losses.draw(curves, rng), recording.dense_accuracy, rng)
-        floor = max(0.0, recording.dense_accuracy - float(rng.choice(np.asarray(s.floors))))
+        floor = recording.dense_accuracy - float(rng.choice(np.asarray(s.floors)))
+        start = variant.network.uniform(float(rng.choice(np.asarray(s.start_ratios)))) if s.start_ratios else None
+        if start is not None:  # what the channels that are gone have cost is behind it
+            floor -= recording.dense_accuracy - oracle.accuracy(start).value
+        floor = max(0.0, floor)
         device = UNKNOWN_DEVICE if s.is_device_hidden else recording.descriptor
-        return Problem(f"{recording.name} (varied)", variant.network, latency, oracle, curves, recording.dense_accuracy, floor, device)
+        return Problem(f"{recording.name} (varied)", variant.network, latency, oracle, curves, recording.dense_accuracy, floor, device, start)
+
+    def _of_layers(self, even: LossCurves, network: Network, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Losses shown of the layers that schemes may prune, as far as the recording says; by a generator of their own."""
+        own, s = rng.spawn(1)[0], self.settings
+        n = len(network.blocked_layers) if len(even.layers) else 0
+        return float(even.layers.mean() if n else 0.0) * np.exp(own.normal(0.0, s.level_sigma) + own.normal(0.0, s.shown_sigma, n))

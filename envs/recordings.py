@@ -38,6 +38,7 @@ __all__ = [
     "check_new_name",
     "describe_recorded",
     "full_name",
+    "has_schemes",
     "open_recorded",
     "problems_folder",
     "read_recording",
@@ -88,6 +89,11 @@ def read_recording(name: str | None = None) -> Recording:
 def recorded_names(is_with_added: bool = False) -> list[str]:
     """Names of the packaged recordings, and of those a user added if asked for: by model, classes in the order of `CLASS_ORDER`."""
     return sorted({**_packaged(), **(_added() if is_with_added else {})}, key=_order)
+
+
+def has_schemes(name: str) -> bool:
+    """Whether a recording knows what layers lose and take that are pruned by schemes; arguments and errors are those of `open_recorded`."""
+    return len(read_recording(name).curves.layers) > 0
 
 
 def full_name(name: str) -> str:

@@ -22,6 +22,8 @@ from cprune_rl.descriptor import UNKNOWN_DEVICE
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.recordings import Recording, read_recording, without_floor
+from cprune_rl.envs.scheme_menu import scheme_plans
+from cprune_rl.errors import DataError
 from cprune_rl.losses import LossCurves
 from cprune_rl.table import Network, Plan
 
@@ -30,6 +32,7 @@ __all__ = ["TRIALS_EACH", "LossSpread", "Rehearsal", "even_curves", "rehearse"]
 TRIALS_EACH = 16  # fresh trials that a look at a task took in live runs with full effort: 16 by greedy CPrune, 20 by the agent (docs/results/resnet8.json)
 _HALF = 0.5  # kept ratio of the uniform plan whose loss is taken
 _SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures before it searches
+_SCHEME_SWEEP = (0.25, 0.0625)  # densities at which it measures every kind of scheme, where layers are to be pruned so
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def rehearse(
     is_known: bool = False,
     is_device_hidden: bool = False,
     losses: Literal["drawn", "recorded"] = "drawn",
+    with_schemes: bool = False,
 ) -> Rehearsal:
     """Opens a recorded problem as a search would meet it.
 
@@ -131,12 +135,16 @@ def rehearse(
         is_device_hidden: whether nothing is said of the device.
         losses: where the true ones come from: drawn around one curve for all groups, the one that is shown; or the recording's own,
             which an oracle gave for each group alone, and of which the level alone is drawn. The latter are far from what is shown.
+        with_schemes: whether every kind of scheme was measured before, as a search needs it that prunes layers so.
 
     Raises:
+        DataError: schemes are asked for, and the recording has none.
         CPruneError: see `recordings.open_recorded`.
     """
     bare, asked = without_floor(name)
     recording, tasks = _opened(bare)
+    if with_schemes and not len(recording.curves.layers):
+        raise DataError(f"{bare} was recorded without schemes: record it with --schemes block, or take another (`cprune-rl problems list` says which have them)")
     network = recording.network
     absolute = resolve_floor(next(f for f in (floor, asked, recording.floor) if f is not None), recording.dense_accuracy)
     shown, spread, rng = even_curves(recording), LossSpread(), np.random.default_rng([seed, zlib.crc32(recording.name.encode())])
@@ -147,6 +155,9 @@ def rehearse(
     n_dense = recorded.spending.cached_trials
     for ratio in _SWEEP if is_prepared else ():
         costs.measure(network.uniform(ratio))
+    for density in _SCHEME_SWEEP if with_schemes else ():
+        for plan in scheme_plans(network, density):
+            costs.measure(plan)
     n_known = recorded.spending.cached_trials
     oracle = CurveOracle(network, truth, recording.dense_accuracy) if is_known else spread.oracle(network, truth, recording.dense_accuracy, rng)
     device = UNKNOWN_DEVICE if is_device_hidden else recording.descriptor

@@ -119,4 +119,5 @@ def _renamed(subgraph: Subgraph, names: Mapping[str, str], suffix: str) -> Subgr
         channels_in=moved(subgraph.channels_in),
         channels_out=moved(subgraph.channels_out),
         writes=tuple(names.get(name, name) for name in subgraph.writes),
+        blocked=None if subgraph.blocked is None else replace(subgraph.blocked, layer=subgraph.blocked.layer + suffix),
     )

@@ -18,7 +18,8 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     problems: Annotated[
-        str, typer.Option(help="Recorded problems, parted by commas, each with a floor if it is to have another: resnet8@znver4-2t:-0.02. `all` is every one there is.")
+        str,
+        typer.Option(help="Recorded problems, parted by commas, each with a floor if it is to have another: resnet8@znver4-2t:-0.02. `all` packaged ones, or `all-schemes`."),
     ] = "resnet8,vgg-small",
     methods: Annotated[
         str, typer.Option(help="Methods, parted by commas, or `all`; `cprune-rl compare --list` says which there are.")
@@ -50,11 +51,12 @@ def compare(
     from cprune_rl.comparison.motivation import one_each
     from cprune_rl.comparison.report import report
     from cprune_rl.comparison.runner import Campaign, parse_budget, run_campaign
-    from cprune_rl.envs.recordings import recorded_names
+    from cprune_rl.envs.recordings import has_schemes, recorded_names
 
     if losses not in ("drawn", "recorded"):
         raise typer.BadParameter(f"{losses!r}: drawn or recorded", param_hint="--losses")
-    names = recorded_names() if problems == "all" else _parts(problems)
+    every = {"all": False, "all-schemes": True}
+    names = [n for n in recorded_names() if has_schemes(n) == every[problems]] if problems in every else _parts(problems)
     names += [f"{name}:{floor}" for name in one_each(names) for floor in _parts(fronts)]
     cases = cases_of(names, range(first_seed, first_seed + seeds), "recorded" if losses == "recorded" else "drawn")
     chosen = methods_of(_parts(methods))

@@ -26,16 +26,17 @@ EVALUATION_S = 2.4
 FINETUNE_S = 48.0
 
 
-def open_case(case: Case, is_prepared: bool = True, is_known: bool = False) -> Rehearsal:
+def open_case(case: Case, is_prepared: bool = True, is_known: bool = False, with_schemes: bool = False) -> Rehearsal:
     """Opens a case anew, with nothing spent.
 
     Args:
         case: what is compared on.
         is_prepared: see `envs.rehearsals.rehearse`.
         is_known: see there.
+        with_schemes: see there.
     """
     losses: Losses = "recorded" if case.losses == "recorded" else "drawn"
-    return rehearse(case.problem, case.floor, case.seed, is_prepared, is_known, losses=losses)
+    return rehearse(case.problem, case.floor, case.seed, is_prepared, is_known, losses=losses, with_schemes=with_schemes)
 
 
 def cases_of(names: Sequence[str], seeds: Sequence[int], losses: Losses = "drawn") -> list[Case]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -57,6 +57,7 @@ class Row:
         losses: where the true losses are from: drawn around the curves shown, or the recording's own.
         commit: of this package.
         versions: of packages, by name.
+        schemes: scheme of each layer that is pruned by one.
     """
 
     problem: Name
@@ -78,13 +79,14 @@ class Row:
     losses: Literal["drawn", "recorded"]
     commit: str
     versions: dict[str, str]
+    schemes: dict[str, str] = field(default_factory=dict)
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     def __post_init__(self) -> None:
-        for field, value, allowed in (("cost", self.cost, COSTS), ("budget", self.budget, BUDGETS)):
+        for name, value, allowed in (("cost", self.cost, COSTS), ("budget", self.budget, BUDGETS)):
             if set(value) != set(allowed):
-                raise ValueError(f"{field} names {', '.join(sorted(value)) or 'nothing'}; it must name {', '.join(allowed)}")
+                raise ValueError(f"{name} names {', '.join(sorted(value)) or 'nothing'}; it must name {', '.join(allowed)}")
         if (self.ended == "error") != (self.error is not None):
             raise ValueError(f"a run ended by an error says which, and no other does: ended {self.ended!r}, error {self.error!r}")
         if self.error is not None and self.latency_s != self.dense_s:

@@ -25,6 +25,7 @@ from cprune_rl.comparison.backends import BACKENDS
 from cprune_rl.comparison.rows import BUDGETS, Case, Row, read_row
 from cprune_rl.comparison.shelf import Shelf, needed
 from cprune_rl.comparison.single_run import code_of, failed_row, run_one
+from cprune_rl.envs.recordings import has_schemes
 from cprune_rl.errors import ConfigError, CPruneError
 from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import command_line, describe_system, now_utc
@@ -143,7 +144,10 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
         if jobs:
             with reporter.part(f"Training policies ({', '.join(dict.fromkeys(j.name for j in jobs))})", len(jobs)) as advance:
                 run_all(jobs, _work, _give_up, campaign.n_jobs, advance)
-    runs = [_Job(campaign, case, method) for case in campaign.cases for method in campaign.methods]
+    able = {problem: has_schemes(problem) for problem in {case.problem for case in campaign.cases}} if any(METHODS[m].has_schemes for m in campaign.methods) else {}
+    runs = [_Job(campaign, case, method) for case in campaign.cases for method in campaign.methods if not METHODS[method].has_schemes or able[case.problem]]
+    if not runs:
+        raise ConfigError("none of these problems was recorded with schemes, and none of these methods does without: --problems all-schemes names those that were")
     missing = [job for job in runs if _is_missing(row_path(folder, job.case, job.name))]
     if len(missing) < len(runs):
         reporter.say(f"    {len(runs) - len(missing)} of {len(runs)} runs are there already")

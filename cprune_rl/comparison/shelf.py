@@ -2,7 +2,7 @@
 
 `transferred`: on the packaged recordings of all other families of networks, so that it never met the network it is to prune.
 `scratch`: on a model of the one problem, made of what a live run measures before it searches. `finetuned`: the first, trained on in that
-model. Called by `methods` and `runner`.
+model. `mapping`: as `transferred`, of the environment in which layers get schemes, on recordings that have them. Called by `methods` and `runner`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.comparison.cases import open_case
 from cprune_rl.comparison.rows import Case
 from cprune_rl.cost_cache.interpolation import CostModel
+from cprune_rl.envs.channel_menu import ChannelMenu
 from cprune_rl.envs.cprune_env import ProblemSampler
 from cprune_rl.envs.generator import GeneratedProblems, GeneratorSettings
+from cprune_rl.envs.menu import Menu
 from cprune_rl.envs.problems import TrainingProblems
-from cprune_rl.envs.recordings import read_recording, recorded_names
+from cprune_rl.envs.recordings import has_schemes, read_recording, recorded_names
+from cprune_rl.envs.scheme_menu import SchemeMenu
 from cprune_rl.errors import ConfigError
 
 __all__ = ["KINDS", "Shelf", "family_of", "needed"]
 
-KINDS = ("transferred", "scratch", "finetuned")
+KINDS = ("transferred", "scratch", "finetuned", "mapping")
+_OF_FAMILIES = {"transferred": "without", "mapping": "mapping-without"}  # that serve every problem of a family
 _MAX_ROWS = TrainingSettings.max_rows
 
 
@@ -59,7 +63,7 @@ class Shelf:
             kind: one of `KINDS`.
             problem: name of the recording that it is to prune.
         """
-        return self.folder / (f"without-{family_of(problem)}" if kind == "transferred" else f"{kind}-{_file_name(problem)}")
+        return self.folder / (f"{_OF_FAMILIES[kind]}-{family_of(problem)}" if kind in _OF_FAMILIES else f"{kind}-{_file_name(problem)}")
 
     def load(self, kind: str, problem: str) -> RowPolicy:
         """A policy that was trained before.
@@ -67,11 +71,11 @@ class Shelf:
         Raises:
             PolicyError: it is not there.
         """
-        return load_policy(self.path(kind, problem), self._rows(problem))
+        return load_policy(self.path(kind, problem), self._rows(problem), _menu(kind))
 
     def seconds(self, kind: str, problem: str) -> float:
         """That training it took for this problem alone; 0 of a transferred one, which serves every problem."""
-        return 0.0 if kind == "transferred" else float(json.loads((self.path(kind, problem) / "policy.json").read_text())["card"]["train_s"])
+        return 0.0 if kind in _OF_FAMILIES else float(json.loads((self.path(kind, problem) / "policy.json").read_text())["card"]["train_s"])
 
     def train(self, kind: str, case: Case) -> Path:
         """Trains a policy, unless it is there.
@@ -89,15 +93,15 @@ class Shelf:
         problems, card = self._problems(kind, case)
         start = self.load("transferred", case.problem) if kind == "finetuned" else None
         started = time.perf_counter()
-        settings = TrainingSettings(self.timesteps if kind == "transferred" else self.own_timesteps, max_rows=self._rows(case.problem))
-        trained = train_policy(problems, settings, start=start)
-        save_policy(trained.policy, path, {**card, "timesteps": settings.total_timesteps, "train_s": round(time.perf_counter() - started, 1)})
+        settings = TrainingSettings(self.timesteps if kind in _OF_FAMILIES else self.own_timesteps, max_rows=self._rows(case.problem))
+        trained = train_policy(problems, settings, start=start, menu=_menu(kind))
+        save_policy(trained.policy, path, {**card, "timesteps": settings.total_timesteps, "train_s": round(time.perf_counter() - started, 1)}, _menu(kind))
         return path
 
     def _problems(self, kind: str, case: Case) -> tuple[ProblemSampler, dict[str, Any]]:
-        if kind == "transferred":
+        if kind in _OF_FAMILIES:
             family = family_of(case.problem)
-            names = [n for n in recorded_names() if family_of(n) != family]
+            names = [n for n in recorded_names() if family_of(n) != family and (kind != "mapping" or has_schemes(n))]
             if not names:
                 raise ConfigError(f"there is no recording of another family than {family} to train a policy on: leave out the methods that transfer one")
             return GeneratedProblems(names, GeneratorSettings()), {"trained_on": names}
@@ -122,9 +126,13 @@ def needed(kinds: Sequence[str], cases: Sequence[Case]) -> list[tuple[str, Case]
     wanted = [kind for kind in KINDS if kind in kinds or (kind == "transferred" and "finetuned" in kinds)]
     found: dict[tuple[str, str], tuple[str, Case]] = {}
     for kind in wanted:
-        for case in cases:
-            found.setdefault((kind, family_of(case.problem) if kind == "transferred" else case.problem), (kind, case))
+        for case in cases if kind != "mapping" else [c for c in cases if has_schemes(c.problem)]:
+            found.setdefault((kind, family_of(case.problem) if kind in _OF_FAMILIES else case.problem), (kind, case))
     return list(found.values())
+
+
+def _menu(kind: str) -> Menu:
+    return SchemeMenu() if kind == "mapping" else ChannelMenu()
 
 
 def _file_name(name: str) -> str:

@@ -43,7 +43,7 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
     """
     way = METHODS[method]
     is_known = way.role == "reference"
-    rehearsal = open_case(case, way.is_prepared, is_known)
+    rehearsal = open_case(case, way.is_prepared, is_known, way.has_schemes)
     before = TRIALS_EACH * rehearsal.charged
     policy_s = 0.0 if way.policy is None else shelf.seconds(way.policy, case.problem)
     left = Budget() if is_known else Budget(None if budget.fresh_trials is None else max(0, budget.fresh_trials - before), budget.accuracy_evaluations, budget.minutes)
@@ -132,6 +132,7 @@ def _row(
         "recorded" if case.losses == "recorded" else "drawn",
         code_of(),
         _versions(),
+        dict(best.plan.schemes),
     )
 
 

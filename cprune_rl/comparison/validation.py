@@ -51,7 +51,7 @@ def is_valid(path: Path) -> bool:
 def _figures(row: Row) -> list[Check]:
     """Latency, accuracy and floor, from the plan alone."""
     rehearsal = open_case(row.case, is_known=True)
-    problem, plan = rehearsal.problem, Plan(row.plan)
+    problem, plan = rehearsal.problem, Plan(row.plan, tuple(row.schemes.items()))
     dense_s, latency_s = (math.fsum(c.latency_s for c in problem.latency.measure(p)) for p in (problem.network.dense, plan))
     holds = plan == problem.network.dense or rehearsal.holds(plan)
     return [

@@ -35,6 +35,7 @@ __all__ = ["Tuner", "TunerSettings"]
 
 OnTask = Callable[[int], None]
 _SURVEY_TOLERANCE = 2.0  # a dozen random programs say little more
+_PROMISING = 1.6  # times as slow as the dense layer may a pruned one be, by a few random programs, to be tuned on
 _NEIGHBOURS = 3  # shapes that a shape is offered programs of before a search, itself included
 _SURVEY = Effort(n_pool=4, n_random=12, n_max=12)
 _DENSE = Effort(n_pool=4, n_random=12, n_max=64, worth_s=3.0)  # the random ones are those of the survey
@@ -145,17 +146,21 @@ class Tuner:
     def tune_blocked(self, plans: Sequence[Plan], on_task: OnTask | None = None) -> None:
         """Tunes tasks of layers that are pruned by schemes as hard as dense ones, before a search believes what blocks cost.
 
-        Blocks have no programs in the dense network's pool. What is found here is theirs, and says which forms suit them.
+        Blocks have no programs in the dense network's pool. What is found here is theirs, and says which forms suit them. What a few
+        random programs leave far behind the dense layer is not looked at further.
 
         Args:
             plans: each prunes all layers that it can by one kind of scheme.
             on_task: called with the number of plans done after each.
         """
+        dense = [cost.latency_s for cost in self.measure(self._forms.network.dense)]
         for done, plan in enumerate(plans, start=1):
-            jobs = {key: job for key, job in self._jobs(plan).items() if job.workload.is_blocked}
-            for job in jobs.values():
-                self._tasks.tune(job, "dense", self._settings.dense)
-            self._note_forms(plan)
+            for name, effort in (("survey", self._settings.survey), ("dense", self._settings.dense)):
+                jobs = self._jobs(plan, _SURVEY_TOLERANCE)
+                for key, at in self._blocked_tasks(plan).items():
+                    if name == "survey" or self._tasks.costs[key].latency_s <= _PROMISING * dense[at]:
+                        self._tasks.tune(jobs[key], name, effort)
+                self._note_forms(plan)
             self._shared.blocked = {kind: survey.copy() for kind, survey in self._blocked.items()}
             if on_task is not None:
                 on_task(done)
@@ -253,6 +258,11 @@ class Tuner:
             costs = {f: self._tasks.costs[forms[f].key].latency_s for f in offered if forms[f].key in self._tasks.costs}
             if costs:
                 self._survey(at, forms).note(_size(forms[0]), costs)
+
+    def _blocked_tasks(self, plan: Plan) -> dict[str, int]:
+        """Tasks of layers that are pruned by schemes, in the forms that are worth trying, with the position of a subgraph."""
+        forms = enumerate(self._forms.workloads(plan))
+        return {of_form[f].key: at for at, of_form in forms if of_form[0].is_blocked for f in self._offered(at, of_form, _SURVEY_TOLERANCE)}
 
     def _survey(self, subgraph: int, forms: Sequence[Workload]) -> FormSurvey:
         """How the forms of a subgraph compared; blocks of each kind are a matter of their own."""

@@ -19,6 +19,7 @@ class PolicyConfig(BaseModel):
     problems: tuple[str, ...] = Field((), description="Recorded problems to train a policy on, and variants of them; see `cprune-rl problems list`.")
     device_class: str | None = Field(None, description="Train on the recordings of a class of devices: znver4-1t, or a pattern such as 'znver4-*' or '*'.")
     held_out: tuple[str, ...] = Field((), description="Problems, or networks, that are not trained on: the policy is tried on them as it goes.")
+    schemes: str = Field("channel", description="What the policy chooses among: channel, narrower groups; or block, schemes of layers, on recordings that have them.")
     timesteps: int = Field(100_000, ge=0, description="Environment steps.")
     learner: str = Field("ppo", description="ppo (MaskablePPO) or dqn, behind the same network.")
     variants: int = Field(256, ge=0, description="Networks of other widths and depths, made of the recorded ones; 0 trains on those alone.")
@@ -26,6 +27,13 @@ class PolicyConfig(BaseModel):
     init: str | None = Field(None, description="Policy to begin with: a folder, or the name of a packaged one.")
     seed: int = Field(0, ge=0, description="Seed of problems, environments and weights.")
     out: Path | None = Field(None, description="Folder of the policy; policies/ and its problems' names where not given.")
+
+    @field_validator("schemes")
+    @classmethod
+    def _menu_is_one(cls, value: str) -> str:
+        if value not in ("channel", "block"):
+            raise ValueError(f"{value!r}: give channel or block")
+        return value
 
     @field_validator("problems", "held_out", mode="before")
     @classmethod

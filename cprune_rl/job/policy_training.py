@@ -19,15 +19,19 @@ from rich.table import Table
 from cprune_rl.agents.agent import PolicyRollOut, PruningAgent
 from cprune_rl.agents.back_off import back_off, ladder
 from cprune_rl.agents.greedy import GreedyCPrune
-from cprune_rl.agents.policies import find_policy, open_policy
-from cprune_rl.agents.policy import RowPolicy, save_policy
+from cprune_rl.agents.mapping_rule import MappingRule
+from cprune_rl.agents.mapping_search import MappingSearch
+from cprune_rl.agents.policies import find_policy
+from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.searcher import AcceptedPlan, Budget, Searcher
 from cprune_rl.agents.training import TrainingSettings, check_learner, train_policy
+from cprune_rl.envs.channel_menu import ChannelMenu
 from cprune_rl.envs.generator import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.recordings import full_name, open_recorded, read_recording, recorded_names, without_floor
+from cprune_rl.envs.recordings import full_name, has_schemes, open_recorded, read_recording, recorded_names, without_floor
 from cprune_rl.envs.rehearsals import Rehearsal, rehearse
+from cprune_rl.envs.scheme_menu import SchemeMenu
 from cprune_rl.errors import ConfigError
 from cprune_rl.job.live_problems import is_live
 from cprune_rl.job.policy_config import PolicyConfig
@@ -37,6 +41,7 @@ from cprune_rl.plain import dump_json
 
 __all__ = ["judge", "train_on_problems"]
 
+_STARTS = (1.0, 0.75, 0.5)  # shares of channels that a policy of schemes learns to begin with
 _CASES = 24  # problems and draws of their losses that a policy is tried on: a minute or two
 
 
@@ -70,13 +75,21 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
     reporter.say(f"Training on {', '.join(names)}" + (f"; tried on {', '.join(held_out)}" if held_out else ""))
     n_rows = max(len(read_recording(n).network.subgraphs) for n in (*names, *held_out))
     settings = TrainingSettings(config.timesteps, config.learner, n_workers=config.workers, seed=config.seed, max_rows=max(TrainingSettings.max_rows, n_rows))
-    start = None if config.init is None else open_policy(config.init, settings.max_rows)
+    menu = SchemeMenu() if config.schemes == "block" else ChannelMenu()
+    start = None if config.init is None else load_policy(find_policy(config.init), settings.max_rows, menu)
     with reporter.part("Reading the problems", None):
-        problems = GeneratedProblems(names, GeneratorSettings(n_variants=config.variants, recorded_share=0.25 if config.variants else 1.0, floors=_floors(names), seed=config.seed))
+        drawn = GeneratorSettings(
+            n_variants=config.variants,
+            recorded_share=0.25 if config.variants else 1.0,
+            floors=_floors(names),
+            start_ratios=_STARTS if config.schemes == "block" else (),
+            seed=config.seed,
+        )
+        problems = GeneratedProblems(names, drawn)
     with reporter.part(f"Training the policy by {config.learner}", config.timesteps) as advance:
-        trained = train_policy(problems, settings, folder / "tensorboard", advance, [_opener(name) for name in held_out], folder / "checkpoint.pt", start)
+        trained = train_policy(problems, settings, folder / "tensorboard", advance, [_opener(name) for name in held_out], folder / "checkpoint.pt", start, menu)
     with reporter.part("Trying it beside greedy searches", None):
-        results = judge(trained.policy, held_out or names, seeds=range(max(1, min(3, _CASES // len(held_out or names)))))
+        results = judge(_judged(config, trained.policy), held_out or names, seeds=range(max(1, min(3, _CASES // len(held_out or names)))))
     reporter.console.print(_table(results, is_held_out=bool(held_out)))
     card = {
         "trained_on": list(names),
@@ -88,20 +101,28 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
         "when": now_utc(),
         "packages": describe_system()["packages"],
     }
-    save_policy(trained.policy, folder, card)
+    save_policy(trained.policy, folder, card, menu)
     (folder / "evaluations.json").write_text(dump_json([vars(e) for e in trained.evaluations]))
     (folder / "results.json").write_text(dump_json(results))
     reporter.say(f"Policy: {folder}. Prune with it: cprune-rl prune --policy {folder} --model ... --device ...")
     return folder
 
 
-def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02), seeds: Sequence[int] = (0, 1, 2)) -> list[dict[str, Any]]:
-    """The agent with a policy, and the policy's roll-out, beside greedy CPrune and adaptive proxy greedy, on rehearsals of recorded problems.
+def _judged(config: PolicyConfig, policy: RowPolicy) -> tuple[Searcher, ...]:
+    """The agent with a policy, and the policy's roll-out, beside what needs none.
 
     Roll-out and proxy greedy end after eight rejections; `benchmarks/transfer.py` has no such limit for proxy greedy.
+    """
+    if config.schemes == "block":
+        return MappingSearch(policy), PolicyRollOut(policy, menu=SchemeMenu()), ProxyGreedy(menu=SchemeMenu()), MappingRule()
+    return PruningAgent(policy), PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune()
+
+
+def judge(searchers: Sequence[Searcher], names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02), seeds: Sequence[int] = (0, 1, 2)) -> list[dict[str, Any]]:
+    """Searchers on rehearsals of recorded problems.
 
     Args:
-        policy: to be judged.
+        searchers: to be judged.
         names: of the problems.
         floors: asked for, where a name has none.
         seeds: of the true losses.
@@ -110,11 +131,11 @@ def judge(policy: RowPolicy, names: Sequence[str], floors: Sequence[float] = (-0
         For each problem, floor, seed and method: speed-up by the recording's estimate, evaluations, and tasks that a device
         would have been asked for; what a live run spends before it searches is included where a method uses it.
     """
-    searchers: tuple[Searcher, ...] = (PruningAgent(policy), PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune())
     results: list[dict[str, Any]] = []
     for name, seed in itertools.product(names, seeds):
         for asked, searcher in itertools.product([None] if _has_floor(name) else floors, searchers):
-            rehearsal = rehearse(name, asked, seed, is_prepared=not isinstance(searcher, GreedyCPrune))
+            is_of_schemes = isinstance(searcher, MappingRule | MappingSearch)
+            rehearsal = rehearse(name, asked, seed, is_prepared=not is_of_schemes and not isinstance(searcher, GreedyCPrune), with_schemes=is_of_schemes)
             found = searcher.search(rehearsal.problem, Budget())
             rungs = ladder(found.accepted)
             finetuned: list[int] = []
@@ -171,6 +192,11 @@ def _sources(config: PolicyConfig, apart: Collection[str]) -> list[str]:
             raise ConfigError(f"no recording is of the device class {config.device_class!r}. Known: {', '.join(classes)}; patterns such as 'znver4-*' match several.")
         names += [name for name in matching if name not in names]
     left = [name for name in names if full_name(name) not in apart]
+    if config.schemes == "block":
+        bare = [name for name in config.problems if not has_schemes(name)]
+        if bare:
+            raise ConfigError(f"{bare[0]} was recorded without schemes: record it with --schemes block, or name others (`cprune-rl problems list` says which have them)")
+        left = [name for name in left if has_schemes(name)]
     if not left:
         raise ConfigError("no problem is left to train on: name some by --problems or --device-class, or hold fewer out")
     return left
