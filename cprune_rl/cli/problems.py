@@ -30,7 +30,15 @@ def list_problems() -> None:
 
     packaged = set(recorded_names())
     view = Table(title="Problems", caption=f"A name may end in a floor: resnet8@znver4-1t:-0.02. Your own are kept in {problems_folder()}")
-    for column, justify in (("problem", "left"), ("images", "left"), ("groups", "right"), ("tasks", "right"), ("dense, ms", "right"), ("dense accuracy", "right")):
+    for column, justify in (
+        ("problem", "left"),
+        ("images", "left"),
+        ("groups", "right"),
+        ("tasks", "right"),
+        ("dense, ms", "right"),
+        ("dense accuracy", "right"),
+        ("schemes", "left"),
+    ):
         view.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich's literal type
     view.add_column("")
     for name in recorded_names(is_with_added=True):
@@ -43,6 +51,7 @@ def list_problems() -> None:
             str(said.n_tasks),
             f"{said.dense_latency_s * 1e3:.3f}",
             f"{recording.dense_accuracy:.2%}",
+            "yes" if len(recording.curves.layers) else "",
             own,
         )
     console = Console()

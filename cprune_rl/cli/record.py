@@ -25,6 +25,7 @@ def record(
     seed: Annotated[int, typer.Option(min=0, help="Seed of training and programs.")] = 0,
     storage: Annotated[str | None, typer.Option(help="Cost cache; the default one where not given.", show_default=False)] = None,
     curves_of: Annotated[str | None, typer.Option(help="Recording of this network on another device: its loss curves are taken, nothing is trained.", show_default=False)] = None,
+    schemes: Annotated[str, typer.Option(help="channel: narrower groups; block: schemes of layers too, for the agents that choose among them.")] = "channel",
     fast: Annotated[bool, typer.Option(help="Small budgets: to try it, not to keep it.")] = False,
 ) -> None:
     """Record a problem: measure what searches of a network can reach on a device, for environments that need neither."""
@@ -32,6 +33,6 @@ def record(
     from cprune_rl.job.progress import Reporter
     from cprune_rl.job.record import record as run
 
-    options = load_config(None, {"model": model, "data": data, "device": device, "seed": seed, "storage": storage, "fast": fast, "effort": effort})
+    options = load_config(None, {"model": model, "data": data, "device": device, "seed": seed, "storage": storage, "schemes": schemes, "fast": fast, "effort": effort})
     options.check_names()
     run(options, minutes, to, Reporter(), curves_of)

@@ -1,8 +1,8 @@
 """Recording a problem: the shapes that searches of a network can reach, measured on a device and kept in one file.
 
 The file is a problem for `cprune_rl/CPruneRecorded-v0` that needs neither compiler nor device nor images. Plans are
-visited as searches would: evenly narrowed ones, those of greedy CPrune at several floors, and random walks of legal
-steps until the time is up. Every trial is in the cost cache as well, so a recording that was stopped goes on.
+visited as searches would: evenly narrowed ones, where asked for every kind of scheme at every density, those of greedy CPrune at
+several floors, and random walks of legal steps until the time is up. Every trial is in the cost cache as well, so a recording that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.searcher import Budget
 from cprune_rl.compiler.devices import RecordedSpec, parse_device
 from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
+from cprune_rl.envs.channel_menu import ChannelMenu
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.curves import CurveOracle
+from cprune_rl.envs.menu import Menu
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import open_recorded, save_recorded
+from cprune_rl.envs.scheme_menu import DENSITIES, SchemeMenu, scheme_plans
 from cprune_rl.errors import ConfigError
 from cprune_rl.job.assemble import open_untrained_lab, open_workbench
 from cprune_rl.job.bench import Lab
@@ -90,8 +93,11 @@ def _measurable(config: RunConfig, reporter: Reporter, curves_of: str | None) ->
         if lab.network.groups != known.network.groups:
             raise ConfigError(f"{curves_of!r} is a recording of {known.network.name}, whose groups are not those of {config.network_name}")
         name = f"{lab.network.name}/{config.data}@{lab.device_name}"
-        oracle = CurveOracle(lab.network, known.curves, known.dense_accuracy)
-        yield Problem(name, lab.network, lab.source(), oracle, known.curves, known.dense_accuracy, known.floor, lab.descriptor), lab, config.data
+        if config.has_schemes and not len(known.curves.layers):
+            raise ConfigError(f"{curves_of!r} was recorded without schemes, so it does not know what layers lose: leave --curves-of out, or --schemes")
+        curves = known.curves if config.has_schemes else replace(known.curves, layers=np.empty(0))
+        oracle = CurveOracle(lab.network, curves, known.dense_accuracy)
+        yield Problem(name, lab.network, lab.source(), oracle, curves, known.dense_accuracy, known.floor, lab.descriptor), lab, config.data
 
 
 def _plans(whole: Problem, deadline: float) -> Iterator[Plan]:
@@ -104,17 +110,26 @@ def _plans(whole: Problem, deadline: float) -> Iterator[Plan]:
     for plan in (network.dense, *(network.uniform(ratio) for ratio in _EVEN)):
         whole.latency.measure(plan)
         yield plan
+    has_schemes = len(whole.curves.layers) > 0
+    for plan in (p for density in DENSITIES if has_schemes for p in scheme_plans(network, density)):
+        if time.monotonic() < deadline:
+            whole.latency.measure(plan)
+            yield plan
     for floor in _FLOORS:
         if time.monotonic() < deadline:
             yield from (step.plan for step in GreedyCPrune().search(problem(floor), Budget()).history)
     for seed in itertools.count():
         if time.monotonic() >= deadline:
             return
-        yield from _walk(problem(_WALK_FLOOR), seed, deadline)
+        if has_schemes and seed % 2:  # schemes of single layers, within channels of which some are gone
+            start = network.uniform((1.0, *_EVEN)[seed // 2 % (1 + len(_EVEN))])
+            yield from _walk(replace(problem(_WALK_FLOOR), start=start), seed, deadline, SchemeMenu())
+        else:
+            yield from _walk(problem(_WALK_FLOOR), seed, deadline, ChannelMenu())
 
 
-def _walk(problem: Problem, seed: int, deadline: float) -> Iterator[Plan]:
-    env = CPruneEnv(problem)
+def _walk(problem: Problem, seed: int, deadline: float, menu: Menu) -> Iterator[Plan]:
+    env = CPruneEnv(problem, menu=menu)
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
     ended = False
