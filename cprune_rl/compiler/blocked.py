@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
 
+from cprune_rl.compiler.schedule_rules import COPY, SUMS
+
 __all__ = ["FORM", "Blocks", "blocked_conv2d", "blocked_dense"]
 
-FORM = "block2"
+FORM = "block3"
 """What a family calls this form. Raise the number where the function changes, or how it is timed: trials of before would count for today's."""
 
 
@@ -111,6 +113,11 @@ class Window:
     dilation: tuple[int, ...]
     layout: str
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether an output reads one place of the map, which so need not be copied."""
+        return set(self.kernel) == {1} and not any(self.padding)
+
     def padded(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Channels, height and width of the padded map."""
         channels, height, width = (int(shape[self.layout.index(a)]) for a in "CHW")
@@ -118,8 +125,10 @@ class Window:
         return channels, height + top + bottom, width + left + right
 
     def strides(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """Distance in the padded map of the entries of neighbouring input channels, rows and columns of the kernel."""
+        """Distance in the padded map of the entries of neighbouring input channels, rows and columns of the kernel; of a 1x1 kernel an entry is its channel."""
         channels, height, width = self.padded(shape)
+        if self.is_pointwise:
+            return 1, 0, 0
         return (height * width, width * self.dilation[0], self.dilation[1]) if self.layout == "NCHW" else (1, channels * width * self.dilation[0], channels * self.dilation[1])
 
 
@@ -134,20 +143,23 @@ def blocked_conv2d(data: te.Tensor, weights: te.Tensor, offsets: te.Tensor, chan
         window: its geometry.
     """
     n, (n_in, height, width) = data.shape[0], window.padded(data.shape)
-    flat = _flat(data, window)
+    flat = None if window.is_pointwise else _flat(data, window)
     step = 1 if window.layout == "NCHW" else n_in
     out_y, out_x = ((length - (k - 1) * d - 1) // s + 1 for length, k, d, s in zip((height, width), window.kernel, window.dilation, window.stride, strict=True))
     n_blocks, n_kept, block = (int(d) for d in weights.shape)
     k = te.reduce_axis((0, n_kept), name="k")
 
     def product(b: Any, y: Any, x: Any, o: Any, i: Any) -> Any:
-        first = (y * window.stride[0] * width + x * window.stride[1]) * step
-        return te.sum(flat[b, offsets[o, k] + first] * weights[o, k, i], axis=[k])
+        at_y, at_x = y * window.stride[0], x * window.stride[1]
+        at = {"N": b, "C": offsets[o, k], "H": at_y, "W": at_x}
+        read = data[tuple(at[a] for a in window.layout)] if flat is None else flat[b, offsets[o, k] + (at_y * width + at_x) * step]
+        return te.sum(read * weights[o, k, i], axis=[k])
 
+    attrs = {"schedule_rule": SUMS}
     if window.layout == "NHWC":
-        blocks = te.compute((n, out_y, out_x, n_blocks, block), product, name="conv2d_blocked")
+        blocks = te.compute((n, out_y, out_x, n_blocks, block), product, name="conv2d_blocked", attrs=attrs)
         return te.compute((n, out_y, out_x, channels), lambda b, y, x, c: blocks[b, y, x, c // block, c % block], name="conv2d_nhwc")
-    blocks = te.compute((n, n_blocks, block, out_y, out_x), lambda b, o, i, y, x: product(b, y, x, o, i), name="conv2d_blocked")
+    blocks = te.compute((n, n_blocks, block, out_y, out_x), lambda b, o, i, y, x: product(b, y, x, o, i), name="conv2d_blocked_nchw", attrs=attrs)
     return te.compute((n, channels, out_y, out_x), lambda b, c, y, x: blocks[b, c // block, c % block, y, x], name="conv2d_nchw")
 
 
@@ -176,4 +188,5 @@ def _flat(data: te.Tensor, window: Window) -> te.Tensor:
         inside = tirx.all(y >= top, y < top + int(data.shape[layout.index("H")]), x >= left, x < left + int(data.shape[layout.index("W")]))
         return tirx.if_then_else(inside, read, tirx.const(0, data.dtype))
 
-    return te.compute((data.shape[0], channels * height * width), value, name="flat")
+    lengths = (channels, height, width) if layout == "NCHW" else (height, width, channels)
+    return te.compute((data.shape[0], channels * height * width), value, name="flat", attrs={"schedule_rule": COPY, "lengths": list(lengths)})

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import tvm
 
-from cprune_rl.compiler.blocked import FORM
 from cprune_rl.compiler.cost_model import ProgramModel
 from cprune_rl.compiler.device import RpcDevice
 from cprune_rl.compiler.packing import BLOCKED_FORMS, block_size
@@ -25,7 +24,6 @@ from cprune_rl.compiler.reference import OutputCheck
 from cprune_rl.compiler.search import Effort, ProgramSearch, Task
 from cprune_rl.compiler.target import vector_width
 from cprune_rl.compiler.trials import TrialRunner
-from cprune_rl.compiler.winograd_sparse import FORM as FORM_OF_KERNELS
 from cprune_rl.contracts import Spending, TaskCost
 from cprune_rl.cost_cache import CostStore, Tuning
 from cprune_rl.table import Workload
@@ -228,9 +226,8 @@ class TaskTuner:
         if measured.error is not None:
             return TaskCost(math.inf, error=measured.error)
         program, family = Program(trials[0].program_json), workload.family
-        if workload.is_blocked:  # the loop over blocks is where the form's layout has the channels; a layer over rows has none that follows
-            layout = "NHWC" if any(f"form={form} from NHWC" in family for form in (FORM, FORM_OF_KERNELS)) else "NCHW"
-            factors = program.tile_factors(layout) if workload.operator.name == "conv2d" else ()
+        if workload.is_blocked:  # blocks stay whole; a layer over rows has no loop of channels that follows
+            factors = (-(-workload.channels_out // workload.block),) if workload.operator.name == "conv2d" else ()
             return TaskCost(measured.latency_s, factors, lanes=workload.block, spread=measured.spread)
         lanes = block_size(workload.channels_out, vector_width(self._device.target)) if any(f in family for f in BLOCKED_FORMS) else 1
         factors = program.tile_factors("NHWC" if "form=" in family else "NCHW")

@@ -6,8 +6,7 @@ are transformed back. Weights are transformed once, at build time, and packed fo
 `packing` are. Values differ from the direct form's by some millionths of the largest. Called by `rebuild`, the transforms
 by `winograd_sparse` too.
 
-The transforms would take most of the time if they were scheduled as MetaSchedule schedules elementwise operators: each entry of a transform is another sum, told apart by a select
-that falls away only where its loop is unrolled. So they bring a rule of their own.
+Transforms and products bring schedule rules of their own (`schedule_rules`).
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tvm_ffi
 from numpy.typing import NDArray
 from tvm import te, tirx, topi
 
 from cprune_rl.compiler.packing import block_size
+from cprune_rl.compiler.schedule_rules import ENTRY_LOOPS, PRODUCTS, TRANSFORM
 
 __all__ = ["Tiling", "is_winograd", "transform", "transformed", "transformed_shape", "winograd_conv2d"]
 
@@ -33,9 +32,6 @@ _KERNEL = (3, 3)
 _INPUT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0), (0, 4, 0, -5, 0, 1))
 _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 _WEIGHTS = np.array(((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))) / 24
-
-_ENTRY_LOOPS = {"winograd_rows": 2, "winograd_columns": 3, "winograd_rows_back": 3, "winograd_columns_back": 3}
-_RULE = "cprune_rl_winograd_transform"
 
 
 def is_winograd(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> bool:
@@ -131,7 +127,7 @@ def winograd_conv2d(data: te.Tensor, weights: te.Tensor, channels: int, padding:
     def product(y: Any, x: Any, t: Any, o: Any, i: Any) -> Any:
         return te.sum(tiles[t // n_x, t % n_x, y, x, rc] * weights[y, x, o, rc, i], axis=[rc])
 
-    products = te.compute((_READ, _READ, tiling.count, blocks, block), product, name="conv2d_winograd")
+    products = te.compute((_READ, _READ, tiling.count, blocks, block), product, name="conv2d_winograd", attrs={"schedule_rule": PRODUCTS})
     return tiling.image(products, channels)
 
 
@@ -145,8 +141,8 @@ def _transform(name: str, matrix: Sequence[Sequence[int]], shape: Sequence[int],
             result = tirx.Select(at[entry] == row, _weighted(matrix[row], of), result)
         return result
 
-    assert _ENTRY_LOOPS[name] == entry
-    return te.compute(tuple(shape), value, name=name, attrs={"schedule_rule": _RULE})
+    assert ENTRY_LOOPS[name] == entry
+    return te.compute(tuple(shape), value, name=name, attrs={"schedule_rule": TRANSFORM})
 
 
 def _weighted(weights: Sequence[int], value: Callable[[int], Any]) -> Any:
@@ -157,14 +153,3 @@ def _weighted(weights: Sequence[int], value: Callable[[int], Any]) -> Any:
             term = value(at) if abs(weight) == 1 else value(at) * tirx.const(float(abs(weight)), "float32")
             total = term if total is None else total + term if weight > 0 else total - term
     return total
-
-
-def _schedule_transform(schedule: Any, block: Any) -> list[Any]:
-    """Unrolls the loop over a transform's entries; vectorising and parallelising are left to the post-processors."""
-    loop = schedule.get_loops(block)[_ENTRY_LOOPS[str(schedule.get(block).name_hint)]]
-    schedule.unroll(loop)
-    schedule.annotate(loop, "pragma_unroll_explicit", 1)  # an annotated loop is not fused into the vectorised one
-    return [schedule]
-
-
-tvm_ffi.register_global_func(f"s_tir.meta_schedule.cpu.{_RULE}", _schedule_transform, override=True)

@@ -8,26 +8,21 @@ of `blocked` are. Called by `rebuild`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tvm_ffi
 from numpy.typing import NDArray
 from tvm import te
 
 from cprune_rl.compiler.blocked import Blocks
+from cprune_rl.compiler.schedule_rules import PRODUCTS
 from cprune_rl.compiler.winograd import Tiling, transformed
 
 __all__ = ["FORM", "pack_kernels", "packed_kernels_shape", "sparse_winograd_conv2d"]
 
 FORM = "winogradkernel1"
 """What a family calls this form. Raise the number where the function changes, or how it is timed: trials of before would count for today's."""
-
-_RULE = "cprune_rl_winograd_products"
-_MOST = 8  # tiles, or blocks, whose sums are held in registers at once, or channels that one pass of the loop takes
-_LONGEST = 64  # lanes of one vector, as MetaSchedule has it
 
 
 def packed_kernels_shape(blocks: Blocks) -> tuple[int, ...]:
@@ -63,34 +58,5 @@ def sparse_winograd_conv2d(data: te.Tensor, weights: te.Tensor, table: te.Tensor
     def product(y: Any, x: Any, t: Any, o: Any, i: Any) -> Any:
         return te.sum(tiles[t // n_x, t % n_x, y, x, table[o, k]] * weights[y, x, o, k, i], axis=[k])
 
-    products = te.compute((*Tiling.transformed_kernel, tiling.count, n_blocks, block), product, name="conv2d_winograd_sparse", attrs={"schedule_rule": _RULE})
+    products = te.compute((*Tiling.transformed_kernel, tiling.count, n_blocks, block), product, name="conv2d_winograd_sparse", attrs={"schedule_rule": PRODUCTS})
     return tiling.image(products, channels)
-
-
-def _schedule_products(schedule: Any, block: Any) -> list[Any]:
-    """Sums of some tiles and blocks stay in registers while the kept channels are gone through.
-
-    MetaSchedule's own tiling splits the lanes as well: its best of 32 random programs took twice as long as the best of 16 of these.
-    """
-    y, x, t, o, i, k = schedule.get_loops(block)
-    outer_t, inner_t = schedule.split(t, schedule.sample_perfect_tile(t, 2, _MOST))
-    outer_o, inner_o = schedule.split(o, schedule.sample_perfect_tile(o, 2, _MOST))
-    outer_k, inner_k = schedule.split(k, schedule.sample_perfect_tile(k, 2, _MOST))
-    block_size = int(schedule.get(i).extent)
-    lanes = _lanes(block_size)
-    outer_i, inner_i = schedule.split(i, [block_size // lanes, lanes])
-    sums = schedule.cache_write(block, 0, "global")
-    schedule.reorder(y, x, outer_o, outer_i, outer_t, outer_k, inner_k, inner_o, inner_t, inner_i)
-    schedule.reverse_compute_at(sums, outer_t, preserve_unit_loops=True)
-    for loop in (inner_k, inner_o, inner_t):
-        schedule.unroll(loop)
-        schedule.annotate(loop, "pragma_unroll_explicit", 1)  # an annotated loop is not fused into the vectorised one
-    return [schedule]
-
-
-def _lanes(block: int) -> int:
-    """Channels of a block that go in one vector: a divisor that fills registers, a long one."""
-    return max((d for d in range(1, min(block, _LONGEST) + 1) if block % d == 0), key=lambda d: (math.gcd(d, 16), d))
-
-
-tvm_ffi.register_global_func(f"s_tir.meta_schedule.cpu.{_RULE}", _schedule_products, override=True)

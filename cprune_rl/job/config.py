@@ -57,6 +57,7 @@ class Budgets:
         calibration: kept ratios of the plans fine-tuned in full to calibrate the oracle.
         scheme_calibration: densities of those that are pruned by schemes, in turns by kernels and by blocks.
         total_timesteps: of the agent's training.
+        mapping_timesteps: of the training of the agent that gives layers schemes.
         turns: of the agent's search, see `agents.agent`.
         timing_rounds: interleaved rounds of the final timing.
     """
@@ -72,13 +73,14 @@ class Budgets:
     calibration: tuple[float, ...] = (0.8, 0.65, 0.5, 0.35)
     scheme_calibration: tuple[float, ...] = (0.5, 0.25, 0.35, 0.15)
     total_timesteps: int = 100_000
+    mapping_timesteps: int = 20_000
     turns: int = 4
     timing_rounds: int = 60
 
 
 FAST = Budgets(
     base_steps=1500, finetune_steps=200, oracle_steps=30, supernet_steps=300, proof_plans=6, tuner=TunerBudgets((2, 2, 2), (2, 4, 6), (2, 1, 3), 1),
-    calibration=(0.75, 0.5), scheme_calibration=(0.5, 0.25), total_timesteps=6_144, turns=2, timing_rounds=20,
+    calibration=(0.75, 0.5), scheme_calibration=(0.5, 0.25), total_timesteps=6_144, mapping_timesteps=2_048, turns=2, timing_rounds=20,
 )  # fmt: skip
 
 

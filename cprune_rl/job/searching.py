@@ -118,14 +118,14 @@ def _mapping_policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> 
 
 def _policy_of(bench: Workbench, folder: RunFolder, reporter: Reporter, name: str, menu: Menu, given: str | None, init: str | None) -> tuple[RowPolicy, float]:
     max_rows = max(TrainingSettings.max_rows, len(bench.network.subgraphs))
-    settings = TrainingSettings(total_timesteps=bench.config.budgets.total_timesteps, seed=bench.config.seed, max_rows=max_rows)
+    budgets, is_mapping = bench.config.budgets, isinstance(menu, SchemeMenu)
+    settings = TrainingSettings(total_timesteps=budgets.mapping_timesteps if is_mapping else budgets.total_timesteps, seed=bench.config.seed, max_rows=max_rows)
     target = folder.file(name)
     if given is not None:
         if not target.exists():
             shutil.copytree(find_policy(given), target, ignore=shutil.ignore_patterns("tensorboard", "*.pt", "*.zip"))
         return load_policy(target, max_rows, menu), 0.0
     if not (target / "policy.json").exists():
-        is_mapping = isinstance(menu, SchemeMenu)
         problems = TrainingProblems(
             bench.network, bench.lab.cost_model, bench.curves, bench.dense_accuracy, bench.lab.descriptor, start_ratios=_STARTS[bench.config.schemes] if is_mapping else ()
         )
