@@ -25,7 +25,7 @@ from cprune_rl.table import Plan
 __all__ = ["MappingRule"]
 
 _REFERENCE = 0.25  # density at which shapes are compared
-_KERNELS_WORTH = 1.7  # times as fast as blocks of the same density must whole kernels be: they lose as much as blocks that are so much sparser (`losses.hardness`)
+_KERNELS_WORTH = 1.8  # times as fast as blocks of the same density must whole kernels be: they lose as much as blocks that are so much sparser (`losses.hardness`)
 _DENSITIES = (0.7, 0.5, 0.35, 0.25, 0.175, 0.125, 0.09)
 _BISECTIONS = 2
 _HARD = 0.8  # accuracy of the dense network below which data counts as hard

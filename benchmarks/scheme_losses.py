@@ -3,7 +3,8 @@
 `python benchmarks/scheme_losses.py [--network NAME ...] [--storage URL] [--json FILE]`. For each network every kind of scheme over all
 layers that take it, at several densities; then layers drawn at random, each with a scheme of its own; and uniform plans
 of channels beside them. Densities of blocks and channels are comparable by what they leave to compute. Nothing is compiled. Answers are kept, so that a run which was
-stopped goes on. `scheme_model.py` fits what a search predicts of losses to the result.
+stopped goes on. To the result is fitted what a search predicts of losses (`cprune_rl.losses.hardness`): a level for each network; for all
+of them the powers of block size and density, and how much worse than blocks whole kernels and patterns are. `--fit FILE` fits to what is kept in a file.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings, evaluate
@@ -32,6 +36,7 @@ NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small")
 _SHAPES = (("block", 4), ("block", 16), ("kernel", 8), ("kernel", 16), ("block", 1 << 20), ("pattern", 4))
 _DENSITIES = (0.35, 0.175, 0.09)
 _RATIOS = (0.75, 0.5, 0.35)  # of channels kept
+_NOISE = 0.004  # of an accuracy: less is not told apart
 _SHORT = 50  # steps of the search's own look
 
 
@@ -116,6 +121,44 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
     }
 
 
+def fit(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The most fitting powers and factors, in the logarithm of the loss and 0.4 points: below that it is noise.
+
+    Args:
+        rows: as `measure` gives them.
+    """
+    plans = [(at, row["layers"], plan) for at, row in enumerate(rows) for plan in row["plans"] if plan["schemes"]]
+    lost = np.log(np.maximum([plan["loss"] for *_, plan in plans], 0.0) + _NOISE)
+
+    def told(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        kernel, pattern, block_power, density_power, *levels = np.exp(parameters)
+        coarseness = {"block": 1.0, "kernel": kernel, "pattern": pattern}
+        return np.array(
+            [levels[at] * sum(_hardness(text, layers[layer][0], coarseness, block_power, density_power) for layer, text in plan["schemes"].items()) for at, layers, plan in plans]
+        )
+
+    def error(parameters: NDArray[np.float64]) -> float:
+        return float(np.square(np.log(told(parameters) + _NOISE) - lost).sum())
+
+    starts = [np.log([3.0, 3.0, 0.5, power, *[1e-4] * len(rows)]) for power in (1.5, 2.0, 2.5)]
+    found = min((minimize(error, start, method="Nelder-Mead", options={"maxiter": 10_000, "maxfev": 10_000}) for start in starts), key=lambda o: float(o.fun))
+    kernel, pattern, block_power, density_power, *levels = (float(f"{v:.3g}") for v in np.exp(found.x))
+    return {
+        "kernel_over_block": kernel,
+        "pattern_over_block": pattern,
+        "block_power": block_power,
+        "density_power": density_power,
+        "levels": dict(zip((row["network"] for row in rows), levels, strict=True)),
+        "log_deviation": round(float(np.sqrt(found.fun / len(plans))), 3),
+        "n_plans": len(plans),
+    }
+
+
+def _hardness(text: str, channels_out: int, coarseness: Mapping[str, float], block_power: float, density_power: float) -> float:
+    scheme = Scheme.parse(text)
+    return float(coarseness[scheme.kind] * min(scheme.block, channels_out) ** block_power * (scheme.density**-density_power - 1))
+
+
 def _lowered(name: str, model: Any, example: Any, coupled: Any) -> Network:
     from cprune_rl.compiler.forms import find_forms
     from cprune_rl.compiler.local import LocalDevice
@@ -134,7 +177,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of the full fine-tune")
     parser.add_argument("--storage", default="sqlite:///scheme-losses.db", help="keeps every answer, so that a run which was stopped goes on")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--fit", type=Path, help="fit to the plans that such a file has, and train nothing")
     options = parser.parse_args()
+    if options.fit:
+        print(json.dumps(fit(json.loads(options.fit.read_text())["rows"]), indent=1))
+        return
     rows: list[dict[str, Any]] = []
     for network in options.network:
         rows.append(measure(network, options.random, options.steps, options.storage))
@@ -143,7 +190,7 @@ def main() -> None:
             what = schemes[0] if len(schemes) == 1 else "mixed" if schemes else f"channels {plan['widths']}"
             print(f"{network:18} {plan['macs_ratio']:6.3f} of the MACs, lost {plan['loss']:+8.4f}, after a short training {plan['short']:+8.4f}: {what}")
         if options.json:
-            options.json.write_text(json.dumps({"command": command_line(), "system": describe_system(), "rows": rows}, indent=1) + "\n")
+            options.json.write_text(json.dumps({"command": command_line(), "system": describe_system(), "rows": rows, "fit": fit(rows)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ __all__ = ["DENSITY_POWER", "LossCurves", "hardness"]
 _EVEN_POWER = 3.5  # fitted to fine-tuned plans: a little pruning is nearly free, the last channels are not
 _LEAST_SCALE = 1e-4  # in accuracy: no group is free
 _LEAST_OF_LAYERS = 1e-7  # the same of a hardness of 1: those of schemes go into the thousands
-DENSITY_POWER = 2.7
+DENSITY_POWER = 1.7
 """Of one over the density, as a layer's loss goes with it."""
-_BLOCK_POWER = 0.6  # of the block size
-_COARSENESS = {"block": 1.0, "kernel": 4.7, "pattern": 4.1}  # whole kernels lose as much as blocks of 0.56 times the density
+_BLOCK_POWER = 0.5  # of the block size
+_COARSENESS = {"block": 1.0, "kernel": 2.8, "pattern": 2.9}  # whole kernels lose as much as blocks of 0.55 times the density
 
 
 def hardness(scheme: Scheme, channels_out: int) -> float:

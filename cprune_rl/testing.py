@@ -113,7 +113,7 @@ def toy_problem(widths: Sequence[int] = (16, 32, 32), drop: float = 0.02, costs:
     """
     network = toy_network(widths)
     n_groups = len(network.groups)
-    curves = LossCurves(np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.blocked_layers), 4e-5))
+    curves = LossCurves(np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.blocked_layers), 3e-4))
     return Problem("toy", network, costs(network), FormulaOracle(network), curves, 0.95, 0.95 - drop)
 
 

@@ -121,3 +121,18 @@ def test_torchs_sparse_layer_is_torchs_dense_one_of_pruned_weights(kernel: int, 
     found = schemes.sparse_run(schemes.Layer(6, 10, 9, kernel, stride), weight, image)()
     expected = torch.nn.functional.conv2d(image, weight, stride=stride, padding=kernel // 2)
     torch.testing.assert_close(found, expected.reshape(10, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_what_schemes_lose_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = load("scheme_losses", monkeypatch)
+    truth = {"block": 1.0, "kernel": 3.0, "pattern": 2.0}
+    layers = {"a": [16], "b": [64]}
+    texts = [f"{kind}({block},{density})" for kind, blocks in (("block", (4, 16)), ("kernel", (8, 16)), ("pattern", (4,))) for block in blocks for density in (0.35, 0.175, 0.09)]
+    plans = [{"schemes": {"a": text, "b": other}, "loss": 0.0} for text, other in zip(texts, reversed(texts), strict=True)]
+    for plan in plans:
+        plan["loss"] = 2e-4 * sum(losses._hardness(text, layers[layer][0], truth, 0.5, 1.8) for layer, text in plan["schemes"].items())
+    found = losses.fit([{"network": "made up", "layers": layers, "plans": [*plans, {"schemes": {}, "loss": 0.5}]}])
+    assert found["n_plans"] == len(plans), "channels are not of this model"
+    for name, value in {"kernel_over_block": 3.0, "pattern_over_block": 2.0, "block_power": 0.5, "density_power": 1.8}.items():
+        assert found[name] == pytest.approx(value, rel=0.1)
+    assert found["log_deviation"] < 0.05
