@@ -22,7 +22,7 @@ from cprune_rl.agents.searcher import Budget, Meter, OnStep, SearchResult
 from cprune_rl.agents.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.envs.menu import Menu
 from cprune_rl.envs.problem import Problem
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["PolicyRollOut", "PruningAgent"]
 

@@ -17,7 +17,8 @@ import math
 
 from cprune_rl.agents.searcher import Budget, Meter, OnStep, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
-from cprune_rl.table import Plan, SubgraphTable, TaskRow, kept_by_a_step
+from cprune_rl.network import Plan
+from cprune_rl.table import SubgraphTable, TaskRow, kept_by_a_step
 
 __all__ = ["PublishedCPrune"]
 

@@ -14,7 +14,7 @@ from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.searcher import Budget, OnStep, SearchResult
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["FastNAS"]
 

@@ -13,7 +13,8 @@ import math
 from cprune_rl.agents.searcher import Budget, Meter, OnStep, SearchResult, SearchStep
 from cprune_rl.contracts import TaskCost
 from cprune_rl.envs.problem import Problem
-from cprune_rl.table import Plan, SubgraphTable, TaskRow, lower_multiple
+from cprune_rl.network import Plan
+from cprune_rl.table import SubgraphTable, TaskRow, lower_multiple
 
 __all__ = ["GreedyCPrune"]
 

@@ -14,7 +14,7 @@ from cprune_rl.agents.searcher import Budget, Meter, OnStep, Searcher, SearchRes
 from cprune_rl.contracts import Accuracy, AccuracyOracle, LatencySource, Spending, TaskCost, least_price
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
-from cprune_rl.table import Network, Plan, Workload
+from cprune_rl.network import Network, Plan, Workload
 
 __all__ = ["search_within"]
 

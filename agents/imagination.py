@@ -12,7 +12,7 @@ from cprune_rl.contracts import LatencySource, Spending, TaskCost
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Plan, Workload
+from cprune_rl.network import Plan, Workload
 
 __all__ = ["imagined"]
 

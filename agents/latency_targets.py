@@ -12,7 +12,7 @@ from typing import Protocol
 
 from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.searcher import SearchStep
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["Planner", "seek_target"]
 

@@ -14,7 +14,8 @@ import numpy as np
 from cprune_rl.agents.searcher import Budget, Meter, OnStep, SearchStep
 from cprune_rl.contracts import Accuracy
 from cprune_rl.envs.problem import Problem
-from cprune_rl.table import Network, Plan, SubgraphTable
+from cprune_rl.network import Network, Plan
+from cprune_rl.table import SubgraphTable
 
 __all__ = ["Looks", "legal_widths"]
 

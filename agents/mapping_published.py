@@ -19,8 +19,8 @@ from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.searcher import Budget, OnStep, SearchResult
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.scheme_menu import SCHEMES, able
+from cprune_rl.network import Plan
 from cprune_rl.schemes import KINDS
-from cprune_rl.table import Plan
 
 __all__ = ["PublishedMapping", "PublishedSettings"]
 

@@ -19,8 +19,8 @@ from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.searcher import TABLE, Budget, OnStep, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.scheme_menu import ALL_CHANNELS, SHAPES, Shape, able
+from cprune_rl.network import Plan
 from cprune_rl.schemes import KINDS, MOST_OF_PATTERNS, Scheme
-from cprune_rl.table import Plan
 
 __all__ = ["MappingRule"]
 

@@ -19,7 +19,8 @@ from cprune_rl.agents.searcher import Budget, Meter, OnStep, Searcher, SearchRes
 from cprune_rl.agents.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.scheme_menu import SchemeMenu
-from cprune_rl.table import Plan, SubgraphTable
+from cprune_rl.network import Plan
+from cprune_rl.table import SubgraphTable
 
 __all__ = ["ChannelsThenSchemes", "MappingSearch"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.envs.scheme_menu import SCHEMES, able
+from cprune_rl.network import Network, Plan
 from cprune_rl.schemes import KINDS, Scheme
-from cprune_rl.table import Network, Plan
 
 __all__ = ["ChannelSpace", "JointSpace", "PlanSpace", "SchemeSpace"]
 

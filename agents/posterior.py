@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cprune_rl.agents.searcher import SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, Plan
+from cprune_rl.network import Network, Plan
 
 __all__ = ["LossPosterior"]
 

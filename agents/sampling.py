@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.agents.looks import Looks
 from cprune_rl.agents.searcher import SearchStep
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["energy", "moved", "nearest", "random_direction", "towards"]
 

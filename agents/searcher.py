@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["TABLE", "AcceptedPlan", "Budget", "Meter", "SearchResult", "SearchStep", "Searcher", "plan_of"]
 

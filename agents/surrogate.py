@@ -24,7 +24,8 @@ from cprune_rl.agents.posterior import LossPosterior
 from cprune_rl.agents.searcher import AcceptedPlan, Budget, Meter, OnStep, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, Plan, SubgraphTable
+from cprune_rl.network import Network, Plan
+from cprune_rl.table import SubgraphTable
 
 __all__ = ["MakeSpace", "Propose", "SurrogateSearch", "SurrogateSettings"]
 

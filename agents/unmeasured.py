@@ -18,7 +18,7 @@ from cprune_rl.agents.searcher import AcceptedPlan, Budget, Meter, OnStep, Searc
 from cprune_rl.contracts import LatencySource, Spending, TaskCost, least_price
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
-from cprune_rl.table import Network, Plan, Workload
+from cprune_rl.network import Network, Plan, Workload
 
 __all__ = ["Disguise", "Unmeasured", "by_macs", "by_prediction", "shuffled"]
 

@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["Effort", "Solution", "WidthProgram"]
 

@@ -33,7 +33,7 @@ from cprune_rl.job.config import load_config
 from cprune_rl.job.oracles import equal_latency_plans, supernet_evaluation
 from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import command_line, describe_system
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 NETWORKS = tuple(sorted({name.partition("@")[0] for name in recorded_names() if name.endswith("@znver4-1t")}))
 _SHARE = 0.5  # of the dense latency

@@ -23,7 +23,7 @@ from cprune_rl.job.bench import full_settings
 from cprune_rl.job.config import load_config
 from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import command_line, describe_system
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 
 def measure(network: str, kept: list[float], shares: list[float], seeds: list[int]) -> list[dict[str, Any]]:

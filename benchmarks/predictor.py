@@ -20,7 +20,7 @@ from cprune_rl.contracts import TaskCost
 from cprune_rl.cost_cache.held_out import BAR, MeasuredNetwork, leave_one_network_out
 from cprune_rl.envs.problems import open_recorded, recorded_names
 from cprune_rl.errors import DataError
-from cprune_rl.table import Workload
+from cprune_rl.network import Workload
 
 _WAYS = {"": False, "_dense_known": True}
 _SHARES = ("median_error", "p90_error", "coverage", "width", "narrow_share", "plan_error", "regret", "p90_regret", "macs_regret", "random_regret")

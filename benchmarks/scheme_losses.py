@@ -29,8 +29,8 @@ from cprune_rl.job.bench import full_settings
 from cprune_rl.job.config import load_config
 from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import command_line, describe_system
+from cprune_rl.network import Network, Plan
 from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
-from cprune_rl.table import Network, Plan
 
 NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small")
 _SHAPES = (("block", 4), ("block", 16), ("kernel", 8), ("kernel", 16), ("block", 1 << 20), ("pattern", 4))

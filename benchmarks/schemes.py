@@ -40,8 +40,8 @@ from cprune_rl.contracts import Artifact
 from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.intervals import Interval, speedup_interval
 from cprune_rl.machine import command_line, describe_system, now_utc
+from cprune_rl.network import Plan
 from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
-from cprune_rl.table import Plan
 
 _EFFORT = Effort(4, 12, 32)  # of each form
 _N_ROUNDS = 15

@@ -43,11 +43,11 @@ from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems import CurveOracle, open_recorded
 from cprune_rl.losses import LossCurves
+from cprune_rl.network import Network, Plan, Workload
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.zoo import MODELS
-from cprune_rl.table import Network, Plan, Workload
 
 T = TypeVar("T")
 CPRUNE_TRIALS = 70  # a task, for each candidate (Kim et al., ECCV 2022, section 4; the authors' code)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.contracts import TaskCost
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, Plan, Workload
+from cprune_rl.network import Network, Plan, Workload
 
 __all__ = ["Decisions", "judge_decisions", "measured_plans"]
 

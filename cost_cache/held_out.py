@@ -21,7 +21,7 @@ from cprune_rl.cost_cache.shapes import Sample
 from cprune_rl.descriptor import DeviceDescriptor
 from cprune_rl.errors import DataError
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, Workload
+from cprune_rl.network import Network, Workload
 
 __all__ = ["BAR", "Bar", "Judgement", "MeasuredNetwork", "judge", "leave_one_network_out"]
 

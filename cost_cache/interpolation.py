@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from cprune_rl.contracts import LatencySource, Spending, TaskCost, least_price
-from cprune_rl.table import Network, Plan, Workload
+from cprune_rl.network import Network, Plan, Workload
 
 __all__ = ["CostModel", "EstimatedCosts", "ModelledCosts", "NoisyCosts"]
 

@@ -13,7 +13,7 @@ from cprune_rl.contracts import LatencySource, Spending, TaskCost
 from cprune_rl.cost_cache.predictor import LatencyPredictor
 from cprune_rl.descriptor import DeviceDescriptor
 from cprune_rl.errors import ConfigError
-from cprune_rl.table import Network, Plan, Workload
+from cprune_rl.network import Network, Plan, Workload
 
 __all__ = ["PredictedCosts"]
 

@@ -25,7 +25,7 @@ from scipy.spatial.distance import cdist
 from cprune_rl.cost_cache.shapes import FEATURES, KINDS, Sample, bound_s, feature_rows
 from cprune_rl.descriptor import DeviceDescriptor
 from cprune_rl.errors import DataError
-from cprune_rl.table import Workload
+from cprune_rl.network import Workload
 
 __all__ = ["FEWEST_ORIGINS", "FEWEST_SAMPLES", "LatencyPredictor", "Prediction"]
 

@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 from cprune_rl.contracts import Spending, TaskCost
 from cprune_rl.cost_cache.interpolation import CostModel
-from cprune_rl.table import Network, Plan, Workload
+from cprune_rl.network import Network, Plan, Workload
 
 __all__ = ["RecordedCosts", "RecordedTasks", "interpolation_error"]
 

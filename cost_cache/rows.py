@@ -14,7 +14,7 @@ from cprune_rl.contracts import Measurement
 from cprune_rl.cost_cache.database import Database
 from cprune_rl.cost_cache.schema import CONTEXTS, PROGRAMS, PROVENANCES, TRIALS, TUNINGS, WORKLOADS, key_digest
 from cprune_rl.cost_cache.store import Provenance, StoredTrial, Tuning
-from cprune_rl.table import OperatorKind, Workload
+from cprune_rl.network import OperatorKind, Workload
 
 __all__ = ["Writer", "latency_of", "trial_of", "workload_of"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cprune_rl.contracts import TaskCost
 from cprune_rl.cost_cache.store import CostStore
 from cprune_rl.descriptor import DeviceDescriptor
-from cprune_rl.table import Workload
+from cprune_rl.network import Workload
 
 __all__ = ["FEATURES", "Sample", "bound_s", "features", "kind", "stored_samples"]
 

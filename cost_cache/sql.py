@@ -15,7 +15,7 @@ from cprune_rl.cost_cache.database import Database
 from cprune_rl.cost_cache.rows import Writer, trial_of, workload_of
 from cprune_rl.cost_cache.schema import ACCURACIES, CONTEXTS, PROGRAMS, PROVENANCES, TRIALS, TUNINGS, WORKLOADS, key_digest
 from cprune_rl.cost_cache.store import ContextSummary, CostStore, Provenance, StoredTrial, Tuning
-from cprune_rl.table import Workload
+from cprune_rl.network import Workload
 
 __all__ = ["SqlStore", "default_url", "open_store"]
 

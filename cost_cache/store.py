@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from cprune_rl import __version__
 from cprune_rl.contracts import Accuracy, Measurement
-from cprune_rl.table import Workload
+from cprune_rl.network import Workload
 
 __all__ = ["ContextSummary", "CostStore", "Provenance", "StoredTrial", "Tuning"]
 

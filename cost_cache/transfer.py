@@ -22,7 +22,7 @@ from cprune_rl.cost_cache.schema import ACCURACIES, CONTEXTS, PROGRAMS, PROVENAN
 from cprune_rl.cost_cache.sql import SqlStore
 from cprune_rl.cost_cache.store import Provenance, StoredTrial, Tuning
 from cprune_rl.errors import StoreError
-from cprune_rl.table import OperatorKind, Workload
+from cprune_rl.network import OperatorKind, Workload
 
 __all__ = ["Selection", "export_recording", "import_recording", "matching_contexts", "read_recording"]
 

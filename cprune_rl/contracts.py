@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.table import Network, Plan, Workload
+from cprune_rl.network import Network, Plan, Workload
 
 __all__ = ["Accuracy", "AccuracyOracle", "Artifact", "Device", "LatencySource", "Measurement", "Priced", "Spending", "TaskCost", "least_price"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cprune_rl.network import Network, Plan
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Network, Plan
 
 __all__ = ["DENSITY_POWER", "LossCurves", "hardness"]
 

@@ -19,7 +19,7 @@ from cprune_rl.contracts import Accuracy, Artifact, Device, Measurement, Spendin
 from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Blocked, Extent, Group, Network, OperatorKind, Plan, Subgraph, Template, Workload
+from cprune_rl.network import Blocked, Extent, Group, Network, OperatorKind, Plan, Subgraph, Template, Workload
 
 __all__ = ["DriftingMachine", "FailingCosts", "FormulaCosts", "FormulaOracle", "check_cost_store", "check_device", "check_searcher", "toy_network", "toy_problem"]
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from cprune_rl.envs.menu import EpisodeState, Move, Options, log_ratio
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, Plan, SubgraphTable, TaskRow, lower_multiple
+from cprune_rl.network import Network, Plan
+from cprune_rl.table import SubgraphTable, TaskRow, lower_multiple
 
 __all__ = ["STEP_COUNTS", "ChannelMenu"]
 

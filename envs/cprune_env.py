@@ -22,7 +22,8 @@ from cprune_rl.envs.observation import Observer, features
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.reward import Outcome, get_reward
 from cprune_rl.errors import DeviceError
-from cprune_rl.table import Plan, SubgraphTable
+from cprune_rl.network import Plan
+from cprune_rl.table import SubgraphTable
 
 __all__ = ["CPruneEnv"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cprune_rl.contracts import Accuracy, Spending
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, Plan
+from cprune_rl.network import Network, Plan
 
 __all__ = ["CurveOracle"]
 

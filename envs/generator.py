@@ -24,7 +24,7 @@ from cprune_rl.envs.recordings import Recording, read_recording
 from cprune_rl.envs.rehearsals import LossSpread, even_curves
 from cprune_rl.envs.variants import Variant, vary
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network
+from cprune_rl.network import Network
 
 __all__ = ["GeneratedProblems", "GeneratorSettings"]
 

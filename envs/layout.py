@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.table import Network, TaskRow
+from cprune_rl.network import Network
+from cprune_rl.table import TaskRow
 
 __all__ = ["Layout"]
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from cprune_rl.contracts import TaskCost
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, Plan, SubgraphTable, TaskRow
+from cprune_rl.network import Network, Plan
+from cprune_rl.table import SubgraphTable, TaskRow
 
 __all__ = ["EpisodeState", "Menu", "Move", "Options"]
 

@@ -19,7 +19,8 @@ from cprune_rl.envs.channel_menu import ChannelMenu
 from cprune_rl.envs.layout import Layout
 from cprune_rl.envs.menu import EpisodeState, Menu, Options
 from cprune_rl.envs.problem import Problem
-from cprune_rl.table import Network, TaskRow
+from cprune_rl.network import Network
+from cprune_rl.table import TaskRow
 
 __all__ = ["FEATURES", "N_FEATURES", "N_GLOBALS", "N_WIDTHS", "Observer", "feature_hash", "features"]
 

@@ -8,7 +8,7 @@ from cprune_rl.contracts import AccuracyOracle, LatencySource
 from cprune_rl.descriptor import UNKNOWN_DEVICE, DeviceDescriptor
 from cprune_rl.errors import FloorError
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, Plan
+from cprune_rl.network import Network, Plan
 
 __all__ = ["Problem", "resolve_floor"]
 

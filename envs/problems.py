@@ -23,7 +23,7 @@ from cprune_rl.envs.recordings import describe_recorded, open_recorded, recorded
 from cprune_rl.envs.rehearsals import LossSpread
 from cprune_rl.envs.scheme_menu import SchemeMenu
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network
+from cprune_rl.network import Network
 
 __all__ = [
     "CurveOracle",

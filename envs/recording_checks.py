@@ -7,7 +7,7 @@ import string
 from collections.abc import Sequence
 
 from cprune_rl.errors import DataError
-from cprune_rl.table import Extent, Network, Plan, Subgraph
+from cprune_rl.network import Extent, Network, Plan, Subgraph
 
 __all__ = ["check_network", "number", "numbers", "whole"]
 

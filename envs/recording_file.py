@@ -23,8 +23,8 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recording_checks import check_network, number, numbers, whole
 from cprune_rl.errors import CPruneError, DataError
 from cprune_rl.losses import LossCurves
+from cprune_rl.network import Network, OperatorKind, Workload
 from cprune_rl.plain import dump_json
-from cprune_rl.table import Network, OperatorKind, Workload
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

@@ -25,7 +25,7 @@ from cprune_rl.envs.recordings import Recording, read_recording, without_floor
 from cprune_rl.envs.scheme_menu import scheme_plans
 from cprune_rl.errors import DataError
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, Plan
+from cprune_rl.network import Network, Plan
 
 __all__ = ["TRIALS_EACH", "LossSpread", "Rehearsal", "even_curves", "rehearse"]
 

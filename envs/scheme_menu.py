@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from cprune_rl.envs.menu import EpisodeState, Move, Options, log_ratio
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import DENSITY_POWER, LossCurves, hardness
+from cprune_rl.network import Network, Plan, Workload
 from cprune_rl.schemes import KINDS, MOST_OF_PATTERNS, Scheme
-from cprune_rl.table import Network, Plan, TaskRow, Workload
+from cprune_rl.table import TaskRow
 
 __all__ = ["ALL_CHANNELS", "DENSITIES", "SCHEMES", "SHAPES", "SchemeMenu", "Shape", "able", "scheme_plans"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cprune_rl.table import Extent, Group, Network, Subgraph
+from cprune_rl.network import Extent, Group, Network, Subgraph
 
 __all__ = ["Variant", "vary"]
 

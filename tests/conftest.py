@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from cprune_rl.compiler.local import LocalDevice
     from cprune_rl.compiler.workload import ExportedNetwork
     from cprune_rl.cost_cache.local_postgres import LocalPostgres
+    from cprune_rl.network import Network
     from cprune_rl.pruning.groups import CoupledGroups
-    from cprune_rl.table import Network
 
     from .yard import Programs, Yard
 

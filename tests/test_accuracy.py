@@ -20,10 +20,10 @@ from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, ri
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.losses import LossCurves
+from cprune_rl.network import Plan
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import prune
-from cprune_rl.table import Plan
 
 
 def small_data() -> ImageData:

@@ -13,7 +13,7 @@ import torch
 
 from cprune_rl.compiler.target import make_target
 from cprune_rl.intervals import Interval
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 from .made_up import synthetic
 

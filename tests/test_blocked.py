@@ -27,10 +27,10 @@ from cprune_rl.cost_cache import open_store
 from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.cost_cache.traces import trace_problem
 from cprune_rl.errors import ModelError, PlanError
+from cprune_rl.network import Network, Plan, Workload
 from cprune_rl.pruning.blocks import N_PATTERNS, find_patterns, hold, holds_to, mask_of, settled, tighten
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Network, Plan, Workload
 from cprune_rl.testing import FormulaCosts, toy_network
 
 from .conftest import Lowered

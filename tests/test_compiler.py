@@ -23,9 +23,9 @@ from cprune_rl.compiler.target import make_target
 from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.contracts import Artifact
 from cprune_rl.errors import ConfigError, ModelError, ToolchainError, UnknownNameError
+from cprune_rl.network import Network, Plan
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
-from cprune_rl.table import Network, Plan
 
 from .conftest import Lowered, lower
 

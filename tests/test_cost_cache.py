@@ -14,7 +14,7 @@ from cprune_rl.contracts import Accuracy, Measurement, TaskCost
 from cprune_rl.cost_cache import Provenance, SqlStore, StoredTrial, default_url, open_store
 from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.errors import StoreError
-from cprune_rl.table import OperatorKind, Workload
+from cprune_rl.network import OperatorKind, Workload
 from cprune_rl.testing import FailingCosts, FormulaCosts, check_cost_store, toy_network
 
 

@@ -18,7 +18,7 @@ from cprune_rl.cost_cache import recording as recording_module
 from cprune_rl.cost_cache.recording import open_recording
 from cprune_rl.cost_cache.transfer import Selection, export_recording, import_recording, read_recording
 from cprune_rl.errors import DataError, StoreError
-from cprune_rl.table import OperatorKind, Workload
+from cprune_rl.network import OperatorKind, Workload
 
 CONV = Workload("conv", "conv3x3", 3, 8, 216, OperatorKind("conv2d", 3, 1, 8))
 

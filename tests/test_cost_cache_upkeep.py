@@ -16,7 +16,7 @@ from cprune_rl.cost_cache import database as database_module
 from cprune_rl.cost_cache.local_postgres import LocalPostgres
 from cprune_rl.cost_cache.upkeep import Pruned, Rules, find_damage, prune
 from cprune_rl.errors import ConfigError, StoreError
-from cprune_rl.table import OperatorKind, Workload
+from cprune_rl.network import OperatorKind, Workload
 
 OLD = time.time() - 10 * 86_400
 

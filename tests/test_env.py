@@ -20,7 +20,7 @@ from cprune_rl.envs import CPruneEnv, resolve_floor
 from cprune_rl.envs.channel_menu import STEP_COUNTS
 from cprune_rl.envs.observation import FEATURES, N_WIDTHS
 from cprune_rl.errors import DeviceError, FloorError, UnknownNameError
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 from cprune_rl.testing import FailingCosts, FormulaCosts, toy_problem
 
 

@@ -11,7 +11,7 @@ from cprune_rl.agents.back_off import back_off, ladder, most_asked
 from cprune_rl.agents.searcher import AcceptedPlan, SearchResult
 from cprune_rl.job.finalists import finish
 from cprune_rl.job.progress import Reporter
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 
 class WidthGate:

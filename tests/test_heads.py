@@ -18,9 +18,9 @@ from cprune_rl.compiler.forms import Choice, find_forms
 from cprune_rl.compiler.normalise import fold_batch_norms
 from cprune_rl.compiler.target import make_target
 from cprune_rl.compiler.workload import ExportedNetwork
+from cprune_rl.network import Plan
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 from cprune_rl.pruning.surgery import prune
-from cprune_rl.table import Plan
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 N_HEADS, SIZE = 4, 8

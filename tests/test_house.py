@@ -17,7 +17,8 @@ FLOORS = {
     "machine": 0,
     "plain": 0,
     "schemes": 1,
-    "table": 2,
+    "network": 2,
+    "table": 3,
     "result": 1,
     "factories": 1,
     "descriptor": 1,
@@ -38,7 +39,7 @@ FLOORS = {
 # The two places that put the parts together import them when asked (DESIGN of the environment: "one place").
 LAZY = {("envs", "job")}
 FOREIGN = {"tvm": {"compiler"}, "torch_pruning": {"pruning"}}
-LIGHT = ("errors", "schemes", "table", "descriptor", "result", "contracts", "cost_cache", "envs")
+LIGHT = ("errors", "schemes", "network", "table", "descriptor", "result", "contracts", "cost_cache", "envs")
 
 
 def sources() -> list[tuple[str, Path]]:
@@ -100,6 +101,7 @@ def test_a_job_loads_the_compiler_only_where_there_is_one_to_ask() -> None:
     "module",
     [
         "errors",
+        "network",
         "table",
         "descriptor",
         "contracts",

@@ -16,8 +16,8 @@ from cprune_rl.agents.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.contracts import TaskCost
 from cprune_rl.errors import ConfigError
 from cprune_rl.job.config import load_config
+from cprune_rl.network import Plan, Workload
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Plan, Workload
 from cprune_rl.testing import FormulaCosts, FormulaOracle, check_searcher, toy_problem
 
 

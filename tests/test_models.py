@@ -17,12 +17,12 @@ from cprune_rl.accuracy.data import load_data
 from cprune_rl.accuracy.training import accumulate_gradients
 from cprune_rl.errors import ConfigError, DataError, ModelError, UnknownNameError
 from cprune_rl.job.config import load_config
+from cprune_rl.network import Plan
 from cprune_rl.pruning.groups import GroupSettings, find_groups
 from cprune_rl.pruning.importance import IMPORTANCES
 from cprune_rl.pruning.models import build_model, check_model_name, check_output, load_weights
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.weights import network_hash, save_weights
-from cprune_rl.table import Plan
 
 OWN = """
 import torch

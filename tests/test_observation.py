@@ -18,7 +18,8 @@ from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS, N_WIDTHS
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import open_recorded
-from cprune_rl.table import Plan, SubgraphTable, lower_multiple
+from cprune_rl.network import Plan
+from cprune_rl.table import SubgraphTable, lower_multiple
 from cprune_rl.testing import toy_problem
 
 ROWS = 20

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cprune_rl.agents.posterior import LossPosterior
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 from cprune_rl.testing import toy_network
 
 NETWORK = toy_network()

@@ -24,7 +24,7 @@ from cprune_rl.cost_cache.shapes import FEATURES, Sample, bound_s, features, kin
 from cprune_rl.descriptor import UNKNOWN_DEVICE, DeviceDescriptor
 from cprune_rl.errors import ConfigError, DataError
 from cprune_rl.losses import LossCurves
-from cprune_rl.table import Network, OperatorKind, Plan, Workload
+from cprune_rl.network import Network, OperatorKind, Plan, Workload
 from cprune_rl.testing import FormulaCosts, toy_network, toy_problem
 
 DEVICE = replace(UNKNOWN_DEVICE, conv3x3_gflops=2.0, conv1x1_gflops=2.0, bandwidth_gb_s=20.0, launch_ns=1000.0, vector_lanes=8)

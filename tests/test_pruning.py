@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cprune_rl.errors import ModelError, PlanError, UnknownNameError
+from cprune_rl.network import Plan
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import PlanFile, kept_indices, load_pruned, prune
 from cprune_rl.pruning.zoo import MODELS
-from cprune_rl.table import Plan
 
 NAMES = ("resnet8-w8", "vgg-small", "resnet20")
 _cache: dict[str, tuple[nn.Module, CoupledGroups]] = {}

@@ -15,8 +15,8 @@ from cprune_rl.envs.recordings import describe_recorded, open_recorded, read_rec
 from cprune_rl.errors import ConfigError, CPruneError, ModelError
 from cprune_rl.job.config import RunConfig, load_config
 from cprune_rl.job.validate import validate_run
+from cprune_rl.network import Group
 from cprune_rl.result import Result
-from cprune_rl.table import Group
 
 ROOT = Path(__file__).parent.parent
 # A run of the real parts with budgets of a few steps, on a few images, in a process of its own: the one of the tests has loaded tvm.

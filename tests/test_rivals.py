@@ -21,7 +21,7 @@ from cprune_rl.agents.searcher import Budget, Searcher
 from cprune_rl.agents.surrogate import SurrogateSearch
 from cprune_rl.agents.width_program import Effort, WidthProgram
 from cprune_rl.envs.rehearsals import rehearse
-from cprune_rl.table import Group, Network, Plan
+from cprune_rl.network import Group, Network, Plan
 from cprune_rl.testing import check_searcher, toy_problem
 
 SMALL_AMC = AMCSettings(episodes=40, random_episodes=20, width=32)

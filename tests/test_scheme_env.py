@@ -23,8 +23,8 @@ from cprune_rl.envs.problems import TrainingProblems
 from cprune_rl.envs.scheme_menu import SCHEMES, SchemeMenu, able, scheme_plans
 from cprune_rl.errors import PolicyError
 from cprune_rl.losses import LossCurves, hardness
+from cprune_rl.network import Plan
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Plan
 from cprune_rl.testing import FormulaCosts, toy_network, toy_problem
 
 ROWS = 8

@@ -23,11 +23,11 @@ from cprune_rl.intervals import rank_correlation
 from cprune_rl.job.config import load_config
 from cprune_rl.job.networks import is_supernet_trained, supernet_of
 from cprune_rl.job.oracles import equal_latency_plans
+from cprune_rl.network import Plan
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.masks import ChannelMasks
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import prune
-from cprune_rl.table import Plan
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 MODELS = {name: build_model(name, 10).eval() for name in ("resnet8-w8", "vgg-small", "mobilenetv2-small")}

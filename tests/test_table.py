@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cprune_rl.contracts import TaskCost
 from cprune_rl.errors import PlanError
-from cprune_rl.table import Extent, Network, Plan, SubgraphTable, kept_by_a_step, legal_step, lower_multiple
+from cprune_rl.network import Extent, Network, Plan
+from cprune_rl.table import SubgraphTable, kept_by_a_step, legal_step, lower_multiple
 from cprune_rl.testing import FormulaCosts, toy_network
 
 factors = st.lists(st.integers(1, 8), min_size=2, max_size=4).map(tuple)

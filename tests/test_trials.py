@@ -15,7 +15,7 @@ from cprune_rl.compiler.trials import TrialRunner
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache import CostStore, StoredTrial, open_store
 from cprune_rl.errors import DeviceError, ToolchainError
-from cprune_rl.table import OperatorKind, Workload
+from cprune_rl.network import OperatorKind, Workload
 
 from .yard import Doubles
 

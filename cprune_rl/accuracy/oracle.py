@@ -23,7 +23,7 @@ from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.training import TrainSettings, a_core_each, evaluate, recalibrate, train
 from cprune_rl.contracts import Accuracy, Spending
 from cprune_rl.cost_cache import CostStore
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["Evaluation", "Finetuned", "PlanOracle", "Recalibrated"]
 

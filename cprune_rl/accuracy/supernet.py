@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.training import autocast, placed, seeded
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["PlanSpace", "SupernetSettings", "train_supernet"]
 

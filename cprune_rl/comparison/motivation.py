@@ -18,7 +18,7 @@ from cprune_rl.contracts import TaskCost
 from cprune_rl.envs.recordings import open_recorded, read_recording
 from cprune_rl.envs.rehearsals import rehearse
 from cprune_rl.intervals import Interval, rank_correlation
-from cprune_rl.table import Network
+from cprune_rl.network import Network
 
 __all__ = ["Inversion", "Proxies", "Staircase", "inversion", "one_each", "proxies", "staircase"]
 

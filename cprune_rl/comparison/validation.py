@@ -17,7 +17,7 @@ from cprune_rl.comparison.shelf import Shelf
 from cprune_rl.comparison.single_run import run_one
 from cprune_rl.errors import ConfigError, CPruneError
 from cprune_rl.job.validate import Check
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["check_row", "is_valid"]
 

@@ -15,7 +15,7 @@ from tvm import relax
 
 from cprune_rl.compiler.forms import Choice, Forms, Transpose
 from cprune_rl.compiler.transposes import transpose_axes, transpose_module, transpose_shape, transpose_workload
-from cprune_rl.table import Plan, Workload
+from cprune_rl.network import Plan, Workload
 
 __all__ = ["Composed", "compose"]
 

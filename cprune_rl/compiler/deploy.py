@@ -23,7 +23,7 @@ from cprune_rl.compiler.normalise import fold_batch_norms
 from cprune_rl.compiler.tuner import Tuner
 from cprune_rl.errors import DeviceError, ModelError
 from cprune_rl.intervals import Interval, median_interval, noise_floor, speedup_interval
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["SideBySide", "build_network", "compare_libraries", "run_in_session", "run_library", "time_interleaved"]
 

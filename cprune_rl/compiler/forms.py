@@ -19,7 +19,7 @@ from cprune_rl.compiler.lower import describe_network
 from cprune_rl.compiler.operators import Call
 from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.errors import ModelError
-from cprune_rl.table import Group, Network, Plan, Workload
+from cprune_rl.network import Group, Network, Plan, Workload
 
 __all__ = ["Choice", "Form", "Forms", "Transpose", "find_forms"]
 

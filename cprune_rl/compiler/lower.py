@@ -17,8 +17,8 @@ from cprune_rl.compiler.operators import Call, Operator
 from cprune_rl.compiler.winograd_sparse import FORM as FORM_OF_KERNELS
 from cprune_rl.compiler.workload import ExportedNetwork
 from cprune_rl.errors import ModelError
+from cprune_rl.network import Blocked, Extent, Group, Network, OperatorKind, Plan, Subgraph, Template
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Blocked, Extent, Group, Network, OperatorKind, Plan, Subgraph, Template
 
 __all__ = ["describe_network", "task_modules"]
 

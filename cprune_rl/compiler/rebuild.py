@@ -26,8 +26,8 @@ from cprune_rl.compiler.winograd import is_winograd, transform, transformed_shap
 from cprune_rl.compiler.winograd_sparse import FORM as FORM_OF_KERNELS
 from cprune_rl.compiler.winograd_sparse import pack_kernels, packed_kernels_shape, sparse_winograd_conv2d
 from cprune_rl.errors import ModelError
+from cprune_rl.network import Extent
 from cprune_rl.schemes import PATTERN_KERNEL, Scheme
-from cprune_rl.table import Extent
 
 __all__ = ["Derived", "Rebuilt", "find_reshape_axes", "rebuild"]
 

@@ -26,7 +26,7 @@ from cprune_rl.compiler.target import vector_width
 from cprune_rl.compiler.trials import TrialRunner
 from cprune_rl.contracts import Spending, TaskCost
 from cprune_rl.cost_cache import CostStore, Tuning
-from cprune_rl.table import Workload
+from cprune_rl.network import Workload
 
 __all__ = ["Job", "Pool", "TaskTuner"]
 
@@ -227,7 +227,7 @@ class TaskTuner:
             return TaskCost(math.inf, error=measured.error)
         program, family = Program(trials[0].program_json), workload.family
         if workload.is_blocked:  # blocks stay whole; a layer over rows has no loop of channels that follows
-            factors = (-(-workload.channels_out // workload.block),) if workload.operator.name == "conv2d" else ()
+            factors: tuple[int, ...] = (-(-workload.channels_out // workload.block),) if workload.operator.name == "conv2d" else ()
             return TaskCost(measured.latency_s, factors, lanes=workload.block, spread=measured.spread)
         lanes = block_size(workload.channels_out, vector_width(self._device.target)) if any(f in family for f in BLOCKED_FORMS) else 1
         factors = program.tile_factors("NHWC" if "form=" in family else "NCHW")

@@ -9,7 +9,7 @@ import tvm
 from tvm import te, topi
 
 from cprune_rl.compiler.forms import Forms, Transpose
-from cprune_rl.table import OperatorKind, Plan, Workload
+from cprune_rl.network import OperatorKind, Plan, Workload
 
 __all__ = ["transpose_axes", "transpose_module", "transpose_shape", "transpose_workload"]
 

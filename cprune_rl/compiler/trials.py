@@ -24,7 +24,7 @@ from cprune_rl.compiler.program import Candidate
 from cprune_rl.contracts import Artifact, Measurement
 from cprune_rl.cost_cache import CostStore, StoredTrial
 from cprune_rl.errors import CPruneError, DeviceError
-from cprune_rl.table import Workload
+from cprune_rl.network import Workload
 
 __all__ = ["TrialRunner", "build_candidate"]
 

@@ -29,7 +29,7 @@ from cprune_rl.compiler.task_tuner import Job, Pool, TaskTuner
 from cprune_rl.compiler.transposes import transpose_module, transpose_workload
 from cprune_rl.contracts import Spending, TaskCost
 from cprune_rl.cost_cache import CostStore
-from cprune_rl.table import Plan, Workload
+from cprune_rl.network import Plan, Workload
 
 __all__ = ["Tuner", "TunerSettings"]
 

@@ -29,8 +29,8 @@ from cprune_rl.compiler.operators import Call, find_calls
 from cprune_rl.compiler.rebuild import Derived, Rebuilt, find_reshape_axes, rebuild
 from cprune_rl.compiler.target import vector_width
 from cprune_rl.errors import ModelError
+from cprune_rl.network import Extent
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Extent
 
 __all__ = ["ExportedNetwork", "LoweredModule"]
 

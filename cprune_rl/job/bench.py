@@ -27,8 +27,8 @@ from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.subject import Subject
 from cprune_rl.losses import LossCurves
+from cprune_rl.network import Network, Plan, Workload
 from cprune_rl.pruning.groups import CoupledGroups
-from cprune_rl.table import Network, Plan, Workload
 
 __all__ = ["Comparison", "FinishedNetwork", "Lab", "Workbench", "full_settings"]
 

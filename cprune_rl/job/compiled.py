@@ -36,9 +36,9 @@ from cprune_rl.job.bench import Comparison, FinishedNetwork
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import command_line, describe_system, now_utc
+from cprune_rl.network import Network, Plan, Workload
 from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.result import MEASURED
-from cprune_rl.table import Network, Plan, Workload
 
 __all__ = ["CompiledLab"]
 

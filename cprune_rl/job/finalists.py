@@ -18,9 +18,9 @@ from cprune_rl.job.bench import Workbench
 from cprune_rl.job.networks import trained
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.subject import TIGHTENING, tightening
+from cprune_rl.network import Plan
 from cprune_rl.pruning.blocks import settled
 from cprune_rl.pruning.weights import network_hash
-from cprune_rl.table import Plan
 
 __all__ = ["FinalGate", "Finalist", "finish"]
 

@@ -20,8 +20,8 @@ from torch import nn
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings, train_supernet
 from cprune_rl.accuracy.training import TrainSettings, train
+from cprune_rl.network import Plan
 from cprune_rl.pruning.weights import save_weights
-from cprune_rl.table import Plan
 
 __all__ = ["is_supernet_trained", "is_trained", "supernet_of", "trained"]
 

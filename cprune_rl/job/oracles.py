@@ -27,10 +27,10 @@ from cprune_rl.job.networks import is_supernet_trained, supernet_of
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.subject import Subject
 from cprune_rl.losses import LossCurves
+from cprune_rl.network import Network, Plan
 from cprune_rl.pruning.masks import ChannelMasks
 from cprune_rl.pruning.weights import network_hash
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Network, Plan
 
 __all__ = ["calibrate", "equal_latency_plans", "open_oracle", "supernet_evaluation"]
 

@@ -32,7 +32,7 @@ from cprune_rl.job.assemble import open_untrained_lab, open_workbench
 from cprune_rl.job.bench import Lab
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
-from cprune_rl.table import Plan
+from cprune_rl.network import Plan
 
 __all__ = ["record"]
 

@@ -25,8 +25,8 @@ from cprune_rl.errors import ConfigError, ModelError
 from cprune_rl.intervals import Interval
 from cprune_rl.job.bench import Comparison, FinishedNetwork
 from cprune_rl.job.progress import Reporter
+from cprune_rl.network import Network, Plan, Workload
 from cprune_rl.pruning.groups import CoupledGroups
-from cprune_rl.table import Network, Plan, Workload
 
 __all__ = ["RecordedLab", "check_recorded_model"]
 

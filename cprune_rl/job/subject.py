@@ -14,12 +14,12 @@ from torch import nn
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.oracle import Finetuned
 from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.network import Plan
 from cprune_rl.pruning.blocks import hold, tighten
 from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.weights import network_hash
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Plan
 
 __all__ = ["TIGHTENING", "Subject", "tightening"]
 

@@ -26,13 +26,13 @@ from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.recordings import open_recorded
 from cprune_rl.errors import ConfigError
+from cprune_rl.network import Plan
 from cprune_rl.pruning.blocks import holds_to
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
 from cprune_rl.pruning.weights import network_hash
 from cprune_rl.result import Result
 from cprune_rl.schemes import Scheme
-from cprune_rl.table import Plan
 
 if TYPE_CHECKING:
     from cprune_rl.compiler.device import RpcDevice

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cprune_rl.errors import ConfigError, ModelError
+from cprune_rl.network import Extent, Group
 from cprune_rl.pruning.cuts import Cuts, trainable_copy
 from cprune_rl.pruning.graph import ChannelGraph
 from cprune_rl.pruning.guard import refusals
 from cprune_rl.pruning.heads import Heads, find_heads
 from cprune_rl.pruning.importance import NEEDS_GRADIENTS, random_scores, score
-from cprune_rl.table import Extent, Group
 
 __all__ = ["CoupledGroups", "GroupSettings", "find_cuts", "find_groups"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from cprune_rl.network import Plan
 from cprune_rl.pruning.groups import CoupledGroups
-from cprune_rl.table import Plan
 
 __all__ = ["ChannelMasks"]
 

@@ -11,10 +11,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from cprune_rl.agents.searcher import SearchResult
+from cprune_rl.network import Plan
 from cprune_rl.report.plots import plot_calibration, plot_latencies, plot_searches, plot_widths
 from cprune_rl.report.tables import NO_GAIN, noise_line, predicted_line
 from cprune_rl.result import Result
-from cprune_rl.table import Plan, SubgraphTable
+from cprune_rl.table import SubgraphTable
 
 __all__ = ["Judging", "write_page"]
 

@@ -13,8 +13,8 @@ matplotlib.use("Agg")  # no display is needed, or taken
 from matplotlib import pyplot as plt
 
 from cprune_rl.agents.searcher import SearchResult
+from cprune_rl.network import Network, Plan
 from cprune_rl.result import Result
-from cprune_rl.table import Network, Plan
 
 __all__ = ["plot_calibration", "plot_front", "plot_latencies", "plot_searches", "plot_widths"]
 
