@@ -37,7 +37,19 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(tmp_path: Path, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(data.DATA_SETS, "dots", data.DataKind(dots, "noise", (), ()))
     tuner = config.TunerBudgets((1, 1, 1), (1, 1, 2), (1, 1, 1), 1)
-    small = config.Budgets(base_steps=2, finetune_steps=30, oracle_steps=1, calibration=(0.75, 0.5), tuner=tuner, total_timesteps=1024, turns=1, timing_rounds=3)
+    small = config.Budgets(
+        base_steps=2,
+        finetune_steps=30,
+        oracle_steps=1,
+        calibration=(0.75, 0.5),
+        tuner=tuner,
+        total_timesteps=1024,
+        mapping_timesteps=512,
+        scheme_sweep=(0.25,),
+        scheme_calibration=(0.5,),
+        turns=1,
+        timing_rounds=3,
+    )
     monkeypatch.setattr(config, "FAST", small)
     (tmp_path / "net.py").write_text(NETWORK)
     options = config.RunConfig(
@@ -45,9 +57,9 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(tmp_path: Path, monk
     )
     options.check_names()
     result = run(RunFolder.create(options), Reporter())
-    assert result.main.method == "channels-then-blocks"
+    assert result.main.method == "channels-then-schemes"
     table = [step for step in result.main.history if step["what"].startswith(TABLE)]
-    assert any("coarse" in step["why"] or "dense" in step["why"] for step in table), "each layer's reason is told"
+    assert any("of dense" in step["why"] or "dense, " in step["why"] for step in table), "each layer's reason is told"
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     network, _ = load_pruned(tmp_path / "run")
     layers = dict(network.named_modules())
