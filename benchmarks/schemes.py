@@ -1,6 +1,6 @@
 """Where fine-grained pruning pays: latency of one layer over density and block size, against dense, narrower and torch's own sparse layers.
 
-`python benchmarks/schemes.py [--threads 1 2] [--layer NAME ...] [--storage URL] [--json FILE]`. Each way of computing a layer is tuned
+`python benchmarks/schemes.py [--threads 1 2] [--layer NAME ...] [--trials 32] [--storage URL] [--json FILE] [--png FILE]`. Each way of computing a layer is tuned
 with the same number of trials in each of its forms; then the best programs of all ways are timed in turns, and every ratio is to the
 dense layer's in the same rounds. A narrower layer has as many multiplications as the sparse one: both its channel counts are
 multiplied by the root of the density. torch multiplies a sparse matrix (CSR, the best single entries of the same density) by the unfolded map.
@@ -19,9 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tvm
+from matplotlib.figure import Figure
 from runtimes import timer
 from torch import nn
 from torch.nn import functional
@@ -43,7 +46,8 @@ from cprune_rl.machine import command_line, describe_system, now_utc
 from cprune_rl.network import Plan
 from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
 
-_EFFORT = Effort(4, 12, 32)  # of each form
+matplotlib.use("Agg")  # no display is needed, or taken
+_N_TRIALS = 32  # of each form
 _N_ROUNDS = 15
 _ALL = 1 << 20  # channels: one block
 SIZES = (1, 4, 8, 16, _ALL)
@@ -102,10 +106,11 @@ class Workshop:
     Args:
         device: where.
         store: keeps the trials.
+        n_trials: of each form of a task.
     """
 
-    def __init__(self, device: RpcDevice, store: CostStore) -> None:
-        self._device = device
+    def __init__(self, device: RpcDevice, store: CostStore, n_trials: int) -> None:
+        self._device, self._effort = device, Effort(4, min(12, n_trials), n_trials)
         self._tuner = TaskTuner(device, store, 0, math.inf)
 
     def fastest(self, layer: Layer, scheme: str | None = None) -> Artifact | None:
@@ -130,7 +135,7 @@ class Workshop:
             lowered = form.exported.lowered(widths, schemes)
             call = lowered.calls[at]
             task, check = lowered.task(call.function), OutputCheck(call, form.exported.packings(widths, call, schemes), self._device)
-            self._tuner.tune(Job(workload, partial(_given, task, check), 1.0), "schemes", _EFFORT)
+            self._tuner.tune(Job(workload, partial(_given, task, check), 1.0), "schemes", self._effort)
             best = self._tuner.best_program(workload)
             if best is None:
                 continue
@@ -181,7 +186,7 @@ def _sparse_run(layer: Layer, density: float) -> Callable[[], torch.Tensor]:
     return sparse_run(layer, weight * kept.reshape(weight.shape), torch.randn(1, layer.n_in, layer.size, layer.size))
 
 
-def compare(name: str, layer: Layer, n_threads: int, storage: str | None) -> dict[str, Any]:
+def compare(name: str, layer: Layer, n_threads: int, storage: str | None, n_trials: int = _N_TRIALS) -> dict[str, Any]:
     """Every way of computing a layer, timed in turns.
 
     Args:
@@ -189,10 +194,11 @@ def compare(name: str, layer: Layer, n_threads: int, storage: str | None) -> dic
         layer: to compute.
         n_threads: that a program may use.
         storage: cost cache; None for one in memory.
+        n_trials: of each form of a task.
     """
     store = open_store(storage)
     with LocalDevice(n_threads, host_cpu()) as device:
-        workshop = Workshop(device, store)
+        workshop = Workshop(device, store, n_trials)
         ways: dict[str, Artifact | None] = {"dense": workshop.fastest(layer)}
         for density in DENSITIES:
             ways[f"narrower, {density:g}"] = workshop.fastest(layer.narrowed(density))
@@ -249,21 +255,46 @@ def _time_in_turns(device: RpcDevice, ways: Mapping[str, Artifact], others: Mapp
     return {name: np.array(timed) for name, timed in samples.items() if np.isfinite(timed).all()}
 
 
+def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Speed-up over the dense layer by density, a picture for each layer and number of threads."""
+    figure, all_axes = plt.subplots(1, len(rows), figsize=(4.2 * len(rows), 3.6), sharey=True, squeeze=False)
+    kinds = list(dict.fromkeys(way.rpartition(", ")[0] for row in rows for way in row["speedup_over_dense"] if way != "dense"))
+    for axes, row in zip(all_axes[0], rows, strict=True):
+        for at, kind in enumerate(kinds):
+            points = [(d, row["speedup_over_dense"][f"{kind}, {d:g}"]) for d in DENSITIES if f"{kind}, {d:g}" in row["speedup_over_dense"]]
+            if points:
+                style = {"narrower": "k-", "torch sparse": "k:"}.get(kind, "-" if kind.startswith("block") else "--" if kind.startswith("kernel") else "-.")
+                axes.plot([d for d, _ in points], [s[0] for _, s in points], style, marker="o", ms=3, label=kind, color=None if style[0] == "k" else f"C{at}")
+        axes.axhline(1.0, color="#a0a4ab", lw=1)
+        axes.set(xscale="log", yscale="log", xlabel="density", title=f"{row['layer']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}")
+        axes.title.set_fontsize(9)
+        axes.set_xticks(DENSITIES, [f"{d:g}" for d in DENSITIES])
+        axes.minorticks_off()
+    all_axes[0][0].set_ylabel("times as fast as dense")
+    all_axes[0][-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--layer", nargs="*", default=list(LAYERS), choices=list(LAYERS))
+    parser.add_argument("--trials", type=int, default=_N_TRIALS, help="of each form of a task")
     parser.add_argument("--storage", help="cost cache to take programs from and keep them in")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--png", type=Path)
     options = parser.parse_args(arguments)
     rows = []
     for n_threads in options.threads:
         for name in options.layer:
-            rows.append(compare(name, LAYERS[name], n_threads, options.storage))
+            rows.append(compare(name, LAYERS[name], n_threads, options.storage, options.trials))
             print(json.dumps(rows[-1]), flush=True)
             if options.json:
-                made = {"command": command_line(), "when": now_utc(), "system": describe_system(), "trials_of_each_form": _EFFORT.n_max, "rounds": _N_ROUNDS}
+                made = {"command": command_line(), "when": now_utc(), "system": describe_system(), "trials_of_each_form": options.trials, "rounds": _N_ROUNDS}
                 options.json.write_text(json.dumps({**made, "layers": rows}, indent=1) + "\n")
+            if options.png:
+                plot(rows).savefig(options.png, dpi=110, bbox_inches="tight")
+                plt.close("all")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Backing off: from the plans a search accepted to the one that holds after fine-tuning."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -78,3 +80,22 @@ def test_a_slower_plan_found_later_is_no_step_of_the_ladder() -> None:
 @pytest.mark.parametrize("n_plans", [1, 2, 3])
 def test_short_ladders_end(n_plans: int) -> None:
     assert finish(search(n_plans), WidthGate(100), Reporter()).plan == Plan((100,))
+
+
+def test_a_search_that_accepted_what_another_one_kept_ends_no_slower() -> None:
+    class Moody(WidthGate):
+        """Refuses odd widths, whatever they are."""
+
+        def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+            verdict = super().judge(model, n_looks)
+            return replace(verdict, passed=int(model.width) % 2 == 0)
+
+    first = finish(search(9), Moody(0), Reporter())
+    assert first.plan == Plan((92,))
+    longer = search(10)  # its fastest is refused, and bisection leads elsewhere
+    alone, beside = finish(longer, Moody(0), Reporter()), finish(longer, Moody(0), Reporter(), [first])
+    assert alone.plan.widths[0] > 92
+    assert beside.plan == first.plan
+    assert beside.method == longer.method
+    other = SearchResult("other", longer.accepted[:3], (), {})
+    assert finish(other, Moody(0), Reporter(), [first]).plan.widths[0] >= 98, "a plan that it did not accept is not its own"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -99,13 +101,15 @@ class FinalGate:
         return finished
 
 
-def finish(result: SearchResult, gate: Gate, reporter: Reporter) -> Finalist:
+def finish(result: SearchResult, gate: Gate, reporter: Reporter, finished: Sequence[Finalist] = ()) -> Finalist:
     """A fast one of a search's accepted plans that holds the floor after fine-tuning (see `agents.back_off`).
 
     Args:
         result: of the search.
         gate: the final gate.
         reporter: told what is going on.
+        finished: networks of other searches for the same floor. A plan among them that this search accepted as well is its own: so a search
+            that includes another one's plans ends no slower, by the estimate, whatever rungs are tried.
     """
     rungs = ladder(result.accepted)
     judged: dict[int, tuple[nn.Module, Verdict]] = {}
@@ -122,4 +126,7 @@ def finish(result: SearchResult, gate: Gate, reporter: Reporter) -> Finalist:
     n_finetuned = len(judged)
     if at == 0:
         holds(at)
-    return Finalist(result.method, rungs[at].plan, *judged[at], n_finetuned)
+    kept = Finalist(result.method, rungs[at].plan, *judged[at], n_finetuned)
+    latency_s = {a.plan: a.latency_s for a in result.accepted}
+    also = [f for f in finished if f.verdict.passed and latency_s.get(f.plan, math.inf) < rungs[at].latency_s]
+    return replace(min(also, key=lambda f: latency_s[f.plan]), method=result.method, n_finetuned=n_finetuned) if also else kept

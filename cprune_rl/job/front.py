@@ -82,7 +82,8 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
             for (suffix, of_floor), floor in zip(benches.items(), floors, strict=True):
                 found = search(of_floor, folder, reporter, method, f"{method}{suffix}")
                 name = suffix if len(methods) == 1 else f"{method}{suffix}"
-                finalists[name] = method, floor, finish(found, FinalGate(of_floor), reporter), found.cost
+                before = [finalist for _, of, finalist, _ in finalists.values() if of == floor]
+                finalists[name] = method, floor, finish(found, FinalGate(of_floor), reporter, before), found.cost
         networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, (_, _, f, _) in finalists.items()}}
         comparison = bench.lab.compare(networks, folder.path, reporter)
         for name, (_, _, finalist, _) in finalists.items():

@@ -51,7 +51,9 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
         reporter.console.print(subgraph_table(table))
         searches = [searching.search(bench, folder, reporter, method) for method in methods_of_run(config)]
         gate = FinalGate(bench)
-        finalists = [finish(search, gate, reporter) for search in searches]
+        finalists: list[Finalist] = []
+        for search in searches:
+            finalists.append(finish(search, gate, reporter, finalists))
         networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{f.method: FinishedNetwork(f.plan, f.model) for f in finalists}}
         comparison = bench.lab.compare(networks, folder.path, reporter)
         result = _result(bench, folder, searches, finalists, networks, comparison, {**reporter.stages_s, "all": round(time.time() - folder.started, 1)})
