@@ -3,10 +3,9 @@
 No training and no search over layers: a table of latencies on this device decides. Each layer takes the smallest block
 whose latency is within a tolerance of the fastest one's, because small blocks lose least accuracy; it stays dense where no
 block is faster. On hard data 3x3 kernels take patterns, as published, where those are within the tolerance. Not published: whole
-kernels, where they are so much faster than blocks of as many entries that a larger loss may be worth it (Winograd's filtering can leave out
-kernels, and no single entries). All layers
-that are pruned have one density, which is lowered as far as the floor allows: the paper finds densities by regularised
-training instead. May begin with a network whose channels were pruned before.
+kernels, where they are so much faster than blocks of as many entries that a larger loss may be worth it (Winograd's filtering can
+leave out kernels, and no single entries). All layers that are pruned have one density, which is lowered as far as the floor
+allows: the paper finds densities by regularised training instead. May begin with a network whose channels were pruned before.
 """
 
 from __future__ import annotations
