@@ -14,7 +14,7 @@ from torch import nn
 from cprune_rl.accuracy.calibration import Calibration
 from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.data.contours import draw_contours
-from cprune_rl.accuracy.gate import judge, least_provable_loss
+from cprune_rl.accuracy.gate import difference_interval, judge, least_provable_loss
 from cprune_rl.accuracy.oracle import Finetuned, PlanOracle, Recalibrated
 from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, right_answers, train, train_device
 from cprune_rl.cost_cache import open_store
@@ -318,3 +318,16 @@ def test_images_on_the_processor_are_the_same_images() -> None:
     moved = data.on(torch.device("cpu"))
     assert moved.fingerprint == data.fingerprint
     assert torch.equal(moved.train.batch(slice(0, 8)), data.train.batch(slice(0, 8)))
+
+
+def test_what_a_network_gained_over_the_dense_one_has_an_interval_around_it() -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.random(4000) < 0.95
+    pruned = dense ^ (rng.random(4000) < 0.02)
+    found = difference_interval(pruned, dense)
+    assert found.value == pytest.approx(float(pruned.mean() - dense.mean()))
+    assert found.low < found.value < found.high
+    turned = difference_interval(dense, pruned)
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low)), "the other way round it is the same"
+    same = difference_interval(dense, dense)
+    assert same.low <= 0.0 == same.value <= same.high
