@@ -15,6 +15,7 @@ from cprune_rl.agents.dqn import _legal
 from cprune_rl.agents.policy import load_policy, save_policy
 from cprune_rl.agents.searcher import Budget
 from cprune_rl.agents.training import TrainingSettings, train_policy
+from cprune_rl.envs.channel_menu import STEP_COUNTS
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import PolicyError, UnknownNameError
@@ -85,5 +86,5 @@ def test_dqn_reads_the_mask_off_the_observation() -> None:
     env = CPruneEnv(toy_problem(), max_rows=8)
     obs, _ = env.reset(seed=0)
     for _ in range(6):
-        np.testing.assert_array_equal(_legal(torch.from_numpy(obs[None])).numpy()[0], env.action_masks())
+        np.testing.assert_array_equal(_legal(torch.from_numpy(obs[None]), len(STEP_COUNTS)).numpy()[0], env.action_masks())
         obs, *_ = env.step(int(np.flatnonzero(env.action_masks())[0]))
