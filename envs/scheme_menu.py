@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.envs.menu import EpisodeState, Move, Options, log_ratio
 from cprune_rl.envs.problem import Problem
+from cprune_rl.errors import ConfigError
 from cprune_rl.losses import DENSITY_POWER, LossCurves, hardness
 from cprune_rl.network import Network, Plan, Workload
 from cprune_rl.schemes import KINDS, MOST_OF_PATTERNS, Scheme
@@ -113,8 +114,14 @@ class SchemeMenu:
         return problem.curves.of_layers(problem.network, plan)
 
     def options(self, problem: Problem, state: EpisodeState, max_rows: int) -> Options:
-        """See `Menu`; sparser than what the layers have, than anything of the kind that was rejected, and faster by cheap looks."""
+        """See `Menu`; sparser than what the layers have, than anything of the kind that was rejected, and faster by cheap looks.
+
+        Raises:
+            ConfigError: nothing is known of what layers lose.
+        """
         network, rows = problem.network, state.table.rows[:max_rows]
+        if len(problem.curves.layers) != len(network.blocked_layers):
+            raise ConfigError(f"{problem.name} was opened for channels alone: open it with schemes='block' (--schemes block), so that the oracle says what layers lose")
         offers = self._offers_of(network, state.plan)
         n_layers = len(network.blocked_layers)
         member = np.zeros((len(rows), n_layers))

@@ -119,3 +119,10 @@ def test_blocks_go_with_the_agent_alone() -> None:
 def test_schemes_want_a_device(more: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="--schemes both measures"):
         load_config(None, {"schemes": "both", **more}).check_names()
+
+
+@pytest.mark.parametrize("rival", ["mapping-rule", "mapping-search", "channels-then-schemes"])
+def test_methods_of_schemes_want_schemes_to_be_measured(rival: str) -> None:
+    with pytest.raises(ConfigError, match="--schemes block or both"):
+        load_config(None, {"rivals": rival}).check_names()
+    load_config(None, {"rivals": rival, "schemes": "block"}).check_names()

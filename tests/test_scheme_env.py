@@ -21,7 +21,7 @@ from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.observation import features
 from cprune_rl.envs.problems import TrainingProblems
 from cprune_rl.envs.scheme_menu import SCHEMES, SchemeMenu, able, scheme_plans
-from cprune_rl.errors import PolicyError
+from cprune_rl.errors import ConfigError, PolicyError
 from cprune_rl.losses import LossCurves, hardness
 from cprune_rl.network import Plan
 from cprune_rl.schemes import Scheme
@@ -112,6 +112,13 @@ def test_columns_say_what_a_row_has_and_what_changes_would_do() -> None:
     obs, *_ = env.step(row * len(SCHEMES) + change)
     assert obs[row, names.index("density")] == pytest.approx(SCHEMES[change].density)
     assert obs[row, names.index(f"is_{SCHEMES[change].kind}")] == 1.0
+
+
+def test_a_problem_of_channels_alone_is_refused() -> None:
+    problem = toy_problem()
+    bare = replace(problem, curves=replace(problem.curves, layers=np.empty(0)))
+    with pytest.raises(ConfigError, match="opened for channels alone"):
+        CPruneEnv(bare, ROWS, menu=SchemeMenu()).reset(seed=0)
 
 
 def test_an_episode_may_begin_with_narrower_groups() -> None:
