@@ -248,7 +248,7 @@ class RunConfig(BaseModel):
             raise ConfigError("--policy takes a policy as it is, --init trains one further: give one of them")
         if self.no_measure and self.policy is None:
             raise ConfigError("--no-measure is for a policy that was trained before: give --policy, or `cprune-rl prune`; what was never measured cannot be trained on")
-        for policy in (self.policy, self.init):
+        for policy in (self.policy, self.init, self.mapping_policy):
             if policy is not None:
                 find_policy(policy)
         train_device(self.train_device)
@@ -293,7 +293,7 @@ def load_config(file: Path | None, flags: Mapping[str, Any], defaults: Mapping[s
     if values.get("init") is not None:  # a policy to train further: none is taken as it is
         defaults = {name: value for name, value in (defaults or {}).items() if name != "policy"}
     values = {**(defaults or {}), **values}
-    for name in ("policy", "init"):
+    for name in ("policy", "init", "mapping_policy"):
         if isinstance(values.get(name), str) and Path(values[name]).expanduser().is_dir():
             values[name] = str(Path(values[name]).expanduser().resolve())
     values |= {name: _with_whole_path(values[name]) for name in ("model", "data") if isinstance(values.get(name), str)}

@@ -89,7 +89,7 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
     with reporter.part(f"Training the policy by {config.learner}", config.timesteps) as advance:
         trained = train_policy(problems, settings, folder / "tensorboard", advance, [_opener(name) for name in held_out], folder / "checkpoint.pt", start, menu)
     with reporter.part("Trying it beside greedy searches", None):
-        results = judge(_judged(config, trained.policy), held_out or names, seeds=range(max(1, min(3, _CASES // len(held_out or names)))))
+        results = judge(_judged(config, trained.policy), held_out or names, seeds=range(max(1, min(3, _CASES // len(held_out or names)))), with_schemes=config.schemes == "block")
     reporter.console.print(_table(results, is_held_out=bool(held_out)))
     card = {
         "trained_on": list(names),
@@ -104,7 +104,8 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
     save_policy(trained.policy, folder, card, menu)
     (folder / "evaluations.json").write_text(dump_json([vars(e) for e in trained.evaluations]))
     (folder / "results.json").write_text(dump_json(results))
-    reporter.say(f"Policy: {folder}. Prune with it: cprune-rl prune --policy {folder} --model ... --device ...")
+    use = f"--schemes block --mapping-policy {folder}" if config.schemes == "block" else f"--policy {folder}"
+    reporter.say(f"Policy: {folder}. Prune with it: cprune-rl prune {use} --model ... --device ...")
     return folder
 
 
@@ -118,7 +119,9 @@ def _judged(config: PolicyConfig, policy: RowPolicy) -> tuple[Searcher, ...]:
     return PruningAgent(policy), PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune()
 
 
-def judge(searchers: Sequence[Searcher], names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02), seeds: Sequence[int] = (0, 1, 2)) -> list[dict[str, Any]]:
+def judge(
+    searchers: Sequence[Searcher], names: Sequence[str], floors: Sequence[float] = (-0.01, -0.02), seeds: Sequence[int] = (0, 1, 2), with_schemes: bool = False
+) -> list[dict[str, Any]]:
     """Searchers on rehearsals of recorded problems.
 
     Args:
@@ -126,6 +129,7 @@ def judge(searchers: Sequence[Searcher], names: Sequence[str], floors: Sequence[
         names: of the problems.
         floors: asked for, where a name has none.
         seeds: of the true losses.
+        with_schemes: whether they prune layers by schemes, so that those are measured before.
 
     Returns:
         For each problem, floor, seed and method: speed-up by the recording's estimate, evaluations, and tasks that a device
@@ -134,8 +138,7 @@ def judge(searchers: Sequence[Searcher], names: Sequence[str], floors: Sequence[
     results: list[dict[str, Any]] = []
     for name, seed in itertools.product(names, seeds):
         for asked, searcher in itertools.product([None] if _has_floor(name) else floors, searchers):
-            is_of_schemes = isinstance(searcher, MappingRule | MappingSearch)
-            rehearsal = rehearse(name, asked, seed, is_prepared=not is_of_schemes and not isinstance(searcher, GreedyCPrune), with_schemes=is_of_schemes)
+            rehearsal = rehearse(name, asked, seed, is_prepared=not with_schemes and not isinstance(searcher, GreedyCPrune), with_schemes=with_schemes)
             found = searcher.search(rehearsal.problem, Budget())
             rungs = ladder(found.accepted)
             finetuned: list[int] = []
