@@ -92,7 +92,7 @@ class ChannelsThenSchemes:
         first, _ = search_within(self.channels, replace(problem, floor=problem.dense_accuracy - self.share * slack), budget.part(self.share), note)
         if not meter.is_spent:
             self.schemes.search(replace(problem, start=first.best.plan), meter.left, note)
-        if self.surrogate is not None and not meter.is_spent:
+        if self.surrogate is not None and problem.network.blocked_layers and not meter.is_spent:
             SurrogateSearch(self.surrogate, _both).refine(problem, meter)
         return meter.result(self.name)
 
