@@ -148,25 +148,27 @@ def methods_of(names: list[str]) -> list[str]:
     return [name for name in METHODS if name in asked or "all" in asked]
 
 
-def check_rivals(names: Sequence[str]) -> None:
+def check_rivals(names: Sequence[str], has_schemes: bool) -> None:
     """Whether a run can have these beside its own method: they must know nothing that a run does not.
 
     Args:
         names: of methods.
+        has_schemes: whether the run measures layers that are pruned by schemes.
 
     Raises:
-        ConfigError: one needs a policy of its own, or the truth.
+        ConfigError: one needs a policy of its own, the truth, or schemes in a run without them.
         UnknownNameError: there is no such method.
     """
     for name in (_ALIASES.get(n, n) for n in names):
-        if name in OF_RUNS:
-            continue
-        if name not in METHODS:
+        is_of_runs = name in OF_RUNS
+        if not is_of_runs and name not in METHODS:
             raise UnknownNameError("method", name, [n for n, m in METHODS.items() if _is_rival(m)])
-        if not _is_rival(METHODS[name]):
+        if not is_of_runs and not _is_rival(METHODS[name]):
             raise ConfigError(
                 f"--rivals {name}: a run has one policy, its own method's, and no true losses. It can have: {', '.join(n for n, m in METHODS.items() if _is_rival(m))}"
             )
+        if not has_schemes and name != "agent" and (is_of_runs or METHODS[name].has_schemes):
+            raise ConfigError(f"--rivals {name} prunes layers by schemes: give --schemes block or both, so that their latencies are measured and the oracle is calibrated on them")
 
 
 def rival(name: str, seed: int, truth: LossCurves) -> Searcher:

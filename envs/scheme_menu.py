@@ -23,7 +23,7 @@ from cprune_rl.network import Network, Plan, Workload
 from cprune_rl.schemes import KINDS, MOST_OF_PATTERNS, Scheme
 from cprune_rl.table import TaskRow
 
-__all__ = ["ALL_CHANNELS", "DENSITIES", "SCHEMES", "SHAPES", "SchemeMenu", "Shape", "able", "scheme_plans"]
+__all__ = ["ALL_CHANNELS", "DENSITIES", "SCHEMES", "SHAPES", "START_RATIOS", "SchemeMenu", "Shape", "able", "scheme_plans"]
 
 ALL_CHANNELS = 1 << 20  # more than any layer has: one block
 
@@ -42,6 +42,8 @@ SHAPES = (
 )  # fmt: skip
 DENSITIES = (0.5, 0.35, 0.25, 0.175, 0.125, 0.0625)
 SCHEMES = tuple(Scheme(kind, block, density) for kind, block in SHAPES for density in DENSITIES if kind != "pattern" or density <= MOST_OF_PATTERNS)
+START_RATIOS = (1.0, 0.75, 0.5)
+"""Shares of channels that a policy of schemes learns to begin with, where channels may have been pruned before."""
 _MOST_REMEMBERED = 256  # networks' widths
 
 

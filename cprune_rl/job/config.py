@@ -222,8 +222,7 @@ class RunConfig(BaseModel):
         """
         from cprune_rl.accuracy.data import parse_data
         from cprune_rl.accuracy.training import train_device
-        from cprune_rl.agents.methods import METHODS as METHODS_COMPARED
-        from cprune_rl.agents.methods import OF_RUNS, check_rivals
+        from cprune_rl.agents.methods import check_rivals
         from cprune_rl.agents.policies import find_policy
         from cprune_rl.compiler.devices import RecordedSpec, parse_device
         from cprune_rl.pruning.importance import IMPORTANCES
@@ -239,11 +238,7 @@ class RunConfig(BaseModel):
         for kind, (name, names) in known.items():
             if name not in names:
                 raise UnknownNameError(kind, name, names)
-        check_rivals(self.rivals)
-        if not self.has_schemes and (mapping := [name for name in self.rivals if name in OF_RUNS[1:] or (name in METHODS_COMPARED and METHODS_COMPARED[name].has_schemes)]):
-            raise ConfigError(
-                f"--rivals {mapping[0]} prunes layers by schemes: give --schemes block or both, so that their latencies are measured and the oracle is calibrated on them"
-            )
+        check_rivals(self.rivals, self.has_schemes)
         if self.policy is not None and self.init is not None:
             raise ConfigError("--policy takes a policy as it is, --init trains one further: give one of them")
         if self.no_measure and self.policy is None:

@@ -25,13 +25,13 @@ from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.searcher import AcceptedPlan, Budget, Searcher
-from cprune_rl.agents.training import TrainingSettings, check_learner, train_policy
+from cprune_rl.agents.training import Trained, TrainingSettings, check_learner, train_policy
 from cprune_rl.envs.channel_menu import ChannelMenu
 from cprune_rl.envs.generator import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.recordings import full_name, has_schemes, open_recorded, read_recording, recorded_names, without_floor
 from cprune_rl.envs.rehearsals import Rehearsal, rehearse
-from cprune_rl.envs.scheme_menu import SchemeMenu
+from cprune_rl.envs.scheme_menu import START_RATIOS, SchemeMenu
 from cprune_rl.errors import ConfigError
 from cprune_rl.job.live_problems import is_live
 from cprune_rl.job.policy_config import PolicyConfig
@@ -41,7 +41,6 @@ from cprune_rl.plain import dump_json
 
 __all__ = ["judge", "train_on_problems"]
 
-_STARTS = (1.0, 0.75, 0.5)  # shares of channels that a policy of schemes learns to begin with
 _CASES = 24  # problems and draws of their losses that a policy is tried on: a minute or two
 
 
@@ -78,20 +77,36 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
     menu = SchemeMenu() if config.schemes == "block" else ChannelMenu()
     start = None if config.init is None else load_policy(find_policy(config.init), settings.max_rows, menu)
     with reporter.part("Reading the problems", None):
-        drawn = GeneratorSettings(
-            n_variants=config.variants,
-            recorded_share=0.25 if config.variants else 1.0,
-            floors=_floors(names),
-            start_ratios=_STARTS if config.schemes == "block" else (),
-            seed=config.seed,
-        )
-        problems = GeneratedProblems(names, drawn)
+        problems = _problems(config, names)
     with reporter.part(f"Training the policy by {config.learner}", config.timesteps) as advance:
         trained = train_policy(problems, settings, folder / "tensorboard", advance, [_opener(name) for name in held_out], folder / "checkpoint.pt", start, menu)
     with reporter.part("Trying it beside greedy searches", None):
         results = judge(_judged(config, trained.policy), held_out or names, seeds=range(max(1, min(3, _CASES // len(held_out or names)))), with_schemes=config.schemes == "block")
     reporter.console.print(_table(results, is_held_out=bool(held_out)))
-    card = {
+    card = _card(config, names, held_out, trained, results)
+    save_policy(trained.policy, folder, card, menu)
+    (folder / "evaluations.json").write_text(dump_json([vars(e) for e in trained.evaluations]))
+    (folder / "results.json").write_text(dump_json(results))
+    use = f"--schemes block --mapping-policy {folder}" if config.schemes == "block" else f"--policy {folder}"
+    reporter.say(f"Policy: {folder}. Prune with it: cprune-rl prune {use} --model ... --device ...")
+    return folder
+
+
+def _problems(config: PolicyConfig, names: Sequence[str]) -> GeneratedProblems:
+    """The recordings, and variants of their networks."""
+    drawn = GeneratorSettings(
+        n_variants=config.variants,
+        recorded_share=0.25 if config.variants else 1.0,
+        floors=_floors(names),
+        start_ratios=START_RATIOS if config.schemes == "block" else (),
+        seed=config.seed,
+    )
+    return GeneratedProblems(names, drawn)
+
+
+def _card(config: PolicyConfig, names: Sequence[str], held_out: Sequence[str], trained: Trained, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a policy's folder says of its training."""
+    return {
         "trained_on": list(names),
         "held_out": list(held_out),
         "options": {"timesteps": trained.algorithm.num_timesteps, "learner": config.learner, "variants": config.variants, "seed": config.seed, "init": config.init},
@@ -101,12 +116,6 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
         "when": now_utc(),
         "packages": describe_system()["packages"],
     }
-    save_policy(trained.policy, folder, card, menu)
-    (folder / "evaluations.json").write_text(dump_json([vars(e) for e in trained.evaluations]))
-    (folder / "results.json").write_text(dump_json(results))
-    use = f"--schemes block --mapping-policy {folder}" if config.schemes == "block" else f"--policy {folder}"
-    reporter.say(f"Policy: {folder}. Prune with it: cprune-rl prune {use} --model ... --device ...")
-    return folder
 
 
 def _judged(config: PolicyConfig, policy: RowPolicy) -> tuple[Searcher, ...]:

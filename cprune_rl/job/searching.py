@@ -24,15 +24,13 @@ from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.envs.channel_menu import ChannelMenu
 from cprune_rl.envs.menu import Menu
 from cprune_rl.envs.problems import TrainingProblems
-from cprune_rl.envs.scheme_menu import SchemeMenu
+from cprune_rl.envs.scheme_menu import START_RATIOS, SchemeMenu
 from cprune_rl.job.bench import Workbench
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.narrator import Narrator
 from cprune_rl.job.progress import Reporter
 
 __all__ = ["search"]
-
-_STARTS = {"block": (), "both": (1.0, 0.75, 0.5)}  # shares of channels that the mapping's policy learns to begin with
 
 
 def search(bench: Workbench, folder: RunFolder, reporter: Reporter, method: str, label: str | None = None) -> SearchResult:
@@ -127,7 +125,12 @@ def _policy_of(bench: Workbench, folder: RunFolder, reporter: Reporter, name: st
         return load_policy(target, max_rows, menu), 0.0
     if not (target / "policy.json").exists():
         problems = TrainingProblems(
-            bench.network, bench.lab.cost_model, bench.curves, bench.dense_accuracy, bench.lab.descriptor, start_ratios=_STARTS[bench.config.schemes] if is_mapping else ()
+            bench.network,
+            bench.lab.cost_model,
+            bench.curves,
+            bench.dense_accuracy,
+            bench.lab.descriptor,
+            start_ratios=START_RATIOS if is_mapping and bench.config.schemes == "both" else (),
         )
         start = None if init is None else open_policy(init, max_rows)
         started = time.perf_counter()
