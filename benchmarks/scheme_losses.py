@@ -84,11 +84,10 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
         storage: keeps every answer.
     """
     reporter = Reporter()
-    config = load_config(None, {"model": name, "storage": storage})
+    config = load_config(None, {"model": name, "storage": storage, "finetune_steps": steps})
     subject = open_subject(config, reporter)
     network = _lowered(name, subject.model, subject.example, subject.coupled)
     settings = full_settings(config)
-    settings = settings if steps is None else TrainSettings(**{**vars(settings), "n_steps": steps})
     full, short = subject.finetuned(settings, is_gradual=True), subject.finetuned(TrainSettings(_SHORT, learning_rate=0.02, warmup=0.1))
     dense_accuracy = evaluate(subject.model, subject.data.search)
     store = open_store(storage)

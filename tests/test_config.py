@@ -1,5 +1,6 @@
 """Options: flags over file over defaults, and errors that say what to do."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path: Path) -> No
     file.write_text("floor: -0.02\nseed: 3\n")
     config = load_config(file, {"seed": 5, "model": None})
     assert (config.floor, config.seed, config.model) == (-0.02, 5, "resnet8")
+
+
+def test_a_longer_fine_tune_leaves_the_other_budgets_of_an_effort() -> None:
+    light = load_config(None, {"effort": "light"}).budgets
+    longer = load_config(None, {"effort": "light", "finetune_steps": 3000}).budgets
+    assert longer == dataclasses.replace(light, finetune_steps=3000)
+    assert load_config(None, {"fast": True, "finetune_steps": 7}).budgets.finetune_steps == 7
+    with pytest.raises(ConfigError, match="finetune_steps"):
+        load_config(None, {"finetune_steps": 0})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,9 @@ class RunConfig(BaseModel):
     )
     train_device: str = Field("cpu", description="Where networks are trained and judged: cpu, or a GPU that torch sees, e.g. cuda.")
     distillation: float = Field(0.5, ge=0, lt=1, description="Share of the full fine-tune's loss that is the difference to the dense network's answers; the labels have the rest.")
+    finetune_steps: int | None = Field(
+        None, gt=0, description="Steps of the full fine-tune, of finished networks and of those that the oracle is calibrated on, in the place of --effort's; longer keeps more."
+    )
     importance: str = Field("l2", description="Which channels go first: l1, l2, fpgm, taylor or random.")
     freeze: tuple[str, ...] = Field((), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times.")
     keep: tuple[str, ...] = Field((), description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.")
@@ -203,9 +206,8 @@ class RunConfig(BaseModel):
     @property
     def budgets(self) -> Budgets:
         """How much work the parts do."""
-        if self.fast:
-            return FAST
-        return EFFORTS[self.effort]
+        budgets = FAST if self.fast else EFFORTS[self.effort]
+        return budgets if self.finetune_steps is None else replace(budgets, finetune_steps=self.finetune_steps)
 
     @property
     def network_name(self) -> str:
