@@ -23,11 +23,14 @@ from cprune_rl.intervals import rank_correlation
 from cprune_rl.job.config import load_config
 from cprune_rl.job.networks import is_supernet_trained, supernet_of
 from cprune_rl.job.oracles import equal_latency_plans
+from cprune_rl.job.subject import Subject
 from cprune_rl.network import Plan
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.masks import ChannelMasks
 from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import prune
+from cprune_rl.schemes import Scheme
+from cprune_rl.testing import FormulaCosts, toy_network
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 MODELS = {name: build_model(name, 10).eval() for name in ("resnet8-w8", "vgg-small", "mobilenetv2-small")}
@@ -135,6 +138,36 @@ def test_plans_of_equal_latency_are_that_and_differ() -> None:
     assert plans == equal_latency_plans(problem.network, costs, 0.5, 8, seed=0)
     dense = latency(problem.network.dense)
     assert all(abs(latency(p) / dense - 0.5) < 0.03 for p in plans)
+
+
+def test_plans_of_equal_latency_may_be_pruned_by_schemes() -> None:
+    network = toy_network()
+    costs = FormulaCosts(network)
+    plans = equal_latency_plans(network, costs, 0.5, 6, seed=0, by_schemes=True)
+    dense = sum(c.latency_s for c in costs.predict(network.workloads(network.dense)))
+    assert len(set(plans)) == 6
+    for plan in plans:
+        assert plan.widths == network.dense.widths
+        assert plan.schemes
+        assert abs(sum(c.latency_s for c in costs.predict(network.workloads(plan))) / dense - 0.5) < 0.03
+    kinds = {Scheme.parse(text).kind for plan in plans for _, text in plan.schemes}
+    assert len(kinds) > 1, "each layer has a shape of its own"
+
+
+def test_a_supernet_judges_plans_with_schemes_too() -> None:
+    data, model, coupled = small_data(), build_model("resnet8-w8", 10), GROUPS["resnet8-w8"]
+    subject = Subject(data, model, torch.zeros(1, 3, 32, 32), coupled)
+    looked: list[dict[str, Scheme]] = []
+
+    def pruner(plan: Plan) -> torch.nn.Module:
+        looked.append({layer: Scheme.parse(text) for layer, text in plan.schemes})
+        return subject.pruned_of(model, plan)
+
+    plan = Plan(tuple(max(g.minimum, g.channels // 2) for g in coupled.groups), (("blocks.1.conv2", "block(4,0.25)"),))
+    assert 0.0 <= Recalibrated(pruner, "supernet", data)(plan) <= 1.0
+    weight = subject.pruned_of(model, plan).get_submodule("blocks.1.conv2").weight
+    assert float((weight != 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert looked == [{"blocks.1.conv2": Scheme("block", 4, 0.25)}]
 
 
 def test_rank_correlation_says_how_sure_it_is() -> None:

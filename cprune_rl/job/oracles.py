@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.contracts import LatencySource
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
-from cprune_rl.envs.scheme_menu import able
+from cprune_rl.envs.scheme_menu import SHAPES, Shape, able
 from cprune_rl.intervals import Interval, rank_correlation
 from cprune_rl.job.bench import Workbench, full_settings
 from cprune_rl.job.config import RunConfig
@@ -30,7 +30,7 @@ from cprune_rl.losses import LossCurves
 from cprune_rl.network import Network, Plan
 from cprune_rl.pruning.masks import ChannelMasks
 from cprune_rl.pruning.weights import network_hash
-from cprune_rl.schemes import Scheme
+from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
 
 __all__ = ["calibrate", "equal_latency_plans", "open_oracle", "supernet_evaluation"]
 
@@ -38,6 +38,8 @@ _LEAST_CORRELATION = 0.7  # below it a supernet ranks no better than a few steps
 _LEAST_PLANS = 5  # fewer say nothing of a ranking
 _BLOCK = 8  # channels, of the plans that the oracle is calibrated on
 _PROOF_SHARE = 0.5  # of the dense network's latency: where searches end up
+_SPREAD = 0.6  # of the logarithms of how fast groups, or layers, go
+_SPARSEST = 0.03  # density
 
 
 def open_oracle(config: RunConfig, subject: Subject, network: Network, costs: CostModel, store: CostStore, dense_accuracy: float, since: float, reporter: Reporter) -> PlanOracle:
@@ -63,17 +65,21 @@ def open_oracle(config: RunConfig, subject: Subject, network: Network, costs: Co
     supernet = supernet_evaluation(config, subject, reporter)
     reference = make(supernet).evaluate(network.dense)
     oracle = make(supernet, reference=reference)
-    plans = equal_latency_plans(network, ModelledCosts(network, costs), _PROOF_SHARE, config.budgets.proof_plans, config.seed)
     instead = f"the supernet is not believed, plans are judged by {short.settings.n_steps} steps of training each"
-    if len(plans) < _LEAST_PLANS:
-        reporter.say(f"    There are only {len(plans)} plans of equal latency to ask it about: {instead}")
-        return make(short)
-    correlation = _proof(oracle, subject.finetuned(full_settings(config)), plans, reporter)
-    if correlation.value >= _LEAST_CORRELATION:
-        oracle.note = f"rank correlation with full fine-tunes over {len(plans)} plans of equal latency: {correlation.value:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]"
-        return oracle
-    reporter.say(f"    Below {_LEAST_CORRELATION:g}: {instead}")
-    return make(short)
+    full, notes = subject.finetuned(full_settings(config), is_gradual=config.has_schemes), []
+    for by_schemes in (False, True) if config.has_schemes and network.blocked_layers else (False,):
+        plans = equal_latency_plans(network, ModelledCosts(network, costs), _PROOF_SHARE, config.budgets.proof_plans, config.seed, by_schemes)
+        what = f"plans of equal latency{', pruned by schemes' if by_schemes else ''}"
+        if len(plans) < _LEAST_PLANS:
+            reporter.say(f"    There are only {len(plans)} {what} to ask it about: {instead}")
+            return make(short)
+        correlation = _proof(oracle, full, plans, what, reporter)
+        if correlation.value < _LEAST_CORRELATION:
+            reporter.say(f"    Below {_LEAST_CORRELATION:g}: {instead}")
+            return make(short)
+        notes.append(f"over {len(plans)} {what}: {correlation.value:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]")
+    oracle.note = f"rank correlation with full fine-tunes {'; '.join(notes)}"
+    return oracle
 
 
 def supernet_evaluation(config: RunConfig, subject: Subject, reporter: Reporter) -> Recalibrated:
@@ -94,18 +100,18 @@ def supernet_evaluation(config: RunConfig, subject: Subject, reporter: Reporter)
     return Recalibrated(functools.partial(subject.pruned_of, supernet), f"supernet:{network_hash(supernet)}", subject.data, "supernet")
 
 
-def _proof(oracle: PlanOracle, full: Evaluation, plans: Sequence[Plan], reporter: Reporter) -> Interval:
+def _proof(oracle: PlanOracle, full: Evaluation, plans: Sequence[Plan], what: str, reporter: Reporter) -> Interval:
     """Rank correlation of the supernet with full fine-tunes, on plans that nothing but accuracy tells apart."""
     with reporter.part("Asking the supernet to earn its place", 2 * len(plans)) as advance:
         judged = oracle.evaluate_all(plans, on_plan=advance)
         truth = oracle.evaluate_all(plans, full, on_plan=lambda done: advance(len(plans) + done))
     found = rank_correlation(np.array(judged), np.array(truth))
-    reporter.say(f"    It ranks {len(plans)} plans of equal latency as full fine-tunes do with a rank correlation of {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]")
+    reporter.say(f"    It ranks {len(plans)} {what} as full fine-tunes do with a rank correlation of {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]")
     return found
 
 
-def equal_latency_plans(network: Network, costs: LatencySource, share: float, count: int, seed: int) -> list[Plan]:
-    """Random plans whose latency is the same share of the dense network's, within 3 %.
+def equal_latency_plans(network: Network, costs: LatencySource, share: float, count: int, seed: int, by_schemes: bool = False) -> list[Plan]:
+    """Random plans whose latency is the same share of the dense network's, within 3 % where there are enough of them.
 
     Args:
         network: whose plans.
@@ -113,9 +119,9 @@ def equal_latency_plans(network: Network, costs: LatencySource, share: float, co
         share: of the dense latency, in (0, 1).
         count: how many.
         seed: same seed, same plans.
+        by_schemes: whether layers are pruned by schemes, in the place of channels.
     """
     rng = np.random.default_rng(seed)
-    channels, minimum = (np.array([getattr(g, name) for g in network.groups]) for name in ("channels", "minimum"))
 
     def latency(plan: Plan) -> float:
         return sum(c.latency_s for c in costs.predict(network.workloads(plan)))
@@ -124,11 +130,11 @@ def equal_latency_plans(network: Network, costs: LatencySource, share: float, co
     found: list[Plan] = []
     nearest: list[tuple[float, Plan]] = []
     for _ in range(40 * count):
-        direction = np.exp(rng.normal(0.0, 0.6, len(channels)))
+        along = _scheme_direction(network, rng) if by_schemes else _channel_direction(network, rng)
         low, high = 0.0, 6.0
         for _ in range(18):  # the exponent of the kept ratio, by bisection
             middle = (low + high) / 2
-            plan = Plan(tuple(int(w) for w in np.clip(np.round(channels * np.exp(-middle * direction)), minimum, channels)))
+            plan = along(middle)
             low, high = (middle, high) if latency(plan) > wanted else (low, middle)
         error = abs(latency(plan) / wanted - 1)
         nearest.append((error, plan))
@@ -137,6 +143,29 @@ def equal_latency_plans(network: Network, costs: LatencySource, share: float, co
         if len(found) == count:
             return found
     return list(dict.fromkeys([*found, *(plan for _, plan in sorted(nearest, key=lambda item: item[0]))]))[:count]
+
+
+def _channel_direction(network: Network, rng: np.random.Generator) -> Callable[[float], Plan]:
+    """Ever narrower plans by an exponent of the kept ratios, each group at a pace of its own."""
+    channels, minimum = (np.array([getattr(g, name) for g in network.groups]) for name in ("channels", "minimum"))
+    pace = np.exp(rng.normal(0.0, _SPREAD, len(channels)))
+    return lambda exponent: Plan(tuple(int(w) for w in np.clip(np.round(channels * np.exp(-exponent * pace)), minimum, channels)))
+
+
+def _scheme_direction(network: Network, rng: np.random.Generator) -> Callable[[float], Plan]:
+    """Ever sparser plans by an exponent of the density, each layer with a shape and at a pace of its own."""
+    shapes: dict[str, Shape] = {}
+    for layer in network.blocked_layers:
+        allowed = [shape for shape in SHAPES if layer in able(network, shape.kind)]
+        shapes[layer] = allowed[int(rng.integers(len(allowed)))]
+    pace = np.exp(rng.normal(0.0, _SPREAD, len(shapes)))
+
+    def plan(exponent: float) -> Plan:
+        densities = {layer: round(max(float(np.exp(-exponent * p)), _SPARSEST), 3) for layer, p in zip(shapes, pace, strict=True)}
+        most = {layer: MOST_OF_PATTERNS if shape.kind == "pattern" else 1.0 for layer, shape in shapes.items()}
+        return Plan(network.dense.widths, tuple((layer, str(Scheme(*shapes[layer], d))) for layer, d in densities.items() if d < most[layer]))
+
+    return plan
 
 
 def calibrate(bench: Workbench, reporter: Reporter) -> None:
