@@ -21,6 +21,7 @@ from cprune_rl.job.front import sweep
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.recorded import RecordedLab
 from cprune_rl.job.run import run
+from cprune_rl.job.validate_front import validate_front
 from cprune_rl.result import Result
 from cprune_rl.testing import toy_problem
 
@@ -95,6 +96,21 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(options: dict
     again = sweep(RunFolder.resume(folder.path), Reporter())
     assert [p.shown_ms for p in again] == [p.shown_ms for p in points]
     assert (folder.path / "search_agent-1.json").stat().st_mtime_ns == before
+    checks = validate_front(folder.path)
+    assert all(c.passed for c in checks[:-1])
+    assert checks[-1].passed is None
+    assert "recorded device" in checks[-1].found
+    stated = json.loads((folder.path / "front.json").read_text())
+    stated["points"][1]["accuracy_test"][0] += 0.01
+    stated["points"][2]["n_params"] += 1
+    (folder.path / "front.json").write_text(json.dumps(stated))
+    outcome = CliRunner().invoke(app, ["validate", str(folder.path)])
+    assert outcome.exit_code == 1
+    failed = [line for line in outcome.output.splitlines() if "FAIL" in line]
+    assert ["test accuracy" in line or "parameters" in line for line in failed] == [True, True]
+    (folder.path / "dense" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="dense has no network"):
+        validate_front(folder.path)
 
 
 def test_the_commands_defaults_are_below_the_file_and_the_flags(tmp_path: Path, policy: Path) -> None:

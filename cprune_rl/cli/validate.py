@@ -1,4 +1,4 @@
-"""`cprune-rl validate`: checks what a run folder, or a row of a comparison, claims."""
+"""`cprune-rl validate`: checks what the folder of a run or of a front, or a row of a comparison, claims."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ def register(app: typer.Typer) -> None:
     app.command()(validate)
 
 
-def validate(run: Annotated[Path, typer.Argument(help="Run folder to check, or a row of a comparison: DIR/rows/NAME.json.")]) -> None:
-    """Rebuild a run's network from its files and check what result.json claims of it; run a comparison's row again."""
+def validate(run: Annotated[Path, typer.Argument(help="Folder of a run or of a front to check, or a row of a comparison: DIR/rows/NAME.json.")]) -> None:
+    """Rebuild the networks of a run or of a front from their files and check what is claimed of them; run a comparison's row again."""
     from cprune_rl.job.progress import Reporter
 
     if run.suffix == ".json":
         from cprune_rl.comparison.validation import check_row
 
         checks = check_row(run)
+    elif (run / "front.json").exists():
+        from cprune_rl.job.validate_front import validate_front
+
+        checks = validate_front(run)
     else:
         from cprune_rl.job.validate import validate_run
 

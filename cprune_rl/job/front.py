@@ -36,6 +36,7 @@ class FrontPoint:
     Attributes:
         method: that found it; "dense" of the dense network.
         floor: as asked for; None of the dense network.
+        folder: of the network, within the front's.
         shown_ms: latency of the whole network, or the estimate where there was no device.
         latency_ci_ms: its 95 % interval; None of an estimate.
         speedup: dense over its latency, with a 95 % interval.
@@ -47,6 +48,7 @@ class FrontPoint:
 
     method: str
     floor: float | None
+    folder: str
     shown_ms: float
     latency_ci_ms: tuple[float, float] | None
     speedup: tuple[float, float, float]
@@ -61,7 +63,7 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
 
     Args:
         folder: whose options say which floors; gets `front.json`, `front.png`, `problem.json` and a folder for each floor (and method, where there are several)
-            with its network; searches that it has are not repeated.
+            with its network, and one for the dense network; searches that it has are not repeated.
         reporter: told what is going on.
 
     Returns:
@@ -86,15 +88,15 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
                 finalists[name] = method, floor, finish(found, FinalGate(of_floor), reporter, before), found.cost
         networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, (_, _, f, _) in finalists.items()}}
         comparison = bench.lab.compare(networks, folder.path, reporter)
-        for name, (_, _, finalist, _) in finalists.items():
-            _write_network(bench, folder.path / f"floor{name}", name, finalist, comparison)
+        for name, network in networks.items():
+            _write_network(bench, folder.path / _folder_of(name), name, network, comparison)
         points = [_point(bench, comparison, "dense", networks["dense"], ("dense", None), {})]
         points += [_point(bench, comparison, name, networks[name], (method, floor), cost) for name, (method, floor, _, cost) in finalists.items()]
         record_problem(bench, folder, [f"search_{method}{suffix}.json" for method in methods for suffix in benches])
     folder.write_json("front.json", {"latency_source": bench.lab.latency_source, "points": [dataclasses.asdict(p) for p in points]})
     folder.file("front.png").write_bytes(plot_front(points))
     reporter.console.print(_table(points))
-    reporter.say(f"Front: {folder.path} (front.png, front.json, and a folder for each floor)")
+    reporter.say(f"Front: {folder.path} (front.png, front.json, and a folder for each floor; check it with `cprune-rl validate {folder.path}`)")
     return points
 
 
@@ -105,6 +107,7 @@ def _point(bench: Workbench, comparison: Comparison, name: str, network: Finishe
     is_dense = ratio is None or network.plan == bench.network.dense
     return FrontPoint(
         *asked,
+        _folder_of(name),
         comparison.estimate_ms[name] if latency is None else latency.value,
         None if latency is None else (latency.low, latency.high),
         (1.0, 1.0, 1.0) if is_dense or ratio is None else (ratio.value, ratio.low, ratio.high),
@@ -115,10 +118,14 @@ def _point(bench: Workbench, comparison: Comparison, name: str, network: Finishe
     )
 
 
-def _write_network(bench: Workbench, folder: Path, name: str, finalist: Finalist, comparison: Comparison) -> None:
+def _folder_of(name: str) -> str:
+    return name if name == "dense" else f"floor{name}"
+
+
+def _write_network(bench: Workbench, folder: Path, name: str, network: FinishedNetwork, comparison: Comparison) -> None:
     folder.mkdir(exist_ok=True)
-    kept = kept_indices(bench.coupled, finalist.plan)
-    PlanFile(bench.config.network_name, bench.data.n_classes, bench.data.input_shape, kept, finalist.plan.schemes).write(folder, finalist.model)
+    kept = kept_indices(bench.coupled, network.plan)
+    PlanFile(bench.config.network_name, bench.data.n_classes, bench.data.input_shape, kept, network.plan.schemes).write(folder, network.model)
     if name in comparison.libraries:
         (folder / "lib.so").write_bytes(comparison.libraries[name].read_bytes())
 

@@ -37,14 +37,17 @@ from cprune_rl.schemes import Scheme
 if TYPE_CHECKING:
     from cprune_rl.compiler.device import RpcDevice
 
-__all__ = ["Check", "validate_run"]
+__all__ = ["DRIFT", "N_ROUNDS", "TOLERANCE", "Check", "scheme_checks", "validate_run"]
 
-_TOLERANCE = 1e-3  # of logits, between compilers
-_N_ROUNDS = 40
+TOLERANCE = 1e-3
+"""Of logits, between compilers."""
+N_ROUNDS = 40
+"""Of timing in turns."""
 _FILES = ("config.yaml", "command.txt", "system.json", "problem.json", "model.pt2", "dense.safetensors", "report.html")
 _LIBRARIES = ("lib.so", "dense.so")
 _NOT_CHECKED = "not checked: recorded device"
-_DRIFT = 0.10  # how far a speed-up measured at another hour may be from the one stated
+DRIFT = 0.10
+"""How far a speed-up measured at another hour may be from the one stated."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,16 @@ def _shape_checks(folder: Path, result: Result, model: nn.Module, dense: nn.Modu
     yield Check(f"dense: {result.dense.macs} MACs", str(dense_macs), dense_macs == result.dense.macs)
     macs = described.macs(Plan(tuple(len(plan.kept[g.name]) for g in described.groups), plan.schemes))
     yield Check(f"{result.main.pruned.macs} MACs", str(macs), macs == result.main.pruned.macs)
+    yield from scheme_checks(model, plan)
+
+
+def scheme_checks(model: nn.Module, plan: PlanFile) -> Iterator[Check]:
+    """Whether each layer holds to its scheme.
+
+    Args:
+        model: rebuilt.
+        plan: that says which schemes.
+    """
     layers = dict(model.named_modules())
     for layer, text in plan.schemes:
         fits = holds_to(layers[layer].weight, Scheme.parse(text))
@@ -140,7 +153,7 @@ def _export_checks(folder: Path, plan: PlanFile, model: nn.Module, dense: nn.Mod
         computed |= {name: run_in_session(device, folder / name, image.numpy(), plan.n_classes) for name in _LIBRARIES}
     for name, logits in computed.items():
         error = float(np.abs(logits - (expected_dense if name == "dense.so" else expected)).max())
-        yield Check(f"{name} computes what the network computes", f"largest difference {error:.1e}", error <= _TOLERANCE)
+        yield Check(f"{name} computes what the network computes", f"largest difference {error:.1e}", error <= TOLERANCE)
     for name in _LIBRARIES if device is None else ():
         yield Check(f"{name}, the compiled network", _NOT_CHECKED, None)
 
@@ -172,13 +185,13 @@ def _speed_checks(folder: Path, result: Result, plan: PlanFile, device: RpcDevic
         return
     fits = math.isclose(ratio, main.speedup, rel_tol=0.01) and low <= main.speedup <= high
     yield Check(f"speed-up {main.speedup:.2f} is the ratio of the latencies, inside its interval", f"{ratio:.2f}", fits)
-    timed = compare_libraries(device, {"dense": folder / "dense.so", "pruned": folder / "lib.so"}, plan.input_shape, _N_ROUNDS)
+    timed = compare_libraries(device, {"dense": folder / "dense.so", "pruned": folder / "lib.so"}, plan.input_shape, N_ROUNDS)
     found = timed.speedup["pruned"]
-    agrees = found.high >= main.speedup_ci[0] * (1 - _DRIFT) and found.low <= main.speedup_ci[1] * (1 + _DRIFT)
+    agrees = found.high >= main.speedup_ci[0] * (1 - DRIFT) and found.low <= main.speedup_ci[1] * (1 + DRIFT)
     yield Check(f"speed-up {main.speedup:.2f}", f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] measured now", agrees)
     if result.noise_floor is not None:
         claim = "is beyond" if result.has_gain(main) else "is not beyond"
-        refuted = found.high < 1 if result.has_gain(main) else found.low > main.speedup_ci[1] * (1 + _DRIFT)
+        refuted = found.high < 1 if result.has_gain(main) else found.low > main.speedup_ci[1] * (1 + DRIFT)
         yield Check(
             f"speed-up {main.speedup:.2f} {claim} the noise floor, +-{result.noise_floor:.1%}",
             f"{found.value:.2f}, noise floor +-{timed.noise_floor:.1%} now",
