@@ -16,7 +16,7 @@ from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.data.contours import draw_contours
 from cprune_rl.accuracy.gate import difference_interval, judge, least_provable_loss
 from cprune_rl.accuracy.oracle import Finetuned, PlanOracle, Recalibrated
-from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, right_answers, train, train_device
+from cprune_rl.accuracy.training import TrainSettings, evaluate, faster_strides, recalibrate, right_answers, train, train_device
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.losses import LossCurves
@@ -34,6 +34,32 @@ def small_data() -> ImageData:
 def small_model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
+
+
+@pytest.mark.parametrize(("height", "kernel", "stride", "padding"), [(16, 3, 2, 1), (15, 3, 2, 1), (16, 5, (2, 3), 2), (9, 3, 3, 0)])
+def test_depthwise_strides_are_taken_after_the_sums_and_nothing_else_changes(height: int, kernel: int, stride: int | tuple[int, int], padding: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, kernel, stride, padding, groups=8)
+    dense, images = nn.Conv2d(8, 4, 3, 2), torch.randn(2, 8, height, height)
+    model = nn.Sequential(layer, dense)
+    asked = layer.stride
+
+    def told() -> list[torch.Tensor]:
+        model.zero_grad()
+        output = layer(images)
+        output.square().sum().backward()
+        assert layer.weight.grad is not None
+        return [output.detach(), layer.weight.grad.clone()]
+
+    plain = told()
+    with faster_strides(model, torch.device("cpu"), bf16=True):
+        assert layer.stride == (1, 1)
+        assert dense.stride == (2, 2)
+        torch.testing.assert_close(told(), plain)
+    assert layer.stride == asked
+    assert not layer._forward_hooks
+    with faster_strides(model, torch.device("cpu"), bf16=False):
+        assert layer.stride == asked, "float32 has fast gradients of its own"
 
 
 def test_images_are_drawn_alike_from_one_seed_and_apart_from_another() -> None:

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.training import autocast, placed, seeded
+from cprune_rl.accuracy.training import autocast, faster_strides, placed, seeded
 from cprune_rl.network import Plan
 
 __all__ = ["PlanSpace", "SupernetSettings", "train_supernet"]
@@ -87,7 +87,7 @@ def train_supernet(
         on_step: called with the number of steps done after each.
     """
     device = data.train.device
-    with placed(model.train(), device):
+    with placed(model.train(), device), faster_strides(model, device):
         optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.n_steps + 1, pct_start=0.1)
         for step in range(_restore(checkpoint, model, optimizer, schedule), settings.n_steps):

@@ -21,7 +21,20 @@ from torch.nn import functional
 from cprune_rl.accuracy.data import ImageData, Split
 from cprune_rl.errors import ConfigError
 
-__all__ = ["TrainSettings", "a_core_each", "accumulate_gradients", "autocast", "evaluate", "placed", "recalibrate", "right_answers", "seeded", "train", "train_device"]
+__all__ = [
+    "TrainSettings",
+    "a_core_each",
+    "accumulate_gradients",
+    "autocast",
+    "evaluate",
+    "faster_strides",
+    "placed",
+    "recalibrate",
+    "right_answers",
+    "seeded",
+    "train",
+    "train_device",
+]
 
 _BATCH_PIXELS = 500 * 32 * 32  # of one channel, in a batch that is only looked at: larger images come in smaller batches, or memory runs out
 _TEMPERATURE = 2.0  # at which a teacher's answers are compared
@@ -102,6 +115,37 @@ def _has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.cpu._is_avx512_bf16_supported())
 
 
+@contextlib.contextmanager
+def faster_strides(model: nn.Module, device: torch.device, bf16: bool | None = None) -> Iterator[None]:
+    """Depthwise convolutions with a stride take their steps after the sums while the network is trained: the same function, with gradients that are quickly computed.
+
+    In bfloat16 on a CPU, oneDNN has no fast gradients of such a layer: 60 ms where this way takes 4, half of all of mobilenetv2-small's training.
+
+    Args:
+        model: in place, whole again in the end.
+        device: where it is trained.
+        bf16: see `autocast`.
+    """
+    strided = [m for m in model.modules() if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels and m.stride != (1, 1)]
+    if device.type != "cpu" or not (_has_bf16(device) if bf16 is None else bf16):
+        strided = []
+    strides = [m.stride for m in strided]
+
+    def step(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
+        down, across = strides[strided.index(layer)]  # type: ignore[arg-type]  # the hook is on these alone
+        return output[..., ::down, ::across]
+
+    hooks = [m.register_forward_hook(step) for m in strided]
+    try:
+        for m in strided:
+            m.stride = (1, 1)
+        yield
+    finally:
+        for m, stride, hook in zip(strided, strides, hooks, strict=True):
+            m.stride = stride
+            hook.remove()
+
+
 def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: Callable[[int, float], None] | None = None, teacher: nn.Module | None = None) -> None:
     """Trains `model` in place and leaves it in evaluation mode.
 
@@ -121,6 +165,7 @@ def train(model: nn.Module, data: ImageData, settings: TrainSettings, on_step: C
         if teacher is not None and distils:
             stack.enter_context(placed(teacher, split.device))
         model.train()
+        stack.enter_context(faster_strides(model, split.device, settings.bf16))
         stack.enter_context(seeded(settings.seed, split.device))
         optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.n_steps + 1, pct_start=settings.warmup)
