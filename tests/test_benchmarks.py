@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -136,3 +137,23 @@ def test_what_schemes_lose_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"kernel_over_block": 3.0, "pattern_over_block": 2.0, "block_power": 0.5, "density_power": 1.8}.items():
         assert found[name] == pytest.approx(value, rel=0.1)
     assert found["log_deviation"] < 0.05
+
+
+def test_fronts_of_schemes_are_set_beside_channels_at_the_same_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    fronts = load("scheme_fronts", monkeypatch)
+
+    def point(method: str, floor: float | None, shown_ms: float, schemes: dict[str, str]) -> dict[str, Any]:
+        cost = {} if floor is None else {"fresh_trials": 12.0, "accuracy_evaluations": 3.0}
+        return {"method": method, "floor": floor, "shown_ms": shown_ms, "speedup": (1 / shown_ms,) * 3, "accuracy_test": (0.9, 0.89, 0.91), "gained_test": (-0.01, -0.02, 0.0)} | {
+            "schemes": schemes,
+            "cost": cost,
+        }
+
+    points = [point("dense", None, 1.0, {}), point("agent", -0.01, 0.8, {}), point("agent", -0.02, 0.6, {}), point("mapping-rule", -0.01, 0.5, {"conv": "block(4,0.25)"})]
+    found = {"network": "toy", "device": "cpu=A;mcpu=b;threads=2", "command": "cprune-rl prune", "points": points}
+    rows = [dict(zip(fronts._COLUMNS, cells, strict=True)) for cells in fronts.rows_of(found)]
+    assert [row["over channels"] for row in rows] == ["", "", "", "1.60"]
+    assert [row["floor, points"] for row in rows] == ["", "-1", "-2", "-1"]
+    assert [row["layers with a scheme"] for row in rows] == ["", "0", "0", "1"]
+    assert {row["device"] for row in rows} == {"A, 2 threads"}
+    assert fronts.page([found]).count("\n| toy |") == 4
