@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cprune_rl.accuracy.calibration import Calibration
+from cprune_rl.accuracy.calibration import Calibration, CalibrationPoint, Calibrations
 from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.data.contours import draw_contours
 from cprune_rl.accuracy.gate import difference_interval, judge, least_provable_loss
@@ -138,6 +138,18 @@ def test_a_calibration_knows_what_it_does_not_know() -> None:
     assert rough.residual > 0.005
 
 
+def test_channels_and_schemes_are_calibrated_apart() -> None:
+    narrow = [CalibrationPoint(Plan((w,)), seen, 0.05 * seen**0.6) for w, seen in ((8, 0.01), (4, 0.3))]
+    sparse = [CalibrationPoint(Plan((8,), (("conv", f"block(4,{d})"),)), seen, 0.1 * seen) for d, seen in ((0.5, 0.02), (0.25, 0.4))]
+    fitted = Calibrations.fit([*narrow, *sparse])
+    for point in (*narrow, *sparse):
+        assert fitted.of(point.plan)(point.seen) == pytest.approx(point.lost, rel=1e-3)
+    assert fitted.of(sparse[0].plan) != fitted.of(narrow[0].plan)
+    few = Calibrations.fit([*narrow, sparse[0]])
+    assert few.channels == fitted.channels
+    assert few.schemes == Calibration.fit([(p.seen, p.lost) for p in (*narrow, sparse[0])]), "one plan alone fits any map"
+
+
 def test_a_better_answer_of_the_oracle_is_never_rated_alike() -> None:
     calibration = Calibration.fit([(0.005, 0.002), (0.0285, 0.006), (0.0538, 0.006), (0.3427, 0.0172)])
     assert calibration(0.03) < calibration(0.04) < calibration(0.05)
@@ -156,7 +168,7 @@ def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
     data, store = small_data(), open_store(None)
     oracle = PlanOracle(Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5)
     first = oracle.accuracy(Plan((8,)))
-    other = oracle.view(Calibration())
+    other = oracle.view(Calibrations())
     assert other.accuracy(Plan((8,))).value == first.value
     assert (oracle.spending.accuracy_evaluations, other.spending.accuracy_evaluations) == (1, 0)
     assert first.standard_error > 0
@@ -167,7 +179,7 @@ def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
     data, store = small_data(), open_store(None)
     oracle = PlanOracle(Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5, since=0.0)
     oracle.accuracy(Plan((8,)))
-    rival = oracle.view(Calibration())
+    rival = oracle.view(Calibrations())
     rival.accuracy(Plan((8,)))
     assert rival.spending.accuracy_evaluations == 1
     assert rival.spending.train_s == pytest.approx(oracle.spending.train_s)

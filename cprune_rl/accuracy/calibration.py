@@ -1,5 +1,7 @@
 """From what an oracle says to what the full fine-tune would give: maps that are fitted on a few plans of each network.
 
+Plans that prune layers by schemes have a map of their own: a short training exaggerates what blocks lose in another way than what channels do.
+
 Called by the job, which has those plans fine-tuned, and by `oracle`.
 """
 
@@ -7,11 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Calibration"]
+from cprune_rl.network import Plan
+
+__all__ = ["Calibration", "CalibrationPoint", "Calibrations"]
 
 _DEFAULT_POWER = 0.5  # where one point alone is known: a short fine-tune exaggerates large losses more than small ones
 _SMALLEST_LOSS = 5e-4  # below what thousands of images can tell
@@ -47,6 +52,41 @@ class Calibration:
         residuals = [_power_law([*points[:i], *points[i + 1 :]])(raw) - full for i, (raw, full) in enumerate(points)]
         fitted = _power_law(points)
         return Calibration(fitted.scale, fitted.power, math.sqrt(sum(r * r for r in residuals) / len(residuals)))
+
+
+class CalibrationPoint(NamedTuple):
+    """A plan that was fine-tuned in full: what the oracle saw it lose, and what it lost, in accuracy."""
+
+    plan: Plan
+    seen: float
+    lost: float
+
+
+@dataclass(frozen=True)
+class Calibrations:
+    """The maps of a network.
+
+    Attributes:
+        channels: of plans that prune channels alone.
+        schemes: of plans with schemes, whatever channels they prune.
+    """
+
+    channels: Calibration = field(default_factory=Calibration)
+    schemes: Calibration = field(default_factory=Calibration)
+
+    def of(self, plan: Plan) -> Calibration:
+        """The map of a plan's kind."""
+        return self.schemes if plan.schemes else self.channels
+
+    @staticmethod
+    def fit(points: Sequence[CalibrationPoint]) -> Calibrations:
+        """Fits each map to the plans of its kind; a kind that has not two of them gets a map of all.
+
+        Args:
+            points: two or more.
+        """
+        kinds = [[(p.seen, p.lost) for p in points if bool(p.plan.schemes) == has_schemes] for has_schemes in (False, True)]
+        return Calibrations(*(Calibration.fit(of_kind if len(of_kind) > 1 else kinds[0] + kinds[1]) for of_kind in kinds))
 
 
 def _power_law(points: Sequence[tuple[float, float]]) -> Calibration:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from torch import nn
 
-from cprune_rl.accuracy.calibration import Calibration
+from cprune_rl.accuracy.calibration import Calibrations
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.training import TrainSettings, a_core_each, evaluate, recalibrate, train
 from cprune_rl.contracts import Accuracy, Spending
@@ -141,7 +141,7 @@ class PlanOracle:
         dense_accuracy: of the dense network on the search images.
         reference: what the evaluation gives for the dense network, from which losses are counted; the dense
             accuracy where not given. A supernet is some points below.
-        calibration: maps its losses to those after the full fine-tune; the default changes nothing.
+        calibrations: map its losses to those after the full fine-tune; the default changes nothing.
         since: answers that the store got after this moment are counted as fresh (see `compiler.tuner.Tuner`).
 
     Attributes:
@@ -155,14 +155,14 @@ class PlanOracle:
         store: CostStore,
         dense_accuracy: float,
         reference: float | None = None,
-        calibration: Calibration | None = None,
+        calibrations: Calibrations | None = None,
         since: float = math.inf,
     ) -> None:
         self._evaluation, self._data, self._store, self._since = evaluation, data, store, since
         self._dense_accuracy = dense_accuracy
         self._answers: dict[tuple[str, Plan], float] = {}
         self.reference = dense_accuracy if reference is None else reference
-        self.calibration = calibration or Calibration()
+        self.calibrations = calibrations or Calibrations()
         self.spending = Spending()
         self.note = ""
 
@@ -171,9 +171,9 @@ class PlanOracle:
         """As `--oracle` calls it."""
         return self._evaluation.name
 
-    def view(self, calibration: Calibration) -> PlanOracle:
+    def view(self, calibrations: Calibrations) -> PlanOracle:
         """The same oracle, calibrated, with counters of its own."""
-        return PlanOracle(self._evaluation, self._data, self._store, self._dense_accuracy, self.reference, calibration, self._since)
+        return PlanOracle(self._evaluation, self._data, self._store, self._dense_accuracy, self.reference, calibrations, self._since)
 
     def accuracy(self, plan: Plan) -> Accuracy:
         """The calibrated accuracy of a plan (see `contracts.AccuracyOracle`)."""
@@ -186,9 +186,10 @@ class PlanOracle:
         cost_s = (self.spending.train_s - before) / max(len(plans), 1)
         n = len(self._data.search)
         answers = []
-        for raw in values:
+        for plan, raw in zip(plans, values, strict=True):
+            calibration = self.calibrations.of(plan)
             sampling = math.sqrt(max(raw * (1 - raw), 0.0) / n)
-            answers.append(Accuracy(self._dense_accuracy - self.calibration(self.reference - raw), math.hypot(sampling, self.calibration.residual), n, cost_s))
+            answers.append(Accuracy(self._dense_accuracy - calibration(self.reference - raw), math.hypot(sampling, calibration.residual), n, cost_s))
         return answers
 
     def loss(self, plan: Plan) -> float:

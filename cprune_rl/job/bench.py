@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import nn
 
-from cprune_rl.accuracy.calibration import Calibration
+from cprune_rl.accuracy.calibration import CalibrationPoint, Calibrations
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings
@@ -133,8 +133,8 @@ class Workbench:
         lab: where latencies come from.
         oracle: of accuracy, not calibrated.
         dense_accuracy: on the search images.
-        calibration: from the oracle's losses to those after the full fine-tune.
-        calibration_points: what it was fitted on: (loss that the oracle saw, loss after the full fine-tune).
+        calibrations: from the oracle's losses to those after the full fine-tune.
+        calibration_points: what they were fitted on.
         curves: predicted loss of each group, from the plans of the calibration.
         model_cost: trials and seconds that went into the cost model: only an agent that plans in it needs it, so its
             search is charged with them.
@@ -146,8 +146,8 @@ class Workbench:
     lab: Lab
     oracle: PlanOracle
     dense_accuracy: float
-    calibration: Calibration = field(default_factory=Calibration)
-    calibration_points: list[tuple[float, float]] = field(default_factory=list)
+    calibrations: Calibrations = field(default_factory=Calibrations)
+    calibration_points: list[CalibrationPoint] = field(default_factory=list)
     curves: LossCurves = field(default_factory=lambda: LossCurves(np.empty(0), np.empty(0)))
     model_cost: dict[str, float] = field(default_factory=dict)
     scheme_cost: dict[str, float] = field(default_factory=dict)
@@ -178,20 +178,20 @@ class Workbench:
         return full_settings(self.config)
 
     def refit(self, plan: Plan, accuracy: float) -> None:
-        """Fits the calibration anew with one more plan that was fine-tuned in full.
+        """Fits the calibrations anew with one more plan that was fine-tuned in full.
 
         Args:
             plan: that was fine-tuned.
             accuracy: that it has on the search images.
         """
-        point = (self.oracle.loss(plan), self.dense_accuracy - accuracy)
+        point = CalibrationPoint(plan, self.oracle.loss(plan), self.dense_accuracy - accuracy)
         if point not in self.calibration_points:
             self.calibration_points.append(point)
-            self.calibration = Calibration.fit(self.calibration_points)
+            self.calibrations = Calibrations.fit(self.calibration_points)
 
     def problem(self) -> Problem:
         """The problem with counters of its own, for one search."""
         floor = resolve_floor(self.config.floor, self.dense_accuracy)
         name = f"{self.network.name}/{self.data.name}@{self.lab.device_name}"
-        oracle = self.oracle.view(self.calibration)
+        oracle = self.oracle.view(self.calibrations)
         return Problem(name, self.network, self.lab.source(), oracle, self.curves, self.dense_accuracy, floor, self.lab.descriptor)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from cprune_rl.accuracy.gate import difference_interval
 from cprune_rl.accuracy.training import right_answers
+from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.intervals import accuracy_interval
 from cprune_rl.job.assemble import open_workbench
 from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
@@ -58,6 +59,20 @@ class FrontPoint:
     cost: dict[str, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """One search of a front."""
+
+    method: str
+    floor: float
+    found: SearchResult
+
+    @property
+    def name(self) -> str:
+        """As the folder calls it."""
+        return f"{self.method}{self.floor:+g}"
+
+
 def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
     """Prunes for each floor, by each method, and compares all.
 
@@ -75,24 +90,23 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
     config, floors = folder.config, folder.config.front
     torch.manual_seed(config.seed)
     with open_workbench(config, reporter, folder.started) as bench:
-        benches = {f"{floor:+g}": dataclasses.replace(bench, config=config.model_copy(update={"floor": floor})) for floor in floors}
+        benches = {floor: dataclasses.replace(bench, config=config.model_copy(update={"floor": floor})) for floor in floors}
         for of_floor in benches.values():
             of_floor.problem()  # a floor that nothing can hold is told before anything is searched
         methods = methods_of_run(config.model_copy(update={"rival": False}))
-        finalists: dict[str, tuple[str, float, Finalist, dict[str, float]]] = {}
-        for method in methods:
-            for (suffix, of_floor), floor in zip(benches.items(), floors, strict=True):
-                found = search(of_floor, folder, reporter, method, f"{method}{suffix}")
-                name = suffix if len(methods) == 1 else f"{method}{suffix}"
-                before = [finalist for _, of, finalist, _ in finalists.values() if of == floor]
-                finalists[name] = method, floor, finish(found, FinalGate(of_floor), reporter, before), found.cost
-        networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, (_, _, f, _) in finalists.items()}}
+        searches = [_Search(m, floor, search(of_floor, folder, reporter, m, f"{m}{floor:+g}")) for m in methods for floor, of_floor in benches.items()]
+        finalists: list[Finalist] = []
+        for s in searches:  # after all of them: what full fine-tunes tell of the oracle would favour methods that search later
+            others = [f for f, of in zip(finalists, searches, strict=False) if of.floor == s.floor]
+            finalists.append(finish(s.found, FinalGate(benches[s.floor]), reporter, others))
+        names = [s.name if len(methods) > 1 else f"{s.floor:+g}" for s in searches]
+        networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, f in zip(names, finalists, strict=True)}}
         comparison = bench.lab.compare(networks, folder.path, reporter)
         for name, network in networks.items():
             _write_network(bench, folder.path / _folder_of(name), name, network, comparison)
         points = [_point(bench, comparison, "dense", networks["dense"], ("dense", None), {})]
-        points += [_point(bench, comparison, name, networks[name], (method, floor), cost) for name, (method, floor, _, cost) in finalists.items()]
-        record_problem(bench, folder, [f"search_{method}{suffix}.json" for method in methods for suffix in benches])
+        points += [_point(bench, comparison, name, networks[name], (s.method, s.floor), s.found.cost) for name, s in zip(names, searches, strict=True)]
+        record_problem(bench, folder, [f"search_{s.name}.json" for s in searches])
     folder.write_json("front.json", {"latency_source": bench.lab.latency_source, "points": [dataclasses.asdict(p) for p in points]})
     folder.file("front.png").write_bytes(plot_front(points))
     reporter.console.print(_table(points))

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cprune_rl.accuracy.calibration import Calibration
+from cprune_rl.accuracy.calibration import CalibrationPoint, Calibrations
 from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, Recalibrated
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.contracts import LatencySource
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
+from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.scheme_menu import SHAPES, Shape, able
 from cprune_rl.intervals import Interval, rank_correlation
 from cprune_rl.job.bench import Workbench, full_settings
@@ -38,6 +39,8 @@ _LEAST_CORRELATION = 0.7  # below it a supernet ranks no better than a few steps
 _LEAST_PLANS = 5  # fewer say nothing of a ranking
 _BLOCK = 8  # channels, of the plans that the oracle is calibrated on
 _PROOF_SHARE = 0.5  # of the dense network's latency: where searches end up
+_FURTHER = 0.75  # times the share that the last plan keeps, where no plan of the calibration lost as much as the floor allows
+_MOST_FURTHER = 2  # plans
 _SPREAD = 0.6  # of the logarithms of how fast groups, or layers, go
 _SPARSEST = 0.03  # density
 
@@ -170,21 +173,45 @@ def _scheme_direction(network: Network, rng: np.random.Generator) -> Callable[[f
 
 def calibrate(bench: Workbench, reporter: Reporter) -> None:
     """Fine-tunes a few uniform plans in full: they calibrate the oracle, and tell how much accuracy channels, and schemes, are worth."""
-    config, network, oracle = bench.config, bench.network, bench.oracle
-    full = bench.subject.finetuned(full_settings(config), is_gradual=config.has_schemes)
-    narrow = [network.uniform(r) for r in config.budgets.calibration]
-    sparse = _sparse_plans(network, config.budgets.scheme_calibration) if config.has_schemes else []
-    plans = [*narrow, *sparse]
-    with reporter.part("Calibrating the accuracy oracle", 2 * len(plans)) as advance:
-        seen = oracle.losses(plans, advance)
-        true = oracle.evaluate_all(plans, full, lambda done: advance(len(plans) + done))
-    lost = bench.dense_accuracy - np.array(true)
-    bench.calibration_points += list(zip(seen, lost.tolist(), strict=True))
-    bench.calibration = Calibration.fit(bench.calibration_points)
-    kept = np.array([p.widths for p in narrow]) / np.array(network.dense.widths)
-    bench.curves = LossCurves.even(kept, lost[: len(narrow)])
+    config, network = bench.config, bench.network
+    narrow = _fine_tuned(bench, reporter, "channels", lambda shares: [network.uniform(r) for r in shares], config.budgets.calibration)
+    sparse = _fine_tuned(bench, reporter, "schemes", lambda densities: _sparse_plans(network, densities), config.budgets.scheme_calibration) if config.has_schemes else []
+    bench.calibration_points += [*narrow, *sparse]
+    bench.calibrations = Calibrations.fit(bench.calibration_points)
+    kept = np.array([p.plan.widths for p in narrow]) / np.array(network.dense.widths)
+    bench.curves = LossCurves.even(kept, np.array([p.lost for p in narrow]))
     if sparse:
-        bench.curves = bench.curves.with_layers(network, sparse, lost[len(narrow) :])
+        bench.curves = bench.curves.with_layers(network, [p.plan for p in sparse], np.array([p.lost for p in sparse]))
+
+
+def _fine_tuned(bench: Workbench, reporter: Reporter, what: str, plans_at: Callable[[Sequence[float]], list[Plan]], shares: Sequence[float]) -> list[CalibrationPoint]:
+    """Plans that keep such shares, and further ones until one loses more than the lowest floor allows: between its points a calibration is sure, beyond them it is a guess.
+
+    Args:
+        bench: the run's parts.
+        reporter: told what is going on.
+        what: is pruned.
+        plans_at: plans that keep shares.
+        shares: falling, in (0, 1].
+    """
+    config, oracle = bench.config, bench.oracle
+    full = bench.subject.finetuned(full_settings(config), is_gradual=config.has_schemes)
+    slack = max(bench.dense_accuracy - resolve_floor(floor, bench.dense_accuracy, may_exceed=True) for floor in config.front or (config.floor,))
+
+    def judged(plans: Sequence[Plan]) -> list[CalibrationPoint]:
+        if not plans:
+            return []
+        with reporter.part(f"Calibrating the accuracy oracle on {what}", 2 * len(plans)) as advance:
+            seen = oracle.losses(plans, advance)
+            true = oracle.evaluate_all(plans, full, lambda done: advance(len(plans) + done))
+        return [CalibrationPoint(plan, raw, bench.dense_accuracy - accuracy) for plan, raw, accuracy in zip(plans, seen, true, strict=True)]
+
+    tried, points = list(shares), judged(plans_at(shares))
+    while points and max(p.lost for p in points) <= slack and len(tried) < len(shares) + _MOST_FURTHER:
+        tried.append(tried[-1] * _FURTHER)
+        known = {p.plan for p in points}
+        points += judged([plan for plan in plans_at(tried) if plan not in known])
+    return points
 
 
 def _sparse_plans(network: Network, densities: Sequence[float]) -> list[Plan]:

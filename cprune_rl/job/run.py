@@ -27,6 +27,7 @@ from cprune_rl.pruning.export import export_torch
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
 from cprune_rl.pruning.weights import save_weights
 from cprune_rl.report.page import Judging, write_page
+from cprune_rl.report.plots import CalibrationMap
 from cprune_rl.report.tables import noise_line, predicted_line, result_table, subgraph_table
 from cprune_rl.result import Figures, MethodResult, Result
 from cprune_rl.table import SubgraphTable
@@ -62,7 +63,7 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
         result.write(folder.file("result.json"))
         system, command = folder.read_json("system.json") or {}, folder.file("command.txt").read_text().strip()
         plans = [(f.method, f.plan) for f in finalists]
-        judging = Judging(bench.oracle.name, bench.oracle.note, bench.calibration_points, bench.calibration, bench.calibration.residual, bench.data.describe())
+        judging = Judging(bench.oracle.name, bench.oracle.note, _maps(bench), bench.data.describe())
         write_page(folder.file("report.html"), result, table, searches, plans, bench.problem().floor, judging, system, command)
     reporter.console.print(result_table(result))
     for line in (noise_line(result), predicted_line(result)):
@@ -83,6 +84,15 @@ def methods_of_run(config: RunConfig) -> list[str]:
     beside = ["greedy", config.method] if config.rival else []
     others = ("greedy" if name == "cprune" else name for name in config.rivals)
     return [*(name for name in dict.fromkeys([*beside, *others]) if name != config.own_method), config.own_method]
+
+
+def _maps(bench: Workbench) -> list[CalibrationMap]:
+    """For the page: what the oracle's answers were mapped by."""
+    found = []
+    for what, calibration, has_schemes in (("channels", bench.calibrations.channels, False), ("schemes", bench.calibrations.schemes, True)):
+        points = [(p.seen, p.lost) for p in bench.calibration_points if bool(p.plan.schemes) == has_schemes]
+        found += [CalibrationMap(what, points, calibration, calibration.residual)] if points else []
+    return found
 
 
 def _dense_table(bench: Workbench) -> SubgraphTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 
 from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.network import Plan
-from cprune_rl.report.plots import plot_calibration, plot_latencies, plot_searches, plot_widths
+from cprune_rl.report.plots import CalibrationMap, plot_calibration, plot_latencies, plot_searches, plot_widths
 from cprune_rl.report.tables import NO_GAIN, noise_line, predicted_line
 from cprune_rl.result import Result
 from cprune_rl.table import SubgraphTable
@@ -27,17 +27,13 @@ class Judging:
     Attributes:
         oracle: that the searches asked.
         note: what speaks for believing it; may be empty.
-        points: `(loss the oracle saw, loss after the full fine-tune)` of each plan that was fine-tuned in full.
-        calibration: the map fitted to them.
-        residual: its root mean square error.
+        maps: its answers to what the full fine-tune gives, of channels and of schemes.
         data: what `ImageData.describe` says.
     """
 
     oracle: str
     note: str
-    points: Sequence[tuple[float, float]]
-    calibration: Callable[[float], float]
-    residual: float
+    maps: Sequence[CalibrationMap]
     data: Mapping[str, Any]
 
 
@@ -69,7 +65,7 @@ def write_page(
         "latencies": plot_latencies(result),
         "searches": plot_searches(searches, floor),
         "widths": plot_widths(table.network, plans),
-        "calibration": plot_calibration(judging.points, judging.calibration, judging.residual),
+        "calibration": plot_calibration(judging.maps),
     }
     template = Environment(loader=PackageLoader("cprune_rl.report"), autoescape=True).get_template("page.html")
     encoded = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}

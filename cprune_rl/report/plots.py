@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import matplotlib
@@ -16,9 +17,10 @@ from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.network import Network, Plan
 from cprune_rl.result import Result
 
-__all__ = ["plot_calibration", "plot_front", "plot_latencies", "plot_searches", "plot_widths"]
+__all__ = ["CalibrationMap", "plot_calibration", "plot_front", "plot_latencies", "plot_searches", "plot_widths"]
 
 _COLOURS = {"dense": "#8a8f98", "greedy": "#d98032", "agent": "#2f6fb5"}
+_OF_MAPS = ("#2f6fb5", "#2e8b57")
 _OTHERS = ("#a33030", "#2e8b57", "#7b4fa3", "#b8860b", "#d16ba5", "#3aa6a6")
 
 
@@ -116,20 +118,38 @@ def plot_searches(searches: Sequence[SearchResult], floor: float) -> bytes:
     return _png(figure)
 
 
-def plot_calibration(points: Sequence[tuple[float, float]], calibration: Callable[[float], float], residual: float) -> bytes:
-    """Loss that the oracle sees against the loss after full fine-tuning, and the map between them.
+@dataclass(frozen=True)
+class CalibrationMap:
+    """From what an oracle sees lost to what the full fine-tune loses.
 
-    Args:
+    Attributes:
+        what: is pruned.
         points: `(seen, full)`, in accuracy, of the plans that were fine-tuned in full.
-        calibration: the map.
+        calibration: the map fitted to them.
         residual: its root mean square error, drawn as a band.
     """
+
+    what: str
+    points: Sequence[tuple[float, float]]
+    calibration: Callable[[float], float]
+    residual: float
+
+
+def plot_calibration(maps: Sequence[CalibrationMap]) -> bytes:
+    """Loss that the oracle sees against the loss after full fine-tuning, and the map between them, for each kind of plan.
+
+    Args:
+        maps: one or more.
+    """
     figure, axes = plt.subplots(figsize=(6.4, 3.0))
-    seen = np.linspace(0, 1.1 * max(1e-3, *(s for s, _ in points)), 60)
-    fitted = np.array([calibration(s) for s in seen])
-    axes.fill_between(100 * seen, 100 * (fitted - residual), 100 * (fitted + residual), color="#2f6fb5", alpha=0.15, linewidth=0)
-    axes.plot(100 * seen, 100 * fitted, color="#2f6fb5", linewidth=1.2)
-    axes.scatter([100 * s for s, _ in points], [100 * f for _, f in points], color="#333333", s=20, zorder=3)
+    for mapped, colour in zip(maps, _OF_MAPS, strict=False):
+        seen = np.linspace(0, 1.1 * max(1e-3, *(s for s, _ in mapped.points)), 60)
+        fitted = np.array([mapped.calibration(s) for s in seen])
+        axes.fill_between(100 * seen, 100 * (fitted - mapped.residual), 100 * (fitted + mapped.residual), color=colour, alpha=0.15, linewidth=0)
+        axes.plot(100 * seen, 100 * fitted, color=colour, linewidth=1.2, label=mapped.what)
+        axes.scatter([100 * s for s, _ in mapped.points], [100 * f for _, f in mapped.points], color=colour, s=20, zorder=3)
+    if len(maps) > 1:
+        axes.legend(frameon=False, fontsize=8)
     axes.set(xlabel="points lost as the oracle sees it", ylabel="points lost after\nfull fine-tuning")
     axes.spines[["top", "right"]].set_visible(False)
     return _png(figure)
