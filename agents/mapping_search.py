@@ -24,8 +24,6 @@ from cprune_rl.table import SubgraphTable
 
 __all__ = ["ChannelsThenSchemes", "MappingSearch"]
 
-_OF_THE_RULE = 0.5  # of the budget, at most
-
 
 @dataclass(frozen=True)
 class MappingSearch:
@@ -45,7 +43,7 @@ class MappingSearch:
         """Begins with the rule, and takes its turns until they are done or the budget is spent."""
         meter = Meter(problem, budget, on_step)
         meter.start(sum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
-        MappingRule().search(problem, budget.part(_OF_THE_RULE), meter.record)
+        MappingRule().search(problem, budget, meter.record)  # it ends by itself, after ten looks or so
         if not problem.network.blocked_layers or meter.is_spent:
             return meter.result(self.name)
         search = SurrogateSearch(self.surrogate, _schemes)

@@ -202,8 +202,9 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Shares the loss that a step brought between its units, as it was predicted."""
         state, problem = self.state, self.problem
         predicted = self.menu.losses(problem, move.plan) - self.menu.losses(problem, state.plan)
-        state.predicted += predicted
-        state.realised += predicted / max(float(predicted.sum()), 1e-12) * max(state.accuracy - accuracy, 0.0)
+        if predicted.sum() > 0:  # a change of kind may be expected to lose less than what it replaces: nothing is learnt of its size
+            state.predicted += predicted
+            state.realised += predicted / float(predicted.sum()) * max(state.accuracy - accuracy, 0.0)
 
     def _look_around(self) -> None:
         self._options = self.menu.options(self.problem, self.state, self._max_rows)

@@ -62,6 +62,15 @@ def test_depthwise_strides_are_taken_after_the_sums_and_nothing_else_changes(hei
         assert layer.stride == asked, "float32 has fast gradients of its own"
 
 
+def test_a_layer_of_a_class_of_its_own_keeps_its_stride() -> None:
+    class Same(nn.Conv2d):
+        """Reads its stride to pad, as TensorFlow's layers do."""
+
+    layer = Same(8, 8, 3, 2, groups=8)
+    with faster_strides(layer, torch.device("cpu"), bf16=True):
+        assert layer.stride == (2, 2)
+
+
 def test_images_are_drawn_alike_from_one_seed_and_apart_from_another() -> None:
     (a, la), (b, lb), (c, _) = draw_contours(16, 1), draw_contours(16, 1), draw_contours(16, 2)
     np.testing.assert_array_equal(a, b)
@@ -139,15 +148,21 @@ def test_a_calibration_knows_what_it_does_not_know() -> None:
 
 
 def test_channels_and_schemes_are_calibrated_apart() -> None:
-    narrow = [CalibrationPoint(Plan((w,)), seen, 0.05 * seen**0.6) for w, seen in ((8, 0.01), (4, 0.3))]
+    narrow = [CalibrationPoint(Plan((w,)), seen, 0.05 * seen**0.6) for w, seen in ((6, 0.01), (4, 0.3))]
     sparse = [CalibrationPoint(Plan((8,), (("conv", f"block(4,{d})"),)), seen, 0.1 * seen) for d, seen in ((0.5, 0.02), (0.25, 0.4))]
-    fitted = Calibrations.fit([*narrow, *sparse])
+    fitted = Calibrations.fit([*narrow, *sparse], (8,))
     for point in (*narrow, *sparse):
-        assert fitted.of(point.plan)(point.seen) == pytest.approx(point.lost, rel=1e-3)
-    assert fitted.of(sparse[0].plan) != fitted.of(narrow[0].plan)
-    few = Calibrations.fit([*narrow, sparse[0]])
+        assert fitted.of(point.plan, point.seen)[0] == pytest.approx(point.lost, rel=1e-3)
+    few = Calibrations.fit([*narrow, sparse[0]], (8,))
     assert few.channels == fitted.channels
     assert few.schemes == Calibration.fit([(p.seen, p.lost) for p in (*narrow, sparse[0])]), "one plan alone fits any map"
+
+
+def test_a_scheme_makes_no_narrow_plan_look_better() -> None:
+    kind, other = Calibration(0.01, 1.0, 0.001), Calibration(0.05, 1.0, 0.002)
+    both = Plan((4,), (("conv", "block(4,0.5)"),))
+    for channels, schemes in ((kind, other), (other, kind)):
+        assert Calibrations((8,), channels, schemes).of(both, 0.1) == (pytest.approx(0.005), 0.002)
 
 
 def test_a_better_answer_of_the_oracle_is_never_rated_alike() -> None:

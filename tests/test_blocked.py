@@ -192,9 +192,10 @@ def test_what_is_pruned_stays_so_while_the_network_learns_and_after() -> None:
         hold(model, {"1": schemes["0"]})
 
 
-@pytest.mark.parametrize(("kind", "density"), [("block", 0.2), ("block", 0.9), ("kernel", 0.25), ("kernel", 0.01), ("pattern", 0.2), ("pattern", 0.4444)])
-def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(kind: str, density: float) -> None:
-    model, schemes = nn.Sequential(nn.Conv2d(8, 8, 3)), {"0": Scheme(kind, 4, density)}
+@pytest.mark.parametrize("channels_in", [8, 20, 80])
+@pytest.mark.parametrize(("kind", "density"), [("block", 0.2), ("block", 0.9), ("block", 0.175), ("kernel", 0.25), ("kernel", 0.175), ("pattern", 0.175), ("pattern", 0.4444)])
+def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(kind: str, density: float, channels_in: int) -> None:
+    model, schemes = nn.Sequential(nn.Conv2d(channels_in, 8, 3)), {"0": Scheme(kind, 4, density)}
     held = hold(model, schemes)
     left = []
     for share in (0.0, 0.3, 0.6, 1.0):
@@ -202,7 +203,7 @@ def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(ki
         left.append(int(settled(held).get_submodule("0").weight.count_nonzero()))
     assert left[0] == model[0].weight.numel()
     assert left == sorted(left, reverse=True)
-    assert left[-1] == schemes["0"].n_kept(72) * 8
+    assert left[-1] == schemes["0"].n_kept(9 * channels_in) * 8, "also where the density is half an entry off"
     assert 0 < left[-1] < left[0]
     assert holds_to(settled(held).get_submodule("0").weight, schemes["0"])
     assert not holds_to(model[0].weight, schemes["0"])

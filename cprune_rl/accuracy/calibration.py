@@ -67,26 +67,36 @@ class Calibrations:
     """The maps of a network.
 
     Attributes:
-        channels: of plans that prune channels alone.
-        schemes: of plans with schemes, whatever channels they prune.
+        dense: widths of the dense network.
+        channels: of plans that are narrower.
+        schemes: of plans with schemes.
     """
 
+    dense: tuple[int, ...] = ()
     channels: Calibration = field(default_factory=Calibration)
     schemes: Calibration = field(default_factory=Calibration)
 
-    def of(self, plan: Plan) -> Calibration:
-        """The map of a plan's kind."""
-        return self.schemes if plan.schemes else self.channels
+    def of(self, plan: Plan, seen: float) -> tuple[float, float]:
+        """A plan's loss after full fine-tuning, and what is not known of it; of a narrower plan with schemes the larger of what both maps say.
+
+        Args:
+            plan: that was looked at.
+            seen: lost by it, as the oracle says.
+        """
+        maps = [m for m, applies in ((self.channels, not plan.schemes or plan.widths != self.dense), (self.schemes, bool(plan.schemes))) if applies]
+        return max((m(seen), m.residual) for m in maps)
 
     @staticmethod
-    def fit(points: Sequence[CalibrationPoint]) -> Calibrations:
-        """Fits each map to the plans of its kind; a kind that has not two of them gets a map of all.
+    def fit(points: Sequence[CalibrationPoint], dense: tuple[int, ...]) -> Calibrations:
+        """Fits each map to the plans of its kind alone; a kind that has not two of them gets a map of all.
 
         Args:
             points: two or more.
+            dense: widths of the dense network.
         """
-        kinds = [[(p.seen, p.lost) for p in points if bool(p.plan.schemes) == has_schemes] for has_schemes in (False, True)]
-        return Calibrations(*(Calibration.fit(of_kind if len(of_kind) > 1 else kinds[0] + kinds[1]) for of_kind in kinds))
+        kinds = [[(p.seen, p.lost) for p in points if has_schemes == bool(p.plan.schemes) and (not has_schemes or p.plan.widths == dense)] for has_schemes in (False, True)]
+        every = [(p.seen, p.lost) for p in points]
+        return Calibrations(dense, *(Calibration.fit(of_kind if len(of_kind) > 1 else every) for of_kind in kinds))
 
 
 def _power_law(points: Sequence[tuple[float, float]]) -> Calibration:

@@ -187,9 +187,9 @@ class PlanOracle:
         n = len(self._data.search)
         answers = []
         for plan, raw in zip(plans, values, strict=True):
-            calibration = self.calibrations.of(plan)
+            lost, unknown = self.calibrations.of(plan, self.reference - raw)
             sampling = math.sqrt(max(raw * (1 - raw), 0.0) / n)
-            answers.append(Accuracy(self._dense_accuracy - calibration(self.reference - raw), math.hypot(sampling, calibration.residual), n, cost_s))
+            answers.append(Accuracy(self._dense_accuracy - lost, math.hypot(sampling, unknown), n, cost_s))
         return answers
 
     def loss(self, plan: Plan) -> float:

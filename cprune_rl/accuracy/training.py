@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,13 +127,13 @@ def faster_strides(model: nn.Module, device: torch.device, bf16: bool | None = N
         device: where it is trained.
         bf16: see `autocast`.
     """
-    strided = [m for m in model.modules() if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels and m.stride != (1, 1)]
+    strided = [m for m in model.modules() if type(m) is nn.Conv2d and 1 < m.groups == m.in_channels and m.stride != (1, 1)]  # a subclass may read its stride
     if device.type != "cpu" or not (_has_bf16(device) if bf16 is None else bf16):
         strided = []
-    strides = [m.stride for m in strided]
+    strides: dict[nn.Module, Any] = {m: m.stride for m in strided}
 
     def step(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
-        down, across = strides[strided.index(layer)]  # type: ignore[arg-type]  # the hook is on these alone
+        down, across = strides[layer]
         return output[..., ::down, ::across]
 
     hooks = [m.register_forward_hook(step) for m in strided]
@@ -141,8 +142,8 @@ def faster_strides(model: nn.Module, device: torch.device, bf16: bool | None = N
             m.stride = (1, 1)
         yield
     finally:
-        for m, stride, hook in zip(strided, strides, hooks, strict=True):
-            m.stride = stride
+        for m, hook in zip(strided, hooks, strict=True):
+            m.stride = strides[m]
             hook.remove()
 
 

@@ -122,10 +122,17 @@ class TaskTuner:
             name: of the recipe.
             effort: what it asks for.
         """
-        cost = self._follow(job.workload, f"{name}:{effort}:seed={self._seed}", functools.partial(self._search, job, effort))
-        if job.workload.is_blocked:  # no plan of before a search has such tasks, so their pool grows with it
-            self.pool.replace(job.workload, self._best(job.workload, effort.n_pool))
-        return cost
+        return self._follow(job.workload, f"{name}:{effort}:seed={self._seed}", functools.partial(self._search, job, effort))
+
+    def offer(self, workloads: Iterable[Workload], n_best: int) -> None:
+        """Puts the best programs of tasks into the pool. Not for a search to do: those that come later would begin with what it found.
+
+        Args:
+            workloads: that were tuned.
+            n_best: programs of each.
+        """
+        for workload in workloads:
+            self.pool.replace(workload, self._best(workload, n_best))
 
     def exchange(self, jobs: Mapping[str, Job], n_best: int, n_nearest: int | None = None, on_task: OnTask | None = None) -> None:
         """Offers the best programs of each task to the other tasks of its family; the best then make the pool.
@@ -144,8 +151,7 @@ class TaskTuner:
             self._follow(job.workload, recipe, functools.partial(self._carry, job, programs))
             if on_task is not None:
                 on_task(done)
-        for job in jobs.values():
-            self.pool.replace(job.workload, self._best(job.workload, n_best))
+        self.offer([job.workload for job in jobs.values()], n_best)
 
     def believe_all(self, workloads: Iterable[Workload]) -> None:
         """From here on these tasks cost what the fastest program takes that was ever tried on them, by whomever."""

@@ -160,6 +160,7 @@ class Tuner:
                 for key, at in self._blocked_tasks(plan).items():
                     if name == "survey" or self._tasks.costs[key].latency_s <= _PROMISING * dense[at]:
                         self._tasks.tune(jobs[key], name, effort)
+                        self._tasks.offer([jobs[key].workload], self._settings.n_exchanged)
                 self._note_forms(plan)
             self._shared.blocked = {kind: survey.copy() for kind, survey in self._blocked.items()}
             if on_task is not None:

@@ -187,7 +187,7 @@ class Workbench:
         point = CalibrationPoint(plan, self.oracle.loss(plan), self.dense_accuracy - accuracy)
         if point not in self.calibration_points:
             self.calibration_points.append(point)
-            self.calibrations = Calibrations.fit(self.calibration_points)
+            self.calibrations = Calibrations.fit(self.calibration_points, self.network.dense.widths)
 
     def problem(self) -> Problem:
         """The problem with counters of its own, for one search."""

@@ -177,7 +177,7 @@ def calibrate(bench: Workbench, reporter: Reporter) -> None:
     narrow = _fine_tuned(bench, reporter, "channels", lambda shares: [network.uniform(r) for r in shares], config.budgets.calibration)
     sparse = _fine_tuned(bench, reporter, "schemes", lambda densities: _sparse_plans(network, densities), config.budgets.scheme_calibration) if config.has_schemes else []
     bench.calibration_points += [*narrow, *sparse]
-    bench.calibrations = Calibrations.fit(bench.calibration_points)
+    bench.calibrations = Calibrations.fit(bench.calibration_points, network.dense.widths)
     kept = np.array([p.plan.widths for p in narrow]) / np.array(network.dense.widths)
     bench.curves = LossCurves.even(kept, np.array([p.lost for p in narrow]))
     if sparse:
@@ -192,7 +192,7 @@ def _fine_tuned(bench: Workbench, reporter: Reporter, what: str, plans_at: Calla
         reporter: told what is going on.
         what: is pruned.
         plans_at: plans that keep shares.
-        shares: falling, in (0, 1].
+        shares: in (0, 1].
     """
     config, oracle = bench.config, bench.oracle
     full = bench.subject.finetuned(full_settings(config), is_gradual=config.has_schemes)
@@ -208,7 +208,7 @@ def _fine_tuned(bench: Workbench, reporter: Reporter, what: str, plans_at: Calla
 
     tried, points = list(shares), judged(plans_at(shares))
     while points and max(p.lost for p in points) <= slack and len(tried) < len(shares) + _MOST_FURTHER:
-        tried.append(tried[-1] * _FURTHER)
+        tried.append(min(tried) * _FURTHER)
         known = {p.plan for p in points}
         points += judged([plan for plan in plans_at(tried) if plan not in known])
     return points

@@ -80,7 +80,7 @@ def tighten(model: nn.Module, schemes: Mapping[str, Scheme], share: float) -> No
     weights = {name: model.get_parameter(f"{name}.parametrizations.weight.original") for name in schemes}
     patterns = find_patterns([weights[name] for name, scheme in schemes.items() if scheme.kind == "pattern"])
     for name, scheme in schemes.items():
-        density = 1 - (1 - scheme.density) * (1 - (1 - share) ** 3)
+        density = scheme.density + (1 - scheme.density) * (1 - share) ** 3  # exactly the scheme's in the end: where entries are rounded, a bit more is one entry more
         is_whole = scheme.kind == "pattern" and density > MOST_OF_PATTERNS  # every kernel keeps more than its pattern
         mask = torch.ones_like(weights[name]) if is_whole else mask_of(weights[name], replace(scheme, density=density), patterns)
         model.get_buffer(f"{name}.parametrizations.weight.0.mask").copy_(mask)
