@@ -1,14 +1,15 @@
 """Where fine-grained pruning pays: latency of one layer over density and block size, against dense, narrower and torch's own sparse layers.
 
 `python benchmarks/schemes.py [--threads 1 2] [--layer NAME ...] [--trials 32] [--storage URL] [--json FILE] [--png FILE]`. Each way of computing a layer is tuned
-with the same number of trials in each of its forms; then the best programs of all ways are timed in turns, and every ratio is to the
-dense layer's in the same rounds. A narrower layer has as many multiplications as the sparse one: both its channel counts are
-multiplied by the root of the density. torch multiplies a sparse matrix (CSR, the best single entries of the same density) by the unfolded map.
+from random programs with the same number of trials in each of its forms; then the best programs of all ways are timed in turns, and every ratio
+is to the dense layer's in the same rounds. A narrower layer has about as many multiplications as the sparse one, at channel counts that fill
+vectors, as a search would take them. torch multiplies a sparse matrix (CSR, the best single entries of the same density) by the unfolded map.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -49,6 +50,7 @@ from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
 matplotlib.use("Agg")  # no display is needed, or taken
 _N_TRIALS = 32  # of each form
 _N_ROUNDS = 15
+_EVENNESS = 0.2  # how much it counts that both channel counts are narrowed alike
 _ALL = 1 << 20  # channels: one block
 SIZES = (1, 4, 8, 16, _ALL)
 KERNEL_SIZES = (8, 16)
@@ -74,9 +76,18 @@ class Layer:
     stride: int = 1
 
     def narrowed(self, density: float) -> Layer:
-        """With as many multiplications as a sparse one."""
-        root = math.sqrt(density)
-        return replace(self, n_in=max(1, round(self.n_in * root)), n_out=max(1, round(self.n_out * root)))
+        """With about as many multiplications as a sparse one, at whole vectors of channels, and both counts narrowed about alike."""
+
+        def unlike(counts: tuple[int, int]) -> float:
+            read, written = math.log(counts[0] / self.n_in), math.log(counts[1] / self.n_out)
+            return abs(read + written - math.log(density)) + _EVENNESS * abs(read - written)
+
+        n_in, n_out = min(itertools.product(*(range(step, n + 1, step) for n, step in ((self.n_in, _step(self.n_in)), (self.n_out, _step(self.n_out))))), key=unlike)
+        return replace(self, n_in=n_in, n_out=n_out)
+
+
+def _step(channels: int) -> int:
+    return 8 if channels >= 64 else 4
 
 
 LAYERS = {
@@ -110,7 +121,7 @@ class Workshop:
     """
 
     def __init__(self, device: RpcDevice, store: CostStore, n_trials: int) -> None:
-        self._device, self._effort = device, Effort(4, min(12, n_trials), n_trials)
+        self._device, self._effort = device, Effort(0, min(12, n_trials), n_trials, worth_s=math.inf)
         self._tuner = TaskTuner(device, store, 0, math.inf)
 
     def fastest(self, layer: Layer, scheme: str | None = None) -> Artifact | None:

@@ -27,9 +27,10 @@ from cprune_rl.errors import DataError
 from cprune_rl.losses import LossCurves
 from cprune_rl.network import Network, Plan
 
-__all__ = ["TRIALS_EACH", "LossSpread", "Rehearsal", "even_curves", "rehearse"]
+__all__ = ["TRIALS_EACH", "TRIALS_OF_SCHEMES", "LossSpread", "Rehearsal", "even_curves", "rehearse"]
 
 TRIALS_EACH = 16  # fresh trials that a look at a task took in live runs with full effort: 16 by greedy CPrune, 20 by the agent (docs/results/resnet8.json)
+TRIALS_OF_SCHEMES = 25  # the same of a task of the table of schemes, which is tuned hard where it promises anything (docs/results/schemes/resnet8-1t.json)
 _HALF = 0.5  # kept ratio of the uniform plan whose loss is taken
 _SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures before it searches
 _SCHEME_SWEEP = (0.25, 0.0625)  # densities at which it measures every kind of scheme, where layers are to be pruned so
@@ -93,14 +94,16 @@ class Rehearsal:
 
     Attributes:
         problem: to be searched.
-        tasks: looked at before: those of the dense network, and of the uniform plan.
-        charged: the latter alone: what only searches need that read cheap looks.
+        tasks: looked at before: those of the dense network, of the uniform plan, and of the table of schemes.
+        charged: the latter two alone: what only some searches need.
+        trials: that those are charged with.
         truth: of the losses; what the oracle says of them is biased and noisy.
     """
 
     problem: Problem
     tasks: int
     charged: int
+    trials: int
     truth: LossCurves
 
     def holds(self, plan: Plan) -> bool:
@@ -155,6 +158,7 @@ def rehearse(
     n_dense = recorded.spending.cached_trials
     for ratio in _SWEEP if is_prepared else ():
         costs.measure(network.uniform(ratio))
+    n_narrow = recorded.spending.cached_trials
     for density in _SCHEME_SWEEP if with_schemes else ():
         for plan in scheme_plans(network, density):
             costs.measure(plan)
@@ -162,7 +166,8 @@ def rehearse(
     oracle = CurveOracle(network, truth, recording.dense_accuracy) if is_known else spread.oracle(network, truth, recording.dense_accuracy, rng)
     device = UNKNOWN_DEVICE if is_device_hidden else recording.descriptor
     problem = Problem(recording.name, network, costs, oracle, truth if is_known else shown, recording.dense_accuracy, absolute, device)
-    return Rehearsal(problem, n_known, n_known - n_dense, truth)
+    trials = TRIALS_EACH * (n_narrow - n_dense) + TRIALS_OF_SCHEMES * (n_known - n_narrow)
+    return Rehearsal(problem, n_known, n_known - n_dense, trials, truth)
 
 
 def even_curves(recording: Recording) -> LossCurves:

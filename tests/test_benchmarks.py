@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from cprune_rl import losses
 from cprune_rl.compiler.target import make_target
 from cprune_rl.intervals import Interval
 from cprune_rl.network import Plan
@@ -125,18 +126,25 @@ def test_torchs_sparse_layer_is_torchs_dense_one_of_pruned_weights(kernel: int, 
 
 
 def test_what_schemes_lose_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = load("scheme_losses", monkeypatch)
+    benchmark = load("scheme_losses", monkeypatch)
     truth = {"block": 1.0, "kernel": 3.0, "pattern": 2.0}
     layers = {"a": [16], "b": [64]}
     texts = [f"{kind}({block},{density})" for kind, blocks in (("block", (4, 16)), ("kernel", (8, 16)), ("pattern", (4,))) for block in blocks for density in (0.35, 0.175, 0.09)]
     plans = [{"schemes": {"a": text, "b": other}, "loss": 0.0} for text, other in zip(texts, reversed(texts), strict=True)]
     for plan in plans:
-        plan["loss"] = 2e-4 * sum(losses._hardness(text, layers[layer][0], truth, 0.5, 1.8) for layer, text in plan["schemes"].items())
-    found = losses.fit([{"network": "made up", "layers": layers, "plans": [*plans, {"schemes": {}, "loss": 0.5}]}])
+        plan["loss"] = 2e-4 * sum(benchmark._hardness(text, layers[layer][0], truth, 0.5, 1.8) for layer, text in plan["schemes"].items())
+    found = benchmark.fit([{"network": "made up", "layers": layers, "plans": [*plans, {"schemes": {}, "loss": 0.5}]}])
     assert found["n_plans"] == len(plans), "channels are not of this model"
     for name, value in {"kernel_over_block": 3.0, "pattern_over_block": 2.0, "block_power": 0.5, "density_power": 1.8}.items():
         assert found[name] == pytest.approx(value, rel=0.1)
     assert found["log_deviation"] < 0.05
+
+
+def test_what_searches_believe_of_losses_is_what_was_fitted() -> None:
+    fitted = json.loads((BENCHMARKS.parent / "docs" / "results" / "scheme_losses.json").read_text())["fit"]
+    believed = {"kernel_over_block": losses._COARSENESS["kernel"], "pattern_over_block": losses._COARSENESS["pattern"], "block_power": losses._BLOCK_POWER}
+    for name, value in (believed | {"density_power": losses.DENSITY_POWER}).items():
+        assert value == pytest.approx(fitted[name], rel=0.1), "rounded, but no more than that"
 
 
 def test_fronts_of_schemes_are_set_beside_channels_at_the_same_floor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.descriptor import UNKNOWN_DEVICE
 from cprune_rl.envs.channel_menu import ChannelMenu
 from cprune_rl.envs.cprune_env import CPruneEnv
+from cprune_rl.envs.menu import Move
 from cprune_rl.envs.observation import features
 from cprune_rl.envs.problems import TrainingProblems
 from cprune_rl.envs.scheme_menu import SCHEMES, SchemeMenu, able, scheme_plans
@@ -90,6 +91,23 @@ def test_what_was_rejected_is_not_offered_again_nor_what_loses_more() -> None:
         other = SCHEMES[c]
         assert not (other.kind == refused.kind and other.block >= refused.block and other.density <= refused.density)
     assert env.options.legal[row].any(), "denser ones, smaller blocks and other kinds are"
+
+
+def test_a_change_of_kind_that_promises_to_lose_less_teaches_nothing_of_its_size() -> None:
+    env = scheme_env()
+    env.reset(seed=0)
+    state, layer = env.state, "conv1"
+    unit = env.problem.network.layer_index[layer]
+    widths = env.problem.network.dense.widths
+    state.plan = Plan(widths, ((layer, "kernel(8,0.5)"),))
+    softer, harder = (Move(0, 0, (unit,), Plan(widths, ((layer, text),))) for text in ("block(4,0.35)", "kernel(8,0.25)"))
+    assert env.menu.losses(env.problem, softer.plan)[unit] < env.menu.losses(env.problem, state.plan)[unit]
+    env._learn_loss(softer, state.accuracy - 0.01)
+    assert not state.realised.any()
+    assert not state.predicted.any()
+    env._learn_loss(harder, state.accuracy - 0.01)
+    assert state.realised[unit] == pytest.approx(0.01)
+    assert state.predicted[unit] > 0
 
 
 def test_columns_say_what_a_row_has_and_what_changes_would_do() -> None:

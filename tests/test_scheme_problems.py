@@ -21,7 +21,7 @@ from cprune_rl.comparison.runner import Campaign, parse_budget, run_campaign
 from cprune_rl.comparison.validation import check_row
 from cprune_rl.envs.generator import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.recordings import add_problem, has_schemes, open_recorded, read_recording, save_recorded
-from cprune_rl.envs.rehearsals import LossSpread, rehearse
+from cprune_rl.envs.rehearsals import TRIALS_EACH, TRIALS_OF_SCHEMES, LossSpread, rehearse
 from cprune_rl.envs.scheme_menu import scheme_plans
 from cprune_rl.errors import ConfigError, DataError
 from cprune_rl.job.progress import Reporter
@@ -77,6 +77,9 @@ def test_a_rehearsal_draws_losses_of_layers_and_channels_are_drawn_as_before(rec
     np.testing.assert_array_equal(first.truth.layers, again.truth.layers)
     assert (first.truth.layers != other.truth.layers).all()
     assert first.charged > 0, "what every search reads was measured for it, and is charged"
+    plain = rehearse(recorded, -0.02, 0)
+    assert first.trials - plain.trials == TRIALS_OF_SCHEMES * (first.charged - plain.charged) > 0
+    assert plain.trials == TRIALS_EACH * plain.charged
     shown, spread = toy_problem().curves, LossSpread()
     bare = replace(shown, layers=np.empty(0))
     with_layers, without = (spread.draw(curves, np.random.default_rng(3)) for curves in (shown, bare))

@@ -99,6 +99,7 @@ class Finetuned:
         teacher: the dense network, where `settings.distillation` asks for one.
         tightening: what lowers the density of a plan's layers step by step while it is trained, given the network, the plan and
             the number of steps; None: they have it from the first step on.
+        tightened: names how, for what is kept of the answers.
     """
 
     pruner: Pruner
@@ -107,6 +108,7 @@ class Finetuned:
     settings: TrainSettings
     teacher: nn.Module | None = None
     tightening: Tightening | None = None
+    tightened: str = ""
 
     @property
     def name(self) -> str:
@@ -116,7 +118,7 @@ class Finetuned:
     @property
     def identity(self) -> str:
         """See `Evaluation`."""
-        return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}{':gradual' if self.tightening else ''}"
+        return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}{f':{self.tightened}' if self.tightening else ''}"
 
     def __call__(self, plan: Plan) -> float:
         """See `Evaluation`."""

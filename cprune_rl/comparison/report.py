@@ -23,7 +23,7 @@ from cprune_rl.comparison.rows import Row, read_rows
 from cprune_rl.comparison.statistics import Comparison
 from cprune_rl.comparison.validation import is_valid
 from cprune_rl.envs.recordings import describe_recorded
-from cprune_rl.envs.rehearsals import TRIALS_EACH
+from cprune_rl.envs.rehearsals import TRIALS_EACH, TRIALS_OF_SCHEMES
 from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import describe_system, now_utc
 
@@ -84,7 +84,8 @@ def _about(folder: Path, rows: Sequence[Row]) -> About:
         methods={name: METHODS[name].what for name in METHODS if any(r.method == name for r in rows)},
         problems={name: f"{s.machine}; {s.n_tasks} tasks recorded {s.recorded}" for name, s in said.items()},
         notes=[
-            f"A recording does not hold how many trials a task took: a look at a new one is charged with {TRIALS_EACH} fresh trials; "
+            f"A recording does not hold how many trials a task took: a look at a new one is charged with {TRIALS_EACH} fresh trials, "
+            f"and with {TRIALS_OF_SCHEMES} in the table of schemes that is measured before a search by them; "
             "in live runs with full effort it took greedy CPrune 16 and the agent 20.",
             f"Seconds of measuring and training are worked out from counts, as live runs had them: {TRIAL_S:g} s a trial, {EVALUATION_S:g} s an evaluation, "
             f"{FINETUNE_S:g} s a full fine-tune; those of thinking and of training a policy were taken here.",

@@ -21,7 +21,7 @@ from cprune_rl.agents.searcher import AcceptedPlan, Budget, SearchStep
 from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, kept, open_case
 from cprune_rl.comparison.rows import COSTS, Case, Row
 from cprune_rl.comparison.shelf import Shelf
-from cprune_rl.envs.rehearsals import TRIALS_EACH, Rehearsal
+from cprune_rl.envs.rehearsals import Rehearsal
 from cprune_rl.machine import describe_system
 
 __all__ = ["code_of", "failed_row", "run_one"]
@@ -44,7 +44,7 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
     way = METHODS[method]
     is_known = way.role == "reference"
     rehearsal = open_case(case, way.is_prepared, is_known, way.has_schemes)
-    before = TRIALS_EACH * rehearsal.charged
+    before = rehearsal.trials
     policy_s = 0.0 if way.policy is None else shelf.seconds(way.policy, case.problem)
     left = Budget() if is_known else Budget(None if budget.fresh_trials is None else max(0, budget.fresh_trials - before), budget.accuracy_evaluations, budget.minutes)
     searcher = way.make(Brought(lambda: shelf.load(str(way.policy), case.problem), case.seed, rehearsal.truth))

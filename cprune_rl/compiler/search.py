@@ -101,7 +101,7 @@ class ProgramSearch:
         model = self._models.setdefault(family, ProgramModel())
         learnt: set[str] = set()
         course, rng = [min(tried.values())], np.random.default_rng(task.seed)
-        while len(tried) < effort.n_max and _expected_gain(course) * 100 * task.share * effort.worth_s >= _TRIAL_S:
+        while len(tried) < effort.n_max and _expected_gain(course) * 100 * task.share >= _TRIAL_S / effort.worth_s:
             self._teach(model, task.module, known, tried, learnt)
             batch = self._generation(model, task, effort, known, tried, rng)
             if not batch:

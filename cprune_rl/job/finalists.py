@@ -129,4 +129,8 @@ def finish(result: SearchResult, gate: Gate, reporter: Reporter, finished: Seque
     kept = Finalist(result.method, rungs[at].plan, *judged[at], n_finetuned)
     latency_s = {a.plan: a.latency_s for a in result.accepted}
     also = [f for f in finished if f.verdict.passed and latency_s.get(f.plan, math.inf) < rungs[at].latency_s]
-    return replace(min(also, key=lambda f: latency_s[f.plan]), method=result.method, n_finetuned=n_finetuned) if also else kept
+    for finalist in sorted(also, key=lambda f: latency_s[f.plan]):
+        verdict = gate.judge(finalist.model, most_asked(len(rungs)) + len(also))  # these are further looks of this search
+        if verdict.passed:
+            return replace(finalist, method=result.method, verdict=verdict, n_finetuned=n_finetuned)
+    return kept

@@ -44,6 +44,7 @@ class FrontPoint:
         accuracy_test: on test images, with Wilson's 95 % interval.
         gained_test: accuracy above the dense network's on the same test images, negative where it lost, with a 95 % interval.
         n_params: of the network.
+        gate: the final gate's verdict (see `accuracy.gate.Verdict`); empty of the dense network.
         cost: of the search.
     """
 
@@ -56,6 +57,7 @@ class FrontPoint:
     accuracy_test: tuple[float, float, float]
     gained_test: tuple[float, float, float]
     n_params: int
+    gate: dict[str, float]
     cost: dict[str, float]
 
 
@@ -104,8 +106,10 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
         comparison = bench.lab.compare(networks, folder.path, reporter)
         for name, network in networks.items():
             _write_network(bench, folder.path / _folder_of(name), name, network, comparison)
-        points = [_point(bench, comparison, "dense", networks["dense"], ("dense", None), {})]
-        points += [_point(bench, comparison, name, networks[name], (s.method, s.floor), s.found.cost) for name, s in zip(names, searches, strict=True)]
+        points = [_point(bench, comparison, "dense", networks["dense"], ("dense", None), {}, {})]
+        points += [
+            _point(bench, comparison, name, networks[name], (s.method, s.floor), vars(f.verdict), s.found.cost) for name, s, f in zip(names, searches, finalists, strict=True)
+        ]
         record_problem(bench, folder, [f"search_{s.name}.json" for s in searches])
     folder.write_json("front.json", {"latency_source": bench.lab.latency_source, "points": [dataclasses.asdict(p) for p in points]})
     folder.file("front.png").write_bytes(plot_front(points))
@@ -114,7 +118,9 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
     return points
 
 
-def _point(bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork, asked: tuple[str, float | None], cost: dict[str, float]) -> FrontPoint:
+def _point(
+    bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork, asked: tuple[str, float | None], gate: dict[str, float], cost: dict[str, float]
+) -> FrontPoint:
     latency, ratio = comparison.latency_ms.get(name), comparison.speedup.get(name)
     right, of_dense = (right_answers(model, bench.data.test) for model in (network.model, bench.model))
     accuracy, gained = accuracy_interval(right), difference_interval(right, of_dense)
@@ -128,6 +134,7 @@ def _point(bench: Workbench, comparison: Comparison, name: str, network: Finishe
         (accuracy.value, accuracy.low, accuracy.high),
         (gained.value, gained.low, gained.high),
         count_parameters(network.model, network.plan.schemes),
+        gate,
         cost,
     )
 

@@ -195,7 +195,7 @@ def _fine_tuned(bench: Workbench, reporter: Reporter, what: str, plans_at: Calla
         shares: in (0, 1].
     """
     config, oracle = bench.config, bench.oracle
-    full = bench.subject.finetuned(full_settings(config), is_gradual=config.has_schemes)
+    full = bench.subject.finetuned(full_settings(config), is_gradual=what == "schemes")
     slack = max(bench.dense_accuracy - resolve_floor(floor, bench.dense_accuracy, may_exceed=True) for floor in config.front or (config.floor,))
 
     def judged(plans: Sequence[Plan]) -> list[CalibrationPoint]:

@@ -25,7 +25,7 @@ __all__ = ["TIGHTENING", "Subject", "tightening"]
 
 _TIGHTENED_EVERY = 10  # steps of a full fine-tune, at which layers that are pruned by schemes lose further entries
 _TIGHT_AT = 0.6  # of its steps: from there on the scheme's density holds
-TIGHTENING = f"by steps of {_TIGHTENED_EVERY} to {_TIGHT_AT}"
+TIGHTENING = f"by steps of {_TIGHTENED_EVERY} to {_TIGHT_AT}, cubic"
 """Names how the density falls, for what is kept of a training."""
 
 
@@ -90,4 +90,4 @@ class Subject:
             settings: of the training.
             is_gradual: whether the density of layers that are pruned by schemes falls step by step, as in the full fine-tune; a short one has them pruned from the start.
         """
-        return Finetuned(self.pruned, self.weights, self.data, settings, self.model, tightening if is_gradual else None)
+        return Finetuned(self.pruned, self.weights, self.data, settings, self.model, tightening if is_gradual else None, TIGHTENING if is_gradual else "")

@@ -16,14 +16,16 @@ import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, load_data
-from cprune_rl.accuracy.gate import difference_interval
+from cprune_rl.accuracy.gate import difference_interval, judge
 from cprune_rl.accuracy.training import right_answers
 from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
+from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.errors import ConfigError
 from cprune_rl.intervals import Interval
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.validate import DRIFT, N_ROUNDS, TOLERANCE, Check, scheme_checks
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
+from cprune_rl.pruning.weights import network_hash
 
 __all__ = ["validate_front"]
 
@@ -70,13 +72,21 @@ def _network_checks(point: Mapping[str, Any], model: nn.Module, plan: PlanFile) 
 
 def _accuracy_checks(points: Sequence[Mapping[str, Any]], models: Sequence[nn.Module], data: ImageData) -> Iterator[Check]:
     right = [right_answers(model, data.test) for model in models]
-    for point, answers in zip(points, right, strict=True):
+    of_gate = [right_answers(model, data.gate) for model in models]
+    for point, model, answers, gated in zip(points, models, right, of_gate, strict=True):
         accuracy, stated = float(answers.mean()), float(point["accuracy_test"][0])
         yield Check(f"{point['folder']}: test accuracy {stated:.4f}", f"{accuracy:.4f}", math.isclose(accuracy, stated, abs_tol=5e-4))
         if point["floor"] is not None:
             gained, was = difference_interval(answers, right[0]), Interval(*point["gained_test"])
             agrees = all(math.isclose(*ends, abs_tol=1e-3) for ends in ((gained.value, was.value), (gained.low, was.low), (gained.high, was.high)))
             yield Check(f"{point['folder']}: gained {_told(was)} on the same images", _told(gained), agrees)
+            stated_gate, is_absolute = point["gate"], point["floor"] > 0
+            floor = resolve_floor(point["floor"], float(of_gate[0].mean()), may_exceed=True)
+            is_dense = network_hash(model) == network_hash(models[0])
+            verdict = judge(of_gate[0], gated, floor, int(stated_gate["n_looks"]), float(stated_gate["risk"]), is_absolute=is_absolute, is_dense=is_dense)
+            agrees = verdict.passed == stated_gate["passed"] and math.isclose(verdict.lower_bound, stated_gate["lower_bound"], abs_tol=5e-4)
+            claim = f"{point['folder']}: the gate {'passed' if stated_gate['passed'] else 'refused'} it, lower bound {stated_gate['lower_bound']:.4f}, floor {floor:.4f}"
+            yield Check(claim, f"{verdict.lower_bound:.4f}", agrees)
 
 
 def _told(gained: Interval) -> str:
