@@ -37,9 +37,10 @@ _COLUMNS = (
 
 _HEAD = """# Channels against blocks, kernels and patterns: finished networks
 
-Made by `benchmarks/scheme_fronts.py` of the runs named below; each is one run with one seed, its networks were timed in turns in one session. The floor is relative to the dense network and was shown to hold, with 95 %
-confidence, on images of its own; accuracies here are of test images that nothing was decided by, and what a network gained is paired with the dense one on the same images. "Over channels" is how many times as fast a network is as
-the agent's for the same floor."""
+Made by `benchmarks/scheme_fronts.py` of the runs named below; each is one run with one seed, its networks were timed in turns in one session.
+The floor is relative to the dense network and was shown to hold, with 95 % confidence, on images of its own; accuracies here are of test
+images that nothing was decided by, and what a network gained is paired with the dense one on the same images. "Over channels" is how many
+times as fast a network is as the agent's for the same floor."""
 
 
 def kept(run: Path) -> dict[str, Any]:
