@@ -14,8 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cprune_rl.pruning.surgery import PlanFile
 
 _TITLES = {"agent": "channels, the agent", "mapping-rule": "schemes by rule", "mapping-search": "schemes by search", "channels-then-schemes": "channels and schemes"}
@@ -49,15 +47,14 @@ def kept(run: Path) -> dict[str, Any]:
     Args:
         run: folder of a front.
     """
-    front, config = json.loads((run / "front.json").read_text()), yaml.safe_load((run / "config.yaml").read_text())
-    made = json.loads((run / "problem.json").read_text())["provenance"]
+    front, made = json.loads((run / "front.json").read_text()), json.loads((run / "problem.json").read_text())["provenance"]
     points = []
     for point in front["points"]:
         plan = PlanFile.read(run / point["folder"])
         points.append({**point, "kept": {name: len(indices) for name, indices in plan.kept.items()}, "schemes": dict(plan.schemes)})
     return {
         "command": made["command"].replace("__main__.py", "cprune-rl", 1),
-        "network": config["model"],
+        "network": PlanFile.read(run / "dense").model,
         "device": made["device"],
         "system": made["os"],
         "recorded": made["recorded"],
