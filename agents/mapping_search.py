@@ -59,12 +59,14 @@ class MappingSearch:
 
 @dataclass(frozen=True)
 class ChannelsThenSchemes:
-    """Prunes channels with a share of the slack and of the budget, then what is left by schemes, then both together (see `searcher.Searcher`).
+    """Prunes channels, then by schemes what a plan leaves that kept some of the slack, then both together (see `searcher.Searcher`).
+
+    What the first search found is an answer too: nothing is lost by looking further.
 
     Attributes:
         channels: the first search.
-        schemes: the second, which begins with the first one's plan.
-        share: of slack and budget that the first may use.
+        schemes: the second, which begins with the fastest of the first one's plans that used no more than its share of the slack.
+        share: of the slack; and of the budget that the first may use.
         surrogate: of a last turn, on channels and schemes together; None leaves it out.
         name: for tables and file names.
     """
@@ -86,10 +88,11 @@ class ChannelsThenSchemes:
             holds = step.accuracy is not None and math.isfinite(step.latency_s) and step.accuracy >= problem.floor
             meter.record(replace(step, accepted=step.accepted or holds))
 
-        slack = problem.dense_accuracy - problem.floor
-        first, _ = search_within(self.channels, replace(problem, floor=problem.dense_accuracy - self.share * slack), budget.part(self.share), note)
+        first, _ = search_within(self.channels, problem, budget.part(self.share), note)
         if not meter.is_spent:
-            self.schemes.search(replace(problem, start=first.best.plan), meter.left, note)
+            kept = problem.dense_accuracy - self.share * (problem.dense_accuracy - problem.floor)
+            start = min((a for a in first.accepted if a.accuracy >= kept), key=lambda a: a.latency_s, default=first.accepted[0])
+            self.schemes.search(replace(problem, start=start.plan), meter.left, note)
         if self.surrogate is not None and problem.network.blocked_layers and not meter.is_spent:
             SurrogateSearch(self.surrogate, _both).refine(problem, meter)
         return meter.result(self.name)

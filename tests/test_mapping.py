@@ -94,6 +94,24 @@ def test_the_density_is_as_low_as_the_floor_allows() -> None:
     assert min(s.density for s in tight.values()) > max(s.density for s in loose.values())
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_both_is_never_slower_than_channels_alone(seed: int) -> None:
+    channels = SurrogateSearch(SurrogateSettings(turns=1, seed=seed))
+    for costs in (FormulaCosts, SmallBlocksAreSlow):
+        alone = channels.search(toy_problem(costs=costs), Budget())
+        both = ChannelsThenSchemes(channels, MappingRule()).search(toy_problem(costs=costs), Budget())
+        assert both.best.latency_s <= alone.best.latency_s
+        assert {a.plan for a in alone.accepted} <= {a.plan for a in both.accepted}
+
+
+def test_schemes_begin_where_half_of_the_slack_is_left() -> None:
+    problem = toy_problem()
+    result = ChannelsThenSchemes(SurrogateSearch(SurrogateSettings(turns=2)), MappingRule()).search(problem, Budget())
+    (widths,) = {s.plan.widths for s in result.history if s.plan.schemes}
+    start = problem.oracle.accuracy(Plan(widths)).value
+    assert problem.floor + 0.5 * (problem.dense_accuracy - problem.floor) <= start < problem.dense_accuracy
+
+
 def test_channels_come_first_then_blocks_in_what_is_left() -> None:
     problem = toy_problem()
     result = ChannelsThenSchemes(SurrogateSearch(), MappingRule()).search(problem, Budget())
