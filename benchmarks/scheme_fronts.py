@@ -41,11 +41,12 @@ images that nothing was decided by, and what a network gained is paired with the
 times as fast a network is as the agent's for the same floor."""
 
 
-def kept(run: Path) -> dict[str, Any]:
+def kept(run: Path, note: str = "") -> dict[str, Any]:
     """What a run found: of each network its figures, the channels that its groups keep and its layers' schemes.
 
     Args:
         run: folder of a front.
+        note: what is to be known of the run.
     """
     front, made = json.loads((run / "front.json").read_text()), json.loads((run / "problem.json").read_text())["provenance"]
     points = []
@@ -53,7 +54,8 @@ def kept(run: Path) -> dict[str, Any]:
         plan = PlanFile.read(run / point["folder"])
         points.append({**point, "kept": {name: len(indices) for name, indices in plan.kept.items()}, "schemes": dict(plan.schemes)})
     return {
-        "command": made["command"].replace("__main__.py", "cprune-rl", 1),
+        "command": (run / "command.txt").read_text().strip().replace("__main__.py", "cprune-rl", 1),
+        "note": note,
         "network": PlanFile.read(run / "dense").model,
         "device": made["device"],
         "system": made["os"],
@@ -98,7 +100,7 @@ def page(all_found: Sequence[Mapping[str, Any]]) -> str:
     """
     lines = [_HEAD, "", "| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
     lines += ["| " + " | ".join(cells) + " |" for found in all_found for cells in rows_of(found)]
-    lines += ["", *(f"- {found['network']}, `{found['device']}`: `{found['command']}`" for found in all_found)]
+    lines += ["", *(f"- {found['network']}, `{found['device']}`: `{found['command']}`{'. ' if found.get('note') else ''}{found.get('note', '')}" for found in all_found)]
     return "\n".join(lines) + "\n"
 
 
@@ -106,11 +108,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--kept", type=Path, default=Path("docs/results/schemes"))
+    parser.add_argument("--note", default="", help="what is to be known of these runs")
     parser.add_argument("--page", type=Path, help="file to write the table to; told where not given")
     options = parser.parse_args()
     options.kept.mkdir(parents=True, exist_ok=True)
     for run in options.runs:
-        (options.kept / f"{run.name}.json").write_text(json.dumps(kept(run), indent=1) + "\n")
+        (options.kept / f"{run.name}.json").write_text(json.dumps(kept(run, options.note), indent=1) + "\n")
         shutil.copyfile(run / "front.png", options.kept / f"{run.name}.png")
     found = [value for file in sorted(options.kept.glob("*.json")) if "points" in (value := json.loads(file.read_text()))]
     if options.page:

@@ -2,7 +2,7 @@
 
 `transferred`: on the packaged recordings of all other families of networks, so that it never met the network it is to prune.
 `scratch`: on a model of the one problem, made of what a live run measures before it searches. `finetuned`: the first, trained on in that
-model. `mapping`: as `transferred`, of the environment in which layers get schemes, on recordings that have them. Called by `methods` and `runner`.
+model. `mapping`: as `transferred`, of the environment in which layers get schemes, on recordings that have them, a user's own among them. Called by `methods` and `runner`.
 """
 
 from __future__ import annotations
@@ -101,9 +101,11 @@ class Shelf:
     def _problems(self, kind: str, case: Case) -> tuple[ProblemSampler, dict[str, Any]]:
         if kind in _OF_FAMILIES:
             family = family_of(case.problem)
-            names = [n for n in recorded_names() if family_of(n) != family and (kind != "mapping" or has_schemes(n))]
+            is_mapping = kind == "mapping"
+            names = [n for n in recorded_names(is_with_added=is_mapping) if family_of(n) != family and (not is_mapping or has_schemes(n))]
             if not names:
-                raise ConfigError(f"there is no recording of another family than {family} to train a policy on: leave out the methods that transfer one")
+                add = "add one that has schemes (`cprune-rl problems add`), or " if is_mapping else ""
+                raise ConfigError(f"there is no recording of another family than {family} to train a policy on: {add}leave out the methods that transfer one")
             return GeneratedProblems(names, GeneratorSettings()), {"trained_on": names}
         problem = open_case(case).problem
         seen = CostModel()
