@@ -30,7 +30,9 @@ from cprune_rl.network import Network, Plan
 __all__ = ["TRIALS_EACH", "TRIALS_OF_SCHEMES", "LossSpread", "Rehearsal", "even_curves", "rehearse"]
 
 TRIALS_EACH = 16  # fresh trials that a look at a task took in live runs with full effort: 16 by greedy CPrune, 20 by the agent (docs/results/resnet8.json)
-TRIALS_OF_SCHEMES = 25  # the same of a task of the table of schemes, which is tuned hard where it promises anything (docs/results/schemes/resnet8-1t.json)
+TRIALS_OF_SCHEMES = (
+    25  # the same of a task of the table of schemes, which is tuned hard where it promises anything, in a live run with light effort (docs/results/schemes/resnet8-1t.json)
+)
 _HALF = 0.5  # kept ratio of the uniform plan whose loss is taken
 _SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures before it searches
 _SCHEME_SWEEP = (0.25, 0.0625)  # densities at which it measures every kind of scheme, where layers are to be pruned so

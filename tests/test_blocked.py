@@ -193,7 +193,10 @@ def test_what_is_pruned_stays_so_while_the_network_learns_and_after() -> None:
 
 
 @pytest.mark.parametrize("channels_in", [8, 20, 80])
-@pytest.mark.parametrize(("kind", "density"), [("block", 0.2), ("block", 0.9), ("block", 0.175), ("kernel", 0.25), ("kernel", 0.175), ("pattern", 0.175), ("pattern", 0.4444)])
+@pytest.mark.parametrize(
+    ("kind", "density"),
+    [("block", 0.2), ("block", 0.9), ("block", 0.175), ("kernel", 0.25), ("kernel", 0.01), ("kernel", 0.175), ("pattern", 0.2), ("pattern", 0.175), ("pattern", 0.4444)],
+)
 def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(kind: str, density: float, channels_in: int) -> None:
     model, schemes = nn.Sequential(nn.Conv2d(channels_in, 8, 3)), {"0": Scheme(kind, 4, density)}
     held = hold(model, schemes)

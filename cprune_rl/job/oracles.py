@@ -69,14 +69,14 @@ def open_oracle(config: RunConfig, subject: Subject, network: Network, costs: Co
     reference = make(supernet).evaluate(network.dense)
     oracle = make(supernet, reference=reference)
     instead = f"the supernet is not believed, plans are judged by {short.settings.n_steps} steps of training each"
-    full, notes = subject.finetuned(full_settings(config), is_gradual=config.has_schemes), []
+    notes = []
     for by_schemes in (False, True) if config.has_schemes and network.blocked_layers else (False,):
         plans = equal_latency_plans(network, ModelledCosts(network, costs), _PROOF_SHARE, config.budgets.proof_plans, config.seed, by_schemes)
         what = f"plans of equal latency{', pruned by schemes' if by_schemes else ''}"
         if len(plans) < _LEAST_PLANS:
             reporter.say(f"    There are only {len(plans)} {what} to ask it about: {instead}")
             return make(short)
-        correlation = _proof(oracle, full, plans, what, reporter)
+        correlation = _proof(oracle, subject.finetuned(full_settings(config), is_gradual=by_schemes), plans, what, reporter)
         if correlation.value < _LEAST_CORRELATION:
             reporter.say(f"    Below {_LEAST_CORRELATION:g}: {instead}")
             return make(short)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
-from cprune_rl.accuracy.data import Split, load_data
+from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.gate import judge
 from cprune_rl.accuracy.training import right_answers
 from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
@@ -37,7 +38,7 @@ from cprune_rl.schemes import Scheme
 if TYPE_CHECKING:
     from cprune_rl.compiler.device import RpcDevice
 
-__all__ = ["DRIFT", "N_ROUNDS", "TOLERANCE", "Check", "scheme_checks", "validate_run"]
+__all__ = ["DRIFT", "N_ROUNDS", "TOLERANCE", "Check", "images_of", "logits_of", "scheme_checks", "validate_run"]
 
 TOLERANCE = 1e-3
 """Of logits, between compilers."""
@@ -88,6 +89,25 @@ def validate_run(folder: Path) -> list[Check]:
         ]
 
 
+def images_of(data: str, fast: bool, top: int) -> ImageData:
+    """The images that a run was judged on.
+
+    Args:
+        data: as `--data` names them.
+        fast: whether the run was one of `--fast`.
+        top: see `RunConfig.top`.
+    """
+    found = load_data(data, fast)
+    return found.judged_by_top(top) if top > 1 else found
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, image: torch.Tensor) -> NDArray[np.float32]:
+    """What torch computes on one image, with the weights' layout that libraries were built from: `right_answers` leaves them channels last."""
+    logits = model.to(memory_format=torch.contiguous_format)(image).numpy()  # type: ignore[call-overload]  # torch's stub lacks this form
+    return np.asarray(logits, np.float32)
+
+
 def _shape_checks(folder: Path, result: Result, model: nn.Module, dense: nn.Module, plan: PlanFile) -> Iterator[Check]:
     for name, network, schemes, stated in (("dense", dense, (), result.dense), (result.method, model, plan.schemes, result.main.pruned)):
         n_params = count_parameters(network, schemes)
@@ -114,9 +134,7 @@ def scheme_checks(model: nn.Module, plan: PlanFile) -> Iterator[Check]:
 
 
 def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iterator[Check]:
-    data = load_data(result.data, result.fast)
-    if result.top > 1:
-        data = data.judged_by_top(result.top)
+    data = images_of(result.data, result.fast, result.top)
 
     def correct(network: nn.Module, split: Split) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         return right_answers(network, split)
@@ -143,8 +161,8 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
 
 def _export_checks(folder: Path, plan: PlanFile, model: nn.Module, dense: nn.Module, device: RpcDevice | None) -> Iterator[Check]:
     image = torch.from_numpy(np.random.default_rng(0).standard_normal(plan.input_shape).astype(np.float32))
+    expected, expected_dense = (logits_of(m, image) for m in (model, dense))
     with torch.no_grad():
-        expected, expected_dense = (m.to(memory_format=torch.contiguous_format)(image).numpy() for m in (model, dense))  # type: ignore[call-overload]  # torch's stub lacks this form
         exported = torch.export.load(folder / "model.pt2").module()(image).numpy()
     computed = {"model.pt2": exported}
     if device is not None:

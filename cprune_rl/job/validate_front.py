@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData, load_data
+from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.gate import difference_interval, judge
 from cprune_rl.accuracy.training import right_answers
 from cprune_rl.compiler.devices import RecordedSpec, open_device, parse_device
@@ -23,7 +23,7 @@ from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.errors import ConfigError
 from cprune_rl.intervals import Interval
 from cprune_rl.job.folder import RunFolder
-from cprune_rl.job.validate import DRIFT, N_ROUNDS, TOLERANCE, Check, scheme_checks
+from cprune_rl.job.validate import DRIFT, N_ROUNDS, TOLERANCE, Check, images_of, logits_of, scheme_checks
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
 from cprune_rl.pruning.weights import network_hash
 
@@ -39,9 +39,7 @@ def validate_front(folder: Path) -> list[Check]:
     points = _read(folder)
     networks = {str(point["folder"]): load_pruned(folder / str(point["folder"])) for point in points}
     config = RunFolder.resume(folder).config
-    data = load_data(config.data, config.fast)
-    if config.top > 1:
-        data = data.judged_by_top(config.top)
+    data = images_of(config.data, config.fast, config.top)
     checks = [check for point in points for check in _network_checks(point, *networks[point["folder"]])]
     checks += _accuracy_checks(points, [model for model, _ in networks.values()], data)
     if isinstance(parse_device(config.device), RecordedSpec):
@@ -101,9 +99,7 @@ def _device_checks(folder: Path, device_name: str, points: Sequence[Mapping[str,
     image = torch.from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
     with open_device(device_name) as device:
         for name, (model, _) in networks.items():
-            with torch.no_grad():
-                expected = model.to(memory_format=torch.contiguous_format)(image).numpy()  # type: ignore[call-overload]  # torch's stub lacks this form
-            error = float(np.abs(run_in_session(device, libraries[name], image.numpy(), n_classes) - expected).max())
+            error = float(np.abs(run_in_session(device, libraries[name], image.numpy(), n_classes) - logits_of(model, image)).max())
             yield Check(f"{name}/lib.so computes what the network computes", f"largest difference {error:.1e}", error <= TOLERANCE)
         timed = compare_libraries(device, libraries, shape, N_ROUNDS)
     for point in points[1:]:
