@@ -59,13 +59,13 @@ class MappingSearch:
 
 @dataclass(frozen=True)
 class ChannelsThenSchemes:
-    """Prunes channels, then by schemes what a plan leaves that kept some of the slack, then both together (see `searcher.Searcher`).
+    """Prunes channels, then the whole network by schemes, then by schemes what channels leave, then both together (see `searcher.Searcher`).
 
-    What the first search found is an answer too: nothing is lost by looking further.
+    What each search found is an answer too: nothing is lost by looking further.
 
     Attributes:
         channels: the first search.
-        schemes: the second, which begins with the fastest of the first one's plans that used no more than its share of the slack.
+        schemes: begins twice, with all channels, and with the fastest of the first one's plans that used no more than its share of the slack.
         share: of the slack; and of the budget that the first may use.
         surrogate: of a last turn, on channels and schemes together; None leaves it out.
         name: for tables and file names.
@@ -92,7 +92,9 @@ class ChannelsThenSchemes:
         if not meter.is_spent:
             kept = problem.dense_accuracy - self.share * (problem.dense_accuracy - problem.floor)
             start = min((a for a in first.accepted if a.accuracy >= kept), key=lambda a: a.latency_s, default=first.accepted[0])
-            self.schemes.search(replace(problem, start=start.plan), meter.left, note)
+            starts = dict.fromkeys((first.accepted[0].plan, start.plan))
+            for n_done, plan in enumerate(starts):
+                self.schemes.search(replace(problem, start=plan), meter.left.part(1 / (len(starts) - n_done)), note)
         if self.surrogate is not None and problem.network.blocked_layers and not meter.is_spent:
             SurrogateSearch(self.surrogate, _both).refine(problem, meter)
         return meter.result(self.name)

@@ -104,23 +104,33 @@ def test_both_is_never_slower_than_channels_alone(seed: int) -> None:
         assert {a.plan for a in alone.accepted} <= {a.plan for a in both.accepted}
 
 
-def test_schemes_begin_where_half_of_the_slack_is_left() -> None:
+def test_schemes_begin_with_all_channels_and_where_half_of_the_slack_is_left() -> None:
     problem = toy_problem()
     result = ChannelsThenSchemes(SurrogateSearch(SurrogateSettings(turns=2)), MappingRule()).search(problem, Budget())
-    (widths,) = {s.plan.widths for s in result.history if s.plan.schemes}
-    start = problem.oracle.accuracy(Plan(widths)).value
+    whole, narrower = dict.fromkeys(s.plan.widths for s in result.history if s.plan.schemes)
+    assert whole == problem.network.dense.widths
+    start = problem.oracle.accuracy(Plan(narrower)).value
     assert problem.floor + 0.5 * (problem.dense_accuracy - problem.floor) <= start < problem.dense_accuracy
+
+
+@pytest.mark.parametrize("costs", [FormulaCosts, SmallBlocksAreSlow])
+def test_both_is_never_slower_than_schemes_alone(costs: type[FormulaCosts]) -> None:
+    alone = MappingSearch(surrogate=SurrogateSettings(turns=1))
+    found = alone.search(toy_problem(costs=costs), Budget())
+    both = ChannelsThenSchemes(SurrogateSearch(SurrogateSettings(turns=1)), alone).search(toy_problem(costs=costs), Budget())
+    assert both.best.latency_s <= found.best.latency_s
+    assert {a.plan for a in found.accepted} <= {a.plan for a in both.accepted}
 
 
 def test_channels_come_first_then_blocks_in_what_is_left() -> None:
     problem = toy_problem()
     result = ChannelsThenSchemes(SurrogateSearch(), MappingRule()).search(problem, Budget())
-    both = [a for a in result.accepted if a.plan.schemes]
-    assert both
-    assert all(a.plan.widths != problem.network.dense.widths for a in both)
-    assert len({a.plan for a in result.accepted}) == len(result.accepted)
+    accepted = [a.plan for a in result.accepted]
+    assert [bool(plan.schemes) for plan in accepted] == sorted(bool(plan.schemes) for plan in accepted), "plans without schemes come first"
+    assert any(plan.schemes and plan.widths != problem.network.dense.widths for plan in accepted)
+    assert len(set(accepted)) == len(accepted)
     assert any(s.why.startswith("conv1: ") for s in result.history), "the reasons of the rule are told"
-    assert Plan(problem.network.dense.widths) in {a.plan for a in result.accepted}
+    assert Plan(problem.network.dense.widths) in accepted
 
 
 @pytest.mark.parametrize("budget", [Budget(accuracy_evaluations=12), Budget(fresh_trials=60)])

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from cprune_rl.cli import app
 from cprune_rl.envs.recordings import describe_recorded, open_recorded, read_recording
 from cprune_rl.errors import ConfigError, CPruneError, ModelError
+from cprune_rl.intervals import Interval
 from cprune_rl.job.config import RunConfig, load_config
-from cprune_rl.job.validate import validate_run
+from cprune_rl.job.validate import gain_holds, validate_run
 from cprune_rl.network import Group
 from cprune_rl.result import Result
 
@@ -196,3 +197,18 @@ def test_the_live_environment_takes_a_recording_for_its_device(outcome: tuple[Pa
     problem = open_recorded("resnet8", noise_seed=7)
     seconds = sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
     assert f"live environment: {seconds:.6g}"[:24] in outcome[1]
+
+
+@pytest.mark.parametrize(
+    ("has_gain", "found", "holds"),
+    [
+        (True, Interval(1.2, 1.19, 1.21), True),
+        (True, Interval(1.0, 0.99, 1.01), True),
+        (True, Interval(0.96, 0.955, 0.965), None),
+        (True, Interval(0.8, 0.79, 0.81), False),
+        (False, Interval(1.0, 0.99, 1.01), True),
+        (False, Interval(1.3, 1.29, 1.31), False),
+    ],
+)
+def test_a_gain_is_refuted_by_more_than_the_drift_between_hours(has_gain: bool, found: Interval, holds: bool | None) -> None:
+    assert gain_holds(has_gain, 1.02, found) is holds
