@@ -99,3 +99,28 @@ def test_a_search_that_accepted_what_another_one_kept_ends_no_slower() -> None:
     assert beside.method == longer.method
     other = SearchResult("other", longer.accepted[:3], (), {})
     assert finish(other, Moody(0), Reporter(), [first]).plan.widths[0] >= 98, "a plan that it did not accept is not its own"
+
+
+def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
+    class Wary(WidthGate):
+        """Lets the narrow network pass where the search asks no oftener than it was told beforehand."""
+
+        def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+            verdict = super().judge(model, n_looks)
+            return replace(verdict, passed=verdict.passed or (int(model.width) == 95 and n_looks <= most))
+
+    class Unlucky(Wary):
+        """Whose own fine-tune of the narrow network comes to nothing."""
+
+        def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+            return super().finetune(Plan((96,)) if plan == Plan((95,)) else plan, reporter, what)
+
+    found = search(6)
+    most = most_asked(len(ladder(found.accepted)))
+    first = finish(found, Wary(98), Reporter())
+    assert first.plan == Plan((95,))
+    fewer = replace(found, accepted=(*found.accepted[:3], found.accepted[5]))
+    most, gate = most_asked(len(ladder(fewer.accepted))), Unlucky(98)
+    kept = finish(fewer, gate, Reporter(), [first])
+    assert gate.n_looks == most + 1, "its network was looked at once more"
+    assert kept.plan == Plan((98,))
