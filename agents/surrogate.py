@@ -166,7 +166,12 @@ class _Walk:
         for share in shares:
             rng = np.random.default_rng([settings.seed, self._turn, 1000 + round(1000 * share)])
             model = self._model((share, 1 + settings.trust * (self._posterior.factors - 1)), (settings.margin, self._posterior.factors))
-            plan = None if self._meter.is_spent else self._annealing.run(model, self.best.plan, dense_s, settings.steps, self._tried, rng)
+            if self._meter.is_spent:
+                return
+            # From the fastest plan, or from the beginning where that one loses so much that no short way leads back.
+            starts = ((self.best.plan, settings.steps), (self._problem.beginning, settings.first_steps))
+            found = (self._annealing.run(model, start, dense_s, n_steps, self._tried, rng) for start, n_steps in starts)
+            plan = next((plan for plan in found if plan is not None), None)
             if plan is not None:
                 self.verify(plan, f"rung at {share:.0%} of the slack", dense_s)
 

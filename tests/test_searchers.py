@@ -16,7 +16,7 @@ from cprune_rl.agents.greedy import GreedyCPrune
 from cprune_rl.agents.imagination import imagined
 from cprune_rl.agents.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.random_search import RandomSearch
-from cprune_rl.agents.searcher import Budget, Searcher
+from cprune_rl.agents.searcher import Budget, Meter, Searcher
 from cprune_rl.agents.surrogate import SurrogateSearch
 from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.agents.uniform import Uniform
@@ -28,7 +28,7 @@ from cprune_rl.envs.problems import TrainingProblems, open_recorded
 from cprune_rl.envs.recordings import read_recording
 from cprune_rl.envs.rehearsals import LossSpread, rehearse
 from cprune_rl.losses import LossCurves
-from cprune_rl.testing import check_searcher, toy_problem
+from cprune_rl.testing import FormulaOracle, check_searcher, toy_problem
 
 SMALL = TrainingSettings(total_timesteps=512, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64})
 
@@ -108,6 +108,17 @@ def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_of
     assert [r.latency_s for r in rungs] == sorted((r.latency_s for r in rungs), reverse=True)
     kept = back_off(rungs, lambda at: rehearsal.holds(rungs[at].plan))
     assert rehearsal.holds(rungs[kept].plan)
+
+
+@pytest.mark.parametrize("drop", [0.0025, 0.01])
+def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hold(drop: float) -> None:
+    problem = toy_problem(widths=(64, 128, 128), drop=drop)
+    kind = dataclasses.replace(problem, oracle=FormulaOracle(problem.network, scale=drop / 6), curves=dataclasses.replace(problem.curves, scale=np.full(3, drop / 3)))
+    narrowest = problem.network.uniform(1 / 8)
+    found = SurrogateSearch().take_turns(kind, Meter(kind, Budget()), lambda model: (narrowest, "")).result("toy")
+    assert found.best.plan == narrowest
+    shares = [rung.latency_s / found.accepted[0].latency_s for rung in ladder(found.accepted)]
+    assert any(2 * shares[-1] < share < 0.75 for share in shares), shares
 
 
 def test_a_rehearsals_oracle_is_off_alike_for_plans_much_alike_and_says_the_same_twice() -> None:
