@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cprune_rl.pruning.surgery import PlanFile
 
@@ -27,6 +30,7 @@ _COLUMNS = (
     "over channels",
     "test accuracy",
     "gained, points [95 %]",
+    "over channels at this latency, points",
     "layers with a scheme",
     "trials",
     "evaluations",
@@ -38,7 +42,9 @@ _HEAD = """# Channels against blocks, kernels and patterns: finished networks
 Made by `benchmarks/scheme_fronts.py` of the runs named below; each is one run with one seed, its networks were timed in turns in one session.
 The floor is relative to the dense network and was shown to hold, with 95 % confidence, on images of its own; accuracies here are of test
 images that nothing was decided by, and what a network gained is paired with the dense one on the same images. "Over channels" is how many
-times as fast a network is as the agent's for the same floor."""
+times as fast a network is as the agent's for the same floor, a ratio of medians; "over channels at this latency" is what it gained less what the
+agent's front gains where it is as fast: between two networks of that front (the dense one is its slow end) by the logarithm of the latency, beyond
+its ends nothing is said. Two to four networks make a front, so this is a reading of the pictures, and its error is that of both accuracies."""
 
 
 def kept(run: Path, note: str = "") -> dict[str, Any]:
@@ -73,6 +79,7 @@ def rows_of(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """
     points, device = found["points"], dict(part.split("=", 1) for part in found["device"].split(";"))
     channels = {p["floor"]: p["shown_ms"] for p in points if p["method"] == "agent"}
+    front = sorted((math.log(p["shown_ms"]), p["gained_test"][0]) for p in points if p["method"] == "agent" or p["floor"] is None)
     for p in points:
         is_dense = p["floor"] is None
         over = "" if is_dense or p["floor"] not in channels or p["method"] == "agent" else f"{channels[p['floor']] / p['shown_ms']:.2f}"
@@ -86,10 +93,19 @@ def rows_of(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             over,
             f"{p['accuracy_test'][0]:.2%}",
             "" if is_dense else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * g for g in p["gained_test"])),
+            "" if is_dense or p["method"] == "agent" else _above(front, p),
             "" if is_dense else str(len(p["schemes"])),
             f"{p['cost']['fresh_trials']:.0f}" if p["cost"] else "",
             f"{p['cost']['accuracy_evaluations']:.0f}" if p["cost"] else "",
         )
+
+
+def _above(front: Sequence[tuple[float, float]], point: Mapping[str, Any]) -> str:
+    """What a network gained above a front of `(log latency, gained)` at its latency, in points; empty beyond the front's ends."""
+    at = math.log(point["shown_ms"])
+    if not front[0][0] <= at <= front[-1][0]:
+        return ""
+    return f"{100 * (point['gained_test'][0] - np.interp(at, *zip(*front, strict=True))):+.2f}"
 
 
 def page(all_found: Sequence[Mapping[str, Any]]) -> str:

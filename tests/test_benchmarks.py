@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import math
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -147,21 +148,22 @@ def test_what_searches_believe_of_losses_is_what_was_fitted() -> None:
         assert value == pytest.approx(fitted[name], rel=0.1), "rounded, but no more than that"
 
 
-def test_fronts_of_schemes_are_set_beside_channels_at_the_same_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fronts_of_schemes_are_set_beside_channels_at_the_same_floor_and_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     fronts = load("scheme_fronts", monkeypatch)
 
-    def point(method: str, floor: float | None, shown_ms: float, schemes: dict[str, str]) -> dict[str, Any]:
+    def point(method: str, floor: float | None, shown_ms: float, gained: float, schemes: dict[str, str]) -> dict[str, Any]:
         cost = {} if floor is None else {"fresh_trials": 12.0, "accuracy_evaluations": 3.0}
-        return {"method": method, "floor": floor, "shown_ms": shown_ms, "speedup": (1 / shown_ms,) * 3, "accuracy_test": (0.9, 0.89, 0.91), "gained_test": (-0.01, -0.02, 0.0)} | {
-            "schemes": schemes,
-            "cost": cost,
-        }
+        figures = {"shown_ms": shown_ms, "speedup": (1 / shown_ms,) * 3, "accuracy_test": (0.9, 0.89, 0.91), "gained_test": (gained, gained - 0.01, gained + 0.01)}
+        return {"method": method, "floor": floor, "schemes": schemes, "cost": cost, **figures}
 
-    points = [point("dense", None, 1.0, {}), point("agent", -0.01, 0.8, {}), point("agent", -0.02, 0.6, {}), point("mapping-rule", -0.01, 0.5, {"conv": "block(4,0.25)"})]
+    blocks = {"conv": "block(4,0.25)"}
+    channels = [point("dense", None, 1.0, 0.0, {}), point("agent", -0.01, 0.8, -0.008, {}), point("agent", -0.02, 0.4, -0.02, {})]
+    points = [*channels, point("mapping-rule", -0.01, 0.3, -0.01, blocks), point("mapping-search", -0.01, math.sqrt(0.8 * 0.4), -0.01, blocks)]
     found = {"network": "toy", "device": "cpu=A;mcpu=b;threads=2", "command": "cprune-rl prune", "points": points}
     rows = [dict(zip(fronts._COLUMNS, cells, strict=True)) for cells in fronts.rows_of(found)]
-    assert [row["over channels"] for row in rows] == ["", "", "", "1.60"]
-    assert [row["floor, points"] for row in rows] == ["", "-1", "-2", "-1"]
-    assert [row["layers with a scheme"] for row in rows] == ["", "0", "0", "1"]
+    assert [row["over channels"] for row in rows] == ["", "", "", "2.67", "1.41"]
+    assert [row["over channels at this latency, points"] for row in rows] == ["", "", "", "", "+0.40"], "half way between the two of channels; nothing beyond them"
+    assert [row["floor, points"] for row in rows] == ["", "-1", "-2", "-1", "-1"]
+    assert [row["layers with a scheme"] for row in rows] == ["", "0", "0", "1", "1"]
     assert {row["device"] for row in rows} == {"A, 2 threads"}
-    assert fronts.page([found]).count("\n| toy |") == 4
+    assert fronts.page([found]).count("\n| toy |") == 5
