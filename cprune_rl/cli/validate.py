@@ -39,5 +39,5 @@ def validate(run: Annotated[Path, typer.Argument(help="Folder of a run or of a f
     if n_failed:
         reporter.say(f"{n_failed} of {n_checked} claims do not hold")
         raise typer.Exit(1)
-    unchecked = "" if n_checked == len(checks) else f"; {len(checks) - n_checked} cannot be checked without a device"
+    unchecked = "" if n_checked == len(checks) else f"; {len(checks) - n_checked} could not be checked, each says why"
     reporter.say(f"all {n_checked} claims hold{unchecked}")
