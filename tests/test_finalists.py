@@ -47,9 +47,10 @@ def test_the_fastest_plan_that_holds_is_found_in_few_looks(n_plans: int, n_holdi
     assert found.n_finetuned <= gate.n_looks, "the gate allowed for every look that was taken"
 
 
-def test_where_nothing_holds_the_dense_network_is_the_answer() -> None:
+def test_where_nothing_holds_the_dense_network_is_the_answer(capfd: pytest.CaptureFixture[str]) -> None:
     found = finish(search(20), WidthGate(100), Reporter())
     assert found.plan == Plan((100,))
+    assert "a --margin has the search keep" in capfd.readouterr().err.replace("\n", " ")
 
 
 def test_a_rung_that_is_slower_and_less_accurate_than_another_is_left_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from cprune_rl.accuracy import data
 from cprune_rl.agents.policy import save_policy
 from cprune_rl.agents.training import TrainingSettings, train_policy
 from cprune_rl.cli import app
-from cprune_rl.errors import ConfigError, CPruneError
+from cprune_rl.errors import ConfigError, CPruneError, FloorError
 from cprune_rl.job import config
+from cprune_rl.job.assemble import open_workbench
 from cprune_rl.job.config import RunConfig, load_config
+from cprune_rl.job.finalists import FinalGate
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.front import sweep
 from cprune_rl.job.progress import Reporter
@@ -111,6 +114,16 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(options: dict
     (folder.path / "dense" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="dense has no network"):
         validate_front(folder.path)
+
+
+def test_a_margin_is_kept_above_the_floor_by_the_search_and_not_by_the_gate(options: dict[str, object], tmp_path: Path) -> None:
+    options = {**options, "floor": -0.05, "margin": 0.01, "out": tmp_path / "run"}
+    with open_workbench(load_config(None, options), Reporter(), 0.0) as bench:
+        assert bench.problem().floor == pytest.approx(bench.dense_accuracy - 0.04)
+        gate = FinalGate(bench)
+        assert gate.floor == pytest.approx(float(gate.correct(bench.model).mean()) - 0.05)
+        with pytest.raises(FloorError, match=r"the margin 0\.06 leaves nothing to lose"):
+            dataclasses.replace(bench, config=bench.config.model_copy(update={"margin": 0.06})).problem()
 
 
 def test_the_commands_defaults_are_below_the_file_and_the_flags(tmp_path: Path, policy: Path) -> None:

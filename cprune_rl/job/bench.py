@@ -22,6 +22,7 @@ from cprune_rl.contracts import LatencySource, TaskCost
 from cprune_rl.cost_cache.interpolation import CostModel
 from cprune_rl.descriptor import DeviceDescriptor
 from cprune_rl.envs.problem import Problem, resolve_floor
+from cprune_rl.errors import FloorError
 from cprune_rl.intervals import Interval
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.progress import Reporter
@@ -190,8 +191,17 @@ class Workbench:
             self.calibrations = Calibrations.fit(self.calibration_points, self.network.dense.widths)
 
     def problem(self) -> Problem:
-        """The problem with counters of its own, for one search."""
+        """The problem with counters of its own, for one search.
+
+        Raises:
+            FloorError: the floor, or the margin above it, is above the dense network's accuracy.
+        """
         floor = resolve_floor(self.config.floor, self.dense_accuracy)
+        if floor + self.config.margin > self.dense_accuracy:
+            raise FloorError(
+                f"the margin {self.config.margin:g} leaves nothing to lose between the dense network's accuracy {self.dense_accuracy:.4f} and the floor {floor:.4f}: give less"
+            )
+        floor += self.config.margin
         name = f"{self.network.name}/{self.data.name}@{self.lab.device_name}"
         oracle = self.oracle.view(self.calibrations)
         return Problem(name, self.network, self.lab.source(), oracle, self.curves, self.dense_accuracy, floor, self.lab.descriptor)

@@ -117,6 +117,12 @@ class RunConfig(BaseModel):
     freeze: tuple[str, ...] = Field((), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times.")
     keep: tuple[str, ...] = Field((), description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.")
     floor: float = Field(-0.01, description="Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute.")
+    margin: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Accuracy that a search keeps above the floor, as the final gate is not sure to the last image: 0.001 where the floor is as tight as -0.0025.",
+    )
     front: tuple[float, ...] = Field((), description="Prune for several floors in the place of one and compare them all, e.g. -0.005,-0.01,-0.02.")
     top: int = Field(1, ge=1, description="An image counts as right where its label is among so many most likely classes, e.g. 5.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the final gate: how sure it is that a network which passes holds the floor.")

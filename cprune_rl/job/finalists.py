@@ -126,6 +126,8 @@ def finish(result: SearchResult, gate: Gate, reporter: Reporter, finished: Seque
     n_finetuned = len(judged)
     if at == 0:
         holds(at)
+        if n_finetuned:
+            reporter.say("    the gate refused whatever was tried: a --margin has the search keep some accuracy above the floor, --finetune-steps loses less")
     kept = Finalist(result.method, rungs[at].plan, *judged[at], n_finetuned)
     latency_s = {a.plan: a.latency_s for a in result.accepted}
     also = [f for f in finished if f.verdict.passed and latency_s.get(f.plan, math.inf) < rungs[at].latency_s]
