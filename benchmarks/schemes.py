@@ -274,8 +274,8 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
         for at, kind in enumerate(kinds):
             points = [(d, row["speedup_over_dense"][f"{kind}, {d:g}"]) for d in DENSITIES if f"{kind}, {d:g}" in row["speedup_over_dense"]]
             if points:
-                style = {"narrower": "k-", "torch sparse": "k:"}.get(kind, "-" if kind.startswith("block") else "--" if kind.startswith("kernel") else "-.")
-                axes.plot([d for d, _ in points], [s[0] for _, s in points], style, marker="o", ms=3, label=kind, color=None if style[0] == "k" else f"C{at}")
+                line = {"torch sparse": ":", "pattern, block of 4": "-."}.get(kind, "--" if kind.startswith("kernel") else "-")
+                axes.plot([d for d, _ in points], [s[0] for _, s in points], line, marker="o", ms=3, label=kind, color="k" if kind in ("narrower", "torch sparse") else f"C{at}")
         axes.axhline(1.0, color="#a0a4ab", lw=1)
         axes.set(xscale="log", yscale="log", xlabel="density", title=f"{row['layer']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}")
         axes.title.set_fontsize(9)
