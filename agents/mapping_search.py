@@ -89,11 +89,11 @@ class ChannelsThenSchemes:
             meter.record(replace(step, accepted=step.accepted or holds))
 
         first, _ = search_within(self.channels, problem, budget.part(self.share), note)
-        if not meter.is_spent:
-            kept = problem.dense_accuracy - self.share * (problem.dense_accuracy - problem.floor)
-            start = min((a for a in first.accepted if a.accuracy >= kept), key=lambda a: a.latency_s, default=first.accepted[0])
-            starts = dict.fromkeys((first.accepted[0].plan, start.plan))
-            for n_done, plan in enumerate(starts):
+        kept = problem.dense_accuracy - self.share * (problem.dense_accuracy - problem.floor)
+        start = min((a for a in first.accepted if a.accuracy >= kept), key=lambda a: a.latency_s, default=first.accepted[0])
+        starts = dict.fromkeys((first.accepted[0].plan, start.plan))
+        for n_done, plan in enumerate(starts):
+            if not meter.is_spent:
                 self.schemes.search(replace(problem, start=plan), meter.left.part(1 / (len(starts) - n_done)), note)
         if self.surrogate is not None and problem.network.blocked_layers and not meter.is_spent:
             SurrogateSearch(self.surrogate, _both).refine(problem, meter)

@@ -91,6 +91,7 @@ def test_a_fresh_process_agrees_with_every_claim(finished: Path, home: Path) -> 
     command = [sys.executable, "-m", "cprune_rl.cli", "validate", str(finished)]
     checked = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(home), timeout=200)
     assert failed(checked) == []
+    assert checked.returncode == ("FAIL" in checked.stderr)
     assert "measured now" in checked.stderr
 
 
