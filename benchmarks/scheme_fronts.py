@@ -40,6 +40,7 @@ _COLUMNS = (
 _HEAD = """# Channels against blocks, kernels and patterns: finished networks
 
 Made by `benchmarks/scheme_fronts.py` of the runs named below; each is one run with one seed, its networks were timed in turns in one session.
+A device is a processor and what its programs are compiled for: `haswell` has AVX2, `znver4` AVX-512 too.
 The floor is relative to the dense network and was shown to hold, with 95 % confidence, on images of its own; accuracies here are of test
 images that nothing was decided by, and what a network gained is paired with the dense one on the same images. "Over channels" is how many
 times as fast a network is as the agent's for the same floor, a ratio of medians; "over channels at this latency" is what it gained less what the
@@ -85,7 +86,7 @@ def rows_of(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         over = "" if is_dense or p["floor"] not in channels or p["method"] == "agent" else f"{channels[p['floor']] / p['shown_ms']:.2f}"
         yield (
             found["network"],
-            f"{device['cpu']}, {device['threads']} thread{'s' if device['threads'] != '1' else ''}",
+            f"{device['cpu']} as {device['mcpu']}, {device['threads']} thread{'s' if device['threads'] != '1' else ''}",
             "" if is_dense else f"{100 * p['floor']:+g}",
             _TITLES.get(p["method"], p["method"]),
             f"{p['shown_ms']:.3f}",

@@ -165,5 +165,5 @@ def test_fronts_of_schemes_are_set_beside_channels_at_the_same_floor_and_latency
     assert [row["over channels at this latency, points"] for row in rows] == ["", "", "", "", "+0.40"], "half way between the two of channels; nothing beyond them"
     assert [row["floor, points"] for row in rows] == ["", "-1", "-2", "-1", "-1"]
     assert [row["layers with a scheme"] for row in rows] == ["", "0", "0", "1", "1"]
-    assert {row["device"] for row in rows} == {"A, 2 threads"}
+    assert {row["device"] for row in rows} == {"A as b, 2 threads"}
     assert fronts.page([found]).count("\n| toy |") == 5
