@@ -1,6 +1,10 @@
 """Backing off: from the plans a search accepted to the one that holds after fine-tuning."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +15,9 @@ from torch import nn
 from cprune_rl.accuracy.gate import Verdict
 from cprune_rl.agents.back_off import back_off, ladder, most_asked
 from cprune_rl.agents.searcher import AcceptedPlan, SearchResult
-from cprune_rl.job.finalists import finish
+from cprune_rl.intervals import Interval
+from cprune_rl.job.bench import Comparison, FinishedNetwork
+from cprune_rl.job.finalists import Finalist, fastest, finish, timed_side_by_side
 from cprune_rl.job.progress import Reporter
 from cprune_rl.network import Plan
 
@@ -125,3 +131,52 @@ def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
     kept = finish(fewer, gate, Reporter(), [first])
     assert gate.n_looks == most + 1, "its network was looked at once more"
     assert kept.plan == Plan((98,))
+
+
+def side_by_side(noise_floor: float, **latency_ms: float) -> Comparison:
+    return Comparison({}, {}, {name: Interval(value, value, value) for name, value in latency_ms.items()}, noise_floor)
+
+
+def two_searches() -> tuple[Finalist, Finalist]:
+    """A search that kept a plan, and one that accepted it too and by the estimate has a faster one."""
+    first = finish(search(5), WidthGate(0), Reporter())
+    longer = finish(search(8), WidthGate(0), Reporter(), [first])
+    assert (first.plan, longer.plan) == (Plan((96,)), Plan((93,)))
+    assert [f.plan for f in longer.alternatives] == [first.plan], "slower by the estimate, but the device has not spoken yet"
+    assert [f.method for f in longer.alternatives] == [longer.method]
+    return first, longer
+
+
+def test_of_the_networks_that_hold_the_one_that_is_fastest_on_the_device_is_kept() -> None:
+    first, longer = two_searches()
+    finalists = {"first": first, "longer": longer}
+    kept = fastest(finalists, side_by_side(0.01, first=1.0, longer=1.05))
+    assert kept["longer"].plan == first.plan
+    assert kept["first"] is first, "it did not accept the other one's plan"
+    assert fastest(finalists, side_by_side(0.10, first=1.0, longer=1.05)) == finalists, "within the noise floor nothing is faster"
+    assert fastest(finalists, side_by_side(0.01, first=1.0, longer=0.95)) == finalists
+    assert fastest(finalists, Comparison({}, {})) == finalists, "without a device the estimate decides"
+
+
+def test_an_alternative_has_to_hold_the_floor() -> None:
+    found, narrow = search(5), finish(search(5), WidthGate(0), Reporter())
+    assert finish(found, WidthGate(98), Reporter(), [narrow]).alternatives == ()
+
+
+@pytest.mark.parametrize(("longer_ms", "n_timed", "kept"), [(1.2, 2, 96), (0.9, 1, 93)])
+def test_what_was_chosen_by_a_timing_is_timed_again(longer_ms: float, n_timed: int, kept: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    timed: list[dict[str, int]] = []
+
+    class ToyLab:
+        def compare(self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter) -> Comparison:
+            timed.append({name: n.plan.widths[0] for name, n in networks.items()})
+            return side_by_side(0.01, dense=2.0, first=1.0, longer=longer_ms)
+
+    first, longer = two_searches()
+    bench: Any = SimpleNamespace(lab=ToyLab(), network=SimpleNamespace(dense=Plan((100,))), model=nn.Linear(1, 1))
+    chosen, networks, comparison = timed_side_by_side(bench, {"first": first, "longer": longer}, tmp_path, Reporter())
+    assert len(timed) == n_timed
+    assert timed[-1] == {"dense": 100, "first": 96, "longer": kept}
+    assert chosen["longer"].plan == networks["longer"].plan == Plan((kept,))
+    assert comparison.latency_ms["first"].value == 1.0
+    assert ("longer accepted too" in capfd.readouterr().err.replace("\n", " ")) == (n_timed == 2)

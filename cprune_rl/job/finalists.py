@@ -1,10 +1,11 @@
-"""From accepted plans to a finished network: fine-tune, final gate, back off, compile."""
+"""From accepted plans to a finished network: fine-tune, final gate, back off, compile, and the device's word on which is fastest."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from cprune_rl.accuracy.training import evaluate, recalibrate, right_answers
 from cprune_rl.agents.back_off import back_off, ladder, most_asked
 from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.job.bench import Workbench
+from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
 from cprune_rl.job.networks import trained
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.subject import TIGHTENING, tightening
@@ -24,7 +25,7 @@ from cprune_rl.network import Plan
 from cprune_rl.pruning.blocks import settled
 from cprune_rl.pruning.weights import network_hash
 
-__all__ = ["FinalGate", "Finalist", "finish"]
+__all__ = ["FinalGate", "Finalist", "fastest", "finish", "timed_side_by_side"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Finalist:
         model: fine-tuned.
         verdict: of the final gate.
         n_finetuned: plans that were fine-tuned in full until one held.
+        alternatives: networks of other searches that are this one's too: it accepted their plans, and they hold its floor.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Finalist:
     model: nn.Module
     verdict: Verdict
     n_finetuned: int
+    alternatives: tuple[Finalist, ...] = ()
 
 
 class Gate(Protocol):
@@ -109,7 +112,7 @@ def finish(result: SearchResult, gate: Gate, reporter: Reporter, finished: Seque
         gate: the final gate.
         reporter: told what is going on.
         finished: networks of other searches for the same floor. A plan among them that this search accepted as well is its own: so a search
-            that includes another one's plans ends no slower, by the estimate, whatever rungs are tried.
+            that includes another one's plans ends no slower, whatever rungs are tried; by the estimate here, on the device by `fastest`.
     """
     rungs = ladder(result.accepted)
     judged: dict[int, tuple[nn.Module, Verdict]] = {}
@@ -128,11 +131,60 @@ def finish(result: SearchResult, gate: Gate, reporter: Reporter, finished: Seque
         holds(at)
         if n_finetuned:
             reporter.say("    the gate refused whatever was tried: a --margin has the search keep some accuracy above the floor, --finetune-steps loses less")
-    kept = Finalist(result.method, rungs[at].plan, *judged[at], n_finetuned)
+    own = Finalist(result.method, rungs[at].plan, *judged[at], n_finetuned)
     latency_s = {a.plan: a.latency_s for a in result.accepted}
-    also = [f for f in finished if f.verdict.passed and latency_s.get(f.plan, math.inf) < rungs[at].latency_s]
-    for finalist in sorted(also, key=lambda f: latency_s[f.plan]):
-        verdict = gate.judge(finalist.model, most_asked(len(rungs)) + len(also))  # these are further looks of this search
-        if verdict.passed:
-            return replace(finalist, method=result.method, verdict=verdict, n_finetuned=n_finetuned)
-    return kept
+    also = [f for f in finished if f.verdict.passed and f.plan in latency_s and f.plan != own.plan]
+    verdicts = [gate.judge(f.model, most_asked(len(rungs)) + len(also)) for f in also]  # these are further looks of this search
+    holding = [own, *(Finalist(result.method, f.plan, f.model, verdict, n_finetuned) for f, verdict in zip(also, verdicts, strict=True) if verdict.passed)]
+    first, *others = sorted(holding, key=lambda f: latency_s[f.plan])
+    return replace(first, alternatives=tuple(others))
+
+
+def fastest(finalists: Mapping[str, Finalist], comparison: Comparison) -> dict[str, Finalist]:
+    """Each search's finalist, or the alternative that was timed faster by more than the noise floor.
+
+    An estimate adds up tasks that were timed one by one; the gate leaves plans whose estimates may be closer than its error.
+
+    Args:
+        finalists: by name.
+        comparison: of their networks.
+    """
+    timed_ms: dict[Plan, float] = {}
+    for name, finalist in finalists.items():
+        if name in comparison.latency_ms:
+            timed_ms[finalist.plan] = min(comparison.latency_ms[name].value, timed_ms.get(finalist.plan, math.inf))
+    chosen = {}
+    for name, finalist in finalists.items():
+        known = [f for f in (finalist, *finalist.alternatives) if f.plan in timed_ms]
+        best = min(known, key=lambda f: timed_ms[f.plan], default=finalist)
+        is_faster = best is not finalist and timed_ms[finalist.plan] > timed_ms[best.plan] * (1 + (comparison.noise_floor or 0.0))
+        chosen[name] = replace(best, alternatives=()) if is_faster else finalist
+    return chosen
+
+
+def timed_side_by_side(bench: Workbench, finalists: Mapping[str, Finalist], folder: Path, reporter: Reporter) -> tuple[dict[str, Finalist], dict[str, FinishedNetwork], Comparison]:
+    """Compares the finished networks with the dense one; where that has a search take another network of its own, all are timed anew.
+
+    The second timing is the one that counts: what was chosen for being fast in the first would look too fast in it.
+
+    Args:
+        bench: the run's parts.
+        finalists: by name.
+        folder: where the networks are built.
+        reporter: told what is going on.
+
+    Returns:
+        The finalists, all networks, the dense one first, and how fast they are; by name.
+    """
+
+    def compare(of: Mapping[str, Finalist]) -> tuple[dict[str, FinishedNetwork], Comparison]:
+        networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, f in of.items()}}
+        return networks, bench.lab.compare(networks, folder, reporter)
+
+    networks, comparison = compare(finalists)
+    chosen = fastest(finalists, comparison)
+    changed = [name for name, finalist in chosen.items() if finalist.plan != finalists[name].plan]
+    if changed:
+        reporter.say(f"    On the device a network of another search, which {' and '.join(changed)} accepted too, is faster: it is taken, and all are timed again")
+        networks, comparison = compare(chosen)
+    return chosen, networks, comparison

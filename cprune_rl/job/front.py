@@ -19,7 +19,7 @@ from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.intervals import accuracy_interval
 from cprune_rl.job.assemble import open_workbench
 from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
-from cprune_rl.job.finalists import FinalGate, Finalist, finish
+from cprune_rl.job.finalists import FinalGate, Finalist, finish, timed_side_by_side
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.progress import Reporter
 from cprune_rl.job.run import methods_of_run, record_problem
@@ -102,14 +102,11 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
             others = [f for f, of in zip(finalists, searches, strict=False) if of.floor == s.floor]
             finalists.append(finish(s.found, FinalGate(benches[s.floor]), reporter, others))
         names = [s.name if len(methods) > 1 else f"{s.floor:+g}" for s in searches]
-        networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{name: FinishedNetwork(f.plan, f.model) for name, f in zip(names, finalists, strict=True)}}
-        comparison = bench.lab.compare(networks, folder.path, reporter)
+        chosen, networks, comparison = timed_side_by_side(bench, dict(zip(names, finalists, strict=True)), folder.path, reporter)
         for name, network in networks.items():
             _write_network(bench, folder.path / _folder_of(name), name, network, comparison)
         points = [_point(bench, comparison, "dense", networks["dense"], ("dense", None), {}, {})]
-        points += [
-            _point(bench, comparison, name, networks[name], (s.method, s.floor), vars(f.verdict), s.found.cost) for name, s, f in zip(names, searches, finalists, strict=True)
-        ]
+        points += [_point(bench, comparison, name, networks[name], (s.method, s.floor), vars(chosen[name].verdict), s.found.cost) for name, s in zip(names, searches, strict=True)]
         record_problem(bench, folder, [f"search_{s.name}.json" for s in searches])
     folder.write_json("front.json", {"latency_source": bench.lab.latency_source, "points": [dataclasses.asdict(p) for p in points]})
     folder.file("front.png").write_bytes(plot_front(points))

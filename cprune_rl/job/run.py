@@ -20,7 +20,7 @@ from cprune_rl.job import searching
 from cprune_rl.job.assemble import open_workbench
 from cprune_rl.job.bench import Comparison, FinishedNetwork, Workbench
 from cprune_rl.job.config import RunConfig
-from cprune_rl.job.finalists import FinalGate, Finalist, finish
+from cprune_rl.job.finalists import FinalGate, Finalist, finish, timed_side_by_side
 from cprune_rl.job.folder import RunFolder
 from cprune_rl.job.progress import Reporter
 from cprune_rl.pruning.export import export_torch
@@ -55,8 +55,8 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
         finalists: list[Finalist] = []
         for search in searches:
             finalists.append(finish(search, gate, reporter, finalists))
-        networks = {"dense": FinishedNetwork(bench.network.dense, bench.model), **{f.method: FinishedNetwork(f.plan, f.model) for f in finalists}}
-        comparison = bench.lab.compare(networks, folder.path, reporter)
+        chosen, networks, comparison = timed_side_by_side(bench, {f.method: f for f in finalists}, folder.path, reporter)
+        finalists = list(chosen.values())
         result = _result(bench, folder, searches, finalists, networks, comparison, {**reporter.stages_s, "all": round(time.time() - folder.started, 1)})
         _write_network(bench, folder, finalists[-1], comparison)
         record_problem(bench, folder, [f"search_{m}.json" for m in methods_of_run(config)])
