@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -44,6 +44,7 @@ def search(n_plans: int) -> SearchResult:
     return SearchResult("toy", tuple(AcceptedPlan(Plan((100 - i,)), 1.0 - i / 100, 0.9 - i / 1000) for i in range(n_plans)), (), {})
 
 
+@settings(deadline=None)  # the first network of a process takes long
 @given(st.integers(1, 40), st.integers(0, 45))
 def test_the_fastest_plan_that_holds_is_found_in_few_looks(n_plans: int, n_holding: int) -> None:
     gate = WidthGate(100 - n_holding)
