@@ -143,7 +143,7 @@ def finish(result: SearchResult, gate: Gate, reporter: Reporter, finished: Seque
 def fastest(finalists: Mapping[str, Finalist], comparison: Comparison) -> dict[str, Finalist]:
     """Each search's finalist, or the alternative that was timed faster by more than the noise floor.
 
-    An estimate adds up tasks that were timed one by one; the gate leaves plans whose estimates may be closer than its error.
+    An estimate adds up tasks that were timed one by one, so it may order two plans otherwise than the whole networks' times do.
 
     Args:
         finalists: by name.
@@ -158,7 +158,7 @@ def fastest(finalists: Mapping[str, Finalist], comparison: Comparison) -> dict[s
         known = [f for f in (finalist, *finalist.alternatives) if f.plan in timed_ms]
         best = min(known, key=lambda f: timed_ms[f.plan], default=finalist)
         is_faster = best is not finalist and timed_ms[finalist.plan] > timed_ms[best.plan] * (1 + (comparison.noise_floor or 0.0))
-        chosen[name] = replace(best, alternatives=()) if is_faster else finalist
+        chosen[name] = best if is_faster else finalist
     return chosen
 
 
