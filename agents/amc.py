@@ -1,9 +1,16 @@
-"""AMC (He et al., ECCV 2018): an agent walks the network layer by layer and says how much of each to keep; DDPG, a true look at the end.
+"""AMC (He et al., ECCV 2018):
 
-Layers are coupled groups, in the order of execution. The reward is the accuracy-guaranteed one, with the device's latency in the place of
-FLOPs: the log speed-up of a plan that holds the floor, else by how much it misses it. As published: 300-wide networks of two layers,
-batches of 64 from the last 2,000 steps, exploration by a truncated normal. Other than published: 200 episodes, 30 of them at random, instead of
-400 and 100; the deviation of 0.5 decays by 0.98 each episode instead of 0.95, which found faster plans; no moving average is subtracted from rewards.
+an agent walks the network layer by layer and says how much of each to keep; DDPG, a true look at
+the end.
+
+Layers are coupled groups, in the order of execution. The reward is the accuracy-guaranteed one,
+with the device's latency in the place of
+FLOPs: the log speed-up of a plan that holds the floor, else by how much it misses it. As published:
+    300-wide networks of two layers,
+batches of 64 from the last 2,000 steps, exploration by a truncated normal. Other than published:
+200 episodes, 30 of them at random, instead of
+400 and 100; the deviation of 0.5 decays by 0.98 each episode instead of 0.95, which found faster
+plans; no moving average is subtracted from rewards.
 """
 
 from __future__ import annotations
@@ -68,8 +75,13 @@ class AMC:
     def __init__(self, settings: AMCSettings | None = None) -> None:
         self._settings = settings or AMCSettings()
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
-        """Trains an agent on the problem alone; what it looked at on the way is the answer (see `searcher.Searcher`)."""
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
+        """Trains an agent on the problem alone;
+
+        what it looked at on the way is the answer (see `searcher.Searcher`).
+        """
         looks, settings = Looks(problem, budget, on_step), self._settings
         n_groups = len(problem.network.groups)
         if n_groups and math.isfinite(looks.dense_s) and not looks.meter.is_spent:
@@ -82,7 +94,9 @@ class AMC:
                 batch_size=64,
                 tau=0.01,
                 gamma=1.0,
-                n_steps=n_groups,  # so that every step of an episode learns from its reward at once, as the authors' code has it
+                # so that every step of an episode learns from its reward at once, as the authors'
+                # code has it
+                n_steps=n_groups,
                 train_freq=(1, "episode"),
                 gradient_steps=-1,
                 policy_kwargs={"net_arch": [settings.width, settings.width]},
@@ -99,16 +113,24 @@ class _Explorer(DDPG):
 
     settings = AMCSettings()
 
-    def _update_learning_rate(self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer) -> None:
+    def _update_learning_rate(
+        self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
+    ) -> None:
         super()._update_learning_rate(optimizers)
         for group in self.actor.optimizer.param_groups:
             group["lr"] *= self.settings.actor_share
 
-    def _sample_action(self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         if self.num_timesteps < learning_starts:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         meant = self.policy.scale_action(self.predict(self._last_obs, deterministic=True)[0])  # type: ignore[arg-type]  # there is one
-        sigma = 2 * self.settings.sigma * self.settings.decay ** max(self._episode_num - self.settings.random_episodes, 0)  # scaled actions are in [-1, 1]
+        sigma = (
+            2
+            * self.settings.sigma
+            * self.settings.decay ** max(self._episode_num - self.settings.random_episodes, 0)
+        )  # scaled actions are in [-1, 1]
         tried = np.random.normal(meant, sigma)  # as SB3 itself does: it seeds this generator
         while (outside := np.abs(tried) > 1).any():
             tried = np.where(outside, np.random.normal(meant, sigma), tried)
@@ -119,22 +141,34 @@ class _LayerByLayer(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """One group a step; the plan is looked at when every group has its width."""
 
     def __init__(self, looks: Looks) -> None:
-        self.action_space = Box(0.0, 1.0, (1,), np.float32)  # from the narrowest width to the dense one
+        self.action_space = Box(
+            0.0, 1.0, (1,), np.float32
+        )  # from the narrowest width to the dense one
         self.observation_space = Box(-10.0, 10.0, (_N_FEATURES,), np.float32)
         self._looks = looks
         network = looks.problem.network
         n_subgraphs = len(network.subgraphs)
-        self._writers = [next((s for s, written in enumerate(network.written_groups) if g in written), n_subgraphs - 1) for g in range(len(network.groups))]
+        self._writers = [
+            next(
+                (s for s, written in enumerate(network.written_groups) if g in written),
+                n_subgraphs - 1,
+            )
+            for g in range(len(network.groups))
+        ]
         self._order = sorted(range(len(network.groups)), key=lambda g: self._writers[g])
         self._plan, self._at, self._action = network.dense, 0, 1.0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Starts from the dense network."""
         super().reset(seed=seed)
         self._plan, self._at, self._action = self._looks.problem.network.dense, 0, 1.0
         return self._observe(), {}
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Gives the next group its width."""
         group, self._action = self._order[self._at], float(action[0])
         widths = self._looks.widths[group]
@@ -150,17 +184,26 @@ class _LayerByLayer(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if step.accuracy is None:
             return _LEAST_REWARD
         if not step.accepted:
-            return max((step.accuracy - looks.problem.floor) / max(looks.slack, _LEAST_SLACK), _LEAST_REWARD)
+            return max(
+                (step.accuracy - looks.problem.floor) / max(looks.slack, _LEAST_SLACK),
+                _LEAST_REWARD,
+            )
         return math.log(looks.dense_s / step.latency_s)
 
     def _observe(self) -> NDArray[np.float32]:
-        """What AMC's state says of a layer: which it is, its shape, its share of the cost, what is gone already, what is still to come, the last action."""
+        """What AMC's state says of a layer:
+
+        which it is, its shape, its share of the cost, what is gone already, what is still to come,
+        the last action.
+        """
         looks, network = self._looks, self._looks.problem.network
         group = self._order[min(self._at, len(self._order) - 1)]
         half = network.dense.with_width(group, max(network.groups[group].channels // 2, 1))
         operator = network.subgraphs[self._writers[group]].template.operator
         slack = max(looks.slack, _LEAST_SLACK)
-        costs = np.array([c.latency_s for c in looks.problem.latency.predict(network.workloads(self._plan))])
+        costs = np.array(
+            [c.latency_s for c in looks.problem.latency.predict(network.workloads(self._plan))]
+        )
         shares = costs / looks.dense_s
         to_come = sorted({s for g in self._order[self._at :] for s in network.shaped_by((g,))})
         features = [
@@ -177,4 +220,7 @@ class _LayerByLayer(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             1 - looks.predicted_loss(self._plan) / slack,
             self._action,
         ]
-        return np.asarray(np.clip(np.nan_to_num(features, nan=10.0, posinf=10.0, neginf=-10.0), -10.0, 10.0), np.float32)
+        return np.asarray(
+            np.clip(np.nan_to_num(features, nan=10.0, posinf=10.0, neginf=-10.0), -10.0, 10.0),
+            np.float32,
+        )

@@ -1,4 +1,7 @@
-"""From a search's accepted plans to the one that is kept: a fast one that truly holds, found by bisection with few full fine-tunes."""
+"""From a search's accepted plans to the one that is kept:
+
+a fast one that truly holds, found by bisection with few full fine-tunes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ __all__ = ["back_off", "ladder", "most_asked"]
 
 
 def ladder(accepted: Sequence[AcceptedPlan]) -> list[AcceptedPlan]:
-    """Accepted plans from the dense one to the fastest, each of them the most accurate among those as fast.
+    """Accepted plans from the dense one to the fastest, each of them the most accurate among those
+    as fast.
 
     Args:
         accepted: the dense plan first.
@@ -34,7 +38,9 @@ def most_asked(n_rungs: int) -> int:
 
 
 def back_off(rungs: Sequence[AcceptedPlan], holds: Callable[[int], bool]) -> int:
-    """The rung to keep: the fastest is tried first; where it fails, bisection towards the dense plan, which always holds.
+    """The rung to keep: the fastest is tried first;
+
+    where it fails, bisection towards the dense plan, which always holds.
 
     Args:
         rungs: see `ladder`.

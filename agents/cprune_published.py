@@ -1,14 +1,24 @@
-"""CPrune as its authors coded it (Kim et al., ECCV 2022; their `c_pruner.py`), its cost counted by their protocol.
+"""CPrune as its authors coded it (Kim et al., ECCV 2022;
 
-Tasks are walked in the order of their time, the slowest first. The layers of each are narrowed by its program's step, added to what they
-were narrowed by before, accepted or not; past a cap they are left alone. A candidate that is not faster than `beta` times the
-current latency leaves the walk at the next task, and the task one step further the next time; one that loses more than
-`alpha` allows is banned. An accepted candidate starts the walk anew. As coded: a step is the largest that a producer of the group asks
-for, which breaks the tilings of the others (`greedy` takes the least common multiple), and every task of every candidate is
-tuned anew, by 70 trials each. Here the source tunes a task once, and better; the trials that the protocol would make are charged.
+their `c_pruner.py`), its cost counted by their protocol.
 
-The code ends in a KeyError where a walk accepts nothing; here it ends with what it has. It goes on while the last accepted plan keeps
-the floor by a margin of `alpha`; a plan below the floor, which it would export, is not an answer here.
+Tasks are walked in the order of their time, the slowest first. The layers of each are narrowed by
+its program's step, added to what they
+were narrowed by before, accepted or not; past a cap they are left alone. A candidate that is not
+faster than `beta` times the
+current latency leaves the walk at the next task, and the task one step further the next time; one
+that loses more than
+`alpha` allows is banned. An accepted candidate starts the walk anew. As coded: a step is the
+largest that a producer of the group asks
+for, which breaks the tilings of the others (`greedy` takes the least common multiple), and every
+task of every candidate is
+tuned anew, by 70 trials each. Here the source tunes a task once, and better; the trials that the
+protocol would make are charged.
+
+The code ends in a KeyError where a walk accepts nothing; here it ends with what it has. It goes on
+while the last accepted plan keeps
+the floor by a margin of `alpha`; a plan below the floor, which it would export, is not an answer
+here.
 """
 
 from __future__ import annotations
@@ -39,7 +49,9 @@ class PublishedCPrune:
     def __init__(self, alpha: float = 0.995, beta: float = 0.99, cap: float = 0.8) -> None:
         self._alpha, self._beta, self._cap = alpha, beta, cap
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
         """Walks again and again until a walk accepts nothing (see `searcher.Searcher`)."""
         meter = Meter(problem, budget, on_step)
         dense = problem.network.dense
@@ -51,7 +63,10 @@ class PublishedCPrune:
             step = walk.accepted(table, accuracy)
             if step is None or step.accuracy is None:
                 break
-            table, accuracy = SubgraphTable.build(problem.network, step.plan, problem.latency.measure(step.plan)), step.accuracy
+            table, accuracy = (
+                SubgraphTable.build(problem.network, step.plan, problem.latency.measure(step.plan)),
+                step.accuracy,
+            )
         return meter.result(self.name)
 
 
@@ -59,11 +74,20 @@ class _Walk:
     """How far each layer was narrowed, accepted or not, and what may follow.
 
     Attributes:
-        is_over: whether a candidate was good enough for `alpha` and not for the floor: there the code ends.
+        is_over: whether a candidate was good enough for `alpha` and not for the floor: there the
+            code ends.
     """
 
-    def __init__(self, problem: Problem, meter: Meter, alpha: float, beta: float, cap: float) -> None:
-        self._problem, self._meter, self._alpha, self._beta, self._cap = problem, meter, alpha, beta, cap
+    def __init__(
+        self, problem: Problem, meter: Meter, alpha: float, beta: float, cap: float
+    ) -> None:
+        self._problem, self._meter, self._alpha, self._beta, self._cap = (
+            problem,
+            meter,
+            alpha,
+            beta,
+            cap,
+        )
         self._shares = [0.0] * len(problem.network.subgraphs)
         self.is_over = False
 
@@ -93,14 +117,23 @@ class _Walk:
         before = problem.latency.spending.fresh_trials
         latency = math.fsum(c.latency_s for c in problem.latency.measure(plan))
         made = problem.latency.spending.fresh_trials - before
-        meter.charge(max(_TRIALS_A_TASK * len({w.key for w in problem.network.workloads(plan)}) - made, 0))
+        meter.charge(
+            max(_TRIALS_A_TASK * len({w.key for w in problem.network.workloads(plan)}) - made, 0)
+        )
         what = problem.network.subgraphs[row.subgraphs[0]].name
         if not math.isfinite(latency) or latency > self._beta * table.latency_s or meter.is_spent:
             step = SearchStep(plan, what, latency, None, False)
         else:
             tried = problem.oracle.accuracy(plan)
             self.is_over = self._alpha * accuracy <= tried.value < problem.floor
-            step = SearchStep(plan, what, latency, tried.value, tried.value >= max(self._alpha * accuracy, problem.floor), standard_error=tried.standard_error)
+            step = SearchStep(
+                plan,
+                what,
+                latency,
+                tried.value,
+                tried.value >= max(self._alpha * accuracy, problem.floor),
+                standard_error=tried.standard_error,
+            )
         meter.record(step)
         return step
 
@@ -110,12 +143,16 @@ class _Walk:
         for at in row.subgraphs:
             for g in network.written_groups[at]:
                 group = network.groups[g]
-                widths[g] = min(widths[g], max(round(group.channels * (1 - self._shares[at])), group.minimum))
+                widths[g] = min(
+                    widths[g], max(round(group.channels * (1 - self._shares[at])), group.minimum)
+                )
         return Plan(tuple(widths), table.plan.schemes)
 
 
 def _published_steps(table: SubgraphTable) -> list[int]:
-    """Of each group, the largest number of channels that one of its producers' programs keeps together."""
+    """Of each group, the largest number of channels that one of its producers' programs keeps
+    together.
+    """
     steps = [1] * len(table.plan.widths)
     for row in table.rows:
         if row.tile_factors:

@@ -1,6 +1,9 @@
-"""DQN with masks behind the row-shared network (Mnih et al., 2015): values of actions in the place of logits.
+"""DQN with masks behind the row-shared network (Mnih et al., 2015):
 
-The mask is read off the observation, which says of each action whether it is legal; so stable-baselines3's own update,
+values of actions in the place of logits.
+
+The mask is read off the observation, which says of each action whether it is legal; so
+stable-baselines3's own update,
 which knows nothing of masks, never takes the value of an illegal action for a target.
 """
 
@@ -27,7 +30,10 @@ _WIDTH = 64
 
 
 class RowQNetwork(QNetwork):
-    """The value of each action: the row-shared encoder and head, illegal actions worth nothing ever."""
+    """The value of each action:
+
+    the row-shared encoder and head, illegal actions worth nothing ever.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -58,19 +64,35 @@ class RowQPolicy(DQNPolicy):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         encoder = {"n_changes": _n_changes(args[0], args[1]), "width": _WIDTH}
-        super().__init__(*args, **{**options, "net_arch": [], "features_extractor_class": RowEncoder, "features_extractor_kwargs": encoder})
+        super().__init__(
+            *args,
+            **{
+                **options,
+                "net_arch": [],
+                "features_extractor_class": RowEncoder,
+                "features_extractor_kwargs": encoder,
+            },
+        )
 
     def make_q_net(self) -> RowQNetwork:
         """See `DQNPolicy`."""
-        return RowQNetwork(**self._update_features_extractor(self.net_args, features_extractor=None)).to(self.device)
+        return RowQNetwork(
+            **self._update_features_extractor(self.net_args, features_extractor=None)
+        ).to(self.device)
 
     def begin_with(self, policy: RowPolicy) -> None:
-        """Takes over what a policy knows of tables; its head gives logits, not values, so it starts anew."""
+        """Takes over what a policy knows of tables;
+
+        its head gives logits, not values, so it starts anew.
+        """
         for net in (self.q_net, self.q_net_target):
             net.features_extractor.load_state_dict(policy.features_extractor.state_dict())
 
     def as_row_policy(self) -> RowPolicy:
-        """The same choices by a policy as every other part knows it; its value of a table is not trained."""
+        """The same choices by a policy as every other part knows it;
+
+        its value of a table is not trained.
+        """
         policy = RowPolicy(self.observation_space, self.action_space, lambda _: 0.0, width=_WIDTH)  # type: ignore[arg-type]  # their kinds are known
         policy.features_extractor.load_state_dict(self.q_net.features_extractor.state_dict())
         policy.action_net.load_state_dict(self.q_net.q_net.state_dict())
@@ -83,11 +105,15 @@ class RowQPolicy(DQNPolicy):
 class MaskedDQN(DQN):
     """DQN that explores among legal actions only."""
 
-    def _sample_action(self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         assert self.env is not None
         actions = np.array(self.predict(self._last_obs, deterministic=True)[0])  # type: ignore[arg-type]  # there is one
         masks = np.stack(self.env.env_method("action_masks"))
         rate = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
-        for at in np.flatnonzero(np.random.random(n_envs) < rate):  # as SB3 itself does: it seeds this generator
+        for at in np.flatnonzero(
+            np.random.random(n_envs) < rate
+        ):  # as SB3 itself does: it seeds this generator
             actions[at] = np.random.choice(np.flatnonzero(masks[at]))
         return actions, actions

@@ -1,6 +1,9 @@
-"""Regularised evolution (Real et al., AAAI 2019) of plans: tournaments, mutations, crossovers, the oldest dies.
+"""Regularised evolution (Real et al., AAAI 2019) of plans:
 
-Every plan is measured and its accuracy asked for: a population needs to know how good its slower and its failing members are.
+tournaments, mutations, crossovers, the oldest dies.
+
+Every plan is measured and its accuracy asked for: a population needs to know how good its slower
+and its failing members are.
 """
 
 from __future__ import annotations
@@ -31,10 +34,19 @@ class Evolution:
 
     name = "evolution"
 
-    def __init__(self, population: int = 24, tournament: int = 6, n_looks: int = 200, seed: int = 0) -> None:
-        self._population, self._tournament, self._n_looks, self._seed = population, tournament, n_looks, seed
+    def __init__(
+        self, population: int = 24, tournament: int = 6, n_looks: int = 200, seed: int = 0
+    ) -> None:
+        self._population, self._tournament, self._n_looks, self._seed = (
+            population,
+            tournament,
+            n_looks,
+            seed,
+        )
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
         """Draws a population and lets it evolve."""
         looks, rng = Looks(problem, budget, on_step), np.random.default_rng(self._seed)
         alive: deque[SearchStep] = deque(maxlen=self._population)
@@ -42,21 +54,42 @@ class Evolution:
             if looks.meter.is_spent:
                 break
             if number < self._population:
-                child, what = towards(looks, random_direction(looks, 0.4, rng), looks.slack * rng.uniform(0.3, 1.2)), "first generation"
+                child, what = (
+                    towards(
+                        looks,
+                        random_direction(looks, 0.4, rng),
+                        looks.slack * rng.uniform(0.3, 1.2),
+                    ),
+                    "first generation",
+                )
             else:
                 child, what = self._child(looks, alive, rng), "child"
             alive.append(looks.take(child, f"{what} {number + 1}"))
         return looks.meter.result(self.name)
 
     def _child(self, looks: Looks, alive: Sequence[SearchStep], rng: np.random.Generator) -> Plan:
-        """Of the best of a tournament, crossed with another's in half of the cases, and mutated: one to three groups."""
+        """Of the best of a tournament, crossed with another's in half of the cases, and mutated:
+
+        one to three groups.
+        """
         mother, father = (self._chosen(alive, looks.problem.floor, rng).plan for _ in range(2))
         widths = zip(mother.widths, father.widths, strict=True)
-        child = Plan(tuple(m if rng.random() < 0.5 else f for m, f in widths)) if rng.random() < 0.5 else mother
-        for group in rng.choice(len(child.widths), min(int(rng.integers(1, 4)), len(child.widths)), replace=False):
+        child = (
+            Plan(tuple(m if rng.random() < 0.5 else f for m, f in widths))
+            if rng.random() < 0.5
+            else mother
+        )
+        for group in rng.choice(
+            len(child.widths), min(int(rng.integers(1, 4)), len(child.widths)), replace=False
+        ):
             child = moved(looks.widths, child, int(group), int(rng.choice((-4, -2, -1, 1, 2, 4))))
         return child
 
-    def _chosen(self, alive: Sequence[SearchStep], floor: float, rng: np.random.Generator) -> SearchStep:
-        members = [alive[int(i)] for i in rng.choice(len(alive), min(self._tournament, len(alive)), replace=False)]
+    def _chosen(
+        self, alive: Sequence[SearchStep], floor: float, rng: np.random.Generator
+    ) -> SearchStep:
+        members = [
+            alive[int(i)]
+            for i in rng.choice(len(alive), min(self._tournament, len(alive)), replace=False)
+        ]
         return min(members, key=lambda step: energy(step, floor))

@@ -1,8 +1,11 @@
 """Greedy CPrune (Kim et al., ECCV 2022, algorithm 1), repaired: the rival that started it all.
 
-As published: the slowest task first, a candidate must be faster than `beta` times the current latency
-and keep `alpha` of the current accuracy, a failed accuracy test bans the task. Repaired: the step is the
-least common multiple over a group's producers (the published maximum breaks the other tilings), only
+As published: the slowest task first, a candidate must be faster than `beta` times the current
+latency
+and keep `alpha` of the current accuracy, a failed accuracy test bans the task. Repaired: the step
+is the
+least common multiple over a group's producers (the published maximum breaks the other tilings),
+only
 tasks that changed are measured, and a plan that misses the floor is not kept. No cap on its steps.
 """
 
@@ -32,7 +35,9 @@ class GreedyCPrune:
     def __init__(self, alpha: float = 0.995, beta: float = 0.99) -> None:
         self._alpha, self._beta = alpha, beta
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
         """Prunes the slowest task until every task is banned (see `searcher.Searcher`)."""
         meter = Meter(problem, budget, on_step)
         dense = problem.network.dense
@@ -52,8 +57,13 @@ class GreedyCPrune:
             accuracy = step.accuracy or accuracy
         return meter.result(self.name)
 
-    def _prune_task(self, problem: Problem, meter: Meter, table: SubgraphTable, row: TaskRow, accuracy: float) -> SearchStep | None:
-        """Narrows a task until it is fast enough, doubling the step, then asks for its accuracy; None bans it."""
+    def _prune_task(
+        self, problem: Problem, meter: Meter, table: SubgraphTable, row: TaskRow, accuracy: float
+    ) -> SearchStep | None:
+        """Narrows a task until it is fast enough, doubling the step, then asks for its accuracy;
+
+        None bans it.
+        """
         count = 1
         what = problem.network.subgraphs[row.subgraphs[0]].name
         while not meter.is_spent:
@@ -85,7 +95,10 @@ def _slowest(table: SubgraphTable, banned: set[frozenset[int]]) -> TaskRow | Non
 
 
 def _narrowed(problem: Problem, table: SubgraphTable, row: TaskRow, count: int) -> Plan | None:
-    """The plan with every group of a task `count` steps narrower; None where a group would pass its minimum."""
+    """The plan with every group of a task `count` steps narrower;
+
+    None where a group would pass its minimum.
+    """
     widths = list(table.plan.widths)
     for g in row.groups:
         widths[g] = lower_multiple(widths[g], table.steps[g], count)

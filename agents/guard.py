@@ -1,7 +1,9 @@
 """A budget that no search can pass, whether it heeds it or not.
 
-A search is given the problem with a guard before each source: a look that the budget does not pay for is not made, and the
-search ends there with what it has found by then. Used where searches are compared (`cprune_rl.comparison`).
+A search is given the problem with a guard before each source: a look that the budget does not pay
+for is not made, and the
+search ends there with what it has found by then. Used where searches are compared
+(`cprune_rl.comparison`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cprune_rl.agents.searcher import Budget, Meter, OnStep, Searcher, SearchResult, SearchStep
-from cprune_rl.contracts import Accuracy, AccuracyOracle, LatencySource, Spending, TaskCost, least_price
+from cprune_rl.contracts import (
+    Accuracy,
+    AccuracyOracle,
+    LatencySource,
+    Spending,
+    TaskCost,
+    least_price,
+)
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 from cprune_rl.network import Network, Plan, Workload
@@ -19,10 +28,17 @@ from cprune_rl.network import Network, Plan, Workload
 __all__ = ["search_within"]
 
 
-def search_within(searcher: Searcher, problem: Problem, budget: Budget, on_step: OnStep | None = None, other_s: Callable[[], float] | None = None) -> tuple[SearchResult, bool]:
+def search_within(
+    searcher: Searcher,
+    problem: Problem,
+    budget: Budget,
+    on_step: OnStep | None = None,
+    other_s: Callable[[], float] | None = None,
+) -> tuple[SearchResult, bool]:
     """Lets a search have no more than its budget.
 
-    The tuning of a real device does not say beforehand how many trials a plan takes: there the last plan may pass the budget,
+    The tuning of a real device does not say beforehand how many trials a plan takes: there the last
+    plan may pass the budget,
     and its answer is kept. Where looks have a price nothing passes it.
 
     Args:
@@ -30,7 +46,8 @@ def search_within(searcher: Searcher, problem: Problem, budget: Budget, on_step:
         problem: to be searched.
         budget: what may be spent.
         on_step: told of every candidate.
-        other_s: seconds that count as well, beside those by the clock: what a rehearsal's looks would have taken.
+        other_s: seconds that count as well, beside those by the clock: what a rehearsal's looks
+            would have taken.
 
     Returns:
         What it found, and whether it was the guard that ended it.
@@ -45,7 +62,11 @@ def search_within(searcher: Searcher, problem: Problem, budget: Budget, on_step:
         if on_step is not None:
             on_step(step)
 
-    guarded = replace(problem, latency=_GuardedCosts(problem.latency, problem.network, guard), oracle=_GuardedOracle(problem.oracle, guard))
+    guarded = replace(
+        problem,
+        latency=_GuardedCosts(problem.latency, problem.network, guard),
+        oracle=_GuardedOracle(problem.oracle, guard),
+    )
     try:
         found = searcher.search(guarded, budget, note)
     except BudgetSpentError:
@@ -71,7 +92,9 @@ class _Guard:
         budget, cost = self.meter.budget, self.meter.cost()
         limit: int | None = getattr(budget, name)
         if limit is not None and more > 0 and cost[name] + more > limit:
-            raise BudgetSpentError(f"{cost[name]:.0f} of {limit} {name.replace('_', ' ')} are spent, and {more:.0f} more were asked for")
+            raise BudgetSpentError(
+                f"{cost[name]:.0f} of {limit} {name.replace('_', ' ')} are spent, and {more:.0f} more were asked for"
+            )
         self.check_time()
 
 
@@ -98,7 +121,10 @@ class _GuardedCosts:
 
 
 class _GuardedOracle:
-    """See the module (and `contracts.AccuracyOracle`); which answers cost nothing, because they were given before, the guard remembers."""
+    """See the module (and `contracts.AccuracyOracle`);
+
+    which answers cost nothing, because they were given before, the guard remembers.
+    """
 
     def __init__(self, oracle: AccuracyOracle, guard: _Guard) -> None:
         self._oracle, self._guard = oracle, guard
@@ -117,5 +143,7 @@ class _GuardedOracle:
         """Of all plans, if all can be paid for."""
         missing = [plan for plan in dict.fromkeys(plans) if plan not in self._given]
         self._guard.check("accuracy_evaluations", len(missing))
-        self._given |= zip(missing, self._oracle.accuracies(missing) if missing else [], strict=True)
+        self._given |= zip(
+            missing, self._oracle.accuracies(missing) if missing else [], strict=True
+        )
         return [self._given[plan] for plan in plans]

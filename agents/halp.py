@@ -1,8 +1,13 @@
-"""HALP (Shen et al., NeurIPS 2022): prune to a latency by a knapsack of importance and latency, layer by layer.
+"""HALP (Shen et al., NeurIPS 2022):
 
-The latency of a layer is a function of the channels that it writes alone: what it reads is as wide as it is in the current plan, so
-that the knapsack is separable. The target is approached in steps, and the latencies are looked up anew at each; channels do not come back.
-Stronger than as published: the knapsack is solved by `width_program`, not group by group of channels. Importance is the predicted loss,
+prune to a latency by a knapsack of importance and latency, layer by layer.
+
+The latency of a layer is a function of the channels that it writes alone: what it reads is as wide
+as it is in the current plan, so
+that the knapsack is separable. The target is approached in steps, and the latencies are looked up
+anew at each; channels do not come back.
+Stronger than as published: the knapsack is solved by `width_program`, not group by group of
+channels. Importance is the predicted loss,
 which is what every other method here is shown.
 """
 
@@ -33,7 +38,9 @@ class HALP:
     def __init__(self, n_steps: int = 10, most_looks: int = 20) -> None:
         self._n_steps, self._most_looks = n_steps, most_looks
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
         """Seeks the lowest latency target whose plan holds (see `searcher.Searcher`)."""
         looks = Looks(problem, budget, on_step)
         seek_target(looks, _Knapsack(looks, self._n_steps), self._most_looks)
@@ -52,7 +59,11 @@ class _Knapsack:
         """The slack is given away bit by bit."""
         plan: Plan | None = self._looks.problem.network.dense
         for share in self._shares:
-            plan = _plan_of(self._program(plan).least_latency(share * self._looks.slack, _EFFORT)) if plan else None
+            plan = (
+                _plan_of(self._program(plan).least_latency(share * self._looks.slack, _EFFORT))
+                if plan
+                else None
+            )
         return plan
 
     def within(self, latency_s: float) -> Plan | None:
@@ -60,12 +71,23 @@ class _Knapsack:
         plan: Plan | None = self._looks.problem.network.dense
         dense_s = self._looks.dense_s
         for share in self._shares:
-            plan = _plan_of(self._program(plan).least_loss(dense_s * (latency_s / dense_s) ** share, _EFFORT)) if plan else None
+            plan = (
+                _plan_of(
+                    self._program(plan).least_loss(
+                        dense_s * (latency_s / dense_s) ** share, _EFFORT
+                    )
+                )
+                if plan
+                else None
+            )
         return plan
 
     def _program(self, plan: Plan) -> WidthProgram:
         looks = self._looks
-        widths = tuple(tuple(w for w in legal if w <= kept) for legal, kept in zip(looks.widths, plan.widths, strict=True))
+        widths = tuple(
+            tuple(w for w in legal if w <= kept)
+            for legal, kept in zip(looks.widths, plan.widths, strict=True)
+        )
         return WidthProgram.of(looks.problem, widths, looks.problem.curves, plan, self._written)
 
 

@@ -1,4 +1,6 @@
-"""A problem as a model has it: what is predicted stands for what would be measured, what is expected for what an oracle would say.
+"""A problem as a model has it:
+
+what is predicted stands for what would be measured, what is expected for what an oracle would say.
 
 Walking through it costs nothing: no look at the device, no evaluation.
 """

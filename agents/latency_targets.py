@@ -1,8 +1,13 @@
-"""From a method that prunes to a given latency to one that holds a given accuracy: bisection of the target, a true look at each.
+"""From a method that prunes to a given latency to one that holds a given accuracy:
 
-HALP and MDP are told a latency and find the plan of least predicted loss; here the floor is given, and the latency is sought. The first
-target is what the method's own model believes to hold, so that a few looks bracket the answer. Last come targets that leave some of the slack:
-an oracle errs, and a method that has staked all on plans at the floor has nothing where the final gate refuses them. Called by `halp` and `mdp`.
+bisection of the target, a true look at each.
+
+HALP and MDP are told a latency and find the plan of least predicted loss; here the floor is given,
+and the latency is sought. The first
+target is what the method's own model believes to hold, so that a few looks bracket the answer. Last
+come targets that leave some of the slack:
+an oracle errs, and a method that has staked all on plans at the floor has nothing where the final
+gate refuses them. Called by `halp` and `mdp`.
 """
 
 from __future__ import annotations
@@ -34,7 +39,8 @@ class Planner(Protocol):
 
 
 def seek_target(looks: Looks, planner: Planner, most_looks: int) -> None:
-    """Looks at plans for one target after another until the fastest that holds is found, or the budget is spent.
+    """Looks at plans for one target after another until the fastest that holds is found, or the
+    budget is spent.
 
     Args:
         looks: measures, judges and writes down.
@@ -46,8 +52,14 @@ def seek_target(looks: Looks, planner: Planner, most_looks: int) -> None:
     """
     held_s, missed_s, stride = looks.dense_s, 0.0, _STRIDE
     fitting = planner.fitting() if math.isfinite(held_s) else None
-    target_s = held_s / stride if fitting is None else min(looks.predicted_s(fitting), held_s / stride)
-    while len(looks.meter.history) < most_looks and not looks.meter.is_spent and held_s > missed_s * _CLOSE:
+    target_s = (
+        held_s / stride if fitting is None else min(looks.predicted_s(fitting), held_s / stride)
+    )
+    while (
+        len(looks.meter.history) < most_looks
+        and not looks.meter.is_spent
+        and held_s > missed_s * _CLOSE
+    ):
         step = _reach(looks, planner, target_s)
         if step is not None and step.accepted and step.latency_s < held_s:
             held_s = step.latency_s
@@ -65,8 +77,12 @@ def seek_target(looks: Looks, planner: Planner, most_looks: int) -> None:
             _reach(looks, planner, factor * held_s, looks.dense_s)
 
 
-def _reach(looks: Looks, planner: Planner, target_s: float, most_s: float | None = None) -> SearchStep | None:
-    """A look at the plan for a target; where it is slower than predicted, at the next one, for predictions are mended by then.
+def _reach(
+    looks: Looks, planner: Planner, target_s: float, most_s: float | None = None
+) -> SearchStep | None:
+    """A look at the plan for a target;
+
+    where it is slower than predicted, at the next one, for predictions are mended by then.
 
     Its accuracy is asked for where it is faster than the best plan or, if given, than `most_s`.
     """
@@ -75,8 +91,15 @@ def _reach(looks: Looks, planner: Planner, target_s: float, most_s: float | None
         plan = None if looks.meter.is_spent else planner.within(target_s)
         if plan is None:
             break
-        below_s = min(looks.best_s if most_s is None else most_s, _OVER * target_s if left else math.inf)
-        step = looks.take(plan, f"{target_s / looks.dense_s:.1%} of the dense latency", f"predicted loss {looks.predicted_loss(plan):.2%}", below_s)
+        below_s = min(
+            looks.best_s if most_s is None else most_s, _OVER * target_s if left else math.inf
+        )
+        step = looks.take(
+            plan,
+            f"{target_s / looks.dense_s:.1%} of the dense latency",
+            f"predicted loss {looks.predicted_loss(plan):.2%}",
+            below_s,
+        )
         if step.accuracy is not None:
             break
     return step

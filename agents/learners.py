@@ -1,4 +1,6 @@
-"""Algorithms that train the row-shared policy: two kinds of learner behind one network, so that "agent" is not one algorithm.
+"""Algorithms that train the row-shared policy:
+
+two kinds of learner behind one network, so that "agent" is not one algorithm.
 
 `ppo`: sb3-contrib's MaskablePPO. `dqn`: stable-baselines3's DQN, made to heed the mask.
 """
@@ -23,7 +25,9 @@ Schedule = Callable[[float], float]
 class Learner(Protocol):
     """One algorithm."""
 
-    def make(self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]) -> BaseAlgorithm:
+    def make(
+        self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]
+    ) -> BaseAlgorithm:
         """The algorithm, untrained.
 
         Args:
@@ -43,9 +47,20 @@ class Learner(Protocol):
 class _PPO:
     """The study's settings."""
 
-    def make(self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]) -> BaseAlgorithm:
-        settings = {"n_steps": 32, "batch_size": 512, "n_epochs": 3, "gamma": 1.0, "gae_lambda": 0.95, "ent_coef": 0.003} | dict(options)
-        model: BaseAlgorithm = MaskablePPO(RowPolicy, env, learning_rate=learning_rate, seed=seed, device="cpu", **settings)
+    def make(
+        self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]
+    ) -> BaseAlgorithm:
+        settings = {
+            "n_steps": 32,
+            "batch_size": 512,
+            "n_epochs": 3,
+            "gamma": 1.0,
+            "gae_lambda": 0.95,
+            "ent_coef": 0.003,
+        } | dict(options)
+        model: BaseAlgorithm = MaskablePPO(
+            RowPolicy, env, learning_rate=learning_rate, seed=seed, device="cpu", **settings
+        )
         return model
 
     def begin_with(self, model: BaseAlgorithm, policy: RowPolicy) -> None:
@@ -59,12 +74,16 @@ class _PPO:
 class _DQN:
     """Returns are not discounted; the first 30 % of the training explore less and less."""
 
-    def make(self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]) -> BaseAlgorithm:
+    def make(
+        self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]
+    ) -> BaseAlgorithm:
         settings = {
             "buffer_size": 20_000, "learning_starts": 2_000, "batch_size": 256, "gamma": 1.0, "train_freq": 1, "gradient_steps": 4,
             "target_update_interval": 2_000, "exploration_fraction": 0.3, "exploration_initial_eps": 0.3, "exploration_final_eps": 0.03,
         } | dict(options)  # fmt: skip
-        return MaskedDQN(RowQPolicy, env, learning_rate=learning_rate, seed=seed, device="cpu", **settings)
+        return MaskedDQN(
+            RowQPolicy, env, learning_rate=learning_rate, seed=seed, device="cpu", **settings
+        )
 
     def begin_with(self, model: BaseAlgorithm, policy: RowPolicy) -> None:
         assert isinstance(model.policy, RowQPolicy)

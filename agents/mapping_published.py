@@ -1,9 +1,16 @@
-"""Search-based mapping after Gong et al. (2021): a recurrent agent goes through the network layer by layer and draws a scheme for each; policy gradient.
+"""Search-based mapping after Gong et al.
 
-The reward is the accuracy less a penalty on latency, one true look at the end of an episode, a running mean subtracted. The authors'
-code is closed and their densities come from regularised training; here the agent draws them too, from those that the scheme
-environment offers, the penalty is in units of the slack (as are losses), and whatever held the floor on the way is an answer. It begins
-with denser options more likely than sparser ones: where all are alike, nearly every plan that it draws misses the floor by far.
+(2021): a recurrent agent goes through the network layer by layer and draws a scheme for each;
+policy gradient.
+
+The reward is the accuracy less a penalty on latency, one true look at the end of an episode, a
+running mean subtracted. The authors'
+code is closed and their densities come from regularised training; here the agent draws them too,
+from those that the scheme
+environment offers, the penalty is in units of the slack (as are losses), and whatever held the
+floor on the way is an answer. It begins
+with denser options more likely than sparser ones: where all are alike, nearly every plan that it
+draws misses the floor by far.
 """
 
 from __future__ import annotations
@@ -64,8 +71,13 @@ class PublishedMapping:
     def __init__(self, settings: PublishedSettings | None = None) -> None:
         self._settings = settings or PublishedSettings()
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
-        """Learns on the problem alone; what it looked at on the way is the answer (see `searcher.Searcher`)."""
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
+        """Learns on the problem alone;
+
+        what it looked at on the way is the answer (see `searcher.Searcher`).
+        """
         looks, settings = Looks(problem, budget, on_step), self._settings
         layers = list(problem.network.blocked_layers)
         if not layers or not math.isfinite(looks.dense_s):
@@ -80,7 +92,11 @@ class PublishedMapping:
                     break
                 drawn, log_probability = agent.draw()
                 reward = self._reward(looks, _plan(problem, layers, drawn), episode)
-                mean = reward if mean is None else settings.memory * mean + (1 - settings.memory) * reward
+                mean = (
+                    reward
+                    if mean is None
+                    else settings.memory * mean + (1 - settings.memory) * reward
+                )
                 optimizer.zero_grad()
                 (-(reward - mean) * log_probability).backward()  # type: ignore[no-untyped-call]  # torch's own
                 optimizer.step()
@@ -95,9 +111,14 @@ class PublishedMapping:
 
 
 class _Agent(nn.Module):
-    """Draws an option for each layer, knowing its shape and what it drew before; the last option leaves the layer dense."""
+    """Draws an option for each layer, knowing its shape and what it drew before;
 
-    def __init__(self, features: NDArray[np.float32], allowed: NDArray[np.bool_], width: int) -> None:
+    the last option leaves the layer dense.
+    """
+
+    def __init__(
+        self, features: NDArray[np.float32], allowed: NDArray[np.bool_], width: int
+    ) -> None:
         super().__init__()
         self._features, self._allowed = torch.from_numpy(features), torch.from_numpy(allowed)
         n_options = allowed.shape[1]
@@ -105,7 +126,9 @@ class _Agent(nn.Module):
         self.cell = nn.LSTMCell(features.shape[1] + width, width)
         self.head = nn.Linear(width, n_options)
         nn.init.zeros_(self.head.weight)
-        self.head.bias.data = torch.tensor([*(_DENSER * math.log2(s.density) for s in SCHEMES), _DENSE])
+        self.head.bias.data = torch.tensor(
+            [*(_DENSER * math.log2(s.density) for s in SCHEMES), _DENSE]
+        )
 
     def draw(self) -> tuple[list[int], torch.Tensor]:
         """Options of all layers, and the log of their probability."""
@@ -113,8 +136,12 @@ class _Agent(nn.Module):
         state = torch.zeros(1, width), torch.zeros(1, width)
         last, drawn, total = self.before.num_embeddings - 1, list[int](), torch.zeros(())
         for features, allowed in zip(self._features, self._allowed, strict=True):
-            state = self.cell(torch.cat([features[None], self.before(torch.tensor([last]))], dim=1), state)
-            options = torch.distributions.Categorical(logits=self.head(state[0])[0].masked_fill(~allowed, -1e9))
+            state = self.cell(
+                torch.cat([features[None], self.before(torch.tensor([last]))], dim=1), state
+            )
+            options = torch.distributions.Categorical(
+                logits=self.head(state[0])[0].masked_fill(~allowed, -1e9)
+            )
             option = options.sample()  # type: ignore[no-untyped-call]  # torch's own
             total = total + options.log_prob(option)  # type: ignore[no-untyped-call]  # torch's own
             last = int(option)
@@ -123,14 +150,23 @@ class _Agent(nn.Module):
 
 
 def _plan(problem: Problem, layers: list[str], drawn: list[int]) -> Plan:
-    chosen = tuple((layer, str(SCHEMES[option])) for layer, option in zip(layers, drawn, strict=True) if option < len(SCHEMES))
+    chosen = tuple(
+        (layer, str(SCHEMES[option]))
+        for layer, option in zip(layers, drawn, strict=True)
+        if option < len(SCHEMES)
+    )
     return Plan(problem.beginning.widths, chosen)
 
 
 def _allowed(problem: Problem) -> NDArray[np.bool_]:
     """`(n_layers, n_schemes + 1)`; to stay dense always is."""
     ables = {kind: set(able(problem.network, kind)) for kind in KINDS}
-    return np.array([[*(layer in ables[s.kind] for s in SCHEMES), True] for layer in problem.network.blocked_layers])
+    return np.array(
+        [
+            [*(layer in ables[s.kind] for s in SCHEMES), True]
+            for layer in problem.network.blocked_layers
+        ]
+    )
 
 
 def _features(problem: Problem) -> NDArray[np.float32]:
@@ -141,6 +177,14 @@ def _features(problem: Problem) -> NDArray[np.float32]:
     rows = []
     for at in network.blocked_layers.values():
         task = network.workload(at, plan)
-        shape = (math.log2(task.channels_in) / 8, math.log2(task.channels_out) / 8, task.operator.kernel / 3, task.operator.stride / 2, math.log2(task.operator.height) / 8)
-        rows.append((*shape, costs[at].latency_s / total if math.isfinite(costs[at].latency_s) else 0.0))
+        shape = (
+            math.log2(task.channels_in) / 8,
+            math.log2(task.channels_out) / 8,
+            task.operator.kernel / 3,
+            task.operator.stride / 2,
+            math.log2(task.operator.height) / 8,
+        )
+        rows.append(
+            (*shape, costs[at].latency_s / total if math.isfinite(costs[at].latency_s) else 0.0)
+        )
     return np.array(rows, np.float32)

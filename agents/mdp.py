@@ -1,7 +1,11 @@
-"""MDP (Sun et al., 2024), its channels: prune to a latency by a mixed-integer program in which what is read and what is written go together.
+"""MDP (Sun et al., 2024), its channels:
 
-The latency of a layer is a function of both its widths, so the program knows that narrowing one layer speeds up the next. Blocks are not
-removed: a plan here has none to remove. The tables are read anew for each target, because each look improves them.
+prune to a latency by a mixed-integer program in which what is read and what is written go together.
+
+The latency of a layer is a function of both its widths, so the program knows that narrowing one
+layer speeds up the next. Blocks are not
+removed: a plan here has none to remove. The tables are read anew for each target, because each look
+    improves them.
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ class MDP:
     def __init__(self, most_looks: int = 20, effort: Effort | None = None) -> None:
         self._most_looks, self._effort = most_looks, effort or Effort()
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
         """Seeks the lowest latency target whose plan holds (see `searcher.Searcher`)."""
         looks = Looks(problem, budget, on_step)
         seek_target(looks, _Joint(looks, self._effort), self._most_looks)
@@ -55,4 +61,6 @@ class _Joint:
     def _program(self) -> WidthProgram:
         looks, problem = self._looks, self._looks.problem
         best = min(looks.meter.accepted, key=lambda a: a.latency_s)
-        return WidthProgram.of(problem, looks.widths, problem.curves, best.plan, problem.network.touched_groups)
+        return WidthProgram.of(
+            problem, looks.widths, problem.curves, best.plan, problem.network.touched_groups
+        )

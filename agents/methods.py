@@ -1,7 +1,11 @@
-"""The methods that are compared, by name: what each is, what it is told beforehand, and how it is made.
+"""The methods that are compared, by name:
 
-All stand behind `agents.searcher.Searcher`. Whoever reads cheap looks is charged with the uniform plan that a live run measures
-for them; a trained policy with its training, if it serves one problem alone. Called by `cprune_rl.comparison`, and by a run for its rivals.
+what each is, what it is told beforehand, and how it is made.
+
+All stand behind `agents.searcher.Searcher`. Whoever reads cheap looks is charged with the uniform
+plan that a live run measures
+for them; a trained policy with its training, if it serves one problem alone. Called by
+`cprune_rl.comparison`, and by a run for its rivals.
 """
 
 from __future__ import annotations
@@ -63,9 +67,12 @@ class Method:
         what: it is, with its source.
         make: a searcher.
         policy: kind of policy that it brings along (`comparison.shelf.KINDS`); None for none.
-        is_prepared: whether it reads cheap looks, so that a uniform plan is measured for it, and charged.
-        has_schemes: whether it prunes layers by schemes, so that a table of what they take is measured for it, and charged.
-        role: "rival", "control", which shows what a kind of information is worth, or "reference", which knows everything and is not ranked.
+        is_prepared: whether it reads cheap looks, so that a uniform plan is measured for it, and
+            charged.
+        has_schemes: whether it prunes layers by schemes, so that a table of what they take is
+            measured for it, and charged.
+        role: "rival", "control", which shows what a kind of information is worth, or "reference",
+            which knows everything and is not ranked.
     """
 
     what: str
@@ -77,27 +84,90 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "agent": Method("this project's agent: turns of planning in a model, by a policy that never met the family", lambda b: PruningAgent(b.policy()), "transferred"),
-    "ppo-transferred": Method("the same policy alone, rolled out once on the problem", lambda b: PolicyRollOut(b.policy()), "transferred"),
-    "ppo-finetuned": Method("that policy trained on in a model of the problem, rolled out once", lambda b: PolicyRollOut(b.policy()), "finetuned"),
-    "ppo": Method("a policy trained from scratch in a model of the problem, rolled out once", lambda b: PolicyRollOut(b.policy()), "scratch"),
-    "best-of-k": Method("eight walks of the transferred policy, seven of them drawn", lambda b: BestOfWalks(b.policy(), seed=b.seed), "transferred"),
-    "surrogate": Method("the agent's rounds of search without a policy, twice as many", lambda b: SurrogateSearch(SurrogateSettings(turns=8, seed=b.seed))),
-    "proxy-greedy": Method("adaptive proxy greedy, no limit to its rejections", lambda b: ProxyGreedy(_UNCAPPED)),
-    "cprune": Method("CPrune (Kim et al., ECCV 2022), repaired", lambda b: GreedyCPrune(), is_prepared=False),
-    "cprune-published": Method("CPrune as its authors coded it, 70 trials for each task of each candidate", lambda b: PublishedCPrune(), is_prepared=False),
-    "rb-cprune": Method("CPrune by predicted latencies; its winner, and what it may back off to, are measured", lambda b: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction)),
+    "agent": Method(
+        "this project's agent: turns of planning in a model, by a policy that never met the family",
+        lambda b: PruningAgent(b.policy()),
+        "transferred",
+    ),
+    "ppo-transferred": Method(
+        "the same policy alone, rolled out once on the problem",
+        lambda b: PolicyRollOut(b.policy()),
+        "transferred",
+    ),
+    "ppo-finetuned": Method(
+        "that policy trained on in a model of the problem, rolled out once",
+        lambda b: PolicyRollOut(b.policy()),
+        "finetuned",
+    ),
+    "ppo": Method(
+        "a policy trained from scratch in a model of the problem, rolled out once",
+        lambda b: PolicyRollOut(b.policy()),
+        "scratch",
+    ),
+    "best-of-k": Method(
+        "eight walks of the transferred policy, seven of them drawn",
+        lambda b: BestOfWalks(b.policy(), seed=b.seed),
+        "transferred",
+    ),
+    "surrogate": Method(
+        "the agent's rounds of search without a policy, twice as many",
+        lambda b: SurrogateSearch(SurrogateSettings(turns=8, seed=b.seed)),
+    ),
+    "proxy-greedy": Method(
+        "adaptive proxy greedy, no limit to its rejections", lambda b: ProxyGreedy(_UNCAPPED)
+    ),
+    "cprune": Method(
+        "CPrune (Kim et al., ECCV 2022), repaired", lambda b: GreedyCPrune(), is_prepared=False
+    ),
+    "cprune-published": Method(
+        "CPrune as its authors coded it, 70 trials for each task of each candidate",
+        lambda b: PublishedCPrune(),
+        is_prepared=False,
+    ),
+    "rb-cprune": Method(
+        "CPrune by predicted latencies; its winner, and what it may back off to, are measured",
+        lambda b: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+    ),
     "netadapt": Method("NetAdapt (Yang et al., ECCV 2018)", lambda b: NetAdapt()),
-    "halp": Method("HALP (Shen et al., NeurIPS 2022): a knapsack of latency and saliency", lambda b: HALP()),
-    "mdp": Method("MDP (Sun et al., 2024): the same with latency by channels read and written together", lambda b: MDP()),
-    "fastnas": Method("FastNAS (NVIDIA Model Optimizer): a sensitivity map and a bisection", lambda b: FastNAS()),
-    "amc": Method("AMC (He et al., ECCV 2018): a ratio for layer by layer, DDPG", lambda b: AMC(AMCSettings(seed=b.seed))),
-    "bayes": Method("Bayesian optimisation by Optuna's constrained TPE", lambda b: Bayes(seed=b.seed)),
-    "evolution": Method("regularised evolution (Real et al., AAAI 2019)", lambda b: Evolution(seed=b.seed), is_prepared=False),
-    "annealing": Method("simulated annealing on true looks", lambda b: Annealing(seed=b.seed), is_prepared=False),
-    "random": Method("random plans that are predicted to use about the slack", lambda b: RandomSearch(seed=b.seed), is_prepared=False),
-    "uniform": Method("the same share of every group, from wide to narrow", lambda b: Uniform(), is_prepared=False),
-    "mapping-rule": Method("a scheme for each layer by rule (Gong et al., 2021)", lambda b: MappingRule(), is_prepared=False, has_schemes=True),
+    "halp": Method(
+        "HALP (Shen et al., NeurIPS 2022): a knapsack of latency and saliency", lambda b: HALP()
+    ),
+    "mdp": Method(
+        "MDP (Sun et al., 2024): the same with latency by channels read and written together",
+        lambda b: MDP(),
+    ),
+    "fastnas": Method(
+        "FastNAS (NVIDIA Model Optimizer): a sensitivity map and a bisection", lambda b: FastNAS()
+    ),
+    "amc": Method(
+        "AMC (He et al., ECCV 2018): a ratio for layer by layer, DDPG",
+        lambda b: AMC(AMCSettings(seed=b.seed)),
+    ),
+    "bayes": Method(
+        "Bayesian optimisation by Optuna's constrained TPE", lambda b: Bayes(seed=b.seed)
+    ),
+    "evolution": Method(
+        "regularised evolution (Real et al., AAAI 2019)",
+        lambda b: Evolution(seed=b.seed),
+        is_prepared=False,
+    ),
+    "annealing": Method(
+        "simulated annealing on true looks", lambda b: Annealing(seed=b.seed), is_prepared=False
+    ),
+    "random": Method(
+        "random plans that are predicted to use about the slack",
+        lambda b: RandomSearch(seed=b.seed),
+        is_prepared=False,
+    ),
+    "uniform": Method(
+        "the same share of every group, from wide to narrow", lambda b: Uniform(), is_prepared=False
+    ),
+    "mapping-rule": Method(
+        "a scheme for each layer by rule (Gong et al., 2021)",
+        lambda b: MappingRule(),
+        is_prepared=False,
+        has_schemes=True,
+    ),
     "mapping-search": Method(
         "the same by search: rule, then turns of planning in a model by a policy of the scheme environment",
         lambda b: MappingSearch(b.policy(), SurrogateSettings(seed=b.seed)),
@@ -105,7 +175,12 @@ METHODS: dict[str, Method] = {
         is_prepared=False,
         has_schemes=True,
     ),
-    "mapping-rounds": Method("that search without a policy", lambda b: MappingSearch(None, SurrogateSettings(seed=b.seed), "mapping-rounds"), is_prepared=False, has_schemes=True),
+    "mapping-rounds": Method(
+        "that search without a policy",
+        lambda b: MappingSearch(None, SurrogateSettings(seed=b.seed), "mapping-rounds"),
+        is_prepared=False,
+        has_schemes=True,
+    ),
     "mapping-published": Method(
         "a scheme for each layer by policy gradient, layer by layer (Gong et al., 2021)",
         lambda b: PublishedMapping(PublishedSettings(seed=b.seed)),
@@ -113,7 +188,10 @@ METHODS: dict[str, Method] = {
         has_schemes=True,
     ),
     "agent-macs": Method(
-        "control: the agent by multiply-accumulates in the place of latency", lambda b: Unmeasured("agent-macs", PruningAgent(b.policy()), by_macs), "transferred", role="control"
+        "control: the agent by multiply-accumulates in the place of latency",
+        lambda b: Unmeasured("agent-macs", PruningAgent(b.policy()), by_macs),
+        "transferred",
+        role="control",
     ),
     "agent-shuffled": Method(
         "control: the agent with latencies shuffled between kinds of tasks",
@@ -149,7 +227,9 @@ def methods_of(names: list[str]) -> list[str]:
 
 
 def check_rivals(names: Sequence[str], has_schemes: bool) -> None:
-    """Whether a run can have these beside its own method: they must know nothing that a run does not.
+    """Whether a run can have these beside its own method:
+
+    they must know nothing that a run does not.
 
     Args:
         names: of methods.
@@ -168,7 +248,9 @@ def check_rivals(names: Sequence[str], has_schemes: bool) -> None:
                 f"--rivals {name}: a run has one policy, its own method's, and no true losses. It can have: {', '.join(n for n, m in METHODS.items() if _is_rival(m))}"
             )
         if not has_schemes and name != "agent" and (is_of_runs or METHODS[name].has_schemes):
-            raise ConfigError(f"--rivals {name} prunes layers by schemes: give --schemes block or both, so that their latencies are measured and the oracle is calibrated on them")
+            raise ConfigError(
+                f"--rivals {name} prunes layers by schemes: give --schemes block or both, so that their latencies are measured and the oracle is calibrated on them"
+            )
 
 
 def rival(name: str, seed: int, truth: LossCurves) -> Searcher:

@@ -1,7 +1,11 @@
-"""What accuracy evaluations say of each group's and layer's loss: a Bayesian linear model over the predicted loss curves.
+"""What accuracy evaluations say of each group's and layer's loss:
 
-The loss of a plan is taken for the sum over units (groups, and layers that schemes may prune) of an unknown factor times the
-curve that was predicted for the unit. Each evaluation tells something about all factors at once, so few of them go a long way. Called by `surrogate`.
+a Bayesian linear model over the predicted loss curves.
+
+The loss of a plan is taken for the sum over units (groups, and layers that schemes may prune) of an
+unknown factor times the
+curve that was predicted for the unit. Each evaluation tells something about all factors at once, so
+few of them go a long way. Called by `surrogate`.
 """
 
 from __future__ import annotations
@@ -18,8 +22,12 @@ from cprune_rl.network import Network, Plan
 
 __all__ = ["LossPosterior"]
 
-_LEVEL = 0.2  # standard deviation, before anything was evaluated, of what the factors have in common
-_SPREAD = 0.4  # and of each group's own part; as fine-tuned plans deviate (`benchmarks/loss_model.py`)
+_LEVEL = (
+    0.2  # standard deviation, before anything was evaluated, of what the factors have in common
+)
+_SPREAD = (
+    0.4  # and of each group's own part; as fine-tuned plans deviate (`benchmarks/loss_model.py`)
+)
 _LEAST = 0.05  # of a factor: no group is free
 _NOISE = 5e-4  # in accuracy, on top of the oracle's own error: what no sum of curves explains
 
@@ -37,7 +45,10 @@ class LossPosterior:
         n_groups = len(curves.scale)
         self.factors = np.ones(curves.n_units)
         self._covariance = np.eye(curves.n_units) * _SPREAD**2
-        for units in (slice(None, n_groups), slice(n_groups, None)):  # the levels of channels and of schemes are fitted apart
+        for units in (
+            slice(None, n_groups),
+            slice(n_groups, None),
+        ):  # the levels of channels and of schemes are fitted apart
             self._covariance[units, units] += _LEVEL**2
 
     @staticmethod
@@ -51,7 +62,9 @@ class LossPosterior:
         posterior = LossPosterior(problem.network, problem.curves)
         for step in history:
             if step.accuracy is not None:
-                posterior.learn(step.plan, problem.dense_accuracy - step.accuracy, step.standard_error)
+                posterior.learn(
+                    step.plan, problem.dense_accuracy - step.accuracy, step.standard_error
+                )
         return posterior
 
     @property
@@ -87,4 +100,9 @@ class LossPosterior:
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Factors as they may truly be, `(n_units,)`."""
-        return np.maximum(rng.multivariate_normal(self.factors, self._covariance, method="eigh", check_valid="ignore"), _LEAST)
+        return np.maximum(
+            rng.multivariate_normal(
+                self.factors, self._covariance, method="eigh", check_valid="ignore"
+            ),
+            _LEAST,
+        )

@@ -1,6 +1,9 @@
-"""Random plans that are predicted to use about the slack: the baseline that a clever search has to beat.
+"""Random plans that are predicted to use about the slack:
 
-A random direction is gone in as far as the curves that are shown allow, so that no look is wasted on plans that lose ten times
+the baseline that a clever search has to beat.
+
+A random direction is gone in as far as the curves that are shown allow, so that no look is wasted
+on plans that lose ten times
 too much or hardly anything.
 """
 
@@ -29,12 +32,16 @@ class RandomSearch:
     def __init__(self, n_looks: int = 200, seed: int = 0) -> None:
         self._n_looks, self._seed = n_looks, seed
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
         """Draws and looks."""
         looks, rng = Looks(problem, budget, on_step), np.random.default_rng(self._seed)
         for number in range(self._n_looks):
             if looks.meter.is_spent:
                 break
-            plan = towards(looks, random_direction(looks, 0.6, rng), looks.slack * rng.uniform(0.3, 1.3))
+            plan = towards(
+                looks, random_direction(looks, 0.6, rng), looks.slack * rng.uniform(0.3, 1.3)
+            )
             looks.take(plan, f"draw {number + 1}", below_s=looks.best_s)
         return looks.meter.result(self.name)

@@ -32,10 +32,25 @@ class RollOut:
         menu: which changes there are; narrower groups where not given.
     """
 
-    def __init__(self, problem: Problem, meter: Meter, max_rows: int, max_steps: int = 1000, max_rejections: int = 8, menu: Menu | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        meter: Meter,
+        max_rows: int,
+        max_steps: int = 1000,
+        max_rejections: int = 8,
+        menu: Menu | None = None,
+    ) -> None:
         self._meter = meter
-        options: dict[str, Any] = {"max_rows": max_rows, "max_steps": max_steps, "max_rejections": max_rejections, "menu": menu}
-        self._env = gymnasium.make("cprune_rl/CPrune-v0", problem=problem, disable_env_checker=True, **options)
+        options: dict[str, Any] = {
+            "max_rows": max_rows,
+            "max_steps": max_steps,
+            "max_rejections": max_rejections,
+            "menu": menu,
+        }
+        self._env = gymnasium.make(
+            "cprune_rl/CPrune-v0", problem=problem, disable_env_checker=True, **options
+        )
         core = self._env.unwrapped
         assert isinstance(core, CPruneEnv)
         self._core = core
@@ -44,7 +59,8 @@ class RollOut:
         """Walks.
 
         Args:
-            choose: the action, from the observation and the mask of legal ones; with what spoke for it, if it says so.
+            choose: the action, from the observation and the mask of legal ones; with what spoke for
+                it, if it says so.
 
         Raises:
             DeviceError: the device is gone.
@@ -58,7 +74,9 @@ class RollOut:
             action, why = chosen if isinstance(chosen, tuple) else (chosen, "")
             move = self._core.move(action)
             what = "stop" if move is None else self._describe(move)
-            expected = None if move is None else float(self._core.options.gain[move.row, move.change])
+            expected = (
+                None if move is None else float(self._core.options.gain[move.row, move.change])
+            )
             before_s = self._core.state.table.latency_s
             obs, _, terminated, truncated, info = self._env.step(np.int64(action))
             if self._core.failure is not None:
@@ -66,12 +84,33 @@ class RollOut:
             done = terminated or truncated
             if move is not None:
                 accuracy = None if "error_type" in info else info["tried_accuracy"]
-                gain = math.log(before_s / info["tried_latency_s"]) if math.isfinite(info["tried_latency_s"]) else None
-                self._meter.record(SearchStep(move.plan, what, info["tried_latency_s"], accuracy, info["accepted"], 0.0, expected, gain, why, info.get("standard_error", 0.0)))
+                gain = (
+                    math.log(before_s / info["tried_latency_s"])
+                    if math.isfinite(info["tried_latency_s"])
+                    else None
+                )
+                self._meter.record(
+                    SearchStep(
+                        move.plan,
+                        what,
+                        info["tried_latency_s"],
+                        accuracy,
+                        info["accepted"],
+                        0.0,
+                        expected,
+                        gain,
+                        why,
+                        info.get("standard_error", 0.0),
+                    )
+                )
 
     def _dense_s(self, beginning_s: float) -> float:
         problem = self._core.problem
-        return beginning_s if problem.start is None else sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
+        return (
+            beginning_s
+            if problem.start is None
+            else sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
+        )
 
     def _describe(self, move: Move) -> str:
         first = self._core.state.table.rows[move.row].subgraphs[0]

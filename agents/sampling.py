@@ -27,7 +27,12 @@ def nearest(widths: Sequence[Sequence[int]], wanted: NDArray[np.float64]) -> Pla
         widths: legal ones of each group, ascending.
         wanted: of each group, `(n_groups,)`.
     """
-    return Plan(tuple(min(legal, key=lambda w: abs(w - aim)) for legal, aim in zip(widths, wanted, strict=True)))
+    return Plan(
+        tuple(
+            min(legal, key=lambda w: abs(w - aim))
+            for legal, aim in zip(widths, wanted, strict=True)
+        )
+    )
 
 
 def towards(looks: Looks, direction: NDArray[np.float64], loss: float) -> Plan:
@@ -42,7 +47,9 @@ def towards(looks: Looks, direction: NDArray[np.float64], loss: float) -> Plan:
     low, high = 0.0, 6.0
     for _ in range(20):
         middle = (low + high) / 2
-        fits = looks.predicted_loss(nearest(looks.widths, dense * np.exp(-middle * direction))) <= loss
+        fits = (
+            looks.predicted_loss(nearest(looks.widths, dense * np.exp(-middle * direction))) <= loss
+        )
         low, high = (middle, high) if fits else (low, middle)
     return nearest(looks.widths, dense * np.exp(-low * direction))
 
@@ -55,11 +62,16 @@ def random_direction(looks: Looks, spread: float, rng: np.random.Generator) -> N
 def moved(widths: Sequence[Sequence[int]], plan: Plan, group: int, by: int) -> Plan:
     """The plan with one group so many legal widths wider, or narrower, as far as there are any."""
     legal = widths[group]
-    return plan.with_width(group, legal[min(max(legal.index(plan.widths[group]) + by, 0), len(legal) - 1)])
+    return plan.with_width(
+        group, legal[min(max(legal.index(plan.widths[group]) + by, 0), len(legal) - 1)]
+    )
 
 
 def energy(step: SearchStep, floor: float) -> float:
-    """Log latency, and a penalty for what is missing of the floor; infinite where the accuracy was not asked."""
+    """Log latency, and a penalty for what is missing of the floor;
+
+    infinite where the accuracy was not asked.
+    """
     if step.accuracy is None or not math.isfinite(step.latency_s):
         return math.inf
     return math.log(step.latency_s) + _PENALTY * max(floor - step.accuracy, 0.0)

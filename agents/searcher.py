@@ -1,7 +1,8 @@
 """What a search method promises, and what a search costs.
 
 Every method gets a problem and a budget and gives back the plans it accepted, in order; a plan is
-accepted only where the gate of the loop held. Costs are read off the problem's own sources, so no method
+accepted only where the gate of the loop held. Costs are read off the problem's own sources, so no
+method
 can look without paying.
 """
 
@@ -17,7 +18,16 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 from cprune_rl.network import Plan
 
-__all__ = ["TABLE", "AcceptedPlan", "Budget", "Meter", "SearchResult", "SearchStep", "Searcher", "plan_of"]
+__all__ = [
+    "TABLE",
+    "AcceptedPlan",
+    "Budget",
+    "Meter",
+    "SearchResult",
+    "SearchStep",
+    "Searcher",
+    "plan_of",
+]
 
 TABLE = "table: "
 """What begins with it in a step's `what` was measured to know, not as a candidate."""
@@ -39,7 +49,10 @@ class Budget:
 
     def part(self, share: float) -> Budget:
         """A share of it."""
-        trials, evaluations = (None if limit is None else int(share * limit) for limit in (self.fresh_trials, self.accuracy_evaluations))
+        trials, evaluations = (
+            None if limit is None else int(share * limit)
+            for limit in (self.fresh_trials, self.accuracy_evaluations)
+        )
         return Budget(trials, evaluations, None if self.minutes is None else share * self.minutes)
 
 
@@ -53,8 +66,10 @@ class SearchStep:
         latency_s: estimate; infinite where it could not be measured.
         accuracy: by the oracle; None where it was not asked.
         accepted: whether it held the floor in the loop, and was kept.
-        predicted_share: of the estimate's seconds, what no task was measured for; filled in by `Meter.record`.
-        expected_gain: log latency ratio to the plan it was tried from, as expected before it was measured; None where nothing was.
+        predicted_share: of the estimate's seconds, what no task was measured for; filled in by
+            `Meter.record`.
+        expected_gain: log latency ratio to the plan it was tried from, as expected before it was
+            measured; None where nothing was.
         gain: the same as it came out.
         why: what spoke for it.
         standard_error: of the accuracy, as the oracle states it.
@@ -93,7 +108,8 @@ class SearchResult:
 
     Attributes:
         method: name of the searcher.
-        accepted: plans that held the floor in the loop, the dense one first, in the order they were found.
+        accepted: plans that held the floor in the loop, the dense one first, in the order they were
+            found.
         history: every candidate.
         cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s, wall_s.
     """
@@ -110,15 +126,27 @@ class SearchResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        history = [{**asdict(s), **_plan_to_json(s.plan), "latency_s": s.latency_s if math.isfinite(s.latency_s) else None} for s in self.history]
-        accepted = [{**_plan_to_json(a.plan), "latency_s": a.latency_s, "accuracy": a.accuracy} for a in self.accepted]
+        history = [
+            {
+                **asdict(s),
+                **_plan_to_json(s.plan),
+                "latency_s": s.latency_s if math.isfinite(s.latency_s) else None,
+            }
+            for s in self.history
+        ]
+        accepted = [
+            {**_plan_to_json(a.plan), "latency_s": a.latency_s, "accuracy": a.accuracy}
+            for a in self.accepted
+        ]
         return {"method": self.method, "accepted": accepted, "history": history, "cost": self.cost}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> SearchResult:
         """The inverse of `to_json`."""
         history = (_step_from_json(s) for s in value["history"])
-        accepted = (AcceptedPlan(plan_of(a), a["latency_s"], a["accuracy"]) for a in value["accepted"])
+        accepted = (
+            AcceptedPlan(plan_of(a), a["latency_s"], a["accuracy"]) for a in value["accepted"]
+        )
         return SearchResult(value["method"], tuple(accepted), tuple(history), value["cost"])
 
 
@@ -133,8 +161,14 @@ def plan_of(value: dict[str, Any]) -> Plan:
 
 def _step_from_json(value: dict[str, Any]) -> SearchStep:
     latency_s = math.inf if value["latency_s"] is None else value["latency_s"]
-    more = {name: value[name] for name in ("predicted_share", "expected_gain", "gain", "why", "standard_error") if name in value}
-    return SearchStep(plan_of(value), value["what"], latency_s, value["accuracy"], value["accepted"], **more)
+    more = {
+        name: value[name]
+        for name in ("predicted_share", "expected_gain", "gain", "why", "standard_error")
+        if name in value
+    }
+    return SearchStep(
+        plan_of(value), value["what"], latency_s, value["accuracy"], value["accepted"], **more
+    )
 
 
 OnStep = Callable[[SearchStep], None]
@@ -143,7 +177,8 @@ OnStep = Callable[[SearchStep], None]
 class Searcher(Protocol):
     """A search method.
 
-    `search` ends by itself or when the budget is spent, with what it has found; the dense plan is always
+    `search` ends by itself or when the budget is spent, with what it has found; the dense plan is
+    always
     among the accepted ones, so there is always an answer.
     """
 
@@ -151,7 +186,9 @@ class Searcher(Protocol):
     def name(self) -> str:
         """For tables and file names."""
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
         """Looks for a fast plan that holds the problem's floor.
 
         Raises:
@@ -181,10 +218,15 @@ class Meter:
 
     def start(self, dense_latency_s: float) -> None:
         """Accepts the dense plan."""
-        self.accepted.append(AcceptedPlan(self.problem.network.dense, dense_latency_s, self.problem.dense_accuracy))
+        self.accepted.append(
+            AcceptedPlan(self.problem.network.dense, dense_latency_s, self.problem.dense_accuracy)
+        )
 
     def record(self, step: SearchStep) -> None:
-        """Writes a candidate down, and how much of its estimate is predicted: call it right after the estimate was made."""
+        """Writes a candidate down, and how much of its estimate is predicted:
+
+        call it right after the estimate was made.
+        """
         step = replace(step, predicted_share=self._predicted_share(step))
         self.history.append(step)
         if step.accepted and step.accuracy is not None:
@@ -203,7 +245,9 @@ class Meter:
         """
         limit, spent = self.budget.fresh_trials, self.cost()["fresh_trials"]
         if limit is not None and fresh_trials > 0 and spent + fresh_trials > limit:
-            raise BudgetSpentError(f"{spent:.0f} of {limit} fresh trials are spent, and {fresh_trials} more were asked for")
+            raise BudgetSpentError(
+                f"{spent:.0f} of {limit} fresh trials are spent, and {fresh_trials} more were asked for"
+            )
         self.problem.latency.spending.fresh_trials += fresh_trials
 
     def _predicted_share(self, step: SearchStep) -> float:
@@ -217,7 +261,11 @@ class Meter:
     def is_spent(self) -> bool:
         """Whether the budget is used up."""
         cost, budget = self.cost(), self.budget
-        limits = (("fresh_trials", budget.fresh_trials), ("accuracy_evaluations", budget.accuracy_evaluations), ("wall_s", None if budget.minutes is None else 60 * budget.minutes))
+        limits = (
+            ("fresh_trials", budget.fresh_trials),
+            ("accuracy_evaluations", budget.accuracy_evaluations),
+            ("wall_s", None if budget.minutes is None else 60 * budget.minutes),
+        )
         return any(limit is not None and cost[name] >= limit for name, limit in limits)
 
     @property
@@ -226,9 +274,16 @@ class Meter:
         cost, budget = self.cost(), self.budget
         trials, evaluations = (
             None if limit is None else max(0, int(limit - cost[name]))
-            for name, limit in (("fresh_trials", budget.fresh_trials), ("accuracy_evaluations", budget.accuracy_evaluations))
+            for name, limit in (
+                ("fresh_trials", budget.fresh_trials),
+                ("accuracy_evaluations", budget.accuracy_evaluations),
+            )
         )
-        return Budget(trials, evaluations, None if budget.minutes is None else max(0.0, budget.minutes - cost["wall_s"] / 60))
+        return Budget(
+            trials,
+            evaluations,
+            None if budget.minutes is None else max(0.0, budget.minutes - cost["wall_s"] / 60),
+        )
 
     def cost(self) -> dict[str, float]:
         """Spent so far."""

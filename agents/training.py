@@ -1,6 +1,7 @@
 """Training of a policy on models of problems, by a choice of learners.
 
-Training needs a thousand looks a second, a device gives a few: so training never waits for a device. What a trained
+Training needs a thousand looks a second, a device gives a few: so training never waits for a
+device. What a trained
 policy then does on a real problem is in `agent`.
 """
 
@@ -44,7 +45,8 @@ class TrainingSettings:
         total_timesteps: environment steps.
         learner: a key of `learners.LEARNERS`.
         n_envs: environments stepped together.
-        n_workers: processes that step them; 0 steps them in this one; None: one for each core, up to eight, if the training is long, in a program that guards its `__main__`.
+        n_workers: processes that step them; 0 steps them in this one; None: one for each core, up
+            to eight, if the training is long, in a program that guards its `__main__`.
         learning_rate: at the start; falls linearly to a tenth.
         max_rows: rows of the observation.
         max_steps: truncation of a training episode.
@@ -114,12 +116,15 @@ def train_policy(
     """Trains a row-shared policy on drawn problems.
 
     Args:
-        problems: draws one for each episode; must be cheap (no device behind it), and picklable where there are workers.
+        problems: draws one for each episode; must be cheap (no device behind it), and picklable
+            where there are workers.
         settings: of the training.
-        log_folder: for TensorBoard events under `prune/`, `latency/` and `cache/`; None writes none.
+        log_folder: for TensorBoard events under `prune/`, `latency/` and `cache/`; None writes
+            none.
         on_steps: told the number of steps done.
         held_out: opens problems on which the policy is tried as training goes on; never trained on.
-        checkpoint: file that the training is saved to, and goes on from where it is there already; a learner's memory of
+        checkpoint: file that the training is saved to, and goes on from where it is there already;
+            a learner's memory of
             steps is not in it, and is filled anew.
         start: policy whose weights are the beginning; a new one where not given.
         menu: whose changes it learns to choose among; narrower groups where not given.
@@ -130,23 +135,45 @@ def train_policy(
     """
     check_learner(settings.learner)
     learner = LEARNERS[settings.learner]
-    saved = _saved(checkpoint, settings) if checkpoint is not None and checkpoint.is_file() else None
+    saved = (
+        _saved(checkpoint, settings) if checkpoint is not None and checkpoint.is_file() else None
+    )
     n_done = 0 if saved is None else int(saved["n_steps"])
-    env = ProblemVecEnv(_Make(problems, settings.max_rows, settings.max_steps, menu), settings.n_envs, _workers(settings), settings.seed + n_done * settings.n_envs)
+    env = ProblemVecEnv(
+        _Make(problems, settings.max_rows, settings.max_steps, menu),
+        settings.n_envs,
+        _workers(settings),
+        settings.seed + n_done * settings.n_envs,
+    )
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # while steps are taken: a few rows at a time, and other processes at work
+    torch.set_num_threads(
+        1
+    )  # while steps are taken: a few rows at a time, and other processes at work
     try:
-        model = learner.make(env, lambda left: settings.learning_rate * max(left, 0.1), settings.seed, settings.options)
+        model = learner.make(
+            env,
+            lambda left: settings.learning_rate * max(left, 0.1),
+            settings.seed,
+            settings.options,
+        )
         if start is not None:
             learner.begin_with(model, start)
         if saved is not None:
             _restore(model, saved, str(checkpoint))
-        model.set_logger(configure(str(log_folder) if log_folder else None, ["tensorboard"] if log_folder else []))
+        model.set_logger(
+            configure(
+                str(log_folder) if log_folder else None, ["tensorboard"] if log_folder else []
+            )
+        )
         model.num_timesteps = n_done
-        watch = _Watch(learner, settings, on_steps, held_out, checkpoint, n_done, saved, n_threads, menu)
+        watch = _Watch(
+            learner, settings, on_steps, held_out, checkpoint, n_done, saved, n_threads, menu
+        )
         watch.init_callback(model)
         if n_done < settings.total_timesteps:
-            model.learn(settings.total_timesteps - n_done, callback=watch, reset_num_timesteps=False)
+            model.learn(
+                settings.total_timesteps - n_done, callback=watch, reset_num_timesteps=False
+            )
         watch.look()
         return Trained(learner.policy_of(model), model, tuple(watch.evaluations), watch.seconds)
     finally:
@@ -163,7 +190,16 @@ def check_learner(name: str) -> None:
 def _workers(settings: TrainingSettings) -> int:
     if settings.n_workers is not None:
         return settings.n_workers
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MOST_WORKERS) if settings.total_timesteps >= _LONG else 0
+    return (
+        min(
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1,
+            _MOST_WORKERS,
+        )
+        if settings.total_timesteps >= _LONG
+        else 0
+    )
 
 
 @dataclass(frozen=True)
@@ -180,7 +216,9 @@ class _Make:
 
 
 class _Watch(BaseCallback):
-    """Tells of the steps, writes what episodes came to, tries held-out problems and saves checkpoints."""
+    """Tells of the steps, writes what episodes came to, tries held-out problems and saves
+    checkpoints.
+    """
 
     def __init__(
         self,
@@ -196,7 +234,13 @@ class _Watch(BaseCallback):
     ) -> None:
         super().__init__()
         self._menu = menu
-        self._learner, self._settings, self._on_steps, self._held_out, self._checkpoint = learner, settings, on_steps, held_out, checkpoint
+        self._learner, self._settings, self._on_steps, self._held_out, self._checkpoint = (
+            learner,
+            settings,
+            on_steps,
+            held_out,
+            checkpoint,
+        )
         self._due = (n_done // settings.eval_every + 1) * settings.eval_every
         self.evaluations = [Evaluation(**e) for e in saved["evaluations"]] if saved else []
         self._started = time.perf_counter() - (saved["seconds"] if saved else 0.0)
@@ -233,14 +277,27 @@ class _Watch(BaseCallback):
                 problem = open_problem()
                 found = policy.search(problem, Budget())
                 gain = math.log(found.accepted[0].latency_s / found.best.latency_s)
-                told = Evaluation(n_steps, problem.name, gain, int(found.cost["accuracy_evaluations"]), int(found.cost["fresh_trials"] + found.cost["cached_trials"]))
+                told = Evaluation(
+                    n_steps,
+                    problem.name,
+                    gain,
+                    int(found.cost["accuracy_evaluations"]),
+                    int(found.cost["fresh_trials"] + found.cost["cached_trials"]),
+                )
                 self.evaluations.append(told)
                 self.logger.record(f"latency/held_out_speedup/{problem.name}", math.exp(gain))
-                self.logger.record(f"prune/held_out_evaluations/{problem.name}", told.accuracy_evaluations)
+                self.logger.record(
+                    f"prune/held_out_evaluations/{problem.name}", told.accuracy_evaluations
+                )
                 self.logger.record(f"cache/held_out_tasks/{problem.name}", told.tasks)
             self.logger.dump(n_steps)
         if self._checkpoint is not None:
-            _save(self.model, self._checkpoint, self._settings, {"evaluations": [asdict(e) for e in self.evaluations], "seconds": self.seconds})
+            _save(
+                self.model,
+                self._checkpoint,
+                self._settings,
+                {"evaluations": [asdict(e) for e in self.evaluations], "seconds": self.seconds},
+            )
 
     def _write_episode(self, info: dict[str, Any]) -> None:
         self.logger.record_mean("prune/episode_gain", info["episode"]["r"])
@@ -250,12 +307,19 @@ class _Watch(BaseCallback):
         self.logger.record_mean("cache/failed_looks", float("error_type" in info))
 
 
-def _save(model: BaseAlgorithm, file: Path, settings: TrainingSettings, told: Mapping[str, Any]) -> None:
-    """Tensors and plain values, written aside and moved: a training that is killed leaves the one before."""
+def _save(
+    model: BaseAlgorithm, file: Path, settings: TrainingSettings, told: Mapping[str, Any]
+) -> None:
+    """Tensors and plain values, written aside and moved:
+
+    a training that is killed leaves the one before.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(".part")
     state = {"policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()}
-    torch.save({"n_steps": model.num_timesteps, "settings": _identity(settings), **state, **told}, aside)
+    torch.save(
+        {"n_steps": model.num_timesteps, "settings": _identity(settings), **state, **told}, aside
+    )
     aside.replace(file)
 
 
@@ -263,11 +327,19 @@ def _saved(file: Path, settings: TrainingSettings) -> Mapping[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(file, weights_only=True)
         is_of_these = saved["settings"] == _identity(settings)
-        _ = saved["n_steps"] + 0, saved["seconds"] + 0.0, [Evaluation(**e) for e in saved["evaluations"]]
+        _ = (
+            saved["n_steps"] + 0,
+            saved["seconds"] + 0.0,
+            [Evaluation(**e) for e in saved["evaluations"]],
+        )
     except Exception as error:  # torch raises errors of many kinds for a damaged file
-        raise PolicyError(f"{file} is no checkpoint, or a damaged one: {_first_line(error)}") from error
+        raise PolicyError(
+            f"{file} is no checkpoint, or a damaged one: {_first_line(error)}"
+        ) from error
     if not is_of_these:
-        raise PolicyError(f"{file} is of a training with other settings: give another folder, or the same settings to go on with it")
+        raise PolicyError(
+            f"{file} is of a training with other settings: give another folder, or the same settings to go on with it"
+        )
     return saved
 
 

@@ -1,7 +1,10 @@
-"""A search that is shown other latencies than the true ones, and measures in the end what it came to.
+"""A search that is shown other latencies than the true ones, and measures in the end what it came
+to.
 
-`RB-CPrune` of the paper is such a search: greedy CPrune by predicted latencies. So are the controls that show what the
-compiler's information is worth: the same agent by multiply-accumulates, which know nothing of a device, and by latencies that
+`RB-CPrune` of the paper is such a search: greedy CPrune by predicted latencies. So are the controls
+that show what the
+compiler's information is worth: the same agent by multiply-accumulates, which know nothing of a
+device, and by latencies that
 belong to other tasks.
 """
 
@@ -14,7 +17,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from cprune_rl.agents.searcher import AcceptedPlan, Budget, Meter, OnStep, Searcher, SearchResult, SearchStep
+from cprune_rl.agents.searcher import (
+    AcceptedPlan,
+    Budget,
+    Meter,
+    OnStep,
+    Searcher,
+    SearchResult,
+    SearchStep,
+)
 from cprune_rl.contracts import LatencySource, Spending, TaskCost, least_price
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
@@ -38,8 +49,12 @@ class Unmeasured:
     def __init__(self, name: str, searcher: Searcher, disguise: Disguise) -> None:
         self.name, self._searcher, self._disguise = name, searcher, disguise
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
-        """Searches by the disguise, then measures the fastest plan by it, and the fastest of those that leave some of the slack, for the final gate to back off to."""
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
+        """Searches by the disguise, then measures the fastest plan by it, and the fastest of those
+        that leave some of the slack, for the final gate to back off to.
+        """
         meter = Meter(problem, budget, on_step)
         meter.start(math.fsum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
         accepted: list[AcceptedPlan] = []
@@ -48,29 +63,49 @@ class Unmeasured:
             if step.accepted and step.accuracy is not None:
                 accepted.append(AcceptedPlan(step.plan, step.latency_s, step.accuracy))
 
-        with contextlib.suppress(BudgetSpentError):  # what it accepted by then is measured as far as the budget goes
+        with contextlib.suppress(
+            BudgetSpentError
+        ):  # what it accepted by then is measured as far as the budget goes
             self._searcher.search(replace(problem, latency=self._disguise(problem)), budget, note)
         for plan in _finalists(accepted, problem):
             limit = budget.fresh_trials
-            if limit is not None and meter.cost()["fresh_trials"] + least_price(problem.latency, problem.network, plan.plan) > limit:
+            if (
+                limit is not None
+                and meter.cost()["fresh_trials"]
+                + least_price(problem.latency, problem.network, plan.plan)
+                > limit
+            ):
                 break
             latency_s = math.fsum(c.latency_s for c in problem.latency.measure(plan.plan))
             is_faster = latency_s < meter.accepted[0].latency_s  # whatever was predicted
-            meter.record(SearchStep(plan.plan, "measured in the end", latency_s, plan.accuracy, is_faster))
+            meter.record(
+                SearchStep(plan.plan, "measured in the end", latency_s, plan.accuracy, is_faster)
+            )
         return meter.result(self.name)
 
 
 def _finalists(accepted: Sequence[AcceptedPlan], problem: Problem) -> list[AcceptedPlan]:
     """The fastest plan by the disguise within each share of the slack."""
     slack = problem.dense_accuracy - problem.floor
-    within = ([a for a in accepted if problem.dense_accuracy - a.accuracy <= share * slack] for share in _SHARES)
+    within = (
+        [a for a in accepted if problem.dense_accuracy - a.accuracy <= share * slack]
+        for share in _SHARES
+    )
     return list(dict.fromkeys(min(plans, key=lambda a: a.latency_s) for plans in within if plans))
 
 
 class _Shown:
-    """Latencies by a formula of the problem's own cheap looks; nothing is measured (see `contracts.LatencySource`)."""
+    """Latencies by a formula of the problem's own cheap looks;
 
-    def __init__(self, network: Network, show: Callable[[Sequence[Workload]], list[TaskCost]], spending: Spending) -> None:
+    nothing is measured (see `contracts.LatencySource`).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        show: Callable[[Sequence[Workload]], list[TaskCost]],
+        spending: Spending,
+    ) -> None:
         self._network, self.predict, self.spending = network, show, spending
 
     def measure(self, plan: Plan) -> list[TaskCost]:
@@ -84,37 +119,59 @@ def by_prediction(problem: Problem) -> LatencySource:
 
 
 def by_macs(problem: Problem) -> LatencySource:
-    """Multiply-accumulates, scaled to the dense network's latency: a task without any takes nothing; the programs' steps are known."""
+    """Multiply-accumulates, scaled to the dense network's latency:
+
+    a task without any takes nothing; the programs' steps are known.
+    """
     network = problem.network
     dense_s = math.fsum(c.latency_s for c in problem.latency.measure(network.dense))
     second = dense_s / max(network.macs(network.dense), 1)
 
     def show(workloads: Sequence[Workload]) -> list[TaskCost]:
-        return [replace(c, latency_s=max(w.macs * second, 1e-12)) for w, c in zip(workloads, problem.latency.predict(workloads), strict=True)]
+        return [
+            replace(c, latency_s=max(w.macs * second, 1e-12))
+            for w, c in zip(workloads, problem.latency.predict(workloads), strict=True)
+        ]
 
     return _Shown(network, show, problem.latency.spending)
 
 
 def shuffled(seed: int) -> Disguise:
-    """Each kind of task is as slow as another, drawn by a seed, is in the dense network; how latency falls with channels stays."""
+    """Each kind of task is as slow as another, drawn by a seed, is in the dense network;
+
+    how latency falls with channels stays.
+    """
 
     def disguise(problem: Problem) -> LatencySource:
         network = problem.network
-        dense = {w.key: c.latency_s for w, c in zip(network.workloads(network.dense), problem.latency.measure(network.dense), strict=True)}
+        dense = {
+            w.key: c.latency_s
+            for w, c in zip(
+                network.workloads(network.dense),
+                problem.latency.measure(network.dense),
+                strict=True,
+            )
+        }
         kinds: dict[tuple[str, object], float] = {}
         for workload in network.workloads(network.dense):
             kinds.setdefault((workload.family, workload.operator), dense[workload.key])
         seconds = np.array(list(kinds.values()))
-        factors = dict(zip(kinds, np.random.default_rng(seed).permutation(seconds) / seconds, strict=True))
+        factors = dict(
+            zip(kinds, np.random.default_rng(seed).permutation(seconds) / seconds, strict=True)
+        )
         return _Shuffled(network, problem.latency, factors)
 
     return disguise
 
 
 class _Shuffled:
-    """True looks, that cost what they cost, and are then told wrongly (see `contracts.LatencySource`)."""
+    """True looks, that cost what they cost, and are then told wrongly (see
+    `contracts.LatencySource`).
+    """
 
-    def __init__(self, network: Network, source: LatencySource, factors: dict[tuple[str, object], float]) -> None:
+    def __init__(
+        self, network: Network, source: LatencySource, factors: dict[tuple[str, object], float]
+    ) -> None:
         self._network, self._source, self._factors = network, source, factors
 
     @property
@@ -131,4 +188,7 @@ class _Shuffled:
         return self._tell(workloads, self._source.predict(workloads))
 
     def _tell(self, workloads: Sequence[Workload], costs: Sequence[TaskCost]) -> list[TaskCost]:
-        return [replace(c, latency_s=c.latency_s * self._factors.get((w.family, w.operator), 1.0)) for w, c in zip(workloads, costs, strict=True)]
+        return [
+            replace(c, latency_s=c.latency_s * self._factors.get((w.family, w.operator), 1.0))
+            for w, c in zip(workloads, costs, strict=True)
+        ]

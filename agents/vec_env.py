@@ -1,7 +1,9 @@
 """Many episodes at once, on all cores: environments stepped in batches, a batch to a process.
 
-stable-baselines3 has one process for all environments or one for each; a step of ours is too short for a message of its
-own and too long for one core. Observations, masks and what ended come back in one message for a whole batch.
+stable-baselines3 has one process for all environments or one for each; a step of ours is too short
+for a message of its
+own and too long for one core. Observations, masks and what ended come back in one message for a
+whole batch.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ _PATIENCE_S = 10.0  # for a process that was told to end
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a batch says after a step or a reset: an array with a row for each environment, and what ended."""
+    """What a batch says after a step or a reset:
+
+    an array with a row for each environment, and what ended.
+    """
 
     observations: NDArray[np.float32]
     masks: NDArray[np.bool_]
@@ -38,7 +43,10 @@ class _Answer:
 
     @staticmethod
     def join(answers: Sequence[_Answer]) -> _Answer:
-        arrays = {name: np.concatenate([getattr(a, name) for a in answers]) for name in ("observations", "masks", "rewards", "dones")}
+        arrays = {
+            name: np.concatenate([getattr(a, name) for a in answers])
+            for name in ("observations", "masks", "rewards", "dones")
+        }
         return _Answer(infos=[info for a in answers for info in a.infos], **arrays)
 
 
@@ -54,12 +62,24 @@ class _Batch:
     def reset(self) -> _Answer:
         """Begins all, with their seeds."""
         self._returns[:], self._lengths[:] = 0.0, 0
-        observations = [env.reset(seed=seed)[0] for env, seed in zip(self._envs, self._seeds, strict=True)]
-        return self._answer(observations, np.zeros(len(self._envs)), np.zeros(len(self._envs), bool), [{} for _ in self._envs])
+        observations = [
+            env.reset(seed=seed)[0] for env, seed in zip(self._envs, self._seeds, strict=True)
+        ]
+        return self._answer(
+            observations,
+            np.zeros(len(self._envs)),
+            np.zeros(len(self._envs), bool),
+            [{} for _ in self._envs],
+        )
 
     def step(self, actions: NDArray[np.int64]) -> _Answer:
         """A step of each."""
-        observations, rewards, dones, infos = [], np.zeros(len(self._envs)), np.zeros(len(self._envs), bool), []
+        observations, rewards, dones, infos = (
+            [],
+            np.zeros(len(self._envs)),
+            np.zeros(len(self._envs), bool),
+            [],
+        )
         for at, (env, action) in enumerate(zip(self._envs, actions, strict=True)):
             obs, rewards[at], terminated, truncated, told = env.step(int(action))
             self._returns[at] += rewards[at]
@@ -68,23 +88,49 @@ class _Batch:
             info: dict[str, Any] = {}
             if dones[at]:
                 elapsed = round(time.monotonic() - self._started, 6)
-                info = {"terminal_observation": obs, "TimeLimit.truncated": truncated, "episode": {"r": float(self._returns[at]), "l": int(self._lengths[at]), "t": elapsed}}
-                info |= {key: told[key] for key in ("latency_s", "dense_latency_s", "accuracy", "error_type") if key in told}
+                info = {
+                    "terminal_observation": obs,
+                    "TimeLimit.truncated": truncated,
+                    "episode": {
+                        "r": float(self._returns[at]),
+                        "l": int(self._lengths[at]),
+                        "t": elapsed,
+                    },
+                }
+                info |= {
+                    key: told[key]
+                    for key in ("latency_s", "dense_latency_s", "accuracy", "error_type")
+                    if key in told
+                }
                 self._returns[at], self._lengths[at] = 0.0, 0
                 obs, _ = env.reset()
             observations.append(obs)
             infos.append(info)
         return self._answer(observations, rewards, dones, infos)
 
-    def _answer(self, observations: Sequence[NDArray[np.float32]], rewards: NDArray[np.float64], dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> _Answer:
-        return _Answer(np.stack(observations), np.stack([env.action_masks() for env in self._envs]), rewards.astype(np.float32), dones, infos)
+    def _answer(
+        self,
+        observations: Sequence[NDArray[np.float32]],
+        rewards: NDArray[np.float64],
+        dones: NDArray[np.bool_],
+        infos: list[dict[str, Any]],
+    ) -> _Answer:
+        return _Answer(
+            np.stack(observations),
+            np.stack([env.action_masks() for env in self._envs]),
+            rewards.astype(np.float32),
+            dones,
+            infos,
+        )
 
 
 def _serve(pipe: Connection, make: Make, seeds: Sequence[int]) -> None:
     """A process's life: a batch, and messages until None or the end of the pipe."""
     try:
         batch = _Batch(make, seeds)
-        gc.freeze()  # problems are remembered for good: to go through them for rubbish again and again took a sixth of the time
+        # problems are remembered for good: to go through them for rubbish again and again took a
+        # sixth of the time
+        gc.freeze()
         gc.set_threshold(100_000, 50, 100)
         while (actions := pipe.recv()) is not None:
             pipe.send(batch.reset() if isinstance(actions, str) else batch.step(actions))
@@ -115,10 +161,14 @@ class ProblemVecEnv(VecEnv):
         self._processes: list[multiprocessing.process.BaseProcess] = []
         context = multiprocessing.get_context("forkserver")
         if n_workers:
-            context.set_forkserver_preload([__name__])  # what is imported is imported once, not by one process after the other
+            context.set_forkserver_preload(
+                [__name__]
+            )  # what is imported is imported once, not by one process after the other
         for part in parts if n_workers else ():
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, make, part.tolist()), daemon=True)
+            process = context.Process(
+                target=_serve, args=(theirs, make, part.tolist()), daemon=True
+            )
             process.start()
             theirs.close()
             self._pipes.append(ours)
@@ -136,7 +186,9 @@ class ProblemVecEnv(VecEnv):
         """See `VecEnv`."""
         self._send(np.asarray(actions))
 
-    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+    def step_wait(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """See `VecEnv`."""
         answer = self._receive()
         return answer.observations, answer.rewards, answer.dones, answer.infos
@@ -169,7 +221,9 @@ class ProblemVecEnv(VecEnv):
         """Not offered."""
         raise AttributeError(attr_name)
 
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+    def env_method(
+        self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any
+    ) -> list[Any]:
         """`action_masks` alone: they came with the observations."""
         if method_name != "action_masks":
             raise AttributeError(method_name)
@@ -190,7 +244,11 @@ class ProblemVecEnv(VecEnv):
 
     def _receive(self) -> _Answer:
         if self._batch is not None:
-            answer = self._batch.reset() if isinstance(self._actions, str) else self._batch.step(self._actions)
+            answer = (
+                self._batch.reset()
+                if isinstance(self._actions, str)
+                else self._batch.step(self._actions)
+            )
         else:
             answers = [pipe.recv() for pipe in self._pipes]
             for failed in (a for a in answers if isinstance(a, Exception)):

@@ -1,9 +1,14 @@
-"""How well each accuracy oracle ranks plans that only accuracy tells apart, what a look costs, and what it takes to train.
+"""How well each accuracy oracle ranks plans that only accuracy tells apart, what a look costs, and
+what it takes to train.
 
-`python benchmarks/accuracy_oracles.py [--json FILE] [--network NAME ...] [--plans 20] [--seeds 0 1]`. For each network
-and seed: 20 random plans of the same estimated latency, half the dense network's, each fine-tuned in full; then the
-same plans by each oracle, and the rank correlation (Spearman, with a bootstrap interval over the plans). Latencies are
-read out of the packaged recordings: nothing is compiled. Answers are kept (`--storage`), so that a run which was stopped
+`python benchmarks/accuracy_oracles.py [--json FILE] [--network NAME ...] [--plans 20] [--seeds 0
+1]`. For each network
+and seed: 20 random plans of the same estimated latency, half the dense network's, each fine-tuned
+in full; then the
+same plans by each oracle, and the rank correlation (Spearman, with a bootstrap interval over the
+plans). Latencies are
+read out of the packaged recordings: nothing is compiled. Answers are kept (`--storage`), so that a
+run which was stopped
 goes on. Each network needs a packaged recording of the class znver4-1t.
 """
 
@@ -35,14 +40,18 @@ from cprune_rl.job.progress import Reporter
 from cprune_rl.machine import command_line, describe_system
 from cprune_rl.network import Plan
 
-NETWORKS = tuple(sorted({name.partition("@")[0] for name in recorded_names() if name.endswith("@znver4-1t")}))
+NETWORKS = tuple(
+    sorted({name.partition("@")[0] for name in recorded_names() if name.endswith("@znver4-1t")})
+)
 _SHARE = 0.5  # of the dense latency
 _BATCH = 4  # plans that are looked at together
 _FEW = 1000  # images that a cheaper look is judged on
 LOOKS = ("look_s", "look_cpu_s", "look_few_cpu_s", "look_in_batch_s")
 
 
-def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | None = None) -> list[dict[str, Any]]:
+def measure(
+    network: str, seed: int, n_plans: int, storage: str, steps: int | None = None
+) -> list[dict[str, Any]]:
     """One network and seed: a row for each oracle.
 
     Args:
@@ -53,26 +62,67 @@ def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | No
         steps: of the full fine-tune; a run's own where not given.
     """
     reporter = Reporter()
-    config = load_config(None, {"model": network, "seed": seed, "device": f"recorded:{network}@znver4-1t", "storage": storage})
+    config = load_config(
+        None,
+        {
+            "model": network,
+            "seed": seed,
+            "device": f"recorded:{network}@znver4-1t",
+            "storage": storage,
+        },
+    )
     subject = open_subject(config, reporter)
     recording = read_recording(f"{network}@znver4-1t")
-    plans = equal_latency_plans(recording.network, ModelledCosts(recording.network, CostModel(recording.costs)), _SHARE, n_plans, seed)
+    plans = equal_latency_plans(
+        recording.network,
+        ModelledCosts(recording.network, CostModel(recording.costs)),
+        _SHARE,
+        n_plans,
+        seed,
+    )
     dense_accuracy = evaluate(subject.model, subject.data.search)
     store = open_store(storage)
     settings = full_settings(config)
-    full = subject.finetuned(settings if steps is None else dataclasses.replace(settings, n_steps=steps))
+    full = subject.finetuned(
+        settings if steps is None else dataclasses.replace(settings, n_steps=steps)
+    )
     started = time.perf_counter()
     supernet = supernet_evaluation(config, subject, reporter)
     training_s = {"supernet": time.perf_counter() - started}
-    evaluations: dict[str, Recalibrated | Finetuned] = {"macs": full, "recalibrate": Recalibrated(subject.pruned, subject.weights, subject.data)}
-    evaluations |= {f"finetune:{n}": subject.finetuned(TrainSettings(n, learning_rate=0.02, warmup=0.1, seed=seed)) for n in (20, 50, 200)}
+    evaluations: dict[str, Recalibrated | Finetuned] = {
+        "macs": full,
+        "recalibrate": Recalibrated(subject.pruned, subject.weights, subject.data),
+    }
+    evaluations |= {
+        f"finetune:{n}": subject.finetuned(
+            TrainSettings(n, learning_rate=0.02, warmup=0.1, seed=seed)
+        )
+        for n in (20, 50, 200)
+    }
     evaluations["supernet"] = supernet
-    truth = _answers(PlanOracle(full, subject.data, store, dense_accuracy), plans, full, reporter, f"{network}: full fine-tunes")
-    asked: dict[str, Any] = {"network": network, "seed": seed, "dense_accuracy": round(dense_accuracy, 5), "plans": [list(p.widths) for p in plans]}
-    rows: list[dict[str, Any]] = [{**asked, "oracle": "truth", "accuracy": [round(float(v), 5) for v in truth]}]
+    truth = _answers(
+        PlanOracle(full, subject.data, store, dense_accuracy),
+        plans,
+        full,
+        reporter,
+        f"{network}: full fine-tunes",
+    )
+    asked: dict[str, Any] = {
+        "network": network,
+        "seed": seed,
+        "dense_accuracy": round(dense_accuracy, 5),
+        "plans": [list(p.widths) for p in plans],
+    }
+    rows: list[dict[str, Any]] = [
+        {**asked, "oracle": "truth", "accuracy": [round(float(v), 5) for v in truth]}
+    ]
     for name, evaluation in evaluations.items():
         oracle = PlanOracle(evaluation, subject.data, store, dense_accuracy)
-        values = np.array([float(recording.network.macs(p)) for p in plans]) if name == "macs" else _answers(oracle, plans, evaluation, reporter, f"{network}: {name}")
+        values = (
+            np.array([float(recording.network.macs(p)) for p in plans])
+            if name == "macs"
+            else _answers(oracle, plans, evaluation, reporter, f"{network}: {name}")
+        )
         found = rank_correlation(values, truth)
         rows.append(
             {
@@ -92,23 +142,32 @@ def measure(network: str, seed: int, n_plans: int, storage: str, steps: int | No
     return rows
 
 
-def _answers(oracle: PlanOracle, plans: list[Plan], evaluation: Evaluation, reporter: Reporter, what: str) -> NDArray[np.float64]:
+def _answers(
+    oracle: PlanOracle, plans: list[Plan], evaluation: Evaluation, reporter: Reporter, what: str
+) -> NDArray[np.float64]:
     with reporter.part(what, len(plans)) as advance:
         return np.array(oracle.evaluate_all(plans, evaluation, advance))
 
 
 def _look_s(evaluation: Recalibrated | Finetuned, plans: list[Plan]) -> dict[str, float]:
-    """Of `LOOKS`: seconds of one look, of all cores in it, of all cores on a thousand images, and of a look where several plans are looked at together."""
+    """Of `LOOKS`: seconds of one look, of all cores in it, of all cores on a thousand images, and
+    of a look where several plans are looked at together.
+    """
     evaluation(plans[0])  # the first may have to load something
     one_s, cpu_s = _timed(evaluation, plans[0])
     search = evaluation.data.search
     few = dataclasses.replace(search, images=search.images[:_FEW], labels=search.labels[:_FEW])
-    _, few_cpu_s = _timed(dataclasses.replace(evaluation, data=dataclasses.replace(evaluation.data, search=few)), plans[0])
+    _, few_cpu_s = _timed(
+        dataclasses.replace(evaluation, data=dataclasses.replace(evaluation.data, search=few)),
+        plans[0],
+    )
     batch = plans[:_BATCH]
     started = time.perf_counter()
     list(evaluation.many(batch))
     in_batch_s = (time.perf_counter() - started) / len(batch)
-    return dict(zip(LOOKS, (round(v, 3) for v in (one_s, cpu_s, few_cpu_s, in_batch_s)), strict=True))
+    return dict(
+        zip(LOOKS, (round(v, 3) for v in (one_s, cpu_s, few_cpu_s, in_batch_s)), strict=True)
+    )
 
 
 def _timed(evaluation: Evaluation, plan: Plan) -> tuple[float, float]:
@@ -118,12 +177,18 @@ def _timed(evaluation: Evaluation, plan: Plan) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", nargs="*", default=NETWORKS)
     parser.add_argument("--seeds", nargs="*", type=int, default=(0, 1))
     parser.add_argument("--plans", type=int, default=20)
     parser.add_argument("--steps", type=int, help="of the full fine-tune")
-    parser.add_argument("--storage", default="sqlite:///accuracy-oracles.db", help="keeps every answer, so that a run which was stopped goes on")
+    parser.add_argument(
+        "--storage",
+        default="sqlite:///accuracy-oracles.db",
+        help="keeps every answer, so that a run which was stopped goes on",
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -131,8 +196,25 @@ def main() -> None:
         for seed in options.seeds:
             rows += measure(network, seed, options.plans, options.storage, options.steps)
             if options.json:
-                options.json.write_text(json.dumps({"command": command_line(), "system": describe_system(), "rows": rows}, indent=1) + "\n")
-    view = Table("network", "seed", "oracle", "rank correlation [95 %]", "s a look", "CPU s", f"CPU s, {_FEW} images", "s in a batch", "s of training", "bias")
+                options.json.write_text(
+                    json.dumps(
+                        {"command": command_line(), "system": describe_system(), "rows": rows},
+                        indent=1,
+                    )
+                    + "\n"
+                )
+    view = Table(
+        "network",
+        "seed",
+        "oracle",
+        "rank correlation [95 %]",
+        "s a look",
+        "CPU s",
+        f"CPU s, {_FEW} images",
+        "s in a batch",
+        "s of training",
+        "bias",
+    )
     for row in (r for r in rows if r["oracle"] != "truth"):
         value, low, high = row["rank_correlation"]
         view.add_row(

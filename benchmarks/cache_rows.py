@@ -1,7 +1,10 @@
-"""How fast the cost cache is written and read by 1, 2 and 8 processes at once, on SQLite and on PostgreSQL.
+"""How fast the cost cache is written and read by 1, 2 and 8 processes at once, on SQLite and on
+PostgreSQL.
 
-`python benchmarks/cache_rows.py [--json FILE]`. Absolute speeds depend on the disk, because every transaction is
-on it before it counts; what more processes and a server gain within one run are what to compare. PostgreSQL is
+`python benchmarks/cache_rows.py [--json FILE]`. Absolute speeds depend on the disk, because every
+transaction is
+on it before it counts; what more processes and a server gain within one run are what to compare.
+PostgreSQL is
 measured where its server is installed, in its package's own settings.
 """
 
@@ -53,7 +56,8 @@ def measure(n_processes: int, n_rows: int) -> list[dict[str, Any]]:
         n_rows: trials, over all of them.
 
     Returns:
-        For each storage its name, `n_processes`, `n_rows`, and `written_rows_a_second`, `read_rows_a_second`.
+        For each storage its name, `n_processes`, `n_rows`, and `written_rows_a_second`,
+        `read_rows_a_second`.
     """
     n_tasks = max(1, n_rows // _IN_ONE // n_processes)
     results = []
@@ -63,7 +67,15 @@ def measure(n_processes: int, n_rows: int) -> list[dict[str, Any]]:
                 continue
             write_s, read_s = _timed(url, n_processes, n_tasks)
         rows = n_tasks * _IN_ONE * n_processes
-        results.append({"storage": name, "n_processes": n_processes, "n_rows": rows, "written_rows_a_second": round(rows / write_s), "read_rows_a_second": round(rows / read_s)})
+        results.append(
+            {
+                "storage": name,
+                "n_processes": n_processes,
+                "n_rows": rows,
+                "written_rows_a_second": round(rows / write_s),
+                "read_rows_a_second": round(rows / read_s),
+            }
+        )
     return results
 
 
@@ -84,7 +96,15 @@ def _postgresql() -> Iterator[str | None]:
 
 def _timed(url: str, n_processes: int, n_tasks: int) -> tuple[float, float]:
     command = [sys.executable, "-c", _WORKER, url]
-    workers = [subprocess.Popen([*command, f"w{i}", str(n_tasks), str(_IN_ONE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for i in range(n_processes)]
+    workers = [
+        subprocess.Popen(
+            [*command, f"w{i}", str(n_tasks), str(_IN_ONE)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(n_processes)
+    ]
     seconds = []
     for _ in range(3):  # ready, written, read
         started = time.perf_counter()
@@ -103,7 +123,9 @@ def _timed(url: str, n_processes: int, n_tasks: int) -> tuple[float, float]:
 
 def main() -> None:
     """Prints the figures, and what each number of processes gains over one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", type=int, default=5600)
     options = parser.parse_args()
@@ -111,7 +133,9 @@ def main() -> None:
     alone = {r["storage"]: r for r in results if r["n_processes"] == 1}
     for row in results:
         for what in ("written", "read"):
-            row[f"{what}_over_one_process"] = round(row[f"{what}_rows_a_second"] / alone[row["storage"]][f"{what}_rows_a_second"], 2)
+            row[f"{what}_over_one_process"] = round(
+                row[f"{what}_rows_a_second"] / alone[row["storage"]][f"{what}_rows_a_second"], 2
+            )
     text = json.dumps(results, indent=1)
     print(text)
     if options.json:

@@ -1,7 +1,11 @@
-"""Whether a full fine-tune gains from the dense network's answers: accuracy after it, by the share of the loss that they have.
+"""Whether a full fine-tune gains from the dense network's answers:
 
-`python benchmarks/distillation.py [--json FILE] [--network NAME ...] [--kept 0.5 0.3] [--share 0 0.5 0.8] [--seeds 0 1]`. Uniform
-plans, a run's own fine-tune; accuracy on images of the gate and of the search, never on test images. Nothing is compiled.
+accuracy after it, by the share of the loss that they have.
+
+`python benchmarks/distillation.py [--json FILE] [--network NAME ...] [--kept 0.5 0.3] [--share 0
+0.5 0.8] [--seeds 0 1]`. Uniform
+plans, a run's own fine-tune; accuracy on images of the gate and of the search, never on test
+images. Nothing is compiled.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ from cprune_rl.machine import command_line, describe_system
 from cprune_rl.network import Plan
 
 
-def measure(network: str, kept: list[float], shares: list[float], seeds: list[int]) -> list[dict[str, Any]]:
+def measure(
+    network: str, kept: list[float], shares: list[float], seeds: list[int]
+) -> list[dict[str, Any]]:
     """One network: a row for each plan and share.
 
     Args:
@@ -41,23 +47,43 @@ def measure(network: str, kept: list[float], shares: list[float], seeds: list[in
     dense = float(np.mean([evaluate(subject.model, split) for split in images]))
     rows = []
     for ratio in kept:
-        plan = Plan(tuple(max(g.minimum, round(g.channels * ratio)) for g in subject.coupled.groups))
+        plan = Plan(
+            tuple(max(g.minimum, round(g.channels * ratio)) for g in subject.coupled.groups)
+        )
         for share in shares:
             accuracies, started = [], time.perf_counter()
             for seed in seeds:
                 pruned = subject.pruned(plan)
                 recalibrate(pruned, subject.data.train)
-                train(pruned, subject.data, replace(full_settings(config), seed=seed, distillation=share), teacher=subject.model)
+                train(
+                    pruned,
+                    subject.data,
+                    replace(full_settings(config), seed=seed, distillation=share),
+                    teacher=subject.model,
+                )
                 accuracies.append(float(np.mean([evaluate(pruned, split) for split in images])))
             seconds = (time.perf_counter() - started) / len(seeds)
-            rows.append({"network": network, "dense": dense, "kept": ratio, "share": share, "accuracies": accuracies, "seconds": round(seconds, 1)})
+            rows.append(
+                {
+                    "network": network,
+                    "dense": dense,
+                    "kept": ratio,
+                    "share": share,
+                    "accuracies": accuracies,
+                    "seconds": round(seconds, 1),
+                }
+            )
             print(rows[-1], flush=True)
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", nargs="*", default=["resnet8", "vgg-small", "mobilenetv2-small"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--network", nargs="*", default=["resnet8", "vgg-small", "mobilenetv2-small"]
+    )
     parser.add_argument("--kept", nargs="*", type=float, default=[0.5, 0.3])
     parser.add_argument("--share", nargs="*", type=float, default=[0.0, 0.5, 0.8])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
@@ -67,10 +93,22 @@ def main() -> None:
     for network in options.network:
         rows += measure(network, options.kept, options.share, options.seeds)
         if options.json:
-            options.json.write_text(json.dumps({"command": command_line(), "system": describe_system(), "rows": rows}, indent=1) + "\n")
+            options.json.write_text(
+                json.dumps(
+                    {"command": command_line(), "system": describe_system(), "rows": rows}, indent=1
+                )
+                + "\n"
+            )
     view = Table("network", "dense", "kept", "share", "accuracy, mean", "seconds")
     for row in rows:
-        view.add_row(row["network"], f"{row['dense']:.2%}", f"{row['kept']:g}", f"{row['share']:g}", f"{np.mean(row['accuracies']):.2%}", f"{row['seconds']:.0f}")
+        view.add_row(
+            row["network"],
+            f"{row['dense']:.2%}",
+            f"{row['kept']:g}",
+            f"{row['share']:g}",
+            f"{np.mean(row['accuracies']):.2%}",
+            f"{row['seconds']:.0f}",
+        )
     Console().print(view)
 
 

@@ -1,9 +1,13 @@
 """How fast the packaged recorded environment steps and the agent trains, on this machine.
 
-`python benchmarks/environment.py [--problem NAME] [--json FILE]`. Steps a second are of this process' own CPU time
-(`time.process_time`), on one thread, so that somebody else's work on the machine does not count as ours: what one core
-gives. Training of one policy for many problems is timed by the clock, on all cores. Absolute speeds depend on the
-machine; the ratios (training against stepping, a step against one fresh trial's 0.35 s) are what to compare.
+`python benchmarks/environment.py [--problem NAME] [--json FILE]`. Steps a second are of this
+process' own CPU time
+(`time.process_time`), on one thread, so that somebody else's work on the machine does not count as
+ours: what one core
+gives. Training of one policy for many problems is timed by the clock, on all cores. Absolute speeds
+depend on the
+machine; the ratios (training against stepping, a step against one fresh trial's 0.35 s) are what to
+compare.
 """
 
 import argparse
@@ -25,7 +29,9 @@ from cprune_rl.envs.recordings import recorded_names
 
 
 def steps_a_second(n_steps: int, problem: str | None) -> float:
-    """Random legal actions in `cprune_rl/CPruneRecorded-v0`, resets included, for each second of CPU time."""
+    """Random legal actions in `cprune_rl/CPruneRecorded-v0`, resets included, for each second of
+    CPU time.
+    """
     env = gymnasium.make("cprune_rl/CPruneRecorded-v0", problem=problem).unwrapped
     rng = np.random.default_rng(0)
     env.reset(seed=0)
@@ -41,14 +47,18 @@ def training_steps_a_second(n_steps: int, problem: str | None) -> float:
     """MaskablePPO end to end on variations of the recorded problem, for each second of CPU time."""
     recorded = open_recorded(problem)
     measured = CostModel(recorded.latency.measured())
-    problems = TrainingProblems(recorded.network, measured, recorded.curves, recorded.dense_accuracy, recorded.descriptor)
+    problems = TrainingProblems(
+        recorded.network, measured, recorded.curves, recorded.dense_accuracy, recorded.descriptor
+    )
     started = time.process_time()
     train_policy(problems, TrainingSettings(total_timesteps=n_steps))
     return n_steps / (time.process_time() - started)
 
 
 def policy_training_steps_a_second(n_steps: int) -> float:
-    """One policy for many problems, as `cprune-rl train --device-class '*'` trains it, on all cores, by the clock; reading the recordings not included."""
+    """One policy for many problems, as `cprune-rl train --device-class '*'` trains it, on all
+    cores, by the clock; reading the recordings not included.
+    """
     problems = GeneratedProblems(recorded_names())
     started = time.perf_counter()
     train_policy(problems, TrainingSettings(n_steps, n_workers=None))
@@ -57,7 +67,9 @@ def policy_training_steps_a_second(n_steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--problem", help="name or path of a recording; the default one where not given")
+    parser.add_argument(
+        "--problem", help="name or path of a recording; the default one where not given"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,8 +1,13 @@
-"""Whether networks on several threads can be timed on a machine: what it takes to hand work to the other threads, beside a network's latency.
+"""Whether networks on several threads can be timed on a machine:
 
-`python benchmarks/fork_join.py LIBRARY --shape 1,3,32,32 [--device 'local?threads=2'] [--seconds 60] [--json FILE]`. LIBRARY is a finished
-network's `lib.so`. A virtual machine's cores may be moved by its host between cores that share a cache and cores that do not: the hand-over then
-takes another time for seconds or minutes, and so does every network of many short parallel loops. Nothing on the machine itself changes that.
+what it takes to hand work to the other threads, beside a network's latency.
+
+`python benchmarks/fork_join.py LIBRARY --shape 1,3,32,32 [--device 'local?threads=2'] [--seconds
+60] [--json FILE]`. LIBRARY is a finished
+network's `lib.so`. A virtual machine's cores may be moved by its host between cores that share a
+cache and cores that do not: the hand-over then
+takes another time for seconds or minutes, and so does every network of many short parallel loops.
+Nothing on the machine itself changes that.
 """
 
 from __future__ import annotations
@@ -43,27 +48,66 @@ def main() -> None:
     shape = tuple(int(n) for n in options.shape.split(","))
     turns: list[tuple[float, float]] = []
     with open_device(options.device) as device:
-        regions = device.build(ForkJoin, ((1024,),), ("float32",), device.build_folder / "fork_join.so")
+        regions = device.build(
+            ForkJoin, ((1024,),), ("float32",), device.build_folder / "fork_join.so"
+        )
         ends = time.monotonic() + options.seconds
-        for _ in track(iter(lambda: time.monotonic() < ends, False), f"Timing for {options.seconds:g} s", console=Console(stderr=True)):
-            (before,), network, (after,) = device.time([regions]), time_interleaved(device, {"network": options.library}, shape, 5)["network"], device.time([regions])
+        for _ in track(
+            iter(lambda: time.monotonic() < ends, False),
+            f"Timing for {options.seconds:g} s",
+            console=Console(stderr=True),
+        ):
+            (before,), network, (after,) = (
+                device.time([regions]),
+                time_interleaved(device, {"network": options.library}, shape, 5)["network"],
+                device.time([regions]),
+            )
             if before.samples_s and after.samples_s:
-                turns.append(((before.latency_s + after.latency_s) / 2 / _N_REGIONS * 1e6, float(np.median(network)) * 1e3))
+                turns.append(
+                    (
+                        (before.latency_s + after.latency_s) / 2 / _N_REGIONS * 1e6,
+                        float(np.median(network)) * 1e3,
+                    )
+                )
         figures = {"device": device.name, "fingerprint": device.fingerprint}
     hand_over_us, latency_ms = np.array(turns).T
     is_far = hand_over_us > _FAR * np.percentile(hand_over_us, 5)
     table = Table("hand-over", "turns", "hand-over, us", "latency, ms")
-    kinds = [(name, chosen) for name, chosen in (("near", ~is_far), ("far", is_far)) if chosen.any()]
+    kinds = [
+        (name, chosen) for name, chosen in (("near", ~is_far), ("far", is_far)) if chosen.any()
+    ]
     for name, chosen in kinds:
-        table.add_row(name, str(chosen.sum()), f"{np.median(hand_over_us[chosen]):.2f}", f"{np.median(latency_ms[chosen]):.3f}")
+        table.add_row(
+            name,
+            str(chosen.sum()),
+            f"{np.median(hand_over_us[chosen]):.2f}",
+            f"{np.median(latency_ms[chosen]):.3f}",
+        )
     Console().print(table)
     if options.json:
-        seen = {"command": command_line(), "when": now_utc(), "system": describe_system(), **figures}
-        options.json.write_text(json.dumps({**seen, "hand_over_us": hand_over_us.round(3).tolist(), "latency_ms": latency_ms.round(4).tolist()}, indent=1) + "\n")
+        seen = {
+            "command": command_line(),
+            "when": now_utc(),
+            "system": describe_system(),
+            **figures,
+        }
+        options.json.write_text(
+            json.dumps(
+                {
+                    **seen,
+                    "hand_over_us": hand_over_us.round(3).tolist(),
+                    "latency_ms": latency_ms.round(4).tolist(),
+                },
+                indent=1,
+            )
+            + "\n"
+        )
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("library", type=Path, metavar="LIBRARY")
     parser.add_argument("--shape", required=True, help="of the network's input, e.g. 1,3,32,32")
     parser.add_argument("--device", default="local?threads=2")

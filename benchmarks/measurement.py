@@ -1,9 +1,15 @@
-"""Measurement that is affordable, and how true it is: every figure of the tuner, the estimate and the cost cache in one run.
+"""Measurement that is affordable, and how true it is:
 
-`python benchmarks/measurement.py [--json FILE] [--only PART ...] [--storage sqlite:///costs.db]`. Parts: trial, pool,
-search, forms, estimate, cache, predictor, runtimes; the last one needs the extra `benchmark`. Ratios within a part are
-what to compare; absolute times are this machine's. It takes more than an hour on two cores, tuning included, and wants the
-machine for itself. `--only` leaves what the file has of other parts as it is, so that a run which was stopped can be ended.
+every figure of the tuner, the estimate and the cost cache in one run.
+
+`python benchmarks/measurement.py [--json FILE] [--only PART ...] [--storage sqlite:///costs.db]`.
+Parts: trial, pool,
+search, forms, estimate, cache, predictor, runtimes; the last one needs the extra `benchmark`.
+Ratios within a part are
+what to compare; absolute times are this machine's. It takes more than an hour on two cores, tuning
+included, and wants the
+machine for itself. `--only` leaves what the file has of other parts as it is, so that a run which
+was stopped can be ended.
 """
 
 from __future__ import annotations
@@ -40,17 +46,33 @@ class Bar:
 
 
 BARS: dict[str, Bar] = {
-    "trial": Bar("a fresh trial at least 10 times cheaper than TVM's own builder and runner, in batches of either size", lambda f: all(r["ratio"] >= 10 for r in f)),
-    "search": Bar("at least 10 times fewer trials than CPrune's protocol, tuning the dense network included", lambda f: f["ratio"] >= 10),
+    "trial": Bar(
+        "a fresh trial at least 10 times cheaper than TVM's own builder and runner, in batches of either size",
+        lambda f: all(r["ratio"] >= 10 for r in f),
+    ),
+    "search": Bar(
+        "at least 10 times fewer trials than CPrune's protocol, tuning the dense network included",
+        lambda f: f["ratio"] >= 10,
+    ),
     "estimate": Bar("median error of the estimate at most 10 %", lambda f: f["median"] <= 0.10),
-    "runtimes": Bar("at least as fast as the better of ONNX Runtime and torch.compile on every network", lambda f: all(r["best_rival_over_ours"][0] >= 1 for r in f)),
+    "runtimes": Bar(
+        "at least as fast as the better of ONNX Runtime and torch.compile on every network",
+        lambda f: all(r["best_rival_over_ours"][0] >= 1 for r in f),
+    ),
 }
 
 
 def main() -> None:
     options = _options()
-    figures: dict[str, Any] = json.loads(options.json.read_text()) if options.only and options.json and options.json.exists() else {}
-    for of_the_whole in ("system", "command"):  # of an earlier version's file: each part has its own now
+    figures: dict[str, Any] = (
+        json.loads(options.json.read_text())
+        if options.only and options.json and options.json.exists()
+        else {}
+    )
+    for of_the_whole in (
+        "system",
+        "command",
+    ):  # of an earlier version's file: each part has its own now
         figures.pop(of_the_whole, None)
     console = Console()
     parts = _parts(options)
@@ -60,10 +82,16 @@ def main() -> None:
     for name in wanted:
         console.rule(name)
         figures[name] = parts[name]()
-        figures.setdefault("runs", {})[name] = {"command": command_line(), "when": now_utc(), "system": describe_system()}
+        figures.setdefault("runs", {})[name] = {
+            "command": command_line(),
+            "when": now_utc(),
+            "system": describe_system(),
+        }
         console.print(_shown(figures[name]))
         if options.json:
-            options.json.write_text(json.dumps(figures, indent=1) + "\n")  # a long run that is stopped keeps what it has
+            options.json.write_text(
+                json.dumps(figures, indent=1) + "\n"
+            )  # a long run that is stopped keeps what it has
     table = Table("part", "bar", "holds")
     for name, bar in BARS.items():
         if name in figures:
@@ -77,22 +105,36 @@ def _shown(figures: Any) -> Any:
         return figures
     table = Table(*figures[0])
     for row in figures:
-        table.add_row(*("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(
+            *(
+                "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+                for value in row.values()
+            )
+        )
     return table
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--only", nargs="*", metavar="PART", help="parts to run")
-    parser.add_argument("--network", default="resnet8", help="network of the parts trial, pool, search and estimate")
+    parser.add_argument(
+        "--network", default="resnet8", help="network of the parts trial, pool, search and estimate"
+    )
     parser.add_argument("--device", default="local", help="device of these parts and of forms")
-    parser.add_argument("--storage", help="cost cache to take programs from and keep them in; in memory where not given, and always for the part search")
+    parser.add_argument(
+        "--storage",
+        help="cost cache to take programs from and keep them in; in memory where not given, and always for the part search",
+    )
     return parser.parse_args()
 
 
 def _parts(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    def with_bench(experiment: Callable[[tuning.Bench], Any], *, storage: str | None = options.storage) -> Callable[[], Any]:
+    def with_bench(
+        experiment: Callable[[tuning.Bench], Any], *, storage: str | None = options.storage
+    ) -> Callable[[], Any]:
         def run() -> Any:
             with open_device(options.device) as device:
                 return experiment(tuning.Bench(options.network, device, storage))
@@ -111,7 +153,11 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "estimate": with_bench(tuning.estimate_errors),
         "cache": lambda: [row for n in cache_rows.PROCESSES for row in cache_rows.measure(n, 2800)],
         "predictor": leave_one_out.measure,
-        "runtimes": lambda: [runtimes.compare(name, n, options.storage) for n in runtimes.THREADS for name in runtimes.NETWORKS],
+        "runtimes": lambda: [
+            runtimes.compare(name, n, options.storage)
+            for n in runtimes.THREADS
+            for name in runtimes.NETWORKS
+        ],
     }
 
 

@@ -1,7 +1,11 @@
-"""Which networks go the whole way: groups found, every group pruned, exported, compiled, and equal to torch.
+"""Which networks go the whole way:
 
-`python benchmarks/networks.py [--json FILE] [--markdown FILE] [--size 64] [--network NAME ...]`. Each network has random weights and
-random batch-norm statistics; every group keeps two thirds of its channels. Nothing is tuned or timed: what is
+groups found, every group pruned, exported, compiled, and equal to torch.
+
+`python benchmarks/networks.py [--json FILE] [--markdown FILE] [--size 64] [--network NAME ...]`.
+Each network has random weights and
+random batch-norm statistics; every group keeps two thirds of its channels. Nothing is tuned or
+timed: what is
 compiled are the very functions that a run would tune.
 """
 
@@ -35,7 +39,17 @@ from cprune_rl.pruning.models import build_model, check_output
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.zoo import MODELS
 
-LIBRARY = ("resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "mobilenet_v3_small", "mnasnet1_0", "efficientnet_b0", "densenet121", "convnext_tiny")
+LIBRARY = (
+    "resnet18",
+    "resnet50",
+    "vgg16_bn",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mnasnet1_0",
+    "efficientnet_b0",
+    "densenet121",
+    "convnext_tiny",
+)
 NETWORKS = (
     *MODELS,
     *(f"torchvision:{name}" for name in LIBRARY),
@@ -61,20 +75,29 @@ def examine(name: str, size_px: int) -> dict[str, Any]:
         size_px: height and width of its images; packaged networks take 32.
 
     Returns:
-        A row: groups, what is left whole and why, and whether each stage was reached, or the error that ended it.
+        A row: groups, what is left whole and why, and whether each stage was reached, or the error
+        that ended it.
     """
-    row: dict[str, Any] = {"network": name, "size_px": 32 if name in MODELS else 224 if "vit" in name else size_px}
+    row: dict[str, Any] = {
+        "network": name,
+        "size_px": 32 if name in MODELS else 224 if "vit" in name else size_px,
+    }
     started = time.perf_counter()
     try:
         _go(name, row)
     except Exception as error:  # whatever stops a network belongs into its row
-        row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
+        row["error"] = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
+        )
     row["seconds"] = round(time.perf_counter() - started, 1)
     return row
 
 
 def _go(name: str, row: dict[str, Any]) -> None:
-    model, example = awakened(build_model(name, _N_CLASSES)).eval(), torch.zeros(1, 3, row["size_px"], row["size_px"])
+    model, example = (
+        awakened(build_model(name, _N_CLASSES)).eval(),
+        torch.zeros(1, 3, row["size_px"], row["size_px"]),
+    )
     check_output(model, example, _N_CLASSES, name)
     _draw_statistics(model)
     coupled = find_groups(model, example)
@@ -86,23 +109,37 @@ def _go(name: str, row: dict[str, Any]) -> None:
         "prunable_layers": len(pruned_layers & set(layers)),
         "left_whole": dict(Counter(reason.partition(" (")[0] for _, reason in coupled.unprunable)),
     }
-    exported = ExportedNetwork.export(model, example, coupled.axes, make_target(os.cpu_count() or 1))
+    exported = ExportedNetwork.export(
+        model, example, coupled.axes, make_target(os.cpu_count() or 1)
+    )
     forms = find_forms(name, exported, coupled.groups, coupled.unprunable)
-    row |= {"exported": True, "tasks": len(forms.network.workloads(forms.network.dense)), "forms": len(forms.all), "note": forms.note}
+    row |= {
+        "exported": True,
+        "tasks": len(forms.network.workloads(forms.network.dense)),
+        "forms": len(forms.all),
+        "note": forms.note,
+    }
     plan = forms.network.uniform(_KEPT)
     pruned = prune(model, coupled, plan)
-    values = {key: value.detach().numpy() for key, value in fold_batch_norms(pruned).state_dict().items()}
+    values = {
+        key: value.detach().numpy() for key, value in fold_batch_norms(pruned).state_dict().items()
+    }
     form = len(forms.all) - 1
     chosen = tuple(form for _ in forms.network.subgraphs)
     composed = compose(forms, plan, Choice(chosen, forms.transposes(chosen)), values)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "net.so"
-        tvm.compile(composed.module, target=make_target(os.cpu_count() or 1)).export_library(str(library))
+        tvm.compile(composed.module, target=make_target(os.cpu_count() or 1)).export_library(
+            str(library)
+        )
         row["compiled"] = True
         image = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             expected = pruned(image).numpy()
-        error = float(np.abs(run_library(library, image.numpy(), _N_CLASSES) - expected).max() / np.abs(expected).max())
+        error = float(
+            np.abs(run_library(library, image.numpy(), _N_CLASSES) - expected).max()
+            / np.abs(expected).max()
+        )
     row |= {"error_ratio": error, "equal": error <= _TOLERANCE}
 
 
@@ -117,7 +154,17 @@ def _draw_statistics(model: nn.Module) -> None:
             module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
 
 
-COLUMNS = ("network", "input", "groups", "prunable layers", "left whole", "exported", "compiled", "equal", "note")
+COLUMNS = (
+    "network",
+    "input",
+    "groups",
+    "prunable layers",
+    "left whole",
+    "exported",
+    "compiled",
+    "equal",
+    "note",
+)
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -125,7 +172,15 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     whole = "; ".join(f"{reason} ({n})" for reason, n in row.get("left_whole", {}).items())
     states = ("yes" if row.get(state) else "NO" for state in ("exported", "compiled", "equal"))
     prunable = f"{row['prunable_layers']} of {row['layers']}" if "layers" in row else "-"
-    return (row["network"], f"{row['size_px']}x{row['size_px']}", str(row.get("groups", "-")), prunable, whole, *states, row.get("error") or row.get("note") or "")
+    return (
+        row["network"],
+        f"{row['size_px']}x{row['size_px']}",
+        str(row.get("groups", "-")),
+        prunable,
+        whole,
+        *states,
+        row.get("error") or row.get("note") or "",
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -138,12 +193,17 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """All rows, for the docs."""
-    lines = [f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in (COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows))]
+    lines = [
+        f"| {' | '.join(c.replace('|', '/') for c in line)} |"
+        for line in (COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows))
+    ]
     return f"# Which networks go the whole way\n\n{_EXPLANATION}\n\n" + "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", nargs="*", default=NETWORKS)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--json", type=Path)

@@ -1,7 +1,11 @@
-"""Whether a comparison says the same with other seeds: `python benchmarks/other_seeds.py COMPARISON OTHER [--json FILE]`.
+"""Whether a comparison says the same with other seeds:
 
-Both folders are `cprune-rl compare`'s, of the same problems at the floor that most were tried at. For each method that both have: the
-interquartile mean of its share of the best gain, with the interval that the first states, and the same of the other. Methods that only
+`python benchmarks/other_seeds.py COMPARISON OTHER [--json FILE]`.
+
+Both folders are `cprune-rl compare`'s, of the same problems at the floor that most were tried at.
+For each method that both have: the
+interquartile mean of its share of the best gain, with the interval that the first states, and the
+same of the other. Methods that only
 one of them has are left out of both, so that shares are of the same best.
 """
 
@@ -33,7 +37,14 @@ def compare_seeds(first: list[Row], other: list[Row]) -> list[dict[str, Any]]:
     lines = []
     for s in found.standings:
         value = others[s.method].iqm.value
-        lines.append({"method": s.method, "iqm": asdict(s.iqm), "other_seeds": value, "is_inside": s.iqm.low <= value <= s.iqm.high})
+        lines.append(
+            {
+                "method": s.method,
+                "iqm": asdict(s.iqm),
+                "other_seeds": value,
+                "is_inside": s.iqm.low <= value <= s.iqm.high,
+            }
+        )
     return lines
 
 
@@ -43,7 +54,9 @@ def _compared(rows: list[Row]) -> Comparison:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("comparison", type=Path)
     parser.add_argument("other", type=Path)
     parser.add_argument("--json", type=Path)
@@ -53,10 +66,18 @@ def main() -> None:
     view = Table("method", "share, IQM [95 %]", "other seeds", "inside")
     for line in lines:
         iqm = line["iqm"]
-        view.add_row(line["method"], f"{iqm['value']:.3f} [{iqm['low']:.3f}, {iqm['high']:.3f}]", f"{line['other_seeds']:.3f}", "yes" if line["is_inside"] else "no")
+        view.add_row(
+            line["method"],
+            f"{iqm['value']:.3f} [{iqm['low']:.3f}, {iqm['high']:.3f}]",
+            f"{line['other_seeds']:.3f}",
+            "yes" if line["is_inside"] else "no",
+        )
     Console().print(view)
     if options.json:
-        seeds = {name: sorted({r.seed for r in rows}) for name, rows in (("seeds", first), ("other_seeds", other))}
+        seeds = {
+            name: sorted({r.seed for r in rows})
+            for name, rows in (("seeds", first), ("other_seeds", other))
+        }
         options.json.write_text(json.dumps({**seeds, "methods": lines}, indent=1) + "\n")
 
 

@@ -1,8 +1,11 @@
 """Whole packaged networks, tuned by this project, beside ONNX Runtime and torch.compile.
 
-`python benchmarks/runtimes.py [--json FILE]`; needs the extra `benchmark`. Each rival runs at its best: ONNX
-Runtime with all graph optimisations and inputs bound in place, torch.compile with frozen weights in either memory
-format, whichever is faster. All are timed in turns on the same cores, so only ratios within a row mean anything.
+`python benchmarks/runtimes.py [--json FILE]`; needs the extra `benchmark`. Each rival runs at its
+best: ONNX
+Runtime with all graph optimisations and inputs bound in place, torch.compile with frozen weights in
+either memory
+format, whichever is faster. All are timed in turns on the same cores, so only ratios within a row
+mean anything.
 """
 
 from __future__ import annotations
@@ -40,13 +43,20 @@ NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small", "resnet20")
 THREADS = tuple(n for n in (1, 2) if n <= (psutil.cpu_count() or 1))
 Run = Callable[[], Any]
 _TOLERANCE = 1e-3  # of the largest logit
-_REST_S = 0.25  # of a runtime whose threads spin on after a run: whoever comes next has the cores to himself
+# of a runtime whose threads spin on after a run: whoever comes next has the cores to himself
+_REST_S = 0.25
 
 
 def require_rivals() -> None:
     """Ends the program, before anything is measured, where what a rival needs is not installed."""
-    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
-        sys.exit(f"the runtimes to compare with need {', '.join(missing)}: pip install -c constraints.txt -e '.[benchmark]'")
+    if missing := [
+        name
+        for name in ("onnx", "onnxscript", "onnxruntime")
+        if importlib.util.find_spec(name) is None
+    ]:
+        sys.exit(
+            f"the runtimes to compare with need {', '.join(missing)}: pip install -c constraints.txt -e '.[benchmark]'"
+        )
 
 
 def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) -> dict[str, object]:
@@ -60,18 +70,32 @@ def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) ->
     """
     model, example = build_model(name, 10).eval(), torch.randn(MODELS[name].input_shape)
     store = open_store(storage)
-    with open_device(f"local?threads={n_threads}") as device, tempfile.TemporaryDirectory() as folder:
+    with (
+        open_device(f"local?threads={n_threads}") as device,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         assert isinstance(device, LocalDevice)
         groups = find_groups(model, example)
         model.to(memory_format=torch.contiguous_format)
-        forms = find_forms(name, ExportedNetwork.export(model, example, groups.axes, device.target), groups.groups)
+        forms = find_forms(
+            name, ExportedNetwork.export(model, example, groups.axes, device.target), groups.groups
+        )
         tuner = Tuner(forms, device, store)
         tuner.tune_dense()
         library = Path(folder) / "net.so"
         build_network(forms, forms.network.dense, model, tuner, device, library)
         estimate = sum(c.latency_s for c in tuner.measure(forms.network.dense))
-        rivals = {"onnxruntime": onnxruntime_run(model, example, n_threads, Path(folder)), **torch_runs(model, example, n_threads)}
-        samples = time_interleaved(device, {"ours": library}, tuple(example.shape), rounds, others={k: timer(run, n_threads) for k, run in rivals.items()})
+        rivals = {
+            "onnxruntime": onnxruntime_run(model, example, n_threads, Path(folder)),
+            **torch_runs(model, example, n_threads),
+        }
+        samples = time_interleaved(
+            device,
+            {"ours": library},
+            tuple(example.shape),
+            rounds,
+            others={k: timer(run, n_threads) for k, run in rivals.items()},
+        )
     store.close()
     return _row(name, n_threads, estimate, samples)
 
@@ -85,7 +109,9 @@ def onnxruntime_run(model: nn.Module, example: torch.Tensor, n_threads: int, fol
         torch.onnx.export(model, (example,), folder / "net.onnx", dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
-    session = onnxruntime.InferenceSession(folder / "net.onnx", options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        folder / "net.onnx", options, providers=["CPUExecutionProvider"]
+    )
     binding = session.io_binding()
     image = onnxruntime.OrtValue.ortvalue_from_numpy(example.numpy())
     binding.bind_ortvalue_input(session.get_inputs()[0].name, image)
@@ -96,7 +122,8 @@ def onnxruntime_run(model: nn.Module, example: torch.Tensor, n_threads: int, fol
 def torch_runs(model: nn.Module, example: torch.Tensor, n_threads: int) -> dict[str, Run]:
     """One inference of the compiled network with frozen weights, in both memory formats.
 
-    Each has a model of its own: a change of format is made in place, and a graph that is compiled again later would
+    Each has a model of its own: a change of format is made in place, and a graph that is compiled
+    again later would
     take the other one's weights. Both are run once more when both are made.
 
     Raises:
@@ -105,11 +132,18 @@ def torch_runs(model: nn.Module, example: torch.Tensor, n_threads: int) -> dict[
     import torch._inductor.config as inductor
 
     torch.set_num_threads(n_threads)
-    torch._dynamo.reset()  # of other networks: beyond a number of graphs of one class nothing is compiled any more
+    # of other networks: beyond a number of graphs of one class nothing is compiled any more
+    torch._dynamo.reset()
     inductor.freezing = True
     runs: dict[str, Run] = {}
-    for label, memory_format in (("torch.compile", torch.contiguous_format), ("torch.compile channels_last", torch.channels_last)):
-        placed, image = copy.deepcopy(model).to(memory_format=memory_format), example.contiguous(memory_format=memory_format)
+    for label, memory_format in (
+        ("torch.compile", torch.contiguous_format),
+        ("torch.compile channels_last", torch.channels_last),
+    ):
+        placed, image = (
+            copy.deepcopy(model).to(memory_format=memory_format),
+            example.contiguous(memory_format=memory_format),
+        )
         runs[label] = _inference(torch.compile(placed), image)
         runs[label]()
     with torch.inference_mode():
@@ -117,7 +151,9 @@ def torch_runs(model: nn.Module, example: torch.Tensor, n_threads: int) -> dict[
     for label, run in runs.items():
         error = float((run() - expected).abs().max() / expected.abs().max())
         if error > _TOLERANCE:
-            raise RuntimeError(f"{label} differs from the network by {error:.2g} of its largest logit")
+            raise RuntimeError(
+                f"{label} differs from the network by {error:.2g} of its largest logit"
+            )
     return runs
 
 
@@ -130,7 +166,10 @@ def _inference(compiled: Callable[[torch.Tensor], torch.Tensor], image: torch.Te
 
 
 def timer(run: Run, n_threads: int) -> Callable[[], float]:
-    """Seconds of one run, from as many as take 20 ms, on the cores that the device is pinned to; several threads are given time to come to rest."""
+    """Seconds of one run, from as many as take 20 ms, on the cores that the device is pinned to;
+
+    several threads are given time to come to rest.
+    """
     process, everything = psutil.Process(), psutil.Process().cpu_affinity() or []
 
     def timed() -> float:
@@ -147,7 +186,9 @@ def timer(run: Run, n_threads: int) -> Callable[[], float]:
     return timed
 
 
-def _row(name: str, n_threads: int, estimate: float, samples: dict[str, np.ndarray]) -> dict[str, object]:
+def _row(
+    name: str, n_threads: int, estimate: float, samples: dict[str, np.ndarray]
+) -> dict[str, object]:
     medians = {k: float(np.median(v)) for k, v in samples.items()}
     rival = min((k for k in samples if k != "ours"), key=medians.__getitem__)
     ratio = speedup_interval(samples[rival], samples["ours"])
@@ -162,7 +203,9 @@ def _row(name: str, n_threads: int, estimate: float, samples: dict[str, np.ndarr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", nargs="*", default=NETWORKS)
     parser.add_argument("--threads", type=int, nargs="*", default=THREADS)
     parser.add_argument("--storage", help="cost cache to take programs from and keep them in")

@@ -1,7 +1,11 @@
-"""Channels against blocks, kernels and patterns on finished networks: the fronts of several runs in one table.
+"""Channels against blocks, kernels and patterns on finished networks:
 
-`python benchmarks/scheme_fronts.py [RUN ...] [--kept docs/results/schemes] [--page docs/schemes.md]`. A RUN is the folder of
-`cprune-rl prune --schemes block|both --front=... --rivals agent,mapping-rule`; what it found is kept as one file beside its picture, and the
+the fronts of several runs in one table.
+
+`python benchmarks/scheme_fronts.py [RUN ...] [--kept docs/results/schemes] [--page
+docs/schemes.md]`. A RUN is the folder of
+`cprune-rl prune --schemes block|both --front=... --rivals agent,mapping-rule`; what it found is
+kept as one file beside its picture, and the
 table is made of all files that are kept.
 """
 
@@ -19,7 +23,12 @@ import numpy as np
 
 from cprune_rl.pruning.surgery import PlanFile
 
-_TITLES = {"agent": "channels, the agent", "mapping-rule": "schemes by rule", "mapping-search": "schemes by search", "channels-then-schemes": "channels and schemes"}
+_TITLES = {
+    "agent": "channels, the agent",
+    "mapping-rule": "schemes by rule",
+    "mapping-search": "schemes by search",
+    "channels-then-schemes": "channels and schemes",
+}
 _COLUMNS = (
     "network",
     "device",
@@ -49,17 +58,27 @@ its ends nothing is said. Two to four networks make a front, so this is a readin
 
 
 def kept(run: Path, note: str = "") -> dict[str, Any]:
-    """What a run found: of each network its figures, the channels that its groups keep and its layers' schemes.
+    """What a run found: of each network its figures, the channels that its groups keep and its
+    layers' schemes.
 
     Args:
         run: folder of a front.
         note: what is to be known of the run.
     """
-    front, made = json.loads((run / "front.json").read_text()), json.loads((run / "problem.json").read_text())["provenance"]
+    front, made = (
+        json.loads((run / "front.json").read_text()),
+        json.loads((run / "problem.json").read_text())["provenance"],
+    )
     points = []
     for point in front["points"]:
         plan = PlanFile.read(run / point["folder"])
-        points.append({**point, "kept": {name: len(indices) for name, indices in plan.kept.items()}, "schemes": dict(plan.schemes)})
+        points.append(
+            {
+                **point,
+                "kept": {name: len(indices) for name, indices in plan.kept.items()},
+                "schemes": dict(plan.schemes),
+            }
+        )
     return {
         "command": (run / "command.txt").read_text().strip().replace("__main__.py", "cprune-rl", 1),
         "note": note,
@@ -78,12 +97,23 @@ def rows_of(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     Args:
         found: see `kept`.
     """
-    points, device = found["points"], dict(part.split("=", 1) for part in found["device"].split(";"))
+    points, device = (
+        found["points"],
+        dict(part.split("=", 1) for part in found["device"].split(";")),
+    )
     channels = {p["floor"]: p["shown_ms"] for p in points if p["method"] == "agent"}
-    front = sorted((math.log(p["shown_ms"]), p["gained_test"][0]) for p in points if p["method"] == "agent" or p["floor"] is None)
+    front = sorted(
+        (math.log(p["shown_ms"]), p["gained_test"][0])
+        for p in points
+        if p["method"] == "agent" or p["floor"] is None
+    )
     for p in points:
         is_dense = p["floor"] is None
-        over = "" if is_dense or p["floor"] not in channels or p["method"] == "agent" else f"{channels[p['floor']] / p['shown_ms']:.2f}"
+        over = (
+            ""
+            if is_dense or p["floor"] not in channels or p["method"] == "agent"
+            else f"{channels[p['floor']] / p['shown_ms']:.2f}"
+        )
         yield (
             found["network"],
             f"{device['cpu']} as {device['mcpu']}, {device['threads']} thread{'s' if device['threads'] != '1' else ''}",
@@ -93,7 +123,9 @@ def rows_of(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             "1.00" if is_dense else "{:.2f} [{:.2f}, {:.2f}]".format(*p["speedup"]),
             over,
             f"{p['accuracy_test'][0]:.2%}",
-            "" if is_dense else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * g for g in p["gained_test"])),
+            ""
+            if is_dense
+            else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * g for g in p["gained_test"])),
             "" if is_dense or p["method"] == "agent" else _above(front, p),
             "" if is_dense else str(len(p["schemes"])),
             f"{p['cost']['fresh_trials']:.0f}" if p["cost"] else "",
@@ -102,7 +134,10 @@ def rows_of(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _above(front: Sequence[tuple[float, float]], point: Mapping[str, Any]) -> str:
-    """What a network gained above a front of `(log latency, gained)` at its latency, in points; empty beyond the front's ends."""
+    """What a network gained above a front of `(log latency, gained)` at its latency, in points;
+
+    empty beyond the front's ends.
+    """
     at = math.log(point["shown_ms"])
     if not front[0][0] <= at <= front[-1][0]:
         return ""
@@ -117,22 +152,38 @@ def page(all_found: Sequence[Mapping[str, Any]]) -> str:
     """
     lines = [_HEAD, "", "| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
     lines += ["| " + " | ".join(cells) + " |" for found in all_found for cells in rows_of(found)]
-    lines += ["", *(f"- {found['network']}, `{found['device']}`: `{found['command']}`{'. ' if found.get('note') else ''}{found.get('note', '')}" for found in all_found)]
+    lines += [
+        "",
+        *(
+            f"- {found['network']}, `{found['device']}`: `{found['command']}`{'. ' if found.get('note') else ''}{found.get('note', '')}"
+            for found in all_found
+        ),
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--kept", type=Path, default=Path("docs/results/schemes"))
     parser.add_argument("--note", default="", help="what is to be known of these runs")
-    parser.add_argument("--page", type=Path, help="file to write the table to; told where not given")
+    parser.add_argument(
+        "--page", type=Path, help="file to write the table to; told where not given"
+    )
     options = parser.parse_args()
     options.kept.mkdir(parents=True, exist_ok=True)
     for run in options.runs:
-        (options.kept / f"{run.name}.json").write_text(json.dumps(kept(run, options.note), indent=1) + "\n")
+        (options.kept / f"{run.name}.json").write_text(
+            json.dumps(kept(run, options.note), indent=1) + "\n"
+        )
         shutil.copyfile(run / "front.png", options.kept / f"{run.name}.png")
-    found = [value for file in sorted(options.kept.glob("*.json")) if "points" in (value := json.loads(file.read_text()))]
+    found = [
+        value
+        for file in sorted(options.kept.glob("*.json"))
+        if "points" in (value := json.loads(file.read_text()))
+    ]
     if options.page:
         options.page.write_text(page(found))
     else:

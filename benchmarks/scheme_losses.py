@@ -1,10 +1,17 @@
-"""What schemes cost in accuracy: plans with blocks, kernels and patterns, and narrower ones, fine-tuned in full.
+"""What schemes cost in accuracy:
 
-`python benchmarks/scheme_losses.py [--network NAME ...] [--storage URL] [--json FILE]`. For each network every kind of scheme over all
-layers that take it, at several densities; then layers drawn at random, each with a scheme of its own; and uniform plans
-of channels beside them. Densities of blocks and channels are comparable by what they leave to compute. Nothing is compiled. Answers are kept, so that a run which was
-stopped goes on. To the result is fitted what a search predicts of losses (`cprune_rl.losses.hardness`): a level for each network; for all
-of them the powers of block size and density, and how much worse than blocks whole kernels and patterns are. `--fit FILE` fits to what is kept in a file.
+plans with blocks, kernels and patterns, and narrower ones, fine-tuned in full.
+
+`python benchmarks/scheme_losses.py [--network NAME ...] [--storage URL] [--json FILE]`. For each
+network every kind of scheme over all
+layers that take it, at several densities; then layers drawn at random, each with a scheme of its
+own; and uniform plans
+of channels beside them. Densities of blocks and channels are comparable by what they leave to
+compute. Nothing is compiled. Answers are kept, so that a run which was
+stopped goes on. To the result is fitted what a search predicts of losses
+(`cprune_rl.losses.hardness`): a level for each network; for all
+of them the powers of block size and density, and how much worse than blocks whole kernels and
+patterns are. `--fit FILE` fits to what is kept in a file.
 """
 
 from __future__ import annotations
@@ -33,7 +40,14 @@ from cprune_rl.network import Network, Plan
 from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
 
 NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small")
-_SHAPES = (("block", 4), ("block", 16), ("kernel", 8), ("kernel", 16), ("block", 1 << 20), ("pattern", 4))
+_SHAPES = (
+    ("block", 4),
+    ("block", 16),
+    ("kernel", 8),
+    ("kernel", 16),
+    ("block", 1 << 20),
+    ("pattern", 4),
+)
 _DENSITIES = (0.35, 0.175, 0.09)
 _RATIOS = (0.75, 0.5, 0.35)  # of channels kept
 _NOISE = 0.004  # of an accuracy: less is not told apart
@@ -52,7 +66,14 @@ def plans_of(network: Network, n_random: int, seed: int) -> list[Plan]:
     for kind, block in _SHAPES:
         layers = [layer for layer in network.blocked_layers if is_able(network, layer, kind)]
         densities = [d for d in _DENSITIES if kind != "pattern" or d < MOST_OF_PATTERNS]
-        found += [Plan(network.dense.widths, tuple((layer, str(Scheme(kind, block, d))) for layer in layers)) for d in densities if layers]
+        found += [
+            Plan(
+                network.dense.widths,
+                tuple((layer, str(Scheme(kind, block, d))) for layer in layers),
+            )
+            for d in densities
+            if layers
+        ]
     rng = np.random.default_rng(seed)
     for _ in range(n_random):
         schemes = []
@@ -60,7 +81,20 @@ def plans_of(network: Network, n_random: int, seed: int) -> list[Plan]:
         for layer in network.blocked_layers:
             kind, block = _SHAPES[int(rng.integers(len(_SHAPES) - 2))]
             if rng.random() < 0.8 and is_able(network, layer, kind):
-                schemes.append((layer, str(Scheme(kind, block, round(float(np.clip(level * np.exp(rng.normal(0, 0.6)), 0.03, 0.9)), 3)))))
+                schemes.append(
+                    (
+                        layer,
+                        str(
+                            Scheme(
+                                kind,
+                                block,
+                                round(
+                                    float(np.clip(level * np.exp(rng.normal(0, 0.6)), 0.03, 0.9)), 3
+                                ),
+                            )
+                        ),
+                    )
+                )
         found.append(Plan(network.dense.widths, tuple(schemes)))
     return found
 
@@ -88,10 +122,16 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
     subject = open_subject(config, reporter)
     network = _lowered(name, subject.model, subject.example, subject.coupled)
     settings = full_settings(config)
-    full, short = subject.finetuned(settings, is_gradual=True), subject.finetuned(TrainSettings(_SHORT, learning_rate=0.02, warmup=0.1))
+    full, short = (
+        subject.finetuned(settings, is_gradual=True),
+        subject.finetuned(TrainSettings(_SHORT, learning_rate=0.02, warmup=0.1)),
+    )
     dense_accuracy = evaluate(subject.model, subject.data.search)
     store = open_store(storage)
-    oracle, plans = PlanOracle(full, subject.data, store, dense_accuracy), plans_of(network, n_random, 0)
+    oracle, plans = (
+        PlanOracle(full, subject.data, store, dense_accuracy),
+        plans_of(network, n_random, 0),
+    )
     started = time.perf_counter()
     with reporter.part(f"{name}: full fine-tunes", len(plans)) as advance:
         true = oracle.evaluate_all(plans, full, advance)
@@ -105,7 +145,12 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
         "dense_accuracy": round(dense_accuracy, 5),
         "images": len(subject.data.search),
         "seconds": round(time.perf_counter() - started, 1),
-        "layers": {layer: [channels, network.workload(at, dense).macs] for (layer, at), channels in zip(network.blocked_layers.items(), network.layer_channels, strict=True)},
+        "layers": {
+            layer: [channels, network.workload(at, dense).macs]
+            for (layer, at), channels in zip(
+                network.blocked_layers.items(), network.layer_channels, strict=True
+            )
+        },
         "groups": [g.channels for g in network.groups],
         "plans": [
             {
@@ -121,27 +166,51 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
 
 
 def fit(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The most fitting powers and factors, in the logarithm of the loss and 0.4 points: below that it is noise.
+    """The most fitting powers and factors, in the logarithm of the loss and 0.4 points:
+
+    below that it is noise.
 
     Args:
         rows: as `measure` gives them.
     """
-    plans = [(at, row["layers"], plan) for at, row in enumerate(rows) for plan in row["plans"] if plan["schemes"]]
+    plans = [
+        (at, row["layers"], plan)
+        for at, row in enumerate(rows)
+        for plan in row["plans"]
+        if plan["schemes"]
+    ]
     lost = np.log(np.maximum([plan["loss"] for *_, plan in plans], 0.0) + _NOISE)
 
     def told(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         kernel, pattern, block_power, density_power, *levels = np.exp(parameters)
         coarseness = {"block": 1.0, "kernel": kernel, "pattern": pattern}
         return np.array(
-            [levels[at] * sum(_hardness(text, layers[layer][0], coarseness, block_power, density_power) for layer, text in plan["schemes"].items()) for at, layers, plan in plans]
+            [
+                levels[at]
+                * sum(
+                    _hardness(text, layers[layer][0], coarseness, block_power, density_power)
+                    for layer, text in plan["schemes"].items()
+                )
+                for at, layers, plan in plans
+            ]
         )
 
     def error(parameters: NDArray[np.float64]) -> float:
         return float(np.square(np.log(told(parameters) + _NOISE) - lost).sum())
 
     starts = [np.log([3.0, 3.0, 0.5, power, *[1e-4] * len(rows)]) for power in (1.5, 2.0, 2.5)]
-    found = min((minimize(error, start, method="Nelder-Mead", options={"maxiter": 10_000, "maxfev": 10_000}) for start in starts), key=lambda o: float(o.fun))
-    kernel, pattern, block_power, density_power, *levels = (float(f"{v:.3g}") for v in np.exp(found.x))
+    found = min(
+        (
+            minimize(
+                error, start, method="Nelder-Mead", options={"maxiter": 10_000, "maxfev": 10_000}
+            )
+            for start in starts
+        ),
+        key=lambda o: float(o.fun),
+    )
+    kernel, pattern, block_power, density_power, *levels = (
+        float(f"{v:.3g}") for v in np.exp(found.x)
+    )
     return {
         "kernel_over_block": kernel,
         "pattern_over_block": pattern,
@@ -153,9 +222,19 @@ def fit(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _hardness(text: str, channels_out: int, coarseness: Mapping[str, float], block_power: float, density_power: float) -> float:
+def _hardness(
+    text: str,
+    channels_out: int,
+    coarseness: Mapping[str, float],
+    block_power: float,
+    density_power: float,
+) -> float:
     scheme = Scheme.parse(text)
-    return float(coarseness[scheme.kind] * min(scheme.block, channels_out) ** block_power * (scheme.density**-density_power - 1))
+    return float(
+        coarseness[scheme.kind]
+        * min(scheme.block, channels_out) ** block_power
+        * (scheme.density**-density_power - 1)
+    )
 
 
 def _lowered(name: str, model: Any, example: Any, coupled: Any) -> Network:
@@ -170,13 +249,21 @@ def _lowered(name: str, model: Any, example: Any, coupled: Any) -> Network:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", nargs="*", default=NETWORKS)
     parser.add_argument("--random", type=int, default=12)
     parser.add_argument("--steps", type=int, help="of the full fine-tune")
-    parser.add_argument("--storage", default="sqlite:///scheme-losses.db", help="keeps every answer, so that a run which was stopped goes on")
+    parser.add_argument(
+        "--storage",
+        default="sqlite:///scheme-losses.db",
+        help="keeps every answer, so that a run which was stopped goes on",
+    )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--fit", type=Path, help="fit to the plans that such a file has, and train nothing")
+    parser.add_argument(
+        "--fit", type=Path, help="fit to the plans that such a file has, and train nothing"
+    )
     options = parser.parse_args()
     if options.fit:
         print(json.dumps(fit(json.loads(options.fit.read_text())["rows"]), indent=1))
@@ -186,10 +273,29 @@ def main() -> None:
         rows.append(measure(network, options.random, options.steps, options.storage))
         for plan in rows[-1]["plans"]:
             schemes = sorted(set(plan["schemes"].values()))
-            what = schemes[0] if len(schemes) == 1 else "mixed" if schemes else f"channels {plan['widths']}"
-            print(f"{network:18} {plan['macs_ratio']:6.3f} of the MACs, lost {plan['loss']:+8.4f}, after a short training {plan['short']:+8.4f}: {what}")
+            what = (
+                schemes[0]
+                if len(schemes) == 1
+                else "mixed"
+                if schemes
+                else f"channels {plan['widths']}"
+            )
+            print(
+                f"{network:18} {plan['macs_ratio']:6.3f} of the MACs, lost {plan['loss']:+8.4f}, after a short training {plan['short']:+8.4f}: {what}"
+            )
         if options.json:
-            options.json.write_text(json.dumps({"command": command_line(), "system": describe_system(), "rows": rows, "fit": fit(rows)}, indent=1) + "\n")
+            options.json.write_text(
+                json.dumps(
+                    {
+                        "command": command_line(),
+                        "system": describe_system(),
+                        "rows": rows,
+                        "fit": fit(rows),
+                    },
+                    indent=1,
+                )
+                + "\n"
+            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,16 @@
-"""Where fine-grained pruning pays: latency of one layer over density and block size, against dense, narrower and torch's own sparse layers.
+"""Where fine-grained pruning pays:
 
-`python benchmarks/schemes.py [--threads 1 2] [--layer NAME ...] [--trials 32] [--storage URL] [--json FILE] [--png FILE]`. Each way of computing a layer is tuned
-from random programs with the same number of trials in each of its forms; then the best programs of all ways are timed in turns, and every ratio
-is to the dense layer's in the same rounds. A narrower layer has about as many multiplications as the sparse one, at channel counts that fill
-vectors, as a search would take them. torch multiplies a sparse matrix (CSR, the best single entries of the same density) by the unfolded map.
+latency of one layer over density and block size, against dense, narrower and torch's own sparse
+layers.
+
+`python benchmarks/schemes.py [--threads 1 2] [--layer NAME ...] [--trials 32] [--storage URL]
+[--json FILE] [--png FILE]`. Each way of computing a layer is tuned
+from random programs with the same number of trials in each of its forms; then the best programs of
+all ways are timed in turns, and every ratio
+is to the dense layer's in the same rounds. A narrower layer has about as many multiplications as
+the sparse one, at channel counts that fill
+vectors, as a search would take them. torch multiplies a sparse matrix (CSR, the best single entries
+of the same density) by the unfolded map.
 """
 
 from __future__ import annotations
@@ -76,13 +83,23 @@ class Layer:
     stride: int = 1
 
     def narrowed(self, density: float) -> Layer:
-        """With about as many multiplications as a sparse one, at whole vectors of channels, and both counts narrowed about alike."""
+        """With about as many multiplications as a sparse one, at whole vectors of channels, and
+        both counts narrowed about alike.
+        """
 
         def unlike(counts: tuple[int, int]) -> float:
             read, written = math.log(counts[0] / self.n_in), math.log(counts[1] / self.n_out)
             return abs(read + written - math.log(density)) + _EVENNESS * abs(read - written)
 
-        n_in, n_out = min(itertools.product(*(range(step, n + 1, step) for n, step in ((self.n_in, _step(self.n_in)), (self.n_out, _step(self.n_out))))), key=unlike)
+        n_in, n_out = min(
+            itertools.product(
+                *(
+                    range(step, n + 1, step)
+                    for n, step in ((self.n_in, _step(self.n_in)), (self.n_out, _step(self.n_out)))
+                )
+            ),
+            key=unlike,
+        )
         return replace(self, n_in=n_in, n_out=n_out)
 
 
@@ -101,11 +118,15 @@ LAYERS = {
 
 
 class _Alone(nn.Module):
-    """The layer behind something that makes its map, because the layer that reads the image stays dense."""
+    """The layer behind something that makes its map, because the layer that reads the image stays
+    dense.
+    """
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(layer.n_in, layer.n_out, layer.kernel, layer.stride, layer.kernel // 2)
+        self.conv = nn.Conv2d(
+            layer.n_in, layer.n_out, layer.kernel, layer.stride, layer.kernel // 2
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.relu(self.conv(functional.relu(x)))
@@ -121,7 +142,10 @@ class Workshop:
     """
 
     def __init__(self, device: RpcDevice, store: CostStore, n_trials: int) -> None:
-        self._device, self._effort = device, Effort(0, min(12, n_trials), n_trials, worth_s=math.inf)
+        self._device, self._effort = (
+            device,
+            Effort(0, min(12, n_trials), n_trials, worth_s=math.inf),
+        )
         self._tuner = TaskTuner(device, store, 0, math.inf)
 
     def fastest(self, layer: Layer, scheme: str | None = None) -> Artifact | None:
@@ -145,14 +169,21 @@ class Workshop:
             widths, schemes = form.network.widths(plan), form.network.schemes_by_layer(plan)
             lowered = form.exported.lowered(widths, schemes)
             call = lowered.calls[at]
-            task, check = lowered.task(call.function), OutputCheck(call, form.exported.packings(widths, call, schemes), self._device)
-            self._tuner.tune(Job(workload, partial(_given, task, check), 1.0), "schemes", self._effort)
+            task, check = (
+                lowered.task(call.function),
+                OutputCheck(call, form.exported.packings(widths, call, schemes), self._device),
+            )
+            self._tuner.tune(
+                Job(workload, partial(_given, task, check), 1.0), "schemes", self._effort
+            )
             best = self._tuner.best_program(workload)
             if best is None:
                 continue
             candidate = carry_over(best[0], task, self._device.target)
             assert candidate is not None, "the program was found for this task"
-            built = build_candidate(self._device, candidate, self._device.build_folder / f"best{time.monotonic_ns()}.so")
+            built = build_candidate(
+                self._device, candidate, self._device.build_folder / f"best{time.monotonic_ns()}.so"
+            )
             if isinstance(built, Artifact):
                 found.append((best[1], replace(built, tables=check.tables())))
         return min(found, key=lambda item: item[0])[1] if found else None
@@ -164,11 +195,15 @@ def _given(task: tvm.IRModule, check: OutputCheck) -> tuple[tvm.IRModule, Output
 
 def _described(layer: Layer, device: RpcDevice) -> Forms:
     torch.manual_seed(0)
-    exported = ExportedNetwork.export(_Alone(layer).eval(), torch.zeros(1, layer.n_in, layer.size, layer.size), {}, device.target)
+    exported = ExportedNetwork.export(
+        _Alone(layer).eval(), torch.zeros(1, layer.n_in, layer.size, layer.size), {}, device.target
+    )
     return find_forms("layer", exported, ())
 
 
-def sparse_run(layer: Layer, weight: torch.Tensor, image: torch.Tensor) -> Callable[[], torch.Tensor]:
+def sparse_run(
+    layer: Layer, weight: torch.Tensor, image: torch.Tensor
+) -> Callable[[], torch.Tensor]:
     """torch's way: a CSR matrix times the unfolded map, bias and ReLU left out.
 
     Args:
@@ -185,7 +220,13 @@ def sparse_run(layer: Layer, weight: torch.Tensor, image: torch.Tensor) -> Calla
 
     def run() -> torch.Tensor:
         is_plain = layer.kernel == layer.stride == 1
-        return matrix @ (image.reshape(layer.n_in, -1) if is_plain else functional.unfold(image, layer.kernel, padding=layer.kernel // 2, stride=layer.stride)[0])
+        return matrix @ (
+            image.reshape(layer.n_in, -1)
+            if is_plain
+            else functional.unfold(
+                image, layer.kernel, padding=layer.kernel // 2, stride=layer.stride
+            )[0]
+        )
 
     return run
 
@@ -193,11 +234,19 @@ def sparse_run(layer: Layer, weight: torch.Tensor, image: torch.Tensor) -> Calla
 def _sparse_run(layer: Layer, density: float) -> Callable[[], torch.Tensor]:
     """With the largest single weights of a random layer."""
     weight = _Alone(layer).conv.weight.detach()
-    kept = torch.zeros(weight.numel()).scatter_(0, weight.abs().flatten().topk(round(density * weight.numel())).indices, 1.0)
-    return sparse_run(layer, weight * kept.reshape(weight.shape), torch.randn(1, layer.n_in, layer.size, layer.size))
+    kept = torch.zeros(weight.numel()).scatter_(
+        0, weight.abs().flatten().topk(round(density * weight.numel())).indices, 1.0
+    )
+    return sparse_run(
+        layer,
+        weight * kept.reshape(weight.shape),
+        torch.randn(1, layer.n_in, layer.size, layer.size),
+    )
 
 
-def compare(name: str, layer: Layer, n_threads: int, storage: str | None, n_trials: int = _N_TRIALS) -> dict[str, Any]:
+def compare(
+    name: str, layer: Layer, n_threads: int, storage: str | None, n_trials: int = _N_TRIALS
+) -> dict[str, Any]:
     """Every way of computing a layer, timed in turns.
 
     Args:
@@ -216,7 +265,9 @@ def compare(name: str, layer: Layer, n_threads: int, storage: str | None, n_tria
             for kind, scheme in schemes_of(layer, density).items():
                 ways[f"{kind}, {density:g}"] = workshop.fastest(layer, str(scheme))
         torch.set_num_threads(n_threads)
-        others = {f"torch sparse, {d:g}": timer(_sparse_run(layer, d), n_threads) for d in DENSITIES}
+        others = {
+            f"torch sparse, {d:g}": timer(_sparse_run(layer, d), n_threads) for d in DENSITIES
+        }
         samples = _time_in_turns(device, {k: a for k, a in ways.items() if a is not None}, others)
     store.close()
     dense = samples["dense"]
@@ -225,24 +276,40 @@ def compare(name: str, layer: Layer, n_threads: int, storage: str | None, n_tria
         "layer": name,
         "threads": n_threads,
         "dense_us": round(float(np.median(dense)) * 1e6, 2),
-        "speedup_over_dense": {way: [round(v, 3) for v in (s.value, s.low, s.high)] for way, s in speedups.items()},
-        "break_even_density": {kind: _break_even(kind, speedups) for kind in ("narrower", *schemes_of(layer, min(DENSITIES)))},
+        "speedup_over_dense": {
+            way: [round(v, 3) for v in (s.value, s.low, s.high)] for way, s in speedups.items()
+        },
+        "break_even_density": {
+            kind: _break_even(kind, speedups)
+            for kind in ("narrower", *schemes_of(layer, min(DENSITIES)))
+        },
     }
 
 
 def schemes_of(layer: Layer, density: float) -> dict[str, Scheme]:
     """The schemes that can prune a layer at a density, by what a result calls them."""
-    found = {f"block of {'all' if size == _ALL else size}": Scheme("block", size, density) for size in SIZES}
+    found = {
+        f"block of {'all' if size == _ALL else size}": Scheme("block", size, density)
+        for size in SIZES
+    }
     if layer.kernel == 3:
-        found |= {f"kernel, block of {size}": Scheme("kernel", size, density) for size in KERNEL_SIZES}
+        found |= {
+            f"kernel, block of {size}": Scheme("kernel", size, density) for size in KERNEL_SIZES
+        }
         if density <= MOST_OF_PATTERNS:
             found["pattern, block of 4"] = Scheme("pattern", 4, density)
     return found
 
 
 def _break_even(kind: str, speedups: Mapping[str, Interval]) -> float | None:
-    """The largest density at which a kind is as fast as dense, in logarithms between those that were timed; None where it never is."""
-    points = [(d, math.log(s.value)) for d in DENSITIES if (s := speedups.get(f"{kind}, {d:g}")) is not None]
+    """The largest density at which a kind is as fast as dense, in logarithms between those that
+    were timed; None where it never is.
+    """
+    points = [
+        (d, math.log(s.value))
+        for d in DENSITIES
+        if (s := speedups.get(f"{kind}, {d:g}")) is not None
+    ]
     faster = [d for d, gain in points if gain >= 0]
     if not faster:
         return None
@@ -253,7 +320,9 @@ def _break_even(kind: str, speedups: Mapping[str, Interval]) -> float | None:
     return round(math.exp(np.interp(0.0, [slower, quicker], [math.log(above), math.log(below)])), 3)
 
 
-def _time_in_turns(device: RpcDevice, ways: Mapping[str, Artifact], others: Mapping[str, Callable[[], float]]) -> dict[str, np.ndarray]:
+def _time_in_turns(
+    device: RpcDevice, ways: Mapping[str, Artifact], others: Mapping[str, Callable[[], float]]
+) -> dict[str, np.ndarray]:
     """Seconds of each, `(_N_ROUNDS,)`, in another order each round."""
     rng, names = np.random.default_rng(0), list(ways)
     samples: dict[str, list[float]] = {name: [] for name in (*names, *others)}
@@ -268,16 +337,44 @@ def _time_in_turns(device: RpcDevice, ways: Mapping[str, Artifact], others: Mapp
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Speed-up over the dense layer by density, a picture for each layer and number of threads."""
-    figure, all_axes = plt.subplots(1, len(rows), figsize=(4.2 * len(rows), 3.6), sharey=True, squeeze=False)
-    kinds = list(dict.fromkeys(way.rpartition(", ")[0] for row in rows for way in row["speedup_over_dense"] if way != "dense"))
+    figure, all_axes = plt.subplots(
+        1, len(rows), figsize=(4.2 * len(rows), 3.6), sharey=True, squeeze=False
+    )
+    kinds = list(
+        dict.fromkeys(
+            way.rpartition(", ")[0]
+            for row in rows
+            for way in row["speedup_over_dense"]
+            if way != "dense"
+        )
+    )
     for axes, row in zip(all_axes[0], rows, strict=True):
         for at, kind in enumerate(kinds):
-            points = [(d, row["speedup_over_dense"][f"{kind}, {d:g}"]) for d in DENSITIES if f"{kind}, {d:g}" in row["speedup_over_dense"]]
+            points = [
+                (d, row["speedup_over_dense"][f"{kind}, {d:g}"])
+                for d in DENSITIES
+                if f"{kind}, {d:g}" in row["speedup_over_dense"]
+            ]
             if points:
-                line = {"torch sparse": ":", "pattern, block of 4": "-."}.get(kind, "--" if kind.startswith("kernel") else "-")
-                axes.plot([d for d, _ in points], [s[0] for _, s in points], line, marker="o", ms=3, label=kind, color="k" if kind in ("narrower", "torch sparse") else f"C{at}")
+                line = {"torch sparse": ":", "pattern, block of 4": "-."}.get(
+                    kind, "--" if kind.startswith("kernel") else "-"
+                )
+                axes.plot(
+                    [d for d, _ in points],
+                    [s[0] for _, s in points],
+                    line,
+                    marker="o",
+                    ms=3,
+                    label=kind,
+                    color="k" if kind in ("narrower", "torch sparse") else f"C{at}",
+                )
         axes.axhline(1.0, color="#a0a4ab", lw=1)
-        axes.set(xscale="log", yscale="log", xlabel="density", title=f"{row['layer']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}")
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="density",
+            title=f"{row['layer']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}",
+        )
         axes.title.set_fontsize(9)
         axes.set_xticks(DENSITIES, [f"{d:g}" for d in DENSITIES])
         axes.minorticks_off()
@@ -287,7 +384,9 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--layer", nargs="*", default=list(LAYERS), choices=list(LAYERS))
     parser.add_argument("--trials", type=int, default=_N_TRIALS, help="of each form of a task")
@@ -301,7 +400,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append(compare(name, LAYERS[name], n_threads, options.storage, options.trials))
             print(json.dumps(rows[-1]), flush=True)
             if options.json:
-                made = {"command": command_line(), "when": now_utc(), "system": describe_system(), "trials_of_each_form": options.trials, "rounds": _N_ROUNDS}
+                made = {
+                    "command": command_line(),
+                    "when": now_utc(),
+                    "system": describe_system(),
+                    "trials_of_each_form": options.trials,
+                    "rounds": _N_ROUNDS,
+                }
                 options.json.write_text(json.dumps({**made, "layers": rows}, indent=1) + "\n")
             if options.png:
                 plot(rows).savefig(options.png, dpi=110, bbox_inches="tight")

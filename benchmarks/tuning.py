@@ -1,4 +1,6 @@
-"""What a look at a device costs: seconds of a trial, trials of a task, trials of a search, error of an estimate.
+"""What a look at a device costs:
+
+seconds of a trial, trials of a task, trials of a search, error of an estimate.
 
 Parts of `benchmarks/measurement.py`; each function is one experiment and gives plain figures.
 """
@@ -50,7 +52,9 @@ from cprune_rl.pruning.surgery import prune
 from cprune_rl.pruning.zoo import MODELS
 
 T = TypeVar("T")
-CPRUNE_TRIALS = 70  # a task, for each candidate (Kim et al., ECCV 2022, section 4; the authors' code)
+CPRUNE_TRIALS = (
+    70  # a task, for each candidate (Kim et al., ECCV 2022, section 4; the authors' code)
+)
 LOSS = 0.02  # accuracy that the greedy searches below may lose
 _NEVER_ENOUGH_S = 1e9  # what 1 % of a network is worth to a search that is to use up its trials
 CPRUNE_EFFORT = Effort(0, 24, CPRUNE_TRIALS, worth_s=_NEVER_ENOUGH_S)
@@ -72,37 +76,67 @@ class Bench:
         self.model = build_model(name, 10).eval()
         self.example = torch.zeros(MODELS[name].input_shape)
         self.groups: CoupledGroups = find_groups(self.model, self.example)
-        self.forms: Forms = find_forms(name, ExportedNetwork.export(self.model, self.example, self.groups.axes, device.target), self.groups.groups)
+        self.forms: Forms = find_forms(
+            name,
+            ExportedNetwork.export(self.model, self.example, self.groups.axes, device.target),
+            self.groups.groups,
+        )
         self.store: CostStore = open_store(storage)
         self.tuner = Tuner(self.forms, device, self.store)
         self.tuner.tune_dense()
 
     def problem(self) -> Problem:
-        """Pruning it with the packaged recording's loss curves for an oracle: these experiments are about latency."""
+        """Pruning it with the packaged recording's loss curves for an oracle:
+
+        these experiments are about latency.
+        """
         recorded = open_recorded(self.name)
         network = self.forms.network
         curves = LossCurves(recorded.curves.scale, recorded.curves.power)
         oracle = CurveOracle(network, curves, recorded.dense_accuracy)
         latency = EstimatedCosts(network, self.tuner.view(), CostModel())
-        return Problem(self.name, network, latency, oracle, curves, recorded.dense_accuracy, recorded.dense_accuracy - LOSS)
+        return Problem(
+            self.name,
+            network,
+            latency,
+            oracle,
+            curves,
+            recorded.dense_accuracy,
+            recorded.dense_accuracy - LOSS,
+        )
 
 
 def trial_seconds(bench: Bench, sizes: Sequence[int] = (8, 64)) -> list[dict[str, object]]:
-    """Seconds for a fresh trial, ours against TVM's own builder and runner, on the same candidates with the same repeats.
+    """Seconds for a fresh trial, ours against TVM's own builder and runner, on the same candidates
+    with the same repeats.
 
-    Timed on either side: one batch built and run, until every result is there. Ours looks at its reference workload
-    and keeps the trials meanwhile. Not timed: drawing candidates, making builder, runner and session, and a batch of two
-    other candidates, after which all is alive that a side keeps alive between batches. TVM's builder keeps nothing: it
+    Timed on either side: one batch built and run, until every result is there. Ours looks at its
+    reference workload
+    and keeps the trials meanwhile. Not timed: drawing candidates, making builder, runner and
+    session, and a batch of two
+    other candidates, after which all is alive that a side keeps alive between batches. TVM's
+    builder keeps nothing: it
     starts its processes anew for each batch, which stays in its time and is shared by the batch.
 
     Args:
         bench: a network on a device.
-        sizes: candidates of a batch: about as many as our searches try at once, and as many as `tune_relax` puts in one.
+        sizes: candidates of a batch: about as many as our searches try at once, and as many as
+            `tune_relax` puts in one.
     """
     call = bench.forms.all[0].calls[3]
-    module = bench.forms.all[0].exported.lowered(bench.forms.network.widths(bench.forms.network.dense)).task(call.function)
-    first, second, *candidates = random_candidates(module, bench.device.target, sum(sizes) + 2, seed=1)
-    workload, runner, stock = _nameless(bench), TrialRunner(bench.device, open_store(None), "benchmark"), StockRunner(bench.device.target)
+    module = (
+        bench.forms.all[0]
+        .exported.lowered(bench.forms.network.widths(bench.forms.network.dense))
+        .task(call.function)
+    )
+    first, second, *candidates = random_candidates(
+        module, bench.device.target, sum(sizes) + 2, seed=1
+    )
+    workload, runner, stock = (
+        _nameless(bench),
+        TrialRunner(bench.device, open_store(None), "benchmark"),
+        StockRunner(bench.device.target),
+    )
     runner.run(workload, [first, second])
     stock.run([first, second])
     rows: list[dict[str, object]] = []
@@ -117,7 +151,9 @@ def trial_seconds(bench: Bench, sizes: Sequence[int] = (8, 64)) -> list[dict[str
                 "ours_failed": sum(m.error is not None for m in measured),
                 "stock_s": stock_s / len(batch),
                 "stock_failed": len(stock_errors),
-                "stock_error": stock_errors[0].strip().splitlines()[-1][:200] if stock_errors else "",
+                "stock_error": stock_errors[0].strip().splitlines()[-1][:200]
+                if stock_errors
+                else "",
                 "ratio": stock_s / ours_s,
             }
         )
@@ -135,7 +171,8 @@ def _nameless(bench: Bench) -> Workload:
 
 
 class StockRunner:
-    """TVM's own builder and runner with as many workers as ours has, used as `tune_relax` uses them.
+    """TVM's own builder and runner with as many workers as ours has, used as `tune_relax` uses
+    them.
 
     Args:
         target: what candidates are built for.
@@ -144,11 +181,17 @@ class StockRunner:
     def __init__(self, target: tvm.target.Target) -> None:
         self._target = target
         self._builder = ms.builder.LocalBuilder(max_workers=os.cpu_count() or 1)
-        self._runner = ms.runner.LocalRunner(evaluator_config=ms.runner.EvaluatorConfig(number=1, repeat=5, min_repeat_ms=5, enable_cpu_cache_flush=False))
+        self._runner = ms.runner.LocalRunner(
+            evaluator_config=ms.runner.EvaluatorConfig(
+                number=1, repeat=5, min_repeat_ms=5, enable_cpu_cache_flush=False
+            )
+        )
 
     def run(self, candidates: Sequence[Candidate]) -> list[str]:
         """A batch: one build call, then one run call; gives the errors."""
-        built = self._builder.build([ms.builder.BuilderInput(c.module, self._target) for c in candidates])
+        built = self._builder.build(
+            [ms.builder.BuilderInput(c.module, self._target) for c in candidates]
+        )
         inputs = []
         for result, candidate in zip(built, candidates, strict=True):
             if result.error_msg is None:
@@ -158,31 +201,57 @@ class StockRunner:
         return [str(r.error_msg) for r in (*built, *results) if r.error_msg is not None]
 
 
-def trials_to_best(bench: Bench, n_shapes: int = 30, n_trials: int = 32, seed: int = 0) -> dict[str, float]:
-    """Trials until a program is within 5 % of the best known, starting from the pool and without one.
+def trials_to_best(
+    bench: Bench, n_shapes: int = 30, n_trials: int = 32, seed: int = 0
+) -> dict[str, float]:
+    """Trials until a program is within 5 % of the best known, starting from the pool and without
+    one.
 
-    The best known is the fastest that either found; both have the same trials. Shapes are convolutions of random plans.
+    The best known is the fastest that either found; both have the same trials. Shapes are
+    convolutions of random plans.
     """
-    search, counts, misses = ProgramSearch(bench.device.target), {"pool": [], "none": []}, {"pool": 0, "none": 0}
+    search, counts, misses = (
+        ProgramSearch(bench.device.target),
+        {"pool": [], "none": []},
+        {"pool": 0, "none": 0},
+    )
     runner = TrialRunner(bench.device, bench.store, "benchmark: " + bench.tuner.context)
     for workload, module, pool in _shapes(bench, n_shapes, seed):
         courses = {}
-        for label, programs, effort in (("pool", pool, Effort(4, 3, n_trials, worth_s=1e9)), ("none", [], Effort(0, 7, n_trials, worth_s=1e9))):
+        for label, programs, effort in (
+            ("pool", pool, Effort(4, 3, n_trials, worth_s=1e9)),
+            ("none", [], Effort(0, 7, n_trials, worth_s=1e9)),
+        ):
             course: list[float] = []
 
-            def attempt(candidates: Sequence[Candidate], course: list[float] = course, workload: Workload = workload) -> list[float]:
+            def attempt(
+                candidates: Sequence[Candidate],
+                course: list[float] = course,
+                workload: Workload = workload,
+            ) -> list[float]:
                 course += (found := [m.latency_s for m in runner.run(workload, candidates)])
                 return found
 
-            search.run(f"{label} {workload.family}", Task(module, programs, 1.0, seed), effort, attempt)
+            search.run(
+                f"{label} {workload.family}", Task(module, programs, 1.0, seed), effort, attempt
+            )
             courses[label] = np.minimum.accumulate(course)
         best = min(c[-1] for c in courses.values())
         for label, course in courses.items():
             reached = np.flatnonzero(course <= best / 0.95)
             misses[label] += not len(reached)
             counts[label].append(int(reached[0]) + 1 if len(reached) else n_trials)
-    figures = {f"{label}_{name}": float(value(c)) for label, c in counts.items() for name, value in (("median", median), ("mean", np.mean))}
-    return {"shapes": len(counts["pool"]), **figures, **{f"{label}_never": n for label, n in misses.items()}, "mean_ratio": figures["none_mean"] / figures["pool_mean"]}
+    figures = {
+        f"{label}_{name}": float(value(c))
+        for label, c in counts.items()
+        for name, value in (("median", median), ("mean", np.mean))
+    }
+    return {
+        "shapes": len(counts["pool"]),
+        **figures,
+        **{f"{label}_never": n for label, n in misses.items()},
+        "mean_ratio": figures["none_mean"] / figures["pool_mean"],
+    }
 
 
 def _shapes(bench: Bench, n_shapes: int, seed: int) -> list[tuple[Workload, object, list[Program]]]:
@@ -195,25 +264,36 @@ def _shapes(bench: Bench, n_shapes: int, seed: int) -> list[tuple[Workload, obje
         at = int(rng.integers(len(network.subgraphs)))
         workload = form.network.workloads(plan)[at]
         if workload.operator.name == "conv2d":
-            found[workload.key] = (workload, lowered.task(lowered.calls[at].function), bench.tuner.pool.nearest(workload))
+            found[workload.key] = (
+                workload,
+                lowered.task(lowered.calls[at].function),
+                bench.tuner.pool.nearest(workload),
+            )
     return list(found.values())
 
 
 def search_trials(bench: Bench, protocol: Effort = CPRUNE_EFFORT) -> dict[str, float]:
-    """Trials of a whole greedy search, ours against what CPrune's protocol would make of the same candidates, and what those would gain.
+    """Trials of a whole greedy search, ours against what CPrune's protocol would make of the same
+    candidates, and what those would gain.
 
-    The protocol tunes every task of the dense network and of every candidate anew with 70 trials. It is counted, and run
-    on the final plan only: what its programs take there, next to what ours do. `ratio` has the trials on the dense network
+    The protocol tunes every task of the dense network and of every candidate anew with 70 trials.
+    It is counted, and run
+    on the final plan only: what its programs take there, next to what ours do. `ratio` has the
+    trials on the dense network
     in it, for us those of the survey of forms too.
 
     Args:
-        bench: a network on a device, its dense tasks tuned with an empty cost cache: a program that the cache had would count for nothing.
+        bench: a network on a device, its dense tasks tuned with an empty cost cache: a program that
+            the cache had would count for nothing.
         protocol: how a task of the final plan is tuned from scratch.
     """
     problem, network = bench.problem(), bench.forms.network
     result = GreedyCPrune().search(problem, Budget())
     ours_dense, ours = bench.tuner.spending.fresh_trials, problem.latency.spending.fresh_trials
-    cprune_dense, cprune = _protocol_trials(network, [network.dense]), _protocol_trials(network, [step.plan for step in result.history])
+    cprune_dense, cprune = (
+        _protocol_trials(network, [network.dense]),
+        _protocol_trials(network, [step.plan for step in result.history]),
+    )
     return {
         "candidates": len(result.history),
         "ours_dense": ours_dense,
@@ -232,27 +312,57 @@ def _protocol_trials(network: Network, plans: Iterable[Plan]) -> int:
 
 
 def _final_plan(bench: Bench, best: AcceptedPlan, protocol: Effort) -> dict[str, float]:
-    """Estimates of one plan: by our search, and by the protocol, in the plain form, which is all that CPrune has, and in the forms that we chose.
+    """Estimates of one plan:
 
-    The protocol's tuner begins with an empty store and no pool; its ranking learns from one task to the next, as TVM's does.
+    by our search, and by the protocol, in the plain form, which is all that CPrune has, and in the
+    forms that we chose.
+
+    The protocol's tuner begins with an empty store and no pool; its ranking learns from one task to
+    the next, as TVM's does.
     """
     tuner = TaskTuner(bench.device, open_store(None), seed=0, since=math.inf)
     choice = bench.tuner.choice(best.plan)
     figures: dict[str, float] = {"ours_us": best.latency_s * 1e6}
-    for label, forms, transposes in (("plain", (0,) * len(choice.forms), ()), ("our_forms", choice.forms, choice.transposes)):
-        jobs = [_job(bench.device, bench.forms.all[form], best.plan, at) for at, form in enumerate(forms)]
-        jobs += [Job(transpose_workload(bench.forms, best.plan, t), functools.partial(_transpose, bench.forms, best.plan, t), 1.0) for t in transposes]
+    for label, forms, transposes in (
+        ("plain", (0,) * len(choice.forms), ()),
+        ("our_forms", choice.forms, choice.transposes),
+    ):
+        jobs = [
+            _job(bench.device, bench.forms.all[form], best.plan, at)
+            for at, form in enumerate(forms)
+        ]
+        jobs += [
+            Job(
+                transpose_workload(bench.forms, best.plan, t),
+                functools.partial(_transpose, bench.forms, best.plan, t),
+                1.0,
+            )
+            for t in transposes
+        ]
         seconds = sum(tuner.tune(job, "from scratch", protocol).latency_s for job in jobs)
-        figures |= {f"cprune_{label}_us": seconds * 1e6, f"cprune_{label}_over_ours": seconds / best.latency_s}
+        figures |= {
+            f"cprune_{label}_us": seconds * 1e6,
+            f"cprune_{label}_over_ours": seconds / best.latency_s,
+        }
     return {**figures, "cprune_trials_run": tuner.spending.fresh_trials}
 
 
 def _job(device: RpcDevice, form: Form, plan: Plan, at: int) -> Job:
-    """A subgraph of a plan in one form, worth all its trials; its output is checked as a tuner's is."""
+    """A subgraph of a plan in one form, worth all its trials;
+
+    its output is checked as a tuner's is.
+    """
     widths = form.network.widths(plan)
     lowered = form.exported.lowered(widths)
     call = lowered.calls[at]
-    return Job(form.network.workloads(plan)[at], lambda: (lowered.task(call.function), OutputCheck(call, form.exported.packings(widths, call), device)), 1.0)
+    return Job(
+        form.network.workloads(plan)[at],
+        lambda: (
+            lowered.task(call.function),
+            OutputCheck(call, form.exported.packings(widths, call), device),
+        ),
+        1.0,
+    )
 
 
 def _transpose(forms: Forms, plan: Plan, transpose: Transpose) -> tuple[tvm.IRModule, None]:
@@ -278,19 +388,33 @@ class Convolution:
     height: int
 
     def padded(self, lanes: int) -> Convolution:
-        """The same with its channels filled up to whole blocks, as a network without tails has them on both sides."""
-        n_in, n_out = (math.ceil(n / block_size(n, lanes)) * block_size(n, lanes) for n in (self.n_in, self.n_out))
+        """The same with its channels filled up to whole blocks, as a network without tails has them
+        on both sides.
+        """
+        n_in, n_out = (
+            math.ceil(n / block_size(n, lanes)) * block_size(n, lanes)
+            for n in (self.n_in, self.n_out)
+        )
         return replace(self, n_in=n_in, n_out=n_out)
 
     def forms(self, target: tvm.target.Target) -> tuple[Forms, int]:
         """A network around it, in every form, and its position there.
 
-        Convolutions stand before and after it: alone it would read the image, and write a map that is transposed back.
+        Convolutions stand before and after it: alone it would read the image, and write a map that
+        is transposed back.
         """
         tested = nn.Conv2d(self.n_in, self.n_out, self.kernel, self.stride, self.kernel // 2)
-        model = nn.Sequential(nn.Conv2d(3, self.n_in, 1), nn.ReLU(), tested, nn.ReLU(), nn.Conv2d(self.n_out, 8, 1)).eval()
-        forms = find_forms("one convolution", ExportedNetwork.export(model, torch.zeros(1, 3, self.height, self.height), {}, target), ())
-        return forms, next(at for at, subgraph in enumerate(forms.network.subgraphs) if subgraph.layers == ("2",))
+        model = nn.Sequential(
+            nn.Conv2d(3, self.n_in, 1), nn.ReLU(), tested, nn.ReLU(), nn.Conv2d(self.n_out, 8, 1)
+        ).eval()
+        forms = find_forms(
+            "one convolution",
+            ExportedNetwork.export(model, torch.zeros(1, 3, self.height, self.height), {}, target),
+            (),
+        )
+        return forms, next(
+            at for at, subgraph in enumerate(forms.network.subgraphs) if subgraph.layers == ("2",)
+        )
 
 
 CONVOLUTIONS = (
@@ -309,17 +433,24 @@ CONVOLUTIONS = (
 )
 
 
-def form_latencies(device: RpcDevice, shapes: Sequence[Convolution] = CONVOLUTIONS, effort: Effort = _EQUAL) -> list[dict[str, float | None]]:
-    """The fastest program of each form after the same number of trials, from scratch; and what a tail costs against filled channels.
+def form_latencies(
+    device: RpcDevice, shapes: Sequence[Convolution] = CONVOLUTIONS, effort: Effort = _EQUAL
+) -> list[dict[str, float | None]]:
+    """The fastest program of each form after the same number of trials, from scratch;
+
+    and what a tail costs against filled channels.
 
     Args:
         device: where.
         shapes: convolutions, each with its bias and ReLU.
-        effort: of each form of each shape; small design spaces end earlier, `fewest_trials` says so.
+        effort: of each form of each shape; small design spaces end earlier, `fewest_trials` says
+            so.
 
     Returns:
-        A row for each shape: microseconds in each form, None where the form is no other. Where the block does not divide the channels that are written,
-        `padded_us` is the packed form with channels filled up to whole blocks, and `tail_over_padded` the latency with a tail as a share of it.
+        A row for each shape: microseconds in each form, None where the form is no other. Where the
+        block does not divide the channels that are written,
+        `padded_us` is the packed form with channels filled up to whole blocks, and
+        `tail_over_padded` the latency with a tail as a share of it.
     """
     rows: list[dict[str, float | None]] = []
     for shape in shapes:
@@ -327,30 +458,53 @@ def form_latencies(device: RpcDevice, shapes: Sequence[Convolution] = CONVOLUTIO
         if padded.n_out != shape.n_out:
             tuned["padded"] = _tuned(device, padded, effort, ("packed",))["packed"]
         seconds = {name: cost for name, (cost, _) in tuned.items()}
-        row: dict[str, float | None] = {**vars(shape), **{f"{name}_us": seconds[name] * 1e6 if name in seconds else None for name in (*_FORMS, "padded")}}
-        row["tail_over_padded"] = seconds["packed"] / seconds["padded"] if "padded" in seconds else None
+        row: dict[str, float | None] = {
+            **vars(shape),
+            **{
+                f"{name}_us": seconds[name] * 1e6 if name in seconds else None
+                for name in (*_FORMS, "padded")
+            },
+        }
+        row["tail_over_padded"] = (
+            seconds["packed"] / seconds["padded"] if "padded" in seconds else None
+        )
         row["fewest_trials"] = min(n_trials for _, n_trials in tuned.values())
         rows.append(row)
     return rows
 
 
-def _tuned(device: RpcDevice, shape: Convolution, effort: Effort, wanted: Sequence[str] = _FORMS) -> dict[str, tuple[float, int]]:
-    """Seconds and trials of a convolution in the forms in which it is another task, by a tuner that knows nothing else."""
+def _tuned(
+    device: RpcDevice, shape: Convolution, effort: Effort, wanted: Sequence[str] = _FORMS
+) -> dict[str, tuple[float, int]]:
+    """Seconds and trials of a convolution in the forms in which it is another task, by a tuner that
+    knows nothing else.
+    """
     forms, at = shape.forms(device.target)
     tuned = {}
     for name, position in ((_FORMS[f], f) for f in forms.distinct[at] if _FORMS[f] in wanted):
-        tuner, job = TaskTuner(device, open_store(None), seed=0, since=math.inf), _job(device, forms.all[position], forms.network.dense, at)
+        tuner, job = (
+            TaskTuner(device, open_store(None), seed=0, since=math.inf),
+            _job(device, forms.all[position], forms.network.dense, at),
+        )
         tuned[name] = tuner.tune(job, "form", effort).latency_s, tuner.n_trials(job.workload)
     return tuned
 
 
-def estimate_errors(bench: Bench, n_plans: int = 20, rounds: int = 10, seed: int = 0) -> dict[str, float]:
-    """The estimate, a sum of tasks, against the whole compiled network, over plans that greedy CPrune and random walks visit."""
+def estimate_errors(
+    bench: Bench, n_plans: int = 20, rounds: int = 10, seed: int = 0
+) -> dict[str, float]:
+    """The estimate, a sum of tasks, against the whole compiled network, over plans that greedy
+    CPrune and random walks visit.
+    """
     rng = np.random.default_rng(seed)
     network = bench.forms.network
-    visited = [s.plan for s in GreedyCPrune().search(bench.problem(), Budget()).history][: n_plans // 2]
+    visited = [s.plan for s in GreedyCPrune().search(bench.problem(), Budget()).history][
+        : n_plans // 2
+    ]
     while len(visited) < n_plans:
-        visited.append(Plan(tuple(int(rng.integers(g.minimum, g.channels + 1)) for g in network.groups)))
+        visited.append(
+            Plan(tuple(int(rng.integers(g.minimum, g.channels + 1)) for g in network.groups))
+        )
     errors = []
     with tempfile.TemporaryDirectory() as folder:
         for position, plan in enumerate(dict.fromkeys(visited)):
@@ -358,6 +512,17 @@ def estimate_errors(bench: Bench, n_plans: int = 20, rounds: int = 10, seed: int
             library = Path(folder) / f"{position}.so"
             estimate = sum(c.latency_s for c in bench.tuner.measure(plan))
             build_network(bench.forms, plan, model, bench.tuner, bench.device, library)
-            measured = float(np.median(time_interleaved(bench.device, {"net": library}, tuple(bench.example.shape), rounds)["net"]))
+            measured = float(
+                np.median(
+                    time_interleaved(
+                        bench.device, {"net": library}, tuple(bench.example.shape), rounds
+                    )["net"]
+                )
+            )
             errors.append(abs(estimate / measured - 1))
-    return {"plans": len(errors), "median": float(np.median(errors)), "p90": float(np.quantile(errors, 0.9)), "worst": max(errors)}
+    return {
+        "plans": len(errors),
+        "median": float(np.median(errors)),
+        "p90": float(np.quantile(errors, 0.9)),
+        "worst": max(errors),
+    }

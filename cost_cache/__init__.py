@@ -3,4 +3,13 @@
 from cprune_rl.cost_cache.sql import SqlStore, default_url, open_store
 from cprune_rl.cost_cache.store import ContextSummary, CostStore, Provenance, StoredTrial, Tuning
 
-__all__ = ["ContextSummary", "CostStore", "Provenance", "SqlStore", "StoredTrial", "Tuning", "default_url", "open_store"]
+__all__ = [
+    "ContextSummary",
+    "CostStore",
+    "Provenance",
+    "SqlStore",
+    "StoredTrial",
+    "Tuning",
+    "default_url",
+    "open_store",
+]

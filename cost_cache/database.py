@@ -1,6 +1,9 @@
-"""A connection to where costs are kept: SQLite or PostgreSQL, their transactions, and errors that say what to do.
+"""A connection to where costs are kept:
 
-Everything that reads or writes the cost cache goes through a `Database`: the store, recordings, upkeep and
+SQLite or PostgreSQL, their transactions, and errors that say what to do.
+
+Everything that reads or writes the cost cache goes through a `Database`: the store, recordings,
+upkeep and
 the upgrade. It knows which schema it finds and refuses any but its own.
 """
 
@@ -31,7 +34,8 @@ class Database:
     """Opens a storage and hands out transactions.
 
     Args:
-        url: an SQLAlchemy URL; `sqlite://` is in memory, `postgresql+psycopg://user@host/name` a server.
+        url: an SQLAlchemy URL; `sqlite://` is in memory, `postgresql+psycopg://user@host/name` a
+            server.
         create: make the tables where there are none.
         check: refuse another schema; only an upgrade does not.
 
@@ -43,7 +47,11 @@ class Database:
         self.url = _parse(url)
         self.name = self.url.render_as_string(hide_password=True)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.path = Path(self.url.database).absolute() if self.is_sqlite and self.url.database not in (None, "", ":memory:") else None
+        self.path = (
+            Path(self.url.database).absolute()
+            if self.is_sqlite and self.url.database not in (None, "", ":memory:")
+            else None
+        )
         self.engine = self._engine(create)
         try:
             if check:
@@ -72,7 +80,9 @@ class Database:
         with self._translated(), self._connect(writes=True) as connection, connection.begin():
             if not self.is_sqlite:
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_WAIT_S}s'")
-                lock = sa.func.pg_advisory_xact_lock if alone else sa.func.pg_advisory_xact_lock_shared
+                lock = (
+                    sa.func.pg_advisory_xact_lock if alone else sa.func.pg_advisory_xact_lock_shared
+                )
                 connection.execute(sa.select(lock(sa.literal(_LOCK, sa.BigInteger))))
             yield connection
 
@@ -90,35 +100,56 @@ class Database:
         tables = set(inspector.get_table_names())
         if not tables:
             return None
-        if tables >= _CORE and {c["name"] for c in inspector.get_columns("meta")} == {"name", "value"}:
-            found = connection.execute(sa.select(META.c.value).where(META.c.name == "schema_version")).scalar_one_or_none()
+        if tables >= _CORE and {c["name"] for c in inspector.get_columns("meta")} == {
+            "name",
+            "value",
+        }:
+            found = connection.execute(
+                sa.select(META.c.value).where(META.c.name == "schema_version")
+            ).scalar_one_or_none()
             if found is not None and found.isdecimal():
                 return int(found[:9])
-        raise StoreError(f"{self.name} holds tables of another program ({', '.join(sorted(tables)[:3])}): name a database of its own, e.g. --storage sqlite:///FILE")
+        raise StoreError(
+            f"{self.name} holds tables of another program ({', '.join(sorted(tables)[:3])}): name a database of its own, e.g. --storage sqlite:///FILE"
+        )
 
     def size_bytes(self) -> int:
         """Room it takes on its disk, or in memory."""
         with self.reading() as connection:
             if not self.is_sqlite:
-                return int(connection.execute(sa.select(sa.func.pg_database_size(sa.func.current_database()))).scalar_one())
-            pages, page = (int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in ("page_count", "page_size"))
+                return int(
+                    connection.execute(
+                        sa.select(sa.func.pg_database_size(sa.func.current_database()))
+                    ).scalar_one()
+                )
+            pages, page = (
+                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+                for name in ("page_count", "page_size")
+            )
             return pages * page
 
     def _engine(self, create: bool) -> sa.Engine:
         options: dict[str, Any] = {"connect_args": {"timeout": _WAIT_S}}
         if self.path is not None:
             if not create and not self.path.exists():
-                raise StoreError(f"there is no cost cache at {self.path}: `cprune-rl train` or `cprune-rl cache import` makes one, --storage names another")
+                raise StoreError(
+                    f"there is no cost cache at {self.path}: `cprune-rl train` or `cprune-rl cache import` makes one, --storage names another"
+                )
             with self._translated():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
         elif self.is_sqlite:
             options["poolclass"] = StaticPool
         else:
-            options = {"connect_args": {"connect_timeout": 10, "application_name": "cprune-rl"}, "pool_pre_ping": True}
+            options = {
+                "connect_args": {"connect_timeout": 10, "application_name": "cprune-rl"},
+                "pool_pre_ping": True,
+            }
         try:
             engine = sa.create_engine(self.url, **options)
         except ImportError as error:
-            raise StoreError(f"{self.name} needs a driver that is not installed ({error}): pip install 'cprune-rl[postgres]'") from error
+            raise StoreError(
+                f"{self.name} needs a driver that is not installed ({error}): pip install 'cprune-rl[postgres]'"
+            ) from error
         if self.is_sqlite:
             sa.event.listen(engine, "connect", _configure)
             sa.event.listen(engine, "begin", _begin)
@@ -127,7 +158,9 @@ class Database:
     def _connect(self, *, writes: bool) -> sa.Connection:
         if self.is_sqlite:
             return self.engine.connect().execution_options(writes=writes)
-        return self.engine.connect().execution_options(isolation_level="READ COMMITTED" if writes else "REPEATABLE READ")
+        return self.engine.connect().execution_options(
+            isolation_level="READ COMMITTED" if writes else "REPEATABLE READ"
+        )
 
     def _open(self, create: bool) -> None:
         with self.reading() as connection:
@@ -148,7 +181,9 @@ class Database:
             METADATA.create_all(connection, checkfirst=False)
             STAMP.create(connection)
             connection.execute(sa.insert(STAMP), {"version_num": revision(SCHEMA_VERSION)})
-            connection.execute(sa.insert(META), {"name": "schema_version", "value": str(SCHEMA_VERSION)})
+            connection.execute(
+                sa.insert(META), {"name": "schema_version", "value": str(SCHEMA_VERSION)}
+            )
         return SCHEMA_VERSION
 
     def _refusal(self, found: int | None) -> str:
@@ -156,17 +191,27 @@ class Database:
             return f"{self.name} is empty: `cprune-rl train` or `cprune-rl cache import` fills it, --storage names another"
         here = f"{self.name} holds schema {found}, this version of cprune-rl reads schema {SCHEMA_VERSION}: "
         if found < SCHEMA_VERSION:
-            return here + f"run `cprune-rl cache upgrade --storage {self.name}`, which keeps everything in it"
-        return here + "a newer version wrote it; install that one, or name a new file with --storage sqlite:///FILE"
+            return (
+                here
+                + f"run `cprune-rl cache upgrade --storage {self.name}`, which keeps everything in it"
+            )
+        return (
+            here
+            + "a newer version wrote it; install that one, or name a new file with --storage sqlite:///FILE"
+        )
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except DBAPIError as error:
-            raise StoreError(f"cost cache {self.name}: {_sentence(str(error.orig))} {_advice(str(error.orig), self.is_sqlite)}") from error
+            raise StoreError(
+                f"cost cache {self.name}: {_sentence(str(error.orig))} {_advice(str(error.orig), self.is_sqlite)}"
+            ) from error
         except OSError as error:
-            raise StoreError(f"cost cache {self.name}: {error}. Name another place with --storage sqlite:///FILE.") from error
+            raise StoreError(
+                f"cost cache {self.name}: {error}. Name another place with --storage sqlite:///FILE."
+            ) from error
 
 
 def _parse(url: str) -> sa.URL:
@@ -174,14 +219,19 @@ def _parse(url: str) -> sa.URL:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
     except (ArgumentError, NoSuchModuleError, ValueError):  # ValueError: a port that is no number
-        # Where the password stands in a URL that cannot be read is not to be told, and the parser's own error may quote it too.
+        # Where the password stands in a URL that cannot be read is not to be told, and the parser's
+        # own error may quote it too.
         scheme, colon, _ = url.partition(":")
         shown = url if not colon or (scheme == "sqlite" and "@" not in url) else f"{scheme}:..."
-        raise StoreError(f"{shown!r} is no storage URL; write e.g. sqlite:///costs.db or postgresql+psycopg://USER@HOST:5432/NAME") from None
+        raise StoreError(
+            f"{shown!r} is no storage URL; write e.g. sqlite:///costs.db or postgresql+psycopg://USER@HOST:5432/NAME"
+        ) from None
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
-        raise StoreError(f"storage {parsed.render_as_string()!r}: only sqlite and postgresql are supported; write e.g. sqlite:///costs.db")
+        raise StoreError(
+            f"storage {parsed.render_as_string()!r}: only sqlite and postgresql are supported; write e.g. sqlite:///costs.db"
+        )
     return parsed
 
 
@@ -211,12 +261,18 @@ def _configure(connection: Any, _: object) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    # A WAL transaction that reads first and writes later fails at once when another has written: writers wait at the start.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+    # A WAL transaction that reads first and writes later fails at once when another has written:
+    # writers wait at the start.
+    connection.exec_driver_sql(
+        "BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN"
+    )
 
 
 def _use_wal(engine: sa.Engine) -> None:
-    """Makes readers and a writer independent; the file keeps it. SQLite does not wait here by itself."""
+    """Makes readers and a writer independent;
+
+    the file keeps it. SQLite does not wait here by itself.
+    """
     give_up = time.monotonic() + _WAIT_S
     raw = engine.raw_connection()
     try:
@@ -226,7 +282,9 @@ def _use_wal(engine: sa.Engine) -> None:
                 return
             except engine.dialect.loaded_dbapi.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > give_up:
-                    raise StoreError(f"cost cache {engine.url}: {error}. {_advice(str(error), True)}") from error
+                    raise StoreError(
+                        f"cost cache {engine.url}: {error}. {_advice(str(error), True)}"
+                    ) from error
             time.sleep(0.02)
     finally:
         raw.close()

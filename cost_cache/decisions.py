@@ -1,6 +1,9 @@
-"""What decisions taken by predicted latencies cost: the regret of choosing among plans that look equally accurate.
+"""What decisions taken by predicted latencies cost:
 
-The plans are made of measured tasks alone, so the truth is measured too. A recording holds tasks, not plans;
+the regret of choosing among plans that look equally accurate.
+
+The plans are made of measured tasks alone, so the truth is measured too. A recording holds tasks,
+not plans;
 recombined, the tasks of a hundred visited plans make many more. Called by `held_out`.
 """
 
@@ -19,11 +22,14 @@ from cprune_rl.network import Network, Plan, Workload
 __all__ = ["Decisions", "judge_decisions", "measured_plans"]
 
 _N_PLANS, _N_DRAWS, _N_CANDIDATES = 300, 300, 12
-_NEAR_LOSS = 0.15  # candidates whose predicted losses of accuracy differ by less than this share are called equal
+# candidates whose predicted losses of accuracy differ by less than this share are called equal
+_NEAR_LOSS = 0.15
 _PATIENCE = 200  # dead ends of one attempt: then it starts anew with other widths
 
 
-def measured_plans(network: Network, known: Sequence[Workload], count: int, rng: np.random.Generator) -> list[Plan]:
+def measured_plans(
+    network: Network, known: Sequence[Workload], count: int, rng: np.random.Generator
+) -> list[Plan]:
     """Draws different plans whose every task is known.
 
     Args:
@@ -46,12 +52,17 @@ def measured_plans(network: Network, known: Sequence[Workload], count: int, rng:
 
 
 class _Search:
-    """Sets one group after the other to a width that leaves every decided subgraph known, and goes back where there is none."""
+    """Sets one group after the other to a width that leaves every decided subgraph known, and goes
+    back where there is none.
+    """
 
     def __init__(self, network: Network, known: Mapping[str, Workload]) -> None:
         self._network, self._known = network, known
         self._order = list(range(len(network.groups)))
-        self._decided: list[list[int]] = [[s for s, touched in enumerate(network.touched_groups) if touched and max(touched) == g] for g in self._order]
+        self._decided: list[list[int]] = [
+            [s for s, touched in enumerate(network.touched_groups) if touched and max(touched) == g]
+            for g in self._order
+        ]
         self._widths = [self._candidates(g) for g in self._order]
 
     def knows(self, plan: Plan) -> bool:
@@ -78,15 +89,25 @@ class _Search:
 
     def _fits(self, group: int, widths: tuple[int, ...]) -> bool:
         padded = widths + self._network.dense.widths[len(widths) :]
-        return all(self._network.workload(s, Plan(padded)).key in self._known for s in self._decided[group])
+        return all(
+            self._network.workload(s, Plan(padded)).key in self._known for s in self._decided[group]
+        )
 
     def _candidates(self, group: int) -> list[int]:
-        """Widths at which every subgraph that reads or writes the group has a known task of its family with as many channels."""
-        name, wanted = self._network.groups[group].name, range(self._network.groups[group].minimum, self._network.groups[group].channels + 1)
+        """Widths at which every subgraph that reads or writes the group has a known task of its
+        family with as many channels.
+        """
+        name, wanted = (
+            self._network.groups[group].name,
+            range(self._network.groups[group].minimum, self._network.groups[group].channels + 1),
+        )
         found = set(wanted)
         for subgraph in self._network.subgraphs:
             same = [w for w in self._known.values() if w.family == subgraph.template.family]
-            for extent, lengths in ((subgraph.channels_in, {w.channels_in for w in same}), (subgraph.channels_out, {w.channels_out for w in same})):
+            for extent, lengths in (
+                (subgraph.channels_in, {w.channels_in for w in same}),
+                (subgraph.channels_out, {w.channels_out for w in same}),
+            ):
                 if [term for term, _ in extent.terms] == [name]:
                     found &= {width for width in wanted if extent.at({name: width}) in lengths}
         return sorted(found)
@@ -115,7 +136,13 @@ class Decisions:
     random_regret: float
 
 
-def judge_decisions(network: Network, measured: Sequence[tuple[Workload, TaskCost]], estimates_s: Mapping[str, float], curves: LossCurves, seed: int = 0) -> Decisions | None:
+def judge_decisions(
+    network: Network,
+    measured: Sequence[tuple[Workload, TaskCost]],
+    estimates_s: Mapping[str, float],
+    curves: LossCurves,
+    seed: int = 0,
+) -> Decisions | None:
     """Judges predictions by the plans they choose.
 
     Args:
@@ -133,14 +160,25 @@ def judge_decisions(network: Network, measured: Sequence[tuple[Workload, TaskCos
     if len(plans) < _N_CANDIDATES:
         return None
     true_s = {w.key: c.latency_s for w, c in measured}
-    true, predicted = (np.array([sum(of[w.key] for w in network.workloads(p)) for p in plans]) for of in (true_s, estimates_s))
+    true, predicted = (
+        np.array([sum(of[w.key] for w in network.workloads(p)) for p in plans])
+        for of in (true_s, estimates_s)
+    )
     kept = np.array([p.widths for p in plans]) / np.array(network.dense.widths)
     draws = _draws(np.asarray(curves.loss(kept).sum(axis=-1)), rng)
     by_predictions, by_macs, by_chance = (
-        np.array([true[d][np.argmin(by[d])] / true[d].min() - 1 for d in draws]) for by in (predicted, np.array([network.macs(p) for p in plans]), rng.random(len(plans)))
+        np.array([true[d][np.argmin(by[d])] / true[d].min() - 1 for d in draws])
+        for by in (predicted, np.array([network.macs(p) for p in plans]), rng.random(len(plans)))
     )
     error = float(np.median(np.abs(predicted / true - 1)))
-    return Decisions(len(plans), error, float(np.median(by_predictions)), float(np.quantile(by_predictions, 0.9)), float(np.median(by_macs)), float(np.median(by_chance)))
+    return Decisions(
+        len(plans),
+        error,
+        float(np.median(by_predictions)),
+        float(np.quantile(by_predictions, 0.9)),
+        float(np.median(by_macs)),
+        float(np.median(by_chance)),
+    )
 
 
 def _draws(loss: NDArray[np.float64], rng: np.random.Generator) -> list[NDArray[np.int64]]:

@@ -1,9 +1,13 @@
 """Latencies of one network's tasks that were not measured, interpolated between those that were.
 
-For each kind of task a non-negative fit of `launch + work * in * out + reads * in + writes * out` in
-relative error, corrected by the nearest measured shapes; where a layer is pruned by a scheme, the multiplications that
-are left stand for `in * out`. An agent trains on it (a device is far too slow for that) and an environment estimates with
-it what an action would gain; what an action did gain is always measured. Every prediction says that it is one. A kind of
+For each kind of task a non-negative fit of `launch + work * in * out + reads * in + writes * out`
+in
+relative error, corrected by the nearest measured shapes; where a layer is pruned by a scheme, the
+multiplications that
+are left stand for `in * out`. An agent trains on it (a device is far too slow for that) and an
+environment estimates with
+it what an action would gain; what an action did gain is always measured. Every prediction says that
+it is one. A kind of
 task that was never measured is for `predictor`.
 """
 
@@ -23,7 +27,9 @@ from cprune_rl.network import Network, Plan, Workload
 
 __all__ = ["CostModel", "EstimatedCosts", "ModelledCosts", "NoisyCosts"]
 
-Shape = tuple[int, int, int]  # channels read and written, and the multiplications that are left of a pruned layer; 0 of a dense one
+Shape = tuple[
+    int, int, int
+]  # channels read and written, and the multiplications that are left of a pruned layer; 0 of a dense one
 Point = tuple[Shape, TaskCost]
 _REACH = 0.25  # log distance in channels over which a measured shape corrects its neighbours
 _NOISE_TABLE = np.random.default_rng(0).standard_normal(4096)
@@ -39,7 +45,9 @@ class CostModel:
     def __init__(self, known: Iterable[tuple[Workload, TaskCost]] = ()) -> None:
         self._points: dict[tuple[object, ...], dict[str, Point]] = {}
         self._fits: dict[tuple[object, ...], _Fit] = {}
-        self._answers: dict[str, TaskCost] | None = None  # measured ones, and those interpolated since something was last learnt
+        self._answers: dict[str, TaskCost] | None = (
+            None  # measured ones, and those interpolated since something was last learnt
+        )
         self.known: dict[str, TaskCost] = {}
         self._workloads: dict[str, Workload] = {}
         for workload, cost in known:
@@ -47,7 +55,11 @@ class CostModel:
 
     def learn(self, workload: Workload, cost: TaskCost) -> None:
         """Adds a measured task; one without a program teaches nothing."""
-        if cost.error is not None or not math.isfinite(cost.latency_s) or self.known.get(workload.key) == cost:
+        if (
+            cost.error is not None
+            or not math.isfinite(cost.latency_s)
+            or self.known.get(workload.key) == cost
+        ):
             return
         kind = _kind(workload)
         self.known[workload.key] = cost
@@ -61,7 +73,10 @@ class CostModel:
         return [(self._workloads[key], cost) for key, cost in self.known.items()]
 
     def predict(self, workload: Workload) -> TaskCost:
-        """The measured cost where there is one, else an interpolated one; infinite for a kind never seen."""
+        """The measured cost where there is one, else an interpolated one;
+
+        infinite for a kind never seen.
+        """
         return self.predict_all((workload,))[0]
 
     def predict_all(self, workloads: Iterable[Workload]) -> list[TaskCost]:
@@ -105,14 +120,19 @@ class _Fit:
     def of(points: Sequence[Point]) -> _Fit:
         coefficients = _fit(points)
         logs = np.array([_logs(shape) for shape, _ in points])
-        residuals = [math.log(c.latency_s / max(float(_terms(shape) @ coefficients), 1e-12)) for shape, c in points]
+        residuals = [
+            math.log(c.latency_s / max(float(_terms(shape) @ coefficients), 1e-12))
+            for shape, c in points
+        ]
         return _Fit([c for _, c in points], coefficients, logs, np.array(residuals))
 
     def at(self, shape: Shape) -> TaskCost:
         """Interpolated."""
         distance = np.abs(self.logs - _logs(shape)).sum(axis=1)
         weight = np.exp(-distance / _REACH)
-        correction = float(weight @ self.residuals / (weight.sum() + 0.25))  # 0.25: far from every point the fit stands alone
+        correction = float(
+            weight @ self.residuals / (weight.sum() + 0.25)
+        )  # 0.25: far from every point the fit stands alone
         latency = float(_terms(shape) @ self.coefficients) * math.exp(correction)
         nearest = self.costs[int(distance.argmin())]
         return TaskCost(latency, nearest.tile_factors, is_measured=False, lanes=nearest.lanes)
@@ -132,7 +152,9 @@ def _logs(shape: Shape) -> NDArray[np.float64]:
 
 def _terms(shape: Shape) -> NDArray[np.float64]:
     channels_in, channels_out, work = shape
-    return np.array([1.0, work or channels_in * channels_out, channels_in, channels_out], dtype=float)
+    return np.array(
+        [1.0, work or channels_in * channels_out, channels_in, channels_out], dtype=float
+    )
 
 
 def _fit(points: Sequence[Point]) -> NDArray[np.float64]:
@@ -178,7 +200,11 @@ class EstimatedCosts:
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
         """Cheap looks (see `contracts.LatencySource`); a task that failed is told as it failed."""
-        return [self._failed.get(w.key) or self._model.predict(w) for w in workloads] if self._failed else self._model.predict_all(workloads)
+        return (
+            [self._failed.get(w.key) or self._model.predict(w) for w in workloads]
+            if self._failed
+            else self._model.predict_all(workloads)
+        )
 
 
 class ModelledCosts:
@@ -209,7 +235,8 @@ class ModelledCosts:
 class NoisyCosts:
     """A modelled source as a device would be: what it answers is off from what was predicted.
 
-    Training on it teaches a policy what deployment is like, where a candidate's gain is an estimate until
+    Training on it teaches a policy what deployment is like, where a candidate's gain is an estimate
+    until
     it is taken. The deviation of a task depends on the task and the seed alone.
 
     Args:
@@ -230,11 +257,20 @@ class NoisyCosts:
         for workload in workloads:
             if workload.key not in self._looked:
                 cost = self._base.predict([workload])[0]
-                deviation = _NOISE_TABLE[zlib.crc32(workload.key.encode(), self._seed) % len(_NOISE_TABLE)]
-                self._looked[workload.key] = replace(cost, latency_s=cost.latency_s * math.exp(self._sigma * deviation), is_measured=True)
+                deviation = _NOISE_TABLE[
+                    zlib.crc32(workload.key.encode(), self._seed) % len(_NOISE_TABLE)
+                ]
+                self._looked[workload.key] = replace(
+                    cost,
+                    latency_s=cost.latency_s * math.exp(self._sigma * deviation),
+                    is_measured=True,
+                )
         return [self._looked[w.key] for w in workloads]
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
         """What was looked at in this episode, else the prediction."""
         looked = self._looked
-        return [looked.get(w.key) or cost for w, cost in zip(workloads, self._base.predict(workloads), strict=True)]
+        return [
+            looked.get(w.key) or cost
+            for w, cost in zip(workloads, self._base.predict(workloads), strict=True)
+        ]

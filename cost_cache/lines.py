@@ -1,7 +1,11 @@
-"""The lines of a recording, as they must be: every one is checked against these before anything is believed.
+"""The lines of a recording, as they must be:
 
-A recording comes from anywhere. Text is text of bounded length, a number is finite and in a range that
-every database takes, a program is a schedule trace of listed instructions (`traces.py`) whose digest is its
+every one is checked against these before anything is believed.
+
+A recording comes from anywhere. Text is text of bounded length, a number is finite and in a range
+that
+every database takes, a program is a schedule trace of listed instructions (`traces.py`) whose
+digest is its
 name; nothing is unpickled and nothing is run.
 """
 
@@ -11,7 +15,15 @@ import hashlib
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from cprune_rl.cost_cache.traces import trace_problem
 
@@ -106,7 +118,10 @@ class ProgramLine(_Fields):
 
 
 class TrialLine(_Fields):
-    """One program timed on one workload; context and provenance are positions in the header's lists."""
+    """One program timed on one workload;
+
+    context and provenance are positions in the header's lists.
+    """
 
     kind: Literal["trial"] = "trial"
     context: SmallCount
@@ -151,12 +166,20 @@ class EndLine(_Fields):
 
 
 ContentLine = WorkloadLine | ProgramLine | TrialLine | TuningLine | AccuracyLine
-LINES: TypeAdapter[ContentLine | EndLine] = TypeAdapter(Annotated[WorkloadLine | ProgramLine | TrialLine | TuningLine | AccuracyLine | EndLine, Field(discriminator="kind")])
+LINES: TypeAdapter[ContentLine | EndLine] = TypeAdapter(
+    Annotated[
+        WorkloadLine | ProgramLine | TrialLine | TuningLine | AccuracyLine | EndLine,
+        Field(discriminator="kind"),
+    ]
+)
 
 
 def is_program(digest: str, trace: str) -> bool:
     """Whether a digest, where it is one, is that of the program."""
-    return _DIGEST.fullmatch(digest) is None or hashlib.sha256(trace.encode()).hexdigest()[:20] == digest
+    return (
+        _DIGEST.fullmatch(digest) is None
+        or hashlib.sha256(trace.encode()).hexdigest()[:20] == digest
+    )
 
 
 def problem_of(error: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """A PostgreSQL server of one's own on this machine, for as long as a test or a benchmark takes.
 
-It is the real server from the system's package, durable settings included, on a loopback port with a
+It is the real server from the system's package, durable settings included, on a loopback port with
+a
 password; its data goes when it is closed. Called by the tests and by `benchmarks/cache_rows.py`.
 """
 
@@ -70,7 +71,14 @@ class LocalPostgres:
 
         self._count += 1
         name = f"costs{self._count}"
-        with psycopg.connect(host="127.0.0.1", port=self.port, user=_USER, password=self._password, dbname="postgres", autocommit=True) as connection:
+        with psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user=_USER,
+            password=self._password,
+            dbname="postgres",
+            autocommit=True,
+        ) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return f"postgresql+psycopg://{_USER}:{self._password}@127.0.0.1:{self.port}/{name}"
 
@@ -87,10 +95,23 @@ class LocalPostgres:
             try:
                 account = pwd.getpwnam(_USER)
             except KeyError as error:
-                raise ToolchainError(f"PostgreSQL refuses to run as root, and there is no user {_USER!r}: apt-get install postgresql makes one") from error
+                raise ToolchainError(
+                    f"PostgreSQL refuses to run as root, and there is no user {_USER!r}: apt-get install postgresql makes one"
+                ) from error
             for path in (self.folder, self.folder / "password"):
                 os.chown(path, account.pw_uid, account.pw_gid)
-        self._run("initdb", "-D", "data", "-U", _USER, "-A", "scram-sha-256", "--pwfile=password", "--locale=C.UTF-8", "--no-sync")
+        self._run(
+            "initdb",
+            "-D",
+            "data",
+            "-U",
+            _USER,
+            "-A",
+            "scram-sha-256",
+            "--pwfile=password",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = int(free.getsockname()[1])
@@ -99,12 +120,21 @@ class LocalPostgres:
         return port
 
     def _run(self, program: str, *arguments: str) -> None:
-        account: dict[str, Any] = {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
+        account: dict[str, Any] = (
+            {"user": _USER, "group": _USER, "extra_groups": []} if os.geteuid() == 0 else {}
+        )
         command = [str(self._binaries / program), *arguments]
         # Not through pipes: the server inherits them, and they would stay open as long as it runs.
         with tempfile.TemporaryFile() as said:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
-            done = subprocess.run(command, cwd=self.folder, env={**os.environ, "LC_ALL": "C.UTF-8"}, check=False, **streams, **account)
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                env={**os.environ, "LC_ALL": "C.UTF-8"},
+                check=False,
+                **streams,
+                **account,
+            )
             said.seek(0)
             output = said.read().decode(errors="replace")
         if done.returncode != 0:

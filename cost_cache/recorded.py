@@ -1,7 +1,9 @@
 """Latencies out of a recording: what was timed once, and between it what was interpolated.
 
-Nothing is built or timed, so a search on a recording needs neither compiler nor device. It answers alike every
-time, or, with a seed, as a device would: off by what its samples spread when they were taken. Called by
+Nothing is built or timed, so a search on a recording needs neither compiler nor device. It answers
+alike every
+time, or, with a seed, as a device would: off by what its samples spread when they were taken.
+Called by
 `envs.recordings` and `job.recorded`.
 """
 
@@ -24,7 +26,9 @@ _NORMAL = NormalDist()
 
 
 class RecordedTasks:
-    """The tasks of a recording and what is interpolated between them; shared by every source that reads it.
+    """The tasks of a recording and what is interpolated between them;
+
+    shared by every source that reads it.
 
     Args:
         known: the recorded tasks.
@@ -43,28 +47,52 @@ class RecordedTasks:
         return interpolation_error(self.measured())
 
     def cost(self, workload: Workload) -> TaskCost:
-        """A recorded or an interpolated cost, saying which; one with an error for a kind of task that was never recorded."""
+        """A recorded or an interpolated cost, saying which;
+
+        one with an error for a kind of task that was never recorded.
+        """
         cost = self._model.predict(workload)
-        return cost if math.isfinite(cost.latency_s) else replace(cost, error=f"the recording has no task of this kind: {workload.family[:80]}")
+        return (
+            cost
+            if math.isfinite(cost.latency_s)
+            else replace(
+                cost, error=f"the recording has no task of this kind: {workload.family[:80]}"
+            )
+        )
 
 
 class RecordedCosts:
     """A `contracts.LatencySource` that reads a recording.
 
-    A look at a task counts as one cached trial, the first time. `is_measured` says whether the recording has the
+    A look at a task counts as one cached trial, the first time. `is_measured` says whether the
+    recording has the
     task; an interpolated one says that it is, also where noise was added to it.
 
     Args:
         network: whose plans are asked for.
         tasks: what was recorded.
-        noise_seed: looks deviate by what the recording says of its own certainty, one draw for each task and seed:
-            log-normal, by the spread of a recorded task's samples, by `interpolation_error` where it was interpolated.
+        noise_seed: looks deviate by what the recording says of its own certainty, one draw for each
+            task and seed:
+            log-normal, by the spread of a recorded task's samples, by `interpolation_error` where
+            it was interpolated.
             None: they do not.
-        trials_each: fresh trials that a look is charged with, the first time; a recording does not hold how many it took.
+        trials_each: fresh trials that a look is charged with, the first time; a recording does not
+            hold how many it took.
     """
 
-    def __init__(self, network: Network, tasks: RecordedTasks, noise_seed: int | None = None, trials_each: int = 0) -> None:
-        self.network, self.tasks, self.noise_seed, self.trials_each = network, tasks, noise_seed, trials_each
+    def __init__(
+        self,
+        network: Network,
+        tasks: RecordedTasks,
+        noise_seed: int | None = None,
+        trials_each: int = 0,
+    ) -> None:
+        self.network, self.tasks, self.noise_seed, self.trials_each = (
+            network,
+            tasks,
+            noise_seed,
+            trials_each,
+        )
         self._answers: dict[str, TaskCost] = {}
         self._looked: dict[str, TaskCost] = {}
         self.spending = Spending()
@@ -85,7 +113,9 @@ class RecordedCosts:
 
     def price(self, plan: Plan) -> int:
         """Fresh trials that `measure` would be charged with for a plan."""
-        return self.trials_each * len({w.key for w in self.network.workloads(plan)} - self._looked.keys())
+        return self.trials_each * len(
+            {w.key for w in self.network.workloads(plan)} - self._looked.keys()
+        )
 
     def _answer(self, workload: Workload) -> TaskCost:
         cost = self._answers[workload.key] = self.tasks.cost(workload)
@@ -94,8 +124,16 @@ class RecordedCosts:
     def _look(self, workload: Workload) -> TaskCost:
         cost = self._answers.get(workload.key) or self._answer(workload)
         if self.noise_seed is not None and cost.error is None:
-            sigma = math.sqrt(math.log1p(cost.spread**2)) if cost.is_measured else self.tasks.interpolation_error
-            cost = replace(cost, latency_s=cost.latency_s * math.exp(sigma * _deviation(workload.key, self.noise_seed)))
+            sigma = (
+                math.sqrt(math.log1p(cost.spread**2))
+                if cost.is_measured
+                else self.tasks.interpolation_error
+            )
+            cost = replace(
+                cost,
+                latency_s=cost.latency_s
+                * math.exp(sigma * _deviation(workload.key, self.noise_seed)),
+            )
         self._answers[workload.key] = self._looked[workload.key] = cost
         self.spending.cached_trials += 1
         self.spending.fresh_trials += self.trials_each
@@ -103,7 +141,9 @@ class RecordedCosts:
 
 
 def interpolation_error(known: Iterable[tuple[Workload, TaskCost]]) -> float:
-    """How far the interpolation is off on a recording: root mean square of log ratios, each task left out in turn.
+    """How far the interpolation is off on a recording:
+
+    root mean square of log ratios, each task left out in turn.
 
     Args:
         known: recorded tasks; those that are alone of their kind say nothing.

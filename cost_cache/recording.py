@@ -1,8 +1,11 @@
 """A recording: costs in one compressed file, to hand over, to archive, or to run without a device.
 
-Gzip of JSON lines (`lines.py` has their fields): a header, described workloads, programs, trials, tunings,
-accuracies, and an end with the SHA-256 of all bytes before it. The checksum tells damage, not an author:
-reading a stranger's recording runs nothing, and its programs hold only schedule instructions that ours have, but
+Gzip of JSON lines (`lines.py` has their fields): a header, described workloads, programs, trials,
+tunings,
+accuracies, and an end with the SHA-256 of all bytes before it. The checksum tells damage, not an
+author:
+reading a stranger's recording runs nothing, and its programs hold only schedule instructions that
+ours have, but
 they are run once a task asks for them, and its figures are believed.
 """
 
@@ -20,7 +23,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from cprune_rl.cost_cache.lines import LINES, MAX_LINE_BYTES, ContentLine, EndLine, Header, ProgramLine, TrialLine, TuningLine, problem_of
+from cprune_rl.cost_cache.lines import (
+    LINES,
+    MAX_LINE_BYTES,
+    ContentLine,
+    EndLine,
+    Header,
+    ProgramLine,
+    TrialLine,
+    TuningLine,
+    problem_of,
+)
 from cprune_rl.errors import DataError, StoreError
 
 __all__ = ["MAX_BYTES", "OnLine", "Recording", "open_recording", "write_lines"]
@@ -87,7 +100,9 @@ class Recording:
         try:
             return Header.model_validate_json(raw)
         except ValidationError as error:
-            raise self._bad(f"it does not begin as a recording of this version does ({problem_of(error)})", 1) from error
+            raise self._bad(
+                f"it does not begin as a recording of this version does ({problem_of(error)})", 1
+            ) from error
 
     def _raw_lines(self) -> Iterator[bytes]:
         while True:
@@ -103,11 +118,16 @@ class Recording:
 
     def _bad(self, problem: str, line: int | None = None) -> DataError:
         where = "" if line is None else f", line {line}"
-        return DataError(f"{self._path}{where}: {problem}. Nothing was taken from it: fetch the file again, or export it anew with `cprune-rl cache export`")
+        return DataError(
+            f"{self._path}{where}: {problem}. Nothing was taken from it: fetch the file again, or export it anew with `cprune-rl cache export`"
+        )
 
 
 class _Checked:
-    """What lines must be towards each other: in order, as many as announced, naming only what is there."""
+    """What lines must be towards each other:
+
+    in order, as many as announced, naming only what is there.
+    """
 
     def __init__(self, header: Header) -> None:
         self._header = header
@@ -138,7 +158,9 @@ class _Checked:
         if self._counts != announced:
             raise ValueError(f"the header says {dict(announced)}, there are {dict(self._counts)}")
         if line.sha256 != sha256:
-            raise ValueError(f"the checksum is {line.sha256[:12]}..., the content's is {sha256[:12]}...")
+            raise ValueError(
+                f"the checksum is {line.sha256[:12]}..., the content's is {sha256[:12]}..."
+            )
 
 
 @contextlib.contextmanager
@@ -175,13 +197,18 @@ def write_lines(path: Path, header: Header, lines: Iterable[ContentLine]) -> Non
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     digest, size = hashlib.sha256(), 0
     try:
-        with unfinished.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+        with (
+            unfinished.open("wb") as file,
+            gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+        ):
             for line in itertools.chain([header], lines):
                 raw = line.model_dump_json().encode() + b"\n"
                 digest.update(raw)
                 size += len(raw)
                 if size > MAX_BYTES:
-                    raise DataError(f"a recording holds at most {MAX_BYTES} bytes: export less at once, with --context or --family")
+                    raise DataError(
+                        f"a recording holds at most {MAX_BYTES} bytes: export less at once, with --context or --family"
+                    )
                 packed.write(raw)
             packed.write(EndLine(sha256=digest.hexdigest()).model_dump_json().encode() + b"\n")
             packed.close()
@@ -189,7 +216,9 @@ def write_lines(path: Path, header: Header, lines: Iterable[ContentLine]) -> Non
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error}. Nothing was left there: free some space, or name another file") from error
+        raise StoreError(
+            f"cannot write {path}: {error}. Nothing was left there: free some space, or name another file"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)

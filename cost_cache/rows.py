@@ -1,4 +1,7 @@
-"""Values to rows and back: what the store and a recording's import both write, within a transaction of theirs."""
+"""Values to rows and back:
+
+what the store and a recording's import both write, within a transaction of theirs.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,38 @@ import sqlalchemy as sa
 
 from cprune_rl.contracts import Measurement
 from cprune_rl.cost_cache.database import Database
-from cprune_rl.cost_cache.schema import CONTEXTS, PROGRAMS, PROVENANCES, TRIALS, TUNINGS, WORKLOADS, key_digest
+from cprune_rl.cost_cache.schema import (
+    CONTEXTS,
+    PROGRAMS,
+    PROVENANCES,
+    TRIALS,
+    TUNINGS,
+    WORKLOADS,
+    key_digest,
+)
 from cprune_rl.cost_cache.store import Provenance, StoredTrial, Tuning
 from cprune_rl.network import OperatorKind, Workload
 
 __all__ = ["Writer", "latency_of", "trial_of", "workload_of"]
 
 _IN_ONE_QUERY = 500  # SQLite takes 999 parameters at the least
-_DESCRIPTION = ("family", "channels_in", "channels_out", "macs", "operator", "kernel", "stride", "height")
+_DESCRIPTION = (
+    "family",
+    "channels_in",
+    "channels_out",
+    "macs",
+    "operator",
+    "kernel",
+    "stride",
+    "height",
+)
 
 
 class Writer:
     """Writes into one open transaction.
 
-    Rows go in sorted: two writers of a server that meet on the same rows wait for each other in one order, never in a ring.
+    Rows go in sorted: two writers of a server that meet on the same rows wait for each other in one
+    order, never in a ring.
 
     Args:
         database: whose dialect is spoken.
@@ -33,7 +54,9 @@ class Writer:
         provenance: of trials that have none of their own.
     """
 
-    def __init__(self, database: Database, connection: sa.Connection, provenance: Provenance) -> None:
+    def __init__(
+        self, database: Database, connection: sa.Connection, provenance: Provenance
+    ) -> None:
         self._database, self._connection, self._provenance = database, connection, provenance
         self._contexts: dict[str, int] = {}
         self._provenances: dict[Provenance, int] = {}
@@ -70,29 +93,43 @@ class Writer:
             return
         insert = self._database.insert(WORKLOADS)
         update = {name: insert.excluded[name] for name in _DESCRIPTION}
-        statement = insert.on_conflict_do_update(index_elements=["digest"], set_=update, where=WORKLOADS.c.family.is_(None))
+        statement = insert.on_conflict_do_update(
+            index_elements=["digest"], set_=update, where=WORKLOADS.c.family.is_(None)
+        )
         self._connection.execute(statement, [rows[d] for d in sorted(rows)])
 
     def tuning(self, context: str, workload: str, recipe: str, tuning: Tuning) -> None:
         """Notes a tuning, unless one of its programs has no trial."""
         context_id, workload_id = self._context(context), self._workloads([workload])[workload]
-        there = sa.select(TRIALS.c.program).where(TRIALS.c.context_id == context_id, TRIALS.c.workload_id == workload_id)
+        there = sa.select(TRIALS.c.program).where(
+            TRIALS.c.context_id == context_id, TRIALS.c.workload_id == workload_id
+        )
         if not set(tuning.programs) <= set(self._connection.execute(there).scalars()):
             return
-        row = {"context_id": context_id, "workload_id": workload_id, "recipe": recipe, "programs": json.dumps(tuning.programs), "seconds": tuning.seconds}
+        row = {
+            "context_id": context_id,
+            "workload_id": workload_id,
+            "recipe": recipe,
+            "programs": json.dumps(tuning.programs),
+            "seconds": tuning.seconds,
+        }
         self._add(TUNINGS, [{**row, "created": tuning.created or time.time()}])
 
     def _context(self, name: str) -> int:
         if name not in self._contexts:
             self._add(CONTEXTS, [{"name": name}])
-            self._contexts[name] = self._connection.execute(sa.select(CONTEXTS.c.id).where(CONTEXTS.c.name == name)).scalar_one()
+            self._contexts[name] = self._connection.execute(
+                sa.select(CONTEXTS.c.id).where(CONTEXTS.c.name == name)
+            ).scalar_one()
         return self._contexts[name]
 
     def _provenance_id(self, provenance: Provenance) -> int:
         if provenance not in self._provenances:
             values = vars(provenance)
             self._add(PROVENANCES, [values])
-            query = sa.select(PROVENANCES.c.id).where(*(PROVENANCES.c[name] == value for name, value in values.items()))
+            query = sa.select(PROVENANCES.c.id).where(
+                *(PROVENANCES.c[name] == value for name, value in values.items())
+            )
             self._provenances[provenance] = self._connection.execute(query).scalar_one()
         return self._provenances[provenance]
 
@@ -102,7 +139,9 @@ class Writer:
         digests = sorted(wanted)
         for start in range(0, len(digests), _IN_ONE_QUERY):
             part = digests[start : start + _IN_ONE_QUERY]
-            query = sa.select(WORKLOADS.c.digest, WORKLOADS.c.id).where(WORKLOADS.c.digest.in_(part))
+            query = sa.select(WORKLOADS.c.digest, WORKLOADS.c.id).where(
+                WORKLOADS.c.digest.in_(part)
+            )
             rows = self._connection.execute(query).all()
             if len(rows) < len(part):
                 self._add(WORKLOADS, [{"digest": d, "key": wanted[d]} for d in part])
@@ -122,20 +161,49 @@ def latency_of(measurement: Measurement) -> float | None:
 
 
 def trial_of(row: sa.Row[Any]) -> StoredTrial:
-    """A trial from columns named as those of `TRIALS`, with `key`, `trace` and the provenance's columns."""
+    """A trial from columns named as those of `TRIALS`, with `key`, `trace` and the provenance's
+    columns.
+    """
     measurement = Measurement(tuple(json.loads(row.samples_s)), row.error, row.reference_s)
-    return StoredTrial(row.key, row.program, row.trace, measurement, Provenance(row.version, row.processor, row.os, row.python), row.created)
+    return StoredTrial(
+        row.key,
+        row.program,
+        row.trace,
+        measurement,
+        Provenance(row.version, row.processor, row.os, row.python),
+        row.created,
+    )
 
 
 def workload_of(row: sa.Row[Any]) -> Workload:
     """A described workload from columns named as those of `WORKLOADS`."""
-    return Workload(row.key, row.family, row.channels_in, row.channels_out, row.macs, OperatorKind(row.operator, row.kernel, row.stride, row.height))
+    return Workload(
+        row.key,
+        row.family,
+        row.channels_in,
+        row.channels_out,
+        row.macs,
+        OperatorKind(row.operator, row.kernel, row.stride, row.height),
+    )
 
 
 def _described(workload: Workload) -> dict[str, Any]:
     kind = workload.operator
-    values = (workload.family, workload.channels_in, workload.channels_out, workload.macs, kind.name, kind.kernel, kind.stride, kind.height)
-    return {"digest": key_digest(workload.key), "key": workload.key, **dict(zip(_DESCRIPTION, values, strict=True))}
+    values = (
+        workload.family,
+        workload.channels_in,
+        workload.channels_out,
+        workload.macs,
+        kind.name,
+        kind.kernel,
+        kind.stride,
+        kind.height,
+    )
+    return {
+        "digest": key_digest(workload.key),
+        "key": workload.key,
+        **dict(zip(_DESCRIPTION, values, strict=True)),
+    }
 
 
 def _storable(text: str) -> str:

@@ -1,6 +1,7 @@
 """The tables of the cost cache, as this version creates and reads them.
 
-What changes here needs a new `SCHEMA_VERSION`, a script in `migrations/versions` that leads there, and a
+What changes here needs a new `SCHEMA_VERSION`, a script in `migrations/versions` that leads there,
+and a
 frozen file of the new schema under `tests/data`.
 """
 
@@ -10,14 +11,45 @@ import hashlib
 
 import sqlalchemy as sa
 
-__all__ = ["ACCURACIES", "CONTEXTS", "META", "METADATA", "PROGRAMS", "PROVENANCES", "SCHEMA_VERSION", "STAMP", "TRIALS", "TUNINGS", "WORKLOADS", "key_digest", "revision"]
+__all__ = [
+    "ACCURACIES",
+    "CONTEXTS",
+    "META",
+    "METADATA",
+    "PROGRAMS",
+    "PROVENANCES",
+    "SCHEMA_VERSION",
+    "STAMP",
+    "TRIALS",
+    "TUNINGS",
+    "WORKLOADS",
+    "key_digest",
+    "revision",
+]
 
 SCHEMA_VERSION = 2
 
-METADATA = sa.MetaData(naming_convention={"uq": "uq_%(table_name)s", "fk": "fk_%(table_name)s_%(column_0_name)s", "ix": "ix_%(table_name)s_%(column_0_name)s"})
+METADATA = sa.MetaData(
+    naming_convention={
+        "uq": "uq_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
 
-META = sa.Table("meta", METADATA, sa.Column("name", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False))
-CONTEXTS = sa.Table("contexts", METADATA, sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String, nullable=False), sa.UniqueConstraint("name"))
+META = sa.Table(
+    "meta",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
+CONTEXTS = sa.Table(
+    "contexts",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.UniqueConstraint("name"),
+)
 PROVENANCES = sa.Table(
     "provenances",
     METADATA,
@@ -45,7 +77,12 @@ WORKLOADS = sa.Table(
     sa.Column("height", sa.Integer),
     sa.UniqueConstraint("digest"),
 )
-PROGRAMS = sa.Table("programs", METADATA, sa.Column("digest", sa.String, primary_key=True), sa.Column("trace", sa.Text, nullable=False))
+PROGRAMS = sa.Table(
+    "programs",
+    METADATA,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("trace", sa.Text, nullable=False),
+)
 TRIALS = sa.Table(
     "trials",
     METADATA,
@@ -55,7 +92,9 @@ TRIALS = sa.Table(
     sa.Column("program", sa.String, sa.ForeignKey("programs.digest"), nullable=False),
     sa.Column("provenance_id", sa.Integer, sa.ForeignKey("provenances.id"), nullable=False),
     sa.Column("samples_s", sa.Text, nullable=False),
-    sa.Column("latency_s", sa.Float),  # median of the samples, NULL for a failure: what is sorted by
+    sa.Column(
+        "latency_s", sa.Float
+    ),  # median of the samples, NULL for a failure: what is sorted by
     sa.Column("error", sa.Text),
     sa.Column("reference_s", sa.Float, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
@@ -83,8 +122,14 @@ ACCURACIES = sa.Table(
     sa.Column("cost_s", sa.Float, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
 )
-# Alembic's own table, kept apart: it is not part of what is compared. A new database is stamped without loading Alembic.
-STAMP = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), nullable=False), sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"))
+# Alembic's own table, kept apart: it is not part of what is compared. A new database is stamped
+# without loading Alembic.
+STAMP = sa.Table(
+    "alembic_version",
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
 
 
 def revision(schema: int) -> str:

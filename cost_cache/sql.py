@@ -1,4 +1,7 @@
-"""The cost store on SQLAlchemy: in memory, a SQLite file that many processes share, or a PostgreSQL server."""
+"""The cost store on SQLAlchemy:
+
+in memory, a SQLite file that many processes share, or a PostgreSQL server.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,38 @@ from platformdirs import user_cache_path
 from cprune_rl.contracts import Accuracy
 from cprune_rl.cost_cache.database import Database
 from cprune_rl.cost_cache.rows import Writer, trial_of, workload_of
-from cprune_rl.cost_cache.schema import ACCURACIES, CONTEXTS, PROGRAMS, PROVENANCES, TRIALS, TUNINGS, WORKLOADS, key_digest
+from cprune_rl.cost_cache.schema import (
+    ACCURACIES,
+    CONTEXTS,
+    PROGRAMS,
+    PROVENANCES,
+    TRIALS,
+    TUNINGS,
+    WORKLOADS,
+    key_digest,
+)
 from cprune_rl.cost_cache.store import ContextSummary, CostStore, Provenance, StoredTrial, Tuning
 from cprune_rl.network import Workload
 
 __all__ = ["SqlStore", "default_url", "open_store"]
 
-_WHOLE_TRIAL = (TRIALS, WORKLOADS.c.key, PROGRAMS.c.trace, PROVENANCES.c.version, PROVENANCES.c.processor, PROVENANCES.c.os, PROVENANCES.c.python)
+_WHOLE_TRIAL = (
+    TRIALS,
+    WORKLOADS.c.key,
+    PROGRAMS.c.trace,
+    PROVENANCES.c.version,
+    PROVENANCES.c.processor,
+    PROVENANCES.c.os,
+    PROVENANCES.c.python,
+)
 _JOINED = TRIALS.join(CONTEXTS).join(WORKLOADS).join(PROGRAMS).join(PROVENANCES)
 
 
 def default_url() -> str:
-    """Where costs are kept unless told otherwise: `CPRUNE_RL_STORAGE`, or a file in the user cache folder."""
+    """Where costs are kept unless told otherwise:
+
+    `CPRUNE_RL_STORAGE`, or a file in the user cache folder.
+    """
     if url := os.environ.get("CPRUNE_RL_STORAGE"):
         return url
     return f"sqlite:///{user_cache_path('cprune-rl', ensure_exists=True) / 'costs.db'}"
@@ -68,9 +91,15 @@ class SqlStore:
                 writer.trials(context, trials)
 
     def trials(self, context: str, workload: str) -> list[StoredTrial]:
-        query = sa.select(*_WHOLE_TRIAL).select_from(_JOINED).where(CONTEXTS.c.name == context, WORKLOADS.c.digest == key_digest(workload))
+        query = (
+            sa.select(*_WHOLE_TRIAL)
+            .select_from(_JOINED)
+            .where(CONTEXTS.c.name == context, WORKLOADS.c.digest == key_digest(workload))
+        )
         with self.database.reading() as connection:
-            rows = connection.execute(query.order_by(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id)).all()
+            rows = connection.execute(
+                query.order_by(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id)
+            ).all()
         return [trial_of(r) for r in rows]
 
     def describe(self, workloads: Sequence[Workload]) -> None:
@@ -78,36 +107,79 @@ class SqlStore:
             with self.database.writing() as connection:
                 self._writer(connection).describe(workloads)
 
-    def fastest(self, context: str, family: str | None = None) -> list[tuple[Workload, StoredTrial]]:
-        rank = sa.func.row_number().over(partition_by=TRIALS.c.workload_id, order_by=(TRIALS.c.latency_s, TRIALS.c.id)).label("rank")
-        ranked = sa.select(TRIALS.c.id, rank).join(CONTEXTS).join(WORKLOADS).where(CONTEXTS.c.name == context, TRIALS.c.latency_s.is_not(None), WORKLOADS.c.family.is_not(None))
+    def fastest(
+        self, context: str, family: str | None = None
+    ) -> list[tuple[Workload, StoredTrial]]:
+        rank = (
+            sa.func.row_number()
+            .over(partition_by=TRIALS.c.workload_id, order_by=(TRIALS.c.latency_s, TRIALS.c.id))
+            .label("rank")
+        )
+        ranked = (
+            sa.select(TRIALS.c.id, rank)
+            .join(CONTEXTS)
+            .join(WORKLOADS)
+            .where(
+                CONTEXTS.c.name == context,
+                TRIALS.c.latency_s.is_not(None),
+                WORKLOADS.c.family.is_not(None),
+            )
+        )
         if family is not None:
             ranked = ranked.where(WORKLOADS.c.family == family)
         best = ranked.subquery()
         description = (c for c in WORKLOADS.c if c.name not in ("id", "key"))
-        query = sa.select(*_WHOLE_TRIAL, *description).select_from(_JOINED.join(best, TRIALS.c.id == best.c.id)).where(best.c.rank == 1)
+        query = (
+            sa.select(*_WHOLE_TRIAL, *description)
+            .select_from(_JOINED.join(best, TRIALS.c.id == best.c.id))
+            .where(best.c.rank == 1)
+        )
         with self.database.reading() as connection:
             rows = connection.execute(query).all()
         return sorted(((workload_of(r), trial_of(r)) for r in rows), key=lambda pair: pair[0].key)
 
     def contexts(self) -> list[ContextSummary]:
         count, created = sa.func.count, TRIALS.c.created
-        counts = (count(TRIALS.c.workload_id.distinct()), count(), count() - count(TRIALS.c.latency_s), sa.func.min(created), sa.func.max(created))
-        query = sa.select(CONTEXTS.c.name, *counts).select_from(TRIALS.join(CONTEXTS)).group_by(CONTEXTS.c.name)
+        counts = (
+            count(TRIALS.c.workload_id.distinct()),
+            count(),
+            count() - count(TRIALS.c.latency_s),
+            sa.func.min(created),
+            sa.func.max(created),
+        )
+        query = (
+            sa.select(CONTEXTS.c.name, *counts)
+            .select_from(TRIALS.join(CONTEXTS))
+            .group_by(CONTEXTS.c.name)
+        )
         with self.database.reading() as connection:
             rows = connection.execute(query).all()
         return sorted((ContextSummary(*r) for r in rows), key=lambda s: s.context)
 
     def mark_tuned(self, context: str, workload: str, recipe: str, tuning: Tuning) -> None:
         with self.database.writing() as connection:
-            self._writer(connection).tuning(context, workload, recipe, Tuning(tuning.programs, tuning.seconds))
+            self._writer(connection).tuning(
+                context, workload, recipe, Tuning(tuning.programs, tuning.seconds)
+            )
 
     def tuned(self, context: str, workload: str, recipe: str) -> Tuning | None:
         joined = TUNINGS.join(CONTEXTS).join(WORKLOADS)
-        query = sa.select(TUNINGS).select_from(joined).where(CONTEXTS.c.name == context, WORKLOADS.c.digest == key_digest(workload), TUNINGS.c.recipe == recipe)
+        query = (
+            sa.select(TUNINGS)
+            .select_from(joined)
+            .where(
+                CONTEXTS.c.name == context,
+                WORKLOADS.c.digest == key_digest(workload),
+                TUNINGS.c.recipe == recipe,
+            )
+        )
         with self.database.reading() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else Tuning(tuple(json.loads(row.programs)), row.seconds, row.created)
+        return (
+            None
+            if row is None
+            else Tuning(tuple(json.loads(row.programs)), row.seconds, row.created)
+        )
 
     def put_accuracy(self, key: str, accuracy: Accuracy) -> None:
         row = {
@@ -123,8 +195,14 @@ class SqlStore:
 
     def accuracy(self, key: str) -> tuple[Accuracy, float] | None:
         with self.database.reading() as connection:
-            row = connection.execute(sa.select(ACCURACIES).where(ACCURACIES.c.key == key)).one_or_none()
-        return None if row is None else (Accuracy(row.value, row.standard_error, row.n_images, row.cost_s), row.created)
+            row = connection.execute(
+                sa.select(ACCURACIES).where(ACCURACIES.c.key == key)
+            ).one_or_none()
+        return (
+            None
+            if row is None
+            else (Accuracy(row.value, row.standard_error, row.n_images, row.cost_s), row.created)
+        )
 
     def close(self) -> None:
         self.database.close()

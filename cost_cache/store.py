@@ -21,7 +21,8 @@ class Provenance:
 
     Attributes:
         version: of cprune-rl.
-        processor: of the machine that wrote the trial, which built the program and asked the device.
+        processor: of the machine that wrote the trial, which built the program and asked the
+            device.
         os: operating system of that machine.
         python: its version.
     """
@@ -108,23 +109,32 @@ class CostStore(Protocol):
     """Keeps trials and accuracies.
 
     Writers may be many processes; each call is one transaction, and what it committed outlives a
-    `kill -9`. A `context` names what a latency depends on besides the workload and the program: target,
+    `kill -9`. A `context` names what a latency depends on besides the workload and the program:
+    target,
     device fingerprint, TVM version, timing settings. One object belongs to one thread.
 
     Every method may raise `StoreError`: the file is damaged, the disk is full, the server is gone.
     """
 
     def add_trials(self, context: str, trials: Sequence[StoredTrial]) -> None:
-        """Keeps trials; one that is already there (same context, workload and program) is left as it was."""
+        """Keeps trials; one that is already there (same context, workload and program) is left as
+        it was.
+        """
 
     def trials(self, context: str, workload: str) -> list[StoredTrial]:
         """All trials of a workload, fastest first, failures last."""
 
     def describe(self, workloads: Sequence[Workload]) -> None:
-        """Keeps what workloads are, so that `fastest` can give them back; a description that is there is left as it was."""
+        """Keeps what workloads are, so that `fastest` can give them back;
 
-    def fastest(self, context: str, family: str | None = None) -> list[tuple[Workload, StoredTrial]]:
-        """The fastest working trial of every described workload, by median, in the order of workload keys.
+        a description that is there is left as it was.
+        """
+
+    def fastest(
+        self, context: str, family: str | None = None
+    ) -> list[tuple[Workload, StoredTrial]]:
+        """The fastest working trial of every described workload, by median, in the order of
+        workload keys.
 
         Args:
             context: whose trials.
@@ -137,7 +147,8 @@ class CostStore(Protocol):
     def mark_tuned(self, context: str, workload: str, recipe: str, tuning: Tuning) -> None:
         """Notes that every program a recipe asks for has been tried.
 
-        Nothing is noted where a trial of one of them is not there (any more): it was pruned meanwhile.
+        Nothing is noted where a trial of one of them is not there (any more): it was pruned
+        meanwhile.
         """
 
     def tuned(self, context: str, workload: str, recipe: str) -> Tuning | None:
@@ -147,7 +158,10 @@ class CostStore(Protocol):
         """Keeps an oracle's answer under the hash of weights, plan, data and settings."""
 
     def accuracy(self, key: str) -> tuple[Accuracy, float] | None:
-        """An oracle's earlier answer and when it was given, in seconds since the epoch; None where there is none."""
+        """An oracle's earlier answer and when it was given, in seconds since the epoch;
+
+        None where there is none.
+        """
 
     def close(self) -> None:
         """Releases the connection; may be called twice."""

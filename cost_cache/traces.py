@@ -1,9 +1,15 @@
-"""What a program may be: the schedule instructions and annotations of our own programs, checked as plain JSON.
+"""What a program may be:
 
-A program out of a recording is later applied to a task, compiled and run. A trace of TVM's could then do more than
-move loops: an annotation can bring C or LLVM code into a function, an instruction can put any registered intrinsic in
-the place of a loop nest, change a buffer's type unchecked or leave out the bounds of a split. So what MetaSchedule's
-rules for processors and our own write is listed here, and nothing else is taken. That a program is fast or fits
+the schedule instructions and annotations of our own programs, checked as plain JSON.
+
+A program out of a recording is later applied to a task, compiled and run. A trace of TVM's could
+then do more than
+move loops: an annotation can bring C or LLVM code into a function, an instruction can put any
+registered intrinsic in
+the place of a loop nest, change a buffer's type unchecked or leave out the bounds of a split. So
+what MetaSchedule's
+rules for processors and our own write is listed here, and nothing else is taken. That a program is
+fast or fits
 a task is not said: both are found out where it is tried. Called by `lines` and `upkeep`.
 """
 
@@ -17,7 +23,9 @@ import pydantic_core
 
 __all__ = ["trace_problem"]
 
-_NAME = re.compile(r'[A-Za-z_]\w*|"\w*"', re.ASCII)  # what stands in braces TVM would load as an object of any type
+_NAME = re.compile(
+    r'[A-Za-z_]\w*|"\w*"', re.ASCII
+)  # what stands in braces TVM would load as an object of any type
 _VARIABLE = re.compile(r"v\d+", re.ASCII)
 _QUOTED = re.compile(r'"\w*"', re.ASCII)
 _LARGEST = 2**31
@@ -29,7 +37,8 @@ def trace_problem(text: str) -> str | None:
     """What is wrong with a program; None where nothing is.
 
     Args:
-        text: `[instructions, decisions]` as JSON (see `compiler.program`), or `[]` for what was timed without a schedule.
+        text: `[instructions, decisions]` as JSON (see `compiler.program`), or `[]` for what was
+            timed without a schedule.
     """
     try:
         trace = pydantic_core.from_json(text, allow_inf_nan=False)
@@ -47,7 +56,11 @@ def trace_problem(text: str) -> str | None:
 
 
 def _instruction_problem(instruction: Any) -> str | None:
-    if not isinstance(instruction, list) or len(instruction) != 4 or not _are_lists(instruction[1:], 3):
+    if (
+        not isinstance(instruction, list)
+        or len(instruction) != 4
+        or not _are_lists(instruction[1:], 3)
+    ):
         return "it is not [kind, inputs, attributes, outputs]"
     kind, inputs, attributes, outputs = instruction
     if not isinstance(kind, str) or kind not in _KINDS:
@@ -75,22 +88,40 @@ def _annotation_problem(kind: str, inputs: Sequence[Any], attributes: Sequence[A
 
 
 def _decisions_problem(instructions: Sequence[Any], decisions: Sequence[Any]) -> str | None:
-    """Each sampling instruction is decided once: one that is open, or decided as no sampler would, fails only where it is applied."""
-    open_ones = {at for at, instruction in enumerate(instructions) if instruction[0].startswith("Sample")}
+    """Each sampling instruction is decided once:
+
+    one that is open, or decided as no sampler would, fails only where it is applied.
+    """
+    open_ones = {
+        at for at, instruction in enumerate(instructions) if instruction[0].startswith("Sample")
+    }
     for decision in decisions:
-        if not isinstance(decision, list) or len(decision) != 2 or not _is_whole(decision[0]) or decision[0] not in open_ones:
+        if (
+            not isinstance(decision, list)
+            or len(decision) != 2
+            or not _is_whole(decision[0])
+            or decision[0] not in open_ones
+        ):
             return f"decision {_short(decision)} belongs to no instruction that is undecided"
         at, value = decision
         open_ones.remove(at)
         if not _is_decision(instructions[at], value):
             return f"instruction {at}: {instructions[at][0]} cannot be decided as {_short(value)}"
-    return f"instruction {min(open_ones)}: {instructions[min(open_ones)][0]} has no decision" if open_ones else None
+    return (
+        f"instruction {min(open_ones)}: {instructions[min(open_ones)][0]} has no decision"
+        if open_ones
+        else None
+    )
 
 
 def _is_decision(instruction: Sequence[Any], value: Any) -> bool:
     kind, _, attributes, _ = instruction
     if kind == "SamplePerfectTile":
-        return isinstance(value, list) and len(value) == attributes[0] and all(_is_count(f) for f in value)
+        return (
+            isinstance(value, list)
+            and len(value) == attributes[0]
+            and all(_is_count(f) for f in value)
+        )
     if kind == "SampleCategorical":
         return _is_whole(value) and 0 <= value < len(attributes[0])
     return _is_whole(value) and -2 <= value < _LARGEST  # -1: at the root; -2: inlined
@@ -102,7 +133,11 @@ def _flat(values: Sequence[Any]) -> list[Any]:
 
 
 def _are_lists(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(isinstance(part, list) for part in value)
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(part, list) for part in value)
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -127,27 +162,59 @@ def _anything(_: Sequence[Any]) -> bool:
 
 def _is_tile(attributes: Sequence[Any]) -> bool:
     """A number of factors, and the largest innermost one."""
-    return len(attributes) == 2 and all(_is_count(a) for a in attributes) and attributes[0] <= _MOST_FACTORS
+    return (
+        len(attributes) == 2
+        and all(_is_count(a) for a in attributes)
+        and attributes[0] <= _MOST_FACTORS
+    )
 
 
 def _is_unrolling(value: Any) -> bool:
-    """Steps, or the variable that samples them: the post-processor that reads it goes on for ever with anything else."""
-    return (isinstance(value, str) and _VARIABLE.fullmatch(value) is not None) or (_is_whole(value) and 0 <= value < _LARGEST)
+    """Steps, or the variable that samples them:
+
+    the post-processor that reads it goes on for ever with anything else.
+    """
+    return (isinstance(value, str) and _VARIABLE.fullmatch(value) is not None) or (
+        _is_whole(value) and 0 <= value < _LARGEST
+    )
 
 
 _KINDS: dict[str, Callable[[Sequence[Any]], bool]] = {  # with what their attributes must be
-    **dict.fromkeys(("Annotate", "ComputeAt", "ComputeInline", "Fuse", "GetConsumers", "GetLoops", "GetProducers", "GetSBlock", "RFactor"), _anything),
-    **dict.fromkeys(("Reorder", "ReverseComputeAt", "SampleComputeLocation", "Unannotate", "Unroll"), _anything),
-    "CacheWrite": lambda attributes: attributes[1:] == ["global"],  # a processor has no other memory
+    **dict.fromkeys(
+        (
+            "Annotate",
+            "ComputeAt",
+            "ComputeInline",
+            "Fuse",
+            "GetConsumers",
+            "GetLoops",
+            "GetProducers",
+            "GetSBlock",
+            "RFactor",
+        ),
+        _anything,
+    ),
+    **dict.fromkeys(
+        ("Reorder", "ReverseComputeAt", "SampleComputeLocation", "Unannotate", "Unroll"), _anything
+    ),
+    "CacheWrite": lambda attributes: (
+        attributes[1:] == ["global"]
+    ),  # a processor has no other memory
     "GetBlock": _anything,  # as caches of 0.1.0 have it
-    "SampleCategorical": lambda attributes: _are_lists(attributes, 2) and all(_is_whole(v) and v >= 0 for v in attributes[0]),
+    "SampleCategorical": lambda attributes: (
+        _are_lists(attributes, 2) and all(_is_whole(v) and v >= 0 for v in attributes[0])
+    ),
     "SamplePerfectTile": _is_tile,
-    "Split": lambda attributes: len(attributes) == 2 and attributes[1] is False,  # else it has no bounds where its factors do not divide the loop
+    "Split": lambda attributes: (
+        len(attributes) == 2 and attributes[1] is False
+    ),  # else it has no bounds where its factors do not divide the loop
 }
 _ANNOTATIONS: dict[str, Callable[[Any], bool]] = {  # with what their value must be
     "meta_schedule.parallel": _is_count,
     "meta_schedule.random_compute_producer": _is_count,
-    "meta_schedule.tiling_structure": lambda value: isinstance(value, str) and _QUOTED.fullmatch(value) is not None,
+    "meta_schedule.tiling_structure": lambda value: (
+        isinstance(value, str) and _QUOTED.fullmatch(value) is not None
+    ),
     "meta_schedule.unroll_explicit": _is_unrolling,
     "meta_schedule.vectorize": _is_count,
     "pragma_unroll_explicit": _is_whole,  # of Winograd's transforms

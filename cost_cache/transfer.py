@@ -15,19 +15,51 @@ from pydantic import ValidationError
 
 from cprune_rl.contracts import Measurement
 from cprune_rl.cost_cache.database import Database
-from cprune_rl.cost_cache.lines import AccuracyLine, ContentLine, Header, Kind, OperatorFields, ProgramLine, ProvenanceFields, TrialLine, TuningLine, WorkloadLine, problem_of
+from cprune_rl.cost_cache.lines import (
+    AccuracyLine,
+    ContentLine,
+    Header,
+    Kind,
+    OperatorFields,
+    ProgramLine,
+    ProvenanceFields,
+    TrialLine,
+    TuningLine,
+    WorkloadLine,
+    problem_of,
+)
 from cprune_rl.cost_cache.recording import OnLine, open_recording, write_lines
 from cprune_rl.cost_cache.rows import Writer
-from cprune_rl.cost_cache.schema import ACCURACIES, CONTEXTS, PROGRAMS, PROVENANCES, TRIALS, TUNINGS, WORKLOADS
+from cprune_rl.cost_cache.schema import (
+    ACCURACIES,
+    CONTEXTS,
+    PROGRAMS,
+    PROVENANCES,
+    TRIALS,
+    TUNINGS,
+    WORKLOADS,
+)
 from cprune_rl.cost_cache.sql import SqlStore
 from cprune_rl.cost_cache.store import Provenance, StoredTrial, Tuning
 from cprune_rl.errors import StoreError
 from cprune_rl.network import OperatorKind, Workload
 
-__all__ = ["Selection", "export_recording", "import_recording", "matching_contexts", "read_recording"]
+__all__ = [
+    "Selection",
+    "export_recording",
+    "import_recording",
+    "matching_contexts",
+    "read_recording",
+]
 
 _CHUNK = 1000
-_TABLES = {"workload": WORKLOADS, "program": PROGRAMS, "trial": TRIALS, "tuning": TUNINGS, "accuracy": ACCURACIES}
+_TABLES = {
+    "workload": WORKLOADS,
+    "program": PROGRAMS,
+    "trial": TRIALS,
+    "tuning": TUNINGS,
+    "accuracy": ACCURACIES,
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +77,12 @@ class Selection:
     accuracies: bool = True
 
 
-def export_recording(database: Database, path: Path, selection: Selection | None = None, on_line: OnLine | None = None) -> dict[str, int]:
+def export_recording(
+    database: Database,
+    path: Path,
+    selection: Selection | None = None,
+    on_line: OnLine | None = None,
+) -> dict[str, int]:
     """Writes one state of the database, whatever others write meanwhile.
 
     Args:
@@ -63,22 +100,43 @@ def export_recording(database: Database, path: Path, selection: Selection | None
     """
     with database.reading() as connection:
         queries, contexts = _queries(connection, selection or Selection())
-        counts: dict[Kind, int] = {kind: connection.execute(sa.select(sa.func.count()).select_from(q.order_by(None).subquery())).scalar_one() for kind, q in queries.items()}
+        counts: dict[Kind, int] = {
+            kind: connection.execute(
+                sa.select(sa.func.count()).select_from(q.order_by(None).subquery())
+            ).scalar_one()
+            for kind, q in queries.items()
+        }
         provenances = connection.execute(sa.select(PROVENANCES).order_by(PROVENANCES.c.id)).all()
-        lines = _Lines({c: i for i, c in enumerate(contexts)}, {p.id: i for i, p in enumerate(provenances)})
-        who = [ProvenanceFields(version=p.version, processor=p.processor, os=p.os, python=p.python) for p in provenances]
-        header = Header(created=time.time(), writer=ProvenanceFields(**vars(Provenance.here())), contexts=list(contexts.values()), provenances=who, counts=counts)
-        write_lines(path, header, _told(lines.of(connection, queries), sum(counts.values()), on_line))
+        lines = _Lines(
+            {c: i for i, c in enumerate(contexts)}, {p.id: i for i, p in enumerate(provenances)}
+        )
+        who = [
+            ProvenanceFields(version=p.version, processor=p.processor, os=p.os, python=p.python)
+            for p in provenances
+        ]
+        header = Header(
+            created=time.time(),
+            writer=ProvenanceFields(**vars(Provenance.here())),
+            contexts=list(contexts.values()),
+            provenances=who,
+            counts=counts,
+        )
+        write_lines(
+            path, header, _told(lines.of(connection, queries), sum(counts.values()), on_line)
+        )
     return {str(kind): n for kind, n in counts.items()}
 
 
-def import_recording(database: Database, path: Path, on_line: OnLine | None = None) -> dict[str, int]:
+def import_recording(
+    database: Database, path: Path, on_line: OnLine | None = None
+) -> dict[str, int]:
     """Adds what a recording holds, in one transaction; what is there stays, so twice is once.
 
     Args:
         database: where the costs go.
         path: of the recording; all of it is checked first.
-        on_line: called now and then with the lines done, and of how many: first as they are checked, again as they are added.
+        on_line: called now and then with the lines done, and of how many: first as they are
+            checked, again as they are added.
 
     Returns:
         How many rows of each kind were added.
@@ -121,30 +179,64 @@ def matching_contexts(connection: sa.Connection, text: str | None) -> dict[int, 
     Raises:
         StoreError: none does.
     """
-    every = {row.id: row.name for row in connection.execute(sa.select(CONTEXTS).order_by(CONTEXTS.c.id))}
+    every = {
+        row.id: row.name for row in connection.execute(sa.select(CONTEXTS).order_by(CONTEXTS.c.id))
+    }
     found = {i: name for i, name in every.items() if text is None or text in name}
     if text is not None and not found:
-        raise StoreError(f"no context holds {text!r}; there are: {'; '.join(sorted(every.values())) or 'none'}")
+        raise StoreError(
+            f"no context holds {text!r}; there are: {'; '.join(sorted(every.values())) or 'none'}"
+        )
     return found
 
 
-def _queries(connection: sa.Connection, selection: Selection) -> tuple[dict[Kind, sa.Select[Any]], dict[int, str]]:
+def _queries(
+    connection: sa.Connection, selection: Selection
+) -> tuple[dict[Kind, sa.Select[Any]], dict[int, str]]:
     contexts = matching_contexts(connection, selection.context)
-    trials = sa.select(TRIALS, WORKLOADS.c.key).join_from(TRIALS, WORKLOADS).where(TRIALS.c.context_id.in_(contexts)).order_by(TRIALS.c.id)
-    tunings = sa.select(TUNINGS, WORKLOADS.c.key).join_from(TUNINGS, WORKLOADS).where(TUNINGS.c.context_id.in_(contexts))
+    trials = (
+        sa.select(TRIALS, WORKLOADS.c.key)
+        .join_from(TRIALS, WORKLOADS)
+        .where(TRIALS.c.context_id.in_(contexts))
+        .order_by(TRIALS.c.id)
+    )
+    tunings = (
+        sa.select(TUNINGS, WORKLOADS.c.key)
+        .join_from(TUNINGS, WORKLOADS)
+        .where(TUNINGS.c.context_id.in_(contexts))
+    )
     tunings = tunings.order_by(TUNINGS.c.context_id, TUNINGS.c.workload_id, TUNINGS.c.recipe)
     workloads = sa.select(WORKLOADS).where(WORKLOADS.c.family.is_not(None)).order_by(WORKLOADS.c.id)
     if selection.family is not None:
-        every = connection.execute(sa.select(WORKLOADS.c.family).where(WORKLOADS.c.family.is_not(None)).distinct()).scalars().all()
+        every = (
+            connection.execute(
+                sa.select(WORKLOADS.c.family).where(WORKLOADS.c.family.is_not(None)).distinct()
+            )
+            .scalars()
+            .all()
+        )
         families = [f for f in every if selection.family in f]
         if not families:
-            raise StoreError(f"no family holds {selection.family!r}; there are: {'; '.join(sorted(every)) or 'none'}")
-        trials, tunings, workloads = (q.where(WORKLOADS.c.family.in_(families)) for q in (trials, tunings, workloads))
+            raise StoreError(
+                f"no family holds {selection.family!r}; there are: {'; '.join(sorted(every)) or 'none'}"
+            )
+        trials, tunings, workloads = (
+            q.where(WORKLOADS.c.family.in_(families)) for q in (trials, tunings, workloads)
+        )
     if selection.context is not None:
         tried = trials.order_by(None).with_only_columns(TRIALS.c.workload_id)
         workloads = workloads.where(WORKLOADS.c.id.in_(tried))
-    programs = sa.select(PROGRAMS).where(PROGRAMS.c.digest.in_(trials.order_by(None).with_only_columns(TRIALS.c.program))).order_by(PROGRAMS.c.digest)
-    queries: dict[Kind, sa.Select[Any]] = {"workload": workloads, "program": programs, "trial": trials, "tuning": tunings}
+    programs = (
+        sa.select(PROGRAMS)
+        .where(PROGRAMS.c.digest.in_(trials.order_by(None).with_only_columns(TRIALS.c.program)))
+        .order_by(PROGRAMS.c.digest)
+    )
+    queries: dict[Kind, sa.Select[Any]] = {
+        "workload": workloads,
+        "program": programs,
+        "trial": trials,
+        "tuning": tunings,
+    }
     if selection.accuracies:
         queries["accuracy"] = sa.select(ACCURACIES).order_by(ACCURACIES.c.key)
     return queries, contexts
@@ -156,40 +248,78 @@ class _Lines:
     def __init__(self, contexts: dict[int, int], provenances: dict[int, int]) -> None:
         self._contexts, self._provenances = contexts, provenances
 
-    def of(self, connection: sa.Connection, queries: dict[Kind, sa.Select[Any]]) -> Iterator[ContentLine]:
+    def of(
+        self, connection: sa.Connection, queries: dict[Kind, sa.Select[Any]]
+    ) -> Iterator[ContentLine]:
         for kind, query in queries.items():
             for row in connection.execution_options(yield_per=_CHUNK).execute(query):
                 try:
                     yield self._line(kind, row)
                 except ValueError as error:
-                    problem = problem_of(error) if isinstance(error, ValidationError) else str(error)
-                    raise StoreError(f"a {kind} cannot be exported ({problem}): `cprune-rl cache verify` tells more") from error
+                    problem = (
+                        problem_of(error) if isinstance(error, ValidationError) else str(error)
+                    )
+                    raise StoreError(
+                        f"a {kind} cannot be exported ({problem}): `cprune-rl cache verify` tells more"
+                    ) from error
 
     def _line(self, kind: Kind, r: sa.Row[Any]) -> ContentLine:
         if kind == "workload":
-            operator = OperatorFields(name=r.operator, kernel=r.kernel, stride=r.stride, height=r.height)
-            return WorkloadLine(key=r.key, family=r.family, channels_in=r.channels_in, channels_out=r.channels_out, macs=r.macs, operator=operator)
+            operator = OperatorFields(
+                name=r.operator, kernel=r.kernel, stride=r.stride, height=r.height
+            )
+            return WorkloadLine(
+                key=r.key,
+                family=r.family,
+                channels_in=r.channels_in,
+                channels_out=r.channels_out,
+                macs=r.macs,
+                operator=operator,
+            )
         if kind == "program":
             return ProgramLine(digest=r.digest, trace=r.trace)
         if kind == "accuracy":
-            return AccuracyLine(key=r.key, value=r.value, standard_error=r.standard_error, n_images=r.n_images, cost_s=r.cost_s, created=r.created)
+            return AccuracyLine(
+                key=r.key,
+                value=r.value,
+                standard_error=r.standard_error,
+                n_images=r.n_images,
+                cost_s=r.cost_s,
+                created=r.created,
+            )
         context = self._contexts[r.context_id]
         if kind == "tuning":
-            return TuningLine(context=context, workload=r.key, recipe=r.recipe, programs=json.loads(r.programs), seconds=r.seconds, created=r.created)
+            return TuningLine(
+                context=context,
+                workload=r.key,
+                recipe=r.recipe,
+                programs=json.loads(r.programs),
+                seconds=r.seconds,
+                created=r.created,
+            )
         return TrialLine(
             context=context, workload=r.key, program=r.program, provenance=self._provenances[r.provenance_id],
             samples_s=json.loads(r.samples_s), error=r.error, reference_s=r.reference_s, created=r.created,
         )  # fmt: skip
 
 
-def _told(lines: Iterable[ContentLine], n_lines: int, on_line: OnLine | None) -> Iterator[ContentLine]:
+def _told(
+    lines: Iterable[ContentLine], n_lines: int, on_line: OnLine | None
+) -> Iterator[ContentLine]:
     for number, line in enumerate(lines, start=1):
         if on_line is not None and number % _CHUNK == 0:
             on_line(number, n_lines)
         yield line
 
 
-def _import(database: Database, connection: sa.Connection, writer: Writer, header: Header, kind: str, chunk: list[ContentLine]) -> None:
+def _import(
+    database: Database,
+    connection: sa.Connection,
+    writer: Writer,
+    header: Header,
+    kind: str,
+    chunk: list[ContentLine],
+) -> None:
     writer.describe(_workload(line) for line in chunk if isinstance(line, WorkloadLine))
     writer.programs({line.digest: line.trace for line in chunk if isinstance(line, ProgramLine)})
     trials: dict[str, list[StoredTrial]] = {}
@@ -197,11 +327,19 @@ def _import(database: Database, connection: sa.Connection, writer: Writer, heade
         if isinstance(line, TrialLine):
             trials.setdefault(header.contexts[line.context], []).append(_trial(line, header))
         elif isinstance(line, TuningLine):
-            writer.tuning(header.contexts[line.context], line.workload, line.recipe, Tuning(tuple(line.programs), line.seconds, line.created))
+            writer.tuning(
+                header.contexts[line.context],
+                line.workload,
+                line.recipe,
+                Tuning(tuple(line.programs), line.seconds, line.created),
+            )
     for context, of_context in trials.items():
         writer.trials(context, of_context)
     if kind == "accuracy":
-        connection.execute(database.insert(ACCURACIES).on_conflict_do_nothing(), [line.model_dump(exclude={"kind"}) for line in chunk])
+        connection.execute(
+            database.insert(ACCURACIES).on_conflict_do_nothing(),
+            [line.model_dump(exclude={"kind"}) for line in chunk],
+        )
 
 
 def _workload(line: WorkloadLine) -> Workload:
@@ -211,8 +349,18 @@ def _workload(line: WorkloadLine) -> Workload:
 
 def _trial(line: TrialLine, header: Header) -> StoredTrial:
     provenance = Provenance(**header.provenances[line.provenance].model_dump())
-    return StoredTrial(line.workload, line.program, "", Measurement(tuple(line.samples_s), line.error, line.reference_s), provenance, line.created)
+    return StoredTrial(
+        line.workload,
+        line.program,
+        "",
+        Measurement(tuple(line.samples_s), line.error, line.reference_s),
+        provenance,
+        line.created,
+    )
 
 
 def _counts(connection: sa.Connection) -> dict[str, int]:
-    return {kind: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() for kind, table in _TABLES.items()}
+    return {
+        kind: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+        for kind, table in _TABLES.items()
+    }

@@ -18,7 +18,18 @@ from cprune_rl.contracts import Measurement
 from cprune_rl.cost_cache.database import Database
 from cprune_rl.cost_cache.lines import is_program
 from cprune_rl.cost_cache.rows import latency_of
-from cprune_rl.cost_cache.schema import CONTEXTS, PROGRAMS, PROVENANCES, SCHEMA_VERSION, STAMP, TRIALS, TUNINGS, WORKLOADS, key_digest, revision
+from cprune_rl.cost_cache.schema import (
+    CONTEXTS,
+    PROGRAMS,
+    PROVENANCES,
+    SCHEMA_VERSION,
+    STAMP,
+    TRIALS,
+    TUNINGS,
+    WORKLOADS,
+    key_digest,
+    revision,
+)
 from cprune_rl.cost_cache.traces import trace_problem
 from cprune_rl.cost_cache.transfer import matching_contexts
 from cprune_rl.errors import StoreError
@@ -52,7 +63,8 @@ class Pruned:
         n_trials: trials.
         n_programs: programs that no trial is left of.
         n_workloads: workloads that nothing is left of.
-        n_tunings: tunings that claimed a trial that went; their recipes will be carried through again.
+        n_tunings: tunings that claimed a trial that went; their recipes will be carried through
+            again.
     """
 
     n_trials: int
@@ -71,7 +83,10 @@ def find_damage(database: Database) -> list[str]:
         What is wrong, one sentence each; empty where all is sound.
     """
     with database.reading() as connection:
-        return [*_file_damage(database, connection), *_row_damage(connection.execution_options(yield_per=_CHUNK))]
+        return [
+            *_file_damage(database, connection),
+            *_row_damage(connection.execution_options(yield_per=_CHUNK)),
+        ]
 
 
 def _row_damage(connection: sa.Connection) -> Iterator[str]:
@@ -117,9 +132,18 @@ def prune(database: Database, rules: Rules, *, dry_run: bool = False) -> Pruned:
 
 def _prune(connection: sa.Connection, rules: Rules) -> Pruned:
     rank = (
-        sa.func.row_number().over(partition_by=(TRIALS.c.context_id, TRIALS.c.workload_id), order_by=(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id)).label("rank")
+        sa.func.row_number()
+        .over(
+            partition_by=(TRIALS.c.context_id, TRIALS.c.workload_id),
+            order_by=(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id),
+        )
+        .label("rank")
     )
-    ranked = sa.select(TRIALS.c.id, TRIALS.c.created, rank).where(TRIALS.c.context_id.in_(matching_contexts(connection, rules.context))).subquery()
+    ranked = (
+        sa.select(TRIALS.c.id, TRIALS.c.created, rank)
+        .where(TRIALS.c.context_id.in_(matching_contexts(connection, rules.context)))
+        .subquery()
+    )
     named = [] if rules.keep is None else [ranked.c.rank > rules.keep]
     if rules.older_than_days is not None:
         named.append(ranked.c.created < time.time() - rules.older_than_days * _DAY_S)
@@ -127,23 +151,42 @@ def _prune(connection: sa.Connection, rules: Rules) -> Pruned:
     n_trials = connection.execute(sa.delete(TRIALS).where(TRIALS.c.id.in_(doomed))).rowcount
     dangling = _dangling(connection)
     for t in dangling:
-        connection.execute(sa.delete(TUNINGS).where(TUNINGS.c.context_id == t.context_id, TUNINGS.c.workload_id == t.workload_id, TUNINGS.c.recipe == t.recipe))
+        connection.execute(
+            sa.delete(TUNINGS).where(
+                TUNINGS.c.context_id == t.context_id,
+                TUNINGS.c.workload_id == t.workload_id,
+                TUNINGS.c.recipe == t.recipe,
+            )
+        )
     n_programs = _delete_unused(connection, PROGRAMS.c.digest, TRIALS.c.program)
-    n_workloads = _delete_unused(connection, WORKLOADS.c.id, TRIALS.c.workload_id, TUNINGS.c.workload_id)
+    n_workloads = _delete_unused(
+        connection, WORKLOADS.c.id, TRIALS.c.workload_id, TUNINGS.c.workload_id
+    )
     _delete_unused(connection, CONTEXTS.c.id, TRIALS.c.context_id, TUNINGS.c.context_id)
     _delete_unused(connection, PROVENANCES.c.id, TRIALS.c.provenance_id)
     return Pruned(n_trials, n_programs, n_workloads, len(dangling))
 
 
-def _delete_unused(connection: sa.Connection, column: sa.Column[Any], *users: sa.Column[Any]) -> int:
+def _delete_unused(
+    connection: sa.Connection, column: sa.Column[Any], *users: sa.Column[Any]
+) -> int:
     unused = [column.not_in(sa.select(user)) for user in users]
     return connection.execute(sa.delete(column.table).where(*unused)).rowcount
 
 
 def _dangling(connection: sa.Connection) -> list[sa.Row[Any]]:
     """Tunings that claim a program which has no trial."""
-    trials = {(t.context_id, t.workload_id, t.program) for t in connection.execute(sa.select(TRIALS.c.context_id, TRIALS.c.workload_id, TRIALS.c.program))}
-    return [t for t in connection.execute(sa.select(TUNINGS)) if any((t.context_id, t.workload_id, p) not in trials for p in json.loads(t.programs))]
+    trials = {
+        (t.context_id, t.workload_id, t.program)
+        for t in connection.execute(
+            sa.select(TRIALS.c.context_id, TRIALS.c.workload_id, TRIALS.c.program)
+        )
+    }
+    return [
+        t
+        for t in connection.execute(sa.select(TUNINGS))
+        if any((t.context_id, t.workload_id, p) not in trials for p in json.loads(t.programs))
+    ]
 
 
 def _file_damage(database: Database, connection: sa.Connection) -> Iterator[str]:
@@ -165,11 +208,21 @@ def _trial_problem(trial: sa.Row[Any]) -> str | None:
         return "a sample is not a positive number of seconds"
     if latency_of(measurement) != trial.latency_s:
         return "its latency is not the median of its samples"
-    return None if math.isfinite(trial.reference_s) and trial.reference_s >= 0 else "its reference is no number of seconds"
+    return (
+        None
+        if math.isfinite(trial.reference_s) and trial.reference_s >= 0
+        else "its reference is no number of seconds"
+    )
 
 
 def _vacuum(path: Path) -> None:
-    """Gives room back to the disk; where another process works meanwhile, later rows use it instead."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path, timeout=2, isolation_level=None)) as connection:
+    """Gives room back to the disk;
+
+    where another process works meanwhile, later rows use it instead.
+    """
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(path, timeout=2, isolation_level=None)) as connection,
+    ):
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

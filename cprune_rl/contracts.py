@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 
 from cprune_rl.network import Network, Plan, Workload
 
-__all__ = ["Accuracy", "AccuracyOracle", "Artifact", "Device", "LatencySource", "Measurement", "Priced", "Spending", "TaskCost", "least_price"]
+__all__ = [
+    "Accuracy",
+    "AccuracyOracle",
+    "Artifact",
+    "Device",
+    "LatencySource",
+    "Measurement",
+    "Priced",
+    "Spending",
+    "TaskCost",
+    "least_price",
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,8 @@ class Measurement:
     Attributes:
         samples_s: seconds of one run, one entry for each repeat; empty where it failed.
         error: why it failed; None where it did not.
-        reference_s: the device's reference workload timed just before and after it, so that drift is seen; 0 where not timed.
+        reference_s: the device's reference workload timed just before and after it, so that drift
+            is seen; 0 where not timed.
     """
 
     samples_s: tuple[float, ...] = ()
@@ -40,7 +52,10 @@ class Measurement:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the samples as a share of their median; 0 where there are fewer than two."""
+        """Standard deviation of the samples as a share of their median;
+
+        0 where there are fewer than two.
+        """
         return stdev(self.samples_s) / self.latency_s if len(self.samples_s) > 1 else 0.0
 
 
@@ -52,26 +67,33 @@ class Artifact:
         path: the library on this machine.
         shapes: shape of each argument, outputs last.
         dtypes: dtype of each argument.
-        tables: arguments that decide what a program reads, by their positions: any others will do for a timing, not these.
+        tables: arguments that decide what a program reads, by their positions: any others will do
+            for a timing, not these.
     """
 
     path: str
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
-    tables: Mapping[int, NDArray[np.generic]] = field(default_factory=dict, compare=False, repr=False)
+    tables: Mapping[int, NDArray[np.generic]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
 
 @runtime_checkable
 class Device(Protocol):
     """Where programs are timed.
 
-    Not thread-safe: one caller at a time, because two timings at once disturb each other. The device
+    Not thread-safe: one caller at a time, because two timings at once disturb each other. The
+    device
     owns its session; `close` ends it and may be called twice.
     """
 
     @property
     def name(self) -> str:
-        """In full: `local`, `local?threads=2&mcpu=haswell`, `rpc://host:port/key?threads=1`; opens the same device again."""
+        """In full: `local`, `local?threads=2&mcpu=haswell`, `rpc://host:port/key?threads=1`;
+
+        opens the same device again.
+        """
 
     @property
     def fingerprint(self) -> str:
@@ -85,13 +107,16 @@ class Device(Protocol):
         """Times each artifact alone, between looks at a reference workload that show drift.
 
         Returns:
-            One measurement for each artifact, in order. A crash or a hang is a measurement with an error.
+            One measurement for each artifact, in order. A crash or a hang is a measurement with an
+            error.
 
         Raises:
             DeviceError: the device is gone and did not come back.
         """
 
-    def run(self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]) -> tuple[NDArray[np.generic], ...] | Measurement:
+    def run(
+        self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]
+    ) -> tuple[NDArray[np.generic], ...] | Measurement:
         """Runs a program once and gives its output, so that it can be compared with a reference.
 
         Args:
@@ -99,7 +124,8 @@ class Device(Protocol):
             arguments: values of its first arguments, the inputs; the others start as zeros.
 
         Returns:
-            The values of the other arguments after the run, or a measurement with the error where it crashed or hung.
+            The values of the other arguments after the run, or a measurement with the error where
+            it crashed or hung.
 
         Raises:
             DeviceError: the device is gone and did not come back.
@@ -115,12 +141,16 @@ class TaskCost:
 
     Attributes:
         latency_s: seconds of one run; infinity where every trial failed.
-        tile_factors: split of the output-channel loop, outermost first; empty where it is not tiled.
+        tile_factors: split of the output-channel loop, outermost first; empty where it is not
+            tiled.
         is_measured: timed on the device, not predicted.
         error: why there is no program; None where there is one.
-        lanes: channels that one iteration of the tiled loop computes: the block of a packed form, else 1.
-        spread: standard deviation of the samples behind `latency_s`, as a share of it; 0 where nothing was sampled.
-        interval_s: what a prediction is sure of; None where it was measured, or interpolated without saying how well.
+        lanes: channels that one iteration of the tiled loop computes: the block of a packed form,
+            else 1.
+        spread: standard deviation of the samples behind `latency_s`, as a share of it; 0 where
+            nothing was sampled.
+        interval_s: what a prediction is sure of; None where it was measured, or interpolated
+            without saying how well.
     """
 
     latency_s: float
@@ -165,7 +195,8 @@ class LatencySource(Protocol):
     def measure(self, plan: Plan) -> list[TaskCost]:
         """True looks at each subgraph of a plan, from the cost cache or built and timed.
 
-        A task that has no program is a cost with an error. Raises `DeviceError` where the device is gone.
+        A task that has no program is a cost with an error. Raises `DeviceError` where the device is
+        gone.
         """
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
@@ -181,7 +212,10 @@ class Priced(Protocol):
 
 
 def least_price(source: LatencySource, network: Network, plan: Plan) -> int:
-    """Fresh trials that a true look takes: exactly, where the source says so, else one for each task that was not measured, which is too few.
+    """Fresh trials that a true look takes:
+
+    exactly, where the source says so, else one for each task that was not measured, which is too
+    few.
 
     Args:
         source: that would be asked.
@@ -223,4 +257,7 @@ class AccuracyOracle(Protocol):
         """The (calibrated) accuracy of a plan."""
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
-        """The same for several plans, in order; faster than one by one where an oracle can look at them together."""
+        """The same for several plans, in order;
+
+        faster than one by one where an oracle can look at them together.
+        """

@@ -1,6 +1,7 @@
 """What a policy knows of a device: a few measured figures, the same for every device.
 
-Measured by `compiler.probe`, kept with the costs and in recorded problems, read by `envs.observation`.
+Measured by `compiler.probe`, kept with the costs and in recorded problems, read by
+`envs.observation`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ __all__ = ["UNKNOWN_DEVICE", "DeviceDescriptor"]
 class DeviceDescriptor:
     """A device in figures. The default is the device of which nothing is known: its vector is 0.
 
-    Throughputs are those of the best of a few random programs: what this compiler reaches quickly, not the data sheet.
+    Throughputs are those of the best of a few random programs: what this compiler reaches quickly,
+    not the data sheet.
 
     Attributes:
         conv3x3_gflops: convolution 3x3 with 128 channels: the peak.
@@ -55,7 +57,9 @@ class DeviceDescriptor:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-                raise DataError(f"device descriptor: {name} is {value!r}, it must be a number above 0. Measure it with `cprune-rl device probe`.")
+                raise DataError(
+                    f"device descriptor: {name} is {value!r}, it must be a number above 0. Measure it with `cprune-rl device probe`."
+                )
 
     @classmethod
     def vector_names(cls) -> tuple[str, ...]:
@@ -63,8 +67,12 @@ class DeviceDescriptor:
         return tuple(cls.SCALES)
 
     def vector(self) -> tuple[float, ...]:
-        """What an agent sees: logarithms of the figures, about 0 to 1.5 on anything from a small board to a server."""
-        return tuple(math.log10(getattr(self, name)) / decades for name, decades in self.SCALES.items())
+        """What an agent sees: logarithms of the figures, about 0 to 1.5 on anything from a small
+        board to a server.
+        """
+        return tuple(
+            math.log10(getattr(self, name)) / decades for name, decades in self.SCALES.items()
+        )
 
     @classmethod
     def unit(cls, name: str) -> str:
@@ -84,7 +92,9 @@ class DeviceDescriptor:
         """
         names = {f.name for f in fields(cls)}
         if not isinstance(value, Mapping) or set(value) != names:
-            raise DataError(f"device descriptor: expected the figures {', '.join(sorted(names))}, found {value!r}")
+            raise DataError(
+                f"device descriptor: expected the figures {', '.join(sorted(names))}, found {value!r}"
+            )
         return cls(**{name: value[name] for name in names})  # type: ignore[arg-type]  # two are counts; checked above
 
 

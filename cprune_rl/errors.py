@@ -2,11 +2,13 @@
 
     CPruneError
     ├── ConfigError (ValueError)          an option or a file of options is wrong
-    │   └── UnknownNameError              no model, data set, device, processor or method of that name
+    │   └── UnknownNameError              no model, data set, device, processor or method of that
+    name
     ├── DataError (ValueError)            images or labels are missing or damaged
     ├── ModelError (ValueError)           a network cannot be lowered or pruned
     ├── PlanError (ValueError)            a plan does not fit its network
-    ├── FloorError (ValueError)           the accuracy floor asks for more than the dense network has
+    ├── FloorError (ValueError)           the accuracy floor asks for more than the dense network
+    has
     ├── ToolchainError (RuntimeError)     a compiler or library of the machine is missing
     ├── DeviceError (RuntimeError)        no device answers any more
     ├── StoreError (RuntimeError)         the cost cache cannot be read or written
@@ -58,7 +60,9 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        shown = ", ".join(names[:_N_SHOWN]) + (f" and {len(names) - _N_SHOWN} more" if len(names) > _N_SHOWN else "")
+        shown = ", ".join(names[:_N_SHOWN]) + (
+            f" and {len(names) - _N_SHOWN} more" if len(names) > _N_SHOWN else ""
+        )
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         super().__init__(f"unknown {kind} {name!r}.{hint} Known: {shown}.")

@@ -1,4 +1,7 @@
-"""A user's own function by name: `file.py:function` or `package.module:function`, for networks and data sets."""
+"""A user's own function by name:
+
+`file.py:function` or `package.module:function`, for networks and data sets.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,18 @@ __all__ = ["is_factory", "load_factory"]
 
 
 def is_factory(name: str) -> bool:
-    """Whether a name is meant as `file.py:function` or `package.module:function`, not as something registered."""
+    """Whether a name is meant as `file.py:function` or `package.module:function`, not as something
+    registered.
+    """
     module, colon, function = name.rpartition(":")
-    return bool(colon) and function.isidentifier() and (module.endswith(".py") or (all(part.isidentifier() for part in module.split(".")) and "." in module))
+    return (
+        bool(colon)
+        and function.isidentifier()
+        and (
+            module.endswith(".py")
+            or (all(part.isidentifier() for part in module.split(".")) and "." in module)
+        )
+    )
 
 
 def load_factory(kind: str, name: str) -> Callable[..., Any]:
@@ -32,15 +44,29 @@ def load_factory(kind: str, name: str) -> Callable[..., Any]:
     """
     module_name, _, function_name = name.rpartition(":")
     try:
-        module = _from_file(Path(module_name)) if module_name.endswith(".py") else _from_package(module_name)
+        module = (
+            _from_file(Path(module_name))
+            if module_name.endswith(".py")
+            else _from_package(module_name)
+        )
     except FileNotFoundError as error:
         raise ConfigError(f"{kind} {name!r}: {error}") from error
     except Exception as error:  # the user's own module raises anything
-        raise ConfigError(f"{kind} {name!r}: importing {module_name} fails: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"{kind} {name!r}: importing {module_name} fails: {type(error).__name__}: {error}"
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        known = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_") and getattr(value, "__module__", None) == module.__name__]
-        raise ConfigError(f"{kind} {name!r}: {module_name} has no function {function_name!r}. It has: {', '.join(sorted(known)) or 'none'}.")
+        known = [
+            n
+            for n, value in vars(module).items()
+            if callable(value)
+            and not n.startswith("_")
+            and getattr(value, "__module__", None) == module.__name__
+        ]
+        raise ConfigError(
+            f"{kind} {name!r}: {module_name} has no function {function_name!r}. It has: {', '.join(sorted(known)) or 'none'}."
+        )
     return function  # type: ignore[no-any-return]  # whatever the user wrote
 
 

@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap, spearmanr
 
-__all__ = ["Interval", "accuracy_interval", "median_interval", "noise_floor", "rank_correlation", "speedup_interval"]
+__all__ = [
+    "Interval",
+    "accuracy_interval",
+    "median_interval",
+    "noise_floor",
+    "rank_correlation",
+    "speedup_interval",
+]
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,15 @@ def speedup_interval(dense: NDArray[np.float64], pruned: NDArray[np.float64]) ->
         dense: `(n_rounds,)` latencies.
         pruned: `(n_rounds,)` latencies of the same rounds.
     """
-    return _interval((dense, pruned), lambda d, p, axis=-1: np.median(d, axis=axis) / np.median(p, axis=axis))
+    return _interval(
+        (dense, pruned), lambda d, p, axis=-1: np.median(d, axis=axis) / np.median(p, axis=axis)
+    )
 
 
 def noise_floor(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """How far two timings of the same thing may differ, as a share: a difference below it is no difference.
+    """How far two timings of the same thing may differ, as a share:
+
+    a difference below it is no difference.
 
     Args:
         first: `(n_rounds,)` latencies of a library.
@@ -63,21 +74,48 @@ def noise_floor(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
 
 
 def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> Interval:
-    """Spearman's rank correlation of paired values, `(n,)` each; 0 where one of them is constant."""
+    """Spearman's rank correlation of paired values, `(n,)` each;
+
+    0 where one of them is constant.
+    """
 
     def statistic(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
         if len(set(a)) < 2 or len(set(b)) < 2:
             return 0.0
         return float(spearmanr(a, b).statistic)
 
-    found = bootstrap((first, second), statistic, paired=True, vectorized=False, method="percentile", n_resamples=1000, rng=np.random.default_rng(0))
-    return Interval(statistic(first, second), float(found.confidence_interval.low), float(found.confidence_interval.high))
+    found = bootstrap(
+        (first, second),
+        statistic,
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=1000,
+        rng=np.random.default_rng(0),
+    )
+    return Interval(
+        statistic(first, second),
+        float(found.confidence_interval.low),
+        float(found.confidence_interval.high),
+    )
 
 
 def _interval(data: tuple[NDArray[np.float64], ...], statistic: object) -> Interval:
     value = float(statistic(*data))  # type: ignore[operator]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # samples that are all equal: the interval is the value
-        found = bootstrap(data, statistic, paired=True, vectorized=True, method="percentile", n_resamples=2000, rng=np.random.default_rng(0))
+        found = bootstrap(
+            data,
+            statistic,
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            n_resamples=2000,
+            rng=np.random.default_rng(0),
+        )
     low, high = found.confidence_interval
-    return Interval(value, float(low) if np.isfinite(low) else value, float(high) if np.isfinite(high) else value)
+    return Interval(
+        value,
+        float(low) if np.isfinite(low) else value,
+        float(high) if np.isfinite(high) else value,
+    )

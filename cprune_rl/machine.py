@@ -1,4 +1,7 @@
-"""What machine this is and which versions are on it: for run folders and recordings, so that a figure says where it is from."""
+"""What machine this is and which versions are on it:
+
+for run folders and recordings, so that a figure says where it is from.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,17 @@ import psutil
 
 __all__ = ["command_line", "describe_system", "now_utc"]
 
-_PACKAGES = ("cprune-rl", "torch", "apache-tvm", "apache-tvm-ffi", "stable-baselines3", "sb3-contrib", "gymnasium", "torch-pruning", "numpy")
+_PACKAGES = (
+    "cprune-rl",
+    "torch",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "stable-baselines3",
+    "sb3-contrib",
+    "gymnasium",
+    "torch-pruning",
+    "numpy",
+)
 
 
 def describe_system() -> dict[str, Any]:
@@ -33,7 +46,10 @@ def describe_system() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command that started this process, for a file that others will read: whole paths are cut to their last part, passwords left out."""
+    """The command that started this process, for a file that others will read:
+
+    whole paths are cut to their last part, passwords left out.
+    """
     return shlex.join([Path(sys.argv[0]).name, *map(_for_others, sys.argv[1:])])
 
 

@@ -1,6 +1,7 @@
 """What a network is to a search: groups, subgraphs, workloads and plans.
 
-Everything here is plain values: a recorded problem, an environment and a policy need no compiler and no torch to know
+Everything here is plain values: a recorded problem, an environment and a policy need no compiler
+and no torch to know
 which tasks a plan has. `compiler.lower` makes a `Network`; everything downstream reads it.
 """
 
@@ -15,7 +16,17 @@ from typing import Any
 from cprune_rl.errors import PlanError
 from cprune_rl.schemes import PATTERN_KERNEL, Scheme
 
-__all__ = ["Blocked", "Extent", "Group", "Network", "OperatorKind", "Plan", "Subgraph", "Template", "Workload"]
+__all__ = [
+    "Blocked",
+    "Extent",
+    "Group",
+    "Network",
+    "OperatorKind",
+    "Plan",
+    "Subgraph",
+    "Template",
+    "Workload",
+]
 
 
 _KERNELS = "|kernels"  # marks tasks whose layer keeps whole kernels
@@ -81,9 +92,11 @@ class Blocked:
 
     Attributes:
         layer: that a plan names.
-        template: the operators, with open lengths as in the dense one; block and kept entries are added to its text.
+        template: the operators, with open lengths as in the dense one; block and kept entries are
+            added to its text.
         entries: of the kernel, for each channel that is read.
-        of_kernels: the operators where the scheme keeps whole kernels, if they are computed in another way then.
+        of_kernels: the operators where the scheme keeps whole kernels, if they are computed in
+            another way then.
     """
 
     layer: str
@@ -128,7 +141,8 @@ class Group:
 
     Attributes:
         name: the layer that the dependency analysis found it at.
-        channels: width in the dense network; where channels only go in units, as the groups of a grouped convolution do, the number of units.
+        channels: width in the dense network; where channels only go in units, as the groups of a
+            grouped convolution do, the number of units.
         minimum: width below which it is not pruned.
         layers: layers that write these channels.
     """
@@ -164,21 +178,44 @@ class Subgraph:
     blocked: Blocked | None = None
 
     def workload(self, widths: Mapping[str, int], scheme: Scheme | None = None) -> Workload:
-        """The task this subgraph is at the given group widths, its layer dense or pruned by a scheme."""
+        """The task this subgraph is at the given group widths, its layer dense or pruned by a
+        scheme.
+        """
         if scheme is not None and self.blocked is not None:
             return self._blocked_workload(self.blocked, widths, scheme)
         n_in, n_out = self.channels_in.at(widths), self.channels_out.at(widths)
         depth = 1 if self.template.operator.name in ("depthwise", "other") else n_in
         key = self.template.text.format(*(e.at(widths) for e in self.extents))
-        return Workload(key, self.template.family, n_in, n_out, self.template.macs * depth * n_out, self.template.operator)
+        return Workload(
+            key,
+            self.template.family,
+            n_in,
+            n_out,
+            self.template.macs * depth * n_out,
+            self.template.operator,
+        )
 
-    def _blocked_workload(self, blocked: Blocked, widths: Mapping[str, int], scheme: Scheme) -> Workload:
+    def _blocked_workload(
+        self, blocked: Blocked, widths: Mapping[str, int], scheme: Scheme
+    ) -> Workload:
         n_in, n_out = self.channels_in.at(widths), self.channels_out.at(widths)
-        template = blocked.of_kernels if scheme.kind == "kernel" and blocked.of_kernels is not None else blocked.template
+        template = (
+            blocked.of_kernels
+            if scheme.kind == "kernel" and blocked.of_kernels is not None
+            else blocked.template
+        )
         block, n_kept = min(scheme.block, n_out), scheme.n_kept(blocked.entries * n_in)
-        mark = f"{_KERNELS if scheme.kind == 'kernel' else ''}{_BLOCK}{block}"  # whole kernels may be computed in other ways than blocks of as many entries
+        # whole kernels may be computed in other ways than blocks of as many entries
+        mark = f"{_KERNELS if scheme.kind == 'kernel' else ''}{_BLOCK}{block}"
         key = f"{template.text.format(*(e.at(widths) for e in self.extents))}{mark}|kept={n_kept}"
-        return Workload(key, f"{template.family}{mark}", n_in, n_out, template.macs // blocked.entries * n_kept * n_out, template.operator)
+        return Workload(
+            key,
+            f"{template.family}{mark}",
+            n_in,
+            n_out,
+            template.macs // blocked.entries * n_kept * n_out,
+            template.operator,
+        )
 
 
 @dataclass(frozen=True)
@@ -187,7 +224,8 @@ class Plan:
 
     Attributes:
         widths: channels kept, in the order of `Network.groups`.
-        schemes: scheme of each layer that is not dense, as `(layer, scheme)`; sorted, so that equal plans are equal.
+        schemes: scheme of each layer that is not dense, as `(layer, scheme)`; sorted, so that equal
+            plans are equal.
     """
 
     widths: tuple[int, ...]
@@ -235,37 +273,58 @@ class Network:
             PlanError: the plan has another number of groups, or a width outside its group.
         """
         if len(plan.widths) != len(self.groups):
-            raise PlanError(f"the plan has {len(plan.widths)} groups, {self.name} has {len(self.groups)}")
+            raise PlanError(
+                f"the plan has {len(plan.widths)} groups, {self.name} has {len(self.groups)}"
+            )
         for group, width in zip(self.groups, plan.widths, strict=True):
             if not 1 <= width <= group.channels:
-                raise PlanError(f"group {group.name!r} of {self.name} has 1 to {group.channels} channels, the plan keeps {width}")
+                raise PlanError(
+                    f"group {group.name!r} of {self.name} has 1 to {group.channels} channels, the plan keeps {width}"
+                )
         return {g.name: w for g, w in zip(self.groups, plan.widths, strict=True)}
 
     @cached_property
     def touched_groups(self) -> tuple[tuple[int, ...], ...]:
         """For each subgraph the positions of the groups that its shape depends on."""
-        touched = [{name for e in (*s.extents, s.channels_in, s.channels_out) for name, _ in e.terms} for s in self.subgraphs]
+        touched = [
+            {name for e in (*s.extents, s.channels_in, s.channels_out) for name, _ in e.terms}
+            for s in self.subgraphs
+        ]
         return tuple(tuple(sorted(self.group_index[name] for name in names)) for names in touched)
 
     @cached_property
     def written_groups(self) -> tuple[tuple[int, ...], ...]:
         """For each subgraph the positions of the groups that its layers produce."""
-        return tuple(tuple(sorted(self.group_index[name] for name in s.writes)) for s in self.subgraphs)
+        return tuple(
+            tuple(sorted(self.group_index[name] for name in s.writes)) for s in self.subgraphs
+        )
 
     @cached_property
     def units(self) -> tuple[Mapping[int, int], ...]:
-        """For each subgraph, by position of a group, how many channels it writes for each channel of the group."""
-        return tuple({self.group_index[name]: multiplier for name, multiplier in s.channels_out.terms} for s in self.subgraphs)
+        """For each subgraph, by position of a group, how many channels it writes for each channel
+        of the group.
+        """
+        return tuple(
+            {self.group_index[name]: multiplier for name, multiplier in s.channels_out.terms}
+            for s in self.subgraphs
+        )
 
     @cached_property
     def _known_shaped(self) -> dict[tuple[int, ...], tuple[int, ...]]:
         return {}
 
     def shaped_by(self, groups: tuple[int, ...]) -> tuple[int, ...]:
-        """Positions of the subgraphs whose shape depends on any of some groups, ascending; remembered."""
+        """Positions of the subgraphs whose shape depends on any of some groups, ascending;
+
+        remembered.
+        """
         known = self._known_shaped
         if groups not in known:
-            known[groups] = tuple(s for s, touched in enumerate(self.touched_groups) if not set(groups).isdisjoint(touched))
+            known[groups] = tuple(
+                s
+                for s, touched in enumerate(self.touched_groups)
+                if not set(groups).isdisjoint(touched)
+            )
         return known[groups]
 
     @cached_property
@@ -282,13 +341,16 @@ class Network:
     def layer_channels(self) -> tuple[int, ...]:
         """Channels that each of `blocked_layers` writes in the dense network."""
         dense = self.widths(self.dense)
-        return tuple(self.subgraphs[at].channels_out.at(dense) for at in self.blocked_layers.values())
+        return tuple(
+            self.subgraphs[at].channels_out.at(dense) for at in self.blocked_layers.values()
+        )
 
     def schemes(self, plan: Plan) -> dict[int, Scheme]:
         """By position of a subgraph the scheme that its layer is pruned by.
 
         Raises:
-            PlanError: the plan prunes a layer by a scheme that cannot be pruned so, or its text is no scheme.
+            PlanError: the plan prunes a layer by a scheme that cannot be pruned so, or its text is
+                no scheme.
         """
         known = self._known_schemes.get(plan.schemes)
         if known is None:
@@ -304,17 +366,27 @@ class Network:
     def _checked_schemes(self, plan: Plan) -> dict[int, Scheme]:
         for layer, _ in plan.schemes:
             if layer not in self.blocked_layers:
-                raise PlanError(f"layer {layer!r} of {self.name} cannot be pruned by a scheme: {', '.join(self.blocked_layers) or 'none'} can")
+                raise PlanError(
+                    f"layer {layer!r} of {self.name} cannot be pruned by a scheme: {', '.join(self.blocked_layers) or 'none'} can"
+                )
         found = {self.blocked_layers[layer]: Scheme.parse(text) for layer, text in plan.schemes}
         for at, scheme in found.items():
             if scheme.kind != "block" and not self.has_3x3_kernels(at):
-                raise PlanError(f"layer {self.subgraphs[at].name!r} of {self.name} has no 3x3 kernels: {scheme} cannot prune it")
+                raise PlanError(
+                    f"layer {self.subgraphs[at].name!r} of {self.name} has no 3x3 kernels: {scheme} cannot prune it"
+                )
         return found
 
     def has_3x3_kernels(self, subgraph: int) -> bool:
-        """Whether a subgraph's layer has 3x3 kernels, of which a scheme can keep whole ones or patterns."""
+        """Whether a subgraph's layer has 3x3 kernels, of which a scheme can keep whole ones or
+        patterns.
+        """
         found = self.subgraphs[subgraph]
-        return found.blocked is not None and found.blocked.entries == PATTERN_KERNEL and found.template.operator.kernel == 3
+        return (
+            found.blocked is not None
+            and found.blocked.entries == PATTERN_KERNEL
+            and found.template.operator.kernel == 3
+        )
 
     def schemes_by_layer(self, plan: Plan) -> dict[str, Scheme]:
         """The schemes of a plan by the names of their layers; errors as of `schemes`."""
@@ -322,12 +394,21 @@ class Network:
         return {layer: Scheme.parse(text) for layer, text in plan.schemes}
 
     @cached_property
-    def _known_workloads(self) -> tuple[tuple[Callable[[tuple[int, ...]], object], dict[object, Workload]], ...]:
-        """For each subgraph, what picks the widths that its shape depends on, and the tasks met so far by those widths and its scheme."""
-        return tuple((itemgetter(*groups) if groups else _nothing, {}) for groups in self.touched_groups)
+    def _known_workloads(
+        self,
+    ) -> tuple[tuple[Callable[[tuple[int, ...]], object], dict[object, Workload]], ...]:
+        """For each subgraph, what picks the widths that its shape depends on, and the tasks met so
+        far by those widths and its scheme.
+        """
+        return tuple(
+            (itemgetter(*groups) if groups else _nothing, {}) for groups in self.touched_groups
+        )
 
     def workloads_of(self, subgraphs: Iterable[int], plan: Plan) -> list[Workload]:
-        """The tasks that some subgraphs are by a plan; remembered, because searches ask again and again."""
+        """The tasks that some subgraphs are by a plan;
+
+        remembered, because searches ask again and again.
+        """
         remembered, found, widths = self._known_workloads, [], plan.widths
         schemes = self.schemes(plan) if plan.schemes else _NO_SCHEMES
         for subgraph in subgraphs:
@@ -360,11 +441,26 @@ class Network:
         """Plain values from which `from_json` makes an equal network."""
         blocked = [s.blocked for s in self.subgraphs if s.blocked]
         of_kernels = [b.of_kernels for b in blocked if b.of_kernels]
-        templates = list(dict.fromkeys([*(s.template for s in self.subgraphs), *(b.template for b in blocked), *of_kernels]))
+        templates = list(
+            dict.fromkeys(
+                [*(s.template for s in self.subgraphs), *(b.template for b in blocked), *of_kernels]
+            )
+        )
         return {
             "name": self.name,
-            "groups": [{"name": g.name, "channels": g.channels, "minimum": g.minimum, "layers": list(g.layers)} for g in self.groups],
-            "templates": [{"text": t.text, "family": t.family, "operator": vars(t.operator), "macs": t.macs} for t in templates],
+            "groups": [
+                {
+                    "name": g.name,
+                    "channels": g.channels,
+                    "minimum": g.minimum,
+                    "layers": list(g.layers),
+                }
+                for g in self.groups
+            ],
+            "templates": [
+                {"text": t.text, "family": t.family, "operator": vars(t.operator), "macs": t.macs}
+                for t in templates
+            ],
             "subgraphs": [
                 {
                     "name": s.name,
@@ -384,10 +480,16 @@ class Network:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Network:
         """The inverse of `to_json`."""
-        templates = [Template(t["text"], t["family"], OperatorKind(**t["operator"]), t["macs"]) for t in value["templates"]]
+        templates = [
+            Template(t["text"], t["family"], OperatorKind(**t["operator"]), t["macs"])
+            for t in value["templates"]
+        ]
         return Network(
             value["name"],
-            tuple(Group(g["name"], g["channels"], g["minimum"], tuple(g["layers"])) for g in value["groups"]),
+            tuple(
+                Group(g["name"], g["channels"], g["minimum"], tuple(g["layers"]))
+                for g in value["groups"]
+            ),
             tuple(
                 Subgraph(
                     s["name"],
@@ -410,13 +512,25 @@ def _extent_to_json(extent: Extent) -> list[Any]:
 
 
 def _blocked_to_json(blocked: Blocked, templates: Sequence[Template]) -> dict[str, Any]:
-    of_kernels = {} if blocked.of_kernels is None else {"of_kernels": templates.index(blocked.of_kernels)}
-    return {"layer": blocked.layer, "template": templates.index(blocked.template), "entries": blocked.entries, **of_kernels}
+    of_kernels = (
+        {} if blocked.of_kernels is None else {"of_kernels": templates.index(blocked.of_kernels)}
+    )
+    return {
+        "layer": blocked.layer,
+        "template": templates.index(blocked.template),
+        "entries": blocked.entries,
+        **of_kernels,
+    }
 
 
 def _blocked_from_json(value: Mapping[str, Any], templates: Sequence[Template]) -> Blocked:
     of_kernels = value.get("of_kernels")
-    return Blocked(value["layer"], templates[value["template"]], value["entries"], None if of_kernels is None else templates[of_kernels])
+    return Blocked(
+        value["layer"],
+        templates[value["template"]],
+        value["entries"],
+        None if of_kernels is None else templates[of_kernels],
+    )
 
 
 def _nothing(_: tuple[int, ...]) -> None:

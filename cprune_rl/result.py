@@ -40,7 +40,9 @@ class Figures:
 
     def __post_init__(self) -> None:
         if (self.latency_ms is None) != (self.latency_ci_ms is None):
-            raise ValueError("a measured latency has an interval, and none is measured where there is none")
+            raise ValueError(
+                "a measured latency has an interval, and none is measured where there is none"
+            )
 
     @property
     def shown_ms(self) -> float:
@@ -49,7 +51,10 @@ class Figures:
 
     @property
     def estimate_error_ratio(self) -> float | None:
-        """How far the estimate is from the measured latency, as a share of it; signed. None where none was measured."""
+        """How far the estimate is from the measured latency, as a share of it;
+
+        signed. None where none was measured.
+        """
         return None if self.latency_ms is None else self.estimate_ms / self.latency_ms - 1
 
 
@@ -60,10 +65,13 @@ class MethodResult:
     Attributes:
         method: its name.
         pruned: its network.
-        speedup: dense over pruned latency, measured in the same rounds, or of the estimates where nothing was measured.
-        speedup_ci: its 95 % interval: by bootstrap over the rounds, or by the uncertainty that the recording states.
+        speedup: dense over pruned latency, measured in the same rounds, or of the estimates where
+            nothing was measured.
+        speedup_ci: its 95 % interval: by bootstrap over the rounds, or by the uncertainty that the
+            recording states.
         gate: accuracy, lower_bound, floor, passed; on the gate images.
-        cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s, wall_s; of the search alone.
+        cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s, wall_s; of the
+            search alone.
         history: every candidate the search tried.
     """
 
@@ -77,7 +85,10 @@ class MethodResult:
 
     @property
     def predicted_share(self) -> float:
-        """Of the seconds that its candidates were estimated at, what was predicted, not measured; the mean over candidates."""
+        """Of the seconds that its candidates were estimated at, what was predicted, not measured;
+
+        the mean over candidates.
+        """
         shares = [float(step.get("predicted_share", 0.0)) for step in self.history]
         return sum(shares) / len(shares) if shares else 0.0
 
@@ -97,10 +108,12 @@ class Result:
         main: what the run's own method reached.
         rivals: what the others reached.
         fast: whether it was a `--fast` run.
-        noise_floor: how far two timings of the dense network differed in the final rounds, as a share; None where that was not timed.
+        noise_floor: how far two timings of the dense network differed in the final rounds, as a
+            share; None where that was not timed.
         top: an image counts as right where its label is among so many most likely classes.
         latency_source: `MEASURED`, or what recording the latencies are estimates from.
-        stages_s: seconds by the clock of each part of the run, as it was told; after `--resume`, of those done since.
+        stages_s: seconds by the clock of each part of the run, as it was told; after `--resume`, of
+            those done since.
     """
 
     model: str
@@ -120,12 +133,19 @@ class Result:
 
     @property
     def is_estimate(self) -> bool:
-        """Whether latencies and speed-ups are sums of recorded tasks, and nothing was built or timed."""
+        """Whether latencies and speed-ups are sums of recorded tasks, and nothing was built or
+        timed.
+        """
         return self.latency_source != MEASURED
 
     def __post_init__(self) -> None:
-        if any((f.latency_ms is None) != self.is_estimate for f in (self.dense, self.main.pruned, *(r.pruned for r in self.rivals))):
-            raise ValueError(f"latency source {self.latency_source!r} does not fit the latencies: they are measured or all estimates")
+        if any(
+            (f.latency_ms is None) != self.is_estimate
+            for f in (self.dense, self.main.pruned, *(r.pruned for r in self.rivals))
+        ):
+            raise ValueError(
+                f"latency source {self.latency_source!r} does not fit the latencies: they are measured or all estimates"
+            )
         if self.noise_floor is not None and not 0 <= self.noise_floor < math.inf:
             raise ValueError(f"noise floor {self.noise_floor} is no share of a latency")
 
@@ -137,7 +157,11 @@ class Result:
         """Writes the file."""
         value = asdict(self)
         main = value.pop("main")
-        value |= {**main, "estimate_error_ratio": self.main.pruned.estimate_error_ratio, "dense_estimate_error_ratio": self.dense.estimate_error_ratio}
+        value |= {
+            **main,
+            "estimate_error_ratio": self.main.pruned.estimate_error_ratio,
+            "dense_estimate_error_ratio": self.dense.estimate_error_ratio,
+        }
         path.write_text(dump_json(value))
 
     @staticmethod
@@ -150,7 +174,10 @@ class Result:
         try:
             value = json.loads(path.read_text())
             return Result(
-                **{name: value[name] for name in ("model", "data", "device", "method", "seed", "floor", "fast")},
+                **{
+                    name: value[name]
+                    for name in ("model", "data", "device", "method", "seed", "floor", "fast")
+                },
                 dense=_figures(value["dense"]),
                 main=_method(value),
                 rivals=tuple(_method(r) for r in value["rivals"]),
@@ -160,14 +187,26 @@ class Result:
                 stages_s=value.get("stages_s", {}),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is no result of a finished run: {error}. A run that ended early goes on with --resume.") from error
+            raise ConfigError(
+                f"{path} is no result of a finished run: {error}. A run that ended early goes on with --resume."
+            ) from error
 
 
 def _figures(value: dict[str, Any]) -> Figures:
     interval = value["latency_ci_ms"]
-    return Figures(**{**value, "latency_ci_ms": None if interval is None else tuple(interval), "accuracy_test_ci": tuple(value["accuracy_test_ci"])})
+    return Figures(
+        **{
+            **value,
+            "latency_ci_ms": None if interval is None else tuple(interval),
+            "accuracy_test_ci": tuple(value["accuracy_test_ci"]),
+        }
+    )
 
 
 def _method(value: dict[str, Any]) -> MethodResult:
     names = ("method", "speedup", "gate", "cost", "history")
-    return MethodResult(pruned=_figures(value["pruned"]), speedup_ci=tuple(value["speedup_ci"]), **{n: value[n] for n in names})
+    return MethodResult(
+        pruned=_figures(value["pruned"]),
+        speedup_ci=tuple(value["speedup_ci"]),
+        **{n: value[n] for n in names},
+    )

@@ -1,10 +1,17 @@
-"""Fine-grained structured pruning of a layer, as a plan names it: `block(8,0.25)`, `kernel(16,0.25)`, `pattern(4,0.44)`.
+"""Fine-grained structured pruning of a layer, as a plan names it:
 
-The output channels of a convolution or of a fully connected layer go in blocks; each block keeps entries of its own,
-(input channel, row, column), the same number in each. So a compiled layer is regular: for each block a table of what it
-reads, and weights for that alone. A block of 1 is unstructured pruning, one of all channels prunes what is read. In a
-pattern each 3x3 kernel keeps four of its nine entries, one of a few patterns, or nothing (Niu et al., ASPLOS 2020). In
-kernels each block keeps whole 3x3 kernels: what is left of them can still be computed by Winograd's filtering, so that
+`block(8,0.25)`, `kernel(16,0.25)`, `pattern(4,0.44)`.
+
+The output channels of a convolution or of a fully connected layer go in blocks; each block keeps
+entries of its own,
+(input channel, row, column), the same number in each. So a compiled layer is regular: for each
+block a table of what it
+reads, and weights for that alone. A block of 1 is unstructured pruning, one of all channels prunes
+what is read. In a
+pattern each 3x3 kernel keeps four of its nine entries, one of a few patterns, or nothing (Niu et
+al., ASPLOS 2020). In
+kernels each block keeps whole 3x3 kernels: what is left of them can still be computed by Winograd's
+filtering, so that
 pruning them begins with the fastest dense form.
 """
 
@@ -45,7 +52,9 @@ class Scheme:
     def __post_init__(self) -> None:
         most = MOST_OF_PATTERNS if self.kind == "pattern" else 1.0
         if self.kind not in KINDS or self.block < 1 or not 0 < self.density <= most:
-            raise PlanError(f"{self} is no scheme: a kind of {', '.join(KINDS)}, a block of 1 channel or more, a density in (0, 1], of patterns in (0, 4/9]")
+            raise PlanError(
+                f"{self} is no scheme: a kind of {', '.join(KINDS)}, a block of 1 channel or more, a density in (0, 1], of patterns in (0, 4/9]"
+            )
 
     def __str__(self) -> str:
         return f"{self.kind}({self.block},{self.density:.5g})"
@@ -60,17 +69,24 @@ class Scheme:
         """
         found = _TEXT.fullmatch(text)
         if found is None:
-            raise PlanError(f"{text!r} is no scheme: write e.g. block(8,0.25), 8 output channels to a block, a quarter of the entries kept")
+            raise PlanError(
+                f"{text!r} is no scheme: write e.g. block(8,0.25), 8 output channels to a block, a quarter of the entries kept"
+            )
         return Scheme(found[1], int(found[2]), float(found[3]))
 
     def n_kept(self, n_entries: int) -> int:
-        """Entries that each block keeps of so many: one at least, of kernels one with all of its nine, of patterns one with its four.
+        """Entries that each block keeps of so many:
+
+        one at least, of kernels one with all of its nine, of patterns one with its four.
 
         Args:
             n_entries: input channels times height times width of the kernel.
         """
         if self.kind == "pattern":
-            return PATTERN_ENTRIES * max(1, min(round(n_entries * self.density / PATTERN_ENTRIES), n_entries // PATTERN_KERNEL))
+            return PATTERN_ENTRIES * max(
+                1,
+                min(round(n_entries * self.density / PATTERN_ENTRIES), n_entries // PATTERN_KERNEL),
+            )
         if self.kind == "kernel":
             return PATTERN_KERNEL * max(1, round(n_entries * self.density / PATTERN_KERNEL))
         return max(1, round(n_entries * self.density))

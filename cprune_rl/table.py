@@ -1,6 +1,8 @@
-"""The subgraph table: what the tasks of a plan cost, which groups they write, and by which steps those may be narrowed.
+"""The subgraph table: what the tasks of a plan cost, which groups they write, and by which steps
+those may be narrowed.
 
-CPrune's table C, of plain values. Joined from a `network.Network` and what a source of latencies says.
+CPrune's table C, of plain values. Joined from a `network.Network` and what a source of latencies
+says.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ from typing import Protocol
 
 from cprune_rl.network import Network, Plan, Workload
 
-__all__ = ["KnownCost", "SubgraphTable", "TaskRow", "kept_by_a_step", "legal_step", "lower_multiple"]
+__all__ = [
+    "KnownCost",
+    "SubgraphTable",
+    "TaskRow",
+    "kept_by_a_step",
+    "legal_step",
+    "lower_multiple",
+]
 
 
 class KnownCost(Protocol):
@@ -40,7 +49,8 @@ class TaskRow:
         workload: the task.
         subgraphs: positions of its occurrences in `Network.subgraphs`; their number is its weight.
         latency_s: of one occurrence, by the fastest program.
-        tile_factors: that program's split of the output-channel loop, outermost first; empty where it is not tiled.
+        tile_factors: that program's split of the output-channel loop, outermost first; empty where
+            it is not tiled.
         groups: positions of the groups its layers produce.
         lanes: channels that one iteration of that loop computes.
     """
@@ -65,7 +75,9 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class SubgraphTable:
-    """CPrune's table C (Kim et al., ECCV 2022, figure 3): tasks, subgraphs, programs, groups and legal steps.
+    """CPrune's table C (Kim et al., ECCV 2022, figure 3):
+
+    tasks, subgraphs, programs, groups and legal steps.
 
     Attributes:
         network: what the plan belongs to.
@@ -88,7 +100,8 @@ class SubgraphTable:
     def build(network: Network, plan: Plan, costs: Sequence[KnownCost]) -> SubgraphTable:
         """Joins a plan with what its subgraphs' fastest programs cost.
 
-        Occurrences of one task may differ where their neighbours' layouts do: the row has their mean, so that
+        Occurrences of one task may differ where their neighbours' layouts do: the row has their
+        mean, so that
         the table's sum is that of its subgraphs.
 
         Args:
@@ -103,8 +116,19 @@ class SubgraphTable:
         rows = []
         for at in occurrences.values():
             first = costs[at[0]]
-            latency_s = first.latency_s if len(at) == 1 else sum(costs[i].latency_s for i in at) / len(at)
-            rows.append(TaskRow(workloads[at[0]], tuple(at), latency_s, first.tile_factors, _union(network.written_groups, at), first.lanes))
+            latency_s = (
+                first.latency_s if len(at) == 1 else sum(costs[i].latency_s for i in at) / len(at)
+            )
+            rows.append(
+                TaskRow(
+                    workloads[at[0]],
+                    tuple(at),
+                    latency_s,
+                    first.tile_factors,
+                    _union(network.written_groups, at),
+                    first.lanes,
+                )
+            )
         return SubgraphTable(network, plan, tuple(rows), _legal_steps(network, rows))
 
 
@@ -118,17 +142,25 @@ def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
         if not row.tile_factors:
             continue
         together = kept_by_a_step(row.tile_factors, row.lanes)
-        units = {group: network.units[s].get(group, 1) for s in row.subgraphs for group in network.written_groups[s]}
+        units = {
+            group: network.units[s].get(group, 1)
+            for s in row.subgraphs
+            for group in network.written_groups[s]
+        }
         for group, unit in units.items():
             producers[group].append((together // math.gcd(together, unit), row.total_s))
-    return tuple(legal_step(g.channels, producers_of_g) for g, producers_of_g in zip(network.groups, producers, strict=True))
+    return tuple(
+        legal_step(g.channels, producers_of_g)
+        for g, producers_of_g in zip(network.groups, producers, strict=True)
+    )
 
 
 def kept_by_a_step(factors: Sequence[int], lanes: int = 1) -> int:
     """Channels that must go together for a program to keep its loop structure.
 
     Args:
-        factors: its split of the output-channel loop; the largest is the one that shrinks (Kim et al., ECCV 2022, section 3.3).
+        factors: its split of the output-channel loop; the largest is the one that shrinks (Kim et
+            al., ECCV 2022, section 3.3).
         lanes: channels that one iteration of the loop computes.
     """
     return lanes * math.prod(factors) // max(factors)
@@ -137,16 +169,22 @@ def kept_by_a_step(factors: Sequence[int], lanes: int = 1) -> int:
 def legal_step(channels: int, producers: Iterable[tuple[int, float]]) -> int:
     """The number of channels one action removes from a group.
 
-    A step that is a multiple of the product of a program's other tile factors leaves its loop structure
-    as it is (Kim et al., ECCV 2022, section 3.3). With several producers the published code takes the
-    maximum, which breaks the other tilings; this takes the least common multiple. Where that passes a
-    quarter of the group, the costliest producer alone decides, and where that does too, the step is halved
-    until it does not: half a vector is still filled evenly. A step is at least 1/32 of the group, so that
+    A step that is a multiple of the product of a program's other tile factors leaves its loop
+    structure
+    as it is (Kim et al., ECCV 2022, section 3.3). With several producers the published code takes
+    the
+    maximum, which breaks the other tilings; this takes the least common multiple. Where that passes
+    a
+    quarter of the group, the costliest producer alone decides, and where that does too, the step is
+    halved
+    until it does not: half a vector is still filled evenly. A step is at least 1/32 of the group,
+    so that
     episodes stay short.
 
     Args:
         channels: width of the group in the dense network.
-        producers: of each task that writes it, the channels that its program must keep together (`kept_by_a_step`) and its total latency in seconds.
+        producers: of each task that writes it, the channels that its program must keep together
+            (`kept_by_a_step`) and its total latency in seconds.
 
     Returns:
         A step of 1 to `channels` channels.
@@ -162,5 +200,8 @@ def legal_step(channels: int, producers: Iterable[tuple[int, float]]) -> int:
 
 
 def lower_multiple(width: int, step: int, count: int) -> int:
-    """The width that `count` legal steps lead to: down to the next multiple of `step`, then `count - 1` more."""
+    """The width that `count` legal steps lead to:
+
+    down to the next multiple of `step`, then `count - 1` more.
+    """
     return (-(-width // step) - count) * step

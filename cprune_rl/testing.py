@@ -1,6 +1,7 @@
 """Small public test doubles, and the conformance suites of the contracts.
 
-Whoever writes a device, a cost store, an accuracy oracle or a searcher of their own can run the same
+Whoever writes a device, a cost store, an accuracy oracle or a searcher of their own can run the
+same
 checks that this project runs over its own.
 """
 
@@ -19,9 +20,29 @@ from cprune_rl.contracts import Accuracy, Artifact, Device, Measurement, Spendin
 from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
 from cprune_rl.envs.problem import Problem
 from cprune_rl.losses import LossCurves
-from cprune_rl.network import Blocked, Extent, Group, Network, OperatorKind, Plan, Subgraph, Template, Workload
+from cprune_rl.network import (
+    Blocked,
+    Extent,
+    Group,
+    Network,
+    OperatorKind,
+    Plan,
+    Subgraph,
+    Template,
+    Workload,
+)
 
-__all__ = ["DriftingMachine", "FailingCosts", "FormulaCosts", "FormulaOracle", "check_cost_store", "check_device", "check_searcher", "toy_network", "toy_problem"]
+__all__ = [
+    "DriftingMachine",
+    "FailingCosts",
+    "FormulaCosts",
+    "FormulaOracle",
+    "check_cost_store",
+    "check_device",
+    "check_searcher",
+    "toy_network",
+    "toy_problem",
+]
 
 
 def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Network:
@@ -31,14 +52,46 @@ def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Netw
         widths: channels of each convolution; each is a group of its own.
         name: of the network.
     """
-    groups = tuple(Group(f"conv{i}", w, max(1, math.ceil(w * 0.2)), (f"conv{i}",)) for i, w in enumerate(widths))
+    groups = tuple(
+        Group(f"conv{i}", w, max(1, math.ceil(w * 0.2)), (f"conv{i}",))
+        for i, w in enumerate(widths)
+    )
     subgraphs = []
     previous = Extent(3)
     for i, group in enumerate(groups):
         out = Extent(0, ((group.name, 1),))
-        template = Template(f"conv3x3|1x{{0}}x8x8,{{1}}x{{0}}x3x3->{i % 2}", f"conv3x3/{i % 2}", OperatorKind("conv2d", 3, 1, 8), 9 * 64)
-        blocked = Blocked(group.name, Template(f"blocked {template.text}", f"blocked {template.family}", template.operator, template.macs), 9) if i else None
-        subgraphs.append(Subgraph(group.name, (group.name,), template, (previous, out), previous, out, (group.name,), blocked))
+        template = Template(
+            f"conv3x3|1x{{0}}x8x8,{{1}}x{{0}}x3x3->{i % 2}",
+            f"conv3x3/{i % 2}",
+            OperatorKind("conv2d", 3, 1, 8),
+            9 * 64,
+        )
+        blocked = (
+            Blocked(
+                group.name,
+                Template(
+                    f"blocked {template.text}",
+                    f"blocked {template.family}",
+                    template.operator,
+                    template.macs,
+                ),
+                9,
+            )
+            if i
+            else None
+        )
+        subgraphs.append(
+            Subgraph(
+                group.name,
+                (group.name,),
+                template,
+                (previous, out),
+                previous,
+                out,
+                (group.name,),
+                blocked,
+            )
+        )
         previous = out
     dense = Template("dense|1x{0},10x{0}", "dense", OperatorKind("dense", 1, 1, 1), 1)
     subgraphs.append(Subgraph("fc", ("fc",), dense, (previous,), previous, Extent(10), ()))
@@ -68,8 +121,14 @@ class FormulaCosts:
     @staticmethod
     def _cost(workload: Workload) -> TaskCost:
         vectors = math.ceil(workload.channels_out / 8)
-        factors = (workload.channels_out // 4, 4) if workload.channels_out % 4 == 0 else (1, workload.channels_out)
-        return TaskCost(1e-6 + 1e-9 * workload.macs / max(workload.channels_out, 1) * vectors * 8, factors)
+        factors = (
+            (workload.channels_out // 4, 4)
+            if workload.channels_out % 4 == 0
+            else (1, workload.channels_out)
+        )
+        return TaskCost(
+            1e-6 + 1e-9 * workload.macs / max(workload.channels_out, 1) * vectors * 8, factors
+        )
 
 
 class FailingCosts(FormulaCosts):
@@ -78,11 +137,19 @@ class FailingCosts(FormulaCosts):
     def measure(self, plan: Plan) -> list[TaskCost]:
         """Costs with an error, except of the dense plan."""
         costs = super().measure(plan)
-        return costs if plan == self._network.dense else [replace(c, latency_s=math.inf, error="crashed") for c in costs]
+        return (
+            costs
+            if plan == self._network.dense
+            else [replace(c, latency_s=math.inf, error="crashed") for c in costs]
+        )
 
 
 class FormulaOracle:
-    """An `AccuracyOracle` with a formula: each group loses `scale * (1 - kept)^2`, a layer that is pruned by a scheme 0.3 times as much by its density."""
+    """An `AccuracyOracle` with a formula:
+
+    each group loses `scale * (1 - kept)^2`, a layer that is pruned by a scheme 0.3 times as much by
+    its density.
+    """
 
     def __init__(self, network: Network, dense_accuracy: float = 0.95, scale: float = 0.05) -> None:
         self._network, self._dense, self._scale = network, dense_accuracy, scale
@@ -93,8 +160,12 @@ class FormulaOracle:
         """Counts one evaluation for each plan it has not met."""
         if plan not in self._known:
             kept = np.array(plan.widths) / np.array(self._network.dense.widths)
-            in_blocks = sum((1 - scheme.density) ** 2 for scheme in self._network.schemes(plan).values())
-            self._known[plan] = self._dense - self._scale * (float(((1 - kept) ** 2).sum()) + 0.3 * in_blocks)
+            in_blocks = sum(
+                (1 - scheme.density) ** 2 for scheme in self._network.schemes(plan).values()
+            )
+            self._known[plan] = self._dense - self._scale * (
+                float(((1 - kept) ** 2).sum()) + 0.3 * in_blocks
+            )
             self.spending.accuracy_evaluations += 1
         return Accuracy(self._known[plan], 0.0, 1000)
 
@@ -103,7 +174,11 @@ class FormulaOracle:
         return [self.accuracy(plan) for plan in plans]
 
 
-def toy_problem(widths: Sequence[int] = (16, 32, 32), drop: float = 0.02, costs: Callable[[Network], FormulaCosts] = FormulaCosts) -> Problem:
+def toy_problem(
+    widths: Sequence[int] = (16, 32, 32),
+    drop: float = 0.02,
+    costs: Callable[[Network], FormulaCosts] = FormulaCosts,
+) -> Problem:
     """A problem that is solved in milliseconds.
 
     Args:
@@ -113,8 +188,12 @@ def toy_problem(widths: Sequence[int] = (16, 32, 32), drop: float = 0.02, costs:
     """
     network = toy_network(widths)
     n_groups = len(network.groups)
-    curves = LossCurves(np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.blocked_layers), 3e-4))
-    return Problem("toy", network, costs(network), FormulaOracle(network), curves, 0.95, 0.95 - drop)
+    curves = LossCurves(
+        np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.blocked_layers), 3e-4)
+    )
+    return Problem(
+        "toy", network, costs(network), FormulaOracle(network), curves, 0.95, 0.95 - drop
+    )
 
 
 class DriftingMachine:
@@ -145,7 +224,8 @@ def check_device(
     """Conformance suite of `Device`.
 
     Args:
-        open_device: opens the same device each time it is called; a trial that hangs should be given up within seconds.
+        open_device: opens the same device each time it is called; a trial that hangs should be
+            given up within seconds.
         good: a program that runs.
         crashing: one that ends its process.
         hanging: one that does not end.
@@ -170,16 +250,22 @@ def check_device(
         assert not isinstance(found, Measurement), "a program that runs gives its output"
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(np.asarray(one, np.float64), np.asarray(other, np.float64), rtol=1e-5)
+            np.testing.assert_allclose(
+                np.asarray(one, np.float64), np.asarray(other, np.float64), rtol=1e-5
+            )
         for broken in (crashing, replace(good, path=good.path + ".missing")):
             answer = device.run(broken, arguments[: len(broken.shapes)])
-            assert isinstance(answer, Measurement), "a program that cannot run gives an error for a value"
+            assert isinstance(answer, Measurement), (
+                "a program that cannot run gives an error for a value"
+            )
             assert answer.error
         assert device.time([good])[0].error is None
         assert device.fingerprint == fingerprint
     device.close()
     with contextlib.closing(open_device()) as again:
-        assert again.fingerprint == fingerprint, "what decides a latency does not change with the session"
+        assert again.fingerprint == fingerprint, (
+            "what decides a latency does not change with the session"
+        )
 
 
 def check_cost_store(open_store: Callable[[], CostStore], is_kept: bool = True) -> None:
@@ -187,7 +273,8 @@ def check_cost_store(open_store: Callable[[], CostStore], is_kept: bool = True) 
 
     Args:
         open_store: opens the same storage each time it is called; empty at first.
-        is_kept: what was written is there when it is opened again; False for a storage that ends with its store.
+        is_kept: what was written is there when it is opened again; False for a storage that ends
+            with its store.
     """
     store = open_store()
     good = StoredTrial("conv", "p1", "[1]", Measurement((2e-3, 1e-3, 3e-3), None, 5e-4))
@@ -197,20 +284,31 @@ def check_cost_store(open_store: Callable[[], CostStore], is_kept: bool = True) 
     store.add_trials("c", [bad, good])
     store.add_trials("c", [fast, replace(good, measurement=Measurement((1.0,)))])
     store.add_trials("c", [])
-    assert store.trials("c", "conv") == [fast, good, bad], "fastest first, failures last, nothing twice, the first answer stays"
+    assert store.trials("c", "conv") == [fast, good, bad], (
+        "fastest first, failures last, nothing twice, the first answer stays"
+    )
     assert store.trials("other", "conv") == [], "contexts are apart"
-    assert all(t.provenance is not None and t.created > 0 for t in store.trials("c", "conv")), "each trial says who measured it, and when"
+    assert all(t.provenance is not None and t.created > 0 for t in store.trials("c", "conv")), (
+        "each trial says who measured it, and when"
+    )
     _check_tunings(store)
     _check_accuracies(store)
     _check_descriptions(store, good, fast)
     (summary,) = store.contexts()
-    assert (summary.context, summary.n_workloads, summary.n_trials, summary.n_failures) == ("c", 2, 6, 2)
+    assert (summary.context, summary.n_workloads, summary.n_trials, summary.n_failures) == (
+        "c",
+        2,
+        6,
+        2,
+    )
     assert 0 < summary.first <= summary.last
     store.close()
     store.close()
     if is_kept:
         again = open_store()
-        assert again.trials("c", "conv") == [fast, good, bad], "what was committed is there when opened again"
+        assert again.trials("c", "conv") == [fast, good, bad], (
+            "what was committed is there when opened again"
+        )
         assert again.contexts() == [summary]
         again.close()
 
@@ -243,11 +341,22 @@ def _check_descriptions(store: CostStore, good: StoredTrial, fast: StoredTrial) 
     conv = Workload("conv", "conv3x3", 3, 8, 216, OperatorKind("conv2d", 3, 2, 16))
     long = Workload("dense" * 2000, "dense", 2**20, 2**20, 2**40, OperatorKind("dense"))
     store.describe([])
-    store.describe([long, conv, conv, Workload("untried", "conv3x3", 3, 8, 216, OperatorKind("conv2d"))])
+    store.describe(
+        [long, conv, conv, Workload("untried", "conv3x3", 3, 8, 216, OperatorKind("conv2d"))]
+    )
     store.describe([replace(conv, channels_out=9)])
-    store.add_trials("c", [replace(good, workload=long.key), replace(fast, workload=long.key), StoredTrial(long.key, "p4", "[4]", Measurement(error="bad \0 \udc80"))])
+    store.add_trials(
+        "c",
+        [
+            replace(good, workload=long.key),
+            replace(fast, workload=long.key),
+            StoredTrial(long.key, "p4", "[4]", Measurement(error="bad \0 \udc80")),
+        ],
+    )
     found = store.fastest("c")
-    assert found == [(conv, fast), (long, replace(fast, workload=long.key))], "the fastest of each, in the order of keys; the first description stays"
+    assert found == [(conv, fast), (long, replace(fast, workload=long.key))], (
+        "the fastest of each, in the order of keys; the first description stays"
+    )
     assert found[0][0].operator == conv.operator
     assert store.fastest("c", "dense") == found[1:]
     assert store.fastest("c", "none") == store.fastest("other") == []
@@ -266,17 +375,23 @@ def check_searcher(make: Callable[[], Searcher], problem: Callable[[], Problem])
     solved = problem()
     result = make().search(solved, Budget())
     assert result.accepted[0].plan == solved.network.dense, "the dense plan is always an answer"
-    assert all(a.accuracy >= solved.floor for a in result.accepted), "no accepted plan is below the floor"
+    assert all(a.accuracy >= solved.floor for a in result.accepted), (
+        "no accepted plan is below the floor"
+    )
     assert result.best.latency_s <= result.accepted[0].latency_s
     assert result.cost["fresh_trials"] == solved.latency.spending.fresh_trials
     assert result.cost["accuracy_evaluations"] == solved.oracle.spending.accuracy_evaluations
-    assert make().search(problem(), Budget()).accepted == result.accepted, "same problem, same plans"
+    assert make().search(problem(), Budget()).accepted == result.accepted, (
+        "same problem, same plans"
+    )
     limited = make().search(problem(), Budget(accuracy_evaluations=2))
     assert limited.cost["accuracy_evaluations"] <= 2, "a spent budget ends the search"
     assert SearchResult.from_json(result.to_json()) == result
     dense = solved.network.dense
     broken = replace(problem(), latency=FailingCosts(solved.network))
-    assert make().search(broken, Budget()).best.plan == dense, "where nothing can be measured the dense plan is the answer"
+    assert make().search(broken, Budget()).best.plan == dense, (
+        "where nothing can be measured the dense plan is the answer"
+    )
     strict = replace(problem(), floor=solved.dense_accuracy)
     assert make().search(strict, Budget()).best.plan == dense, "where nothing may be lost, too"
     return result

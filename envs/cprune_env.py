@@ -1,8 +1,10 @@
 """CPrune as a Gymnasium environment: one class, two sources of cost, two menus of changes.
 
-`cprune_rl/CPrune-v0` measures through TVM; `cprune_rl/CPruneRecorded-v0` reads a recording. The state is
+`cprune_rl/CPrune-v0` measures through TVM; `cprune_rl/CPruneRecorded-v0` reads a recording. The
+state is
 the subgraph table, an action narrows a task's groups, a step that the gate refuses is undone. In
-`cprune_rl/SchemeMapping-v0` and its recorded counterpart an action gives a task's layers a scheme instead.
+`cprune_rl/SchemeMapping-v0` and its recorded counterpart an action gives a task's layers a scheme
+instead.
 """
 
 from __future__ import annotations
@@ -33,13 +35,17 @@ ProblemSampler = Callable[[np.random.Generator], Problem]
 class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """Prunes one network for one device, one legal step at a time.
 
-    Observation: `Box(max_rows, n_features)`, a row for each task (see `observation.features`), padded.
-    Action: `Discrete(n_changes * max_rows + 1)`: row x change, here {1, 2, 4} legal steps; the last one stops.
-    Reward: log latency ratio of an accepted step, else 0, so that the return is `log(dense / final)`.
+    Observation: `Box(max_rows, n_features)`, a row for each task (see `observation.features`),
+        padded.
+    Action: `Discrete(n_changes * max_rows + 1)`: row x change, here {1, 2, 4} legal steps; the last
+        one stops.
+    Reward: log latency ratio of an accepted step, else 0, so that the return is `log(dense /
+        final)`.
 
     An episode ends at stop, after `max_rejections`, or when nothing is legal; it is truncated at
     `max_steps`. `info` holds plan, latency, accuracy and whether the step was accepted; a failed
-    measurement is a rejected step with `error_type` and `error_details`; a device that is gone ends the
+    measurement is a rejected step with `error_type` and `error_details`; a device that is gone ends
+    the
     episode where it stands, with `error_type` "device".
 
     Args:
@@ -75,7 +81,9 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self.render_mode = render_mode
         self.menu: Menu = menu or ChannelMenu()
         self._n_changes = len(self.menu.changes)
-        self.observation_space = gymnasium.spaces.Box(-10.0, 10.0, (max_rows, len(features(self.menu))), np.float32)
+        self.observation_space = gymnasium.spaces.Box(
+            -10.0, 10.0, (max_rows, len(features(self.menu))), np.float32
+        )
         self.action_space = gymnasium.spaces.Discrete(self._n_changes * max_rows + 1)
         self._problem: Problem | None = None
         self._state: EpisodeState | None = None
@@ -103,7 +111,10 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return self._n_changes * self._max_rows
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """Which actions are legal, `(n_changes * max_rows + 1,)`: sb3-contrib's convention. Stop always is."""
+        """Which actions are legal, `(n_changes * max_rows + 1,)`:
+
+        sb3-contrib's convention. Stop always is.
+        """
         mask = np.zeros(self.stop_action + 1, bool)
         legal = self.options.legal.ravel()
         mask[: len(legal)] = legal
@@ -123,7 +134,9 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         legal = self.options.legal
         return self.options.make(row, change) if row < len(legal) and legal[row, change] else None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Starts from the dense network, or from where the problem says.
 
         Raises:
@@ -131,17 +144,36 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """
         super().reset(seed=seed)
         self.failure = None
-        problem = self._source if isinstance(self._source, Problem) else self._source(self.np_random)
+        problem = (
+            self._source if isinstance(self._source, Problem) else self._source(self.np_random)
+        )
         self._problem = problem
-        network, plan, n_units = problem.network, problem.beginning, self.menu.n_units(problem.network)
+        network, plan, n_units = (
+            problem.network,
+            problem.beginning,
+            self.menu.n_units(problem.network),
+        )
         costs = problem.latency.measure(plan)
         table = _table(problem, plan, costs)
-        accuracy = problem.dense_accuracy if plan == network.dense else problem.oracle.accuracy(plan).value
-        self._state = EpisodeState(plan, costs, table, accuracy, table.latency_s, self.menu.begin(network), np.zeros(n_units), np.zeros(n_units))
+        accuracy = (
+            problem.dense_accuracy if plan == network.dense else problem.oracle.accuracy(plan).value
+        )
+        self._state = EpisodeState(
+            plan,
+            costs,
+            table,
+            accuracy,
+            table.latency_s,
+            self.menu.begin(network),
+            np.zeros(n_units),
+            np.zeros(n_units),
+        )
         self._look_around()
         return self._observation(), self._info()
 
-    def step(self, action: np.int64 | int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: np.int64 | int
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Tries an action; a masked one changes nothing, pays nothing and counts as a rejection."""
         state, move = self.state, self.move(int(action))
         if int(action) == self.stop_action:
@@ -152,10 +184,26 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             info = self._try(move) if move is not None else self._refuse(int(action))
         except DeviceError as error:
             self.failure = error
-            info = {"accepted": False, "tried_latency_s": math.inf, "tried_accuracy": 0.0, "error_type": "device", "error_details": str(error)}
-        outcome = Outcome(info["accepted"], before_s, info["tried_latency_s"], info["tried_accuracy"], self.problem.floor)
+            info = {
+                "accepted": False,
+                "tried_latency_s": math.inf,
+                "tried_accuracy": 0.0,
+                "error_type": "device",
+                "error_details": str(error),
+            }
+        outcome = Outcome(
+            info["accepted"],
+            before_s,
+            info["tried_latency_s"],
+            info["tried_accuracy"],
+            self.problem.floor,
+        )
         self._look_around()
-        terminated = bool(state.n_rejections >= self._max_rejections or not self.options.legal.any() or self.failure is not None)
+        terminated = bool(
+            state.n_rejections >= self._max_rejections
+            or not self.options.legal.any()
+            or self.failure is not None
+        )
         truncated = bool(state.n_steps >= self._max_steps and not terminated)
         return self._observation(), self._reward(outcome), terminated, truncated, self._info(**info)
 
@@ -164,25 +212,43 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         if self.render_mode != "ansi":
             return None
         state = self.state
-        lines = [f"{self.problem.name}: {state.table.latency_s * 1e6:.1f} us, accuracy {state.accuracy:.4f}, floor {self.problem.floor:.4f}"]
+        lines = [
+            f"{self.problem.name}: {state.table.latency_s * 1e6:.1f} us, accuracy {state.accuracy:.4f}, floor {self.problem.floor:.4f}"
+        ]
         for row in state.table.rows:
             name = self.problem.network.subgraphs[row.subgraphs[0]].name
-            lines.append(f"{name:28} x{row.weight} {row.workload.channels_in:4} -> {row.workload.channels_out:4} {row.latency_s * 1e6:9.1f} us")
+            lines.append(
+                f"{name:28} x{row.weight} {row.workload.channels_in:4} -> {row.workload.channels_out:4} {row.latency_s * 1e6:9.1f} us"
+            )
         return "\n".join(lines)
 
     def _refuse(self, action: int) -> dict[str, Any]:
         self.state.n_rejections += 1
         details = f"action {action} is not legal here; see action_masks()"
-        return {"accepted": False, "tried_latency_s": math.inf, "tried_accuracy": 0.0, "error_type": "illegal_action", "error_details": details}
+        return {
+            "accepted": False,
+            "tried_latency_s": math.inf,
+            "tried_accuracy": 0.0,
+            "error_type": "illegal_action",
+            "error_details": details,
+        }
 
     def _try(self, move: Move) -> dict[str, Any]:
         """Measures a move and asks the gate; keeps it, or undoes it and remembers the widths."""
         state, problem = self.state, self.problem
         costs = problem.latency.measure(move.plan)
-        failed = next((c for c in costs if c.error is not None or not math.isfinite(c.latency_s)), None)
+        failed = next(
+            (c for c in costs if c.error is not None or not math.isfinite(c.latency_s)), None
+        )
         if failed is not None:
             self._reject(move)
-            return {"accepted": False, "tried_latency_s": math.inf, "tried_accuracy": 0.0, "error_type": "measurement", "error_details": failed.error or "no latency"}
+            return {
+                "accepted": False,
+                "tried_latency_s": math.inf,
+                "tried_accuracy": 0.0,
+                "error_type": "measurement",
+                "error_details": failed.error or "no latency",
+            }
         judged = problem.oracle.accuracy(move.plan)
         accuracy = judged.value
         table = _table(problem, move.plan, costs)
@@ -192,7 +258,12 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             state.plan, state.costs, state.table, state.accuracy = move.plan, costs, table, accuracy
         else:
             self._reject(move)
-        return {"accepted": accepted, "tried_latency_s": table.latency_s, "tried_accuracy": accuracy, "standard_error": judged.standard_error}
+        return {
+            "accepted": accepted,
+            "tried_latency_s": table.latency_s,
+            "tried_accuracy": accuracy,
+            "standard_error": judged.standard_error,
+        }
 
     def _reject(self, move: Move) -> None:
         self.state.n_rejections += 1
@@ -202,9 +273,13 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Shares the loss that a step brought between its units, as it was predicted."""
         state, problem = self.state, self.problem
         predicted = self.menu.losses(problem, move.plan) - self.menu.losses(problem, state.plan)
-        if predicted.sum() > 0:  # a change of kind may be expected to lose less than what it replaces: nothing is learnt of its size
+        if (
+            predicted.sum() > 0
+        ):  # a change of kind may be expected to lose less than what it replaces: nothing is learnt of its size
             state.predicted += predicted
-            state.realised += predicted / float(predicted.sum()) * max(state.accuracy - accuracy, 0.0)
+            state.realised += (
+                predicted / float(predicted.sum()) * max(state.accuracy - accuracy, 0.0)
+            )
 
     def _look_around(self) -> None:
         self._options = self.menu.options(self.problem, self.state, self._max_rows)
@@ -216,7 +291,13 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def _info(self, **more: Any) -> dict[str, Any]:
         state = self.state
-        return {"plan": state.plan, "latency_s": state.table.latency_s, "accuracy": state.accuracy, "dense_latency_s": state.dense_latency_s, **more}
+        return {
+            "plan": state.plan,
+            "latency_s": state.table.latency_s,
+            "accuracy": state.accuracy,
+            "dense_latency_s": state.dense_latency_s,
+            **more,
+        }
 
 
 def _table(problem: Problem, plan: Plan, costs: list[TaskCost]) -> SubgraphTable:

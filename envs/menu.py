@@ -1,8 +1,13 @@
-"""What may be done to a row of the table: the seam between the environment and the kinds of change it knows.
+"""What may be done to a row of the table:
 
-A menu has the same changes for every row. Narrowing groups is one (`channel_menu`), giving layers a scheme another
-(`scheme_menu`). It says which changes are legal where an episode stands, what each would gain and lose by cheap looks, and
-which units of the loss model (groups, layers) a row's changes touch. Called by `cprune_env` and `observation`.
+the seam between the environment and the kinds of change it knows.
+
+A menu has the same changes for every row. Narrowing groups is one (`channel_menu`), giving layers a
+scheme another
+(`scheme_menu`). It says which changes are legal where an episode stands, what each would gain and
+lose by cheap looks, and
+which units of the loss model (groups, layers) a row's changes touch. Called by `cprune_env` and
+`observation`.
 """
 
 from __future__ import annotations
@@ -72,7 +77,9 @@ class Move:
 
 @dataclass(frozen=True)
 class Options:
-    """What the changes of each row would do, `(n_rows, n_changes)` each; 0 where a change is not legal.
+    """What the changes of each row would do, `(n_rows, n_changes)` each;
+
+    0 where a change is not legal.
 
     Attributes:
         legal: whether a change may be made.
@@ -90,7 +97,10 @@ class Options:
 
 
 class Menu(Protocol):
-    """Changes that each row of a table offers. Keeps nothing of an episode; may remember what depends on a network alone."""
+    """Changes that each row of a table offers.
+
+    Keeps nothing of an episode; may remember what depends on a network alone.
+    """
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -109,7 +119,9 @@ class Menu(Protocol):
     def units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
         """Those that changes of a row touch."""
 
-    def shape_of_losses(self, curves: LossCurves) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def shape_of_losses(
+        self, curves: LossCurves
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scale and power of each unit, `(n_units,)` each."""
 
     def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
@@ -131,4 +143,8 @@ class Menu(Protocol):
 def log_ratio(before_s: float, after_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log latency ratios; 0 where one cannot be told."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(np.isfinite(after_s) & (after_s > 0) & math.isfinite(before_s), np.log(before_s / after_s), 0.0)
+        return np.where(
+            np.isfinite(after_s) & (after_s > 0) & math.isfinite(before_s),
+            np.log(before_s / after_s),
+            0.0,
+        )

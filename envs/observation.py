@@ -1,7 +1,9 @@
 """What an agent sees: the subgraph table as rows of numbers, and what each change would do.
 
-A row is a task of the current table; columns are the same for every network, so one policy reads them
-all. Their order is `features`, of the menu that says which changes there are; its hash stands in every policy file.
+A row is a task of the current table; columns are the same for every network, so one policy reads
+them
+all. Their order is `features`, of the menu that says which changes there are; its hash stands in
+every policy file.
 """
 
 from __future__ import annotations
@@ -22,9 +24,25 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.network import Network
 from cprune_rl.table import TaskRow
 
-__all__ = ["FEATURES", "N_FEATURES", "N_GLOBALS", "N_WIDTHS", "Observer", "feature_hash", "features"]
+__all__ = [
+    "FEATURES",
+    "N_FEATURES",
+    "N_GLOBALS",
+    "N_WIDTHS",
+    "Observer",
+    "feature_hash",
+    "features",
+]
 
-_GLOBALS = ("log_slack", "slack_share", "floor_drop", "log_gain_so_far", "steps", "rejections", *(f"device_{name}" for name in DeviceDescriptor.vector_names()))
+_GLOBALS = (
+    "log_slack",
+    "slack_share",
+    "floor_drop",
+    "log_gain_so_far",
+    "steps",
+    "rejections",
+    *(f"device_{name}" for name in DeviceDescriptor.vector_names()),
+)
 _PER_ROW = (
     "valid", "log_share", "share", "weight", "log2_channels_in", "log2_channels_out", "kept_in", "kept_out", "log_latency", "log_density",
     "n_groups", "is_depthwise", "is_dense", "is_3x3", "stride", "log2_height", "log_importance", "curvature", "log_realised_over_predicted", "evidence",
@@ -36,7 +54,12 @@ _LOG_2 = math.log(2)
 
 def features(menu: Menu) -> tuple[str, ...]:
     """Names of the columns that an observation has under a menu."""
-    return (*_PER_ROW, *menu.row_features, *(f"{name}_{change}" for name in _PER_ACTION for change in menu.changes), *_GLOBALS)
+    return (
+        *_PER_ROW,
+        *menu.row_features,
+        *(f"{name}_{change}" for name in _PER_ACTION for change in menu.changes),
+        *_GLOBALS,
+    )
 
 
 FEATURES = features(ChannelMenu())
@@ -68,7 +91,9 @@ class Observer:
         self._dense = np.array(network.dense.widths, float)
         self._layouts: dict[tuple[tuple[int, ...], ...], Layout] = {}
 
-    def observe(self, problem: Problem, state: EpisodeState, options: Options) -> NDArray[np.float32]:
+    def observe(
+        self, problem: Problem, state: EpisodeState, options: Options
+    ) -> NDArray[np.float32]:
         """The observation.
 
         Args:
@@ -83,11 +108,34 @@ class Observer:
         result = np.zeros((self._max_rows, self._n_features), np.float32)
         if not rows:
             return result
-        view = _View(problem, state, rows, self._layout(rows), np.array(state.plan.widths, float) / self._dense)
+        view = _View(
+            problem,
+            state,
+            rows,
+            self._layout(rows),
+            np.array(state.plan.widths, float) / self._dense,
+        )
         slack = max(state.accuracy - problem.floor, 0.0) * 100
-        trust = np.minimum(np.maximum((view.layout.membership @ state.realised * 100 + 0.1) / (view.layout.membership @ state.predicted * 100 + 0.1), 0.2), 5.0)
-        columns = [_row_columns(view, trust, *self._menu.shape_of_losses(problem.curves)), self._menu.columns(self.network, state.plan, rows)]
-        values = np.concatenate([*columns, _action_columns(options, trust, slack), np.broadcast_to(_globals(view, slack), (len(rows), N_GLOBALS))], axis=1)
+        trust = np.minimum(
+            np.maximum(
+                (view.layout.membership @ state.realised * 100 + 0.1)
+                / (view.layout.membership @ state.predicted * 100 + 0.1),
+                0.2,
+            ),
+            5.0,
+        )
+        columns = [
+            _row_columns(view, trust, *self._menu.shape_of_losses(problem.curves)),
+            self._menu.columns(self.network, state.plan, rows),
+        ]
+        values = np.concatenate(
+            [
+                *columns,
+                _action_columns(options, trust, slack),
+                np.broadcast_to(_globals(view, slack), (len(rows), N_GLOBALS)),
+            ],
+            axis=1,
+        )
         values[np.isnan(values)] = 0.0
         result[: len(rows)] = np.minimum(np.maximum(values, -10), 10)
         return result
@@ -95,7 +143,12 @@ class Observer:
     def _layout(self, rows: Sequence[TaskRow]) -> Layout:
         sharing = tuple([row.subgraphs for row in rows])
         if sharing not in self._layouts:
-            self._layouts[sharing] = Layout.of(self.network, rows, [self._menu.units(self.network, row) for row in rows], self._menu.n_units(self.network))
+            self._layouts[sharing] = Layout.of(
+                self.network,
+                rows,
+                [self._menu.units(self.network, row) for row in rows],
+                self._menu.n_units(self.network),
+            )
         return self._layouts[sharing]
 
 
@@ -113,15 +166,39 @@ class _View:
 def _globals(view: _View, slack: float) -> NDArray[np.float64]:
     problem, state = view.problem, view.state
     drop = (problem.dense_accuracy - problem.floor) * 100
-    values = [math.log(slack + 0.01) / 2, min(slack / max(drop, 1e-6), 2.0), drop / 3, math.log(state.dense_latency_s / state.table.latency_s)]
-    return np.array([*values, min(state.n_steps / 60, 1.0), state.n_rejections / 8, *problem.descriptor.vector()])
+    values = [
+        math.log(slack + 0.01) / 2,
+        min(slack / max(drop, 1e-6), 2.0),
+        drop / 3,
+        math.log(state.dense_latency_s / state.table.latency_s),
+    ]
+    return np.array(
+        [
+            *values,
+            min(state.n_steps / 60, 1.0),
+            state.n_rejections / 8,
+            *problem.descriptor.vector(),
+        ]
+    )
 
 
-def _row_columns(view: _View, trust: NDArray[np.float64], scale: NDArray[np.float64], power: NDArray[np.float64]) -> NDArray[np.float64]:
+def _row_columns(
+    view: _View, trust: NDArray[np.float64], scale: NDArray[np.float64], power: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """`(n, 20)`: the columns that every menu's rows have."""
     layout, total = view.layout, view.state.table.latency_s
     mean = view.state.dense_latency_s / len(view.problem.network.subgraphs)
-    numbers = np.array([(r.latency_s, r.workload.channels_in, r.workload.channels_out, max(2.0 * r.workload.macs, 1.0)) for r in view.rows])
+    numbers = np.array(
+        [
+            (
+                r.latency_s,
+                r.workload.channels_in,
+                r.workload.channels_out,
+                max(2.0 * r.workload.macs, 1.0),
+            )
+            for r in view.rows
+        ]
+    )
     latency, logs = numbers[:, 0], np.log2(numbers)
     share = layout.weight * latency / total
     log_latency = logs[:, 0] * _LOG_2
@@ -143,9 +220,17 @@ def _row_columns(view: _View, trust: NDArray[np.float64], scale: NDArray[np.floa
     return columns
 
 
-def _action_columns(options: Options, trust: NDArray[np.float64], slack: float) -> NDArray[np.float64]:
+def _action_columns(
+    options: Options, trust: NDArray[np.float64], slack: float
+) -> NDArray[np.float64]:
     """`(n, 5 * n_changes)`: legality, fraction removed, log gain, log loss against slack, score."""
     log_gain = np.log(np.maximum(options.gain, 0) + 1e-4)
     log_loss = np.log(np.maximum(options.loss * 100 * trust[:, None], 0) + 1e-3)
-    columns = [options.legal.astype(float), options.removed * 3, log_gain / 2 + 1.5, (log_loss - math.log(slack + 0.01)) / 2, (log_gain - log_loss) / 2]
+    columns = [
+        options.legal.astype(float),
+        options.removed * 3,
+        log_gain / 2 + 1.5,
+        (log_loss - math.log(slack + 0.01)) / 2,
+        (log_gain - log_loss) / 2,
+    ]
     return np.concatenate(columns, axis=1)

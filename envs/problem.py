@@ -46,24 +46,32 @@ class Problem:
 
     def __post_init__(self) -> None:
         if self.floor > self.dense_accuracy:
-            raise FloorError(f"the floor {self.floor:.4f} is above the dense network's accuracy {self.dense_accuracy:.4f}: nothing can hold it")
+            raise FloorError(
+                f"the floor {self.floor:.4f} is above the dense network's accuracy {self.dense_accuracy:.4f}: nothing can hold it"
+            )
 
 
 def resolve_floor(floor: float, dense_accuracy: float, may_exceed: bool = False) -> float:
     """The accuracy that must hold.
 
     Args:
-        floor: relative to the dense network where it is 0 or less (-0.01: one point below it), else absolute.
+        floor: relative to the dense network where it is 0 or less (-0.01: one point below it), else
+            absolute.
         dense_accuracy: of the dense network, in [0, 1].
-        may_exceed: whether an absolute floor may be above the dense network's accuracy: on images that were
+        may_exceed: whether an absolute floor may be above the dense network's accuracy: on images
+            that were
             not looked at before the search, that is for the report to say.
 
     Raises:
         FloorError: it is outside [-1, 1], or above the dense network's accuracy.
     """
     if not -1.0 <= floor <= 1.0:
-        raise FloorError(f"floor {floor} is no accuracy: give one in (0, 1], or -0.01 for one point below the dense network")
+        raise FloorError(
+            f"floor {floor} is no accuracy: give one in (0, 1], or -0.01 for one point below the dense network"
+        )
     absolute = dense_accuracy + floor if floor <= 0 else floor
     if absolute > dense_accuracy and not may_exceed:
-        raise FloorError(f"floor {absolute:.4f} is above the dense network's accuracy {dense_accuracy:.4f}: give a lower one, or train the network further")
+        raise FloorError(
+            f"floor {absolute:.4f} is above the dense network's accuracy {dense_accuracy:.4f}: give a lower one, or train the network further"
+        )
     return max(0.0, absolute)

@@ -1,6 +1,7 @@
 """Puts problems together: varied ones for training, and the live one.
 
-Recorded ones are in `envs.recordings` and open from here as well. The live problem of `cprune_rl/CPrune-v0` is put
+Recorded ones are in `envs.recordings` and open from here as well. The live problem of
+`cprune_rl/CPrune-v0` is put
 together by `cprune_rl.job.assemble`, imported when it is asked for.
 """
 
@@ -19,7 +20,12 @@ from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler
 from cprune_rl.envs.curves import CurveOracle
 from cprune_rl.envs.menu import Menu
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.recordings import describe_recorded, open_recorded, recorded_names, save_recorded
+from cprune_rl.envs.recordings import (
+    describe_recorded,
+    open_recorded,
+    recorded_names,
+    save_recorded,
+)
 from cprune_rl.envs.rehearsals import LossSpread
 from cprune_rl.envs.scheme_menu import SchemeMenu
 from cprune_rl.losses import LossCurves
@@ -40,7 +46,8 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingProblems:
-    """Draws variations of one problem, so that a policy meets floors, losses and latencies it was not told of.
+    """Draws variations of one problem, so that a policy meets floors, losses and latencies it was
+    not told of.
 
     Attributes:
         network: what is pruned.
@@ -50,10 +57,13 @@ class TrainingProblems:
         descriptor: of the device.
         floors: drops in accuracy to draw from.
         losses: how far true losses are from the curves shown.
-        shown_sigma: log deviation of a group's loss shown from the fitted curve: what evaluations teach of it in a search.
+        shown_sigma: log deviation of a group's loss shown from the fitted curve: what evaluations
+            teach of it in a search.
         latency_sigma: log deviation of each task's true latency from the one predicted.
-        imagined_share: of the episodes in which all is as it is shown, as in the model that the agent has a policy plan in.
-        start_ratios: shares of all channels with which episodes begin, drawn from; whole networks where there are none.
+        imagined_share: of the episodes in which all is as it is shown, as in the model that the
+            agent has a policy plan in.
+        start_ratios: shares of all channels with which episodes begin, drawn from; whole networks
+            where there are none.
     """
 
     network: Network
@@ -75,17 +85,41 @@ class TrainingProblems:
         if rng.random() < self.imagined_share:
             oracle = CurveOracle(self.network, shown, self.dense_accuracy)
         else:
-            latency = NoisyCosts(self.network, latency, int(rng.integers(2**31)), self.latency_sigma)
-            oracle = self.losses.oracle(self.network, self.losses.draw(shown, rng), self.dense_accuracy, rng)
+            latency = NoisyCosts(
+                self.network, latency, int(rng.integers(2**31)), self.latency_sigma
+            )
+            oracle = self.losses.oracle(
+                self.network, self.losses.draw(shown, rng), self.dense_accuracy, rng
+            )
         floor = self.dense_accuracy - float(rng.choice(np.asarray(self.floors)))
-        start = self.network.uniform(float(rng.choice(np.asarray(self.start_ratios)))) if self.start_ratios else None
+        start = (
+            self.network.uniform(float(rng.choice(np.asarray(self.start_ratios))))
+            if self.start_ratios
+            else None
+        )
         if start is not None:  # what the channels that are gone have cost is behind it
             floor -= self.dense_accuracy - oracle.accuracy(start).value
-        return Problem(f"{self.network.name} (varied)", self.network, latency, oracle, shown, self.dense_accuracy, max(floor, 0.0), self.descriptor, start)
+        return Problem(
+            f"{self.network.name} (varied)",
+            self.network,
+            latency,
+            oracle,
+            shown,
+            self.dense_accuracy,
+            max(floor, 0.0),
+            self.descriptor,
+            start,
+        )
 
 
 def make_live_env(
-    max_rows: int = 32, max_steps: int = 200, max_rejections: int = 8, reward: str = "gated", render_mode: str | None = None, menu: Menu | None = None, **options: Any
+    max_rows: int = 32,
+    max_steps: int = 200,
+    max_rejections: int = 8,
+    reward: str = "gated",
+    render_mode: str | None = None,
+    menu: Menu | None = None,
+    **options: Any,
 ) -> CPruneEnv:
     """Entry point of `cprune_rl/CPrune-v0`.
 
@@ -96,7 +130,8 @@ def make_live_env(
         reward: see `CPruneEnv`.
         render_mode: see `CPruneEnv`.
         menu: see `CPruneEnv`.
-        options: `problem=` a problem put together before, or the name of a live one; options of a run: `model=`, `data=`, `device=`, `floor=`, `storage=`...
+        options: `problem=` a problem put together before, or the name of a live one; options of a
+            run: `model=`, `data=`, `device=`, `floor=`, `storage=`...
     """
     problem = options.pop("problem", None)
     if isinstance(problem, str):
@@ -120,8 +155,12 @@ def make_live_mapping_env(**options: Any) -> CPruneEnv:
     return make_live_env(menu=SchemeMenu(), **options)
 
 
-def make_recorded_mapping_env(problem: Problem | ProblemSampler | str | None = None, **options: Any) -> CPruneEnv:
-    """Entry point of `cprune_rl/SchemeMappingRecorded-v0`: a recording that has tasks of layers pruned by schemes.
+def make_recorded_mapping_env(
+    problem: Problem | ProblemSampler | str | None = None, **options: Any
+) -> CPruneEnv:
+    """Entry point of `cprune_rl/SchemeMappingRecorded-v0`:
+
+    a recording that has tasks of layers pruned by schemes.
 
     Args:
         problem: see `CPruneEnv`.

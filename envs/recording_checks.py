@@ -21,8 +21,15 @@ def number(value: object, what: str, low: float, high: float = _MAX_NUMBER) -> f
     Raises:
         DataError: it is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
-        raise DataError(f"{what} is {str(value)[:40]!r}, it must be a number from {low:g} to {high:g}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        raise DataError(
+            f"{what} is {str(value)[:40]!r}, it must be a number from {low:g} to {high:g}"
+        )
     return float(value)
 
 
@@ -53,22 +60,36 @@ def check_network(network: Network) -> None:
     if not network.groups or not network.subgraphs:
         raise DataError("its network has no groups or no subgraphs")
     for group in network.groups:
-        if whole(group.channels, f"channels of {group.name!r}", 1) > _MAX_CHANNELS or whole(group.minimum, f"minimum of {group.name!r}", 1) > group.channels:
-            raise DataError(f"group {group.name!r} keeps {group.minimum} to {group.channels} channels, allowed are 1 to {_MAX_CHANNELS}")
+        if (
+            whole(group.channels, f"channels of {group.name!r}", 1) > _MAX_CHANNELS
+            or whole(group.minimum, f"minimum of {group.name!r}", 1) > group.channels
+        ):
+            raise DataError(
+                f"group {group.name!r} keeps {group.minimum} to {group.channels} channels, allowed are 1 to {_MAX_CHANNELS}"
+            )
     if len(network.group_index) != len(network.groups):
         raise DataError("two groups of its network have one name")
     least = network.widths(Plan(tuple(g.minimum for g in network.groups)))
     for subgraph in network.subgraphs:
         _check_subgraph(subgraph, network)
         if min(e.at(least) for e in (subgraph.channels_in, subgraph.channels_out)) < 1:
-            raise DataError(f"subgraph {subgraph.name!r} has no channel left where every group keeps its minimum")
+            raise DataError(
+                f"subgraph {subgraph.name!r} has no channel left where every group keeps its minimum"
+            )
 
 
 def _check_subgraph(subgraph: Subgraph, network: Network) -> None:
     if unknown := set(subgraph.writes) - set(network.group_index):
-        raise DataError(f"subgraph {subgraph.name!r} writes group {min(unknown)!r}, which its network does not have")
+        raise DataError(
+            f"subgraph {subgraph.name!r} writes group {min(unknown)!r}, which its network does not have"
+        )
     operator = subgraph.template.operator
-    for what, value in (("kernel", operator.kernel), ("stride", operator.stride), ("height", operator.height), ("macs", subgraph.template.macs)):
+    for what, value in (
+        ("kernel", operator.kernel),
+        ("stride", operator.stride),
+        ("height", operator.height),
+        ("macs", subgraph.template.macs),
+    ):
         whole(value, what, 0 if what == "macs" else 1)
     for extent in (*subgraph.extents, subgraph.channels_in, subgraph.channels_out):
         _check_extent(extent, network)
@@ -90,7 +111,17 @@ def _check_extent(extent: Extent, network: Network) -> None:
 
 
 def _check_template(text: str, extents: Sequence[Extent]) -> None:
-    """A template is filled in by `str.format`, which could read attributes or write a terabyte of padding: only `{0}`, `{1}`... may stand in it."""
+    """A template is filled in by `str.format`, which could read attributes or write a terabyte of
+    padding: only `{0}`, `{1}`... may stand in it.
+    """
     for _, field, specification, conversion in string.Formatter().parse(text):
-        if field is not None and (specification or conversion or not field.isascii() or not field.isdigit() or int(field) >= len(extents)):
-            raise DataError(f"a template has the field {{{field[:40]}}}, allowed are {{0}} to {{{len(extents) - 1}}}")
+        if field is not None and (
+            specification
+            or conversion
+            or not field.isascii()
+            or not field.isdigit()
+            or int(field) >= len(extents)
+        ):
+            raise DataError(
+                f"a template has the field {{{field[:40]}}}, allowed are {{0}} to {{{len(extents) - 1}}}"
+            )

@@ -1,6 +1,9 @@
-"""The file of a recorded problem: written by `cprune-rl record` and by every run, read from anywhere.
+"""The file of a recorded problem:
 
-JSON, plain or gzipped. Files come from strangers, so one is read up to a limit, every value in it is checked
+written by `cprune-rl record` and by every run, read from anywhere.
+
+JSON, plain or gzipped. Files come from strangers, so one is read up to a limit, every value in it
+is checked
 before a problem is made of it, and nothing in it is run. Called by `envs.recordings`.
 """
 
@@ -61,7 +64,13 @@ class Recording:
     provenance: Mapping[str, Any]
 
 
-def save_recorded(path: Path, problem: Problem, costs: Sequence[tuple[Workload, TaskCost]], curves: LossCurves, provenance: Mapping[str, Any]) -> None:
+def save_recorded(
+    path: Path,
+    problem: Problem,
+    costs: Sequence[tuple[Workload, TaskCost]],
+    curves: LossCurves,
+    provenance: Mapping[str, Any],
+) -> None:
     """Writes a recorded problem; gzipped where the name ends so.
 
     Args:
@@ -76,9 +85,20 @@ def save_recorded(path: Path, problem: Problem, costs: Sequence[tuple[Workload, 
         "name": problem.name,
         "network": problem.network.to_json(),
         "tasks": [
-            {"workload": _workload_to_json(w), "latency_s": c.latency_s, "tile_factors": list(c.tile_factors), "lanes": c.lanes, "spread": round(c.spread, 5)} for w, c in costs
+            {
+                "workload": _workload_to_json(w),
+                "latency_s": c.latency_s,
+                "tile_factors": list(c.tile_factors),
+                "lanes": c.lanes,
+                "spread": round(c.spread, 5),
+            }
+            for w, c in costs
         ],
-        "curves": {"scale": curves.scale.tolist(), "power": curves.power.tolist(), **({"layers": curves.layers.tolist()} if len(curves.layers) else {})},
+        "curves": {
+            "scale": curves.scale.tolist(),
+            "power": curves.power.tolist(),
+            **({"layers": curves.layers.tolist()} if len(curves.layers) else {}),
+        },
         "dense_accuracy": problem.dense_accuracy,
         "floor": problem.floor - problem.dense_accuracy,
         "descriptor": problem.descriptor.to_json(),
@@ -104,16 +124,35 @@ def read_recording_file(file: Traversable, name: str) -> Recording:
     try:
         value = json.loads(_read(file), parse_constant=_refuse_constant)
         if value["format"] != _FORMAT:
-            raise DataError(f"it has format {value['format']!r}, this version reads {_FORMAT}. Record it again with `cprune-rl record` of this version.")
+            raise DataError(
+                f"it has format {value['format']!r}, this version reads {_FORMAT}. Record it again with `cprune-rl record` of this version."
+            )
         return _from_json(value)
     except DataError as error:
         raise DataError(f"{name!r} is no recorded problem: {error}") from error
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, CPruneError) as error:
-        raise DataError(f"{name!r} is no recorded problem, or a damaged one: {type(error).__name__}: {str(error)[:200]}. Record it again with `cprune-rl record`.") from error
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        CPruneError,
+    ) as error:
+        raise DataError(
+            f"{name!r} is no recorded problem, or a damaged one: {type(error).__name__}: {str(error)[:200]}. Record it again with `cprune-rl record`."
+        ) from error
 
 
 def _read(file: Traversable) -> bytes:
-    """The unpacked bytes, never more than the limit of them: a few kilobytes can unpack to gigabytes."""
+    """The unpacked bytes, never more than the limit of them:
+
+    a few kilobytes can unpack to gigabytes.
+    """
     with file.open("rb") as raw:
         packed = raw.read(MAX_BYTES + 1)
     if len(packed) <= MAX_BYTES and packed[:2] == _GZIP:
@@ -140,14 +179,22 @@ def _workload(value: Mapping[str, Any]) -> Workload:
         whole(value["channels_in"], "channels", 1),
         whole(value["channels_out"], "channels", 1),
         whole(value["macs"], "MACs", 0),
-        OperatorKind(str(operator["name"]), whole(operator["kernel"], "kernel", 1), whole(operator["stride"], "stride", 1), whole(operator["height"], "height", 1)),
+        OperatorKind(
+            str(operator["name"]),
+            whole(operator["kernel"], "kernel", 1),
+            whole(operator["stride"], "stride", 1),
+            whole(operator["height"], "height", 1),
+        ),
     )
 
 
 def _task(value: Mapping[str, Any]) -> tuple[Workload, TaskCost]:
     factors = tuple(whole(f, "tile factor", 1) for f in value["tile_factors"])
     latency = number(value["latency_s"], "latency_s", 1e-12, 1e6)
-    lanes, spread = whole(value.get("lanes", 1), "lanes", 1), number(value.get("spread", 0.0), "spread", 0.0, 1e3)
+    lanes, spread = (
+        whole(value.get("lanes", 1), "lanes", 1),
+        number(value.get("spread", 0.0), "spread", 0.0, 1e3),
+    )
     return _workload(value["workload"]), TaskCost(latency, factors, lanes=lanes, spread=spread)
 
 
@@ -158,12 +205,31 @@ def _from_json(value: Mapping[str, Any]) -> Recording:
     accuracy = number(value["dense_accuracy"], "dense_accuracy", 0.0, 1.0)
     costs = tuple(_task(t) for t in value["tasks"])
     if missing := {w.key for w in network.workloads(network.dense)} - {w.key for w, _ in costs}:
-        raise DataError(f"it has no latency of {len(missing)} tasks of the dense network, e.g. {min(missing)[:60]!r}")
+        raise DataError(
+            f"it has no latency of {len(missing)} tasks of the dense network, e.g. {min(missing)[:60]!r}"
+        )
     told = value["curves"]
-    of_layers = numbers(told["layers"], "layers", len(network.blocked_layers), 0.0) if "layers" in told else []
-    curves = LossCurves(np.array(numbers(told["scale"], "scale", n, 0.0)), np.array(numbers(told["power"], "power", n, 1e-3)), np.array(of_layers, float))
+    of_layers = (
+        numbers(told["layers"], "layers", len(network.blocked_layers), 0.0)
+        if "layers" in told
+        else []
+    )
+    curves = LossCurves(
+        np.array(numbers(told["scale"], "scale", n, 0.0)),
+        np.array(numbers(told["power"], "power", n, 1e-3)),
+        np.array(of_layers, float),
+    )
     provenance = value["provenance"]
     if not isinstance(provenance, dict):
         raise DataError(f"its provenance is {type(provenance).__name__}, it must be an object")
     descriptor = DeviceDescriptor.from_json(value["descriptor"])
-    return Recording(str(value["name"]), network, costs, curves, accuracy, number(value["floor"], "floor", -1.0, 0.0), descriptor, provenance)
+    return Recording(
+        str(value["name"]),
+        network,
+        costs,
+        curves,
+        accuracy,
+        number(value["floor"], "floor", -1.0, 0.0),
+        descriptor,
+        provenance,
+    )

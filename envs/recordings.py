@@ -1,7 +1,9 @@
 """Recorded problems by name: the packaged ones, those that a user added, and anybody's files.
 
-A recorded problem needs neither compiler nor device nor images: its file holds the network's groups and subgraphs,
-the measured tasks, and the loss curves fitted to an oracle. The packaged ones are `<model>@<device class>`. A name may
+A recorded problem needs neither compiler nor device nor images: its file holds the network's groups
+and subgraphs,
+the measured tasks, and the loss curves fitted to an oracle. The packaged ones are `<model>@<device
+class>`. A name may
 end in a floor: `resnet8@znver4-2t:-0.02`.
 """
 
@@ -51,21 +53,31 @@ __all__ = [
 _PACKAGED = "cprune_rl.envs.recorded"
 _DEFAULT = "resnet8"
 _ENDINGS = (".json.gz", ".json")
-CLASS_ORDER = ("znver4-1t", "haswell-1t", "znver4-2t", "haswell-2t")  # a model's name alone opens the first that there is; classes not named here come last, by name
+CLASS_ORDER = (
+    "znver4-1t",
+    "haswell-1t",
+    "znver4-2t",
+    "haswell-2t",
+)  # a model's name alone opens the first that there is; classes not named here come last, by name
 _NOT_STATED = "not stated"
 _FLOOR = re.compile(r"(?P<name>.+):(?P<floor>[+-]?\d*\.?\d+)")
 LIVE_ENDING = ".yaml"  # of a live problem's options, which lie beside the recordings
 _OWN_NAME = re.compile(r"[\w.+-]+@[\w.+-]+")
 
 
-def open_recorded(name: str | None = None, floor: float | None = None, noise_seed: int | None = None) -> Problem:
+def open_recorded(
+    name: str | None = None, floor: float | None = None, noise_seed: int | None = None
+) -> Problem:
     """Opens a recorded problem.
 
     Args:
-        name: a packaged one or one that was added, `resnet8@znver4-1t`, or `resnet8` for the first class of
-            `CLASS_ORDER`; or the path of a file, gzipped or not; each may end in a floor, `:-0.02`. None is `resnet8`.
+        name: a packaged one or one that was added, `resnet8@znver4-1t`, or `resnet8` for the first
+            class of
+            `CLASS_ORDER`; or the path of a file, gzipped or not; each may end in a floor, `:-0.02`.
+            None is `resnet8`.
         floor: replaces the recorded floor, and that of the name (see `resolve_floor`).
-        noise_seed: latencies deviate by the recording's own uncertainty, as on a device; None: they do not (see `RecordedCosts`).
+        noise_seed: latencies deviate by the recording's own uncertainty, as on a device; None: they
+            do not (see `RecordedCosts`).
 
     Raises:
         UnknownNameError: no recording of that name, and no such file.
@@ -76,8 +88,12 @@ def open_recorded(name: str | None = None, floor: float | None = None, noise_see
     r = read_recording(name)
     latency = RecordedCosts(r.network, RecordedTasks(r.costs), noise_seed)
     oracle = CurveOracle(r.network, r.curves, r.dense_accuracy)
-    absolute = resolve_floor(next(f for f in (floor, asked, r.floor) if f is not None), r.dense_accuracy)
-    return Problem(r.name, r.network, latency, oracle, r.curves, r.dense_accuracy, absolute, r.descriptor)
+    absolute = resolve_floor(
+        next(f for f in (floor, asked, r.floor) if f is not None), r.dense_accuracy
+    )
+    return Problem(
+        r.name, r.network, latency, oracle, r.curves, r.dense_accuracy, absolute, r.descriptor
+    )
 
 
 def read_recording(name: str | None = None) -> Recording:
@@ -87,17 +103,26 @@ def read_recording(name: str | None = None) -> Recording:
 
 
 def recorded_names(is_with_added: bool = False) -> list[str]:
-    """Names of the packaged recordings, and of those a user added if asked for: by model, classes in the order of `CLASS_ORDER`."""
+    """Names of the packaged recordings, and of those a user added if asked for:
+
+    by model, classes in the order of `CLASS_ORDER`.
+    """
     return sorted({**_packaged(), **(_added() if is_with_added else {})}, key=_order)
 
 
 def has_schemes(name: str) -> bool:
-    """Whether a recording knows what layers lose and take that are pruned by schemes; arguments and errors are those of `open_recorded`."""
+    """Whether a recording knows what layers lose and take that are pruned by schemes;
+
+    arguments and errors are those of `open_recorded`.
+    """
     return len(read_recording(name).curves.layers) > 0
 
 
 def full_name(name: str) -> str:
-    """What a name opens, without its floor: `resnet8@znver4-1t` of `resnet8:-0.02`; of a file its path; errors are those of `open_recorded`."""
+    """What a name opens, without its floor:
+
+    `resnet8@znver4-1t` of `resnet8:-0.02`; of a file its path; errors are those of `open_recorded`.
+    """
     return _find(without_floor(name)[0])[0]
 
 
@@ -143,9 +168,13 @@ def check_new_name(name: str) -> None:
         DataError: it is no such name, or it is taken.
     """
     if _OWN_NAME.fullmatch(name) is None:
-        raise DataError(f"a problem cannot be called {name!r}: give --name MODEL@CLASS, of letters, digits and . _ + -, e.g. resnet8@pixel8")
+        raise DataError(
+            f"a problem cannot be called {name!r}: give --name MODEL@CLASS, of letters, digits and . _ + -, e.g. resnet8@pixel8"
+        )
     if name in recorded_names(True) or (problems_folder() / f"{name}{LIVE_ENDING}").exists():
-        raise DataError(f"there is a problem {name!r} already: give another --name, or remove it first if it is your own")
+        raise DataError(
+            f"there is a problem {name!r} already: give another --name, or remove it first if it is your own"
+        )
 
 
 def remove_problem(name: str) -> None:
@@ -198,24 +227,51 @@ class RecordedSummary:
 
 
 def describe_recorded(name: str | None = None) -> RecordedSummary:
-    """Says what machine a recording is of, when and how it was made; arguments and errors are those of `open_recorded`."""
+    """Says what machine a recording is of, when and how it was made;
+
+    arguments and errors are those of `open_recorded`.
+    """
     full, file = _find(without_floor(name or _DEFAULT)[0])
     r = read_recording_file(file, full)
     said = {key: str(value) for key, value in r.provenance.items()}
     packages = r.provenance.get("packages")
     by_key = {w.key: c.latency_s for w, c in r.costs}
     dense = math.fsum(by_key[w.key] for w in r.network.workloads(r.network.dense))
-    data, device, recorded, command = (said.get(key, _NOT_STATED) for key in ("data", "device", "recorded", "command"))
+    data, device, recorded, command = (
+        said.get(key, _NOT_STATED) for key in ("data", "device", "recorded", "command")
+    )
     versions = {str(k): str(v) for k, v in packages.items()} if isinstance(packages, dict) else {}
-    return RecordedSummary(full, r.name, r.network.name, data, device, _machine(r.provenance), recorded, command, versions, len(r.costs), dense)
+    return RecordedSummary(
+        full,
+        r.name,
+        r.network.name,
+        data,
+        device,
+        _machine(r.provenance),
+        recorded,
+        command,
+        versions,
+        len(r.costs),
+        dense,
+    )
 
 
 def _machine(provenance: Mapping[str, Any]) -> str:
-    """Processor, cores, memory, system; the processor out of the device's fingerprint where no other is named."""
+    """Processor, cores, memory, system;
+
+    the processor out of the device's fingerprint where no other is named.
+    """
     fields = dict(part.partition("=")[::2] for part in str(provenance.get("device", "")).split(";"))
-    told = {key: provenance[key] for key in ("processor", "n_cores", "memory_gib", "os") if provenance.get(key)}
+    told = {
+        key: provenance[key]
+        for key in ("processor", "n_cores", "memory_gib", "os")
+        if provenance.get(key)
+    }
     texts = {"processor": "{}", "n_cores": "{} cores", "memory_gib": "{} GiB", "os": "{}"}
-    words = [texts[key].format(value) for key, value in ({"processor": fields.get("cpu", _NOT_STATED)} | told).items()]
+    words = [
+        texts[key].format(value)
+        for key, value in ({"processor": fields.get("cpu", _NOT_STATED)} | told).items()
+    ]
     return ", ".join(words)
 
 
@@ -242,18 +298,29 @@ def _by_name(files: Iterable[_File]) -> dict[str, _File]:
 
 
 def _plain_name(file: Path) -> str:
-    return next((file.name.removesuffix(ending) for ending in _ENDINGS if file.name.endswith(ending)), file.name)
+    return next(
+        (file.name.removesuffix(ending) for ending in _ENDINGS if file.name.endswith(ending)),
+        file.name,
+    )
 
 
 def without_floor(name: str) -> tuple[str, float | None]:
     """A name, and the floor that it ends in; None where it has none."""
     found = _FLOOR.fullmatch(name)
-    return (name, None) if found is None or Path(name).is_file() else (found["name"], float(found["floor"]))
+    return (
+        (name, None)
+        if found is None or Path(name).is_file()
+        else (found["name"], float(found["floor"]))
+    )
 
 
 def _order(name: str) -> tuple[str, int, str]:
     model, _, device_class = name.partition("@")
-    return model, CLASS_ORDER.index(device_class) if device_class in CLASS_ORDER else len(CLASS_ORDER), device_class
+    return (
+        model,
+        CLASS_ORDER.index(device_class) if device_class in CLASS_ORDER else len(CLASS_ORDER),
+        device_class,
+    )
 
 
 def _find(name: str) -> tuple[str, Traversable]:
@@ -263,6 +330,8 @@ def _find(name: str) -> tuple[str, Traversable]:
     known: dict[str, Traversable] = {**_added(), **_packaged()}
     of_model = sorted((full for full in known if full.partition("@")[0] == name), key=_order)
     if name not in known and not of_model:
-        raise UnknownNameError("recorded problem", name, {*known, *(full.partition("@")[0] for full in known)})
+        raise UnknownNameError(
+            "recorded problem", name, {*known, *(full.partition("@")[0] for full in known)}
+        )
     full = name if name in known else of_model[0]
     return full, known[full]

@@ -1,9 +1,15 @@
-"""Recorded problems as a search would meet them on a device: nothing is known that was not paid for.
+"""Recorded problems as a search would meet them on a device:
 
-A recording answers any look at once, and its loss curves are its oracle: opened as it is, a problem tells a search the
-truth beforehand. In a rehearsal a task that was not looked at is interpolated from those that were, and the true losses
-deviate from the curves shown, by a seed and by a spread (`LossSpread`), and the oracle's answers are biased and noisy. What a live run
-measures before it searches is counted; the calibration, which every search uses, is not. Policies are judged on rehearsals.
+nothing is known that was not paid for.
+
+A recording answers any look at once, and its loss curves are its oracle: opened as it is, a problem
+tells a search the
+truth beforehand. In a rehearsal a task that was not looked at is interpolated from those that were,
+and the true losses
+deviate from the curves shown, by a seed and by a spread (`LossSpread`), and the oracle's answers
+are biased and noisy. What a live run
+measures before it searches is counted; the calibration, which every search uses, is not. Policies
+are judged on rehearsals.
 """
 
 from __future__ import annotations
@@ -29,30 +35,40 @@ from cprune_rl.network import Network, Plan
 
 __all__ = ["TRIALS_EACH", "TRIALS_OF_SCHEMES", "LossSpread", "Rehearsal", "even_curves", "rehearse"]
 
-TRIALS_EACH = 16  # fresh trials that a look at a task took in live runs with full effort: 16 by greedy CPrune, 20 by the agent (docs/results/resnet8.json)
-TRIALS_OF_SCHEMES = (
-    25  # the same of a task of the table of schemes, which is tuned hard where it promises anything, in a live run with light effort (docs/results/schemes/resnet8-1t.json)
-)
+# fresh trials that a look at a task took in live runs with full effort: 16 by greedy CPrune, 20 by
+# the agent (docs/results/resnet8.json)
+TRIALS_EACH = 16
+# the same of a task of the table of schemes, which is tuned hard where it promises anything, in a
+# live run with light effort (docs/results/schemes/resnet8-1t.json)
+TRIALS_OF_SCHEMES = 25
 _HALF = 0.5  # kept ratio of the uniform plan whose loss is taken
 _SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures before it searches
-_SCHEME_SWEEP = (0.25, 0.0625)  # densities at which it measures every kind of scheme, where layers are to be pruned so
+_SCHEME_SWEEP = (
+    0.25,
+    0.0625,
+)  # densities at which it measures every kind of scheme, where layers are to be pruned so
 
 
 @dataclass(frozen=True)
 class LossSpread:
     """How far true losses are from the curves that are shown, and an oracle's answers from them.
 
-    As fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`), but for three that are assumed: the level's
-    deviation, which was less between two trainings of a network; that of each group's power, which keeps the truth out
-    of the family of curves that a search believes in; and the error that an oracle states, 0.3 to 0.9 points in live runs.
-    The oracle's are those of 50-step fine-tunes, calibrated on plans of half the latency, where a run has uniform plans.
+    As fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`), but for
+    three that are assumed: the level's
+    deviation, which was less between two trainings of a network; that of each group's power, which
+    keeps the truth out
+    of the family of curves that a search believes in; and the error that an oracle states, 0.3 to
+    0.9 points in live runs.
+    The oracle's are those of 50-step fine-tunes, calibrated on plans of half the latency, where a
+    run has uniform plans.
 
     Attributes:
         level: log deviation of a whole network's loss.
         group: log deviation of a group's loss from that.
         power: log deviation of a group's curvature.
         told_level: log deviation of what an oracle says of all losses.
-        told_group: log deviation of what it says of a group's: plans that are much alike are misjudged alike.
+        told_group: log deviation of what it says of a group's: plans that are much alike are
+            misjudged alike.
         noise: standard deviation of what is left of an oracle's error, in accuracy.
         standard_error: that an oracle states, in accuracy.
     """
@@ -71,16 +87,31 @@ class LossSpread:
         factors = _log_normal(self.level, 1, rng) * _log_normal(self.group, n, rng)
         powers = _log_normal(self.power, n, rng)
         of_layers = self._of_layers(shown, self.level, self.group, rng)
-        return replace(shown.scaled(np.concatenate([factors, of_layers])), power=shown.power * powers)
+        return replace(
+            shown.scaled(np.concatenate([factors, of_layers])), power=shown.power * powers
+        )
 
-    def oracle(self, network: Network, truth: LossCurves, dense_accuracy: float, rng: np.random.Generator) -> CurveOracle:
+    def oracle(
+        self, network: Network, truth: LossCurves, dense_accuracy: float, rng: np.random.Generator
+    ) -> CurveOracle:
         """An oracle that is off as a real one is."""
-        factors = _log_normal(self.told_level, 1, rng) * _log_normal(self.told_group, len(truth.scale), rng)
-        told = truth.scaled(np.concatenate([factors, self._of_layers(truth, self.told_level, self.told_group, rng)]))
-        return CurveOracle(network, told, dense_accuracy, self.noise, int(rng.integers(2**31)), self.standard_error)
+        factors = _log_normal(self.told_level, 1, rng) * _log_normal(
+            self.told_group, len(truth.scale), rng
+        )
+        told = truth.scaled(
+            np.concatenate([factors, self._of_layers(truth, self.told_level, self.told_group, rng)])
+        )
+        return CurveOracle(
+            network, told, dense_accuracy, self.noise, int(rng.integers(2**31)), self.standard_error
+        )
 
-    def _of_layers(self, curves: LossCurves, level: float, each: float, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Factors of the layers that schemes may prune, by a generator of their own: channels are drawn alike whether there are any or not."""
+    def _of_layers(
+        self, curves: LossCurves, level: float, each: float, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Factors of the layers that schemes may prune, by a generator of their own:
+
+        channels are drawn alike whether there are any or not.
+        """
         own = rng.spawn(1)[0]
         return _log_normal(level, 1, own) * _log_normal(each, len(curves.layers), own)
 
@@ -96,7 +127,8 @@ class Rehearsal:
 
     Attributes:
         problem: to be searched.
-        tasks: looked at before: those of the dense network, of the uniform plan, and of the table of schemes.
+        tasks: looked at before: those of the dense network, of the uniform plan, and of the table
+            of schemes.
         charged: the latter two alone: what only some searches need.
         trials: that those are charged with.
         truth: of the losses; what the oracle says of them is biased and noisy.
@@ -109,7 +141,10 @@ class Rehearsal:
     truth: LossCurves
 
     def holds(self, plan: Plan) -> bool:
-        """Whether a plan truly holds the floor; a final gate would also ask for a margin, for it has so many images only."""
+        """Whether a plan truly holds the floor;
+
+        a final gate would also ask for a margin, for it has so many images only.
+        """
         return self.accuracy(plan) >= self.problem.floor
 
     def accuracy(self, plan: Plan) -> float:
@@ -134,13 +169,18 @@ def rehearse(
         name: of the recording (see `recordings.open_recorded`).
         floor: replaces the recorded floor, and that of the name.
         seed: of the true losses.
-        is_prepared: whether a uniform plan was measured before, as a search needs it that reads cheap looks; the others are
+        is_prepared: whether a uniform plan was measured before, as a search needs it that reads
+            cheap looks; the others are
             not charged with them.
-        is_known: whether everything is known from the start: for a reference that no search can be expected to reach.
+        is_known: whether everything is known from the start: for a reference that no search can be
+            expected to reach.
         is_device_hidden: whether nothing is said of the device.
-        losses: where the true ones come from: drawn around one curve for all groups, the one that is shown; or the recording's own,
-            which an oracle gave for each group alone, and of which the level alone is drawn. The latter are far from what is shown.
-        with_schemes: whether every kind of scheme was measured before, as a search needs it that prunes layers so.
+        losses: where the true ones come from: drawn around one curve for all groups, the one that
+            is shown; or the recording's own,
+            which an oracle gave for each group alone, and of which the level alone is drawn. The
+            latter are far from what is shown.
+        with_schemes: whether every kind of scheme was measured before, as a search needs it that
+            prunes layers so.
 
     Raises:
         DataError: schemes are asked for, and the recording has none.
@@ -149,11 +189,23 @@ def rehearse(
     bare, asked = without_floor(name)
     recording, tasks = _opened(bare)
     if with_schemes and not len(recording.curves.layers):
-        raise DataError(f"{bare} was recorded without schemes: record it with --schemes block, or take another (`cprune-rl problems list` says which have them)")
+        raise DataError(
+            f"{bare} was recorded without schemes: record it with --schemes block, or take another (`cprune-rl problems list` says which have them)"
+        )
     network = recording.network
-    absolute = resolve_floor(next(f for f in (floor, asked, recording.floor) if f is not None), recording.dense_accuracy)
-    shown, spread, rng = even_curves(recording), LossSpread(), np.random.default_rng([seed, zlib.crc32(recording.name.encode())])
-    truth = spread.draw(shown, rng) if losses == "drawn" else replace(spread, group=0.0, power=0.0).draw(recording.curves, rng)
+    absolute = resolve_floor(
+        next(f for f in (floor, asked, recording.floor) if f is not None), recording.dense_accuracy
+    )
+    shown, spread, rng = (
+        even_curves(recording),
+        LossSpread(),
+        np.random.default_rng([seed, zlib.crc32(recording.name.encode())]),
+    )
+    truth = (
+        spread.draw(shown, rng)
+        if losses == "drawn"
+        else replace(spread, group=0.0, power=0.0).draw(recording.curves, rng)
+    )
     recorded = RecordedCosts(network, tasks, trials_each=TRIALS_EACH)
     costs = recorded if is_known else EstimatedCosts(network, recorded, CostModel())
     costs.measure(network.dense)
@@ -165,21 +217,39 @@ def rehearse(
         for plan in scheme_plans(network, density):
             costs.measure(plan)
     n_known = recorded.spending.cached_trials
-    oracle = CurveOracle(network, truth, recording.dense_accuracy) if is_known else spread.oracle(network, truth, recording.dense_accuracy, rng)
+    oracle = (
+        CurveOracle(network, truth, recording.dense_accuracy)
+        if is_known
+        else spread.oracle(network, truth, recording.dense_accuracy, rng)
+    )
     device = UNKNOWN_DEVICE if is_device_hidden else recording.descriptor
-    problem = Problem(recording.name, network, costs, oracle, truth if is_known else shown, recording.dense_accuracy, absolute, device)
+    problem = Problem(
+        recording.name,
+        network,
+        costs,
+        oracle,
+        truth if is_known else shown,
+        recording.dense_accuracy,
+        absolute,
+        device,
+    )
     trials = TRIALS_EACH * (n_narrow - n_dense) + TRIALS_OF_SCHEMES * (n_known - n_narrow)
     return Rehearsal(problem, n_known, n_known - n_dense, trials, truth)
 
 
 def even_curves(recording: Recording) -> LossCurves:
-    """What a live run would show: the loss that a uniform plan has by the recording, evenly shared between the groups.
+    """What a live run would show:
+
+    the loss that a uniform plan has by the recording, evenly shared between the groups.
 
     Args:
         recording: its own curves may have been measured group by group.
     """
     half = np.full((1, len(recording.network.groups)), _HALF)
-    return replace(LossCurves.even(half, recording.curves.loss(half).sum(axis=1)), layers=recording.curves.layers)
+    return replace(
+        LossCurves.even(half, recording.curves.loss(half).sum(axis=1)),
+        layers=recording.curves.layers,
+    )
 
 
 @lru_cache(maxsize=32)

@@ -42,7 +42,10 @@ def gated(outcome: Outcome) -> float:
 
 
 def gated_with_cost(outcome: Outcome) -> float:
-    """As `gated`, less 0.01 for a rejection: fewer accuracy evaluations, but the return no longer telescopes."""
+    """As `gated`, less 0.01 for a rejection:
+
+    fewer accuracy evaluations, but the return no longer telescopes.
+    """
     return gated(outcome) if outcome.accepted else -0.01
 
 

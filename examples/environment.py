@@ -1,4 +1,7 @@
-"""Plays the packaged recorded problem by the analytic score alone, no agent, no compiler: `python examples/environment.py`."""
+"""Plays the packaged recorded problem by the analytic score alone, no agent, no compiler:
+
+`python examples/environment.py`.
+"""
 
 import math
 
@@ -20,4 +23,6 @@ while not done:
     total += reward
     done = terminated or truncated
 print("by the recording's fitted loss curves, an estimate:")
-print(f"{info['dense_latency_s'] * 1e3:.3f} ms -> {info['latency_s'] * 1e3:.3f} ms, {math.exp(total):.2f}x, accuracy {info['accuracy']:.4f}")
+print(
+    f"{info['dense_latency_s'] * 1e3:.3f} ms -> {info['latency_s'] * 1e3:.3f} ms, {math.exp(total):.2f}x, accuracy {info['accuracy']:.4f}"
+)

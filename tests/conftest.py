@@ -1,4 +1,7 @@
-"""What the tests share: a user cache of their own, and one lowered network for all that need the compiler."""
+"""What the tests share:
+
+a user cache of their own, and one lowered network for all that need the compiler.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,13 @@ def lower(name: str) -> Lowered:
     example = torch.zeros(MODELS[name].input_shape)
     coupled = find_groups(model, example)
     exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1))
-    return Lowered(model, example, coupled, exported, find_forms(name, exported, coupled.groups, coupled.unprunable))
+    return Lowered(
+        model,
+        example,
+        coupled,
+        exported,
+        find_forms(name, exported, coupled.groups, coupled.unprunable),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +128,9 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[LocalPostgres]:
     """A real PostgreSQL server on loopback, where one is installed."""
-    pytest.importorskip("psycopg", reason="the driver is not installed: pip install 'cprune-rl[postgres]'")
+    pytest.importorskip(
+        "psycopg", reason="the driver is not installed: pip install 'cprune-rl[postgres]'"
+    )
     from cprune_rl.cost_cache.local_postgres import LocalPostgres, find_binaries
 
     if find_binaries() is None:
@@ -130,7 +141,10 @@ def postgres() -> Iterator[LocalPostgres]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of an empty storage that several processes can open: once a file, once a database of a server."""
+    """URL of an empty storage that several processes can open:
+
+    once a file, once a database of a server.
+    """
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/new/costs.db"
     server: LocalPostgres = request.getfixturevalue("postgres")

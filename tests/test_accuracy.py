@@ -16,7 +16,15 @@ from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.data.contours import draw_contours
 from cprune_rl.accuracy.gate import difference_interval, judge, least_provable_loss
 from cprune_rl.accuracy.oracle import Finetuned, PlanOracle, Recalibrated
-from cprune_rl.accuracy.training import TrainSettings, evaluate, faster_strides, recalibrate, right_answers, train, train_device
+from cprune_rl.accuracy.training import (
+    TrainSettings,
+    evaluate,
+    faster_strides,
+    recalibrate,
+    right_answers,
+    train,
+    train_device,
+)
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.losses import LossCurves
@@ -33,11 +41,23 @@ def small_data() -> ImageData:
 
 def small_model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
 
 
-@pytest.mark.parametrize(("height", "kernel", "stride", "padding"), [(16, 3, 2, 1), (15, 3, 2, 1), (16, 5, (2, 3), 2), (9, 3, 3, 0)])
-def test_depthwise_strides_are_taken_after_the_sums_and_nothing_else_changes(height: int, kernel: int, stride: int | tuple[int, int], padding: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "kernel", "stride", "padding"),
+    [(16, 3, 2, 1), (15, 3, 2, 1), (16, 5, (2, 3), 2), (9, 3, 3, 0)],
+)
+def test_depthwise_strides_are_taken_after_the_sums_and_nothing_else_changes(
+    height: int, kernel: int, stride: int | tuple[int, int], padding: int
+) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(8, 8, kernel, stride, padding, groups=8)
     dense, images = nn.Conv2d(8, 4, 3, 2), torch.randn(2, 8, height, height)
@@ -82,7 +102,9 @@ def test_images_are_drawn_alike_from_one_seed_and_apart_from_another() -> None:
 
 def test_the_splits_of_a_data_set_share_no_image() -> None:
     for data in (load_data("digits"), small_data()):
-        seen = [{i.tobytes() for i in s.images} for s in (data.train, data.search, data.gate, data.test)]
+        seen = [
+            {i.tobytes() for i in s.images} for s in (data.train, data.search, data.gate, data.test)
+        ]
         assert all(a.isdisjoint(b) for a, b in itertools.combinations(seen, 2))
     assert sum(len(s) for s in (data.train, data.search, data.gate, data.test)) == 448
 
@@ -107,17 +129,35 @@ def test_a_teacher_draws_the_answers_to_its_own() -> None:
     x = data.test.batch(slice(None))
 
     def distance(distillation: float, asked: nn.Module | None) -> float:
-        student = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 10))
+        student = nn.Sequential(
+            nn.Conv2d(3, 4, 3, 2),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(64, 10),
+        )
         torch.manual_seed(1)
         for module in student:
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-        train(student, data, TrainSettings(200, batch_size=32, bf16=False, distillation=distillation), teacher=asked)
+        train(
+            student,
+            data,
+            TrainSettings(200, batch_size=32, bf16=False, distillation=distillation),
+            teacher=asked,
+        )
         with torch.no_grad():
-            return float(nn.functional.kl_div(student(x).log_softmax(1), teacher(x).softmax(1), reduction="batchmean"))
+            return float(
+                nn.functional.kl_div(
+                    student(x).log_softmax(1), teacher(x).softmax(1), reduction="batchmean"
+                )
+            )
 
     assert distance(0.9, teacher) < 0.8 * distance(0.0, teacher)
-    assert distance(0.0, teacher) == distance(0.9, None), "without a teacher, or with no share, the labels alone"
+    assert distance(0.0, teacher) == distance(0.9, None), (
+        "without a teacher, or with no share, the labels alone"
+    )
 
 
 def test_recalibration_sets_the_statistics_and_nothing_else() -> None:
@@ -130,7 +170,11 @@ def test_recalibration_sets_the_statistics_and_nothing_else() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 0.5), st.floats(-0.01, 0.4)), min_size=2, max_size=6), st.floats(0, 0.8), st.floats(0, 0.8))
+@given(
+    st.lists(st.tuples(st.floats(0, 0.5), st.floats(-0.01, 0.4)), min_size=2, max_size=6),
+    st.floats(0, 0.8),
+    st.floats(0, 0.8),
+)
 def test_a_calibration_is_monotone(points: list[tuple[float, float]], a: float, b: float) -> None:
     calibration = Calibration.fit(points)
     low, high = min(a, b), max(a, b)
@@ -148,14 +192,21 @@ def test_a_calibration_knows_what_it_does_not_know() -> None:
 
 
 def test_channels_and_schemes_are_calibrated_apart() -> None:
-    narrow = [CalibrationPoint(Plan((w,)), seen, 0.05 * seen**0.6) for w, seen in ((6, 0.01), (4, 0.3))]
-    sparse = [CalibrationPoint(Plan((8,), (("conv", f"block(4,{d})"),)), seen, 0.1 * seen) for d, seen in ((0.5, 0.02), (0.25, 0.4))]
+    narrow = [
+        CalibrationPoint(Plan((w,)), seen, 0.05 * seen**0.6) for w, seen in ((6, 0.01), (4, 0.3))
+    ]
+    sparse = [
+        CalibrationPoint(Plan((8,), (("conv", f"block(4,{d})"),)), seen, 0.1 * seen)
+        for d, seen in ((0.5, 0.02), (0.25, 0.4))
+    ]
     fitted = Calibrations.fit([*narrow, *sparse], (8,))
     for point in (*narrow, *sparse):
         assert fitted.of(point.plan, point.seen)[0] == pytest.approx(point.lost, rel=1e-3)
     few = Calibrations.fit([*narrow, sparse[0]], (8,))
     assert few.channels == fitted.channels
-    assert few.schemes == Calibration.fit([(p.seen, p.lost) for p in (*narrow, sparse[0])]), "one plan alone fits any map"
+    assert few.schemes == Calibration.fit([(p.seen, p.lost) for p in (*narrow, sparse[0])]), (
+        "one plan alone fits any map"
+    )
 
 
 def test_a_scheme_makes_no_narrow_plan_look_better() -> None:
@@ -166,7 +217,9 @@ def test_a_scheme_makes_no_narrow_plan_look_better() -> None:
 
 
 def test_a_better_answer_of_the_oracle_is_never_rated_alike() -> None:
-    calibration = Calibration.fit([(0.005, 0.002), (0.0285, 0.006), (0.0538, 0.006), (0.3427, 0.0172)])
+    calibration = Calibration.fit(
+        [(0.005, 0.002), (0.0285, 0.006), (0.0538, 0.006), (0.3427, 0.0172)]
+    )
     assert calibration(0.03) < calibration(0.04) < calibration(0.05)
 
 
@@ -174,14 +227,20 @@ def test_even_loss_curves_add_up_to_what_plans_lost() -> None:
     kept = np.array([[0.75, 0.75, 0.75], [0.5, 0.5, 0.5]])
     curves = LossCurves.even(kept, np.array([0.0, 0.03]))
     assert np.ptp(curves.scale) == 0.0
-    assert curves.loss(kept[1]).sum() == pytest.approx(0.03, rel=0.01), "the plan that lost more says more"
+    assert curves.loss(kept[1]).sum() == pytest.approx(0.03, rel=0.01), (
+        "the plan that lost more says more"
+    )
     assert curves.loss(np.ones(3)).sum() == 0.0
-    assert LossCurves.even(kept, np.array([-0.01, -0.002])).scale.min() > 0, "no group is free, whatever luck fine-tunes had"
+    assert LossCurves.even(kept, np.array([-0.01, -0.002])).scale.min() > 0, (
+        "no group is free, whatever luck fine-tunes had"
+    )
 
 
 def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
     data, store = small_data(), open_store(None)
-    oracle = PlanOracle(Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5)
+    oracle = PlanOracle(
+        Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5
+    )
     first = oracle.accuracy(Plan((8,)))
     other = oracle.view(Calibrations())
     assert other.accuracy(Plan((8,))).value == first.value
@@ -192,7 +251,13 @@ def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
 
 def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
     data, store = small_data(), open_store(None)
-    oracle = PlanOracle(Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5, since=0.0)
+    oracle = PlanOracle(
+        Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)),
+        data,
+        store,
+        0.5,
+        since=0.0,
+    )
     oracle.accuracy(Plan((8,)))
     rival = oracle.view(Calibrations())
     rival.accuracy(Plan((8,)))
@@ -205,7 +270,10 @@ def test_plans_that_are_looked_at_together_get_the_answers_of_each_alone() -> No
     data, model = small_data(), build_model("resnet8", 10).eval()
     coupled = find_groups(model, torch.zeros(1, 3, 32, 32))
     evaluation = Recalibrated(lambda plan: prune(model, coupled, plan), "resnet8", data)
-    plans = [Plan(tuple(max(g.minimum, round(g.channels * kept)) for g in coupled.groups)) for kept in (1.0, 0.8, 0.5, 0.3)]
+    plans = [
+        Plan(tuple(max(g.minimum, round(g.channels * kept)) for g in coupled.groups))
+        for kept in (1.0, 0.8, 0.5, 0.3)
+    ]
     n_threads = torch.get_num_threads()
     store = open_store(None)
     oracle = PlanOracle(evaluation, data, store, 0.9)
@@ -239,7 +307,10 @@ def test_a_batch_that_is_interrupted_keeps_what_it_has() -> None:
     with pytest.raises(KeyboardInterrupt):
         oracle.accuracies([Plan((n,)) for n in (1, 2, 3)])
     assert oracle.spending.accuracy_evaluations == 2
-    assert PlanOracle(Interrupted(), data, store, 0.9).evaluate_all([Plan((1,)), Plan((2,))]) == [0.5, 0.5]
+    assert PlanOracle(Interrupted(), data, store, 0.9).evaluate_all([Plan((1,)), Plan((2,))]) == [
+        0.5,
+        0.5,
+    ]
     store.close()
 
 
@@ -256,7 +327,9 @@ def test_the_gate_asks_for_more_than_the_point_estimate() -> None:
 
 def test_few_images_cannot_show_that_nothing_is_lost() -> None:
     few, many = np.ones(200, bool), np.ones(4000, bool)
-    assert not judge(few, few, floor=0.99).passed, "a network that loses a point is right on 200 images of 13 %"
+    assert not judge(few, few, floor=0.99).passed, (
+        "a network that loses a point is right on 200 images of 13 %"
+    )
     assert judge(many, many, floor=0.99).passed
     assert least_provable_loss(200, 0.05) == pytest.approx(0.0149, abs=1e-4)
     assert (1 - least_provable_loss(200, 0.05, 4)) ** 200 == pytest.approx(0.05 / 4)
@@ -271,16 +344,28 @@ def test_asking_the_gate_more_often_makes_it_stricter() -> None:
 
 
 @pytest.mark.parametrize("is_absolute", [False, True])
-@pytest.mark.parametrize(("confidence", "n_looks", "n_images"), [(0.95, 1, 4000), (0.95, 4, 4000), (0.8, 1, 4000), (0.95, 1, 300), (0.95, 4, 300)])
-def test_the_gate_passes_a_network_at_the_floor_as_often_as_it_says(confidence: float, n_looks: int, n_images: int, is_absolute: bool) -> None:
+@pytest.mark.parametrize(
+    ("confidence", "n_looks", "n_images"),
+    [(0.95, 1, 4000), (0.95, 4, 4000), (0.8, 1, 4000), (0.95, 1, 300), (0.95, 4, 300)],
+)
+def test_the_gate_passes_a_network_at_the_floor_as_often_as_it_says(
+    confidence: float, n_looks: int, n_images: int, is_absolute: bool
+) -> None:
     rng, n_gates = np.random.default_rng(0), 1000
-    truth = 0.97 * 0.96 + 0.04 * 0.5  # accuracy of the pruned network on images without end; the dense one has 0.97
+    truth = (
+        0.97 * 0.96 + 0.04 * 0.5
+    )  # accuracy of the pruned network on images without end; the dense one has 0.97
     passed = 0
     for _ in range(n_gates):
         dense = rng.random((n_looks, n_images)) < 0.97
-        pruned = np.where(rng.random((n_looks, n_images)) < 0.04, rng.random((n_looks, n_images)) < 0.5, dense)
+        pruned = np.where(
+            rng.random((n_looks, n_images)) < 0.04, rng.random((n_looks, n_images)) < 0.5, dense
+        )
         floors = [truth if is_absolute else float(d.mean()) + truth - 0.97 for d in dense]
-        passed += any(judge(d, p, f + 1e-9, n_looks, 1 - confidence, is_absolute).passed for d, p, f in zip(dense, pruned, floors, strict=True))
+        passed += any(
+            judge(d, p, f + 1e-9, n_looks, 1 - confidence, is_absolute).passed
+            for d, p, f in zip(dense, pruned, floors, strict=True)
+        )
     expected = (1 - confidence) * n_gates
     spread = 3 * np.sqrt(n_gates * confidence * (1 - confidence))
     assert passed <= expected + spread, "no oftener than stated"
@@ -333,7 +418,9 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
     data, model = small_data(), small_model().eval()
     x = data.test.batch(slice(None))
     with torch.no_grad():
-        assert np.array_equal(right_answers(model, data.test), (model(x).argmax(1) == data.test.targets).numpy())
+        assert np.array_equal(
+            right_answers(model, data.test), (model(x).argmax(1) == data.test.targets).numpy()
+        )
 
 
 # --- where networks are trained
@@ -381,6 +468,8 @@ def test_what_a_network_gained_over_the_dense_one_has_an_interval_around_it() ->
     assert found.value == pytest.approx(float(pruned.mean() - dense.mean()))
     assert found.low < found.value < found.high
     turned = difference_interval(dense, pruned)
-    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low)), "the other way round it is the same"
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low)), (
+        "the other way round it is the same"
+    )
     same = difference_interval(dense, dense)
     assert same.low <= 0.0 == same.value <= same.high

@@ -1,4 +1,6 @@
-"""`cprune-rl compare`: equal terms, rows that survive what happens to processes, and that hold when they are run again."""
+"""`cprune-rl compare`: equal terms, rows that survive what happens to processes, and that hold when
+they are run again.
+"""
 
 import json
 import os
@@ -28,7 +30,13 @@ CHEAP = ("cprune", "uniform", "random", "exact")
 
 
 def small(folder: Path, methods: tuple[str, ...] = CHEAP, **more: Any) -> Campaign:
-    options = {"budget": Budget(4000, 20), "n_jobs": 2, "timesteps": 1024, "own_timesteps": 1024, **more}
+    options = {
+        "budget": Budget(4000, 20),
+        "n_jobs": 2,
+        "timesteps": 1024,
+        "own_timesteps": 1024,
+        **more,
+    }
     return Campaign(folder, tuple(cases_of(["resnet8@znver4-1t"], range(2))), methods, **options)
 
 
@@ -48,11 +56,16 @@ def test_every_method_gives_a_row_within_its_budget(tmp_path: Path) -> None:
             assert row.curve[-1][2] == pytest.approx(row.log_gain)
         assert row.holds, "what is kept is backed off to until it truly holds"
         assert row.accuracy >= row.floor_accuracy
-        assert (method.policy == "scratch") == (row.cost["policy_s"] > 0 and method.policy != "finetuned")
+        assert (method.policy == "scratch") == (
+            row.cost["policy_s"] > 0 and method.policy != "finetuned"
+        )
 
 
 def test_no_method_beats_the_optimum(tmp_path: Path) -> None:
-    rows = {name: run_one(CASE, name, Budget(), Shelf(tmp_path)) for name in ("cprune", "surrogate", "evolution", "exact")}
+    rows = {
+        name: run_one(CASE, name, Budget(), Shelf(tmp_path))
+        for name in ("cprune", "surrogate", "evolution", "exact")
+    }
     assert all(row.speedup <= rows["exact"].speedup * (1 + 1e-9) for row in rows.values())
     assert rows["exact"].cost["fresh_trials"] == 0
 
@@ -65,14 +78,24 @@ def test_a_comparison_goes_on_where_it_was_and_refuses_other_terms(tmp_path: Pat
     gone = row_path(tmp_path, CASE, "random")
     gone.unlink()
     run_campaign(small(tmp_path), Reporter())
-    assert read_rows(tmp_path) == [replace(r, cost={**r.cost, "think_s": s.cost["think_s"], "wall_s": s.cost["wall_s"]}) for r, s in zip(rows, read_rows(tmp_path), strict=True)]
-    assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path != gone), "what was there is not run again"
-    assert [s["runs"] for s in json.loads((tmp_path / "sessions.json").read_text())] == [2 * len(CHEAP), 1]
+    assert read_rows(tmp_path) == [
+        replace(r, cost={**r.cost, "think_s": s.cost["think_s"], "wall_s": s.cost["wall_s"]})
+        for r, s in zip(rows, read_rows(tmp_path), strict=True)
+    ]
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path != gone), (
+        "what was there is not run again"
+    )
+    assert [s["runs"] for s in json.loads((tmp_path / "sessions.json").read_text())] == [
+        2 * len(CHEAP),
+        1,
+    ]
     with pytest.raises(ConfigError, match=r"other terms.*budget"):
         run_campaign(small(tmp_path, budget=Budget(10, 1)), Reporter())
 
 
-def test_a_run_that_fails_or_is_killed_is_a_row_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_or_is_killed_is_a_row_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runner, "_work", _sabotaged)
     run_campaign(small(tmp_path, ("cprune", "uniform", "random")), Reporter())
     rows = {(r.case.seed, r.method): r for r in read_rows(tmp_path)}
@@ -88,7 +111,9 @@ def test_a_run_that_fails_or_is_killed_is_a_row_and_the_others_go_on(tmp_path: P
 def _sabotaged(job: runner._Job) -> None:
     """Killed always on one job, once on another; what it works on is marked as `_work` marks it."""
     once = job.campaign.folder / "killed-once"
-    if (job.case.seed, job.name) == (0, "uniform") or ((job.case.seed, job.name) == (1, "random") and not once.exists()):
+    if (job.case.seed, job.name) == (0, "uniform") or (
+        (job.case.seed, job.name) == (1, "random") and not once.exists()
+    ):
         if job.name == "random":
             once.touch()
         job.mark.write_text(str(os.getpid()))
@@ -104,7 +129,11 @@ def test_a_row_is_checked_by_running_it_again(tmp_path: Path) -> None:
     path = row_path(tmp_path, CASE, "random")
     assert all(check.passed for check in check_row(path))
     row = read_row(path)
-    for wrong in (replace(row, latency_s=row.latency_s * 0.9), replace(row, accuracy=min(row.accuracy + 0.01, 1.0)), replace(row, cost={**row.cost, "accuracy_evaluations": 1.0})):
+    for wrong in (
+        replace(row, latency_s=row.latency_s * 0.9),
+        replace(row, accuracy=min(row.accuracy + 0.01, 1.0)),
+        replace(row, cost={**row.cost, "accuracy_evaluations": 1.0}),
+    ):
         path.write_text(wrong.to_json())
         assert not is_valid(path)
     path.write_text("{}")
@@ -115,14 +144,28 @@ def test_a_row_is_checked_by_running_it_again(tmp_path: Path) -> None:
 
 def test_the_commands_write_a_page_and_a_ranking(tmp_path: Path) -> None:
     out = tmp_path / "comparison"
-    options = ["--problems", "resnet8@znver4-1t", "--methods", "cprune,uniform,exact", "--fronts=-0.02", "--seeds", "1", "--jobs", "1", "--out", str(out)]
+    options = [
+        "--problems",
+        "resnet8@znver4-1t",
+        "--methods",
+        "cprune,uniform,exact",
+        "--fronts=-0.02",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+        "--out",
+        str(out),
+    ]
     found = CliRunner().invoke(app, ["compare", *options])
     assert found.exit_code == 0, found.output
     page = (out / "report.html").read_text()
     assert "cprune" in page
     assert "proxies" in {path.stem for path in (out / "tables").iterdir()}
     assert {r.floor for r in read_rows(out)} == {-0.01, -0.02}
-    (out / "rows" / next(p.name for p in (out / "rows").iterdir() if "uniform" in p.name)).write_text("{}")
+    (
+        out / "rows" / next(p.name for p in (out / "rows").iterdir() if "uniform" in p.name)
+    ).write_text("{}")
     found = CliRunner().invoke(app, ["leaderboard", str(out)])
     assert found.exit_code == 0, found.output
     assert "5 of 6 runs were validated" in (out / "leaderboard.html").read_text()
@@ -150,7 +193,9 @@ def test_names_and_budgets_are_checked_before_anything_runs() -> None:
     assert methods_of(["all"]) == list(METHODS)
     with pytest.raises(UnknownNameError, match="agent"):
         methods_of(["agnet"])
-    assert cases_of(["resnet8@znver4-2t:-0.02"], [0]) == [Case("resnet8@znver4-2t", -0.02, "drawn", 0)]
+    assert cases_of(["resnet8@znver4-2t:-0.02"], [0]) == [
+        Case("resnet8@znver4-2t", -0.02, "drawn", 0)
+    ]
     with pytest.raises(UnknownNameError):
         cases_of(["nothing"], [0])
 
@@ -165,12 +210,16 @@ def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> Non
     finally:
         ray.shutdown()
     here, there = read_rows(tmp_path / "here"), read_rows(tmp_path / "there")
-    assert [(r.case, r.method, r.plan, r.curve) for r in here] == [(r.case, r.method, r.plan, r.curve) for r in there]
+    assert [(r.case, r.method, r.plan, r.curve) for r in here] == [
+        (r.case, r.method, r.plan, r.curve) for r in there
+    ]
     with pytest.raises(ConfigError, match="processes, ray"):
         run_campaign(small(tmp_path / "nowhere", backend="slurm"), Reporter())
 
 
-def test_what_a_job_prints_is_not_for_the_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_job_prints_is_not_for_the_standard_output(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with backends._pool(1) as pool:
         pool.submit(print, "a remark", flush=True).result()
     assert capfd.readouterr().out == ""

@@ -26,8 +26,17 @@ from .made_up import METHODS, make_row, synthetic
 ABOUT: About = {
     "title": "Synthetic rows, for a test",
     "made": "2026-01-01T00:00:00Z",
-    "commands": ["cprune-rl compare --out runs/compare --seeds 3 --problems all --floors -0.01 -0.02 --a-long-option-that-does-not-fit-a-phone"],
-    "system": {"processor": "made up", "n_cores": 2, "memory_gib": 24, "os": "none", "python": "3.11", "packages": {"numpy": "2.0"}},
+    "commands": [
+        "cprune-rl compare --out runs/compare --seeds 3 --problems all --floors -0.01 -0.02 --a-long-option-that-does-not-fit-a-phone"
+    ],
+    "system": {
+        "processor": "made up",
+        "n_cores": 2,
+        "memory_gib": 24,
+        "os": "none",
+        "python": "3.11",
+        "packages": {"numpy": "2.0"},
+    },
     "methods": {"agent": "A policy that plans in a model.", "random": "Draws plans."},
     "problems": {"net0@synthetic-1t": "made up"},
     "notes": ["Nothing here was run."],
@@ -42,17 +51,28 @@ def test_widths_that_are_no_gain_are_counted() -> None:
     assert staircase_counts(points) == ([60], [60, 52])
     assert staircase_counts(points, noise=0.1) == ([60], [60])
     picture = plot_staircase("stairs", "A layer", points)
-    assert "Of 5 widths that were timed 1 are slower than the dense layer, 2 slower than some wider one" in picture.caption
+    assert (
+        "Of 5 widths that were timed 1 are slower than the dense layer, 2 slower than some wider one"
+        in picture.caption
+    )
 
 
 def test_a_picture_is_light_and_dark_and_the_same_each_time(tmp_path: Path) -> None:
     pairs = [(0.1, 0.3), (0.2, 0.1), (0.3, 0.2)]
     correlation = rank_correlation(*np.array(pairs).T)
-    first, second = (plot_order("order", "Plans", pairs, correlation, ("operations", "latency")) for _ in range(2))
+    first, second = (
+        plot_order("order", "Plans", pairs, correlation, ("operations", "latency"))
+        for _ in range(2)
+    )
     assert first.files == second.files
     assert first.files[".svg"] != first.files["-dark.svg"]
     first.write(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["order-dark.png", "order-dark.svg", "order.png", "order.svg"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "order-dark.png",
+        "order-dark.svg",
+        "order.png",
+        "order.svg",
+    ]
     assert "number 3 by the second, 200.0% above the least" in first.caption
 
 
@@ -90,8 +110,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
     stairs = [(c, 1e-6 * (c + 8 * (c % 16 > 0) + 10 * (c % 4 > 0))) for c in range(4, 65, 2)]
     order = [(0.5 + 0.03 * i, 0.5 + 0.02 * ((i * 7) % 11)) for i in range(11)]
-    labels = ("multiply-accumulates, share of the dense network's", "latency, share of the dense network's")
-    why = [plot_staircase("staircase", "A made-up layer", stairs), plot_order("order", "Made-up plans", order, rank_correlation(*np.array(order).T), labels)]
+    labels = (
+        "multiply-accumulates, share of the dense network's",
+        "latency, share of the dense network's",
+    )
+    why = [
+        plot_staircase("staircase", "A made-up layer", stairs),
+        plot_order("order", "Made-up plans", order, rank_correlation(*np.array(order).T), labels),
+    ]
     write_page(folder, synthetic(), ABOUT, why)
     return folder
 
@@ -100,7 +126,16 @@ def test_the_page_names_every_method_and_says_what_it_is(written: Path) -> None:
     page = (written / "report.html").read_text()
     assert page.lstrip().startswith("<!doctype html>")
     assert [m for m in METHODS if f'<th scope="row">{m}</th>' not in page] == []
-    for part in ("rehearsals of recordings", "Not images", "not independent", "cprune-rl compare --out", "0123abc", "Runs that failed", "Noise floor", "Nothing here was run."):
+    for part in (
+        "rehearsals of recordings",
+        "Not images",
+        "not independent",
+        "cprune-rl compare --out",
+        "0123abc",
+        "Runs that failed",
+        "Noise floor",
+        "Nothing here was run.",
+    ):
         assert part in page
 
 
@@ -115,12 +150,19 @@ def test_the_page_loads_nothing(written: Path) -> None:
 def test_every_table_has_a_csv_file_with_its_values(written: Path) -> None:
     tables = Tables()
     tables.feed((written / "report.html").read_text())
-    files = {p.stem: list(csv.reader(p.read_text().splitlines())) for p in (written / "tables").glob("*.csv")}
+    files = {
+        p.stem: list(csv.reader(p.read_text().splitlines()))
+        for p in (written / "tables").glob("*.csv")
+    }
     assert set(files) == set(tables.found)
     assert len(files) == 5 + 6
     for name, shown in tables.found.items():
         for row, fields in zip(shown, files[name], strict=True):
-            parts = [part for text in row for part in re.findall(r"^(.*?)(?: \[(.*), (.*)\])?$", text, re.S)[0]]
+            parts = [
+                part
+                for text in row
+                for part in re.findall(r"^(.*?)(?: \[(.*), (.*)\])?$", text, re.S)[0]
+            ]
             texts = [part for part in parts if part not in (NOTHING, "")]
             kept = [f for f in fields if f and not f.endswith((", low", ", high"))]
             assert texts == kept
@@ -130,13 +172,26 @@ def test_the_overall_table_has_what_was_found() -> None:
     found = compare(synthetic(n_problems=3), n_resamples=200)
     rows = list(csv.DictReader(overall_table(found).csv().splitlines()))
     assert [r["method"] for r in rows] == [s.method for s in found.standings]
-    assert float(rows[0]["speed-up, geometric mean, low"]) == pytest.approx(found.standings[0].speedup.low, abs=0.005)
+    assert float(rows[0]["speed-up, geometric mean, low"]) == pytest.approx(
+        found.standings[0].speedup.low, abs=0.005
+    )
     assert len(problem_tables(found)) == 3
 
 
 def test_pictures_are_written_in_both_looks(written: Path) -> None:
     names = {p.name for p in (written / "pictures").iterdir()}
-    for name in ("iqm", "speedup", "cost-fresh-trials", "cost-accuracy-evaluations", "cost-seconds", "profiles", "pairs", "fronts", "staircase", "order"):
+    for name in (
+        "iqm",
+        "speedup",
+        "cost-fresh-trials",
+        "cost-accuracy-evaluations",
+        "cost-seconds",
+        "profiles",
+        "pairs",
+        "fronts",
+        "staircase",
+        "order",
+    ):
         assert {f"{name}.svg", f"{name}.png", f"{name}-dark.svg", f"{name}-dark.png"} <= names
 
 
@@ -157,12 +212,18 @@ def test_a_leaderboard_has_validated_rows_alone(tmp_path: Path) -> None:
         (tmp_path / "rows" / f"{method}.json").write_text(make_row(method, speedup).to_json())
     console = Console(record=True, width=160)
     found = write_leaderboard(tmp_path, lambda p: p.stem != "liar", console, controls=["crippled"])
-    assert [(s.method, s.rank) for s in found.standings] == [("greedy", 1), ("agent", 2), ("crippled", None)]
+    assert [(s.method, s.rank) for s in found.standings] == [
+        ("greedy", 1),
+        ("agent", 2),
+        ("crippled", None),
+    ]
     assert "3 of 4 runs were validated" in console.export_text()
     page = (tmp_path / "leaderboard.html").read_text()
     assert "greedy" in page
     assert "liar" not in page
-    assert [r["method"] for r in csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())] == ["greedy", "agent", "crippled"]
+    assert [
+        r["method"] for r in csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
+    ] == ["greedy", "agent", "crippled"]
     with pytest.raises(ConfigError, match="none of 4 rows"):
         write_leaderboard(tmp_path, lambda _: False, console)
 
@@ -186,25 +247,56 @@ onmessage = e => { document.title = JSON.stringify(e.data); };
 <style>body { margin: 0 } iframe { border: 0; display: block }</style><iframe src="%s" width="%d" height="%d"></iframe>"""
 
 
-def browse(page: Path, folder: Path, width: int, *options: str, height: int = 1400, look: int = 1) -> subprocess.CompletedProcess[str]:
-    """Opens a page in a headless browser, so many pixels wide; `look` is 1 for light and 0 for dark."""
+def browse(
+    page: Path, folder: Path, width: int, *options: str, height: int = 1400, look: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Opens a page in a headless browser, so many pixels wide;
+
+    `look` is 1 for light and 0 for dark.
+    """
     frame = folder / "frame.html"
     frame.write_text(FRAME % (page.as_uri(), width, height))
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}"]
-    command += [f"--window-size={max(width, 500)},{height}", "--virtual-time-budget=4000", "--enable-logging=stderr", f"--blink-settings=preferredColorScheme={look}"]
-    return subprocess.run([*command, *options, frame.as_uri()], capture_output=True, text=True, timeout=180, check=True)
+    command = [
+        str(CHROMIUM),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        f"--user-data-dir={folder / 'profile'}",
+    ]
+    command += [
+        f"--window-size={max(width, 500)},{height}",
+        "--virtual-time-budget=4000",
+        "--enable-logging=stderr",
+        f"--blink-settings=preferredColorScheme={look}",
+    ]
+    return subprocess.run(
+        [*command, *options, frame.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
 @pytest.mark.parametrize("width", [360, 390, 1280])
-def test_a_browser_shows_the_page_without_an_error_and_without_scrolling_sideways(written: Path, tmp_path: Path, width: int) -> None:
+def test_a_browser_shows_the_page_without_an_error_and_without_scrolling_sideways(
+    written: Path, tmp_path: Path, width: int
+) -> None:
     probed = tmp_path / "probed.html"
     probed.write_text((written / "report.html").read_text().replace("</body>", PROBE + "</body>"))
     seen = browse(probed, tmp_path, width, "--dump-dom")
     told = re.search(r"<title>(.+?)</title>", seen.stdout)
     assert told, seen.stderr[-2000:]
-    assert json.loads(told[1]) == {"view": width, "wide": width, "broken": 0, "sorted": sorted(METHODS, reverse=True)}
+    assert json.loads(told[1]) == {
+        "view": width,
+        "wide": width,
+        "broken": 0,
+        "sorted": sorted(METHODS, reverse=True),
+    }
     assert "CONSOLE" not in seen.stderr
 
 
@@ -213,7 +305,15 @@ def test_a_browser_shows_the_page_without_an_error_and_without_scrolling_sideway
 def test_a_page_is_light_or_dark_as_its_reader_is(written: Path, tmp_path: Path) -> None:
     brightness = []
     for look in (1, 0):
-        browse(written / "report.html", tmp_path, 390, f"--screenshot={tmp_path / 'seen.png'}", look=look)
-        brightness.append(float(np.asarray(Image.open(tmp_path / "seen.png").convert("L"))[:, :390].mean()))
+        browse(
+            written / "report.html",
+            tmp_path,
+            390,
+            f"--screenshot={tmp_path / 'seen.png'}",
+            look=look,
+        )
+        brightness.append(
+            float(np.asarray(Image.open(tmp_path / "seen.png").convert("L"))[:, :390].mean())
+        )
     assert brightness[0] > 200
     assert brightness[1] < 60

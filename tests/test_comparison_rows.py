@@ -37,7 +37,9 @@ def test_a_row_survives_its_file(tmp_path: Path) -> None:
         (make_row().to_json().replace('"error": null', '"error": "late"'), "which"),
     ],
 )
-def test_a_damaged_or_foreign_file_is_refused_by_name(tmp_path: Path, wrong: str, says: str) -> None:
+def test_a_damaged_or_foreign_file_is_refused_by_name(
+    tmp_path: Path, wrong: str, says: str
+) -> None:
     path = tmp_path / "one.json"
     path.write_text(wrong)
     with pytest.raises(ConfigError, match=r"one\.json is no row of a comparison") as caught:

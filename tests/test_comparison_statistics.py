@@ -23,18 +23,25 @@ from .made_up import failed, make_row, synthetic
 def test_the_interquartile_mean_is_scipys_trimmed_mean(n: int) -> None:
     values = np.random.default_rng(n).normal(size=n)
     assert iqm(values, np.ones((1, n)))[0] == pytest.approx(trim_mean(values, 0.25))
-    assert iqm(np.append(values, np.nan), np.ones((1, n + 1)))[0] == pytest.approx(trim_mean(values, 0.25))
+    assert iqm(np.append(values, np.nan), np.ones((1, n + 1)))[0] == pytest.approx(
+        trim_mean(values, 0.25)
+    )
 
 
 def test_a_weight_stands_for_that_many_copies() -> None:
-    values, weights = np.array([1.0, 5.0, 2.0, 9.0]), np.array([[3.0, 0.0, 2.0, 1.0], [0.0, 4.0, 1.0, 3.0]])
+    values, weights = (
+        np.array([1.0, 5.0, 2.0, 9.0]),
+        np.array([[3.0, 0.0, 2.0, 1.0], [0.0, 4.0, 1.0, 3.0]]),
+    )
     copies = [np.repeat(values, w.astype(int)) for w in weights]
     assert iqm(values, weights) == pytest.approx([trim_mean(c, 0.25) for c in copies])
     assert mean(values, weights) == pytest.approx([c.mean() for c in copies])
 
 
 def test_the_interquartile_mean_of_known_values() -> None:
-    assert iqm(np.array([100.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -50.0]), np.ones((1, 8)))[0] == pytest.approx((2 + 3 + 4 + 5) / 4)
+    assert iqm(np.array([100.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, -50.0]), np.ones((1, 8)))[
+        0
+    ] == pytest.approx((2 + 3 + 4 + 5) / 4)
 
 
 def test_resamples_keep_problems_whole_and_strata_as_large_as_they_were() -> None:
@@ -51,7 +58,12 @@ def test_resamples_keep_problems_whole_and_strata_as_large_as_they_were() -> Non
 
 def test_figures_by_hand() -> None:
     """Two problems, two methods: log gains of ln 2, ln 8 and ln 4, ln 4."""
-    rows = [make_row("agent", 2.0, "a@x"), make_row("agent", 8.0, "b@x"), make_row("greedy", 4.0, "a@x"), make_row("greedy", 4.0, "b@x")]
+    rows = [
+        make_row("agent", 2.0, "a@x"),
+        make_row("agent", 8.0, "b@x"),
+        make_row("greedy", 4.0, "a@x"),
+        make_row("greedy", 4.0, "b@x"),
+    ]
     found = compare(rows)
     agent, greedy = sorted(found.standings, key=lambda s: s.method)
     assert agent.speedup.value == pytest.approx(4.0)
@@ -70,7 +82,12 @@ def test_figures_by_hand() -> None:
 
 
 def test_a_proof_is_the_reference_and_gives_a_gap() -> None:
-    rows = [make_row("exact", math.e**2), make_row("agent", math.e), make_row("exact", 4.0, seed=1, ended="budget"), make_row("agent", 8.0, seed=1)]
+    rows = [
+        make_row("exact", math.e**2),
+        make_row("agent", math.e),
+        make_row("exact", 4.0, seed=1, ended="budget"),
+        make_row("agent", 8.0, seed=1),
+    ]
     scores = score(rows)
     assert scores.is_proven.tolist() == [True, False]
     assert scores.reference == pytest.approx([2.0, math.log(8)])
@@ -93,7 +110,9 @@ def test_where_nothing_is_to_be_gained_finding_nothing_is_all() -> None:
 
 
 def test_a_method_that_lacks_cases_is_shown_and_not_ranked() -> None:
-    found = compare([make_row("agent", 2.0), make_row("agent", 2.0, seed=1), make_row("greedy", 3.0)])
+    found = compare(
+        [make_row("agent", 2.0), make_row("agent", 2.0, seed=1), make_row("greedy", 3.0)]
+    )
     assert [(s.method, s.rank) for s in found.standings] == [("agent", 1), ("greedy", None)]
     assert any("greedy (1 of 2)" in r for r in found.remarks)
 
@@ -124,7 +143,15 @@ def test_the_order_of_rows_changes_nothing() -> None:
 def test_intervals_hold_their_values_and_are_wider_over_problems() -> None:
     found = compare(synthetic(), n_resamples=500)
     for s in found.standings:
-        for i in (s.iqm, s.iqm_seeds, s.share, s.speedup, s.speedup_seeds, s.agent_over, s.beats_agent):
+        for i in (
+            s.iqm,
+            s.iqm_seeds,
+            s.share,
+            s.speedup,
+            s.speedup_seeds,
+            s.agent_over,
+            s.beats_agent,
+        ):
             assert i is None or i.low <= i.value <= i.high
         assert s.speedup.high - s.speedup.low > s.speedup_seeds.high - s.speedup_seeds.low
     for c in found.cells:
@@ -140,9 +167,13 @@ def test_chances_of_a_pair_add_up_to_one() -> None:
 
 def test_hypervolume_by_hand() -> None:
     assert hypervolume([(2.0, -1.0), (3.0, -2.0)], (1.0, -4.0)) == pytest.approx(1 * 3 + 1 * 2)
-    assert hypervolume([(3.0, -1.0), (2.0, -2.0)], (1.0, -4.0)) == pytest.approx(2 * 3)  # the second is dominated
+    assert hypervolume([(3.0, -1.0), (2.0, -2.0)], (1.0, -4.0)) == pytest.approx(
+        2 * 3
+    )  # the second is dominated
     assert hypervolume([(0.9, 0.0), (2.0, -5.0)], (1.0, -4.0)) == 0.0
-    front = compare([make_row("agent", 2.0, accuracy=0.89), make_row("agent", 3.0, floor=-0.02, accuracy=0.88)]).fronts["agent"]
+    front = compare(
+        [make_row("agent", 2.0, accuracy=0.89), make_row("agent", 3.0, floor=-0.02, accuracy=0.88)]
+    ).fronts["agent"]
     assert front.worst == -4.0
     assert front.hypervolume.value == pytest.approx(5.0)
 
@@ -161,7 +192,11 @@ def test_gain_at_a_cost_by_hand() -> None:
     row = make_row("agent", 4.0)
     costs = compare([replace(row, cost=row.cost | {"policy_s": 60.0})]).costs
     seconds = [60 + part * (300 * TRIAL_S + 20 * EVALUATION_S) for part in (0.25, 1)]
-    for cost, ends in (("accuracy_evaluations", [5.0, 20.0]), ("fresh_trials", [75.0, 300.0]), ("seconds", seconds)):
+    for cost, ends in (
+        ("accuracy_evaluations", [5.0, 20.0]),
+        ("fresh_trials", [75.0, 300.0]),
+        ("seconds", seconds),
+    ):
         curve = costs[cost]["agent"]
         assert [curve.x[0], curve.x[-1]] == pytest.approx([min(ends[0], ends[1] / 2), ends[1]])
         assert curve.value[-1] == pytest.approx(4.0)
@@ -171,12 +206,23 @@ def test_gain_at_a_cost_by_hand() -> None:
 
 def test_a_cost_that_nobody_had_is_left_out() -> None:
     row = make_row()
-    free = replace(row, cost=row.cost | {"fresh_trials": 0.0}, curve=((0.0, 0.0, 0.0), (0.0, 20.0, row.log_gain)))
+    free = replace(
+        row,
+        cost=row.cost | {"fresh_trials": 0.0},
+        curve=((0.0, 0.0, 0.0), (0.0, 20.0, row.log_gain)),
+    )
     assert set(compare([free]).costs) == {"accuracy_evaluations", "seconds"}
 
 
 def test_oddities_are_said() -> None:
-    rows = [make_row(), failed(make_row(seed=1)), make_row(seed=2, holds=False), make_row("greedy", budget={"trials": 5.0, "evaluations": 1.0, "minutes": None}, commit="other")]
+    rows = [
+        make_row(),
+        failed(make_row(seed=1)),
+        make_row(seed=2, holds=False),
+        make_row(
+            "greedy", budget={"trials": 5.0, "evaluations": 1.0, "minutes": None}, commit="other"
+        ),
+    ]
     rows += [make_row("exact", 1.5), make_row("greedy", losses="recorded")]
     said = " ".join(compare(rows).remarks)
     for part in (

@@ -38,7 +38,9 @@ def test_the_same_network_gives_the_same_table_twice(lowered: Lowered) -> None:
 
 def test_every_task_knows_its_layers(lowered: Lowered) -> None:
     layers = [layer for s in lowered.network.subgraphs for layer in s.layers]
-    convolutions = [n for n, m in lowered.model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    convolutions = [
+        n for n, m in lowered.model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+    ]
     assert sorted(layers) == sorted(convolutions)
 
 
@@ -75,18 +77,32 @@ def test_a_network_that_does_not_export_is_an_error_of_ours() -> None:
 
 def test_depthwise_convolutions_keep_their_channels_per_group() -> None:
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(256, 5)
+        nn.Conv2d(3, 8, 1),
+        nn.BatchNorm2d(8),
+        nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, 1, 1, groups=8),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 4, 1),
+        nn.Flatten(),
+        nn.Linear(256, 5),
     )
     model.eval()
     example = torch.zeros(1, 3, 8, 8)
     coupled = find_groups(model, example)
     exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1))
     network: Network = describe_network("depthwise", exported, coupled.groups)
-    assert [s.template.operator.name for s in network.subgraphs if s.layers] == ["conv2d", "depthwise", "conv2d", "dense"]
+    assert [s.template.operator.name for s in network.subgraphs if s.layers] == [
+        "conv2d",
+        "depthwise",
+        "conv2d",
+        "dense",
+    ]
     plan = network.uniform(0.5)
     pruned = prune(model, coupled, plan)
     fresh = ExportedNetwork.export(pruned, example, {}, make_target(1)).lowered({})
-    assert {structural_hash(m) for m in task_modules(network, exported, plan).values()} == {structural_hash(fresh.task(c.function)) for c in fresh.calls}
+    assert {structural_hash(m) for m in task_modules(network, exported, plan).values()} == {
+        structural_hash(fresh.task(c.function)) for c in fresh.calls
+    }
 
 
 # --- programs
@@ -103,12 +119,19 @@ def test_tile_factors_are_read_off_the_channel_loop(split: tuple[int, ...]) -> N
         ["SamplePerfectTile", ["l1"], [4, 64], ["v4", "v5", "v6", "v7"]],
         ["SamplePerfectTile", ["l2"], [4, 64], ["v8", "v9", "v10", "v11"]],
     ]
-    assert tile_factors([instructions, [[2, [1, 1, 1, 1]], [3, list(split)], [4, [2, 2, 2, 2]]]]) == split
+    assert (
+        tile_factors([instructions, [[2, [1, 1, 1, 1]], [3, list(split)], [4, [2, 2, 2, 2]]]])
+        == split
+    )
 
 
 @pytest.mark.parametrize("split", [[2, 1, 2, 2], [1, 8, 1, 1]])
-def test_tile_factors_of_a_scheduled_convolution_are_those_it_was_split_by(lowered: Lowered, split: list[int]) -> None:
-    module = conv_task(lowered, lowered.network.dense)[1]  # held: a schedule that owns its function alone changes it in place
+def test_tile_factors_of_a_scheduled_convolution_are_those_it_was_split_by(
+    lowered: Lowered, split: list[int]
+) -> None:
+    module = conv_task(lowered, lowered.network.dense)[
+        1
+    ]  # held: a schedule that owns its function alone changes it in place
     schedule = Schedule(module)
     loops = schedule.get_loops(schedule.get_sblock("conv2d_nchw"))
     for loop, factors in ((loops[1], split), (loops[2], [4, 2, 2, 2])):
@@ -151,9 +174,19 @@ def test_a_program_of_another_family_does_not_fit(lowered: Lowered) -> None:
 
 def test_the_same_seed_draws_the_same_programs(lowered: Lowered) -> None:
     module = conv_task(lowered, lowered.network.dense)[1]
-    draws = [[c.program.digest for c in random_candidates(module, make_target(1), 3, seed)] for seed in (1, 1, 2)]
+    draws = [
+        [c.program.digest for c in random_candidates(module, make_target(1), 3, seed)]
+        for seed in (1, 1, 2)
+    ]
     assert draws[0] == draws[1] != draws[2]
-    assert Program(json.dumps(json.loads(random_candidates(module, make_target(1), 1, 1)[0].program.trace_json))).digest == draws[0][0]
+    assert (
+        Program(
+            json.dumps(
+                json.loads(random_candidates(module, make_target(1), 1, 1)[0].program.trace_json)
+            )
+        ).digest
+        == draws[0][0]
+    )
 
 
 # --- the device
@@ -221,13 +254,23 @@ def test_a_library_that_is_none_is_an_error_value(device: LocalDevice) -> None:
     assert device.time([Artifact(str(path), ((4,),), ("float32",))])[0].error
 
 
-def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_compiler_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ToolchainError, match=r"apt-get install g\+\+"):
         target_module.require_cxx_compiler()
 
 
-@pytest.mark.parametrize(("spec", "error"), [("lokal", UnknownNameError), ("local?threads=0", ConfigError), ("local?threads=999", ConfigError), ("local?cores=1", ConfigError)])
+@pytest.mark.parametrize(
+    ("spec", "error"),
+    [
+        ("lokal", UnknownNameError),
+        ("local?threads=0", ConfigError),
+        ("local?threads=999", ConfigError),
+        ("local?cores=1", ConfigError),
+    ],
+)
 def test_a_device_that_is_not_there_is_a_clear_error(spec: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="local"):
         open_device(spec)

@@ -32,7 +32,14 @@ def test_a_longer_fine_tune_leaves_the_other_budgets_of_an_effort() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("flor: -0.02", "flor"), ("floor: high", "floor"), ("floor: -3", "one point below"), ("- a list", "options such as"), ("a: [", "cannot read"), ("seed: -1", "seed")],
+    [
+        ("flor: -0.02", "flor"),
+        ("floor: high", "floor"),
+        ("floor: -3", "one point below"),
+        ("- a list", "options such as"),
+        ("a: [", "cannot read"),
+        ("seed: -1", "seed"),
+    ],
 )
 def test_a_wrong_file_of_options_is_a_clear_error(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "run.yaml"
@@ -47,9 +54,17 @@ def test_a_file_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "meant"), [("--model", "resnet9", "resnet8"), ("--data", "contour", "contours"), ("--method", "agents", "agent"), ("--device", "lokal", "local")]
+    ("flag", "value", "meant"),
+    [
+        ("--model", "resnet9", "resnet8"),
+        ("--data", "contour", "contours"),
+        ("--method", "agents", "agent"),
+        ("--device", "lokal", "local"),
+    ],
 )
-def test_a_wrong_name_is_answered_with_the_one_that_was_meant(flag: str, value: str, meant: str, tmp_path: Path) -> None:
+def test_a_wrong_name_is_answered_with_the_one_that_was_meant(
+    flag: str, value: str, meant: str, tmp_path: Path
+) -> None:
     outcome = CliRunner().invoke(app, ["train", flag, value, "--out", str(tmp_path / "run")])
     assert isinstance(outcome.exception, CPruneError)
     assert f"Did you mean '{meant}'" in str(outcome.exception)
@@ -57,7 +72,9 @@ def test_a_wrong_name_is_answered_with_the_one_that_was_meant(flag: str, value: 
 
 
 def test_every_option_of_a_run_has_a_flag_and_its_description() -> None:
-    text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    text = (
+        CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    )
     for name, field in RunConfig.model_fields.items():
         assert f"--{name.replace('_', '-')}" in text
         assert (field.description or "?").split(".")[0][:30] in text
@@ -90,11 +107,22 @@ def full_disk(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "record"])
-def test_only_a_run_is_gone_on_with(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_a_run_is_gone_on_with(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     target = tmp_path / "run"
     monkeypatch.setattr("cprune_rl.job.run.run", full_disk)
     monkeypatch.setattr("cprune_rl.job.record.record", full_disk)
-    monkeypatch.setattr("sys.argv", ["cprune-rl", *(["train", "--out", str(target)] if command == "train" else ["record", str(target)])])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "cprune-rl",
+            *(["train", "--out", str(target)] if command == "train" else ["record", str(target)]),
+        ],
+    )
     with pytest.raises(SystemExit):
         main()
     said = capsys.readouterr().err
@@ -103,10 +131,17 @@ def test_only_a_run_is_gone_on_with(command: str, tmp_path: Path, monkeypatch: p
     assert ("--resume" in said) == (command == "train")
 
 
-def test_a_recording_that_could_not_be_written_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recording_that_could_not_be_written_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cprune_rl.job.record._measurable", full_disk)
-    for to, what in ((tmp_path / "none" / "x.json.gz", "there is no folder"), (tmp_path, "it is a folder")):
-        outcome = CliRunner().invoke(app, ["record", str(to), "--storage", f"sqlite:///{tmp_path}/costs.db"])
+    for to, what in (
+        (tmp_path / "none" / "x.json.gz", "there is no folder"),
+        (tmp_path, "it is a folder"),
+    ):
+        outcome = CliRunner().invoke(
+            app, ["record", str(to), "--storage", f"sqlite:///{tmp_path}/costs.db"]
+        )
         assert isinstance(outcome.exception, ConfigError)
         assert what in str(outcome.exception)
     assert list(tmp_path.iterdir()) == []
@@ -120,4 +155,7 @@ def test_a_run_folder_that_cannot_be_made_is_a_clear_error() -> None:
 def test_the_program_says_its_version_and_takes_options_with_hyphens() -> None:
     runner = CliRunner()
     assert runner.invoke(app, ["--version"]).output.strip() == f"cprune-rl {__version__}"
-    assert "--train-device" in runner.invoke(app, ["train", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    assert (
+        "--train-device"
+        in runner.invoke(app, ["train", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    )

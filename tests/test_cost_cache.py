@@ -1,4 +1,7 @@
-"""The cost cache: the contract's suite, damage, other schemas, two writers at once; and the predictor."""
+"""The cost cache: the contract's suite, damage, other schemas, two writers at once;
+
+and the predictor.
+"""
 
 import math
 import subprocess
@@ -66,7 +69,16 @@ def test_tables_of_another_program_are_refused(tmp_path: Path) -> None:
         open_store(url)
 
 
-@pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/db", "mysql://127.0.0.1/db", "no-such://127.0.0.1/db", "not a url", "sqlite:////proc/none/costs.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://127.0.0.1:1/db",
+        "mysql://127.0.0.1/db",
+        "no-such://127.0.0.1/db",
+        "not a url",
+        "sqlite:////proc/none/costs.db",
+    ],
+)
 def test_a_storage_that_cannot_be_opened_says_what_to_write(url: str) -> None:
     with pytest.raises(StoreError, match="sqlite:///"):
         open_store(url)
@@ -76,8 +88,11 @@ def test_a_full_disk_is_an_error_of_ours_and_loses_nothing(tmp_path: Path) -> No
     url = f"sqlite:///{tmp_path}/costs.db"
     store = SqlStore(url)
     store.put_accuracy("kept", Accuracy(0.5))
-    sa.event.listen(store.database.engine, "connect", lambda c, _: c.execute("PRAGMA max_page_count = 1"))
-    store.database.engine.dispose()  # the next connection may not grow the file: what SQLite reports is a full disk
+    sa.event.listen(
+        store.database.engine, "connect", lambda c, _: c.execute("PRAGMA max_page_count = 1")
+    )
+    # the next connection may not grow the file: what SQLite reports is a full disk
+    store.database.engine.dispose()
     with pytest.raises(StoreError, match="disk is full"):
         store.put_accuracy("k" * 1_000_000, Accuracy(0.5))
     store.close()
@@ -92,7 +107,15 @@ def test_a_password_is_in_no_message() -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["postgresql://me:secret@host:port/db", "postgresql://me:secret", "postgresql:/me:secret@host/db", "sqlite:/me:secret@costs.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@host:port/db",
+        "postgresql://me:secret",
+        "postgresql:/me:secret@host/db",
+        "sqlite:/me:secret@costs.db",
+    ],
+)
 def test_a_url_that_cannot_be_read_is_not_shown_with_its_password(url: str) -> None:
     with pytest.raises(StoreError, match="is no storage URL") as caught:
         open_store(url)
@@ -114,7 +137,9 @@ store.close()
 
 def test_processes_open_an_empty_storage_at_once_and_write_it(storage: str) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    writers = [subprocess.Popen([sys.executable, "-c", _OPENER, storage, name], **pipes) for name in "abcd"]  # type: ignore[call-overload]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _OPENER, storage, name], **pipes) for name in "abcd"
+    ]  # type: ignore[call-overload]
     assert [w.stdout.readline() for w in writers] == ["ready\n"] * 4
     for writer in writers:
         writer.stdin.write("go\n")
@@ -129,12 +154,28 @@ def test_processes_open_an_empty_storage_at_once_and_write_it(storage: str) -> N
 
 def test_the_fastest_of_many_workloads_are_found_in_one_query() -> None:
     store = SqlStore("sqlite://")
-    workloads = [Workload(f"conv{i}", f"family{i % 2}", i, i, i, OperatorKind("conv2d")) for i in range(1, 41)]
+    workloads = [
+        Workload(f"conv{i}", f"family{i % 2}", i, i, i, OperatorKind("conv2d"))
+        for i in range(1, 41)
+    ]
     store.describe(workloads)
-    store.add_trials("c", [StoredTrial(w.key, f"p{p}", "[]", Measurement((float(p),))) for w in workloads for p in (3, 1, 2)])
+    store.add_trials(
+        "c",
+        [
+            StoredTrial(w.key, f"p{p}", "[]", Measurement((float(p),)))
+            for w in workloads
+            for p in (3, 1, 2)
+        ],
+    )
     statements: list[str] = []
-    sa.event.listen(store.database.engine, "before_cursor_execute", lambda _c, _k, statement, *_: statements.append(statement))
-    assert [(w, t.program) for w, t in store.fastest("c")] == [(w, "p1") for w in sorted(workloads, key=lambda w: w.key)]
+    sa.event.listen(
+        store.database.engine,
+        "before_cursor_execute",
+        lambda _c, _k, statement, *_: statements.append(statement),
+    )
+    assert [(w, t.program) for w, t in store.fastest("c")] == [
+        (w, "p1") for w in sorted(workloads, key=lambda w: w.key)
+    ]
     assert len(store.fastest("c", "family1")) == 20
     assert len([s for s in statements if not s.startswith("BEGIN")]) == 2
     store.close()
@@ -142,7 +183,10 @@ def test_the_fastest_of_many_workloads_are_found_in_one_query() -> None:
 
 def test_a_trial_says_who_measured_it_and_when() -> None:
     store, who = SqlStore("sqlite://"), Provenance("0.0.9", "a 6502", "none", "2.7")
-    mine, given = StoredTrial("conv", "a", "[]", Measurement((1.0,))), StoredTrial("conv", "b", "[]", Measurement((2.0,)), who, 17.0)
+    mine, given = (
+        StoredTrial("conv", "a", "[]", Measurement((1.0,))),
+        StoredTrial("conv", "b", "[]", Measurement((2.0,)), who, 17.0),
+    )
     store.add_trials("c", [mine, given])
     first, second = store.trials("c", "conv")
     assert first.provenance == Provenance.here()
@@ -178,7 +222,13 @@ def test_a_failed_task_teaches_the_model_nothing() -> None:
 def test_what_failed_once_it_was_looked_at_does_not_look_cheap_after_that() -> None:
     network = toy_network()
     source = FailingCosts(network)
-    costs = EstimatedCosts(network, source, CostModel(zip(network.workloads(network.dense), source.measure(network.dense), strict=True)))
+    costs = EstimatedCosts(
+        network,
+        source,
+        CostModel(
+            zip(network.workloads(network.dense), source.measure(network.dense), strict=True)
+        ),
+    )
     narrow = network.uniform(0.5)
     assert all(math.isfinite(c.latency_s) for c in costs.predict(network.workloads(narrow)))
     costs.measure(narrow)
@@ -188,7 +238,9 @@ def test_what_failed_once_it_was_looked_at_does_not_look_cheap_after_that() -> N
 def test_an_estimate_becomes_a_measurement_once_it_was_looked_at() -> None:
     network = toy_network()
     source = FormulaCosts(network)
-    model = CostModel(zip(network.workloads(network.dense), source.measure(network.dense), strict=True))
+    model = CostModel(
+        zip(network.workloads(network.dense), source.measure(network.dense), strict=True)
+    )
     costs = EstimatedCosts(network, source, model)
     narrow = network.workloads(network.uniform(0.5))
     assert not any(c.is_measured for c in costs.predict(narrow)[:3])

@@ -35,7 +35,9 @@ class Writer:
 
     def __init__(self, url: str, name: str) -> None:
         self.name, self.reported = name, -1
-        self.process = subprocess.Popen([sys.executable, "-c", _WRITER, url, name], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, url, name], stdout=subprocess.PIPE, text=True
+        )
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
 
@@ -56,8 +58,14 @@ class Writer:
 def committed(store: SqlStore) -> tuple[dict[str, int], dict[str, list[str]]]:
     """Trials of each workload, and the programs that its tuning claims."""
     with store.database.reading() as connection:
-        trials = connection.execute(sa.select(WORKLOADS.c.key, sa.func.count().label("n")).join_from(TRIALS, WORKLOADS).group_by(WORKLOADS.c.key)).all()
-        tunings = connection.execute(sa.select(WORKLOADS.c.key, TUNINGS.c.programs).join_from(TUNINGS, WORKLOADS)).all()
+        trials = connection.execute(
+            sa.select(WORKLOADS.c.key, sa.func.count().label("n"))
+            .join_from(TRIALS, WORKLOADS)
+            .group_by(WORKLOADS.c.key)
+        ).all()
+        tunings = connection.execute(
+            sa.select(WORKLOADS.c.key, TUNINGS.c.programs).join_from(TUNINGS, WORKLOADS)
+        ).all()
     return {t.key: t.n for t in trials}, {t.key: json.loads(t.programs) for t in tunings}
 
 
@@ -70,7 +78,9 @@ def wait_for_all(writers: list[Writer], before: dict[str, int]) -> None:
         time.sleep(0.02)
 
 
-def test_writers_killed_in_the_middle_lose_nothing_committed_and_leave_nothing_half_there(storage: str) -> None:
+def test_writers_killed_in_the_middle_lose_nothing_committed_and_leave_nothing_half_there(
+    storage: str,
+) -> None:
     store = SqlStore(storage)
     writers = [Writer(storage, f"w{i}") for i in range(N_WRITERS)]
     dice = random.Random(0)
@@ -81,7 +91,9 @@ def test_writers_killed_in_the_middle_lose_nothing_committed_and_leave_nothing_h
             victim.kill()
             trials, tunings = committed(store)
             assert set(trials.values()) == {IN_ONE}, "no transaction is half there"
-            assert all(f"{victim.name}-{n}" in tunings for n in range(victim.reported + 1)), "what was reported is there"
+            assert all(f"{victim.name}-{n}" in tunings for n in range(victim.reported + 1)), (
+                "what was reported is there"
+            )
         wait_for_all(writers[N_KILLED:], {w.name: w.reported for w in writers})
     finally:
         for writer in writers:
@@ -91,7 +103,9 @@ def test_writers_killed_in_the_middle_lose_nothing_committed_and_leave_nothing_h
     for key in tunings:
         by_writer[key.split("-")[0]].append(int(key.split("-")[1]))
     for writer in writers:
-        assert writer.reported + 1 <= len(by_writer[writer.name]) <= writer.reported + 2, "at most the transaction in flight came on top"
+        assert writer.reported + 1 <= len(by_writer[writer.name]) <= writer.reported + 2, (
+            "at most the transaction in flight came on top"
+        )
     assert set(trials.values()) == {IN_ONE}
     assert all(len(programs) == IN_ONE for programs in tunings.values())
     assert find_damage(store.database) == []

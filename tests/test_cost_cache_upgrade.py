@@ -1,4 +1,7 @@
-"""Frozen files of every released schema: they open, or are upgraded with every row, whole or not at all."""
+"""Frozen files of every released schema:
+
+they open, or are upgraded with every row, whole or not at all.
+"""
 
 import shutil
 import signal
@@ -46,7 +49,9 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 def shape(database: Database) -> list[tuple[str, str]]:
     """Every table and index as SQLite wrote it down, without its quotes and line breaks."""
     with database.reading() as connection:
-        found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").all()
+        found = connection.exec_driver_sql(
+            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+        ).all()
     return sorted((name, "".join(sql.split()).replace('"', "")) for name, sql in found)
 
 
@@ -60,7 +65,9 @@ def test_every_released_schema_keeps_its_rows(frozen: Path) -> None:
     for summary in summaries:
         for workload in ("conv2d|1x16x8x8,32x16x3x3->1x32x8x8", "dense|1x64,10x64->1x10"):
             trials = store.trials(summary.context, workload)
-            assert [t.measurement.latency_s for t in trials] == pytest.approx([6e-5, 4e-4, 6e-4, 8e-4, float("inf")])
+            assert [t.measurement.latency_s for t in trials] == pytest.approx(
+                [6e-5, 4e-4, 6e-4, 8e-4, float("inf")]
+            )
             assert trials[-1].measurement.error == "crashed: signal 11"
             tuning = store.tuned(summary.context, workload, "dense:random=5:seed=0")
             assert tuning is not None
@@ -84,7 +91,9 @@ def test_the_upgrade_leaves_a_copy_of_the_file_as_it_was(old: Path) -> None:
 
 
 def test_an_older_schema_is_refused_with_the_command_that_upgrades_it(old: Path) -> None:
-    with pytest.raises(StoreError, match=f"schema 1.*cprune-rl cache upgrade --storage sqlite:///{old}"):
+    with pytest.raises(
+        StoreError, match=f"schema 1.*cprune-rl cache upgrade --storage sqlite:///{old}"
+    ):
         open_store(f"sqlite:///{old}")
 
 
@@ -109,14 +118,23 @@ def test_a_migrated_database_has_the_tables_of_a_new_one(old: Path, tmp_path: Pa
     assert shape(migrated) == shape(fresh)
     for database in (migrated, fresh):
         with database.reading() as connection:
-            assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), METADATA) == []
+            assert (
+                compare_metadata(
+                    MigrationContext.configure(connection, opts={"compare_type": True}), METADATA
+                )
+                == []
+            )
         database.close()
 
 
 def test_the_frozen_file_of_this_schema_has_the_tables_of_a_new_database(tmp_path: Path) -> None:
-    frozen = Database(f"sqlite:///{shutil.copy(FROZEN / f'costs-schema{SCHEMA_VERSION}.db', tmp_path / 'costs.db')}")
+    frozen = Database(
+        f"sqlite:///{shutil.copy(FROZEN / f'costs-schema{SCHEMA_VERSION}.db', tmp_path / 'costs.db')}"
+    )
     fresh = Database("sqlite://")
-    assert shape(frozen) == shape(fresh), "tables that change need a new SCHEMA_VERSION, a script and a frozen file"
+    assert shape(frozen) == shape(fresh), (
+        "tables that change need a new SCHEMA_VERSION, a script and a frozen file"
+    )
     frozen.close()
     fresh.close()
 
@@ -127,7 +145,9 @@ def test_a_server_is_migrated_from_nothing_through_every_schema(postgres: LocalP
     with database.writing(alone=True) as connection:
         migrate(connection, None, 1)
         connection.execute(sa.text("INSERT INTO programs VALUES ('p', '[]')"))
-        connection.execute(sa.text("INSERT INTO trials VALUES (7, 'c', 'conv', 'p', '[2.0, 1.0]', NULL, 0, 1)"))
+        connection.execute(
+            sa.text("INSERT INTO trials VALUES (7, 'c', 'conv', 'p', '[2.0, 1.0]', NULL, 0, 1)")
+        )
     with pytest.raises(StoreError, match="cache upgrade"):
         open_store(url)
     assert upgrade(url).found == 1
@@ -136,7 +156,12 @@ def test_a_server_is_migrated_from_nothing_through_every_schema(postgres: LocalP
     store.add_trials("c", [trial])
     assert store.trials("c", "conv") == [trial]
     with store.database.reading() as connection:
-        assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), METADATA) == []
+        assert (
+            compare_metadata(
+                MigrationContext.configure(connection, opts={"compare_type": True}), METADATA
+            )
+            == []
+        )
     assert find_damage(store.database) == []
     store.close()
     database.close()
@@ -154,12 +179,22 @@ upgrade(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("moment", ["INSERT INTO trials", "DROP TABLE tunings_1", "UPDATE alembic_version"])
-def test_an_upgrade_killed_in_the_middle_leaves_the_old_schema_whole(old: Path, moment: str) -> None:
-    before = [rows(old, f"SELECT * FROM {table}") for table in ("trials", "tunings", "programs", "meta")]
-    done = subprocess.run([sys.executable, "-c", _KILLED, f"sqlite:///{old}", moment], check=False, timeout=60)
+@pytest.mark.parametrize(
+    "moment", ["INSERT INTO trials", "DROP TABLE tunings_1", "UPDATE alembic_version"]
+)
+def test_an_upgrade_killed_in_the_middle_leaves_the_old_schema_whole(
+    old: Path, moment: str
+) -> None:
+    before = [
+        rows(old, f"SELECT * FROM {table}") for table in ("trials", "tunings", "programs", "meta")
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, f"sqlite:///{old}", moment], check=False, timeout=60
+    )
     assert done.returncode == -signal.SIGKILL
-    assert [rows(old, f"SELECT * FROM {table}") for table in ("trials", "tunings", "programs", "meta")] == before
+    assert [
+        rows(old, f"SELECT * FROM {table}") for table in ("trials", "tunings", "programs", "meta")
+    ] == before
     assert rows(old, "SELECT name FROM sqlite_master WHERE name LIKE 'contexts%'") == []
     assert upgrade(f"sqlite:///{old}").found == 1, "and it can be done again"
     open_store(f"sqlite:///{old}").close()

@@ -1,4 +1,7 @@
-"""`cprune-rl cache` and what is behind it: figures, checks, making a cache smaller, all while others write."""
+"""`cprune-rl cache` and what is behind it:
+
+figures, checks, making a cache smaller, all while others write.
+"""
 
 import json
 import threading
@@ -26,8 +29,20 @@ def fill(url: str) -> None:
     store = SqlStore(url)
     store.describe([Workload("conv", "conv3x3", 3, 8, 216, OperatorKind("conv2d", 3, 1, 8))])
     for context in ("x86", "arm"):
-        trials = [StoredTrial("conv", f"p{i}", "[]", Measurement((float(i),)), created=OLD if i == 2 else 0.0) for i in (1, 2, 3)]
-        store.add_trials(context, [*trials, StoredTrial("conv", "p4", "[]", Measurement(error="crashed")), StoredTrial("dense", f"only-{context}", "[]", Measurement((1.0,)))])
+        trials = [
+            StoredTrial(
+                "conv", f"p{i}", "[]", Measurement((float(i),)), created=OLD if i == 2 else 0.0
+            )
+            for i in (1, 2, 3)
+        ]
+        store.add_trials(
+            context,
+            [
+                *trials,
+                StoredTrial("conv", "p4", "[]", Measurement(error="crashed")),
+                StoredTrial("dense", f"only-{context}", "[]", Measurement((1.0,))),
+            ],
+        )
         store.mark_tuned(context, "conv", "all", Tuning(("p1", "p2", "p3", "p4"), 1.0))
         store.mark_tuned(context, "conv", "best", Tuning(("p1",), 1.0))
         store.mark_tuned(context, "dense", "all", Tuning((f"only-{context}",), 1.0))
@@ -55,7 +70,9 @@ def run(*arguments: str, url: str, answer: str | None = None) -> Result:
         (Rules(keep=0), Pruned(10, 6, 2, 6), []),
     ],
 )
-def test_pruning_leaves_nothing_that_refers_to_what_is_gone(storage: str, rules: Rules, expected: Pruned, left: list[str]) -> None:
+def test_pruning_leaves_nothing_that_refers_to_what_is_gone(
+    storage: str, rules: Rules, expected: Pruned, left: list[str]
+) -> None:
     fill(storage)
     store = SqlStore(storage)
     assert prune(store.database, rules, dry_run=True) == expected
@@ -105,17 +122,25 @@ def test_stats_shows_each_context(storage: str) -> None:
     assert "failures" in shown
     found = json.loads(run("stats", "--json", url=storage).stdout)
     assert found["size_bytes"] > 0
-    assert [(c["context"], c["n_workloads"], c["n_trials"], c["n_failures"]) for c in found["contexts"]] == [("arm", 2, 5, 1), ("x86", 2, 5, 1)]
+    assert [
+        (c["context"], c["n_workloads"], c["n_trials"], c["n_failures"]) for c in found["contexts"]
+    ] == [("arm", 2, 5, 1), ("x86", 2, 5, 1)]
     assert found["contexts"][0]["first"] == pytest.approx(OLD)
 
 
 def test_a_recording_goes_from_one_cache_to_another(storage: str, tmp_path: Path) -> None:
     fill(storage)
     file, target = str(tmp_path / "costs.gz"), f"sqlite:///{tmp_path}/other.db"
-    assert "1 workloads, 6 programs, 10 trials, 6 tunings, 1 accuracies" in run("export", file, url=storage).stdout
+    assert (
+        "1 workloads, 6 programs, 10 trials, 6 tunings, 1 accuracies"
+        in run("export", file, url=storage).stdout
+    )
     with pytest.raises(ConfigError, match="--force"):
         run("export", file, url=storage)
-    assert "5 trials" in run("export", file, "--force", "--context", "arm", "--no-accuracies", url=storage).stdout
+    assert (
+        "5 trials"
+        in run("export", file, "--force", "--context", "arm", "--no-accuracies", url=storage).stdout
+    )
     assert "is whole" in run("verify", file, url="sqlite:///nowhere.db").stdout
     assert "5 trials" in run("import", file, url=target).stdout
     assert "0 trials" in run("import", file, url=target).stdout
@@ -178,12 +203,20 @@ def test_verify_finds_a_page_that_was_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["stats"], ["verify"], ["export", "FILE"]])
-def test_what_only_reads_waits_for_no_writer(storage: str, tmp_path: Path, command: list[str]) -> None:
+def test_what_only_reads_waits_for_no_writer(
+    storage: str, tmp_path: Path, command: list[str]
+) -> None:
     fill(storage)
     other = SqlStore(storage)
     with other.database.writing() as connection:
         connection.exec_driver_sql("DELETE FROM accuracies")
-        assert run(*(str(tmp_path / "costs.gz") if part == "FILE" else part for part in command), url=storage).exit_code == 0
+        assert (
+            run(
+                *(str(tmp_path / "costs.gz") if part == "FILE" else part for part in command),
+                url=storage,
+            ).exit_code
+            == 0
+        )
     other.close()
 
 
@@ -191,7 +224,10 @@ def test_what_waits_too_long_says_so(storage: str, monkeypatch: pytest.MonkeyPat
     fill(storage)
     monkeypatch.setattr(database_module, "_WAIT_S", 1)
     other = SqlStore(storage)
-    with other.database.writing(alone=True), pytest.raises(StoreError, match="has held it for 1 seconds"):
+    with (
+        other.database.writing(alone=True),
+        pytest.raises(StoreError, match="has held it for 1 seconds"),
+    ):
         run("prune", "--keep", "1", "--yes", url=storage)
     other.close()
 

@@ -33,7 +33,9 @@ def test_a_probe_gives_every_figure_and_is_remembered(device: LocalDevice) -> No
     store.close()
 
 
-@given(st.lists(st.floats(1e-3, 1e6), min_size=8, max_size=8), st.integers(1, 256), st.integers(1, 64))
+@given(
+    st.lists(st.floats(1e-3, 1e6), min_size=8, max_size=8), st.integers(1, 256), st.integers(1, 64)
+)
 def test_a_descriptor_survives_its_file(figures: list[float], threads: int, lanes: int) -> None:
     descriptor = DeviceDescriptor(*figures, threads=threads, vector_lanes=lanes)
     assert DeviceDescriptor.from_json(json.loads(json.dumps(descriptor.to_json()))) == descriptor
@@ -43,7 +45,10 @@ def test_nothing_known_of_a_device_is_a_vector_of_zeros() -> None:
     assert set(UNKNOWN_DEVICE.vector()) == {0.0}
 
 
-@pytest.mark.parametrize("damage", [{"threads": 0}, {"launch_ns": float("nan")}, {"colour": 1}, {"conv3x3_gflops": "fast"}])
+@pytest.mark.parametrize(
+    "damage",
+    [{"threads": 0}, {"launch_ns": float("nan")}, {"colour": 1}, {"conv3x3_gflops": "fast"}],
+)
 def test_a_damaged_descriptor_is_a_clear_error(damage: dict[str, float]) -> None:
     with pytest.raises(DataError, match="device descriptor"):
         DeviceDescriptor.from_json({**UNKNOWN_DEVICE.to_json(), **damage})

@@ -36,7 +36,11 @@ IMAGE = [np.arange(4, dtype=np.float32)]
 
 
 def sessions(yard: Yard, key: str) -> list[psutil.Process]:
-    mine = [p for p in yard._processes if p.poll() is None and "--key" in p.args and p.args[p.args.index("--key") + 1] == key]
+    mine = [
+        p
+        for p in yard._processes
+        if p.poll() is None and "--key" in p.args and p.args[p.args.index("--key") + 1] == key
+    ]
     return [child for p in mine for child in psutil.Process(p.pid).children()]
 
 
@@ -58,14 +62,19 @@ def test_a_session_killed_in_a_trial_costs_that_trial(yard: Yard, programs: Prog
 
 def test_a_program_whose_session_was_lost_is_run_once_more(yard: Yard, programs: Programs) -> None:
     with open_key(yard, "board", timing=replace(BRIEF, timeout_s=1.0)) as device:
-        for lose in (psutil.Process.kill, psutil.Process.suspend):  # it ends, or is silent as when it loses its power
+        for lose in (
+            psutil.Process.kill,
+            psutil.Process.suspend,
+        ):  # it ends, or is silent as when it loses its power
             assert not isinstance(device.run(programs.good, IMAGE), Measurement)
             for session in sessions(yard, "board"):
                 lose(session)
             found = device.run(programs.good, IMAGE)
             assert not isinstance(found, Measurement), found.error
             np.testing.assert_allclose(found[0], IMAGE[0] * 2)
-        assert "device went away" in (device.run(programs.crashing, IMAGE).error or ""), "a second time is the program's doing"
+        assert "device went away" in (device.run(programs.crashing, IMAGE).error or ""), (
+            "a second time is the program's doing"
+        )
 
 
 def test_one_program_is_run_on_the_twin_that_is_there(yard: Yard, programs: Programs) -> None:
@@ -131,7 +140,9 @@ UNSTEADY = Measurement((1.0, 2.0))
         (Measurement(error="RPCError: bad shape"), Measurement(error="RPCError: bad shape")),
     ],
 )
-def test_a_timing_is_kept_where_the_second_one_lost_its_session(again: Measurement, wanted: Measurement) -> None:
+def test_a_timing_is_kept_where_the_second_one_lost_its_session(
+    again: Measurement, wanted: Measurement
+) -> None:
     with Scripted([Stub("it")], UNSTEADY, again) as device:
         assert device._time_well(Artifact("", (), ()), device._links[0]) == wanted
 
@@ -146,17 +157,23 @@ def test_a_hang_is_given_up_and_frees_the_device(yard: Yard, programs: Programs)
     yard.wait_for({"board": 1}, 5)
 
 
-def test_a_board_that_stops_answering_without_a_word_is_given_up(yard: Yard, programs: Programs) -> None:
+def test_a_board_that_stops_answering_without_a_word_is_given_up(
+    yard: Yard, programs: Programs
+) -> None:
     with open_key(yard, "board") as device:
         assert device.time([programs.good])[0].error is None
         for session in sessions(yard, "board"):
             session.suspend()  # as when it loses its power: the connection stays
         started = time.monotonic()
-        assert [m.error for m in device.time([programs.good, programs.good])] == [None, None], "the look before them found it out"
+        assert [m.error for m in device.time([programs.good, programs.good])] == [None, None], (
+            "the look before them found it out"
+        )
         assert BRIEF.timeout_s < time.monotonic() - started < 15
 
 
-def test_a_server_that_is_killed_and_comes_back_is_waited_for(yard: Yard, programs: Programs) -> None:
+def test_a_server_that_is_killed_and_comes_back_is_waited_for(
+    yard: Yard, programs: Programs
+) -> None:
     server = yard.serve("phoenix")
     yard.wait_for({"phoenix": 1})
     with open_key(yard, "phoenix") as device:
@@ -169,7 +186,9 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(yard: Yard, progra
         assert good.error is None
 
 
-def test_a_server_that_stays_away_retires_the_device_and_what_was_timed_is_kept(yard: Yard, tmp_path: Path) -> None:
+def test_a_server_that_stays_away_retires_the_device_and_what_was_timed_is_kept(
+    yard: Yard, tmp_path: Path
+) -> None:
     server = yard.serve("mortal")
     yard.wait_for({"mortal": 1})
     store = open_store(f"sqlite:///{tmp_path}/costs.db")
@@ -187,14 +206,19 @@ def test_a_server_that_stays_away_retires_the_device_and_what_was_timed_is_kept(
         assert time.monotonic() - started[0] < 20
         with pytest.raises(DeviceError, match="mortal"):
             device.time_reference()
-    kept = {w: store.trials(context, f"probe v1: {w}") for w in ("conv3x3_gflops", "conv3x3_small_gflops")}
+    kept = {
+        w: store.trials(context, f"probe v1: {w}")
+        for w in ("conv3x3_gflops", "conv3x3_small_gflops")
+    }
     assert all(kept.values())
     yard.serve("mortal")
     yard.wait_for({"mortal": 1})
     with open_key(yard, "mortal") as device:
         assert device.context == context, "the same device to the cost cache"
         found = probe_device(device, store)
-        assert {w: store.trials(context, f"probe v1: {w}") for w in kept} == kept, "nothing is timed twice"
+        assert {w: store.trials(context, f"probe v1: {w}") for w in kept} == kept, (
+            "nothing is timed twice"
+        )
         assert found == probe_device(device, store)
     store.close()
 
@@ -203,14 +227,28 @@ def test_a_run_without_its_device_says_how_to_go_on(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     folder = tmp_path / "run"
-    outcome = CliRunner().invoke(app, ["train", "--fast", "--device", f"rpc://127.0.0.1:{port}/board", "--out", str(folder), "--storage", f"sqlite:///{tmp_path}/c.db"])
+    outcome = CliRunner().invoke(
+        app,
+        [
+            "train",
+            "--fast",
+            "--device",
+            f"rpc://127.0.0.1:{port}/board",
+            "--out",
+            str(folder),
+            "--storage",
+            f"sqlite:///{tmp_path}/c.db",
+        ],
+    )
     assert isinstance(outcome.exception, DeviceError)
     assert "tvm.exec.rpc_tracker" in str(outcome.exception)
     assert f"--resume {folder}" in str(outcome.exception)
     assert RunFolder.resume(folder).config.device.endswith("/board")
 
 
-def test_a_local_session_ends_with_its_server_leaves_no_files_and_nobody_can_read_its_key(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_session_ends_with_its_server_leaves_no_files_and_nobody_can_read_its_key(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with LocalDevice(timing=BRIEF) as device:
@@ -225,11 +263,15 @@ def test_a_local_session_ends_with_its_server_leaves_no_files_and_nobody_can_rea
         server.process.kill()
         server.process.wait()
         _, alive = psutil.wait_procs(running, timeout=3)
-        assert all(s.status() == psutil.STATUS_ZOMBIE for s in alive), "a program that hangs does not spin on"
+        assert all(s.status() == psutil.STATUS_ZOMBIE for s in alive), (
+            "a program that hangs does not spin on"
+        )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_local_server_that_cannot_be_started_is_no_programs_failure(programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_server_that_cannot_be_started_is_no_programs_failure(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with LocalDevice(timing=BRIEF) as device:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
         with pytest.raises(DeviceError, match="cannot be started"):

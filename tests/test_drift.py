@@ -10,18 +10,26 @@ from cprune_rl.testing import DriftingMachine
 
 
 def test_trials_between_drifted_looks_are_timed_again() -> None:
-    machine = DriftingMachine([1.0, 1, 1, 1.0, 2, 2, 2.0, 1, 1, 1.0])  # a look, two trials, a look; then the machine slows down for one group
+    machine = DriftingMachine(
+        [1.0, 1, 1, 1.0, 2, 2, 2.0, 1, 1, 1.0]
+    )  # a look, two trials, a look; then the machine slows down for one group
     watch = DriftWatch(lambda: machine.time(1e-4), every=2, max_drift=0.25, n_again=3)
     found = watch.time([lambda: machine.time(5e-3)] * 4)
     assert [m.latency_s for m in found] == [5e-3] * 4
-    assert machine.n_timed == (1 + 2 + 1) + 3 * (2 + 1), "the slow group was timed until both its looks were steady"
+    assert machine.n_timed == (1 + 2 + 1) + 3 * (2 + 1), (
+        "the slow group was timed until both its looks were steady"
+    )
     assert all(m.reference_s == pytest.approx(1e-4) for m in found)
 
 
 def test_a_machine_that_stays_slower_becomes_the_new_normal() -> None:
     machine = DriftingMachine([1.0, *[3.0] * 100])
-    found = DriftWatch(lambda: machine.time(1e-4), every=1, n_again=5).time([lambda: machine.time(1e-3)])
-    assert machine.n_timed == 1 + 2 * (1 + 1), "one look at the new speed may be chance, two are not"
+    found = DriftWatch(lambda: machine.time(1e-4), every=1, n_again=5).time(
+        [lambda: machine.time(1e-3)]
+    )
+    assert machine.n_timed == 1 + 2 * (1 + 1), (
+        "one look at the new speed may be chance, two are not"
+    )
     assert found[0].reference_s == pytest.approx(3e-4)
 
 

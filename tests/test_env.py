@@ -49,11 +49,15 @@ def test_gymnasium_and_sb3_accept_the_environment(name: str) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.002, 0.01, 0.03, 0.1]))
-def test_the_return_is_the_log_speedup_and_every_state_holds_the_floor(seed: int, drop: float) -> None:
+def test_the_return_is_the_log_speedup_and_every_state_holds_the_floor(
+    seed: int, drop: float
+) -> None:
     env = CPruneEnv(toy_problem(drop=drop))
     rewards, infos = roll(env, seed)
     final = infos[-1]
-    assert sum(rewards) == pytest.approx(math.log(final["dense_latency_s"] / final["latency_s"]), abs=1e-12)
+    assert sum(rewards) == pytest.approx(
+        math.log(final["dense_latency_s"] / final["latency_s"]), abs=1e-12
+    )
     assert all(info["accuracy"] >= env.problem.floor for info in infos)
 
 
@@ -71,7 +75,12 @@ def test_a_legal_action_is_never_masked_and_a_masked_one_never_legal(seed: int) 
             row, count = action // N_WIDTHS, STEP_COUNTS[action % N_WIDTHS]
             prunable = row < len(table.rows) and len(table.rows[row].groups) > 0
             legal = prunable and all(
-                (target := (math.ceil(table.plan.widths[g] / table.steps[g]) - count) * table.steps[g]) >= groups[g].minimum and target > env.state.banned[g]
+                (
+                    target := (math.ceil(table.plan.widths[g] / table.steps[g]) - count)
+                    * table.steps[g]
+                )
+                >= groups[g].minimum
+                and target > env.state.banned[g]
                 for g in table.rows[row].groups
             )
             assert mask[action] == legal
@@ -108,7 +117,12 @@ def test_a_failed_measurement_is_a_rejected_step_that_says_why() -> None:
     env = CPruneEnv(toy_problem(costs=FailingCosts))
     env.reset(seed=0)
     _, reward, _, _, info = env.step(int(np.flatnonzero(env.action_masks())[0]))
-    assert (reward, info["accepted"], info["error_type"], info["error_details"]) == (0.0, False, "measurement", "crashed")
+    assert (reward, info["accepted"], info["error_type"], info["error_details"]) == (
+        0.0,
+        False,
+        "measurement",
+        "crashed",
+    )
 
 
 def test_stop_ends_the_episode() -> None:
@@ -170,7 +184,9 @@ def test_a_floor_that_nothing_can_hold_is_refused(floor: float) -> None:
 
 
 class GoneDevice(FormulaCosts):
-    """A device that answers for the dense network, then is gone until it is asked again from the start."""
+    """A device that answers for the dense network, then is gone until it is asked again from the
+    start.
+    """
 
     def measure(self, plan: Plan) -> list[TaskCost]:
         if plan != self._network.dense:
@@ -183,14 +199,18 @@ def test_a_device_that_is_gone_ends_the_episode_and_the_next_one_begins() -> Non
     for _ in range(2):
         env.reset(seed=0)
         before = env.state.plan
-        _, reward, terminated, truncated, info = env.step(int(np.flatnonzero(env.action_masks())[0]))
+        _, reward, terminated, truncated, info = env.step(
+            int(np.flatnonzero(env.action_masks())[0])
+        )
         assert (reward, terminated, truncated, info["error_type"]) == (0.0, True, False, "device")
         assert "the board is gone" in info["error_details"]
         assert info["plan"] == before
 
 
 def test_training_goes_on_where_a_device_fails_and_a_search_says_so() -> None:
-    settings = TrainingSettings(total_timesteps=64, n_envs=4, max_rows=8, options={"n_steps": 8, "batch_size": 16})
+    settings = TrainingSettings(
+        total_timesteps=64, n_envs=4, max_rows=8, options={"n_steps": 8, "batch_size": 16}
+    )
     trained = train_policy(lambda rng: toy_problem(costs=GoneDevice), settings)
     assert trained.algorithm.num_timesteps >= 64
     with pytest.raises(DeviceError, match="the board is gone"):

@@ -41,7 +41,14 @@ class WidthGate:
 
 def search(n_plans: int) -> SearchResult:
     """Plans of falling width and latency, the dense one first."""
-    return SearchResult("toy", tuple(AcceptedPlan(Plan((100 - i,)), 1.0 - i / 100, 0.9 - i / 1000) for i in range(n_plans)), (), {})
+    return SearchResult(
+        "toy",
+        tuple(
+            AcceptedPlan(Plan((100 - i,)), 1.0 - i / 100, 0.9 - i / 1000) for i in range(n_plans)
+        ),
+        (),
+        {},
+    )
 
 
 @settings(deadline=None)  # the first network of a process takes long
@@ -54,17 +61,24 @@ def test_the_fastest_plan_that_holds_is_found_in_few_looks(n_plans: int, n_holdi
     assert found.n_finetuned <= gate.n_looks, "the gate allowed for every look that was taken"
 
 
-def test_where_nothing_holds_the_dense_network_is_the_answer(capfd: pytest.CaptureFixture[str]) -> None:
+def test_where_nothing_holds_the_dense_network_is_the_answer(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     found = finish(search(20), WidthGate(100), Reporter())
     assert found.plan == Plan((100,))
     assert "a --margin has the search keep" in capfd.readouterr().err.replace("\n", " ")
 
 
 def test_a_rung_that_is_slower_and_less_accurate_than_another_is_left_out() -> None:
-    dense, slow, fast, fastest = (AcceptedPlan(Plan((w,)), s, a) for w, s, a in ((9, 1.0, 0.95), (8, 0.8, 0.91), (7, 0.7, 0.92), (6, 0.6, 0.905)))
+    dense, slow, fast, fastest = (
+        AcceptedPlan(Plan((w,)), s, a)
+        for w, s, a in ((9, 1.0, 0.95), (8, 0.8, 0.91), (7, 0.7, 0.92), (6, 0.6, 0.905))
+    )
     assert ladder([dense, fastest, slow, fast]) == [dense, fast, fastest]
     as_fast = AcceptedPlan(Plan((5,)), fast.latency_s, 0.915)
-    assert ladder([dense, fast, as_fast]) == ladder([dense, as_fast, fast]) == [dense, fast], "of plans as fast the most accurate"
+    assert ladder([dense, fast, as_fast]) == ladder([dense, as_fast, fast]) == [dense, fast], (
+        "of plans as fast the most accurate"
+    )
 
 
 @pytest.mark.parametrize("n_plans", range(1, 40))
@@ -72,7 +86,10 @@ def test_the_gate_is_told_exactly_how_often_it_may_be_asked(n_plans: int) -> Non
     most = 0
     for n_holding in range(n_plans + 1):
         asked: list[int] = []
-        kept = back_off([AcceptedPlan(Plan((1,)), 1.0, 0.9)] * n_plans, lambda at, asked=asked, n=n_holding: asked.append(at) or at <= n)
+        kept = back_off(
+            [AcceptedPlan(Plan((1,)), 1.0, 0.9)] * n_plans,
+            lambda at, asked=asked, n=n_holding: asked.append(at) or at <= n,
+        )
         assert kept == min(n_holding, n_plans - 1)
         most = max(most, len(asked))
     assert most_asked(n_plans) == max(most, 1)
@@ -101,21 +118,30 @@ def test_a_search_that_accepted_what_another_one_kept_ends_no_slower() -> None:
     first = finish(search(9), Moody(0), Reporter())
     assert first.plan == Plan((92,))
     longer = search(10)  # its fastest is refused, and bisection leads elsewhere
-    alone, beside = finish(longer, Moody(0), Reporter()), finish(longer, Moody(0), Reporter(), [first])
+    alone, beside = (
+        finish(longer, Moody(0), Reporter()),
+        finish(longer, Moody(0), Reporter(), [first]),
+    )
     assert alone.plan.widths[0] > 92
     assert beside.plan == first.plan
     assert beside.method == longer.method
     other = SearchResult("other", longer.accepted[:3], (), {})
-    assert finish(other, Moody(0), Reporter(), [first]).plan.widths[0] >= 98, "a plan that it did not accept is not its own"
+    assert finish(other, Moody(0), Reporter(), [first]).plan.widths[0] >= 98, (
+        "a plan that it did not accept is not its own"
+    )
 
 
 def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
     class Wary(WidthGate):
-        """Lets the narrow network pass where the search asks no oftener than it was told beforehand."""
+        """Lets the narrow network pass where the search asks no oftener than it was told
+        beforehand.
+        """
 
         def judge(self, model: nn.Module, n_looks: int) -> Verdict:
             verdict = super().judge(model, n_looks)
-            return replace(verdict, passed=verdict.passed or (int(model.width) == 95 and n_looks <= most))
+            return replace(
+                verdict, passed=verdict.passed or (int(model.width) == 95 and n_looks <= most)
+            )
 
     class Unlucky(Wary):
         """Whose own fine-tune of the narrow network comes to nothing."""
@@ -135,7 +161,12 @@ def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
 
 
 def side_by_side(noise_floor: float, **latency_ms: float) -> Comparison:
-    return Comparison({}, {}, {name: Interval(value, value, value) for name, value in latency_ms.items()}, noise_floor)
+    return Comparison(
+        {},
+        {},
+        {name: Interval(value, value, value) for name, value in latency_ms.items()},
+        noise_floor,
+    )
 
 
 def two_searches() -> tuple[Finalist, Finalist]:
@@ -143,7 +174,9 @@ def two_searches() -> tuple[Finalist, Finalist]:
     first = finish(search(5), WidthGate(0), Reporter())
     longer = finish(search(8), WidthGate(0), Reporter(), [first])
     assert (first.plan, longer.plan) == (Plan((96,)), Plan((93,)))
-    assert [f.plan for f in longer.alternatives] == [first.plan], "slower by the estimate, but the device has not spoken yet"
+    assert [f.plan for f in longer.alternatives] == [first.plan], (
+        "slower by the estimate, but the device has not spoken yet"
+    )
     assert [f.method for f in longer.alternatives] == [longer.method]
     return first, longer
 
@@ -154,9 +187,13 @@ def test_of_the_networks_that_hold_the_one_that_is_fastest_on_the_device_is_kept
     kept = fastest(finalists, side_by_side(0.01, first=1.0, longer=1.05))
     assert kept["longer"].plan == first.plan
     assert kept["first"] is first, "it did not accept the other one's plan"
-    assert fastest(finalists, side_by_side(0.10, first=1.0, longer=1.05)) == finalists, "within the noise floor nothing is faster"
+    assert fastest(finalists, side_by_side(0.10, first=1.0, longer=1.05)) == finalists, (
+        "within the noise floor nothing is faster"
+    )
     assert fastest(finalists, side_by_side(0.01, first=1.0, longer=0.95)) == finalists
-    assert fastest(finalists, Comparison({}, {})) == finalists, "without a device the estimate decides"
+    assert fastest(finalists, Comparison({}, {})) == finalists, (
+        "without a device the estimate decides"
+    )
 
 
 def test_an_alternative_has_to_hold_the_floor() -> None:
@@ -165,17 +202,25 @@ def test_an_alternative_has_to_hold_the_floor() -> None:
 
 
 @pytest.mark.parametrize(("longer_ms", "n_timed", "kept"), [(1.2, 2, 96), (0.9, 1, 93)])
-def test_what_was_chosen_by_a_timing_is_timed_again(longer_ms: float, n_timed: int, kept: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_was_chosen_by_a_timing_is_timed_again(
+    longer_ms: float, n_timed: int, kept: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     timed: list[dict[str, int]] = []
 
     class ToyLab:
-        def compare(self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter) -> Comparison:
+        def compare(
+            self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter
+        ) -> Comparison:
             timed.append({name: n.plan.widths[0] for name, n in networks.items()})
             return side_by_side(0.01, dense=2.0, first=1.0, longer=longer_ms)
 
     first, longer = two_searches()
-    bench: Any = SimpleNamespace(lab=ToyLab(), network=SimpleNamespace(dense=Plan((100,))), model=nn.Linear(1, 1))
-    chosen, networks, comparison = timed_side_by_side(bench, {"first": first, "longer": longer}, tmp_path, Reporter())
+    bench: Any = SimpleNamespace(
+        lab=ToyLab(), network=SimpleNamespace(dense=Plan((100,))), model=nn.Linear(1, 1)
+    )
+    chosen, networks, comparison = timed_side_by_side(
+        bench, {"first": first, "longer": longer}, tmp_path, Reporter()
+    )
     assert len(timed) == n_timed
     assert timed[-1] == {"dense": 100, "first": 96, "longer": kept}
     assert chosen["longer"].plan == networks["longer"].plan == Plan((kept,))

@@ -1,4 +1,6 @@
-"""Forms: packed convolutions, the whole network's choice, modules composed of several forms, programs served to TVM."""
+"""Forms: packed convolutions, the whole network's choice, modules composed of several forms,
+programs served to TVM.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,14 @@ from cprune_rl.compiler.database import apply_programs
 from cprune_rl.compiler.deploy import run_library
 from cprune_rl.compiler.forms import Choice, find_forms
 from cprune_rl.compiler.normalise import fold_batch_norms
-from cprune_rl.compiler.packing import block_size, depthwise_conv2d, pack, pack_depthwise, packed_conv2d, packed_shape
+from cprune_rl.compiler.packing import (
+    block_size,
+    depthwise_conv2d,
+    pack,
+    pack_depthwise,
+    packed_conv2d,
+    packed_shape,
+)
 from cprune_rl.compiler.program import Candidate, Program, carry_over, mutate, random_candidates
 from cprune_rl.compiler.reference import OutputCheck
 from cprune_rl.compiler.search import Effort, ProgramSearch, Task
@@ -60,43 +69,101 @@ def test_packing_loses_nothing_and_fills_with_zeros(out: int, n_in: int, lanes: 
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
-@pytest.mark.parametrize(("n_in", "out", "kernel", "stride", "padding", "dilation"), [(5, 41, 3, 1, 1, 1), (8, 16, 3, 2, 1, 1), (3, 7, 1, 1, 0, 1), (4, 20, 3, 1, 2, 2)])
-def test_a_packed_convolution_computes_what_torch_computes(layout: str, n_in: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> None:
+@pytest.mark.parametrize(
+    ("n_in", "out", "kernel", "stride", "padding", "dilation"),
+    [(5, 41, 3, 1, 1, 1), (8, 16, 3, 2, 1, 1), (3, 7, 1, 1, 0, 1), (4, 20, 3, 1, 2, 2)],
+)
+def test_a_packed_convolution_computes_what_torch_computes(
+    layout: str, n_in: int, out: int, kernel: int, stride: int, padding: int, dilation: int
+) -> None:
     rng = np.random.default_rng(0)
     image = rng.standard_normal((1, n_in, 9, 9)).astype(np.float32)
     weights = rng.standard_normal((out, n_in, kernel, kernel)).astype(np.float32)
-    expected = functional.conv2d(torch.from_numpy(image), torch.from_numpy(weights), None, stride, padding, dilation).numpy()
+    expected = functional.conv2d(
+        torch.from_numpy(image), torch.from_numpy(weights), None, stride, padding, dilation
+    ).numpy()
     given_image = image if layout == "NCHW" else image.transpose(0, 2, 3, 1)
-    data, packed = te.placeholder(given_image.shape, name="data"), te.placeholder(packed_shape(weights.shape, 8), name="weights")
-    result = packed_conv2d(data, packed, out, (stride,) * 2, (padding,) * 4, (dilation,) * 2, layout)
-    np.testing.assert_allclose(run_te([data, packed, result], [given_image, pack(weights, 8)]).transpose(0, 3, 1, 2), expected, atol=1e-4)
+    data, packed = (
+        te.placeholder(given_image.shape, name="data"),
+        te.placeholder(packed_shape(weights.shape, 8), name="weights"),
+    )
+    result = packed_conv2d(
+        data, packed, out, (stride,) * 2, (padding,) * 4, (dilation,) * 2, layout
+    )
+    np.testing.assert_allclose(
+        run_te([data, packed, result], [given_image, pack(weights, 8)]).transpose(0, 3, 1, 2),
+        expected,
+        atol=1e-4,
+    )
 
 
 def test_a_depthwise_convolution_in_nhwc_computes_what_torch_computes() -> None:
     rng = np.random.default_rng(0)
-    image, weights = rng.standard_normal((1, 6, 8, 8)).astype(np.float32), rng.standard_normal((6, 1, 3, 3)).astype(np.float32)
-    expected = functional.conv2d(torch.from_numpy(image), torch.from_numpy(weights), None, 2, 1, groups=6).numpy()
-    data, packed = te.placeholder((1, 8, 8, 6), name="data"), te.placeholder((3, 3, 6), name="weights")
+    image, weights = (
+        rng.standard_normal((1, 6, 8, 8)).astype(np.float32),
+        rng.standard_normal((6, 1, 3, 3)).astype(np.float32),
+    )
+    expected = functional.conv2d(
+        torch.from_numpy(image), torch.from_numpy(weights), None, 2, 1, groups=6
+    ).numpy()
+    data, packed = (
+        te.placeholder((1, 8, 8, 6), name="data"),
+        te.placeholder((3, 3, 6), name="weights"),
+    )
     result = depthwise_conv2d(data, packed, (2, 2), (1, 1, 1, 1), (1, 1))
-    np.testing.assert_allclose(run_te([data, packed, result], [image.transpose(0, 2, 3, 1), pack_depthwise(weights)]).transpose(0, 3, 1, 2), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        run_te(
+            [data, packed, result], [image.transpose(0, 2, 3, 1), pack_depthwise(weights)]
+        ).transpose(0, 3, 1, 2),
+        expected,
+        atol=1e-4,
+    )
 
 
-@pytest.mark.parametrize(("n", "height", "width", "n_in", "out", "padding"), [(1, 8, 8, 16, 24, (1, 1, 1, 1)), (2, 9, 6, 3, 17, (0, 2, 1, 0)), (1, 3, 3, 5, 4, (0, 0, 0, 0))])
-def test_winograds_form_computes_what_torch_computes(n: int, height: int, width: int, n_in: int, out: int, padding: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("n", "height", "width", "n_in", "out", "padding"),
+    [
+        (1, 8, 8, 16, 24, (1, 1, 1, 1)),
+        (2, 9, 6, 3, 17, (0, 2, 1, 0)),
+        (1, 3, 3, 5, 4, (0, 0, 0, 0)),
+    ],
+)
+def test_winograds_form_computes_what_torch_computes(
+    n: int, height: int, width: int, n_in: int, out: int, padding: tuple[int, int, int, int]
+) -> None:
     rng = np.random.default_rng(0)
-    image, weights = rng.standard_normal((n, n_in, height, width)).astype(np.float32), rng.standard_normal((out, n_in, 3, 3)).astype(np.float32)
+    image, weights = (
+        rng.standard_normal((n, n_in, height, width)).astype(np.float32),
+        rng.standard_normal((out, n_in, 3, 3)).astype(np.float32),
+    )
     top, left, bottom, right = padding
-    expected = functional.conv2d(functional.pad(torch.from_numpy(image), (left, right, top, bottom)), torch.from_numpy(weights)).numpy()
-    data, packed = te.placeholder((n, height, width, n_in), name="data"), te.placeholder(transformed_shape(weights.shape, 8), name="weights")
+    expected = functional.conv2d(
+        functional.pad(torch.from_numpy(image), (left, right, top, bottom)),
+        torch.from_numpy(weights),
+    ).numpy()
+    data, packed = (
+        te.placeholder((n, height, width, n_in), name="data"),
+        te.placeholder(transformed_shape(weights.shape, 8), name="weights"),
+    )
     result = winograd_conv2d(data, packed, out, padding)
-    found = run_te([data, packed, result], [image.transpose(0, 2, 3, 1), transform(weights, 8)]).transpose(0, 3, 1, 2)
+    found = run_te(
+        [data, packed, result], [image.transpose(0, 2, 3, 1), transform(weights, 8)]
+    ).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "dilation", "can"), [((3, 3), (1, 1), (1, 1), True), ((3, 3), (2, 2), (1, 1), False), ((1, 3), (1, 1), (1, 1), False), ((3, 3), (1, 1), (2, 2), False)]
+    ("kernel", "stride", "dilation", "can"),
+    [
+        ((3, 3), (1, 1), (1, 1), True),
+        ((3, 3), (2, 2), (1, 1), False),
+        ((1, 3), (1, 1), (1, 1), False),
+        ((3, 3), (1, 1), (2, 2), False),
+    ],
 )
-def test_only_dense_3x3_windows_have_winograds_form(kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], can: bool) -> None:
+def test_only_dense_3x3_windows_have_winograds_form(
+    kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], can: bool
+) -> None:
     assert is_winograd(kernel, stride, dilation) == can
 
 
@@ -122,7 +189,9 @@ def run_te(tensors: list[te.Tensor], inputs: list[np.ndarray]) -> np.ndarray:
 # --- the choice
 
 
-@pytest.mark.parametrize(("name", "n_winograd"), [("resnet8-w8", 4), ("vgg-small", 5), ("mobilenetv2-small", 0)])
+@pytest.mark.parametrize(
+    ("name", "n_winograd"), [("resnet8-w8", 4), ("vgg-small", 5), ("mobilenetv2-small", 0)]
+)
 def test_packaged_networks_can_be_had_in_nhwc(name: str, n_winograd: int) -> None:
     forms = lower(name).forms
     assert forms.note == ""
@@ -130,27 +199,60 @@ def test_packaged_networks_can_be_had_in_nhwc(name: str, n_winograd: int) -> Non
     assert sum(2 in distinct for distinct in forms.distinct) == n_winograd
     for plain, *others in forms.workloads(forms.network.uniform(0.7)):
         for other in others:
-            assert (plain.macs, plain.channels_in, plain.channels_out, plain.operator) == (other.macs, other.channels_in, other.channels_out, other.operator)
+            assert (plain.macs, plain.channels_in, plain.channels_out, plain.operator) == (
+                other.macs,
+                other.channels_in,
+                other.channels_out,
+                other.operator,
+            )
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(16, 16, 3, 1, 1, groups=4), nn.Conv2d(16, 16, 3, 1, 1, groups=2), nn.Conv2d(16, 32, 3, 1, 1, groups=16)])
-def test_a_grouped_convolution_computes_what_torch_computes_in_both_layouts(layer: nn.Conv2d, tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), layer, nn.Conv2d(layer.out_channels, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(16, 16, 3, 1, 1, groups=4),
+        nn.Conv2d(16, 16, 3, 1, 1, groups=2),
+        nn.Conv2d(16, 32, 3, 1, 1, groups=16),
+    ],
+)
+def test_a_grouped_convolution_computes_what_torch_computes_in_both_layouts(
+    layer: nn.Conv2d, tmp_path: Path
+) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        layer,
+        nn.Conv2d(layer.out_channels, 8, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
     example = torch.zeros(1, 3, 12, 12)
     coupled = find_groups(model, example)
-    forms = find_forms("grouped", ExportedNetwork.export(model, example, coupled.axes, make_target(1)), coupled.groups)
+    forms = find_forms(
+        "grouped",
+        ExportedNetwork.export(model, example, coupled.axes, make_target(1)),
+        coupled.groups,
+    )
     assert len(forms.all) >= 2, forms.note
     plan = forms.network.uniform(0.6)
     pruned = prune(model, coupled, plan)
-    values = {name: value.detach().numpy() for name, value in fold_batch_norms(pruned).state_dict().items()}
+    values = {
+        name: value.detach().numpy()
+        for name, value in fold_batch_norms(pruned).state_dict().items()
+    }
     image = torch.randn(1, 3, 12, 12)
     with torch.no_grad():
         expected = pruned(image).numpy()
     for form in range(2):
         chosen = (form,) * len(forms.network.subgraphs)
         composed = compose(forms, plan, Choice(chosen, forms.transposes(chosen)), values)
-        tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / f"{form}.so"))
-        np.testing.assert_allclose(run_library(tmp_path / f"{form}.so", image.numpy(), 4), expected, atol=1e-4)
+        tvm.compile(composed.module, target=make_target(1)).export_library(
+            str(tmp_path / f"{form}.so")
+        )
+        np.testing.assert_allclose(
+            run_library(tmp_path / f"{form}.so", image.numpy(), 4), expected, atol=1e-4
+        )
 
 
 def test_the_channel_loop_is_found_in_every_form() -> None:
@@ -160,50 +262,87 @@ def test_the_channel_loop_is_found_in_every_form() -> None:
         for f in forms.distinct[at]:
             if tasks[f].operator.name not in ("conv2d", "depthwise"):
                 continue
-            task = forms.all[f].exported.lowered(forms.network.widths(plan)).task(forms.all[f].calls[at].function)
-            found = [c.program.tile_factors("NHWC" if "form=" in tasks[f].family else "NCHW") for c in random_candidates(task, make_target(1), 1, seed=0)]
-            blocks = {-(-tasks[f].channels_out // b) for b in ((16, 8, 4) if "form=packed" in tasks[f].family else (1,))}
-            assert all(not factors or int(np.prod(factors)) in blocks for factors in found), tasks[f].key
+            task = (
+                forms.all[f]
+                .exported.lowered(forms.network.widths(plan))
+                .task(forms.all[f].calls[at].function)
+            )
+            found = [
+                c.program.tile_factors("NHWC" if "form=" in tasks[f].family else "NCHW")
+                for c in random_candidates(task, make_target(1), 1, seed=0)
+            ]
+            blocks = {
+                -(-tasks[f].channels_out // b)
+                for b in ((16, 8, 4) if "form=packed" in tasks[f].family else (1,))
+            }
+            assert all(not factors or int(np.prod(factors)) in blocks for factors in found), tasks[
+                f
+            ].key
 
 
-def total(lowered: Lowered, costs: list[dict[int, float]], forms: tuple[int, ...], transpose_s: float) -> float:
-    return sum(c[f] for c, f in zip(costs, forms, strict=True)) + transpose_s * len(lowered.forms.transposes(forms))
+def total(
+    lowered: Lowered, costs: list[dict[int, float]], forms: tuple[int, ...], transpose_s: float
+) -> float:
+    return sum(c[f] for c, f in zip(costs, forms, strict=True)) + transpose_s * len(
+        lowered.forms.transposes(forms)
+    )
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.randoms(use_true_random=False), st.floats(0, 2))
-def test_the_choice_is_the_best_of_all_choices(lowered: Lowered, random: object, transpose_s: float) -> None:
+def test_the_choice_is_the_best_of_all_choices(
+    lowered: Lowered, random: object, transpose_s: float
+) -> None:
     costs = [{f: random.random() for f in (0, 1)} for _ in lowered.network.subgraphs]  # type: ignore[attr-defined]
     choice = lowered.forms.choose(costs, lambda _: transpose_s)
     assert choice.transposes == lowered.forms.transposes(choice.forms)
-    best = min(total(lowered, costs, forms, transpose_s) for forms in itertools.product((0, 1), repeat=len(costs)))
+    best = min(
+        total(lowered, costs, forms, transpose_s)
+        for forms in itertools.product((0, 1), repeat=len(costs))
+    )
     assert total(lowered, costs, choice.forms, transpose_s) == pytest.approx(best)
 
 
 def test_a_form_that_does_not_run_is_not_chosen(lowered: Lowered) -> None:
-    costs = [{0: 1.0, 1: float("inf")} if i % 2 else {0: 2.0, 1: 1.0} for i in range(len(lowered.network.subgraphs))]
+    costs = [
+        {0: 1.0, 1: float("inf")} if i % 2 else {0: 2.0, 1: 1.0}
+        for i in range(len(lowered.network.subgraphs))
+    ]
     choice = lowered.forms.choose(costs, lambda _: 0.1)
     assert all(np.isfinite(c[f]) for c, f in zip(costs, choice.forms, strict=True))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_network_in_any_mixture_of_forms_computes_what_torch_computes(lowered: Lowered, seed: int, tmp_path: Path) -> None:
+def test_a_network_in_any_mixture_of_forms_computes_what_torch_computes(
+    lowered: Lowered, seed: int, tmp_path: Path
+) -> None:
     plan = lowered.network.uniform(0.7)
     model = prune(lowered.model, lowered.coupled, plan)
-    forms = tuple(int(f) for f in np.random.default_rng(seed).integers(3, size=len(lowered.network.subgraphs)))
+    forms = tuple(
+        int(f) for f in np.random.default_rng(seed).integers(3, size=len(lowered.network.subgraphs))
+    )
     transposes = lowered.forms.transposes(forms)
     assert transposes, "neighbours differ somewhere"
-    values = {name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()}
+    values = {
+        name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()
+    }
     composed = compose(lowered.forms, plan, Choice(forms, transposes), values)
     tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / "net.so"))
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
-        np.testing.assert_allclose(run_library(tmp_path / "net.so", image.numpy(), 10), model(image).numpy(), atol=1e-4)
+        np.testing.assert_allclose(
+            run_library(tmp_path / "net.so", image.numpy(), 10), model(image).numpy(), atol=1e-4
+        )
 
 
-def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(lowered: Lowered) -> None:
+def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(
+    lowered: Lowered,
+) -> None:
     dense = lowered.network.dense
-    values = {name: value.detach().numpy() for name, value in fold_batch_norms(lowered.model).state_dict().items()}
+    values = {
+        name: value.detach().numpy()
+        for name, value in fold_batch_norms(lowered.model).state_dict().items()
+    }
     forms = (0,) * len(lowered.network.subgraphs)
     composed = compose(lowered.forms, dense, Choice(forms, ()), values)
     with pytest.raises(ModelError, match="untuned"):
@@ -216,13 +355,17 @@ def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(lo
 def first_task(lowered: Lowered) -> tuple[Task, str]:
     form = lowered.forms.all[1]
     call = form.calls[1]
-    module = form.exported.lowered(lowered.network.widths(lowered.network.dense)).task(call.function)
+    module = form.exported.lowered(lowered.network.widths(lowered.network.dense)).task(
+        call.function
+    )
     return Task(module, [], 0.2, 0), form.network.workloads(lowered.network.dense)[1].family
 
 
 def splits_of(candidate: Candidate) -> list[list[int]]:
     instructions, decisions = json.loads(candidate.program.trace_json)
-    return [value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"]
+    return [
+        value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"
+    ]
 
 
 def test_a_search_stops_where_a_trial_no_longer_pays(lowered: Lowered) -> None:
@@ -234,7 +377,9 @@ def test_a_search_stops_where_a_trial_no_longer_pays(lowered: Lowered) -> None:
         return [1.0] * len(candidates)
 
     search = ProgramSearch(make_target(1))
-    assert len(search.run(family, task, Effort(0, 4, 64, worth_s=0.001), no_better)) == sum(tried) <= 4, "nothing is worth a trial"
+    assert (
+        len(search.run(family, task, Effort(0, 4, 64, worth_s=0.001), no_better)) == sum(tried) <= 4
+    ), "nothing is worth a trial"
     tried.clear()
     found = search.run(family, task, Effort(0, 4, 64, worth_s=3.0), no_better)
     assert 4 < len(found) < 64, "it hopes for a while, then gives up"
@@ -245,10 +390,14 @@ def test_evolution_follows_what_is_better(lowered: Lowered) -> None:
     task, family = first_task(lowered)
 
     def rewards_wide_tiles(candidates: Sequence[Candidate]) -> list[float]:
-        return [1.0 / (1 + sum(f == 16 for split in splits_of(c) for f in split)) for c in candidates]
+        return [
+            1.0 / (1 + sum(f == 16 for split in splits_of(c) for f in split)) for c in candidates
+        ]
 
     def found_by(seed: int) -> list[Candidate]:
-        return ProgramSearch(make_target(1)).run(family, replace(task, seed=seed), Effort(0, 4, 28, worth_s=1000.0), rewards_wide_tiles)
+        return ProgramSearch(make_target(1)).run(
+            family, replace(task, seed=seed), Effort(0, 4, 28, worth_s=1000.0), rewards_wide_tiles
+        )
 
     found = found_by(0)
     assert len(found) == 28
@@ -259,7 +408,12 @@ def test_evolution_follows_what_is_better(lowered: Lowered) -> None:
 
 def test_a_failing_task_ends_after_its_first_programs(lowered: Lowered) -> None:
     task, family = first_task(lowered)
-    found = ProgramSearch(make_target(1)).run(family, task, Effort(0, 3, 64, worth_s=100.0), lambda candidates: [float("inf")] * len(candidates))
+    found = ProgramSearch(make_target(1)).run(
+        family,
+        task,
+        Effort(0, 3, 64, worth_s=100.0),
+        lambda candidates: [float("inf")] * len(candidates),
+    )
     assert len(found) <= 3
 
 
@@ -269,15 +423,23 @@ class Liar:
     def __init__(self, factor: float) -> None:
         self._factor = factor
 
-    def run(self, artifact: Artifact, arguments: list[np.ndarray]) -> tuple[np.ndarray, ...] | Measurement:
+    def run(
+        self, artifact: Artifact, arguments: list[np.ndarray]
+    ) -> tuple[np.ndarray, ...] | Measurement:
         if not self._factor:
             return Measurement(error="gone")
         data, weights, bias = (torch.from_numpy(a) for a in arguments)
-        return ((functional.conv2d(data, weights, None, 1, 1) + bias).relu().numpy() * self._factor,)
+        return (
+            (functional.conv2d(data, weights, None, 1, 1) + bias).relu().numpy() * self._factor,
+        )
 
 
-@pytest.mark.parametrize(("factor", "complaint"), [(1.0, None), (1.1, "wrong output"), (0.0, "gone")])
-def test_a_program_that_computes_something_else_is_found_out(lowered: Lowered, factor: float, complaint: str | None) -> None:
+@pytest.mark.parametrize(
+    ("factor", "complaint"), [(1.0, None), (1.1, "wrong output"), (0.0, "gone")]
+)
+def test_a_program_that_computes_something_else_is_found_out(
+    lowered: Lowered, factor: float, complaint: str | None
+) -> None:
     call = lowered.forms.all[0].calls[1]
     found = OutputCheck(call, (None,) * (len(call.shapes) - 1), Liar(factor))(Artifact("", (), ()))  # type: ignore[arg-type]
     assert found is None if complaint is None else complaint in str(found)
@@ -300,7 +462,9 @@ def test_every_convolution_of_a_narrower_network_is_compared_with_torchs_in_ever
         for call in form.exported.lowered(widths).calls:
             check = OutputCheck(call, form.exported.packings(widths, call), Zeros(call.shapes[-1]))  # type: ignore[arg-type]
             if any(operator.name == "nn.conv2d" for operator in call.operators):
-                assert "wrong output" in str(check(Artifact("", (), ()))), f"{form.layout} {call.function}"
+                assert "wrong output" in str(check(Artifact("", (), ()))), (
+                    f"{form.layout} {call.function}"
+                )
 
 
 def test_a_task_is_the_same_function_in_every_network() -> None:
@@ -313,12 +477,19 @@ def test_a_task_is_the_same_function_in_every_network() -> None:
             if workload.key not in known or "mean" not in workload.key:
                 continue
             shared += 1
-            tasks = [f.exported.lowered(f.network.widths(f.network.dense)).task(f.calls[i].function) for f, i in ((form, at), (other, known[workload.key]))]
+            tasks = [
+                f.exported.lowered(f.network.widths(f.network.dense)).task(f.calls[i].function)
+                for f, i in ((form, at), (other, known[workload.key]))
+            ]
             (candidate,) = random_candidates(tasks[1], target, 1, 0)
             assert "reduced" in candidate.program.trace_json
-            assert carry_over(candidate.program, tasks[0], target) is not None, "a program of one network fits the other's"
+            assert carry_over(candidate.program, tasks[0], target) is not None, (
+                "a program of one network fits the other's"
+            )
             older = Program(candidate.program.trace_json.replace('"reduced"', '"lv90_red"'))
-            assert carry_over(older, tasks[0], target) is not None, "so does one that was kept under a numbered name"
+            assert carry_over(older, tasks[0], target) is not None, (
+                "so does one that was kept under a numbered name"
+            )
     assert shared
 
 
@@ -338,12 +509,26 @@ def test_programs_are_of_the_instructions_that_a_recording_may_hold(lowered: Low
     "trace",
     [
         [],
-        [[["GetSBlock", [], ["root", "main"], ["b0"]], ["Unannotate", ["b0"], ["meta_schedule.parallel"], []]], []],
-        [[["GetSBlock", [], ["root", "main"], ["b0"]], ["Annotate", ["b0", 2**31], ["meta_schedule.vectorize"], []]], []],
+        [
+            [
+                ["GetSBlock", [], ["root", "main"], ["b0"]],
+                ["Unannotate", ["b0"], ["meta_schedule.parallel"], []],
+            ],
+            [],
+        ],
+        [
+            [
+                ["GetSBlock", [], ["root", "main"], ["b0"]],
+                ["Annotate", ["b0", 2**31], ["meta_schedule.vectorize"], []],
+            ],
+            [],
+        ],
     ],
     ids=["nothing", "an annotation that is not there", "a vector too long"],
 )
-def test_an_imported_program_that_cannot_be_applied_is_left_out(lowered: Lowered, trace: list[object]) -> None:
+def test_an_imported_program_that_cannot_be_applied_is_left_out(
+    lowered: Lowered, trace: list[object]
+) -> None:
     task, _ = first_task(lowered)
     assert carry_over(Program(json.dumps(trace)), task.module, make_target(1)) is None
 

@@ -25,14 +25,26 @@ def test_a_variant_is_a_network_whose_tasks_are_of_the_recorded_kinds(name: str)
         assert {(s.template.family, s.template.operator) for s in varied.subgraphs} <= kinds
         assert all(w.macs >= 0 for w in varied.workloads(varied.dense)), "every shape can be told"
         written = {name for s in varied.subgraphs for name in s.writes}
-        assert written == {g.name for g in varied.groups}, "no group without a layer, no layer without its group"
+        assert written == {g.name for g in varied.groups}, (
+            "no group without a layer, no layer without its group"
+        )
 
 
 def test_depth_varies_where_there_are_residual_blocks() -> None:
     network = read_recording("mobilenetv2-small@znver4-1t").network
-    assert len({len(vary(network, np.random.default_rng(seed)).network.subgraphs) for seed in range(20)}) > 1
+    assert (
+        len(
+            {
+                len(vary(network, np.random.default_rng(seed)).network.subgraphs)
+                for seed in range(20)
+            }
+        )
+        > 1
+    )
     chain = read_recording("vgg-small@znver4-1t").network
-    assert {len(vary(chain, np.random.default_rng(seed)).network.subgraphs) for seed in range(10)} == {len(chain.subgraphs)}
+    assert {
+        len(vary(chain, np.random.default_rng(seed)).network.subgraphs) for seed in range(10)
+    } == {len(chain.subgraphs)}
 
 
 def test_drawn_problems_differ_and_can_be_solved() -> None:

@@ -28,11 +28,16 @@ class Spendthrift:
 
     name = "spendthrift"
 
-    def search(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> SearchResult:
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
         looks = Looks(problem, Budget(), on_step)
         for at in range(2, 10):
             for group, widths in enumerate(looks.widths):
-                looks.take(problem.network.dense.with_width(group, widths[-min(at, len(widths))]), f"{at} narrower")
+                looks.take(
+                    problem.network.dense.with_width(group, widths[-min(at, len(widths))]),
+                    f"{at} narrower",
+                )
         return looks.meter.result(self.name)
 
 
@@ -59,10 +64,15 @@ def test_time_is_a_budget_too() -> None:
 
 
 def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None:
-    free, guarded = GreedyCPrune().search(toy_problem(), Budget()), search_within(GreedyCPrune(), toy_problem(), Budget(10_000, 10_000))
+    free, guarded = (
+        GreedyCPrune().search(toy_problem(), Budget()),
+        search_within(GreedyCPrune(), toy_problem(), Budget(10_000, 10_000)),
+    )
     assert not guarded[1]
     assert guarded[0].accepted == free.accepted
-    assert {k: v for k, v in guarded[0].cost.items() if k != "wall_s"} == {k: v for k, v in free.cost.items() if k != "wall_s"}
+    assert {k: v for k, v in guarded[0].cost.items() if k != "wall_s"} == {
+        k: v for k, v in free.cost.items() if k != "wall_s"
+    }
 
 
 @pytest.mark.parametrize("trials", [0, 100, 700])
@@ -70,12 +80,24 @@ def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None
 @pytest.mark.parametrize(
     "make",
     [
-        *(GreedyCPrune, PublishedCPrune, Evolution, Annealing, SurrogateSearch, HALP, MDP, NetAdapt, FastNAS),
+        *(
+            GreedyCPrune,
+            PublishedCPrune,
+            Evolution,
+            Annealing,
+            SurrogateSearch,
+            HALP,
+            MDP,
+            NetAdapt,
+            FastNAS,
+        ),
         lambda: Bayes(20),
         lambda: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
     ],
 )
-def test_no_search_passes_any_budget(make: Callable[[], Searcher], trials: int, evaluations: int) -> None:
+def test_no_search_passes_any_budget(
+    make: Callable[[], Searcher], trials: int, evaluations: int
+) -> None:
     problem = rehearse("vgg-small@znver4-1t", -0.02).problem
     before = problem.latency.spending.fresh_trials
     found, _ = search_within(make(), problem, Budget(trials, evaluations))
@@ -86,9 +108,15 @@ def test_no_search_passes_any_budget(make: Callable[[], Searcher], trials: int, 
     assert found.accepted[0].plan == problem.network.dense
 
 
-def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations_are_spent() -> None:
+def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations_are_spent() -> (
+    None
+):
     problem = rehearse("resnet8@znver4-1t").problem
-    found, _ = search_within(Unmeasured("rb-cprune", GreedyCPrune(), by_prediction), problem, Budget(accuracy_evaluations=6))
+    found, _ = search_within(
+        Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+        problem,
+        Budget(accuracy_evaluations=6),
+    )
     assert found.cost["accuracy_evaluations"] <= 6
     assert len(found.accepted) > 1
     assert len(found.history) <= 4, "the winner and what it may back off to, no more"
@@ -96,7 +124,12 @@ def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations
 
 def test_what_looks_would_have_taken_counts_as_time() -> None:
     problem = rehearse("resnet8@znver4-1t").problem
-    found, is_stopped = search_within(GreedyCPrune(), problem, Budget(minutes=1.0), other_s=lambda: 20.0 * problem.oracle.spending.accuracy_evaluations)
+    found, is_stopped = search_within(
+        GreedyCPrune(),
+        problem,
+        Budget(minutes=1.0),
+        other_s=lambda: 20.0 * problem.oracle.spending.accuracy_evaluations,
+    )
     assert is_stopped
     assert found.cost["accuracy_evaluations"] == 3
 
@@ -108,4 +141,7 @@ def test_the_published_algorithm_pays_for_tuning_every_task_of_every_candidate()
     tasks = [len({w.key for w in problem.network.workloads(step.plan)}) for step in found.history]
     assert problem.latency.spending.fresh_trials - before == 70 * sum(tasks)
     assert len(found.accepted) > 1
-    assert all(a.latency_s <= 0.99 * b.latency_s for b, a in zip(found.accepted, found.accepted[1:], strict=False)), "each step is as much faster as it asks for"
+    assert all(
+        a.latency_s <= 0.99 * b.latency_s
+        for b, a in zip(found.accepted, found.accepted[1:], strict=False)
+    ), "each step is as much faster as it asks for"

@@ -32,11 +32,19 @@ class Attention(nn.Module):
     def __init__(self, n_heads: int, size: int) -> None:
         super().__init__()
         self.num_heads, self.head_dim, self.attn_dim = n_heads, size, n_heads * size
-        self.qkv, self.proj = nn.Linear(n_heads * size, 3 * n_heads * size), nn.Linear(n_heads * size, n_heads * size)
+        self.qkv, self.proj = (
+            nn.Linear(n_heads * size, 3 * n_heads * size),
+            nn.Linear(n_heads * size, n_heads * size),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, n, _ = x.shape
-        q, k, v = self.qkv(x).reshape(batch, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.qkv(x)
+            .reshape(batch, n, 3, self.num_heads, self.head_dim)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         y = functional.scaled_dot_product_attention(q, k, v)
         return self.proj(y.transpose(1, 2).reshape(batch, n, self.attn_dim))
 
@@ -49,7 +57,11 @@ class Transformer(nn.Module):
         width = N_HEADS * SIZE
         self.patches = nn.Conv2d(3, width, 4, 4)
         self.norm1, self.attention = nn.LayerNorm(width), Attention(N_HEADS, SIZE)
-        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 40), nn.Linear(40, width)
+        self.norm2, self.up, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 40),
+            nn.Linear(40, width),
+        )
         self.fc = nn.Linear(width, 5)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -77,7 +89,9 @@ def test_heads_and_the_hidden_layer_can_go_and_the_embedding_stays() -> None:
 
 
 @pytest.mark.parametrize("n_heads", [1, 3])
-def test_a_network_without_a_head_computes_what_one_does_that_does_not_read_it(n_heads: int) -> None:
+def test_a_network_without_a_head_computes_what_one_does_that_does_not_read_it(
+    n_heads: int,
+) -> None:
     model, coupled = network()
     widths = {"attention.qkv": n_heads, "up": 30}
     plan = Plan(tuple(widths[g.name] for g in coupled.groups))
@@ -88,7 +102,9 @@ def test_a_network_without_a_head_computes_what_one_does_that_does_not_read_it(n
             silent.attention.proj.weight[:, head * SIZE : (head + 1) * SIZE] = 0
         silent.down.weight[:, list(coupled.ranking["up"][30:])] = 0
         image = torch.randn(2, 3, 16, 16)
-        torch.testing.assert_close(prune(model, coupled, plan)(image), silent(image), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            prune(model, coupled, plan)(image), silent(image), atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("importance", ["l1", "l2", "fpgm", "taylor", "random"])
@@ -98,15 +114,26 @@ def test_every_criterion_ranks_heads(importance: str) -> None:
 
 
 @pytest.mark.parametrize("n_heads", [1, 2, 3, 4])
-def test_a_compiled_network_with_fewer_heads_computes_what_torch_computes(n_heads: int, tmp_path: Path) -> None:
+def test_a_compiled_network_with_fewer_heads_computes_what_torch_computes(
+    n_heads: int, tmp_path: Path
+) -> None:
     model, coupled = network()
-    forms = find_forms("transformer", ExportedNetwork.export(model, EXAMPLE, coupled.axes, make_target(1)), coupled.groups)
+    forms = find_forms(
+        "transformer",
+        ExportedNetwork.export(model, EXAMPLE, coupled.axes, make_target(1)),
+        coupled.groups,
+    )
     widths = {"attention.qkv": n_heads, "up": 40 - 5 * n_heads}
     plan = Plan(tuple(widths[g.name] for g in coupled.groups))
     pruned = prune(model, coupled, plan)
-    values = {name: value.detach().numpy() for name, value in fold_batch_norms(pruned).state_dict().items()}
+    values = {
+        name: value.detach().numpy()
+        for name, value in fold_batch_norms(pruned).state_dict().items()
+    }
     composed = compose(forms, plan, Choice((0,) * len(forms.network.subgraphs), ()), values)
     tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / "net.so"))
     image = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
-        np.testing.assert_allclose(run_library(tmp_path / "net.so", image.numpy(), 5), pruned(image).numpy(), atol=1e-4)
+        np.testing.assert_allclose(
+            run_library(tmp_path / "net.so", image.numpy(), 5), pruned(image).numpy(), atol=1e-4
+        )

@@ -70,23 +70,39 @@ def test_a_function_of_ones_own_gives_a_network(own: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "error", "what"), [("number", ModelError, "gives int"), ("fails", ModelError, "no weights here"), ("built", ConfigError, "It has: build, fails, fixed, number")]
+    ("function", "error", "what"),
+    [
+        ("number", ModelError, "gives int"),
+        ("fails", ModelError, "no weights here"),
+        ("built", ConfigError, "It has: build, fails, fixed, number"),
+    ],
 )
-def test_a_function_that_gives_none_says_so(own: Path, function: str, error: type[Exception], what: str) -> None:
+def test_a_function_that_gives_none_says_so(
+    own: Path, function: str, error: type[Exception], what: str
+) -> None:
     with pytest.raises(error, match=what):
         build_model(f"{own}:{function}", 3)
 
 
-@pytest.mark.parametrize(("shape", "n_classes", "what"), [((1, 3, 8, 8), 10, "does not take images"), ((1, 1, 8, 8), 4, "must give")])
-def test_a_network_that_does_not_go_with_its_data_is_refused(own: Path, shape: tuple[int, ...], n_classes: int, what: str) -> None:
+@pytest.mark.parametrize(
+    ("shape", "n_classes", "what"),
+    [((1, 3, 8, 8), 10, "does not take images"), ((1, 1, 8, 8), 4, "must give")],
+)
+def test_a_network_that_does_not_go_with_its_data_is_refused(
+    own: Path, shape: tuple[int, ...], n_classes: int, what: str
+) -> None:
     with pytest.raises(ModelError, match=what):
         check_output(build_model(f"{own}:fixed", n_classes), torch.zeros(shape), n_classes, "mynet")
 
 
-def test_paths_in_names_are_whole_in_a_runs_options(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_names_are_whole_in_a_runs_options(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.npz").touch()
-    config = load_config(None, {"model": "mynet.py:build", "data": "npz:mine.npz?seed=3", "weights": "w.pt"})
+    config = load_config(
+        None, {"model": "mynet.py:build", "data": "npz:mine.npz?seed=3", "weights": "w.pt"}
+    )
     assert config.model == f"{own}:build"
     assert config.data == f"npz:{tmp_path / 'mine.npz'}?seed=3"
     assert config.weights == tmp_path / "w.pt"
@@ -94,7 +110,10 @@ def test_paths_in_names_are_whole_in_a_runs_options(own: Path, tmp_path: Path, m
     assert load_config(None, {"data": "contours:hard"}).data == "contours:hard"
 
 
-@pytest.mark.parametrize("options", [{"data": "npz:gone.npz"}, {"weights": "gone.pt"}, {"data": "imagefolder:gone?size=32"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"data": "npz:gone.npz"}, {"weights": "gone.pt"}, {"data": "imagefolder:gone?size=32"}],
+)
 def test_files_that_are_not_there_are_told_before_anything_is_done(options: dict[str, str]) -> None:
     with pytest.raises(DataError, match=r"gone.* is not there"):
         load_config(None, options).check_names()
@@ -124,7 +143,9 @@ def test_a_library_that_has_no_such_network_says_what_was_meant() -> None:
 # --- weights
 
 
-@pytest.mark.parametrize("form", ["pt", "checkpoint", "tutorial", "parallel", "compiled", "safetensors"])
+@pytest.mark.parametrize(
+    "form", ["pt", "checkpoint", "tutorial", "parallel", "compiled", "safetensors"]
+)
 def test_weights_come_in_the_usual_forms(form: str, own: Path, tmp_path: Path) -> None:
     trained, model = build_model(f"{own}:build", 3, seed=1), build_model(f"{own}:build", 3, seed=0)
     values = trained.state_dict()
@@ -146,7 +167,10 @@ def test_weights_come_in_the_usual_forms(form: str, own: Path, tmp_path: Path) -
 
 def test_weights_without_the_counters_of_batch_norms_fit(tmp_path: Path) -> None:
     trained, model = build_model("resnet8-w8", 10, seed=1), build_model("resnet8-w8", 10, seed=0)
-    torch.save({k: v for k, v in trained.state_dict().items() if not k.endswith("num_batches_tracked")}, tmp_path / "w.pt")
+    torch.save(
+        {k: v for k, v in trained.state_dict().items() if not k.endswith("num_batches_tracked")},
+        tmp_path / "w.pt",
+    )
     load_weights(model, tmp_path / "w.pt")
     torch.testing.assert_close(dict(model.state_dict()), dict(trained.state_dict()))
 
@@ -168,7 +192,13 @@ def test_weights_under_two_names_are_written(tmp_path: Path) -> None:
 def test_a_network_that_computes_something_else_has_another_name(tmp_path: Path) -> None:
     names = set()
     for at, (layer, scale) in enumerate(
-        [("nn.ReLU()", "1.0"), ("nn.SiLU()", "1.0"), ("nn.ReLU()", "0.5"), ("nn.Dropout(0.1)", "1.0"), ("nn.ReLU()", "(2.0 if x.sum() > 0 else 1.0)")]
+        [
+            ("nn.ReLU()", "1.0"),
+            ("nn.SiLU()", "1.0"),
+            ("nn.ReLU()", "0.5"),
+            ("nn.Dropout(0.1)", "1.0"),
+            ("nn.ReLU()", "(2.0 if x.sum() > 0 else 1.0)"),
+        ]
     ):
         code = f"""
 from torch import nn
@@ -183,13 +213,18 @@ def build(n_classes):
 """
         for copy in ("a", "b"):
             (tmp_path / f"{copy}{at}.py").write_text(code)
-        a, b = (network_hash(build_model(f"{tmp_path}/{copy}{at}.py:build", 3, seed=0)) for copy in ("a", "b"))
+        a, b = (
+            network_hash(build_model(f"{tmp_path}/{copy}{at}.py:build", 3, seed=0))
+            for copy in ("a", "b")
+        )
         assert a == b
         names.add(a)
     assert len(names) == 5
 
 
-def test_a_package_in_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_in_the_working_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "nets_of_mine").mkdir()
     (tmp_path / "nets_of_mine" / "small.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
@@ -215,7 +250,9 @@ def test_no_code_in_a_file_of_weights_is_run(own: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"nothing of the kind"])
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_missing_and_damaged_weights_are_named(content: bytes | None, suffix: str, own: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_weights_are_named(
+    content: bytes | None, suffix: str, own: Path, tmp_path: Path
+) -> None:
     path = tmp_path / f"w.{suffix}"
     if content is not None:
         path.write_bytes(content)
@@ -224,8 +261,19 @@ def test_missing_and_damaged_weights_are_named(content: bytes | None, suffix: st
 
 
 def test_weights_of_another_network_say_where_they_differ(own: Path, tmp_path: Path) -> None:
-    torch.save({"0.weight": torch.zeros(4, 1, 3, 3), "0.bias": torch.zeros(8), "4.bias": torch.zeros(3), "5.bias": torch.zeros(3)}, tmp_path / "w.pt")
-    with pytest.raises(ModelError, match=r"it lacks 4\.weight; the network has no 5\.bias; other shapes: 0\.weight \(\(4, 1, 3, 3\), here \(8, 1, 3, 3\)\)"):
+    torch.save(
+        {
+            "0.weight": torch.zeros(4, 1, 3, 3),
+            "0.bias": torch.zeros(8),
+            "4.bias": torch.zeros(3),
+            "5.bias": torch.zeros(3),
+        },
+        tmp_path / "w.pt",
+    )
+    with pytest.raises(
+        ModelError,
+        match=r"it lacks 4\.weight; the network has no 5\.bias; other shapes: 0\.weight \(\(4, 1, 3, 3\), here \(8, 1, 3, 3\)\)",
+    ):
         load_weights(build_model(f"{own}:build", 3), tmp_path / "w.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(DataError, match="holds no state_dict"):
@@ -241,7 +289,12 @@ EXAMPLE = torch.zeros(1, 3, 32, 32)
 def test_every_criterion_ranks_all_channels(importance: str) -> None:
     model, data = build_model("resnet8-w8", 10).eval(), load_data("digits")
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    coupled, again = (find_groups(model, EXAMPLE, GroupSettings(importance), lambda m: accumulate_gradients(m, data)) for _ in range(2))
+    coupled, again = (
+        find_groups(
+            model, EXAMPLE, GroupSettings(importance), lambda m: accumulate_gradients(m, data)
+        )
+        for _ in range(2)
+    )
     for group in coupled.groups:
         assert sorted(coupled.ranking[group.name]) == list(range(group.channels))
         assert np.isfinite(coupled.importance[group.name]).all()
@@ -252,7 +305,11 @@ def test_every_criterion_ranks_all_channels(importance: str) -> None:
 
 def test_criteria_differ_and_random_follows_its_seed() -> None:
     model = build_model("resnet8-w8", 10).eval()
-    by = {(name, seed): find_groups(model, EXAMPLE, GroupSettings(name, seed=seed)).ranking for name in ("l1", "fpgm", "random") for seed in (0, 1)}
+    by = {
+        (name, seed): find_groups(model, EXAMPLE, GroupSettings(name, seed=seed)).ranking
+        for name in ("l1", "fpgm", "random")
+        for seed in (0, 1)
+    }
     assert by["random", 0] != by["random", 1]
     assert by["l1", 0] == by["l1", 1] != by["fpgm", 0]
 
@@ -273,24 +330,45 @@ def test_taylor_without_images_says_what_it_needs() -> None:
 
 
 def test_frozen_layers_stay_whole_with_what_is_coupled_to_them() -> None:
-    coupled = find_groups(build_model("resnet8-w8", 10), EXAMPLE, GroupSettings(freeze=("blocks.0.conv2", "blocks.1")))
+    coupled = find_groups(
+        build_model("resnet8-w8", 10), EXAMPLE, GroupSettings(freeze=("blocks.0.conv2", "blocks.1"))
+    )
     reasons = dict(coupled.unprunable)
-    assert reasons["conv1"] == "frozen by 'blocks.0.conv2' (and so blocks.0.conv2, coupled to it)", "its channels are added to those of the first block"
-    assert {"blocks.1.conv1"} <= {name for name, reason in reasons.items() if reason == "frozen by 'blocks.1'"}
-    assert all(not layer.startswith("blocks.1.") for group in coupled.groups for layer in group.layers)
-    assert [g.name for g in find_groups(build_model("resnet8-w8", 10), EXAMPLE, GroupSettings(freeze=("*.conv2",))).groups] == [f"blocks.{i}.conv1" for i in range(3)]
+    assert (
+        reasons["conv1"] == "frozen by 'blocks.0.conv2' (and so blocks.0.conv2, coupled to it)"
+    ), "its channels are added to those of the first block"
+    assert {"blocks.1.conv1"} <= {
+        name for name, reason in reasons.items() if reason == "frozen by 'blocks.1'"
+    }
+    assert all(
+        not layer.startswith("blocks.1.") for group in coupled.groups for layer in group.layers
+    )
+    assert [
+        g.name
+        for g in find_groups(
+            build_model("resnet8-w8", 10), EXAMPLE, GroupSettings(freeze=("*.conv2",))
+        ).groups
+    ] == [f"blocks.{i}.conv1" for i in range(3)]
 
 
 def test_shares_that_stay_are_the_groups_minimum() -> None:
-    coupled = find_groups(build_model("resnet8-w8", 10), EXAMPLE, GroupSettings(keep={"blocks.2": 0.5, "blocks.2.conv1": 0.9}))
+    coupled = find_groups(
+        build_model("resnet8-w8", 10),
+        EXAMPLE,
+        GroupSettings(keep={"blocks.2": 0.5, "blocks.2.conv1": 0.9}),
+    )
     minimum = {g.name: g.minimum for g in coupled.groups}
     assert minimum["blocks.2.conv1"] == 29
     assert minimum["blocks.0.conv1"] == 2
 
 
-@pytest.mark.parametrize("settings", [GroupSettings(freeze=("stem",)), GroupSettings(keep={"stem": 0.5})])
+@pytest.mark.parametrize(
+    "settings", [GroupSettings(freeze=("stem",)), GroupSettings(keep={"stem": 0.5})]
+)
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(settings: GroupSettings) -> None:
-    with pytest.raises(ConfigError, match=r"no layer with channels of its own is called 'stem'. Known: blocks"):
+    with pytest.raises(
+        ConfigError, match=r"no layer with channels of its own is called 'stem'. Known: blocks"
+    ):
         find_groups(build_model("resnet8-w8", 10), EXAMPLE, settings)
 
 
@@ -319,11 +397,21 @@ def test_groups_at_fault_are_found_among_good_ones() -> None:
     assert reasons["fc"] == "gives the network's output"
 
 
-@pytest.mark.parametrize(("keep", "what"), [("stem", "give a layer and the share"), ("stem=2", "give a layer and the share"), ("=0.5", "give a layer and the share")])
+@pytest.mark.parametrize(
+    ("keep", "what"),
+    [
+        ("stem", "give a layer and the share"),
+        ("stem=2", "give a layer and the share"),
+        ("=0.5", "give a layer and the share"),
+    ],
+)
 def test_a_share_that_is_none_is_refused_with_the_options(keep: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         load_config(None, {"keep": keep})
-    assert load_config(None, {"keep": ["a=0.5", "b.c=1"], "freeze": "stem"}).kept_shares == {"a": 0.5, "b.c": 1.0}
+    assert load_config(None, {"keep": ["a=0.5", "b.c=1"], "freeze": "stem"}).kept_shares == {
+        "a": 0.5,
+        "b.c": 1.0,
+    }
 
 
 class Hidden(nn.Module):
@@ -331,7 +419,12 @@ class Hidden(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv0, self.conv1, self.conv2, self.norm = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.conv0, self.conv1, self.conv2, self.norm = (
+            nn.Conv2d(3, 8, 3, 1, 1),
+            nn.Conv2d(8, 8, 3, 1, 1),
+            nn.Conv2d(8, 8, 1),
+            nn.BatchNorm2d(8),
+        )
         self.fc = nn.Linear(8, 3)
         nn.init.zeros_(self.norm.weight)
 
@@ -345,7 +438,9 @@ class Hidden(nn.Module):
 def test_a_scale_that_begins_at_nothing_hides_nothing_from_the_guard() -> None:
     coupled = find_groups(Hidden().eval(), torch.zeros(1, 3, 8, 8))
     assert "removing channels is not masking them" in dict(coupled.unprunable)["conv1"]
-    assert "conv0" in {g.name for g in coupled.groups} or "conv2" in {g.name for g in coupled.groups}
+    assert "conv0" in {g.name for g in coupled.groups} or "conv2" in {
+        g.name for g in coupled.groups
+    }
 
 
 def test_a_pattern_that_matches_no_channels_is_refused() -> None:

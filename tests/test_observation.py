@@ -1,4 +1,6 @@
-"""What an agent sees and may do, against a slow implementation that shares nothing with the fast one; order and padding of rows."""
+"""What an agent sees and may do, against a slow implementation that shares nothing with the fast
+one; order and padding of rows.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,10 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
         operator = row.workload.operator
         read = [g for g in network.touched_groups[row.subgraphs[0]] if g not in row.groups]
         n_written = max(len(row.groups), 1)
-        realised, predicted = sum(state.realised[g] for g in row.groups), sum(state.predicted[g] for g in row.groups)
+        realised, predicted = (
+            sum(state.realised[g] for g in row.groups),
+            sum(state.predicted[g] for g in row.groups),
+        )
         trust = min(max((realised * 100 + 0.1) / (predicted * 100 + 0.1), 0.2), 5.0)
         columns = {
             "valid": 1.0,
@@ -82,7 +87,10 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
             "is_3x3": float(operator.kernel == 3),
             "stride": operator.stride - 1.0,
             "log2_height": math.log2(max(operator.height, 1)) / 3,
-            "log_importance": math.log(sum(problem.curves.scale[g] for g in row.groups) * 100 + 0.01) / 2,
+            "log_importance": math.log(
+                sum(problem.curves.scale[g] for g in row.groups) * 100 + 0.01
+            )
+            / 2,
             "curvature": sum(problem.curves.power[g] for g in row.groups) / n_written - 2,
             "log_realised_over_predicted": math.log(trust),
             "evidence": min(predicted * 100, 2.0),
@@ -93,7 +101,9 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
             "steps": min(state.n_steps / 60, 1.0),
             "rejections": state.n_rejections / 8,
         }
-        for name, value in zip(problem.descriptor.vector_names(), problem.descriptor.vector(), strict=True):
+        for name, value in zip(
+            problem.descriptor.vector_names(), problem.descriptor.vector(), strict=True
+        ):
             columns[f"device_{name}"] = value
         for w, count in enumerate(STEP_COUNTS):
             plan = moves.get(r * N_WIDTHS + w)
@@ -101,8 +111,14 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
             if plan is not None:
                 after = [a / d for a, d in zip(plan.widths, dense, strict=True)]
                 removed = sum(1 - a / b for a, b in zip(after, kept, strict=True)) / n_written
-                loss = sum(curve(g, after[g]) - curve(g, kept[g]) for g in range(len(kept))) * 100 * trust
-                narrowed = sum(c.latency_s for c in problem.latency.predict(network.workloads(plan)))
+                loss = (
+                    sum(curve(g, after[g]) - curve(g, kept[g]) for g in range(len(kept)))
+                    * 100
+                    * trust
+                )
+                narrowed = sum(
+                    c.latency_s for c in problem.latency.predict(network.workloads(plan))
+                )
                 gain = math.log(total / narrowed)
             columns[f"legal_x{count}"] = float(plan is not None)
             columns[f"fraction_removed_x{count}"] = 3 * removed
@@ -115,8 +131,14 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(8, 64), min_size=3, max_size=3), st.sampled_from([0.003, 0.01, 0.05]), st.integers(0, 10_000))
-def test_observation_and_mask_are_those_of_a_slow_implementation(widths: list[int], drop: float, seed: int) -> None:
+@given(
+    st.lists(st.integers(8, 64), min_size=3, max_size=3),
+    st.sampled_from([0.003, 0.01, 0.05]),
+    st.integers(0, 10_000),
+)
+def test_observation_and_mask_are_those_of_a_slow_implementation(
+    widths: list[int], drop: float, seed: int
+) -> None:
     walk(toy_problem(widths, drop), seed, n_steps=8)
 
 
@@ -154,13 +176,22 @@ def test_a_permutation_of_rows_permutes_the_logits_and_leaves_the_rest(seed: int
     space = gymnasium.spaces.Box(-10.0, 10.0, (ROWS, N_FEATURES), np.float32)
     policy = RowPolicy(space, gymnasium.spaces.Discrete(N_WIDTHS * ROWS + 1), lambda _: 0.0)  # type: ignore[arg-type]
     for parameter in policy.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # a fresh head would hide a mistake: it is nearly zero
+        torch.nn.init.normal_(
+            parameter, std=0.3
+        )  # a fresh head would hide a mistake: it is nearly zero
     observation = rng.normal(0, 1, (ROWS, N_FEATURES)).astype(np.float32)
     observation[:, 0] = 1.0
     observation[:, -N_GLOBALS:] = observation[0, -N_GLOBALS:]
     order = rng.permutation(ROWS)
-    (logits, value), (moved, moved_value) = (told(policy, o) for o in (observation, observation[order]))
-    np.testing.assert_allclose(moved[:-1].reshape(ROWS, N_WIDTHS), logits[:-1].reshape(ROWS, N_WIDTHS)[order], rtol=1e-3, atol=1e-3)
+    (logits, value), (moved, moved_value) = (
+        told(policy, o) for o in (observation, observation[order])
+    )
+    np.testing.assert_allclose(
+        moved[:-1].reshape(ROWS, N_WIDTHS),
+        logits[:-1].reshape(ROWS, N_WIDTHS)[order],
+        rtol=1e-3,
+        atol=1e-3,
+    )
     assert moved[-1] == pytest.approx(logits[-1], rel=1e-3, abs=1e-3)
     assert moved_value == pytest.approx(value, rel=1e-3, abs=1e-3)
 
@@ -168,5 +199,7 @@ def test_a_permutation_of_rows_permutes_the_logits_and_leaves_the_rest(seed: int
 def told(policy: RowPolicy, observation: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
     """Logits and value."""
     with torch.no_grad():
-        latent = policy.extract_features(torch.from_numpy(observation[None]), policy.pi_features_extractor)
+        latent = policy.extract_features(
+            torch.from_numpy(observation[None]), policy.pi_features_extractor
+        )
         return policy.action_net(latent)[0].numpy(), float(policy.value_net(latent))

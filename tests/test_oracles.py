@@ -35,7 +35,9 @@ class KnownLosses:
         self.asked += plans
         return [2 * self.lost(plan) for plan in plans]
 
-    def evaluate_all(self, plans: Sequence[Plan], evaluation: object, on_plan: Callable[[int], None]) -> list[float]:
+    def evaluate_all(
+        self, plans: Sequence[Plan], evaluation: object, on_plan: Callable[[int], None]
+    ) -> list[float]:
         return [DENSE_ACCURACY - self.lost(plan) for plan in plans]
 
 
@@ -43,18 +45,30 @@ def calibrated(exponent: float, **options: Any) -> tuple[list[CalibrationPoint],
     oracle = KnownLosses(exponent)
     subject = SimpleNamespace(finetuned=lambda settings, is_gradual: None)
     lab = SimpleNamespace(network=toy_network())
-    bench = Workbench(load_config(None, {"effort": "light", **options}), cast("Any", subject), cast("Any", lab), cast("Any", oracle), DENSE_ACCURACY)
+    bench = Workbench(
+        load_config(None, {"effort": "light", **options}),
+        cast("Any", subject),
+        cast("Any", lab),
+        cast("Any", oracle),
+        DENSE_ACCURACY,
+    )
     calibrate(bench, Reporter())
-    assert bench.calibrations.channels(0.02) == pytest.approx(0.01, rel=0.05), "twice as much was seen as lost"
+    assert bench.calibrations.channels(0.02) == pytest.approx(0.01, rel=0.05), (
+        "twice as much was seen as lost"
+    )
     return bench.calibration_points, oracle
 
 
 @pytest.mark.parametrize(("floor", "n_points"), [(-0.001, 2), (-0.015, 3), (-0.5, 4)])
-def test_it_goes_on_until_a_plan_loses_more_than_the_floor_allows(floor: float, n_points: int) -> None:
+def test_it_goes_on_until_a_plan_loses_more_than_the_floor_allows(
+    floor: float, n_points: int
+) -> None:
     points, oracle = calibrated(2.0, floor=floor)
     assert len(points) == n_points
     assert [p.plan for p in points] == oracle.asked
-    assert [p.lost for p in points] == sorted(p.lost for p in points), "each is narrower than the one before"
+    assert [p.lost for p in points] == sorted(p.lost for p in points), (
+        "each is narrower than the one before"
+    )
 
 
 def test_the_lowest_floor_of_a_front_counts_and_schemes_are_judged_by_themselves() -> None:

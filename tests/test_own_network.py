@@ -1,4 +1,6 @@
-"""What a user brings: a network in a file, its weights, images of one's own, or the files of CIFAR-10."""
+"""What a user brings: a network in a file, its weights, images of one's own, or the files of
+CIFAR-10.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,10 @@ def run(*options: str) -> None:
 
 
 def test_a_network_and_images_of_ones_own_go_the_whole_way() -> None:
-    """A file with a network, its weights as a checkpoint, grey images that are not square: the label is which rows are bright."""
+    """A file with a network, its weights as a checkpoint, grey images that are not square:
+
+    the label is which rows are bright.
+    """
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 120, (2400, 1, 20, 16), np.uint8), np.arange(2400) % 10
     for image, label in zip(images, labels, strict=True):
@@ -70,9 +75,24 @@ def test_a_network_and_images_of_ones_own_go_the_whole_way() -> None:
     model = build_model("mynet.py:build", 10)
     train(model, load_data("npz:mine.npz"), TrainSettings(200))
     torch.save({"model_state_dict": model.state_dict(), "epoch": 3}, "w.pt")
-    run("--model", "mynet.py:build", "--weights", "w.pt", "--data", "npz:mine.npz", "--floor", "-0.3", "--storage", "sqlite:///costs.db", "--out", "run")
+    run(
+        "--model",
+        "mynet.py:build",
+        "--weights",
+        "w.pt",
+        "--data",
+        "npz:mine.npz",
+        "--floor",
+        "-0.3",
+        "--storage",
+        "sqlite:///costs.db",
+        "--out",
+        "run",
+    )
     checks = list(validate_run(Path("run")))
-    assert [c for c in checks if c.passed is False and not c.found.endswith(" now")] == []  # how fast it is at another hour is not for a test to say
+    assert [
+        c for c in checks if c.passed is False and not c.found.endswith(" now")
+    ] == []  # how fast it is at another hour is not for a test to say
     result = Result.read(Path("run/result.json"))
     low, high = result.dense.accuracy_test_ci
     assert low < result.dense.accuracy_test <= high
@@ -85,24 +105,57 @@ def cifar10(folder: Path, n: int) -> None:
     folder.mkdir(parents=True)
     for at, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
         images, labels = draw_contours(n, 10 + at)
-        batch = {b"batch_label": name.encode(), b"labels": labels.tolist(), b"data": images.reshape(n, -1), b"filenames": [b"x.png"] * n}
+        batch = {
+            b"batch_label": name.encode(),
+            b"labels": labels.tolist(),
+            b"data": images.reshape(n, -1),
+            b"filenames": [b"x.png"] * n,
+        }
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
 
 
 @pytest.mark.parametrize("oracle", ["finetune", "supernet"])
 def test_cifar10s_files_go_the_whole_way_and_a_second_search_trains_nothing(oracle: str) -> None:
     cifar10(Path("images/cifar-10-batches-py"), 400)
-    options = ["--data", "cifar10:images", "--model", "resnet8", "--device", "recorded:resnet8", "--floor", "-0.3", "--oracle", oracle, "--storage", "sqlite:///costs.db"]
+    options = [
+        "--data",
+        "cifar10:images",
+        "--model",
+        "resnet8",
+        "--device",
+        "recorded:resnet8",
+        "--floor",
+        "-0.3",
+        "--oracle",
+        oracle,
+        "--storage",
+        "sqlite:///costs.db",
+    ]
     for out in ("first", "second"):
         run(*options, "--out", out)
     first, second = (Result.read(Path(out) / "result.json") for out in ("first", "second"))
     assert all(c.passed is not False for c in validate_run(Path("first")))
     assert first.main.cost["accuracy_evaluations"] > 0
     assert [second.main.cost[name] for name in ("accuracy_evaluations", "train_s")] == [0, 0]
-    assert [m.pruned.accuracy_test for m in (first.main, *first.rivals)] == [m.pruned.accuracy_test for m in (second.main, *second.rivals)]
+    assert [m.pruned.accuracy_test for m in (first.main, *first.rivals)] == [
+        m.pruned.accuracy_test for m in (second.main, *second.rivals)
+    ]
 
 
 def test_a_folder_is_free_again_where_an_option_was_wrong() -> None:
-    done = CliRunner().invoke(app, ["train", "--device", "recorded:resnet8", "--freeze", "*.bn1", "--storage", "sqlite:///costs.db", "--out", "run"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "train",
+            "--device",
+            "recorded:resnet8",
+            "--freeze",
+            "*.bn1",
+            "--storage",
+            "sqlite:///costs.db",
+            "--out",
+            "run",
+        ],
+    )
     assert isinstance(done.exception, ConfigError)
     assert not Path("run").exists()

@@ -1,4 +1,7 @@
-"""The row-shared policy: one set of weights for tables of any length, and files that run no code."""
+"""The row-shared policy:
+
+one set of weights for tables of any length, and files that run no code.
+"""
 
 import json
 from pathlib import Path
@@ -17,7 +20,11 @@ from cprune_rl.testing import toy_problem
 
 def make_policy(max_rows: int = 16) -> RowPolicy:
     torch.manual_seed(0)
-    return RowPolicy(gymnasium.spaces.Box(-10.0, 10.0, (max_rows, N_FEATURES)), gymnasium.spaces.Discrete(N_WIDTHS * max_rows + 1), lambda _: 1e-3)
+    return RowPolicy(
+        gymnasium.spaces.Box(-10.0, 10.0, (max_rows, N_FEATURES)),
+        gymnasium.spaces.Discrete(N_WIDTHS * max_rows + 1),
+        lambda _: 1e-3,
+    )
 
 
 def logits(policy: RowPolicy, max_rows: int) -> np.ndarray:
@@ -29,7 +36,9 @@ def logits(policy: RowPolicy, max_rows: int) -> np.ndarray:
 
 
 def test_the_number_of_weights_does_not_depend_on_the_rows() -> None:
-    assert sum(p.numel() for p in make_policy(4).parameters()) == sum(p.numel() for p in make_policy(64).parameters())
+    assert sum(p.numel() for p in make_policy(4).parameters()) == sum(
+        p.numel() for p in make_policy(64).parameters()
+    )
 
 
 def test_a_saved_policy_answers_alike_on_a_longer_table(tmp_path: Path) -> None:
@@ -39,7 +48,9 @@ def test_a_saved_policy_answers_alike_on_a_longer_table(tmp_path: Path) -> None:
     n_rows = len(CPruneEnv(toy_problem()).reset(seed=0)[1]["plan"].widths) + 1
     short, long = logits(policy, 8), logits(longer, 32)
     at = slice(0, N_WIDTHS * n_rows)
-    np.testing.assert_allclose(short[at] - short[-1], long[at] - long[-1], atol=1e-5)  # relative to stop: a softmax knows no offset
+    np.testing.assert_allclose(
+        short[at] - short[-1], long[at] - long[-1], atol=1e-5
+    )  # relative to stop: a softmax knows no offset
 
 
 def test_the_prior_ranks_by_the_score_before_any_training() -> None:
@@ -55,7 +66,9 @@ def test_the_prior_ranks_by_the_score_before_any_training() -> None:
 
 
 @pytest.mark.parametrize("other", [{"feature_hash": "0" * 12}, {"format": 1}])
-def test_a_policy_for_another_observation_is_refused(tmp_path: Path, other: dict[str, object]) -> None:
+def test_a_policy_for_another_observation_is_refused(
+    tmp_path: Path, other: dict[str, object]
+) -> None:
     save_policy(make_policy(), tmp_path, {})
     card = json.loads((tmp_path / "policy.json").read_text())
     (tmp_path / "policy.json").write_text(json.dumps({**card, **other}))

@@ -13,7 +13,13 @@ from cprune_rl.agents.policies import open_policy
 from cprune_rl.cli import app
 from cprune_rl.cost_cache.recorded import RecordedCosts
 from cprune_rl.envs.cprune_env import CPruneEnv
-from cprune_rl.envs.recordings import add_problem, open_recorded, recorded_names, remove_problem, save_recorded
+from cprune_rl.envs.recordings import (
+    add_problem,
+    open_recorded,
+    recorded_names,
+    remove_problem,
+    save_recorded,
+)
 from cprune_rl.errors import ConfigError, DataError, FloorError, UnknownNameError
 from cprune_rl.job.config import RunConfig
 from cprune_rl.job.live_problems import add_live_problem, live_options
@@ -35,16 +41,28 @@ def recording(tmp_path: Path) -> Path:
     problem = open_recorded("resnet8@znver4-1t")
     assert isinstance(problem.latency, RecordedCosts)
     file = tmp_path / "pixel8.json.gz"
-    save_recorded(file, problem, problem.latency.measured(), problem.curves, {"device": "cpu=Tensor G3"})
+    save_recorded(
+        file, problem, problem.latency.measured(), problem.curves, {"device": "cpu=Tensor G3"}
+    )
     return file
 
 
-@pytest.mark.parametrize(("name", "drop"), [("resnet8", 0.01), ("resnet8:-0.02", 0.02), ("resnet8@znver4-2t:-0.005", 0.005), ("resnet8:0.97", None)])
+@pytest.mark.parametrize(
+    ("name", "drop"),
+    [
+        ("resnet8", 0.01),
+        ("resnet8:-0.02", 0.02),
+        ("resnet8@znver4-2t:-0.005", 0.005),
+        ("resnet8:0.97", None),
+    ],
+)
 def test_a_name_may_end_in_a_floor(name: str, drop: float | None) -> None:
     problem = open_recorded(name)
     assert problem.floor == pytest.approx(0.97 if drop is None else problem.dense_accuracy - drop)
     assert CPruneEnv(name).reset(seed=0)[1]["accuracy"] == problem.dense_accuracy
-    assert open_recorded(name, -0.03).floor == pytest.approx(problem.dense_accuracy - 0.03), "what is asked for beside the name counts"
+    assert open_recorded(name, -0.03).floor == pytest.approx(problem.dense_accuracy - 0.03), (
+        "what is asked for beside the name counts"
+    )
 
 
 def test_a_floor_in_a_name_that_nothing_can_hold_is_refused() -> None:
@@ -56,7 +74,9 @@ def test_a_problem_that_was_added_opens_by_its_name(recording: Path, folder: Pat
     assert add_problem(recording) == "resnet8@pixel8"
     assert "resnet8@pixel8" in recorded_names(is_with_added=True)
     assert "resnet8@pixel8" not in recorded_names()
-    assert open_recorded("resnet8@pixel8:-0.02").network == open_recorded("resnet8@znver4-1t").network
+    assert (
+        open_recorded("resnet8@pixel8:-0.02").network == open_recorded("resnet8@znver4-1t").network
+    )
     remove_problem("resnet8@pixel8")
     assert list(folder.iterdir()) == []
     with pytest.raises(UnknownNameError, match="resnet8"):
@@ -100,10 +120,20 @@ def test_the_commands_list_show_add_and_remove(recording: Path) -> None:
 
 
 def test_one_policy_is_trained_on_many_problems_and_judged_on_others(tmp_path: Path) -> None:
-    options = {"device_class": "znver4-1t", "held_out": "vgg-small", "timesteps": 512, "variants": 8, "out": tmp_path / "policy"}
+    options = {
+        "device_class": "znver4-1t",
+        "held_out": "vgg-small",
+        "timesteps": 512,
+        "variants": 8,
+        "out": tmp_path / "policy",
+    }
     folder = train_on_problems(load_policy_config(options), Reporter())
     card = json.loads((folder / "policy.json").read_text())["card"]
-    assert card["trained_on"] == ["mobilenetv2-small@znver4-1t", "resnet20@znver4-1t", "resnet8@znver4-1t"]
+    assert card["trained_on"] == [
+        "mobilenetv2-small@znver4-1t",
+        "resnet20@znver4-1t",
+        "resnet8@znver4-1t",
+    ]
     results = json.loads((folder / "results.json").read_text())
     assert {r["problem"] for r in results} == {"vgg-small@znver4-1t"}
     assert {r["method"] for r in card["results"]} == {"agent", "roll-out", "proxy-greedy", "greedy"}
@@ -112,7 +142,16 @@ def test_one_policy_is_trained_on_many_problems_and_judged_on_others(tmp_path: P
     with pytest.raises(ConfigError, match="other options"):
         train_on_problems(load_policy_config({**options, "seed": 1}), Reporter())
     fine = train_on_problems(
-        load_policy_config({"problems": "vgg-small@znver4-1t:-0.01", "variants": 0, "timesteps": 256, "init": str(folder), "out": tmp_path / "fine"}), Reporter()
+        load_policy_config(
+            {
+                "problems": "vgg-small@znver4-1t:-0.01",
+                "variants": 0,
+                "timesteps": 256,
+                "init": str(folder),
+                "out": tmp_path / "fine",
+            }
+        ),
+        Reporter(),
     )
     assert json.loads((fine / "policy.json").read_text())["card"]["options"]["init"] == str(folder)
 
@@ -126,14 +165,20 @@ def test_one_policy_is_trained_on_many_problems_and_judged_on_others(tmp_path: P
         ({"problems": "resnet8", "init": "nobody"}, "nobody"),
     ],
 )
-def test_a_wrong_choice_of_problems_is_a_clear_error(options: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_a_wrong_choice_of_problems_is_a_clear_error(
+    options: dict[str, object], message: str, tmp_path: Path
+) -> None:
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         train_on_problems(load_policy_config({**options, "out": tmp_path / "policy"}), Reporter())
 
 
 def test_options_of_a_run_and_of_a_policy_are_not_mixed() -> None:
     runner = CliRunner()
-    for words, message in ((["--problems", "resnet8", "--floor", "-0.01"], "--floor"), (["--timesteps", "10"], "--problems"), (["--policy", "a", "--init", "b"], "--init")):
+    for words, message in (
+        (["--problems", "resnet8", "--floor", "-0.01"], "--floor"),
+        (["--timesteps", "10"], "--problems"),
+        (["--policy", "a", "--init", "b"], "--init"),
+    ):
         result = runner.invoke(app, ["train", *words])
         assert result.exception is not None
         assert message in str(result.exception)
@@ -142,7 +187,9 @@ def test_options_of_a_run_and_of_a_policy_are_not_mixed() -> None:
     assert PolicyConfig(problems="a,b").problems == ("a", "b")  # type: ignore[arg-type]
 
 
-def test_a_live_problem_is_kept_as_options_and_opened_by_name(tmp_path: Path, folder: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_problem_is_kept_as_options_and_opened_by_name(
+    tmp_path: Path, folder: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "mine.yaml"
     (tmp_path / "net.py").write_text("def build(n_classes): ...")
     file.write_text("model: net.py:build\ndevice: local?threads=2\nfloor: -0.02\n")
@@ -152,7 +199,11 @@ def test_a_live_problem_is_kept_as_options_and_opened_by_name(tmp_path: Path, fo
     assert said.exit_code == 0, said.output
     assert "prune --config net@here" in said.output
     monkeypatch.chdir("/")
-    assert live_options("net@here") == {"model": f"{tmp_path / 'net.py'}:build", "device": "local?threads=2", "floor": -0.02}, "from anywhere"
+    assert live_options("net@here") == {
+        "model": f"{tmp_path / 'net.py'}:build",
+        "device": "local?threads=2",
+        "floor": -0.02,
+    }, "from anywhere"
     assert live_options("net@here:-0.05")["floor"] == -0.05
     assert "net@here" in runner.invoke(app, ["problems", "list"]).output
     assert "threads=2" in runner.invoke(app, ["problems", "show", "net@here"]).output
@@ -168,7 +219,9 @@ def test_a_live_problem_is_kept_as_options_and_opened_by_name(tmp_path: Path, fo
     assert list(folder.iterdir()) == []
 
 
-def test_a_run_takes_a_live_problems_options_and_flags_over_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_takes_a_live_problems_options_and_flags_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("model: vgg-small\nfloor: -0.02\nseed: 3\n")
     add_live_problem(file, "vgg@here")
@@ -178,13 +231,22 @@ def test_a_run_takes_a_live_problems_options_and_flags_over_them(tmp_path: Path,
     said = CliRunner().invoke(app, ["prune", "--config", "vgg@here:-0.03", "--seed", "4"])
     assert said.exit_code == 0, said.output
     assert (seen[0].model, seen[0].floor, seen[0].seed) == ("vgg-small", -0.03, 4)
-    said = CliRunner().invoke(app, ["prune", "--config", "vgg@here", "--front=-0.01,-0.02", "--out", "front"])
+    said = CliRunner().invoke(
+        app, ["prune", "--config", "vgg@here", "--front=-0.01,-0.02", "--out", "front"]
+    )
     assert said.exit_code == 0, said.output
     assert seen[1].front == (-0.01, -0.02), "in the place of the floor that the problem has"
 
 
 @pytest.mark.parametrize(
-    ("text", "error"), [("model: nonet", "nonet"), ("modle: resnet8", "modle"), ("- a", "options"), ("out: here", "folder"), ("device: recorded:resnet8", "measured")]
+    ("text", "error"),
+    [
+        ("model: nonet", "nonet"),
+        ("modle: resnet8", "modle"),
+        ("- a", "options"),
+        ("out: here", "folder"),
+        ("device: recorded:resnet8", "measured"),
+    ],
 )
 def test_wrong_options_are_not_added(tmp_path: Path, folder: Path, text: str, error: str) -> None:
     file = tmp_path / "mine.yaml"

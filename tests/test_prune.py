@@ -1,4 +1,6 @@
-"""`cprune-rl prune`: a policy that was trained before prunes a network, for one floor or several, within a budget."""
+"""`cprune-rl prune`: a policy that was trained before prunes a network, for one floor or several,
+within a budget.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ from cprune_rl.testing import toy_problem
 
 def images(spec: data.DataSpec, fast: bool, advance: object) -> data.ImageData:
     rng = np.random.default_rng(0)
-    splits = [data.Split(rng.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10) for n in (128, 40, 200, 40)]
+    splits = [
+        data.Split(rng.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10)
+        for n in (128, 40, 200, 40)
+    ]
     return data.ImageData("specks", 10, *splits)
 
 
@@ -39,8 +44,12 @@ def images(spec: data.DataSpec, fast: bool, advance: object) -> data.ImageData:
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy trained for a moment."""
     folder = tmp_path_factory.mktemp("policy")
-    settings = TrainingSettings(total_timesteps=128, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64})
-    save_policy(train_policy(lambda rng: toy_problem(), settings).policy, folder, {"trained_on": ["toy"]})
+    settings = TrainingSettings(
+        total_timesteps=128, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64}
+    )
+    save_policy(
+        train_policy(lambda rng: toy_problem(), settings).policy, folder, {"trained_on": ["toy"]}
+    )
     return folder
 
 
@@ -49,16 +58,41 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Path) -> di
     """Of a run of a few steps on a recording."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(data.DATA_SETS, "specks", data.DataKind(images, "noise", (), ()))
-    monkeypatch.setattr(config, "FAST", config.Budgets(base_steps=2, finetune_steps=1, oracle_steps=1, calibration=(0.75, 0.5), total_timesteps=256))
-    return {"model": "resnet8", "data": "specks", "device": "recorded:resnet8", "floor": -1.0, "fast": True, "storage": f"sqlite:///{tmp_path}/costs.db", "policy": str(policy)}
+    monkeypatch.setattr(
+        config,
+        "FAST",
+        config.Budgets(
+            base_steps=2,
+            finetune_steps=1,
+            oracle_steps=1,
+            calibration=(0.75, 0.5),
+            total_timesteps=256,
+        ),
+    )
+    return {
+        "model": "resnet8",
+        "data": "specks",
+        "device": "recorded:resnet8",
+        "floor": -1.0,
+        "fast": True,
+        "storage": f"sqlite:///{tmp_path}/costs.db",
+        "policy": str(policy),
+    }
 
 
-def test_a_policy_prunes_alone_and_what_it_did_is_told(options: dict[str, object], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    result = run(RunFolder.create(load_config(None, {**options, "out": tmp_path / "run"}, {"rival": False})), Reporter())
+def test_a_policy_prunes_alone_and_what_it_did_is_told(
+    options: dict[str, object], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = run(
+        RunFolder.create(load_config(None, {**options, "out": tmp_path / "run"}, {"rival": False})),
+        Reporter(),
+    )
     assert isinstance(result, Result)
     assert result.rivals == ()
     assert result.main.speedup > 1
-    assert json.loads((tmp_path / "run" / "policy" / "policy.json").read_text())["card"] == {"trained_on": ["toy"]}
+    assert json.loads((tmp_path / "run" / "policy" / "policy.json").read_text())["card"] == {
+        "trained_on": ["toy"]
+    }
     told = capfd.readouterr().err
     assert "score" in told
     assert "expected" in told
@@ -68,9 +102,19 @@ def test_a_policy_prunes_alone_and_what_it_did_is_told(options: dict[str, object
 
 
 def test_a_budget_ends_the_search_and_what_was_spent_before_is_taken_off(
-    options: dict[str, object], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, object],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(RunFolder.create(load_config(None, {**options, "max_evaluations": 1, "out": tmp_path / "run"}, {"rival": False})), Reporter())
+    run(
+        RunFolder.create(
+            load_config(
+                None, {**options, "max_evaluations": 1, "out": tmp_path / "run"}, {"rival": False}
+            )
+        ),
+        Reporter(),
+    )
     found = json.loads((tmp_path / "run" / "search_agent.json").read_text())
     assert found["cost"]["accuracy_evaluations"] == 1
     made = RecordedLab.__init__
@@ -80,14 +124,22 @@ def test_a_budget_ends_the_search_and_what_was_spent_before_is_taken_off(
         self.spent = {"fresh_trials": 7}
 
     monkeypatch.setattr(RecordedLab, "__init__", paid)
-    small = {"max_trials": 5, "storage": f"sqlite:///{tmp_path}/fresh.db", "out": tmp_path / "small"}
+    small = {
+        "max_trials": 5,
+        "storage": f"sqlite:///{tmp_path}/fresh.db",
+        "out": tmp_path / "small",
+    }
     run(RunFolder.create(load_config(None, {**options, **small}, {"rival": False})), Reporter())
     assert "nothing is searched" in capfd.readouterr().err.replace("\n", " ")
 
 
-def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(options: dict[str, object], tmp_path: Path) -> None:
+def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
+    options: dict[str, object], tmp_path: Path
+) -> None:
     del options["floor"]
-    folder = RunFolder.create(load_config(None, {**options, "front": "-0.9,-1", "out": tmp_path / "front"}))
+    folder = RunFolder.create(
+        load_config(None, {**options, "front": "-0.9,-1", "out": tmp_path / "front"})
+    )
     points = sweep(folder, Reporter())
     assert [p.floor for p in points] == [None, -0.9, -1.0]
     assert points[0].speedup == (1.0, 1.0, 1.0)
@@ -116,17 +168,23 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(options: dict
         validate_front(folder.path)
 
 
-def test_a_margin_is_kept_above_the_floor_by_the_search_and_not_by_the_gate(options: dict[str, object], tmp_path: Path) -> None:
+def test_a_margin_is_kept_above_the_floor_by_the_search_and_not_by_the_gate(
+    options: dict[str, object], tmp_path: Path
+) -> None:
     options = {**options, "floor": -0.05, "margin": 0.01, "out": tmp_path / "run"}
     with open_workbench(load_config(None, options), Reporter(), 0.0) as bench:
         assert bench.problem().floor == pytest.approx(bench.dense_accuracy - 0.04)
         gate = FinalGate(bench)
         assert gate.floor == pytest.approx(float(gate.correct(bench.model).mean()) - 0.05)
         with pytest.raises(FloorError, match=r"the margin 0\.06 leaves nothing to lose"):
-            dataclasses.replace(bench, config=bench.config.model_copy(update={"margin": 0.06})).problem()
+            dataclasses.replace(
+                bench, config=bench.config.model_copy(update={"margin": 0.06})
+            ).problem()
 
 
-def test_the_commands_defaults_are_below_the_file_and_the_flags(tmp_path: Path, policy: Path) -> None:
+def test_the_commands_defaults_are_below_the_file_and_the_flags(
+    tmp_path: Path, policy: Path
+) -> None:
     defaults = {"policy": str(policy), "rival": False}
     file = tmp_path / "my.yaml"
     file.write_text("rival: true\n")
@@ -144,8 +202,16 @@ def test_the_commands_defaults_are_below_the_file_and_the_flags(tmp_path: Path, 
         (["--device", "recorded:resnet8", "--no-measure"], "no-measure"),
     ],
 )
-def test_wrong_options_are_told_at_once(words: list[str], message: str, tmp_path: Path, policy: Path) -> None:
-    given = ["prune", *([] if "--policy" in words else ["--policy", str(policy)]), "--out", str(tmp_path / "run"), *words]
+def test_wrong_options_are_told_at_once(
+    words: list[str], message: str, tmp_path: Path, policy: Path
+) -> None:
+    given = [
+        "prune",
+        *([] if "--policy" in words else ["--policy", str(policy)]),
+        "--out",
+        str(tmp_path / "run"),
+        *words,
+    ]
     result = CliRunner().invoke(app, given)
     assert isinstance(result.exception, CPruneError)
     assert message in str(result.exception)

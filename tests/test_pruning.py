@@ -29,7 +29,10 @@ def dense(name: str) -> tuple[nn.Module, CoupledGroups]:
 
 
 def masked(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
-    """The dense network with removed channels silenced where they are written: an independent account of what a plan means."""
+    """The dense network with removed channels silenced where they are written:
+
+    an independent account of what a plan means.
+    """
     import copy
 
     silent = copy.deepcopy(model)
@@ -40,7 +43,11 @@ def masked(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
         gone = [i for i in range(group.channels) if i not in kept[group.name]]
         for layer in group.layers:
             modules[layer].weight.data[gone] = 0
-            norm = modules[names[names.index(layer) + 1]] if "downsample" in layer or "features" in layer else modules[layer.replace("conv", "bn")]
+            norm = (
+                modules[names[names.index(layer) + 1]]
+                if "downsample" in layer or "features" in layer
+                else modules[layer.replace("conv", "bn")]
+            )
             for value in (norm.weight.data, norm.bias.data, norm.running_mean):
                 value[gone] = 0
     return silent
@@ -48,12 +55,16 @@ def masked(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
 
 @settings(max_examples=8, deadline=None)
 @given(st.sampled_from(NAMES), st.data())
-def test_the_pruned_network_computes_what_the_masked_one_does(name: str, data: st.DataObject) -> None:
+def test_the_pruned_network_computes_what_the_masked_one_does(
+    name: str, data: st.DataObject
+) -> None:
     model, coupled = dense(name)
     plan = Plan(tuple(data.draw(st.integers(g.minimum, g.channels)) for g in coupled.groups))
     pruned = prune(model, coupled, plan)
     modules = dict(pruned.named_modules())
-    assert [len(modules[g.name].weight) for g in coupled.groups] == list(plan.widths), "counts are exact"
+    assert [len(modules[g.name].weight) for g in coupled.groups] == list(plan.widths), (
+        "counts are exact"
+    )
     x = torch.randn(2, *MODELS[name].input_shape[1:])
     with torch.no_grad():
         torch.testing.assert_close(pruned(x), masked(model, coupled, plan)(x), atol=2e-4, rtol=1e-3)
@@ -114,7 +125,9 @@ def test_a_network_without_anything_to_prune_is_refused() -> None:
 
 
 def test_a_network_without_batch_norm_is_pruned_alike() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
     coupled = find_groups(model, torch.randn(1, 3, 8, 8))
     assert [(g.name, g.channels) for g in coupled.groups] == [("0", 8)]
 
@@ -125,7 +138,11 @@ class Grouped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12)
-        self.narrow, self.grouped, self.wide = nn.Conv2d(12, 16, 1), nn.Conv2d(16, 16, 3, 1, 1, groups=4), nn.Conv2d(16, 12, 1)
+        self.narrow, self.grouped, self.wide = (
+            nn.Conv2d(12, 16, 1),
+            nn.Conv2d(16, 16, 3, 1, 1, groups=4),
+            nn.Conv2d(16, 12, 1),
+        )
         self.fc = nn.Linear(12, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -148,7 +165,11 @@ def test_a_grouped_convolution_loses_whole_groups(data: st.DataObject) -> None:
     left = dict(zip((g.name for g in coupled.groups), plan.widths, strict=True))
     grouped = dict(pruned.named_modules())["grouped"]
     assert isinstance(grouped, nn.Conv2d)
-    assert (grouped.groups, grouped.in_channels, grouped.weight.shape[1]) == (left[of_group.name], 4 * left[of_group.name], 4)
+    assert (grouped.groups, grouped.in_channels, grouped.weight.shape[1]) == (
+        left[of_group.name],
+        4 * left[of_group.name],
+        4,
+    )
     for name, value in pruned.state_dict().items():
         assert tuple(value.shape) == tuple(e.at(left) for e in coupled.axes[name]), name
     channels = torch.zeros(16)

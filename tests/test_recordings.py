@@ -17,11 +17,24 @@ from cprune_rl.contracts import TaskCost
 from cprune_rl.cost_cache.recorded import RecordedCosts, RecordedTasks, interpolation_error
 from cprune_rl.envs import CPruneEnv
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.recordings import CLASS_ORDER, describe_recorded, open_recorded, recorded_names, save_recorded
+from cprune_rl.envs.recordings import (
+    CLASS_ORDER,
+    describe_recorded,
+    open_recorded,
+    recorded_names,
+    save_recorded,
+)
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 from cprune_rl.testing import toy_problem
 
-PROVENANCE = {"device": "cpu=Board 3;mcpu=x;threads=2", "data": "toys", "recorded": "2026-01-02T03:04:05Z", "command": "record it", "n_cores": 4, "packages": {"tvm": "1"}}
+PROVENANCE = {
+    "device": "cpu=Board 3;mcpu=x;threads=2",
+    "data": "toys",
+    "recorded": "2026-01-02T03:04:05Z",
+    "command": "record it",
+    "n_cores": 4,
+    "packages": {"tvm": "1"},
+}
 
 
 def save_toy(path: Path, spread: float = 0.05) -> Problem:
@@ -30,7 +43,12 @@ def save_toy(path: Path, spread: float = 0.05) -> Problem:
     known = {}
     for ratio in (1.0, 0.75, 0.5, 0.3):
         plan = problem.network.uniform(ratio)
-        known |= {w.key: (w, TaskCost(c.latency_s, c.tile_factors, spread=spread)) for w, c in zip(problem.network.workloads(plan), problem.latency.measure(plan), strict=True)}
+        known |= {
+            w.key: (w, TaskCost(c.latency_s, c.tile_factors, spread=spread))
+            for w, c in zip(
+                problem.network.workloads(plan), problem.latency.measure(plan), strict=True
+            )
+        }
     save_recorded(path, problem, list(known.values()), problem.curves, PROVENANCE)
     return problem
 
@@ -47,7 +65,9 @@ def test_a_recording_survives_its_file_packed_or_not(tmp_path: Path, ending: str
     opened = open_recorded(str(tmp_path / f"toy{ending}"))
     dense = problem.network.dense
     assert opened.network == problem.network
-    assert [c.latency_s for c in opened.latency.measure(dense)] == [c.latency_s for c in problem.latency.measure(dense)]
+    assert [c.latency_s for c in opened.latency.measure(dense)] == [
+        c.latency_s for c in problem.latency.measure(dense)
+    ]
     assert opened.floor == pytest.approx(problem.floor)
     assert {c.spread for c in opened.latency.measure(dense)} == {0.05}
 
@@ -73,7 +93,9 @@ def test_every_packaged_recording_opens_steps_and_says_what_machine_it_is_of() -
         env.step(int(np.flatnonzero(env.action_masks())[0]))
 
 
-def test_a_models_name_alone_opens_the_first_class_in_the_stated_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_models_name_alone_opens_the_first_class_in_the_stated_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With packaged files of our own, because those that ship may change."""
     from cprune_rl.envs import recordings
 
@@ -89,7 +111,13 @@ def test_a_models_name_alone_opens_the_first_class_in_the_stated_order(tmp_path:
 
 def test_a_recording_says_of_itself_what_is_known(toy: Path) -> None:
     said = describe_recorded(str(toy))
-    assert (said.network, said.data, said.recorded, said.command, said.packages) == ("toy", "toys", "2026-01-02T03:04:05Z", "record it", {"tvm": "1"})
+    assert (said.network, said.data, said.recorded, said.command, said.packages) == (
+        "toy",
+        "toys",
+        "2026-01-02T03:04:05Z",
+        "record it",
+        {"tvm": "1"},
+    )
     assert said.machine == "Board 3, 4 cores"
     assert "Board 3" in said.source
     assert "2026-01-02" in said.source
@@ -115,11 +143,17 @@ CHANGES: dict[str, Change] = {
     "provenance of no object": lambda v: v.update(provenance=[]),
     "groups of no channels": lambda v: v["network"]["groups"][0].update(channels=0),
     "groups of a name too many": lambda v: v["network"]["groups"].append(v["network"]["groups"][0]),
-    "an axis of an unknown group": lambda v: v["network"]["subgraphs"][0].update(channels_out=[0, [["nobody", 1]]]),
-    "an axis that shrinks": lambda v: v["network"]["subgraphs"][0].update(channels_out=[0, [["conv0", -1]]]),
+    "an axis of an unknown group": lambda v: v["network"]["subgraphs"][0].update(
+        channels_out=[0, [["nobody", 1]]]
+    ),
+    "an axis that shrinks": lambda v: v["network"]["subgraphs"][0].update(
+        channels_out=[0, [["conv0", -1]]]
+    ),
     "a group that nobody has": lambda v: v["network"]["subgraphs"][0].update(writes=["nobody"]),
     "a template that pads": lambda v: v["network"]["templates"][0].update(text="{0:999999999999}"),
-    "a template that reads attributes": lambda v: v["network"]["templates"][0].update(text="{0.__class__}"),
+    "a template that reads attributes": lambda v: v["network"]["templates"][0].update(
+        text="{0.__class__}"
+    ),
     "a template of too many axes": lambda v: v["network"]["templates"][0].update(text="{7}"),
     "a template of axes without number": lambda v: v["network"]["templates"][0].update(text="{}"),
 }
@@ -151,7 +185,9 @@ def damaged(packed: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("what", list(damaged(b"1234")))
-def test_a_damaged_or_foreign_file_is_refused_and_named(tmp_path: Path, toy: Path, what: str) -> None:
+def test_a_damaged_or_foreign_file_is_refused_and_named(
+    tmp_path: Path, toy: Path, what: str
+) -> None:
     (tmp_path / "damaged.json.gz").write_bytes(damaged(toy.read_bytes())[what])
     with pytest.raises(DataError, match=r"damaged\.json\.gz' is no recorded problem"):
         open_recorded(str(tmp_path / "damaged.json.gz"))
@@ -162,7 +198,9 @@ def test_without_a_seed_a_recording_answers_what_it_holds(toy: Path) -> None:
     first, again = opened.latency.measure(network.dense), opened.latency.measure(network.dense)
     assert first == again == opened.latency.predict(network.workloads(network.dense))
     assert opened.latency.spending.fresh_trials == 0
-    assert opened.latency.spending.cached_trials == len({w.key for w in network.workloads(network.dense)})
+    assert opened.latency.spending.cached_trials == len(
+        {w.key for w in network.workloads(network.dense)}
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -171,24 +209,39 @@ def test_a_seed_is_a_device_of_its_own_and_says_what_was_measured(seed: int) -> 
     problem = toy_problem()
     network = problem.network
     dense = network.workloads(network.dense)
-    costs = [TaskCost(c.latency_s, c.tile_factors, spread=0.1) for c in problem.latency.measure(network.dense)]
+    costs = [
+        TaskCost(c.latency_s, c.tile_factors, spread=0.1)
+        for c in problem.latency.measure(network.dense)
+    ]
     tasks = RecordedTasks(zip(dense, costs, strict=True))
-    still, noisy, twin, other = (RecordedCosts(network, tasks, s) for s in (None, seed, seed, seed + 1))
+    still, noisy, twin, other = (
+        RecordedCosts(network, tasks, s) for s in (None, seed, seed, seed + 1)
+    )
     assert noisy.predict(dense) == still.predict(dense), "a cheap look is no look at a device"
     looked = noisy.measure(network.dense)
     assert looked == twin.measure(network.dense) != other.measure(network.dense)
     assert looked == noisy.predict(dense), "what was looked at is known"
     assert all(c.is_measured for c in looked)
     narrow = noisy.measure(network.uniform(0.5))
-    assert [c.is_measured for c in narrow] == [w.key in {d.key for d in dense} for w in network.workloads(network.uniform(0.5))]
+    assert [c.is_measured for c in narrow] == [
+        w.key in {d.key for d in dense} for w in network.workloads(network.uniform(0.5))
+    ]
 
 
 def test_looks_deviate_by_the_spread_that_was_measured() -> None:
     problem = toy_problem()
     network, dense = problem.network, problem.network.dense
-    truth = [TaskCost(c.latency_s, c.tile_factors, spread=s) for c, s in zip(problem.latency.measure(dense), (0.02, 0.2, 0.2, 0.0), strict=True)]
+    truth = [
+        TaskCost(c.latency_s, c.tile_factors, spread=s)
+        for c, s in zip(problem.latency.measure(dense), (0.02, 0.2, 0.2, 0.0), strict=True)
+    ]
     tasks = RecordedTasks(zip(network.workloads(dense), truth, strict=True))
-    drawn = np.array([[c.latency_s for c in RecordedCosts(network, tasks, seed).measure(dense)] for seed in range(400)])
+    drawn = np.array(
+        [
+            [c.latency_s for c in RecordedCosts(network, tasks, seed).measure(dense)]
+            for seed in range(400)
+        ]
+    )
     deviation = np.log(drawn / [c.latency_s for c in truth])
     np.testing.assert_allclose(deviation.std(axis=0), (0.02, 0.2, 0.2, 0.0), rtol=0.15)
     assert abs(deviation.mean(axis=0)).max() < 0.05
@@ -202,7 +255,15 @@ def test_interpolated_tasks_deviate_by_the_error_of_the_interpolation(toy: Path)
     between = recorded.network.uniform(0.9)
     still = np.array([c.latency_s for c in recorded.measure(between)])
     assert not any(c.is_measured for c in recorded.measure(between)[:3])
-    drawn = np.array([[c.latency_s for c in RecordedCosts(recorded.network, recorded.tasks, seed).measure(between)] for seed in range(400)])
+    drawn = np.array(
+        [
+            [
+                c.latency_s
+                for c in RecordedCosts(recorded.network, recorded.tasks, seed).measure(between)
+            ]
+            for seed in range(400)
+        ]
+    )
     np.testing.assert_allclose(np.log(drawn / still)[:, :3].std(axis=0), error, rtol=0.15)
 
 
@@ -220,7 +281,9 @@ def test_the_environment_with_a_seed_repeats_itself(toy: Path) -> None:
         env, rng = CPruneEnv(open_recorded(str(toy), noise_seed=seed)), np.random.default_rng(0)
         found = [env.reset(seed=0)[1]["latency_s"]]
         for _ in range(4):
-            found.append(env.step(int(rng.choice(np.flatnonzero(env.action_masks()[:-1]))))[4]["latency_s"])
+            found.append(
+                env.step(int(rng.choice(np.flatnonzero(env.action_masks()[:-1]))))[4]["latency_s"]
+            )
         return found
 
     assert latencies(7) == latencies(7)
@@ -241,7 +304,14 @@ def test_a_recording_is_a_device_by_name(name: str, spec: RecordedSpec) -> None:
         open_device(name)
 
 
-@pytest.mark.parametrize(("name", "message"), [("recorded:", "names no recording"), ("recorded:x?noise=-1", "noise is '-1'"), ("recorded:x?threads=2", "unknown option 'threads'")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("recorded:", "names no recording"),
+        ("recorded:x?noise=-1", "noise is '-1'"),
+        ("recorded:x?threads=2", "unknown option 'threads'"),
+    ],
+)
 def test_a_recorded_device_with_a_wrong_option_is_a_clear_error(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_device(name)

@@ -16,14 +16,37 @@ from cprune_rl.intervals import median_interval, noise_floor, speedup_interval
 from cprune_rl.report.tables import NO_GAIN, noise_line, predicted_line, result_table
 from cprune_rl.result import Figures, MethodResult, Result
 
-COST = {"fresh_trials": 10.0, "cached_trials": 0.0, "accuracy_evaluations": 4.0, "measure_s": 2.0, "train_s": 3.0, "wall_s": 6.0}
+COST = {
+    "fresh_trials": 10.0,
+    "cached_trials": 0.0,
+    "accuracy_evaluations": 4.0,
+    "measure_s": 2.0,
+    "train_s": 3.0,
+    "wall_s": 6.0,
+}
 
 
 def example() -> Result:
-    dense, pruned = Figures(0.25, (0.24, 0.26), 0.24, 0.99, (0.98, 0.995), 1000, 5000), Figures(0.1, (0.09, 0.11), 0.11, 0.98, (0.97, 0.99), 400, 2000)
+    dense, pruned = (
+        Figures(0.25, (0.24, 0.26), 0.24, 0.99, (0.98, 0.995), 1000, 5000),
+        Figures(0.1, (0.09, 0.11), 0.11, 0.98, (0.97, 0.99), 400, 2000),
+    )
     gate = {"accuracy": 0.98, "lower_bound": 0.979, "floor": 0.978, "n_looks": 2, "passed": True}
-    methods = [MethodResult(name, pruned, 2.5, (2.4, 2.6), gate, COST) for name in ("agent", "greedy")]
-    return Result("resnet8", "contours", "local", "agent", 0, -0.01, dense, methods[0], (methods[1],), stages_s={"Finding tasks": 3.2})
+    methods = [
+        MethodResult(name, pruned, 2.5, (2.4, 2.6), gate, COST) for name in ("agent", "greedy")
+    ]
+    return Result(
+        "resnet8",
+        "contours",
+        "local",
+        "agent",
+        0,
+        -0.01,
+        dense,
+        methods[0],
+        (methods[1],),
+        stages_s={"Finding tasks": 3.2},
+    )
 
 
 def test_a_result_survives_its_file(tmp_path: Path) -> None:
@@ -42,7 +65,14 @@ def estimates() -> Result:
         return replace(figures, latency_ms=None, latency_ci_ms=None)
 
     main, rival = (replace(m, pruned=unmeasured(m.pruned)) for m in (result.main, *result.rivals))
-    return replace(result, device="recorded:x", dense=unmeasured(result.dense), main=main, rivals=(rival,), latency_source="recorded: x, 9 tasks timed on a board")
+    return replace(
+        result,
+        device="recorded:x",
+        dense=unmeasured(result.dense),
+        main=main,
+        rivals=(rival,),
+        latency_source="recorded: x, 9 tasks timed on a board",
+    )
 
 
 def test_a_result_of_a_recording_says_that_its_latencies_are_estimates(tmp_path: Path) -> None:
@@ -50,7 +80,11 @@ def test_a_result_of_a_recording_says_that_its_latencies_are_estimates(tmp_path:
     assert Result.read(tmp_path / "result.json") == estimates()
     value = json.loads((tmp_path / "result.json").read_text())
     assert value["latency_source"] == "recorded: x, 9 tasks timed on a board"
-    assert (value["dense"]["latency_ms"], value["pruned"]["latency_ms"], value["estimate_error_ratio"]) == (None, None, None)
+    assert (
+        value["dense"]["latency_ms"],
+        value["pruned"]["latency_ms"],
+        value["estimate_error_ratio"],
+    ) == (None, None, None)
     text = table_text(estimates())
     assert "estimate, ms" in text
     assert "speed-up, estimate" in text
@@ -104,9 +138,16 @@ def table_text(result: Result) -> str:
 
 @pytest.mark.parametrize(
     ("speedup", "interval", "floor", "is_gain"),
-    [(1.5, (1.4, 1.6), 0.02, True), (1.015, (1.01, 1.02), 0.02, False), (1.03, (0.99, 1.07), 0.02, False), (0.8, (0.7, 0.9), 0.02, False)],
+    [
+        (1.5, (1.4, 1.6), 0.02, True),
+        (1.015, (1.01, 1.02), 0.02, False),
+        (1.03, (0.99, 1.07), 0.02, False),
+        (0.8, (0.7, 0.9), 0.02, False),
+    ],
 )
-def test_a_speedup_within_the_noise_is_not_called_a_gain(speedup: float, interval: tuple[float, float], floor: float, is_gain: bool, tmp_path: Path) -> None:
+def test_a_speedup_within_the_noise_is_not_called_a_gain(
+    speedup: float, interval: tuple[float, float], floor: float, is_gain: bool, tmp_path: Path
+) -> None:
     main = replace(example().main, speedup=speedup, speedup_ci=interval)
     result = replace(example(), main=main, noise_floor=floor)
     assert result.has_gain(main) == is_gain
@@ -116,7 +157,9 @@ def test_a_speedup_within_the_noise_is_not_called_a_gain(speedup: float, interva
     assert Result.read(tmp_path / "result.json") == result
 
 
-def test_a_result_from_before_the_noise_floor_is_read_and_says_nothing_of_it(tmp_path: Path) -> None:
+def test_a_result_from_before_the_noise_floor_is_read_and_says_nothing_of_it(
+    tmp_path: Path,
+) -> None:
     example().write(tmp_path / "result.json")
     value = json.loads((tmp_path / "result.json").read_text())
     del value["noise_floor"]

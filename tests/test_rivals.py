@@ -1,4 +1,7 @@
-"""The published methods that the agent is compared with: each a searcher like any other, and the program that three of them solve."""
+"""The published methods that the agent is compared with:
+
+each a searcher like any other, and the program that three of them solve.
+"""
 
 import itertools
 import math
@@ -59,16 +62,30 @@ def test_a_rival_that_may_look_at_nothing_looks_at_nothing(make: Callable[[], Se
 def test_a_rival_is_no_worse_than_the_best_uniform_plan(method: str) -> None:
     problem = toy_problem()
     uniform = [problem.network.uniform(r) for r in np.linspace(0.2, 1, 81)]
-    best_s = min(sum(c.latency_s for c in problem.latency.measure(p)) for p in uniform if problem.oracle.accuracy(p).value >= problem.floor)
+    best_s = min(
+        sum(c.latency_s for c in problem.latency.measure(p))
+        for p in uniform
+        if problem.oracle.accuracy(p).value >= problem.floor
+    )
     assert WAYS[method]().search(toy_problem(), Budget()).best.latency_s <= best_s
 
 
 def program_of(seed: int) -> WidthProgram:
     """Random losses and tables of four groups; some combinations cannot be chosen."""
     rng = np.random.default_rng(seed)
-    widths = tuple(tuple(sorted(int(w) for w in rng.choice(np.arange(1, 40), int(rng.integers(1, 5)), replace=False))) for _ in range(4))
+    widths = tuple(
+        tuple(
+            sorted(
+                int(w) for w in rng.choice(np.arange(1, 40), int(rng.integers(1, 5)), replace=False)
+            )
+        )
+        for _ in range(4)
+    )
     losses = tuple(-np.sort(-rng.uniform(0, 0.03, len(w))) for w in widths)
-    tables = {groups: rng.uniform(1e-6, 1e-3, [len(widths[g]) for g in groups]) for groups in ((), (0,), (2,), (0, 1), (1, 2), (1, 2, 3))}
+    tables = {
+        groups: rng.uniform(1e-6, 1e-3, [len(widths[g]) for g in groups])
+        for groups in ((), (0,), (2,), (0, 1), (1, 2), (1, 2, 3))
+    }
     tables[1, 2][rng.random(tables[1, 2].shape) < 0.1] = math.inf
     return WidthProgram(widths, losses, tables)
 
@@ -79,10 +96,20 @@ def test_a_program_finds_what_enumeration_finds(seed: int) -> None:
     program = program_of(seed)
     every = []
     for chosen in itertools.product(*(range(len(w)) for w in program.widths)):
-        seconds = sum(float(table[tuple(chosen[g] for g in groups)]) for groups, table in program.tables.items())
-        every.append((seconds, sum(float(losses[at]) for losses, at in zip(program.losses, chosen, strict=True))))
+        seconds = sum(
+            float(table[tuple(chosen[g] for g in groups)])
+            for groups, table in program.tables.items()
+        )
+        every.append(
+            (
+                seconds,
+                sum(float(losses[at]) for losses, at in zip(program.losses, chosen, strict=True)),
+            )
+        )
     rng = np.random.default_rng(seed)
-    seconds_allowed = float(np.quantile([s for s, _ in every if math.isfinite(s)] or [1.0], rng.random())) * 1.001
+    seconds_allowed = (
+        float(np.quantile([s for s, _ in every if math.isfinite(s)] or [1.0], rng.random())) * 1.001
+    )
     loss_allowed = float(np.quantile([lost for _, lost in every], rng.random())) * 1.001
     exact = Effort(60.0, 0.0)
     fastest = min((s for s, lost in every if lost <= loss_allowed), default=math.inf)
@@ -101,18 +128,27 @@ def test_a_program_finds_what_enumeration_finds(seed: int) -> None:
 def test_a_programs_tables_add_up_to_the_cheap_looks() -> None:
     problem = rehearse("resnet8@znver4-1t", -0.02).problem
     looks = Looks(problem, Budget())
-    program = WidthProgram.of(problem, looks.widths, problem.curves, problem.network.dense, problem.network.touched_groups)
+    program = WidthProgram.of(
+        problem, looks.widths, problem.curves, problem.network.dense, problem.network.touched_groups
+    )
     rng = np.random.default_rng(0)
     for _ in range(10):
         chosen = [int(rng.integers(len(w))) for w in looks.widths]
         plan = Plan(tuple(w[at] for w, at in zip(looks.widths, chosen, strict=True)))
-        seconds = sum(float(table[tuple(chosen[g] for g in groups)]) for groups, table in program.tables.items())
+        seconds = sum(
+            float(table[tuple(chosen[g] for g in groups)])
+            for groups, table in program.tables.items()
+        )
         assert seconds == pytest.approx(looks.predicted_s(plan))
-        assert sum(float(losses[at]) for losses, at in zip(program.losses, chosen, strict=True)) == pytest.approx(looks.predicted_loss(plan))
+        assert sum(
+            float(losses[at]) for losses, at in zip(program.losses, chosen, strict=True)
+        ) == pytest.approx(looks.predicted_loss(plan))
 
 
 def test_legal_widths_begin_at_the_minimum_and_end_at_the_dense_width() -> None:
-    network = Network("n", (Group("a", 64, 13, ()), Group("b", 10, 4, ()), Group("c", 5, 3, ())), ())
+    network = Network(
+        "n", (Group("a", 64, 13, ()), Group("b", 10, 4, ()), Group("c", 5, 3, ())), ()
+    )
     assert legal_widths(network, (16, 4, 5)) == ((16, 32, 48, 64), (4, 8, 10), (5,))
 
 
@@ -121,7 +157,9 @@ def test_where_all_is_known_no_search_is_faster_than_the_exact_one() -> None:
     exact = Exact(rehearsal.truth).search(rehearsal.problem, Budget())
     assert exact.history[0].why == "proven optimal"
     assert rehearsal.holds(exact.best.plan)
-    other = SurrogateSearch().search(rehearse("resnet8@znver4-1t", -0.02, is_known=True).problem, Budget())
+    other = SurrogateSearch().search(
+        rehearse("resnet8@znver4-1t", -0.02, is_known=True).problem, Budget()
+    )
     assert exact.best.latency_s <= other.best.latency_s * (1 + 1e-9)
 
 
@@ -137,8 +175,12 @@ def test_fastnas_pays_for_its_map() -> None:
     result = FastNAS(n_widths=4).search(toy_problem(), Budget())
     entries = [s for s in result.history if s.what.startswith("map: ")]
     assert len(entries) == sum(min(4, len(w) - 1) for w in Looks(toy_problem(), Budget()).widths)
-    assert not any(s.accepted for s in entries), "a plan of the map is not measured, so it is no answer"
-    assert result.cost["accuracy_evaluations"] == len({s.plan for s in result.history if s.accuracy is not None})
+    assert not any(s.accepted for s in entries), (
+        "a plan of the map is not measured, so it is no answer"
+    )
+    assert result.cost["accuracy_evaluations"] == len(
+        {s.plan for s in result.history if s.accuracy is not None}
+    )
 
 
 def test_a_map_takes_no_more_than_half_of_the_evaluations() -> None:

@@ -1,4 +1,7 @@
-"""A whole run that prunes channels and blocks: searched, fine-tuned, compiled, timed, and checked from its files."""
+"""A whole run that prunes channels and blocks:
+
+searched, fine-tuned, compiled, timed, and checked from its files.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,20 @@ def build(n_classes):
 
 def dots(*_: object) -> data.ImageData:
     rng = np.random.default_rng(0)
-    return data.ImageData("dots", 10, *(data.Split(rng.integers(0, 256, (n, 3, 16, 16), np.uint8), np.arange(n) % 10) for n in (256, 40, 400, 40)))
+    return data.ImageData(
+        "dots",
+        10,
+        *(
+            data.Split(rng.integers(0, 256, (n, 3, 16, 16), np.uint8), np.arange(n) % 10)
+            for n in (256, 40, 400, 40)
+        ),
+    )
 
 
 @pytest.mark.slow
-def test_a_run_of_both_prunes_within_the_channels_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_both_prunes_within_the_channels_it_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(data.DATA_SETS, "dots", data.DataKind(dots, "noise", (), ()))
     tuner = config.TunerBudgets((1, 1, 1), (1, 1, 2), (1, 1, 1), 1)
@@ -53,13 +65,22 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(tmp_path: Path, monk
     monkeypatch.setattr(config, "FAST", small)
     (tmp_path / "net.py").write_text(NETWORK)
     options = config.RunConfig(
-        model=f"{tmp_path / 'net.py'}:build", data="dots", floor=-1.0, fast=True, schemes="both", rival=False, storage=f"sqlite:///{tmp_path}/costs.db", out=tmp_path / "run"
+        model=f"{tmp_path / 'net.py'}:build",
+        data="dots",
+        floor=-1.0,
+        fast=True,
+        schemes="both",
+        rival=False,
+        storage=f"sqlite:///{tmp_path}/costs.db",
+        out=tmp_path / "run",
     )
     options.check_names()
     result = run(RunFolder.create(options), Reporter())
     assert result.main.method == "channels-then-schemes"
     table = [step for step in result.main.history if step["what"].startswith(TABLE)]
-    assert any("of dense" in step["why"] or "dense, " in step["why"] for step in table), "each layer's reason is told"
+    assert any("of dense" in step["why"] or "dense, " in step["why"] for step in table), (
+        "each layer's reason is told"
+    )
     plan = json.loads((tmp_path / "run" / "plan.json").read_text())
     assert plan["schemes"], "any plan holds this floor, and sparser ones are faster"
     network, _ = load_pruned(tmp_path / "run")
@@ -67,7 +88,9 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(tmp_path: Path, monk
     for layer in plan["schemes"]:
         assert bool((layers[layer].weight == 0).any())
     checks = {check.claim: check for check in validate_run(tmp_path / "run")}
-    wrong = [c for c in checks.values() if c.passed is False and "speed-up" not in c.claim]  # what noise is fast at is not tried here
+    wrong = [
+        c for c in checks.values() if c.passed is False and "speed-up" not in c.claim
+    ]  # what noise is fast at is not tried here
     assert wrong == []
     assert sum("is pruned as" in claim for claim in checks) == len(plan["schemes"])
     image = torch.zeros(1, 3, 16, 16)

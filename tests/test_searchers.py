@@ -30,11 +30,16 @@ from cprune_rl.envs.rehearsals import LossSpread, rehearse
 from cprune_rl.losses import LossCurves
 from cprune_rl.testing import FormulaOracle, check_searcher, toy_problem
 
-SMALL = TrainingSettings(total_timesteps=512, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64})
+SMALL = TrainingSettings(
+    total_timesteps=512, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64}
+)
 
 
 def train_small(seed: int = 0) -> PruningAgent:
-    trained = train_policy(lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))), TrainingSettings(**{**vars(SMALL), "seed": seed}))
+    trained = train_policy(
+        lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))),
+        TrainingSettings(**{**vars(SMALL), "seed": seed}),
+    )
     return PruningAgent(trained.policy)
 
 
@@ -45,7 +50,19 @@ def agent() -> PruningAgent:
 
 @pytest.fixture(
     params=[
-        *("greedy", "proxy-greedy", "surrogate", "roll-out", "agent", "best-of-k", "cprune-published", "uniform", "random", "evolution", "annealing"),
+        *(
+            "greedy",
+            "proxy-greedy",
+            "surrogate",
+            "roll-out",
+            "agent",
+            "best-of-k",
+            "cprune-published",
+            "uniform",
+            "random",
+            "evolution",
+            "annealing",
+        ),
         *("rb-cprune", "agent-macs", "agent-shuffled"),
     ]
 )
@@ -75,9 +92,14 @@ def test_every_searcher_passes_the_conformance_suite(make: Callable[[], Searcher
     assert result.best.latency_s < result.accepted[0].latency_s
 
 
-def test_where_the_model_is_right_planning_in_it_is_no_worse_than_walking_the_problem(agent: PruningAgent) -> None:
+def test_where_the_model_is_right_planning_in_it_is_no_worse_than_walking_the_problem(
+    agent: PruningAgent,
+) -> None:
     whole = agent.search(toy_problem(), Budget()).best.latency_s
-    assert all(whole <= part.search(toy_problem(), Budget()).best.latency_s for part in (PolicyRollOut(agent.policy), ProxyGreedy()))
+    assert all(
+        whole <= part.search(toy_problem(), Budget()).best.latency_s
+        for part in (PolicyRollOut(agent.policy), ProxyGreedy())
+    )
 
 
 def test_the_same_seed_and_recorded_costs_give_the_same_plan() -> None:
@@ -88,13 +110,21 @@ def test_the_same_seed_and_recorded_costs_give_the_same_plan() -> None:
 def test_a_walk_through_the_model_pays_for_nothing(agent: PruningAgent) -> None:
     rehearsal = rehearse("resnet8@znver4-1t", -0.02)
     problem = rehearsal.problem
-    before = dataclasses.asdict(problem.latency.spending), dataclasses.asdict(problem.oracle.spending)
+    before = (
+        dataclasses.asdict(problem.latency.spending),
+        dataclasses.asdict(problem.oracle.spending),
+    )
     found = PolicyRollOut(agent.policy).search(imagined(problem, problem.curves), Budget())
     assert found.best.plan != problem.network.dense
-    assert (dataclasses.asdict(problem.latency.spending), dataclasses.asdict(problem.oracle.spending)) == before
+    assert (
+        dataclasses.asdict(problem.latency.spending),
+        dataclasses.asdict(problem.oracle.spending),
+    ) == before
 
 
-def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_off_to(agent: PruningAgent) -> None:
+def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_off_to(
+    agent: PruningAgent,
+) -> None:
     rehearsal = rehearse("resnet8@znver4-1t", -0.02, seed=1)
     problem = rehearsal.problem
     found = agent.search(problem, Budget())
@@ -104,18 +134,30 @@ def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_of
     assert planned[0].expected_gain is not None
     slack = problem.dense_accuracy - problem.floor
     rungs = ladder(found.accepted)
-    assert any(r.accuracy - problem.floor > 0.2 * slack for r in rungs[1:]), "not all is staked on plans that hold by a hair"
+    assert any(r.accuracy - problem.floor > 0.2 * slack for r in rungs[1:]), (
+        "not all is staked on plans that hold by a hair"
+    )
     assert [r.latency_s for r in rungs] == sorted((r.latency_s for r in rungs), reverse=True)
     kept = back_off(rungs, lambda at: rehearsal.holds(rungs[at].plan))
     assert rehearsal.holds(rungs[kept].plan)
 
 
 @pytest.mark.parametrize("drop", [0.0025, 0.01])
-def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hold(drop: float) -> None:
+def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hold(
+    drop: float,
+) -> None:
     problem = toy_problem(widths=(64, 128, 128), drop=drop)
-    kind = dataclasses.replace(problem, oracle=FormulaOracle(problem.network, scale=drop / 6), curves=dataclasses.replace(problem.curves, scale=np.full(3, drop / 3)))
+    kind = dataclasses.replace(
+        problem,
+        oracle=FormulaOracle(problem.network, scale=drop / 6),
+        curves=dataclasses.replace(problem.curves, scale=np.full(3, drop / 3)),
+    )
     narrowest = problem.network.uniform(1 / 8)
-    found = SurrogateSearch().take_turns(kind, Meter(kind, Budget()), lambda model: (narrowest, "")).result("toy")
+    found = (
+        SurrogateSearch()
+        .take_turns(kind, Meter(kind, Budget()), lambda model: (narrowest, ""))
+        .result("toy")
+    )
     assert found.best.plan == narrowest
     shares = [rung.latency_s / found.accepted[0].latency_s for rung in ladder(found.accepted)]
     assert any(2 * shares[-1] < share < 0.75 for share in shares), shares
@@ -136,7 +178,10 @@ def test_a_rehearsals_oracle_is_off_alike_for_plans_much_alike_and_says_the_same
 
 
 def test_a_rehearsal_of_recorded_losses_hides_them_behind_one_curve() -> None:
-    rehearsal, recording = rehearse("resnet8@znver4-1t", losses="recorded"), read_recording("resnet8@znver4-1t")
+    rehearsal, recording = (
+        rehearse("resnet8@znver4-1t", losses="recorded"),
+        read_recording("resnet8@znver4-1t"),
+    )
     np.testing.assert_array_equal(rehearsal.truth.power, recording.curves.power)
     ratios = rehearsal.truth.scale / recording.curves.scale
     np.testing.assert_allclose(ratios, ratios[0])
@@ -146,19 +191,29 @@ def test_a_rehearsal_of_recorded_losses_hides_them_behind_one_curve() -> None:
 
 
 def test_true_losses_are_drawn_around_what_is_shown() -> None:
-    shown, spread, rng = LossCurves(np.full(4, 0.02), np.full(4, 3.5)), LossSpread(), np.random.default_rng(0)
+    shown, spread, rng = (
+        LossCurves(np.full(4, 0.02), np.full(4, 3.5)),
+        LossSpread(),
+        np.random.default_rng(0),
+    )
     drawn = [spread.draw(shown, rng) for _ in range(4000)]
     np.testing.assert_allclose(np.mean([d.scale for d in drawn]), 0.02, rtol=0.02)
     np.testing.assert_allclose(np.mean([d.power for d in drawn]), 3.5, rtol=0.02)
     levels = np.log([d.scale for d in drawn])
-    np.testing.assert_allclose((levels - levels.mean(axis=1, keepdims=True)).std() * np.sqrt(4 / 3), spread.group, rtol=0.05)
+    np.testing.assert_allclose(
+        (levels - levels.mean(axis=1, keepdims=True)).std() * np.sqrt(4 / 3),
+        spread.group,
+        rtol=0.05,
+    )
 
 
 def test_training_problems_vary_and_stay_solvable() -> None:
     recorded = open_recorded()
     assert isinstance(recorded.latency, RecordedCosts)
     model = CostModel(recorded.latency.measured())
-    problems = TrainingProblems(recorded.network, model, recorded.curves, recorded.dense_accuracy, recorded.descriptor)
+    problems = TrainingProblems(
+        recorded.network, model, recorded.curves, recorded.dense_accuracy, recorded.descriptor
+    )
     rng = np.random.default_rng(0)
     drawn = [problems(rng) for _ in range(8)]
     half = recorded.network.uniform(0.5)
@@ -166,9 +221,16 @@ def test_training_problems_vary_and_stay_solvable() -> None:
     assert len({p.oracle.accuracy(half).value for p in drawn}) == 8
     imagined = [isinstance(p.latency, ModelledCosts) for p in drawn]
     assert 0 < sum(imagined) < 8, "in some all is as it is shown"
-    assert len({sum(c.latency_s for c in p.latency.measure(half)) for p in drawn}) == 8 - sum(imagined) + 1
+    assert (
+        len({sum(c.latency_s for c in p.latency.measure(half)) for p in drawn})
+        == 8 - sum(imagined) + 1
+    )
     for problem, is_imagined in zip(drawn, imagined, strict=True):
         if is_imagined:
             widths = np.array(half.widths) / np.array(problem.network.dense.widths)
-            assert problem.oracle.accuracy(half).value == pytest.approx(problem.dense_accuracy - problem.curves.loss(widths).sum())
-        assert problem.latency.predict(problem.network.workloads(half)) == problem.latency.measure(half), "a look that was taken is known"
+            assert problem.oracle.accuracy(half).value == pytest.approx(
+                problem.dense_accuracy - problem.curves.loss(widths).sum()
+            )
+        assert problem.latency.predict(problem.network.workloads(half)) == problem.latency.measure(
+            half
+        ), "a look that was taken is known"

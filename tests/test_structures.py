@@ -1,4 +1,7 @@
-"""Structures of published networks that need care go the whole way: pruned where they can be, compiled, and equal to torch."""
+"""Structures of published networks that need care go the whole way:
+
+pruned where they can be, compiled, and equal to torch.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,22 @@ class Shuffled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 16, 3, 2, 1)
-        self.up, self.middle, self.down = nn.Conv2d(8, 12, 1), nn.Conv2d(12, 12, 3, 1, 1, groups=12), nn.Conv2d(12, 8, 1)
+        self.up, self.middle, self.down = (
+            nn.Conv2d(8, 12, 1),
+            nn.Conv2d(12, 12, 3, 1, 1, groups=12),
+            nn.Conv2d(12, 8, 1),
+        )
         self.fc = nn.Linear(16, N_CLASSES)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         passing, x = functional.relu(self.stem(x)).chunk(2, dim=1)
         x = torch.cat((passing, self.down(self.middle(functional.relu(self.up(x))))), dim=1)
         n, channels, height, width = x.shape
-        x = x.view(n, 2, channels // 2, height, width).transpose(1, 2).reshape(n, channels, height, width)
+        x = (
+            x.view(n, 2, channels // 2, height, width)
+            .transpose(1, 2)
+            .reshape(n, channels, height, width)
+        )
         return self.fc(functional.relu(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
@@ -49,11 +60,19 @@ class NormAndActivation(nn.BatchNorm2d):
         self.act = nn.Hardswish()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps))  # type: ignore[no-any-return]
+        return self.act(
+            functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps
+            )
+        )  # type: ignore[no-any-return]
 
 
 class Squeezed(nn.Module):
-    """A block of MobileNetV3: an axis counted from the end in one mean, from the front in another; a norm with no convolution before it."""
+    """A block of MobileNetV3:
+
+    an axis counted from the end in one mean, from the front in another; a norm with no convolution
+    before it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +84,9 @@ class Squeezed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.stem(x))
-        x = x * torch.sigmoid(self.expand(functional.relu(self.reduce(x.mean((-1, -2), keepdim=True)))))
+        x = x * torch.sigmoid(
+            self.expand(functional.relu(self.reduce(x.mean((-1, -2), keepdim=True))))
+        )
         x = self.last(self.later(self.pool(x)))
         x = x + functional.adaptive_avg_pool2d(x, 1)
         return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
@@ -88,18 +109,34 @@ class Tokens(nn.Module):
 
 @pytest.mark.parametrize(
     ("structure", "pruned_layers", "whole"),
-    [(Shuffled, {"up", "middle"}, "stem"), (Squeezed, {"stem", "expand", "reduce", "last"}, None), (Tokens, {"up", "embed", "down"}, None)],
+    [
+        (Shuffled, {"up", "middle"}, "stem"),
+        (Squeezed, {"stem", "expand", "reduce", "last"}, None),
+        (Tokens, {"up", "embed", "down"}, None),
+    ],
 )
-def test_a_structure_goes_the_whole_way(structure: type[nn.Module], pruned_layers: set[str], whole: str | None, tmp_path: Path) -> None:
+def test_a_structure_goes_the_whole_way(
+    structure: type[nn.Module], pruned_layers: set[str], whole: str | None, tmp_path: Path
+) -> None:
     model, coupled = made(structure)
     assert {layer for group in coupled.groups for layer in group.layers} >= pruned_layers
     if whole is not None:
-        assert any(whole in name or whole in reason for name, reason in coupled.unprunable), coupled.unprunable
+        assert any(whole in name or whole in reason for name, reason in coupled.unprunable), (
+            coupled.unprunable
+        )
         assert whole not in {layer for group in coupled.groups for layer in group.layers}
-    forms = find_forms("structure", ExportedNetwork.export(model, EXAMPLE, coupled.axes, make_target(1)), coupled.groups, coupled.unprunable)
+    forms = find_forms(
+        "structure",
+        ExportedNetwork.export(model, EXAMPLE, coupled.axes, make_target(1)),
+        coupled.groups,
+        coupled.unprunable,
+    )
     plan = forms.network.uniform(0.6)
     pruned = prune(model, coupled, plan)
-    values = {name: value.detach().numpy() for name, value in fold_batch_norms(pruned).state_dict().items()}
+    values = {
+        name: value.detach().numpy()
+        for name, value in fold_batch_norms(pruned).state_dict().items()
+    }
     image = torch.randn(EXAMPLE.shape)
     with torch.no_grad():
         expected = pruned(image).numpy()
@@ -108,7 +145,9 @@ def test_a_structure_goes_the_whole_way(structure: type[nn.Module], pruned_layer
         composed = compose(forms, plan, Choice(chosen, forms.transposes(chosen)), values)
         library = tmp_path / f"{form}.so"
         tvm.compile(composed.module, target=make_target(1)).export_library(str(library))
-        np.testing.assert_allclose(run_library(library, image.numpy(), N_CLASSES), expected, atol=1e-4)
+        np.testing.assert_allclose(
+            run_library(library, image.numpy(), N_CLASSES), expected, atol=1e-4
+        )
 
 
 def test_folding_leaves_the_users_network_as_it_was() -> None:
@@ -125,7 +164,9 @@ class ByTheBatch(nn.BatchNorm2d):
     """A norm that never uses what it has seen before: folded, it would be another function."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.0)
+        return functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, True, 0.0
+        )
 
 
 def test_a_norm_by_the_batch_is_not_folded() -> None:

@@ -26,7 +26,8 @@ def test_the_step_keeps_every_other_tile_factor() -> None:
 
 
 def test_two_producers_step_by_the_least_common_multiple_not_the_maximum() -> None:
-    # 48 = 12 x 4 steps by 4, 48 = 8 x 6 steps by 6: the published maximum, 6, breaks the first program's tiling
+    # 48 = 12 x 4 steps by 4, 48 = 8 x 6 steps by 6: the published maximum, 6, breaks the first
+    # program's tiling
     assert legal_step(48, [(4, 1.0), (6, 1.0)]) == 12
 
 
@@ -37,22 +38,38 @@ def test_the_costliest_producer_decides_where_the_multiple_is_too_large() -> Non
 def test_packed_channels_go_by_whole_vectors_where_the_group_is_wide_enough() -> None:
     assert kept_by_a_step((2, 1, 2, 1), lanes=16) == 32
     assert legal_step(64, [(kept_by_a_step((1, 1, 4, 1), lanes=16), 1.0)]) == 16
-    assert legal_step(16, [(16, 1.0)]) == 4  # one vector holds the whole group: a quarter of it goes at a time
+    assert (
+        legal_step(16, [(16, 1.0)]) == 4
+    )  # one vector holds the whole group: a quarter of it goes at a time
 
 
 def test_a_step_counts_the_channels_that_go_together() -> None:
     network = toy_network()
     written = network.subgraphs[1].channels_out
     ((name, _),) = written.terms
-    of_four = replace(network, subgraphs=tuple(replace(s, channels_out=Extent(0, ((name, 4),))) if s.channels_out == written else s for s in network.subgraphs))
+    of_four = replace(
+        network,
+        subgraphs=tuple(
+            replace(s, channels_out=Extent(0, ((name, 4),))) if s.channels_out == written else s
+            for s in network.subgraphs
+        ),
+    )
     costs, group = [TaskCost(1e-3, (8, 16))] * len(network.subgraphs), network.group_index[name]
-    assert [SubgraphTable.build(n, n.dense, costs).steps[group] for n in (network, of_four)] == [8, 2], "8 channels are 2 units of 4"
+    assert [SubgraphTable.build(n, n.dense, costs).steps[group] for n in (network, of_four)] == [
+        8,
+        2,
+    ], "8 channels are 2 units of 4"
 
 
 def test_a_shared_task_counts_the_channels_of_each_group_that_it_writes() -> None:
     network = toy_network((32, 32, 32))
     shared = network.subgraphs[1].template
-    subgraphs = [replace(s, template=shared, channels_out=Extent(0, ((s.name, 4),))) if s.name in ("conv1", "conv2") else s for s in network.subgraphs]
+    subgraphs = [
+        replace(s, template=shared, channels_out=Extent(0, ((s.name, 4),)))
+        if s.name in ("conv1", "conv2")
+        else s
+        for s in network.subgraphs
+    ]
     network = replace(network, subgraphs=tuple(subgraphs))
     table = SubgraphTable.build(network, network.dense, [TaskCost(1e-3, (8, 16))] * len(subgraphs))
     assert [row.weight for row in table.rows] == [1, 2, 1]
@@ -71,7 +88,9 @@ def test_a_step_fits_the_group(channels: int, producers: list[tuple[int, float]]
 
 
 @given(st.integers(1, 512), st.integers(1, 64), st.sampled_from([1, 2, 4]))
-def test_a_narrower_width_is_a_multiple_of_the_step_below(width: int, step: int, count: int) -> None:
+def test_a_narrower_width_is_a_multiple_of_the_step_below(
+    width: int, step: int, count: int
+) -> None:
     narrower = lower_multiple(width, step, count)
     assert narrower < width
     assert narrower % step == 0

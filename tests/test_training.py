@@ -22,8 +22,21 @@ from cprune_rl.errors import PolicyError, UnknownNameError
 from cprune_rl.testing import toy_problem
 
 SMALL = {
-    "ppo": TrainingSettings(total_timesteps=512, n_envs=8, max_rows=8, eval_every=256, options={"n_steps": 16, "batch_size": 64}),
-    "dqn": TrainingSettings(total_timesteps=512, learner="dqn", n_envs=8, max_rows=8, eval_every=256, options={"learning_starts": 64, "batch_size": 32, "buffer_size": 512}),
+    "ppo": TrainingSettings(
+        total_timesteps=512,
+        n_envs=8,
+        max_rows=8,
+        eval_every=256,
+        options={"n_steps": 16, "batch_size": 64},
+    ),
+    "dqn": TrainingSettings(
+        total_timesteps=512,
+        learner="dqn",
+        n_envs=8,
+        max_rows=8,
+        eval_every=256,
+        options={"learning_starts": 64, "batch_size": 32, "buffer_size": 512},
+    ),
 }
 
 
@@ -32,17 +45,23 @@ def drawn(rng: np.random.Generator) -> Problem:
 
 
 @pytest.mark.parametrize("learner", SMALL)
-def test_a_learner_trains_a_policy_that_prunes_and_is_tried_as_it_goes(learner: str, tmp_path: Path) -> None:
+def test_a_learner_trains_a_policy_that_prunes_and_is_tried_as_it_goes(
+    learner: str, tmp_path: Path
+) -> None:
     told: list[int] = []
     trained = train_policy(drawn, SMALL[learner], tmp_path / "events", told.append, [toy_problem])
     assert told[-1] >= 512
-    assert [e.n_steps for e in trained.evaluations] == sorted({e.n_steps for e in trained.evaluations})
+    assert [e.n_steps for e in trained.evaluations] == sorted(
+        {e.n_steps for e in trained.evaluations}
+    )
     assert len(trained.evaluations) >= 2
     assert trained.evaluations[-1].log_gain > 0
     assert list((tmp_path / "events").glob("events*"))
     save_policy(trained.policy, tmp_path / "policy", {})
     found = PolicyRollOut(load_policy(tmp_path / "policy", 8)).search(toy_problem(), Budget())
-    assert math.log(found.accepted[0].latency_s / found.best.latency_s) == pytest.approx(trained.evaluations[-1].log_gain)
+    assert math.log(found.accepted[0].latency_s / found.best.latency_s) == pytest.approx(
+        trained.evaluations[-1].log_gain
+    )
 
 
 @pytest.mark.parametrize("learner", SMALL)
@@ -86,5 +105,7 @@ def test_dqn_reads_the_mask_off_the_observation() -> None:
     env = CPruneEnv(toy_problem(), max_rows=8)
     obs, _ = env.reset(seed=0)
     for _ in range(6):
-        np.testing.assert_array_equal(_legal(torch.from_numpy(obs[None]), len(STEP_COUNTS)).numpy()[0], env.action_masks())
+        np.testing.assert_array_equal(
+            _legal(torch.from_numpy(obs[None]), len(STEP_COUNTS)).numpy()[0], env.action_masks()
+        )
         obs, *_ = env.step(int(np.flatnonzero(env.action_masks())[0]))

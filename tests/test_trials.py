@@ -1,4 +1,7 @@
-"""Trials: what is built, checked and kept when programs, the device or this machine fail. The device is a double."""
+"""Trials: what is built, checked and kept when programs, the device or this machine fail.
+
+The device is a double.
+"""
 
 from __future__ import annotations
 
@@ -59,14 +62,19 @@ def store() -> Iterator[CostStore]:
 
 
 def kept(store: CostStore) -> dict[str, tuple[float, str | None]]:
-    return {t.program_json: (t.measurement.latency_s, t.measurement.error) for t in store.trials("c", TASK.key)}
+    return {
+        t.program_json: (t.measurement.latency_s, t.measurement.error)
+        for t in store.trials("c", TASK.key)
+    }
 
 
 def runner(tmp_path: Path, store: CostStore, error: Exception | None = None) -> TrialRunner:
     return TrialRunner(Double(tmp_path, error), store, "c")  # type: ignore[arg-type]  # what the runner asks of a device
 
 
-def test_where_the_fastest_is_wrong_the_next_is_checked_and_the_failure_is_kept(tmp_path: Path, store: CostStore) -> None:
+def test_where_the_fastest_is_wrong_the_next_is_checked_and_the_failure_is_kept(
+    tmp_path: Path, store: CostStore
+) -> None:
     checked: list[float] = []
 
     def check(artifact: Artifact) -> str | None:
@@ -86,16 +94,24 @@ def goes_away(_: Artifact) -> str | None:
     raise DeviceError("gone")
 
 
-@pytest.mark.parametrize(("known_s", "left"), [(2.5, [2.5, 3.0, 4.0]), (0.5, [0.5, 1.0, 2.0, 3.0, 4.0]), (None, [])])
-def test_a_device_that_goes_away_in_a_check_costs_only_what_no_check_vouches_for(known_s: float | None, left: list[float], tmp_path: Path, store: CostStore) -> None:
+@pytest.mark.parametrize(
+    ("known_s", "left"), [(2.5, [2.5, 3.0, 4.0]), (0.5, [0.5, 1.0, 2.0, 3.0, 4.0]), (None, [])]
+)
+def test_a_device_that_goes_away_in_a_check_costs_only_what_no_check_vouches_for(
+    known_s: float | None, left: list[float], tmp_path: Path, store: CostStore
+) -> None:
     if known_s is not None:
         store.add_trials("c", [StoredTrial(TASK.key, "known", "[]", Measurement((known_s,)))])
     with pytest.raises(DeviceError, match="gone"):
         runner(tmp_path, store).run(TASK, candidates(4), goes_away)
-    assert sorted(s for s, _ in kept(store).values()) == left, "nothing unchecked is the fastest of its task"
+    assert sorted(s for s, _ in kept(store).values()) == left, (
+        "nothing unchecked is the fastest of its task"
+    )
 
 
-def test_a_device_that_goes_away_while_it_times_leaves_what_was_timed(tmp_path: Path, store: CostStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_goes_away_while_it_times_leaves_what_was_timed(
+    tmp_path: Path, store: CostStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers = iter([Double.time])
 
     def time(device: Double, artifacts: Sequence[Artifact]) -> list[Measurement]:
@@ -109,7 +125,9 @@ def test_a_device_that_goes_away_while_it_times_leaves_what_was_timed(tmp_path: 
     assert len(kept(store)) == 4, "the first that were sent together"
 
 
-def test_what_is_wrong_with_this_machine_is_not_kept_as_a_programs_failure(tmp_path: Path, store: CostStore) -> None:
+def test_what_is_wrong_with_this_machine_is_not_kept_as_a_programs_failure(
+    tmp_path: Path, store: CostStore
+) -> None:
     with pytest.raises(ToolchainError, match="no room"):
         runner(tmp_path, store, ToolchainError("no room")).run(TASK, candidates(2))
     assert kept(store) == {}
@@ -132,13 +150,34 @@ def linker(tmp_path: Path) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("commands", "error", "what"),
     [
-        ("echo 'ld: undefined reference to f'; echo 'collect2: error: ld returned 1'; exit 1", RuntimeError, "^ld: undefined reference to f$"),
-        ("echo 'ld: final link failed: No space left on device'; exit 1", ToolchainError, "No space left on device. Make room"),
-        ("echo 'collect2: fatal error: ld terminated with signal 9 [Killed]'; exit 1", ToolchainError, "signal 9"),
+        (
+            "echo 'ld: undefined reference to f'; echo 'collect2: error: ld returned 1'; exit 1",
+            RuntimeError,
+            "^ld: undefined reference to f$",
+        ),
+        (
+            "echo 'ld: final link failed: No space left on device'; exit 1",
+            ToolchainError,
+            "No space left on device. Make room",
+        ),
+        (
+            "echo 'collect2: fatal error: ld terminated with signal 9 [Killed]'; exit 1",
+            ToolchainError,
+            "signal 9",
+        ),
         ("kill -9 $$", ToolchainError, "was ended"),
     ],
 )
-def test_a_linker_that_fails_says_whether_it_is_the_programs_doing(commands: str, error: type[Exception], what: str, linker: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_linker_that_fails_says_whether_it_is_the_programs_doing(
+    commands: str, error: type[Exception], what: str, linker: Callable[[str], str], tmp_path: Path
+) -> None:
     with pytest.raises(error, match=what) as caught:
-        build(Doubles, ((4,), (4,)), ("float32", "float32"), make_target(1), tmp_path / "program.so", linker(commands))
+        build(
+            Doubles,
+            ((4,), (4,)),
+            ("float32", "float32"),
+            make_target(1),
+            tmp_path / "program.so",
+            linker(commands),
+        )
     assert type(caught.value) is error

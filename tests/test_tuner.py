@@ -26,12 +26,18 @@ from cprune_rl.pruning.surgery import prune
 
 from .conftest import Lowered
 
-TINY = TunerSettings(Effort(1, 1, 1), Effort(1, 1, 1), Effort(1, 1, 1), Effort(0, 1, 1), n_exchanged=1)
-SMALL = TunerSettings(Effort(1, 2, 2), Effort(1, 2, 4), Effort(1, 1, 2), Effort(0, 1, 1), n_exchanged=1)
+TINY = TunerSettings(
+    Effort(1, 1, 1), Effort(1, 1, 1), Effort(1, 1, 1), Effort(0, 1, 1), n_exchanged=1
+)
+SMALL = TunerSettings(
+    Effort(1, 2, 2), Effort(1, 2, 4), Effort(1, 1, 2), Effort(0, 1, 1), n_exchanged=1
+)
 
 
 @pytest.mark.slow
-def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(lowered: Lowered, device: LocalDevice, tmp_path: Path) -> None:
+def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(
+    lowered: Lowered, device: LocalDevice, tmp_path: Path
+) -> None:
     store = open_store(f"sqlite:///{tmp_path}/costs.db")
     narrow = lowered.network.uniform(0.5)
     first = Tuner(lowered.forms, device, store, SMALL)
@@ -47,8 +53,14 @@ def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(lower
     second.exchange([lowered.network.dense, narrow])
     assert second.spending.fresh_trials == 0
     assert second.spending.cached_trials > 10
-    pairs = zip(lowered.network.workloads(lowered.network.dense), lowered.network.workloads(narrow), strict=True)
-    assert all(second.n_trials(dense) >= second.n_trials(pruned) for dense, pruned in pairs if dense.macs)
+    pairs = zip(
+        lowered.network.workloads(lowered.network.dense),
+        lowered.network.workloads(narrow),
+        strict=True,
+    )
+    assert all(
+        second.n_trials(dense) >= second.n_trials(pruned) for dense, pruned in pairs if dense.macs
+    )
     store.close()
 
 
@@ -66,17 +78,23 @@ def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: 
         first.tune_dense()
         costs = first.measure(lowered.network.dense)
         assert {c.error for c in costs} == {"crashed"}
-        trials = store.trials(first.context, lowered.network.workloads(lowered.network.dense)[0].key)
+        trials = store.trials(
+            first.context, lowered.network.workloads(lowered.network.dense)[0].key
+        )
         assert [t.measurement.error for t in trials] == ["crashed"]
         second.tune_dense()
         assert second.spending.fresh_trials == 0
     store.close()
 
 
-def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_too(lowered: Lowered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_too(
+    lowered: Lowered, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, store = lowered.network, open_store(None)
     plans = [network.uniform(0.75), network.uniform(0.3)]
-    telling = {(w.channels_in, w.channels_out) for w in network.workloads(plans[1])} - {(w.channels_in, w.channels_out) for w in network.workloads(plans[0])}
+    telling = {(w.channels_in, w.channels_out) for w in network.workloads(plans[1])} - {
+        (w.channels_in, w.channels_out) for w in network.workloads(plans[0])
+    }
     told: list[Channels] = []
     note = FormSurvey.note
 
@@ -85,14 +103,23 @@ def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_t
         note(survey, channels, costs)
 
     monkeypatch.setattr(FormSurvey, "note", noted)
-    monkeypatch.setattr(FormSurvey, "worthwhile", lambda survey, channels, tolerance: survey._forms if told else survey._forms[:1])
+    monkeypatch.setattr(
+        FormSurvey,
+        "worthwhile",
+        lambda survey, channels, tolerance: survey._forms if told else survey._forms[:1],
+    )
     with Broken() as broken:
         tuner = Tuner(lowered.forms, broken, store, TINY)
         tuner.tune_dense()
         tuner.widen_pool(plans)
         tuner.exchange(plans)
         assert told
-        assert all(tuner.n_trials(task) > 0 for plan in plans for forms in lowered.forms.workloads(plan) for task in forms)
+        assert all(
+            tuner.n_trials(task) > 0
+            for plan in plans
+            for forms in lowered.forms.workloads(plan)
+            for task in forms
+        )
     store.close()
 
 
@@ -132,7 +159,9 @@ def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> 
 
 
 @pytest.mark.slow
-def test_each_search_of_a_run_pays_as_if_it_were_alone(lowered: Lowered, device: LocalDevice) -> None:
+def test_each_search_of_a_run_pays_as_if_it_were_alone(
+    lowered: Lowered, device: LocalDevice
+) -> None:
     store = open_store(None)
     tuner = Tuner(lowered.forms, device, store, SMALL, since=0.0)
     tuner.tune_dense()
@@ -145,7 +174,9 @@ def test_each_search_of_a_run_pays_as_if_it_were_alone(lowered: Lowered, device:
 
 
 @pytest.mark.slow
-def test_the_compiled_network_computes_what_torch_computes(lowered: Lowered, device: LocalDevice, tmp_path: Path) -> None:
+def test_the_compiled_network_computes_what_torch_computes(
+    lowered: Lowered, device: LocalDevice, tmp_path: Path
+) -> None:
     store = open_store(None)
     tuner = Tuner(lowered.forms, device, store, SMALL)
     tuner.tune_dense()
@@ -158,14 +189,33 @@ def test_the_compiled_network_computes_what_torch_computes(lowered: Lowered, dev
         build_network(lowered.forms, plan, model, tuner, device, libraries[name])
         with torch.no_grad():
             expected = model(image).numpy()
-        np.testing.assert_allclose(run_library(libraries[name], image.numpy(), 10), expected, atol=1e-4)
+        np.testing.assert_allclose(
+            run_library(libraries[name], image.numpy(), 10), expected, atol=1e-4
+        )
         export_torch(model, (1, 3, 32, 32), tmp_path / f"{name}.pt2")
-        np.testing.assert_allclose(torch.export.load(tmp_path / f"{name}.pt2").module()(image).detach().numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            torch.export.load(tmp_path / f"{name}.pt2").module()(image).detach().numpy(),
+            expected,
+            atol=1e-5,
+        )
     timed = compare_libraries(device, libraries, (1, 3, 32, 32), 3)
     assert list(timed.latency_ms) == ["dense", "narrow"]
     assert list(timed.speedup) == ["narrow"]
     assert timed.noise_floor >= 0
-    outcome = CliRunner().invoke(app, ["device", "compare", "local", *map(str, libraries.values()), "--rounds", "3", "--input-shape", "1,3,32,32", "--json"])
+    outcome = CliRunner().invoke(
+        app,
+        [
+            "device",
+            "compare",
+            "local",
+            *map(str, libraries.values()),
+            "--rounds",
+            "3",
+            "--input-shape",
+            "1,3,32,32",
+            "--json",
+        ],
+    )
     assert outcome.exit_code == 0, outcome.output
     assert set(json.loads(outcome.stdout)["speedup"]) == {"narrow"}
     store.close()

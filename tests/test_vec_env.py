@@ -11,7 +11,9 @@ from cprune_rl.testing import toy_problem
 
 
 def make() -> CPruneEnv:
-    return CPruneEnv(lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))), max_rows=8, max_steps=12)
+    return CPruneEnv(
+        lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))), max_rows=8, max_steps=12
+    )
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -19,7 +21,10 @@ def test_a_batch_gives_the_trajectories_of_single_environments(n_workers: int) -
     vector, rng = ProblemVecEnv(make, 3, n_workers, seed=5), np.random.default_rng(0)
     singles = [make() for _ in range(3)]
     try:
-        found, expected = vector.reset(), np.stack([env.reset(seed=5 + i)[0] for i, env in enumerate(singles)])
+        found, expected = (
+            vector.reset(),
+            np.stack([env.reset(seed=5 + i)[0] for i, env in enumerate(singles)]),
+        )
         n_ended = 0
         for _ in range(40):
             np.testing.assert_array_equal(found, expected)

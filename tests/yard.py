@@ -1,4 +1,7 @@
-"""Devices to try things on: a tracker and servers as real processes on this machine, and programs that work, crash and hang."""
+"""Devices to try things on:
+
+a tracker and servers as real processes on this machine, and programs that work, crash and hang.
+"""
 
 from __future__ import annotations
 
@@ -70,10 +73,19 @@ class Programs:
     def __init__(self, folder: Path) -> None:
         self._folder, self._target = folder, make_target(1)
         self.good, self.slow = self.built(Doubles, "good", 2), self.built(Slow, "slow", 2)
-        self.hanging, self.crashing = self.built(Hangs, "hanging", 1), self.built(Crashes, "crashing", 1)
+        self.hanging, self.crashing = (
+            self.built(Hangs, "hanging", 1),
+            self.built(Crashes, "crashing", 1),
+        )
 
     def built(self, module: tvm.IRModule, name: str, n_arguments: int) -> Artifact:
-        return build(module, ((4,),) * n_arguments, ("float32",) * n_arguments, self._target, self._folder / f"{name}.so")
+        return build(
+            module,
+            ((4,),) * n_arguments,
+            ("float32",) * n_arguments,
+            self._target,
+            self._folder / f"{name}.so",
+        )
 
 
 class Yard:
@@ -86,7 +98,16 @@ class Yard:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.tracker = TrackerAddress("127.0.0.1", self.port)
-        self._start("tracker", "tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(self.port), "--port-end", str(self.port + 1))
+        self._start(
+            "tracker",
+            "tvm.exec.rpc_tracker",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--port-end",
+            str(self.port + 1),
+        )
 
     def _start(self, log: str, module: str, *options: str) -> subprocess.Popen[bytes]:
         with (self._folder / f"{log}.log").open("ab") as output:
@@ -98,10 +119,28 @@ class Yard:
         return process
 
     def serve(self, key: str, log: str | None = None) -> subprocess.Popen[bytes]:
-        return self._start(log or key, "cprune_rl.compiler.rpc_server", "--tracker", str(self.tracker), "--key", key, "--host", "127.0.0.1")
+        return self._start(
+            log or key,
+            "cprune_rl.compiler.rpc_server",
+            "--tracker",
+            str(self.tracker),
+            "--key",
+            key,
+            "--host",
+            "127.0.0.1",
+        )
 
     def serve_stock(self, key: str) -> subprocess.Popen[bytes]:
-        return self._start(key, "tvm.exec.rpc_server", "--host", "127.0.0.1", "--tracker", str(self.tracker), "--key", key)
+        return self._start(
+            key,
+            "tvm.exec.rpc_server",
+            "--host",
+            "127.0.0.1",
+            "--tracker",
+            str(self.tracker),
+            "--key",
+            key,
+        )
 
     def log(self, name: str) -> str:
         return (self._folder / f"{name}.log").read_text()
@@ -122,7 +161,9 @@ class Yard:
             process.wait()
 
 
-def open_key(yard: Yard, key: str, options: str = "", timing: TimingSettings = BRIEF) -> TrackerDevice:
+def open_key(
+    yard: Yard, key: str, options: str = "", timing: TimingSettings = BRIEF
+) -> TrackerDevice:
     spec = parse_device(f"rpc://{yard.tracker}/{key}{options}")
     assert isinstance(spec, TrackerSpec)
     return TrackerDevice(spec, timing, SOON)

@@ -1,6 +1,7 @@
 """Policies by name: the packaged ones, one folder each, and anybody's folders.
 
-`x86-cpu` is trained on every packaged recording; its card, `policy.json`, states the command. Names are looked up
+`x86-cpu` is trained on every packaged recording; its card, `policy.json`, states the command. Names
+are looked up
 without loading torch.
 """
 
@@ -28,12 +29,17 @@ def find_policy(name: str) -> Path:
     """The folder of a policy.
 
     Args:
-        name: of a packaged one, or a folder that holds `policy.json`; that of a run, which has it under `policy/`, will do.
+        name: of a packaged one, or a folder that holds `policy.json`; that of a run, which has it
+            under `policy/`, will do.
 
     Raises:
         UnknownNameError: there is none of that name, and no such folder.
     """
-    for folder in (Path(name).expanduser(), Path(name).expanduser() / "policy", Path(__file__).parent / name):
+    for folder in (
+        Path(name).expanduser(),
+        Path(name).expanduser() / "policy",
+        Path(__file__).parent / name,
+    ):
         if (folder / "policy.json").is_file():
             return folder
     raise UnknownNameError("policy", name, policy_names())

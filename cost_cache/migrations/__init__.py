@@ -1,1 +1,4 @@
-"""What leads from each released schema to the next, as Alembic scripts. Run by `upgrade.upgrade`."""
+"""What leads from each released schema to the next, as Alembic scripts.
+
+Run by `upgrade.upgrade`.
+"""

@@ -1,4 +1,7 @@
-"""How Alembic runs a script here: on the connection it is given, inside that connection's transaction."""
+"""How Alembic runs a script here:
+
+on the connection it is given, inside that connection's transaction.
+"""
 
 from alembic import context
 

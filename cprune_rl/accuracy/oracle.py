@@ -1,9 +1,15 @@
-"""Accuracy of plans inside a search: one of three cheap evaluations, calibrated against full fine-tunes, and kept.
+"""Accuracy of plans inside a search:
 
-All three prune physically and judge on the search images: `recalibrate` recomputes batch-norm statistics alone,
-`finetune` trains a few steps, `supernet` takes the weights of a network that was trained to be pruned. Each is biased
-and ranks plans: a monotone map fitted on plans that were fine-tuned in full mends the bias. Several plans are looked at
-together where that is faster: one on each core. Called by searches through `contracts.AccuracyOracle`.
+one of three cheap evaluations, calibrated against full fine-tunes, and kept.
+
+All three prune physically and judge on the search images: `recalibrate` recomputes batch-norm
+statistics alone,
+`finetune` trains a few steps, `supernet` takes the weights of a network that was trained to be
+pruned. Each is biased
+and ranks plans: a monotone map fitted on plans that were fine-tuned in full mends the bias. Several
+plans are looked at
+together where that is faster: one on each core. Called by searches through
+`contracts.AccuracyOracle`.
 """
 
 from __future__ import annotations
@@ -42,7 +48,10 @@ class Evaluation(Protocol):
 
     @property
     def identity(self) -> str:
-        """Names it with its settings and the weights that it starts from: part of the key under which answers are kept."""
+        """Names it with its settings and the weights that it starts from:
+
+        part of the key under which answers are kept.
+        """
 
     def __call__(self, plan: Plan) -> float:
         """Accuracy on the search images, in [0, 1]."""
@@ -53,7 +62,9 @@ class Evaluation(Protocol):
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """Prunes and recomputes batch-norm statistics: with a supernet's weights, its evaluation; with the dense network's, the cheapest look there is.
+    """Prunes and recomputes batch-norm statistics:
+
+    with a supernet's weights, its evaluation; with the dense network's, the cheapest look there is.
 
     Attributes:
         pruner: plan -> smaller network.
@@ -97,7 +108,8 @@ class Finetuned:
         data: images.
         settings: of the training.
         teacher: the dense network, where `settings.distillation` asks for one.
-        tightening: what lowers the density of a plan's layers step by step while it is trained, given the network, the plan and
+        tightening: what lowers the density of a plan's layers step by step while it is trained,
+            given the network, the plan and
             the number of steps; None: they have it from the first step on.
         tightened: names how, for what is kept of the answers.
     """
@@ -129,22 +141,28 @@ class Finetuned:
         return evaluate(model, self.data.search)
 
     def many(self, plans: Sequence[Plan]) -> Iterator[float]:
-        """See `Evaluation`; one after another: a training that has fewer cores adds up in another order, and ends elsewhere."""
+        """See `Evaluation`; one after another:
+
+        a training that has fewer cores adds up in another order, and ends elsewhere.
+        """
         yield from map(self, plans)
 
 
 class PlanOracle:
-    """An evaluation whose answers are calibrated, counted, and kept in the cost cache (see `contracts.AccuracyOracle`).
+    """An evaluation whose answers are calibrated, counted, and kept in the cost cache (see
+    `contracts.AccuracyOracle`).
 
     Args:
         evaluation: how a plan is looked at.
         data: images.
         store: keeps every answer.
         dense_accuracy: of the dense network on the search images.
-        reference: what the evaluation gives for the dense network, from which losses are counted; the dense
+        reference: what the evaluation gives for the dense network, from which losses are counted;
+            the dense
             accuracy where not given. A supernet is some points below.
         calibrations: map its losses to those after the full fine-tune; the default changes nothing.
-        since: answers that the store got after this moment are counted as fresh (see `compiler.tuner.Tuner`).
+        since: answers that the store got after this moment are counted as fresh (see
+            `compiler.tuner.Tuner`).
 
     Attributes:
         note: what speaks for believing it; empty where nothing was asked.
@@ -175,14 +193,24 @@ class PlanOracle:
 
     def view(self, calibrations: Calibrations) -> PlanOracle:
         """The same oracle, calibrated, with counters of its own."""
-        return PlanOracle(self._evaluation, self._data, self._store, self._dense_accuracy, self.reference, calibrations, self._since)
+        return PlanOracle(
+            self._evaluation,
+            self._data,
+            self._store,
+            self._dense_accuracy,
+            self.reference,
+            calibrations,
+            self._since,
+        )
 
     def accuracy(self, plan: Plan) -> Accuracy:
         """The calibrated accuracy of a plan (see `contracts.AccuracyOracle`)."""
         return self.accuracies([plan])[0]
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
-        """The calibrated accuracies of plans that are looked at together (see `contracts.AccuracyOracle`)."""
+        """The calibrated accuracies of plans that are looked at together (see
+        `contracts.AccuracyOracle`).
+        """
         before = self.spending.train_s
         values = self.evaluate_all(plans)
         cost_s = (self.spending.train_s - before) / max(len(plans), 1)
@@ -191,7 +219,9 @@ class PlanOracle:
         for plan, raw in zip(plans, values, strict=True):
             lost, unknown = self.calibrations.of(plan, self.reference - raw)
             sampling = math.sqrt(max(raw * (1 - raw), 0.0) / n)
-            answers.append(Accuracy(self._dense_accuracy - lost, math.hypot(sampling, unknown), n, cost_s))
+            answers.append(
+                Accuracy(self._dense_accuracy - lost, math.hypot(sampling, unknown), n, cost_s)
+            )
         return answers
 
     def loss(self, plan: Plan) -> float:
@@ -206,7 +236,12 @@ class PlanOracle:
         """Accuracy of one plan (see `evaluate_all`)."""
         return self.evaluate_all([plan], evaluation)[0]
 
-    def evaluate_all(self, plans: Sequence[Plan], evaluation: Evaluation | None = None, on_plan: OnPlan | None = None) -> list[float]:
+    def evaluate_all(
+        self,
+        plans: Sequence[Plan],
+        evaluation: Evaluation | None = None,
+        on_plan: OnPlan | None = None,
+    ) -> list[float]:
         """Accuracy on the search images of each plan; from the store where it has it.
 
         Args:
@@ -215,13 +250,20 @@ class PlanOracle:
             on_plan: called with the number of plans done after each that had to be evaluated.
         """
         evaluation = evaluation or self._evaluation
-        known = {plan: value for plan in plans if (value := self._known(plan, evaluation)) is not None}
+        known = {
+            plan: value for plan in plans if (value := self._known(plan, evaluation)) is not None
+        }
         missing = [plan for plan in dict.fromkeys(plans) if plan not in known]
         started = time.perf_counter()
-        for done, (plan, value) in enumerate(zip(missing, evaluation.many(missing), strict=True), start=len(plans) - len(missing) + 1):
+        for done, (plan, value) in enumerate(
+            zip(missing, evaluation.many(missing), strict=True), start=len(plans) - len(missing) + 1
+        ):
             now = time.perf_counter()
             self._spend(now - started)
-            self._store.put_accuracy(self._key(plan, evaluation), Accuracy(value, 0.0, len(self._data.search), now - started))
+            self._store.put_accuracy(
+                self._key(plan, evaluation),
+                Accuracy(value, 0.0, len(self._data.search), now - started),
+            )
             self._answers[evaluation.identity, plan] = known[plan] = value
             started = time.perf_counter()
             if on_plan is not None:
@@ -230,7 +272,10 @@ class PlanOracle:
 
     def _known(self, plan: Plan, evaluation: Evaluation) -> float | None:
         where = evaluation.identity, plan
-        if where not in self._answers and (kept := self._store.accuracy(self._key(plan, evaluation))) is not None:
+        if (
+            where not in self._answers
+            and (kept := self._store.accuracy(self._key(plan, evaluation))) is not None
+        ):
             answer, created = kept
             if created >= self._since:
                 self._spend(answer.cost_s)
@@ -238,8 +283,12 @@ class PlanOracle:
         return self._answers.get(where)
 
     def _key(self, plan: Plan, evaluation: Evaluation) -> str:
-        where = [] if self._data.search.device.type == "cpu" else [self._data.search.device.type]  # another processor rounds otherwise
-        text = json.dumps([evaluation.identity, plan.widths, plan.schemes, self._data.fingerprint, *where])
+        where = (
+            [] if self._data.search.device.type == "cpu" else [self._data.search.device.type]
+        )  # another processor rounds otherwise
+        text = json.dumps(
+            [evaluation.identity, plan.widths, plan.schemes, self._data.fingerprint, *where]
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _spend(self, cost_s: float) -> None:

@@ -25,7 +25,14 @@ def _print_version(is_asked: bool) -> None:
 
 
 @app.callback()
-def _options(_: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)] = False) -> None:
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
     """Reinforcement learning for compiler-informed pruning."""
 
 

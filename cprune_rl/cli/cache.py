@@ -1,4 +1,6 @@
-"""`cprune-rl cache`: what was measured, looked at, handed over, brought up to date and made smaller."""
+"""`cprune-rl cache`: what was measured, looked at, handed over, brought up to date and made
+smaller.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +23,58 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _SHOWN = 20  # findings of `verify` that are printed
-Storage = Annotated[str | None, typer.Option(help="Cost cache, e.g. sqlite:///costs.db. [default: CPRUNE_RL_STORAGE, or a file in the user cache folder]", show_default=False)]
-Context = Annotated[str | None, typer.Option(help="Only contexts (target, device, TVM version, timing) that hold this text.", show_default=False)]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        help="Cost cache, e.g. sqlite:///costs.db. [default: CPRUNE_RL_STORAGE, or a file in the user cache folder]",
+        show_default=False,
+    ),
+]
+Context = Annotated[
+    str | None,
+    typer.Option(
+        help="Only contexts (target, device, TVM version, timing) that hold this text.",
+        show_default=False,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the group of commands."""
-    cache = typer.Typer(help="Look after the cost cache: what was measured is kept there.", no_args_is_help=True)
-    commands: dict[str, Callable[..., None]] = {"stats": stats, "export": export, "import": import_, "verify": verify, "upgrade": upgrade, "prune": prune}
+    cache = typer.Typer(
+        help="Look after the cost cache: what was measured is kept there.", no_args_is_help=True
+    )
+    commands: dict[str, Callable[..., None]] = {
+        "stats": stats,
+        "export": export,
+        "import": import_,
+        "verify": verify,
+        "upgrade": upgrade,
+        "prune": prune,
+    }
     for name, command in commands.items():
         cache.command(name)(command)
     app.add_typer(cache, name="cache")
 
 
-def stats(storage: Storage = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+def stats(
+    storage: Storage = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
     """Show what the cache holds of each context."""
     with _opened(storage) as store:
         summaries, size = store.contexts(), store.database.size_bytes()
     if as_json:
-        print(json.dumps({"storage": store.database.name, "size_bytes": size, "contexts": [asdict(s) for s in summaries]}, indent=1))
+        print(
+            json.dumps(
+                {
+                    "storage": store.database.name,
+                    "size_bytes": size,
+                    "contexts": [asdict(s) for s in summaries],
+                },
+                indent=1,
+            )
+        )
     else:
         _print_stats(store.database.name, size, summaries)
 
@@ -48,8 +83,13 @@ def export(
     file: Annotated[Path, typer.Argument(help="Recording to write, e.g. costs.jsonl.gz.")],
     storage: Storage = None,
     context: Context = None,
-    family: Annotated[str | None, typer.Option(help="Only tasks whose family holds this text.", show_default=False)] = None,
-    no_accuracies: Annotated[bool, typer.Option("--no-accuracies", help="Leave the oracle's answers out.")] = False,
+    family: Annotated[
+        str | None,
+        typer.Option(help="Only tasks whose family holds this text.", show_default=False),
+    ] = None,
+    no_accuracies: Annotated[
+        bool, typer.Option("--no-accuracies", help="Leave the oracle's answers out.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a recording: one compressed file with programs, samples, provenances and a checksum."""
@@ -58,12 +98,20 @@ def export(
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already: name another file, or give --force")
     with _opened(storage) as store, _bar("Exporting") as advance:
-        counts = export_recording(store.database, file, Selection(context, family, not no_accuracies), advance)
+        counts = export_recording(
+            store.database, file, Selection(context, family, not no_accuracies), advance
+        )
     typer.echo(f"{file}: {_listed(counts)}, {_readable(file.stat().st_size)}")
 
 
-def import_(file: Annotated[Path, typer.Argument(help="Recording to add.")], storage: Storage = None) -> None:
-    """Add a recording, all of it or nothing. Its checksum, lines and programs are verified first and nothing in it is run, but its figures are believed."""
+def import_(
+    file: Annotated[Path, typer.Argument(help="Recording to add.")], storage: Storage = None
+) -> None:
+    """Add a recording, all of it or nothing.
+
+    Its checksum, lines and programs are verified first and nothing in it is run, but its figures
+    are believed.
+    """
     from cprune_rl.cost_cache.transfer import import_recording
 
     with _opened(storage, create=True) as store, _bar("Importing") as advance:
@@ -71,13 +119,24 @@ def import_(file: Annotated[Path, typer.Argument(help="Recording to add.")], sto
     typer.echo(f"added to {store.database.name}: {_listed(added)}")
 
 
-def verify(file: Annotated[Path | None, typer.Argument(help="Recording to check; the cache where not given.", show_default=False)] = None, storage: Storage = None) -> None:
-    """Check a recording's checksum, lines and programs, or every row of the cache. Exits with 1 where something is wrong."""
+def verify(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Recording to check; the cache where not given.", show_default=False),
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Check a recording's checksum, lines and programs, or every row of the cache.
+
+    Exits with 1 where something is wrong.
+    """
     if file is not None:
         from cprune_rl.cost_cache.recording import open_recording
 
         with _bar("Verifying") as advance, open_recording(file, advance) as recording:
-            typer.echo(f"{file} is whole: {_listed({str(kind): n for kind, n in recording.header.counts.items()})}")
+            typer.echo(
+                f"{file} is whole: {_listed({str(kind): n for kind, n in recording.header.counts.items()})}"
+            )
         return
     from cprune_rl.cost_cache.upkeep import find_damage
 
@@ -86,13 +145,18 @@ def verify(file: Annotated[Path | None, typer.Argument(help="Recording to check;
     for sentence in found[:_SHOWN]:
         typer.echo(f"  FAIL {sentence}")
     if found:
-        typer.echo(f"{store.database.name}: {len(found)} findings. Restore it from a copy, or export what can be and start a new file.")
+        typer.echo(
+            f"{store.database.name}: {len(found)} findings. Restore it from a copy, or export what can be and start a new file."
+        )
         raise typer.Exit(1)
     typer.echo(f"{store.database.name} is sound")
 
 
 def upgrade(storage: Storage = None) -> None:
-    """Bring a cache of an earlier version to this version's schema; a SQLite file is copied beside itself first."""
+    """Bring a cache of an earlier version to this version's schema;
+
+    a SQLite file is copied beside itself first.
+    """
     from cprune_rl.cost_cache import default_url
     from cprune_rl.cost_cache.upgrade import upgrade as upgrade_storage
 
@@ -100,18 +164,38 @@ def upgrade(storage: Storage = None) -> None:
     if done.found == done.now:
         typer.echo(f"it is of schema {done.now} already: nothing to do")
         return
-    typer.echo(f"upgraded from schema {done.found} to {done.now}" + (f"; the file as it was is {done.backup}" if done.backup else ""))
+    typer.echo(
+        f"upgraded from schema {done.found} to {done.now}"
+        + (f"; the file as it was is {done.backup}" if done.backup else "")
+    )
 
 
 def prune(
     storage: Storage = None,
-    keep: Annotated[int | None, typer.Option(min=0, help="Remove all but this many of the fastest trials of each task.", show_default=False)] = None,
-    older_than: Annotated[float | None, typer.Option(min=0, help="Remove trials made more than this many days ago.", show_default=False)] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Remove all but this many of the fastest trials of each task.",
+            show_default=False,
+        ),
+    ] = None,
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Remove trials made more than this many days ago.", show_default=False
+        ),
+    ] = None,
     context: Context = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove trials that --keep or --older-than names, or with --context alone all of its trials. What is gone is measured again when it is asked for."""
+    """Remove trials that --keep or --older-than names, or with --context alone all of its trials.
+
+    What is gone is measured again when it is asked for.
+    """
     from cprune_rl.cost_cache.upkeep import Rules
     from cprune_rl.cost_cache.upkeep import prune as prune_storage
 
@@ -155,7 +239,14 @@ def _print_stats(name: str, size: int, summaries: list[ContextSummary]) -> None:
     for heading in ("tasks", "trials", "failures", "first", "last"):
         table.add_column(heading, justify="right", no_wrap=True)
     for s in summaries:
-        table.add_row(Text(s.context), str(s.n_workloads), str(s.n_trials), str(s.n_failures), _day(s.first), _day(s.last))
+        table.add_row(
+            Text(s.context),
+            str(s.n_workloads),
+            str(s.n_trials),
+            str(s.n_failures),
+            _day(s.first),
+            _day(s.last),
+        )
     Console(width=None if Console().is_terminal else 150).print(table)
 
 
@@ -164,7 +255,13 @@ def _gone(pruned: Pruned) -> str:
 
 
 def _listed(counts: dict[str, int]) -> str:
-    words = {"workload": "workloads", "program": "programs", "trial": "trials", "tuning": "tunings", "accuracy": "accuracies"}
+    words = {
+        "workload": "workloads",
+        "program": "programs",
+        "trial": "trials",
+        "tuning": "tunings",
+        "accuracy": "accuracies",
+    }
     return ", ".join(f"{counts[kind]} {word}" for kind, word in words.items() if kind in counts)
 
 

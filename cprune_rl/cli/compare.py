@@ -1,4 +1,7 @@
-"""`cprune-rl compare` and `cprune-rl leaderboard`: every method at equal cost, and a ranking of rows that were checked."""
+"""`cprune-rl compare` and `cprune-rl leaderboard`:
+
+every method at equal cost, and a ranking of rows that were checked.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +22,60 @@ def register(app: typer.Typer) -> None:
 def compare(
     problems: Annotated[
         str,
-        typer.Option(help="Recorded problems, parted by commas, each with a floor if it is to have another: resnet8@znver4-2t:-0.02. `all` packaged ones, or `all-schemes`."),
+        typer.Option(
+            help="Recorded problems, parted by commas, each with a floor if it is to have another: resnet8@znver4-2t:-0.02. `all` packaged ones, or `all-schemes`."
+        ),
     ] = "resnet8,vgg-small",
     methods: Annotated[
-        str, typer.Option(help="Methods, parted by commas, or `all`; `cprune-rl compare --list` says which there are.")
+        str,
+        typer.Option(
+            help="Methods, parted by commas, or `all`; `cprune-rl compare --list` says which there are."
+        ),
     ] = "agent,cprune,proxy-greedy,surrogate,random",
-    fronts: Annotated[str, typer.Option(help="Further floors of one recording of each network, parted by commas, for accuracy-latency fronts: --fronts=-0.005,-0.03.")] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of the true losses, each with a search of every method.")] = 5,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first of them: other seeds are other draws.")] = 0,
+    fronts: Annotated[
+        str,
+        typer.Option(
+            help="Further floors of one recording of each network, parted by commas, for accuracy-latency fronts: --fronts=-0.005,-0.03."
+        ),
+    ] = "",
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, help="Draws of the true losses, each with a search of every method."),
+    ] = 5,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="The first of them: other seeds are other draws.")
+    ] = 0,
     budget: Annotated[
-        str, typer.Option(help="Of each search: trials=N, evaluations=N, minutes=N, parted by commas; what is left out is no limit.")
+        str,
+        typer.Option(
+            help="Of each search: trials=N, evaluations=N, minutes=N, parted by commas; what is left out is no limit."
+        ),
     ] = "trials=20000,evaluations=200",
-    losses: Annotated[str, typer.Option(help="True losses: drawn around the curve that searches are shown, or recorded, the recording's own.")] = "drawn",
-    out: Annotated[Path, typer.Option(help="Folder of rows and page; a comparison that is there already goes on.")] = Path("comparison"),
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one for each core where not given.", show_default=False)] = None,
-    backend: Annotated[str, typer.Option(help="Where runs go: processes of this machine, or ray, a cluster.")] = "processes",
-    timesteps: Annotated[int, typer.Option(min=1000, help="Training of a policy on other families' problems.")] = 100_000,
-    own_timesteps: Annotated[int, typer.Option(min=1000, help="Training of a policy in a model of one problem.")] = 20_000,
+    losses: Annotated[
+        str,
+        typer.Option(
+            help="True losses: drawn around the curve that searches are shown, or recorded, the recording's own."
+        ),
+    ] = "drawn",
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of rows and page; a comparison that is there already goes on."),
+    ] = Path("comparison"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes; one for each core where not given.", show_default=False
+        ),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="Where runs go: processes of this machine, or ray, a cluster.")
+    ] = "processes",
+    timesteps: Annotated[
+        int, typer.Option(min=1000, help="Training of a policy on other families' problems.")
+    ] = 100_000,
+    own_timesteps: Annotated[
+        int, typer.Option(min=1000, help="Training of a policy in a model of one problem.")
+    ] = 20_000,
     show: Annotated[bool, typer.Option("--list", help="List the methods and end.")] = False,
 ) -> None:
     """Compare search methods on recorded problems within equal budgets, and write a page about it."""
@@ -56,11 +96,28 @@ def compare(
     if losses not in ("drawn", "recorded"):
         raise typer.BadParameter(f"{losses!r}: drawn or recorded", param_hint="--losses")
     every = {"all": False, "all-schemes": True}
-    names = [n for n in recorded_names() if has_schemes(n) == every[problems]] if problems in every else _parts(problems)
+    names = (
+        [n for n in recorded_names() if has_schemes(n) == every[problems]]
+        if problems in every
+        else _parts(problems)
+    )
     names += [f"{name}:{floor}" for name in one_each(names) for floor in _parts(fronts)]
-    cases = cases_of(names, range(first_seed, first_seed + seeds), "recorded" if losses == "recorded" else "drawn")
+    cases = cases_of(
+        names,
+        range(first_seed, first_seed + seeds),
+        "recorded" if losses == "recorded" else "drawn",
+    )
     chosen = methods_of(_parts(methods))
-    campaign = Campaign(out, tuple(cases), tuple(chosen), parse_budget(budget), jobs, backend, timesteps, own_timesteps)
+    campaign = Campaign(
+        out,
+        tuple(cases),
+        tuple(chosen),
+        parse_budget(budget),
+        jobs,
+        backend,
+        timesteps,
+        own_timesteps,
+    )
     run_campaign(campaign, reporter)
     report(out, reporter)
 

@@ -1,4 +1,6 @@
-"""`cprune-rl device`: what a device is worth, which devices there are, and which of two networks is faster on one."""
+"""`cprune-rl device`: what a device is worth, which devices there are, and which of two networks is
+faster on one.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Adds the group of commands."""
-    group = typer.Typer(help="Measure a device, list those there are, and time networks on one.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Measure a device, list those there are, and time networks on one.",
+        no_args_is_help=True,
+    )
     group.command("probe")(probe)
     group.command("list")(list_devices)
     group.command("compare")(compare)
@@ -28,12 +33,30 @@ def register(app: typer.Typer) -> None:
 
 
 def probe(
-    device: Annotated[str, typer.Argument(help="Device to probe: local, local?threads=2&mcpu=haswell, or rpc://host:port/key.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures and the vector as JSON.")] = False,
-    storage: Annotated[str | None, typer.Option(help="Cost cache that keeps the figures; CPRUNE_RL_STORAGE or the user cache folder where not given.", show_default=False)] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Time everything again and keep nothing.")] = False,
+    device: Annotated[
+        str,
+        typer.Argument(
+            help="Device to probe: local, local?threads=2&mcpu=haswell, or rpc://host:port/key."
+        ),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the figures and the vector as JSON.")
+    ] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Cost cache that keeps the figures; CPRUNE_RL_STORAGE or the user cache folder where not given.",
+            show_default=False,
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Time everything again and keep nothing.")
+    ] = False,
 ) -> None:
-    """Time a small fixed set of workloads: the figures an agent knows a device by. Under a minute on most."""
+    """Time a small fixed set of workloads:
+
+    the figures an agent knows a device by. Under a minute on most.
+    """
     from cprune_rl.compiler.devices import open_device, parse_device
 
     parse_device(device)
@@ -44,7 +67,10 @@ def probe(
     reporter = Reporter()
     store = None if fresh else open_store(storage or default_url())
     try:
-        with open_device(device) as opened, reporter.part(f"Probing {opened.name}", N_WORKLOADS) as advance:
+        with (
+            open_device(device) as opened,
+            reporter.part(f"Probing {opened.name}", N_WORKLOADS) as advance,
+        ):
             found = probe_device(opened, store, advance)
             name, fingerprint = opened.name, opened.fingerprint
     finally:
@@ -52,30 +78,67 @@ def probe(
             store.close()
     if as_json:
         print(
-            json.dumps({"device": name, "fingerprint": fingerprint, "figures": found.to_json(), "vector": dict(zip(found.vector_names(), found.vector(), strict=True))}, indent=1)
+            json.dumps(
+                {
+                    "device": name,
+                    "fingerprint": fingerprint,
+                    "figures": found.to_json(),
+                    "vector": dict(zip(found.vector_names(), found.vector(), strict=True)),
+                },
+                indent=1,
+            )
         )
     else:
         Console().print(_probe_table(name, found))
 
 
 def _probe_table(name: str, found: DeviceDescriptor) -> Table:
-    view = Table(title=f"{name}, as an agent sees it", caption="vector: logarithms, about 0 to 1.5 from a small board to a server")
-    for column, justify in (("figure", "left"), ("value", "right"), ("unit", "left"), ("vector", "right")):
+    view = Table(
+        title=f"{name}, as an agent sees it",
+        caption="vector: logarithms, about 0 to 1.5 from a small board to a server",
+    )
+    for column, justify in (
+        ("figure", "left"),
+        ("value", "right"),
+        ("unit", "left"),
+        ("vector", "right"),
+    ):
         view.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich's literal type
     vector = dict(zip(found.vector_names(), found.vector(), strict=True))
     for figure, value in found.to_json().items():
-        view.add_row(figure, f"{value:.4g}", found.unit(figure), f"{vector[figure]:.2f}" if figure in vector else "-")
+        view.add_row(
+            figure,
+            f"{value:.4g}",
+            found.unit(figure),
+            f"{vector[figure]:.2f}" if figure in vector else "-",
+        )
     return view
 
 
 def compare(
-    device: Annotated[str, typer.Argument(help="Where to time them: local, or rpc://host:port/key.")],
-    networks: Annotated[list[Path], typer.Argument(help="Two or more compiled networks: run folders (their lib.so), or libraries such as RUN/dense.so.")],
+    device: Annotated[
+        str, typer.Argument(help="Where to time them: local, or rpc://host:port/key.")
+    ],
+    networks: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two or more compiled networks: run folders (their lib.so), or libraries such as RUN/dense.so."
+        ),
+    ],
     rounds: Annotated[int, typer.Option(min=2, help="Each is timed once in every round.")] = 40,
-    input_shape: Annotated[str | None, typer.Option(help="Of one batch, e.g. 1,3,32,32; read from the run folder where not given.", show_default=False)] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="Of one batch, e.g. 1,3,32,32; read from the run folder where not given.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Time compiled networks in turns: is the second really faster than the first? With 95 % intervals and the noise floor."""
+    """Time compiled networks in turns:
+
+    is the second really faster than the first? With 95 % intervals and the noise floor.
+    """
     from cprune_rl.job.progress import Reporter
     from cprune_rl.job.side_by_side import compare_networks
 
@@ -84,19 +147,35 @@ def compare(
         print(json.dumps(dataclasses.asdict(timed), indent=1))
         return
     first = next(iter(timed.latency_ms))
-    view = Table(title=f"{rounds} rounds in turns", caption=f"{first} against itself differs by up to {timed.noise_floor:.1%}: less is no gain")
-    for column, justify in (("network", "left"), ("latency, ms [95 %]", "right"), ("speed-up [95 %]", "right"), ("", "left")):
+    view = Table(
+        title=f"{rounds} rounds in turns",
+        caption=f"{first} against itself differs by up to {timed.noise_floor:.1%}: less is no gain",
+    )
+    for column, justify in (
+        ("network", "left"),
+        ("latency, ms [95 %]", "right"),
+        ("speed-up [95 %]", "right"),
+        ("", "left"),
+    ):
         view.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich's literal type
     for name, latency in timed.latency_ms.items():
         found = timed.speedup.get(name)
         shown = "1" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
         verdict = "" if found is None else "faster" if timed.is_gain(name) else "not faster"
-        view.add_row(name, f"{latency.value:.4f} [{latency.low:.4f}, {latency.high:.4f}]", shown, verdict)
+        view.add_row(
+            name, f"{latency.value:.4f} [{latency.low:.4f}, {latency.high:.4f}]", shown, verdict
+        )
     Console().print(view)
 
 
 def list_devices(
-    tracker: Annotated[str | None, typer.Option(help="HOST:PORT of a TVM tracker; TVM_TRACKER_HOST and TVM_TRACKER_PORT where not given.", show_default=False)] = None,
+    tracker: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of a TVM tracker; TVM_TRACKER_HOST and TVM_TRACKER_PORT where not given.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """List what this machine offers, the packaged recordings, and the devices of a TVM tracker."""
     import os
@@ -110,7 +189,10 @@ def list_devices(
     console.print(_local_table())
     console.print(recorded_table())
     if address is None:
-        console.print("No tracker asked: give --tracker HOST:PORT or set TVM_TRACKER_HOST. Start one with `python -m tvm.exec.rpc_tracker --port 9190`.", highlight=False)
+        console.print(
+            "No tracker asked: give --tracker HOST:PORT or set TVM_TRACKER_HOST. Start one with `python -m tvm.exec.rpc_tracker --port 9190`.",
+            highlight=False,
+        )
     else:
         console.print(_tracker_table(address, status))
 
@@ -125,8 +207,14 @@ def _local_table() -> Table:
         view.add_column(column)
     own = vector_width(make_target(1))
     classes = [("local", f"{host_cpu()} (this processor)", own)]
-    others = [mcpu for mcpu in ("skylake-avx512", "haswell", "nehalem") if is_processor(mcpu)]  # none of them on ARM
-    classes += [(f"local?threads=1&mcpu={mcpu}", mcpu, width) for mcpu in others if (width := vector_width(make_target(1, mcpu))) <= own]
+    others = [
+        mcpu for mcpu in ("skylake-avx512", "haswell", "nehalem") if is_processor(mcpu)
+    ]  # none of them on ARM
+    classes += [
+        (f"local?threads=1&mcpu={mcpu}", mcpu, width)
+        for mcpu in others
+        if (width := vector_width(make_target(1, mcpu))) <= own
+    ]
     for cells in classes:
         view.add_row(*map(str, cells))
     if (n := psutil.cpu_count() or 1) > 1:
@@ -138,23 +226,55 @@ def recorded_table() -> Table:
     """The packaged recordings: what each is of, and what machine it was made on."""
     from cprune_rl.envs.recordings import describe_recorded, recorded_names
 
-    view = Table(title="Packaged recordings: no device, estimates", caption="recorded:NAME?noise=SEED answers with the spread that was measured")
-    for column, justify in (("device", "left"), ("network", "left"), ("compiled for", "left"), ("machine", "left"), ("tasks", "right"), ("dense, ms", "right")):
+    view = Table(
+        title="Packaged recordings: no device, estimates",
+        caption="recorded:NAME?noise=SEED answers with the spread that was measured",
+    )
+    for column, justify in (
+        ("device", "left"),
+        ("network", "left"),
+        ("compiled for", "left"),
+        ("machine", "left"),
+        ("tasks", "right"),
+        ("dense, ms", "right"),
+    ):
         view.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich's literal type
     for r in map(describe_recorded, recorded_names()):
         settings = dict(part.partition("=")[::2] for part in r.device.split(";"))
         threads = settings.get("threads", "?")
         compiled_for = f"{settings.get('mcpu', settings.get('key', '?'))}, {threads} thread{'' if threads == '1' else 's'}"
-        view.add_row(f"recorded:{r.name}", f"{r.network}, {r.data}", compiled_for, r.machine, str(r.n_tasks), f"{r.dense_latency_s * 1e3:.3f}")
+        view.add_row(
+            f"recorded:{r.name}",
+            f"{r.network}, {r.data}",
+            compiled_for,
+            r.machine,
+            str(r.n_tasks),
+            f"{r.dense_latency_s * 1e3:.3f}",
+        )
     return view
 
 
 def _tracker_table(tracker: TrackerAddress, status: list[KeyStatus]) -> Table:
     view = Table(
-        title=f"Tracker at {tracker}", caption=None if status else f"No device yet. Start one with\npython -m cprune_rl.compiler.rpc_server --tracker {tracker} --key NAME"
+        title=f"Tracker at {tracker}",
+        caption=None
+        if status
+        else f"No device yet. Start one with\npython -m cprune_rl.compiler.rpc_server --tracker {tracker} --key NAME",
     )
-    for column, justify in (("device", "left"), ("free", "right"), ("busy", "right"), ("waiting", "right"), ("servers", "left")):
+    for column, justify in (
+        ("device", "left"),
+        ("free", "right"),
+        ("busy", "right"),
+        ("waiting", "right"),
+        ("servers", "left"),
+    ):
         view.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich's literal type
     for s in status:
-        view.add_row(f"rpc://{tracker}/{s.key}", str(s.n_free), str(max(s.n_servers - s.n_free, 0)), str(s.n_waiting), "\n".join(s.addresses) or "-")
+        view.add_row(
+            f"rpc://{tracker}/{s.key}",
+            str(s.n_free),
+            str(max(s.n_servers - s.n_free, 0)),
+            str(s.n_waiting),
+            "\n".join(s.addresses) or "-",
+        )
     return view

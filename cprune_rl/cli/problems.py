@@ -12,7 +12,10 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Adds the group of commands."""
-    group = typer.Typer(help="Problems: a network, a device, an accuracy oracle and a floor. Agents are trained on recorded ones, and prune live ones.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Problems: a network, a device, an accuracy oracle and a floor. Agents are trained on recorded ones, and prune live ones.",
+        no_args_is_help=True,
+    )
     group.command("list")(list_problems)
     group.command("show")(show)
     group.command("add")(add)
@@ -25,11 +28,19 @@ def list_problems() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cprune_rl.envs.recordings import describe_recorded, problems_folder, read_recording, recorded_names
+    from cprune_rl.envs.recordings import (
+        describe_recorded,
+        problems_folder,
+        read_recording,
+        recorded_names,
+    )
     from cprune_rl.job.live_problems import live_names, live_options
 
     packaged = set(recorded_names())
-    view = Table(title="Problems", caption=f"A name may end in a floor: resnet8@znver4-1t:-0.02. Your own are kept in {problems_folder()}")
+    view = Table(
+        title="Problems",
+        caption=f"A name may end in a floor: resnet8@znver4-1t:-0.02. Your own are kept in {problems_folder()}",
+    )
     for column, justify in (
         ("problem", "left"),
         ("images", "left"),
@@ -61,12 +72,22 @@ def list_problems() -> None:
         for column in ("problem", "options"):
             told.add_column(column, overflow="fold")
         for name in live:
-            told.add_row(name, ", ".join(f"{key} {value}" for key, value in live_options(name).items()))
+            told.add_row(
+                name, ", ".join(f"{key} {value}" for key, value in live_options(name).items())
+            )
         console.print(told)
 
 
-def show(name: Annotated[str, typer.Argument(help="A problem, or the path of a recording; may end in a floor, :-0.02.")]) -> None:
-    """Show what a problem is made of: where its latencies and accuracies come from, and its groups."""
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(help="A problem, or the path of a recording; may end in a floor, :-0.02."),
+    ],
+) -> None:
+    """Show what a problem is made of:
+
+    where its latencies and accuracies come from, and its groups.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -80,23 +101,47 @@ def show(name: Annotated[str, typer.Argument(help="A problem, or the path of a r
         return
     said, problem = describe_recorded(name), open_recorded(name)
     console = Console(highlight=False)
-    console.print(f"{name}: {said.network} on {said.data}, floor {problem.floor:.4f} (dense {problem.dense_accuracy:.4f})")
+    console.print(
+        f"{name}: {said.network} on {said.data}, floor {problem.floor:.4f} (dense {problem.dense_accuracy:.4f})"
+    )
     console.print(f"  latencies: {said.source}")
-    console.print(f"  dense estimate: {said.dense_latency_s * 1e3:.3f} ms; accuracy: loss curves fitted to the oracle's answers")
+    console.print(
+        f"  dense estimate: {said.dense_latency_s * 1e3:.3f} ms; accuracy: loss curves fitted to the oracle's answers"
+    )
     console.print(f"  made by: {said.command}")
     view = Table("group", "channels", "at least", "loss of accuracy at half of it", "layers")
     curves = problem.curves
     for at, group in enumerate(problem.network.groups):
         half = float(curves.scale[at] * 0.5 ** curves.power[at])
-        view.add_row(group.name, str(group.channels), str(group.minimum), f"{half:.2%}", ", ".join(group.layers))
+        view.add_row(
+            group.name,
+            str(group.channels),
+            str(group.minimum),
+            f"{half:.2%}",
+            ", ".join(group.layers),
+        )
     console.print(view)
 
 
 def add(
-    file: Annotated[Path, typer.Argument(help="A recording (`cprune-rl record`), the folder of a run, or a YAML file of a run's options: a live problem.")],
-    name: Annotated[str | None, typer.Option(help="MODEL@CLASS, e.g. resnet8@pixel8; the file's own where not given.", show_default=False)] = None,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A recording (`cprune-rl record`), the folder of a run, or a YAML file of a run's options: a live problem."
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="MODEL@CLASS, e.g. resnet8@pixel8; the file's own where not given.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Give a recording a name, so that agents can be trained and tried on it; or a run's options, so that they can be opened and pruned by name."""
+    """Give a recording a name, so that agents can be trained and tried on it;
+
+    or a run's options, so that they can be opened and pruned by name.
+    """
     from cprune_rl.envs.recordings import add_problem
     from cprune_rl.job.live_problems import add_live_problem
 

@@ -1,4 +1,7 @@
-"""`cprune-rl validate`: checks what the folder of a run or of a front, or a row of a comparison, claims."""
+"""`cprune-rl validate`:
+
+checks what the folder of a run or of a front, or a row of a comparison, claims.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,17 @@ def register(app: typer.Typer) -> None:
     app.command()(validate)
 
 
-def validate(run: Annotated[Path, typer.Argument(help="Folder of a run or of a front to check, or a row of a comparison: DIR/rows/NAME.json.")]) -> None:
-    """Rebuild the networks of a run or of a front from their files and check what is claimed of them; run a comparison's row again."""
+def validate(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a run or of a front to check, or a row of a comparison: DIR/rows/NAME.json."
+        ),
+    ],
+) -> None:
+    """Rebuild the networks of a run or of a front from their files and check what is claimed of
+    them; run a comparison's row again.
+    """
     from cprune_rl.job.progress import Reporter
 
     if run.suffix == ".json":
@@ -35,9 +47,16 @@ def validate(run: Annotated[Path, typer.Argument(help="Folder of a run or of a f
     words = {True: "ok         ", False: "FAIL       ", None: "not checked"}
     for check in checks:
         reporter.say(f"  {words[check.passed]} {check.claim}: {check.found}")
-    n_checked, n_failed = sum(c.passed is not None for c in checks), sum(c.passed is False for c in checks)
+    n_checked, n_failed = (
+        sum(c.passed is not None for c in checks),
+        sum(c.passed is False for c in checks),
+    )
     if n_failed:
         reporter.say(f"{n_failed} of {n_checked} claims do not hold")
         raise typer.Exit(1)
-    unchecked = "" if n_checked == len(checks) else f"; {len(checks) - n_checked} could not be checked, each says why"
+    unchecked = (
+        ""
+        if n_checked == len(checks)
+        else f"; {len(checks) - n_checked} could not be checked, each says why"
+    )
     reporter.say(f"all {n_checked} claims hold{unchecked}")

@@ -1,6 +1,7 @@
 """Where the work of a comparison is done: in processes of this machine, or on a Ray cluster.
 
-What is done leaves its result in a folder; here it is only seen that all of it is done, whatever happens to processes. Called by `runner`.
+What is done leaves its result in a folder; here it is only seen that all of it is done, whatever
+happens to processes. Called by `runner`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,14 @@ Job = TypeVar("Job", bound=Marked)
 class Backend(Protocol):
     """Does jobs, each in a process of its own or one after another in a few."""
 
-    def __call__(self, jobs: Sequence[Job], work: Callable[[Job], None], give_up: Callable[[Job], None], n_jobs: int | None, advance: Callable[[int], None]) -> None:
+    def __call__(
+        self,
+        jobs: Sequence[Job],
+        work: Callable[[Job], None],
+        give_up: Callable[[Job], None],
+        n_jobs: int | None,
+        advance: Callable[[int], None],
+    ) -> None:
         """Does them all.
 
         Args:
@@ -48,8 +56,16 @@ class Backend(Protocol):
         """
 
 
-def in_processes(jobs: Sequence[Job], work: Callable[[Job], None], give_up: Callable[[Job], None], n_jobs: int | None, advance: Callable[[int], None]) -> None:
-    """In a few processes; where one is killed, all that was being worked on is tried once more, each alone, because nobody knows whose fault it was (see `Backend`)."""
+def in_processes(
+    jobs: Sequence[Job],
+    work: Callable[[Job], None],
+    give_up: Callable[[Job], None],
+    n_jobs: int | None,
+    advance: Callable[[int], None],
+) -> None:
+    """In a few processes; where one is killed, all that was being worked on is tried once more,
+    each alone, because nobody knows whose fault it was (see `Backend`).
+    """
     left = list(jobs)
 
     def done(job: Job) -> None:
@@ -66,7 +82,9 @@ def in_processes(jobs: Sequence[Job], work: Callable[[Job], None], give_up: Call
         except BrokenProcessPool:
             suspects = [job for job in left if job.mark.exists()]
             if not suspects:
-                raise CPruneError("the processes that were to search end before they begin: is there memory enough?") from None
+                raise CPruneError(
+                    "the processes that were to search end before they begin: is there memory enough?"
+                ) from None
             for job in suspects:
                 _try_alone(job, work, give_up)
                 done(job)
@@ -85,7 +103,11 @@ def _try_alone(job: Job, work: Callable[[Job], None], give_up: Callable[[Job], N
 @contextlib.contextmanager
 def _pool(n_jobs: int | None) -> Iterator[ProcessPoolExecutor]:
     """Spawned: a forked process would inherit torch's threads."""
-    pool = ProcessPoolExecutor(n_jobs or os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), initializer=_be_silent)
+    pool = ProcessPoolExecutor(
+        n_jobs or os.cpu_count(),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_be_silent,
+    )
     try:
         yield pool
     finally:
@@ -97,14 +119,28 @@ def _be_silent() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def on_ray(jobs: Sequence[Job], work: Callable[[Job], None], give_up: Callable[[Job], None], n_jobs: int | None, advance: Callable[[int], None]) -> None:
-    """Each on one core of a cluster, which must see the folder: the one that RAY_ADDRESS names, or one started here (see `Backend`)."""
+def on_ray(
+    jobs: Sequence[Job],
+    work: Callable[[Job], None],
+    give_up: Callable[[Job], None],
+    n_jobs: int | None,
+    advance: Callable[[int], None],
+) -> None:
+    """Each on one core of a cluster, which must see the folder:
+
+    the one that RAY_ADDRESS names, or one started here (see `Backend`).
+    """
     try:
         import ray
     except ImportError as error:
         raise ConfigError("--backend ray wants Ray: pip install 'cprune-rl[ray]'") from error
     if not ray.is_initialized():
-        ray.init(num_cpus=None if "RAY_ADDRESS" in os.environ else n_jobs, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init(
+            num_cpus=None if "RAY_ADDRESS" in os.environ else n_jobs,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
     task = ray.remote(num_cpus=1, max_retries=1)(work)
     waiting = {task.remote(job): job for job in jobs}
     for done in range(1, len(jobs) + 1):

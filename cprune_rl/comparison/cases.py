@@ -1,7 +1,9 @@
 """What is compared on: a problem with a seed, its rehearsal, and what a run would keep of a search.
 
-Searches are compared in rehearsals of recorded problems (`envs.rehearsals`), where each pays as it would pay on a device. The
-plan that counts is the one that a run would keep: the fastest accepted one that truly holds the floor, backed off to by a few
+Searches are compared in rehearsals of recorded problems (`envs.rehearsals`), where each pays as it
+would pay on a device. The
+plan that counts is the one that a run would keep: the fastest accepted one that truly holds the
+floor, backed off to by a few
 full fine-tunes. Called by `runner` and `validation`.
 """
 
@@ -20,13 +22,16 @@ from cprune_rl.envs.rehearsals import Rehearsal, rehearse
 __all__ = ["EVALUATION_S", "FINETUNE_S", "TRIAL_S", "Losses", "cases_of", "kept", "open_case"]
 
 Losses = Literal["drawn", "recorded"]
-# Seconds of the live runs that the recordings' device class had (docs/results/resnet8.json): what a rehearsal would have taken.
+# Seconds of the live runs that the recordings' device class had (docs/results/resnet8.json): what a
+# rehearsal would have taken.
 TRIAL_S = 0.32
 EVALUATION_S = 2.4
 FINETUNE_S = 48.0
 
 
-def open_case(case: Case, is_prepared: bool = True, is_known: bool = False, with_schemes: bool = False) -> Rehearsal:
+def open_case(
+    case: Case, is_prepared: bool = True, is_known: bool = False, with_schemes: bool = False
+) -> Rehearsal:
     """Opens a case anew, with nothing spent.
 
     Args:
@@ -36,14 +41,23 @@ def open_case(case: Case, is_prepared: bool = True, is_known: bool = False, with
         with_schemes: see there.
     """
     losses: Losses = "recorded" if case.losses == "recorded" else "drawn"
-    return rehearse(case.problem, case.floor, case.seed, is_prepared, is_known, losses=losses, with_schemes=with_schemes)
+    return rehearse(
+        case.problem,
+        case.floor,
+        case.seed,
+        is_prepared,
+        is_known,
+        losses=losses,
+        with_schemes=with_schemes,
+    )
 
 
 def cases_of(names: Sequence[str], seeds: Sequence[int], losses: Losses = "drawn") -> list[Case]:
     """Every problem with every seed.
 
     Args:
-        names: of recorded problems; one may end in a floor, `resnet8@znver4-2t:-0.02`, else the recording's counts.
+        names: of recorded problems; one may end in a floor, `resnet8@znver4-2t:-0.02`, else the
+            recording's counts.
         seeds: of the losses and searches.
         losses: where the true ones come from (see `rehearse`).
 
@@ -54,13 +68,19 @@ def cases_of(names: Sequence[str], seeds: Sequence[int], losses: Losses = "drawn
     for name in dict.fromkeys(names):
         bare, asked = without_floor(name)
         recording = read_recording(bare)
-        absolute = resolve_floor(recording.floor if asked is None else asked, recording.dense_accuracy)
-        cases += [Case(bare, round(absolute - recording.dense_accuracy, 6), losses, seed) for seed in seeds]
+        absolute = resolve_floor(
+            recording.floor if asked is None else asked, recording.dense_accuracy
+        )
+        cases += [
+            Case(bare, round(absolute - recording.dense_accuracy, 6), losses, seed)
+            for seed in seeds
+        ]
     return cases
 
 
 def kept(rehearsal: Rehearsal, accepted: Sequence[AcceptedPlan]) -> tuple[AcceptedPlan, int]:
-    """The plan that a run would keep, because it truly holds, and the full fine-tunes that it takes to know.
+    """The plan that a run would keep, because it truly holds, and the full fine-tunes that it takes
+    to know.
 
     Args:
         rehearsal: that was searched.

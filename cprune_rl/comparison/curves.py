@@ -1,4 +1,7 @@
-"""What a single figure hides: profiles over all cases, gain against cost, and fronts of speed-up and accuracy over floors."""
+"""What a single figure hides:
+
+profiles over all cases, gain against cost, and fronts of speed-up and accuracy over floors.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ __all__ = ["COSTS_OVER", "Curve", "Front", "cost_curves", "fronts", "hypervolume
 
 Array = NDArray[np.float64]
 _N_BUDGETS = 32
-COSTS_OVER = {"fresh_trials": (1.0, 0.0), "accuracy_evaluations": (0.0, 1.0), "seconds": (TRIAL_S, EVALUATION_S)}  # what a trial and an evaluation cost of each
+COSTS_OVER = {
+    "fresh_trials": (1.0, 0.0),
+    "accuracy_evaluations": (0.0, 1.0),
+    "seconds": (TRIAL_S, EVALUATION_S),
+}  # what a trial and an evaluation cost of each
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ class Front:
         floors: deepest last.
         speedup: geometric mean at each.
         points: mean change of accuracy at each, in percentage points, negative where some is lost.
-        hypervolume: mean area that is dominated, speed-up times points, from a speed-up of 1 and `worst` points on.
+        hypervolume: mean area that is dominated, speed-up times points, from a speed-up of 1 and
+            `worst` points on.
         worst: twice the deepest floor, in points.
     """
 
@@ -52,7 +60,9 @@ class Front:
 
 
 def profiles(scores: Scores, weights: Array, n: int = 101) -> dict[str, Curve]:
-    """Performance profiles: in which share of cases each method reached at least so much of the reference's log gain.
+    """Performance profiles:
+
+    in which share of cases each method reached at least so much of the reference's log gain.
 
     Args:
         scores: of all methods.
@@ -68,16 +78,24 @@ def profiles(scores: Scores, weights: Array, n: int = 101) -> dict[str, Curve]:
 
 
 def cost_curves(scores: Scores, weights: Array, cost: str) -> dict[str, Curve]:
-    """Geometric mean speed-up of each method once it has spent so much; empty where nothing was spent of that.
+    """Geometric mean speed-up of each method once it has spent so much;
+
+    empty where nothing was spent of that.
 
     Args:
         scores: of all methods.
         weights: resamples of the cases.
-        cost: of `COSTS_OVER`; seconds are those of looks, as live runs had them, and of training a policy for the problem alone.
+        cost: of `COSTS_OVER`; seconds are those of looks, as live runs had them, and of training a
+            policy for the problem alone.
     """
     rows = {m: scores.of(m) for m in scores.methods}
     known = [r for of in rows.values() for r in of if r is not None]
-    gained = [x for r in known for x, p in zip(_spent(r, cost), r.curve, strict=True) if p[2] > 0 and x > 0]
+    gained = [
+        x
+        for r in known
+        for x, p in zip(_spent(r, cost), r.curve, strict=True)
+        if p[2] > 0 and x > 0
+    ]
     spent = [_all_spent(r, cost) for r in known]
     if not gained:
         return {}
@@ -86,7 +104,10 @@ def cost_curves(scores: Scores, weights: Array, cost: str) -> dict[str, Curve]:
     budgets[[0, -1]] = ends  # exactly, so that the last point has every run's end
     found = {}
     for method, of in rows.items():
-        reached = np.stack([np.full(_N_BUDGETS, np.nan) if r is None else _reached(r, cost, budgets) for r in of], axis=1)
+        reached = np.stack(
+            [np.full(_N_BUDGETS, np.nan) if r is None else _reached(r, cost, budgets) for r in of],
+            axis=1,
+        )
         found[method] = Curve(budgets, *np.exp(band(reached, weights)))
     return found
 
@@ -95,17 +116,26 @@ def _spent(row: Row, cost: str) -> list[float]:
     """By each point of a row's curve."""
     trial, evaluation = COSTS_OVER[cost]
     before = row.cost["policy_s"] if cost == "seconds" else 0.0
-    return [before + trial * trials + evaluation * evaluations for trials, evaluations, _ in row.curve]
+    return [
+        before + trial * trials + evaluation * evaluations for trials, evaluations, _ in row.curve
+    ]
 
 
 def _all_spent(row: Row, cost: str) -> float:
     """By the end."""
     trial, evaluation = COSTS_OVER[cost]
-    return (row.cost["policy_s"] if cost == "seconds" else 0.0) + trial * row.cost["fresh_trials"] + evaluation * row.cost["accuracy_evaluations"]
+    return (
+        (row.cost["policy_s"] if cost == "seconds" else 0.0)
+        + trial * row.cost["fresh_trials"]
+        + evaluation * row.cost["accuracy_evaluations"]
+    )
 
 
 def _reached(row: Row, cost: str, budgets: Array) -> Array:
-    """Log gain at each budget: of the curve so far, and of the plan that was kept once the run is over."""
+    """Log gain at each budget:
+
+    of the curve so far, and of the plan that was kept once the run is over.
+    """
     if not row.holds or row.error is not None:
         return np.zeros(len(budgets))
     gains = np.array([0.0, *(p[2] for p in row.curve)])
@@ -129,7 +159,9 @@ def hypervolume(points: Sequence[tuple[float, float]], worst: tuple[float, float
 
 
 def fronts(scores: Scores, weights: Array) -> dict[str, Front]:
-    """Speed-up and accuracy of each method at each floor, and the hypervolume over them, on what was tried at all floors; a failed run is the dense network."""
+    """Speed-up and accuracy of each method at each floor, and the hypervolume over them, on what
+    was tried at all floors; a failed run is the dense network.
+    """
     floors = tuple(sorted({c.floor for c in scores.cases}, reverse=True))
     worst = 200 * min(floors)
     at_floor = [np.array([c.floor == floor for c in scores.cases]) for floor in floors]
@@ -150,12 +182,25 @@ def fronts(scores: Scores, weights: Array) -> dict[str, Front]:
         for draw, gain, point, is_wanted in zip(draws, log_gain, points, is_front, strict=True):
             if is_wanted and not np.isnan(gain):
                 clouds[kept[draw]].append((float(np.exp(gain)), float(point)))
-        areas = np.array([hypervolume(cloud, (1.0, worst)) if cloud and len(cloud) == wanted[at] else np.nan for at, cloud in clouds.items()])
-        speedups = [interval(mean, np.where(here & is_front, log_gain, np.nan), weights) for here in at_floor]
+        areas = np.array(
+            [
+                hypervolume(cloud, (1.0, worst)) if cloud and len(cloud) == wanted[at] else np.nan
+                for at, cloud in clouds.items()
+            ]
+        )
+        speedups = [
+            interval(mean, np.where(here & is_front, log_gain, np.nan), weights)
+            for here in at_floor
+        ]
         found[method] = Front(
             floors,
-            tuple(Interval(*(float(np.exp(v)) for v in (s.value, s.low, s.high))) for s in speedups),
-            tuple(interval(mean, np.where(here & is_front, points, np.nan), weights) for here in at_floor),
+            tuple(
+                Interval(*(float(np.exp(v)) for v in (s.value, s.low, s.high))) for s in speedups
+            ),
+            tuple(
+                interval(mean, np.where(here & is_front, points, np.nan), weights)
+                for here in at_floor
+            ),
             interval(mean, areas, own_weights),
             worst,
         )

@@ -20,7 +20,11 @@ __all__ = ["write_leaderboard"]
 
 
 def write_leaderboard(
-    folder: Path, validated: Callable[[Path], bool], console: Console | None = None, controls: Collection[str] = (), unranked: Collection[str] = UNRANKED
+    folder: Path,
+    validated: Callable[[Path], bool],
+    console: Console | None = None,
+    controls: Collection[str] = (),
+    unranked: Collection[str] = UNRANKED,
 ) -> Comparison:
     """Prints a ranking and writes `leaderboard.html` and `leaderboard.csv`.
 
@@ -40,22 +44,53 @@ def write_leaderboard(
     paths = sorted((folder / "rows").glob("*.json"))
     rows = [read_row(path) for path in paths if validated(path)]
     if not rows:
-        raise ConfigError(f"none of {len(paths)} rows in {folder / 'rows'} was validated: a leaderboard takes no others.")
+        raise ConfigError(
+            f"none of {len(paths)} rows in {folder / 'rows'} was validated: a leaderboard takes no others."
+        )
     found = compare(rows, unranked=unranked, controls=controls)
     left_out = f"{len(rows)} of {len(paths)} runs were validated; the rest are left out."
     table = _table(found)
     _print(table, left_out, found, console or Console())
     (folder / "leaderboard.csv").write_text(table.csv(), encoding="utf-8")
-    template = Environment(loader=PackageLoader("cprune_rl.comparison"), autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template("leaderboard.html")
-    (folder / "leaderboard.html").write_text(template.render(table=table, left_out=left_out, found=found), encoding="utf-8")
+    template = Environment(
+        loader=PackageLoader("cprune_rl.comparison"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("leaderboard.html")
+    (folder / "leaderboard.html").write_text(
+        template.render(table=table, left_out=left_out, found=found), encoding="utf-8"
+    )
     return found
 
 
 def _table(found: Comparison) -> Table:
-    columns = [Column("method"), Column("rank"), Column("share of the best gain, IQM", 3, has_interval=True), Column("speed-up", 2, has_interval=True)]
+    columns = [
+        Column("method"),
+        Column("rank"),
+        Column("share of the best gain, IQM", 3, has_interval=True),
+        Column("speed-up", 2, has_interval=True),
+    ]
     columns += [Column("accuracy evaluations", 1), Column("fresh trials"), Column("cases")]
-    rows = tuple((s.method, s.rank, s.iqm, s.speedup, s.cost["accuracy_evaluations"], s.cost["fresh_trials"], s.n_cases) for s in found.standings)
-    return Table("leaderboard", f"Methods on {len(found.scores.cases)} cases of {found.n_problems} problems; 95 % over problems and seeds", tuple(columns), rows, found.agent)
+    rows = tuple(
+        (
+            s.method,
+            s.rank,
+            s.iqm,
+            s.speedup,
+            s.cost["accuracy_evaluations"],
+            s.cost["fresh_trials"],
+            s.n_cases,
+        )
+        for s in found.standings
+    )
+    return Table(
+        "leaderboard",
+        f"Methods on {len(found.scores.cases)} cases of {found.n_problems} problems; 95 % over problems and seeds",
+        tuple(columns),
+        rows,
+        found.agent,
+    )
 
 
 def _print(table: Table, left_out: str, found: Comparison, console: Console) -> None:
@@ -63,7 +98,9 @@ def _print(table: Table, left_out: str, found: Comparison, console: Console) -> 
     for at, column in enumerate(table.columns):
         view.add_column(column.title, justify="right" if at else "left")
     for row in table.cells():
-        view.add_row(*(escape(text) for text, _ in row), style="bold" if row[0][0] == table.own else None)
+        view.add_row(
+            *(escape(text) for text, _ in row), style="bold" if row[0][0] == table.own else None
+        )
     console.print(view)
     for remark in found.remarks:
         console.print(remark, markup=False, highlight=False)

@@ -1,4 +1,6 @@
-"""Why the compiler has to be asked, in recorded figures: latency over channels is a staircase, and fewer operations are not less time.
+"""Why the compiler has to be asked, in recorded figures:
+
+latency over channels is a staircase, and fewer operations are not less time.
 
 Called for the page.
 """
@@ -44,7 +46,8 @@ class Staircase:
 
 @dataclass(frozen=True)
 class Inversion:
-    """Plans that are predicted to lose as much, by their operations and by their latency once compiled.
+    """Plans that are predicted to lose as much, by their operations and by their latency once
+    compiled.
 
     Attributes:
         problem: name of the recording.
@@ -66,8 +69,14 @@ def staircase(problem: str) -> Staircase | None:
     recording = read_recording(problem)
     found: dict[tuple[object, ...], dict[int, float]] = {}
     for workload, cost in recording.costs:
-        if workload.operator.name == "conv2d" and cost.error is None and math.isfinite(cost.latency_s):
-            found.setdefault((workload.family, workload.operator, workload.channels_in), {})[workload.channels_out] = cost.latency_s
+        if (
+            workload.operator.name == "conv2d"
+            and cost.error is None
+            and math.isfinite(cost.latency_s)
+        ):
+            found.setdefault((workload.family, workload.operator, workload.channels_in), {})[
+                workload.channels_out
+            ] = cost.latency_s
     layers = _layers(recording.network)
     known = {kind: points for kind, points in found.items() if len(points) >= 3 and kind in layers}
     if not known:
@@ -78,7 +87,12 @@ def staircase(problem: str) -> Staircase | None:
 
 def _layers(network: Network) -> dict[tuple[object, ...], str]:
     """A layer of each kind of task, at the channels that it reads in the dense network."""
-    return {(w.family, w.operator, w.channels_in): s.name for s, w in reversed(list(zip(network.subgraphs, network.workloads(network.dense), strict=True)))}
+    return {
+        (w.family, w.operator, w.channels_in): s.name
+        for s, w in reversed(
+            list(zip(network.subgraphs, network.workloads(network.dense), strict=True))
+        )
+    }
 
 
 def inversion(problem: str, loss: float = 0.01, seed: int = 0) -> Inversion:
@@ -97,7 +111,11 @@ def inversion(problem: str, loss: float = 0.01, seed: int = 0) -> Inversion:
     ordered = sorted(plans, key=lambda p: p.widths)
     macs = np.array([network.macs(p) for p in ordered]) / network.macs(network.dense)
     seconds = np.array([_sum(opened.latency.measure(p)) for p in ordered]) / looks.dense_s
-    return Inversion(problem, tuple(zip(macs.tolist(), seconds.tolist(), strict=True)), rank_correlation(macs, seconds))
+    return Inversion(
+        problem,
+        tuple(zip(macs.tolist(), seconds.tolist(), strict=True)),
+        rank_correlation(macs, seconds),
+    )
 
 
 @dataclass(frozen=True)
@@ -127,10 +145,28 @@ def proxies(problem: str, seed: int = 0) -> Proxies:
     rehearsal, truth = rehearse(problem), open_recorded(problem)
     network, cheap, rng = truth.network, rehearsal.problem.latency, np.random.default_rng(seed)
     looks = Looks(rehearsal.problem, Budget())
-    plans = list({towards(looks, random_direction(looks, 0.6, rng), looks.slack * rng.uniform(0.5, 1.0)): None for _ in range(_N_PLANS)})
-    macs, shown, lost = (np.array([look(p) for p in plans]) for look in (network.macs, looks.predicted_loss, lambda p: -rehearsal.accuracy(p)))
-    predicted, latency = (np.array([_sum(look(p)) for p in plans]) for look in (lambda p: cheap.predict(network.workloads(p)), truth.latency.measure))
-    return Proxies(problem, rank_correlation(macs, latency), rank_correlation(predicted, latency), rank_correlation(shown, lost))
+    plans = list(
+        {
+            towards(
+                looks, random_direction(looks, 0.6, rng), looks.slack * rng.uniform(0.5, 1.0)
+            ): None
+            for _ in range(_N_PLANS)
+        }
+    )
+    macs, shown, lost = (
+        np.array([look(p) for p in plans])
+        for look in (network.macs, looks.predicted_loss, lambda p: -rehearsal.accuracy(p))
+    )
+    predicted, latency = (
+        np.array([_sum(look(p)) for p in plans])
+        for look in (lambda p: cheap.predict(network.workloads(p)), truth.latency.measure)
+    )
+    return Proxies(
+        problem,
+        rank_correlation(macs, latency),
+        rank_correlation(predicted, latency),
+        rank_correlation(shown, lost),
+    )
 
 
 def _sum(costs: Sequence[TaskCost]) -> float:

@@ -1,4 +1,8 @@
-"""The page of a comparison: one file, pictures inside, nothing loaded from elsewhere; beside it the pictures and tables as files."""
+"""The page of a comparison:
+
+one file, pictures inside, nothing loaded from elsewhere; beside it the pictures and tables as
+files.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,26 @@ from jinja2 import Environment, PackageLoader
 
 from cprune_rl.comparison.motivation import Proxies
 from cprune_rl.comparison.pictures import Picture
-from cprune_rl.comparison.plots import plot_costs, plot_fronts, plot_iqm, plot_pairs, plot_profiles, plot_speedup
+from cprune_rl.comparison.plots import (
+    plot_costs,
+    plot_fronts,
+    plot_iqm,
+    plot_pairs,
+    plot_profiles,
+    plot_speedup,
+)
 from cprune_rl.comparison.rows import Row
 from cprune_rl.comparison.scores import UNRANKED
 from cprune_rl.comparison.statistics import AGENT, Comparison, compare
-from cprune_rl.comparison.tables import costs_table, fronts_table, overall_table, pairs_table, problem_tables, proxies_table, shares_table
+from cprune_rl.comparison.tables import (
+    costs_table,
+    fronts_table,
+    overall_table,
+    pairs_table,
+    problem_tables,
+    proxies_table,
+    shares_table,
+)
 
 __all__ = ["About", "write_page"]
 
@@ -74,7 +93,13 @@ def write_page(
     found = compare(rows, agent=about.get("agent", AGENT), unranked=unranked, controls=controls)
     main = [plot_iqm(found), plot_speedup(found)]
     depth = [*plot_costs(found), plot_profiles(found), plot_fronts(found), plot_pairs(found)]
-    tables = {"overall": overall_table(found), "costs": costs_table(found), "shares": shares_table(found), "fronts": fronts_table(found), "pairs": pairs_table(found)}
+    tables = {
+        "overall": overall_table(found),
+        "costs": costs_table(found),
+        "shares": shares_table(found),
+        "fronts": fronts_table(found),
+        "pairs": pairs_table(found),
+    }
     if proxies:
         tables["proxies"] = proxies_table(proxies)
     problems = problem_tables(found)
@@ -84,9 +109,23 @@ def write_page(
         picture.write(folder / "pictures")
     for table in (*tables.values(), *problems):
         (folder / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-    template = Environment(loader=PackageLoader("cprune_rl.comparison"), autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template("compare.html")
+    template = Environment(
+        loader=PackageLoader("cprune_rl.comparison"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("compare.html")
     page = template.render(
-        found=found, about=about, tables=tables, problems=problems, main=main, depth=depth, why=why, worst=_worst(found), runs=_runs(rows), verdict=_verdict(found)
+        found=found,
+        about=about,
+        tables=tables,
+        problems=problems,
+        main=main,
+        depth=depth,
+        why=why,
+        worst=_worst(found),
+        runs=_runs(rows),
+        verdict=_verdict(found),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     return found
@@ -94,8 +133,18 @@ def write_page(
 
 def _runs(rows: Sequence[Row]) -> dict[str, Any]:
     """What the rows say of themselves."""
-    budgets = sorted({", ".join(f"{what} {'unlimited' if limit is None else f'{limit:g}'}" for what, limit in r.budget.items()) for r in rows})
-    versions = sorted({f"{package} {version}" for r in rows for package, version in r.versions.items()})
+    budgets = sorted(
+        {
+            ", ".join(
+                f"{what} {'unlimited' if limit is None else f'{limit:g}'}"
+                for what, limit in r.budget.items()
+            )
+            for r in rows
+        }
+    )
+    versions = sorted(
+        {f"{package} {version}" for r in rows for package, version in r.versions.items()}
+    )
     return {
         "n": len(rows),
         "n_seeds": len({r.seed for r in rows}),
@@ -108,14 +157,18 @@ def _runs(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _verdict(found: Comparison) -> dict[str, Any] | None:
-    """How many methods the agent is above, below or not told apart from, by the interval of the difference; None without an agent."""
+    """How many methods the agent is above, below or not told apart from, by the interval of the
+    difference; None without an agent.
+    """
     agent = next((s for s in found.standings if s.method == found.agent), None)
     if agent is None:
         return None
     sides: dict[str, list[str]] = {"above": [], "below": [], "level": []}
     for s in found.standings:
         if s.agent_over is not None and s.rank is not None:
-            sides["above" if s.agent_over.low > 0 else "below" if s.agent_over.high < 0 else "level"].append(s.method)
+            sides[
+                "above" if s.agent_over.low > 0 else "below" if s.agent_over.high < 0 else "level"
+            ].append(s.method)
     return {"agent": agent, "n_ranked": sum(s.rank is not None for s in found.standings), **sides}
 
 

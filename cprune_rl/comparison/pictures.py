@@ -1,4 +1,6 @@
-"""A picture as files: painted once for light and once for dark pages, transparent, so that a page loads nothing."""
+"""A picture as files: painted once for light and once for dark pages, transparent, so that a page
+loads nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ __all__ = ["DARK", "LIGHT", "Look", "Picture", "paint"]
 
 @dataclass(frozen=True)
 class Look:
-    """Colours of a picture; Okabe and Ito's order of hues, darkened or lightened until they stand out.
+    """Colours of a picture;
+
+    Okabe and Ito's order of hues, darkened or lightened until they stand out.
 
     Attributes:
         suffix: of file names.
@@ -36,8 +40,22 @@ class Look:
     others: tuple[str, ...]
 
 
-LIGHT = Look("", "#27323d", "#c9d0d8", "#a3adb8", "#0072b2", ("#c85000", "#007a5a", "#a8437f", "#8a6a00", "#5a55c9", "#26809e"))
-DARK = Look("-dark", "#d6dde5", "#4a5561", "#6f7b88", "#56b4e9", ("#ff9a4d", "#35cf9f", "#e79cc9", "#e6c34d", "#b1abff", "#8fd6ee"))
+LIGHT = Look(
+    "",
+    "#27323d",
+    "#c9d0d8",
+    "#a3adb8",
+    "#0072b2",
+    ("#c85000", "#007a5a", "#a8437f", "#8a6a00", "#5a55c9", "#26809e"),
+)
+DARK = Look(
+    "-dark",
+    "#d6dde5",
+    "#4a5561",
+    "#6f7b88",
+    "#56b4e9",
+    ("#ff9a4d", "#35cf9f", "#e79cc9", "#e6c34d", "#b1abff", "#8fd6ee"),
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +92,9 @@ class Picture:
             (folder / f"{self.name}{ending}").write_bytes(content)
 
 
-def paint(name: str, alt: str, caption: str, painter: Callable[[Look], Figure], is_wide: bool = False) -> Picture:
+def paint(
+    name: str, alt: str, caption: str, painter: Callable[[Look], Figure], is_wide: bool = False
+) -> Picture:
     """Paints in both looks.
 
     Args:
@@ -90,7 +110,9 @@ def paint(name: str, alt: str, caption: str, painter: Callable[[Look], Figure], 
             figure = painter(look)
             for kind in ("svg", "png"):
                 buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+                figure.savefig(
+                    buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None
+                )
                 files[f"{look.suffix}.{kind}"] = buffer.getvalue()
     return Picture(name, alt, caption, files, is_wide)
 

@@ -1,4 +1,7 @@
-"""Pictures of a comparison: standings, cost, profiles, pairs, fronts; and two of why a compiler must be asked at all."""
+"""Pictures of a comparison:
+
+standings, cost, profiles, pairs, fronts; and two of why a compiler must be asked at all.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,19 @@ _WIDTH = 5.2  # inches; read on a phone at two thirds of its size
 _LINE = 62  # characters of a title that fit into that
 _WIDE_RANGE = 20  # times, from which a staircase needs a logarithm
 _N_WRITTEN = 12  # methods up to which a cell of the heat map has its number
-_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))  # beside the hue, for those who do not see it
-_COSTS = {"fresh_trials": "fresh trials", "accuracy_evaluations": "accuracy evaluations", "seconds": "seconds of trials and evaluations"}
+_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (1, 1)),
+)  # beside the hue, for those who do not see it
+_COSTS = {
+    "fresh_trials": "fresh trials",
+    "accuracy_evaluations": "accuracy evaluations",
+    "seconds": "seconds of trials and evaluations",
+}
 
 
 class _Line(NamedTuple):
@@ -51,23 +65,53 @@ def plot_iqm(found: Comparison) -> Picture:
     """Interquartile mean of the share of each method, with both intervals."""
     rows = [(s.method, s.iqm, s.iqm_seeds) for s in found.standings]
     caption = "Share of the best log gain known of each case: interquartile mean. Thin: 95 % over problems and seeds; thick: over seeds on these problems alone."
-    return _dots("iqm", "Interquartile mean of the share of the best gain of each method, best at the top", caption, "share of the best log gain, IQM", rows, found.agent)
+    return _dots(
+        "iqm",
+        "Interquartile mean of the share of the best gain of each method, best at the top",
+        caption,
+        "share of the best log gain, IQM",
+        rows,
+        found.agent,
+    )
 
 
 def plot_speedup(found: Comparison) -> Picture:
     """Geometric mean speed-up of each method, with both intervals."""
-    rows = sorted(((s.method, s.speedup, s.speedup_seeds) for s in found.standings), key=lambda r: -r[1].value)
+    rows = sorted(
+        ((s.method, s.speedup, s.speedup_seeds) for s in found.standings), key=lambda r: -r[1].value
+    )
     caption = "Geometric mean speed-up over the dense network. Its interval over problems and seeds (thin) is wide because problems differ in what can be gained."
-    return _dots("speedup", "Geometric mean speed-up of each method, best at the top", caption, "speed-up over the dense network", rows, found.agent)
+    return _dots(
+        "speedup",
+        "Geometric mean speed-up of each method, best at the top",
+        caption,
+        "speed-up over the dense network",
+        rows,
+        found.agent,
+    )
 
 
-def _dots(name: str, alt: str, caption: str, label: str, rows: Sequence[tuple[str, Interval, Interval]], agent: str) -> Picture:
+def _dots(
+    name: str,
+    alt: str,
+    caption: str,
+    label: str,
+    rows: Sequence[tuple[str, Interval, Interval]],
+    agent: str,
+) -> Picture:
     def painter(look: Look) -> Figure:
         figure, axes = _figure(0.9 + 0.23 * len(rows))
         for y, (method, outer, inner) in enumerate(rows):
             colour, size = (look.agent, 7.5) if method == agent else (look.ink, 5)
             axes.plot([outer.low, outer.high], [y, y], color=colour, linewidth=1.1)
-            axes.plot([inner.low, inner.high], [y, y], color=colour, linewidth=3.4, alpha=0.55, solid_capstyle="butt")
+            axes.plot(
+                [inner.low, inner.high],
+                [y, y],
+                color=colour,
+                linewidth=3.4,
+                alpha=0.55,
+                solid_capstyle="butt",
+            )
             axes.plot(outer.value, y, "o", color=colour, markersize=size)
         axes.set_yticks(range(len(rows)), [r[0] for r in rows])
         for tick, (method, *_) in zip(axes.get_yticklabels(), rows, strict=True):
@@ -84,7 +128,11 @@ def _dots(name: str, alt: str, caption: str, label: str, rows: Sequence[tuple[st
 
 def plot_costs(found: Comparison) -> list[Picture]:
     """Geometric mean speed-up against what was spent, one picture for each cost that there is."""
-    return [_curve_plot(found, f"cost-{cost.replace('_', '-')}", words, found.costs[cost]) for cost, words in _COSTS.items() if cost in found.costs]
+    return [
+        _curve_plot(found, f"cost-{cost.replace('_', '-')}", words, found.costs[cost])
+        for cost, words in _COSTS.items()
+        if cost in found.costs
+    ]
 
 
 def _curve_plot(found: Comparison, name: str, words: str, curves: dict[str, Curve]) -> Picture:
@@ -101,7 +149,12 @@ def _curve_plot(found: Comparison, name: str, words: str, curves: dict[str, Curv
         return figure
 
     caption = f"Speed-up of the plan that would be kept, once so many {words} are spent; a method that is done stays where it ended."
-    return paint(name, f"Speed-up of each method against {words}", caption + _band(found) + _rest(found), painter)
+    return paint(
+        name,
+        f"Speed-up of each method against {words}",
+        caption + _band(found) + _rest(found),
+        painter,
+    )
 
 
 def plot_profiles(found: Comparison) -> Picture:
@@ -112,12 +165,22 @@ def plot_profiles(found: Comparison) -> Picture:
         lines = _lines(look, [s.method for s in found.standings], found.agent)
         _draw(axes, found.profiles, lines, found.agent)
         lowest = min(0.9, float(np.nanmin(found.scores.share)))
-        axes.set(xlabel="share of the best log gain, at least", ylabel="share of cases", xlim=(max(0.0, np.floor(10 * lowest) / 10), 1), ylim=(-0.02, 1.02))
+        axes.set(
+            xlabel="share of the best log gain, at least",
+            ylabel="share of cases",
+            xlim=(max(0.0, np.floor(10 * lowest) / 10), 1),
+            ylim=(-0.02, 1.02),
+        )
         _label_ends(axes, found.profiles, lines)
         return figure
 
     caption = "Performance profiles: higher is better, and a line above another everywhere is better in every respect."
-    return paint("profiles", "Performance profile of each method", caption + _band(found) + _rest(found), painter)
+    return paint(
+        "profiles",
+        "Performance profile of each method",
+        caption + _band(found) + _rest(found),
+        painter,
+    )
 
 
 def plot_pairs(found: Comparison) -> Picture:
@@ -131,14 +194,27 @@ def plot_pairs(found: Comparison) -> Picture:
         values, low, high = np.moveaxis(found.improvement, -1, 0).copy()
         np.fill_diagonal(values, np.nan)
         behind, ahead = look.others[0], look.agent
-        steps = [(0, _clear(behind, 0.8)), (0.5, _clear(behind, 0)), (0.5, _clear(ahead, 0)), (1, _clear(ahead, 0.8))]
+        steps = [
+            (0, _clear(behind, 0.8)),
+            (0.5, _clear(behind, 0)),
+            (0.5, _clear(ahead, 0)),
+            (1, _clear(ahead, 0.8)),
+        ]
         colours = LinearSegmentedColormap.from_list("behind to ahead", steps)
         image = axes.imshow(values, cmap=colours, vmin=0, vmax=1)
         for (i, j), value in np.ndenumerate(values):
             is_clear = low[i, j] > 0.5 or high[i, j] < 0.5
             if np.isfinite(value) and (k <= _N_WRITTEN or not is_clear):
                 text = f"{100 * value:.0f}" if k <= _N_WRITTEN else "○"
-                axes.text(j, i, text, ha="center", va="center", fontsize=8.5, fontweight="bold" if is_clear else "normal")
+                axes.text(
+                    j,
+                    i,
+                    text,
+                    ha="center",
+                    va="center",
+                    fontsize=8.5,
+                    fontweight="bold" if is_clear else "normal",
+                )
         axes.set_xticks(range(k), names, rotation=90)
         axes.set_yticks(range(k), names)
         for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
@@ -146,13 +222,30 @@ def plot_pairs(found: Comparison) -> Picture:
                 tick.set(color=look.agent, fontweight="bold")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=30, location="bottom", label="row ends faster than column, share of cases")
+        bar = figure.colorbar(
+            image,
+            ax=axes,
+            shrink=0.5,
+            aspect=30,
+            location="bottom",
+            label="row ends faster than column, share of cases",
+        )
         bar.outline.set_visible(False)
         return figure
 
-    marked = "Bold: the 95 % interval over problems and seeds leaves out" if k <= _N_WRITTEN else "A ring, not told apart: the 95 % interval over problems and seeds holds"
+    marked = (
+        "Bold: the 95 % interval over problems and seeds leaves out"
+        if k <= _N_WRITTEN
+        else "A ring, not told apart: the 95 % interval over problems and seeds holds"
+    )
     caption = f"How often the row's method ends faster than the column's on the same case, ties as halves. {marked} one half, for this pair alone."
-    return paint("pairs", "Probability that each method beats each other", caption, painter, is_wide=k > _N_WRITTEN)
+    return paint(
+        "pairs",
+        "Probability that each method beats each other",
+        caption,
+        painter,
+        is_wide=k > _N_WRITTEN,
+    )
 
 
 def plot_fronts(found: Comparison) -> Picture:
@@ -163,22 +256,51 @@ def plot_fronts(found: Comparison) -> Picture:
         figure, axes = _figure(4.2)
         for method, line in _lines(look, names, found.agent).items():
             front = found.fronts[method]
-            points = sorted((s.value, p.value) for s, p in zip(front.speedup, front.points, strict=True) if np.isfinite(s.value))
+            points = sorted(
+                (s.value, p.value)
+                for s, p in zip(front.speedup, front.points, strict=True)
+                if np.isfinite(s.value)
+            )
             x, y = zip(*points, strict=True)
             label = method if line.is_named else None
-            axes.plot(x, y, color=line.colour, linewidth=line.width, linestyle=line.dashes, marker="o", markersize=3 + line.width, zorder=line.layer, label=label)
+            axes.plot(
+                x,
+                y,
+                color=line.colour,
+                linewidth=line.width,
+                linestyle=line.dashes,
+                marker="o",
+                markersize=3 + line.width,
+                zorder=line.layer,
+                label=label,
+            )
         for floor in next(iter(found.fronts.values())).floors:
             axes.axhline(100 * floor, color=look.faint, linewidth=1, zorder=0)
-            axes.annotate(f"floor {100 * floor:+g}", (1, 100 * floor), xycoords=("axes fraction", "data"), xytext=(-2, 2), textcoords="offset points", ha="right", fontsize=8)
+            axes.annotate(
+                f"floor {100 * floor:+g}",
+                (1, 100 * floor),
+                xycoords=("axes fraction", "data"),
+                xytext=(-2, 2),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+            )
         axes.set(xlabel="speed-up, geometric mean", ylabel="change of accuracy, points")
         figure.legend(loc="outside lower center", ncols=3)
         return figure
 
     caption = "Mean over problems and seeds at each floor. To the upper right is better."
-    return paint("fronts", "Speed-up and change of accuracy of each method at each floor", caption + _rest(found), painter)
+    return paint(
+        "fronts",
+        "Speed-up and change of accuracy of each method at each floor",
+        caption + _rest(found),
+        painter,
+    )
 
 
-def staircase_counts(points: Sequence[tuple[int, float]], noise: float = 0.0) -> tuple[list[int], list[int]]:
+def staircase_counts(
+    points: Sequence[tuple[int, float]], noise: float = 0.0
+) -> tuple[list[int], list[int]]:
     """Widths that are no gain.
 
     Args:
@@ -186,7 +308,8 @@ def staircase_counts(points: Sequence[tuple[int, float]], noise: float = 0.0) ->
         noise: share by which two latencies must differ to count.
 
     Returns:
-        Channels at which the layer is slower than dense; and at which it is slower than at some wider width.
+        Channels at which the layer is slower than dense; and at which it is slower than at some
+        wider width.
     """
     ordered = sorted(points, reverse=True)
     slower_than_dense, slower_than_wider, best = [], [], float("inf")
@@ -199,7 +322,9 @@ def staircase_counts(points: Sequence[tuple[int, float]], noise: float = 0.0) ->
     return slower_than_dense, slower_than_wider
 
 
-def plot_staircase(name: str, title: str, points: Sequence[tuple[int, float]], noise: float = 0.0) -> Picture:
+def plot_staircase(
+    name: str, title: str, points: Sequence[tuple[int, float]], noise: float = 0.0
+) -> Picture:
     """Latency of a layer over its channels: fewer is not always faster.
 
     Args:
@@ -213,10 +338,33 @@ def plot_staircase(name: str, title: str, points: Sequence[tuple[int, float]], n
 
     def painter(look: Look) -> Figure:
         figure, axes = _figure(3.7)
-        axes.plot(list(latency_us), list(latency_us.values()), color=look.agent, linewidth=1.2, marker=".", markersize=4)
-        for channels, style, colour, size, label in ((wider, "o", look.others[3], 11, "slower than a wider width"), (dense, "x", look.others[0], 6, "slower than dense")):
-            chosen, words = [latency_us[c] for c in channels], f"{label}: {len(channels)} of {len(latency_us)}"
-            axes.plot(channels, chosen, style, color=colour, markersize=size, markerfacecolor="none", markeredgewidth=1.6, linestyle="none", label=words)
+        axes.plot(
+            list(latency_us),
+            list(latency_us.values()),
+            color=look.agent,
+            linewidth=1.2,
+            marker=".",
+            markersize=4,
+        )
+        for channels, style, colour, size, label in (
+            (wider, "o", look.others[3], 11, "slower than a wider width"),
+            (dense, "x", look.others[0], 6, "slower than dense"),
+        ):
+            chosen, words = (
+                [latency_us[c] for c in channels],
+                f"{label}: {len(channels)} of {len(latency_us)}",
+            )
+            axes.plot(
+                channels,
+                chosen,
+                style,
+                color=colour,
+                markersize=size,
+                markerfacecolor="none",
+                markeredgewidth=1.6,
+                linestyle="none",
+                label=words,
+            )
         axes.axhline(latency_us[max(latency_us)], color=look.faint, linewidth=1, zorder=0)
         axes.set(xlabel="channels kept", ylabel="latency, µs", title=fill(title, _LINE))
         if max(latency_us.values()) > _WIDE_RANGE * min(latency_us.values()):
@@ -231,13 +379,20 @@ def plot_staircase(name: str, title: str, points: Sequence[tuple[int, float]], n
     return paint(name, f"Latency over channels: {title}", caption, painter)
 
 
-def plot_order(name: str, title: str, pairs: Sequence[tuple[float, float]], correlation: Interval, labels: tuple[str, str]) -> Picture:
+def plot_order(
+    name: str,
+    title: str,
+    pairs: Sequence[tuple[float, float]],
+    correlation: Interval,
+    labels: tuple[str, str],
+) -> Picture:
     """Order inversion: what is least by one measure is not what is least by the other.
 
     Args:
         name: of the files.
         title: of what.
-        pairs: two measures of each network, the less the better: operations and latency, or latency before and after tuning.
+        pairs: two measures of each network, the less the better: operations and latency, or latency
+            before and after tuning.
         correlation: rank correlation of the pairs.
         labels: what the two are, with their units.
     """
@@ -248,8 +403,20 @@ def plot_order(name: str, title: str, pairs: Sequence[tuple[float, float]], corr
     def painter(look: Look) -> Figure:
         figure, axes = _figure(4.1)
         axes.scatter(first, second, s=16, color=look.agent, alpha=0.65, linewidths=0)
-        for at, colour, marker, label in ((chosen, look.others[0], "o", f"least by the first, number {rank} by the second"), (best, look.others[1], "s", "least by the second")):
-            axes.scatter(first[at], second[at], s=90, marker=marker, facecolors="none", edgecolors=colour, linewidths=1.6, label=label)
+        for at, colour, marker, label in (
+            (chosen, look.others[0], "o", f"least by the first, number {rank} by the second"),
+            (best, look.others[1], "s", "least by the second"),
+        ):
+            axes.scatter(
+                first[at],
+                second[at],
+                s=90,
+                marker=marker,
+                facecolors="none",
+                edgecolors=colour,
+                linewidths=1.6,
+                label=label,
+            )
         axes.set(xlabel=labels[0], ylabel=labels[1], title=fill(title, _LINE))
         figure.legend(loc="outside lower center", ncols=2)
         return figure
@@ -270,7 +437,10 @@ def _lines(look: Look, methods: Sequence[str], agent: str) -> dict[str, _Line]:
     """The agent stands out, the next best have colours, the rest are grey."""
     named = [m for m in methods if m != agent][: len(look.others)]
     found = {m: _Line(look.rest, 0.8, "-", False, 1) for m in methods}
-    found |= {m: _Line(colour, 1.5, dashes, True, 2) for m, colour, dashes in zip(named, look.others, _DASHES, strict=False)}
+    found |= {
+        m: _Line(colour, 1.5, dashes, True, 2)
+        for m, colour, dashes in zip(named, look.others, _DASHES, strict=False)
+    }
     if agent in found:
         found[agent] = _Line(look.agent, 2.8, "-", True, 3)
     return found
@@ -280,19 +450,36 @@ def _rest(found: Comparison) -> str:
     """What a caption says of methods that are drawn otherwise."""
     methods = [s.method for s in found.standings]
     n_rest = len(methods) - len(_DASHES) - (found.agent in methods)
-    return f" Grey: {n_rest} more method{'s' if n_rest > 1 else ''}, in the tables." if n_rest > 0 else ""
+    return (
+        f" Grey: {n_rest} more method{'s' if n_rest > 1 else ''}, in the tables."
+        if n_rest > 0
+        else ""
+    )
 
 
 def _band(found: Comparison) -> str:
-    return f" Band: 95 % over problems and seeds, of {found.agent} alone." if any(s.method == found.agent for s in found.standings) else ""
+    return (
+        f" Band: 95 % over problems and seeds, of {found.agent} alone."
+        if any(s.method == found.agent for s in found.standings)
+        else ""
+    )
 
 
 def _draw(axes: Axes, curves: dict[str, Curve], lines: dict[str, _Line], agent: str) -> None:
     for method, curve in curves.items():
         line = lines[method]
-        axes.plot(curve.x, curve.value, color=line.colour, linewidth=line.width, linestyle=line.dashes, zorder=line.layer)
+        axes.plot(
+            curve.x,
+            curve.value,
+            color=line.colour,
+            linewidth=line.width,
+            linestyle=line.dashes,
+            zorder=line.layer,
+        )
         if method == agent:
-            axes.fill_between(curve.x, curve.low, curve.high, color=line.colour, alpha=0.13, linewidth=0, zorder=0)
+            axes.fill_between(
+                curve.x, curve.low, curve.high, color=line.colour, alpha=0.13, linewidth=0, zorder=0
+            )
     axes.grid()
     axes.set_axisbelow(True)
 
@@ -300,7 +487,11 @@ def _draw(axes: Axes, curves: dict[str, Curve], lines: dict[str, _Line], agent: 
 def _label_ends(axes: Axes, curves: dict[str, Curve], lines: dict[str, _Line]) -> None:
     """Names at the right end of named lines, moved apart where they would touch."""
     bottom, top = axes.get_ylim()
-    ends = sorted(((float(curves[m].value[-1]) - bottom) / (top - bottom), m) for m, line in lines.items() if line.is_named)
+    ends = sorted(
+        ((float(curves[m].value[-1]) - bottom) / (top - bottom), m)
+        for m, line in lines.items()
+        if line.is_named
+    )
     for (end, method), height in zip(ends, _apart([end for end, _ in ends], 0.062), strict=True):
         line = lines[method]
         axes.annotate(
@@ -313,16 +504,29 @@ def _label_ends(axes: Axes, curves: dict[str, Curve], lines: dict[str, _Line]) -
             va="center",
             fontsize=8.5,
             fontweight="bold" if line.width > 2 else "normal",
-            arrowprops={"arrowstyle": "-", "color": line.colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": line.colour,
+                "linewidth": 0.7,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
         )
 
 
 def _apart(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending places in [0, 1], moved as little as keeps them so far apart: what touches becomes a stack about its middle."""
+    """Ascending places in [0, 1], moved as little as keeps them so far apart:
+
+    what touches becomes a stack about its middle.
+    """
     stacks: list[tuple[float, int]] = []  # middle, how many
     for place in places:
         stacks.append((place, 1))
-        while len(stacks) > 1 and stacks[-1][0] - stacks[-2][0] < gap * (stacks[-1][1] + stacks[-2][1]) / 2:
+        while (
+            len(stacks) > 1
+            and stacks[-1][0] - stacks[-2][0] < gap * (stacks[-1][1] + stacks[-2][1]) / 2
+        ):
             (upper, n), (lower, m) = stacks.pop(), stacks.pop()
             stacks.append(((upper * n + lower * m) / (n + m), n + m))
     return [middle + gap * (i - (n - 1) / 2) for middle, n in stacks for i in range(n)]

@@ -1,4 +1,6 @@
-"""The page and the ranking of a comparison's folder: rows read, set beside each other, and told how they were made.
+"""The page and the ranking of a comparison's folder:
+
+rows read, set beside each other, and told how they were made.
 
 Called by the CLI.
 """
@@ -45,9 +47,18 @@ def report(folder: Path, reporter: Reporter) -> Comparison:
     rows = read_rows(folder)
     problems = sorted({r.problem for r in rows})
     with reporter.part("Writing the page", None):
-        found = write_page(folder, rows, _about(folder, rows), _why(problems), [proxies(name) for name in problems], _CONTROLS)
+        found = write_page(
+            folder,
+            rows,
+            _about(folder, rows),
+            _why(problems),
+            [proxies(name) for name in problems],
+            _CONTROLS,
+        )
     _print(found, reporter.console)
-    reporter.say(f"Page: {folder / 'report.html'}; tables and pictures beside it. Check a row with `cprune-rl validate {folder / 'rows'}/NAME.json`")
+    reporter.say(
+        f"Page: {folder / 'report.html'}; tables and pictures beside it. Check a row with `cprune-rl validate {folder / 'rows'}/NAME.json`"
+    )
     return found
 
 
@@ -73,7 +84,9 @@ def rank(folder: Path, reporter: Reporter) -> Comparison:
 
 def _about(folder: Path, rows: Sequence[Row]) -> About:
     sessions = folder / "sessions.json"
-    commands = [s["command"] for s in json.loads(sessions.read_text())] if sessions.is_file() else []
+    commands = (
+        [s["command"] for s in json.loads(sessions.read_text())] if sessions.is_file() else []
+    )
     said = {r.problem: describe_recorded(r.problem) for r in rows}
     return About(
         title="Pruning for a device: search methods within equal budgets",
@@ -81,8 +94,13 @@ def _about(folder: Path, rows: Sequence[Row]) -> About:
         commands=list(dict.fromkeys(commands)),
         system=describe_system(),
         noise="Latencies are recorded and summed over tasks; nothing was timed for this page, so two runs of one search give the same figures.",
-        methods={name: METHODS[name].what for name in METHODS if any(r.method == name for r in rows)},
-        problems={name: f"{s.machine}; {s.n_tasks} tasks recorded {s.recorded}" for name, s in said.items()},
+        methods={
+            name: METHODS[name].what for name in METHODS if any(r.method == name for r in rows)
+        },
+        problems={
+            name: f"{s.machine}; {s.n_tasks} tasks recorded {s.recorded}"
+            for name, s in said.items()
+        },
         notes=[
             f"A recording does not hold how many trials a task took: a look at a new one is charged with {TRIALS_EACH} fresh trials, "
             f"and with {TRIALS_OF_SCHEMES} in the table of schemes that is measured before a search by them; "
@@ -101,12 +119,17 @@ def _about(folder: Path, rows: Sequence[Row]) -> About:
 
 
 def _why(problems: Sequence[str]) -> list[Picture]:
-    """Why the compiler is asked: a staircase of each network, and plans of equal predicted loss by operations and by latency."""
+    """Why the compiler is asked:
+
+    a staircase of each network, and plans of equal predicted loss by operations and by latency.
+    """
     pictures = []
     for name in one_each(problems):
         if (stairs := staircase(name)) is not None:
             title = f"{stairs.layer} of {name}, {stairs.channels_in} channels read"
-            pictures.append(plot_staircase(f"staircase-{name.replace('@', '-')}", title, stairs.points, 0.02))
+            pictures.append(
+                plot_staircase(f"staircase-{name.replace('@', '-')}", title, stairs.points, 0.02)
+            )
         found = inversion(name)
         pictures.append(
             plot_order(
@@ -122,11 +145,22 @@ def _why(problems: Sequence[str]) -> list[Picture]:
 
 def _print(found: Comparison, console: Console) -> None:
     view = Table(
-        "method", "share of the best gain, IQM [95 %]", "speed-up [95 %]", "evaluations", "fresh trials", title=f"{len(found.scores.cases)} cases of {found.n_problems} problems"
+        "method",
+        "share of the best gain, IQM [95 %]",
+        "speed-up [95 %]",
+        "evaluations",
+        "fresh trials",
+        title=f"{len(found.scores.cases)} cases of {found.n_problems} problems",
     )
     for s in found.standings:
         share, speedup = (f"{i.value:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in (s.iqm, s.speedup))
-        view.add_row(s.method, share, speedup, f"{s.cost['accuracy_evaluations']:.0f}", f"{s.cost['fresh_trials']:.0f}")
+        view.add_row(
+            s.method,
+            share,
+            speedup,
+            f"{s.cost['accuracy_evaluations']:.0f}",
+            f"{s.cost['fresh_trials']:.0f}",
+        )
     console.print(view)
     for remark in found.remarks:
         console.print(remark, markup=False, highlight=False)

@@ -1,7 +1,11 @@
-"""Bootstrap of a comparison: how often each resample has each case, and statistics under such weights.
+"""Bootstrap of a comparison:
 
-Two ways are drawn. Over seeds within each problem and floor, as rliable does (Agarwal et al., NeurIPS 2021): what these problems
-would say on other draws of losses. And in two stages, problems as clusters first and seeds within each that was drawn: what other
+how often each resample has each case, and statistics under such weights.
+
+Two ways are drawn. Over seeds within each problem and floor, as rliable does (Agarwal et al.,
+NeurIPS 2021): what these problems
+would say on other draws of losses. And in two stages, problems as clusters first and seeds within
+each that was drawn: what other
 problems would say on other draws. The second is wider and is the one for the headline.
 """
 
@@ -24,8 +28,11 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]
 
 
-def over_problems(problem: NDArray[np.int64], stratum: NDArray[np.int64], n: int = N_RESAMPLES, seed: int = 0) -> Array:
-    """Resamples of problems, and of the seeds within each stratum of those that were drawn, anew for each time one was.
+def over_problems(
+    problem: NDArray[np.int64], stratum: NDArray[np.int64], n: int = N_RESAMPLES, seed: int = 0
+) -> Array:
+    """Resamples of problems, and of the seeds within each stratum of those that were drawn, anew
+    for each time one was.
 
     Args:
         problem: `(n_cases,)`, of each case, counted from 0.
@@ -42,21 +49,34 @@ def over_problems(problem: NDArray[np.int64], stratum: NDArray[np.int64], n: int
 
 
 def over_seeds(stratum: NDArray[np.int64], n: int = N_RESAMPLES, seed: int = 0) -> Array:
-    """Resamples of the seeds within each stratum, `(n, n_cases)`; arguments as of `over_problems`."""
+    """Resamples of the seeds within each stratum, `(n, n_cases)`;
+
+    arguments as of `over_problems`.
+    """
     return _within(stratum, np.ones((n, len(stratum)), np.int64), np.random.default_rng(seed))
 
 
-def _within(stratum: NDArray[np.int64], times: NDArray[np.int64], rng: np.random.Generator) -> Array:
-    """Seeds drawn within each stratum, as often as `times (n, n_cases)` says of all of its cases: draws of the same chances add up to one draw of all."""
+def _within(
+    stratum: NDArray[np.int64], times: NDArray[np.int64], rng: np.random.Generator
+) -> Array:
+    """Seeds drawn within each stratum, as often as `times (n, n_cases)` says of all of its cases:
+
+    draws of the same chances add up to one draw of all.
+    """
     weights = np.empty(times.shape)
     for one in range(int(stratum.max()) + 1):
         members = np.flatnonzero(stratum == one)
-        weights[:, members] = rng.multinomial(len(members) * times[:, members[0]], np.full(len(members), 1 / len(members)))
+        weights[:, members] = rng.multinomial(
+            len(members) * times[:, members[0]], np.full(len(members), 1 / len(members))
+        )
     return weights
 
 
 def mean(values: Array, weights: Array) -> Array:
-    """Means of `values (..., n_cases)` under `weights (n, n_cases)`: `(..., n)`. NaN is left out."""
+    """Means of `values (..., n_cases)` under `weights (n, n_cases)`:
+
+    `(..., n)`. NaN is left out.
+    """
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         found: Array = (np.where(known, values, 0.0) @ weights.T) / (known @ weights.T)
@@ -86,11 +106,18 @@ def interval(statistic: Statistic, values: Array, weights: Array) -> Interval:
 
 
 def band(values: Array, weights: Array) -> Array:
-    """Means of `values (k, n_cases)`, and the ends of their 95 % intervals: `(3, k)`; NaN where nothing is known."""
-    return np.stack([mean(values, np.ones((1, values.shape[1])))[:, 0], *_percentiles(mean(values, weights))])
+    """Means of `values (k, n_cases)`, and the ends of their 95 % intervals:
+
+    `(3, k)`; NaN where nothing is known.
+    """
+    return np.stack(
+        [mean(values, np.ones((1, values.shape[1])))[:, 0], *_percentiles(mean(values, weights))]
+    )
 
 
 def _percentiles(samples: Array) -> Array:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nothing is known of two methods that share no case: NaN says so
+        warnings.simplefilter(
+            "ignore"
+        )  # nothing is known of two methods that share no case: NaN says so
         return np.asarray(np.nanpercentile(samples, _ENDS, axis=-1))

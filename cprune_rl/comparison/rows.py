@@ -1,4 +1,7 @@
-"""One finished run of one method on one problem, as a comparison keeps it: the runner writes these files, statistics and the page read them."""
+"""One finished run of one method on one problem, as a comparison keeps it:
+
+the runner writes these files, statistics and the page read them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,17 @@ from cprune_rl.plain import dump_json
 
 __all__ = ["BUDGETS", "COSTS", "Case", "Row", "read_row", "read_rows"]
 
-COSTS = ("fresh_trials", "tasks", "accuracy_evaluations", "full_finetunes", "measure_s", "train_s", "policy_s", "think_s", "wall_s")
+COSTS = (
+    "fresh_trials",
+    "tasks",
+    "accuracy_evaluations",
+    "full_finetunes",
+    "measure_s",
+    "train_s",
+    "policy_s",
+    "think_s",
+    "wall_s",
+)
 BUDGETS = ("trials", "evaluations", "minutes")
 _N_SHOWN = 3  # mistakes in a message
 
@@ -25,7 +38,10 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class Case(NamedTuple):
-    """What several methods are tried on; sorts so that seeds of one problem and floor stand together."""
+    """What several methods are tried on;
+
+    sorts so that seeds of one problem and floor stand together.
+    """
 
     problem: str
     floor: float
@@ -50,11 +66,13 @@ class Row:
         holds: whether it truly does.
         plan: channels of each group.
         cost: what was spent, by the names in `COSTS`; those that end in `_s` are seconds.
-        curve: `(fresh trials, accuracy evaluations, log gain)` whenever the plan that would be kept changed, costs growing.
+        curve: `(fresh trials, accuracy evaluations, log gain)` whenever the plan that would be kept
+            changed, costs growing.
         ended: why: the method was done, a budget was used up, or it failed.
         error: what failed; None otherwise.
         budget: what was allowed, by the names in `BUDGETS`; None is no limit.
-        losses: where the true losses are from: drawn around the curves shown, or the recording's own.
+        losses: where the true losses are from: drawn around the curves shown, or the recording's
+            own.
         commit: of this package.
         versions: of packages, by name.
         schemes: scheme of each layer that is pruned by one.
@@ -81,17 +99,27 @@ class Row:
     versions: dict[str, str]
     schemes: dict[str, str] = field(default_factory=dict)
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False
+    )
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("cost", self.cost, COSTS), ("budget", self.budget, BUDGETS)):
             if set(value) != set(allowed):
-                raise ValueError(f"{name} names {', '.join(sorted(value)) or 'nothing'}; it must name {', '.join(allowed)}")
+                raise ValueError(
+                    f"{name} names {', '.join(sorted(value)) or 'nothing'}; it must name {', '.join(allowed)}"
+                )
         if (self.ended == "error") != (self.error is not None):
-            raise ValueError(f"a run ended by an error says which, and no other does: ended {self.ended!r}, error {self.error!r}")
+            raise ValueError(
+                f"a run ended by an error says which, and no other does: ended {self.ended!r}, error {self.error!r}"
+            )
         if self.error is not None and self.latency_s != self.dense_s:
             raise ValueError("a run that failed keeps the dense network: latency_s must be dense_s")
-        if any(now[at] < before[at] for before, now in zip(self.curve, self.curve[1:], strict=False) for at in (0, 1)):
+        if any(
+            now[at] < before[at]
+            for before, now in zip(self.curve, self.curve[1:], strict=False)
+            for at in (0, 1)
+        ):
             raise ValueError("what was spent shrinks along the curve")
 
     @property
@@ -101,7 +129,11 @@ class Row:
 
     @property
     def speedup(self) -> float:
-        """Dense over kept latency; 1 where the plan does not hold the floor or the run failed, because then the dense network is kept."""
+        """Dense over kept latency;
+
+        1 where the plan does not hold the floor or the run failed, because then the dense network
+        is kept.
+        """
         return self.dense_s / self.latency_s if self.holds and self.error is None else 1.0
 
     @property
@@ -127,7 +159,10 @@ class Row:
         try:
             return _FILE.validate_json(text).row
         except ValidationError as error:
-            mistakes = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}, found {e['input']!r:.60}" for e in error.errors()]
+            mistakes = [
+                f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}, found {e['input']!r:.60}"
+                for e in error.errors()
+            ]
             more = f" and {len(mistakes) - _N_SHOWN} more" if len(mistakes) > _N_SHOWN else ""
             raise ConfigError(
                 f"{source} is no row of a comparison: {'; '.join(mistakes[:_N_SHOWN])}{more}. Remove it, and `cprune-rl compare` runs that method on that problem again."
@@ -154,7 +189,9 @@ def read_row(path: Path) -> Row:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no row of a comparison: {error}. Remove it, and `cprune-rl compare` runs that method on that problem again.") from error
+        raise ConfigError(
+            f"{path} is no row of a comparison: {error}. Remove it, and `cprune-rl compare` runs that method on that problem again."
+        ) from error
     return Row.from_json(text, str(path))
 
 
@@ -172,5 +209,7 @@ def read_rows(folder: Path) -> list[Row]:
     for path, row in zip(paths, rows, strict=True):
         other = seen.setdefault((row.case, row.method), path)
         if other != path:
-            raise ConfigError(f"{other.name} and {path.name} are both of {row.method} on {row.problem}, floor {row.floor:+g}, seed {row.seed}: remove one of them.")
+            raise ConfigError(
+                f"{other.name} and {path.name} are both of {row.method} on {row.problem}, floor {row.floor:+g}, seed {row.seed}: remove one of them."
+            )
     return rows

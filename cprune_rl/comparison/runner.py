@@ -1,6 +1,7 @@
 """Runs every method on every case, within its budget, and keeps each answer as a row.
 
-Each run writes its row at once, so that a comparison that was interrupted goes on where it was; one whose process was lost is tried once
+Each run writes its row at once, so that a comparison that was interrupted goes on where it was; one
+whose process was lost is tried once
 more and then noted as failed, and so is one that raised an error. Called by the CLI.
 """
 
@@ -68,7 +69,12 @@ class Campaign:
     @property
     def terms(self) -> dict[str, Any]:
         """What every row of the folder has in common."""
-        return {"budget": asdict(self.budget), "timesteps": self.timesteps, "own_timesteps": self.own_timesteps, "code": code_of()}
+        return {
+            "budget": asdict(self.budget),
+            "timesteps": self.timesteps,
+            "own_timesteps": self.own_timesteps,
+            "code": code_of(),
+        }
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,29 @@ def parse_budget(text: str) -> Budget:
         except ValueError:
             allowed[name] = -1.0
         if name not in BUDGETS or not 0 <= allowed[name] < math.inf:
-            raise ConfigError(f"--budget {text!r}: give e.g. trials=500,evaluations=200,minutes=10, each 0 or more")
-    trials, evaluations = (int(allowed[name]) if name in allowed else None for name in ("trials", "evaluations"))
+            raise ConfigError(
+                f"--budget {text!r}: give e.g. trials=500,evaluations=200,minutes=10, each 0 or more"
+            )
+    trials, evaluations = (
+        int(allowed[name]) if name in allowed else None for name in ("trials", "evaluations")
+    )
     return Budget(trials, evaluations, allowed.get("minutes"))
 
 
 def row_path(folder: Path, case: Case, method: str) -> Path:
     """File of a row."""
-    return folder / "rows" / (re.sub(r"[^\w.@+-]+", "_", f"{case.problem}_{case.floor:g}_{case.losses}_{case.seed}_{method}") + ".json")
+    return (
+        folder
+        / "rows"
+        / (
+            re.sub(
+                r"[^\w.@+-]+",
+                "_",
+                f"{case.problem}_{case.floor:g}_{case.losses}_{case.seed}_{method}",
+            )
+            + ".json"
+        )
+    )
 
 
 def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
@@ -134,20 +155,45 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     started = time.time()
     sessions = folder / "sessions.json"
-    session: dict[str, Any] = {"command": command_line(), "when": now_utc(), "backend": campaign.backend, "system": describe_system()}
+    session: dict[str, Any] = {
+        "command": command_line(),
+        "when": now_utc(),
+        "backend": campaign.backend,
+        "system": describe_system(),
+    }
     log = [*(_read_json(sessions) or []), session]
     sessions.write_text(dump_json(log))
     kinds = [kind for method in campaign.methods if (kind := METHODS[method].policy) is not None]
     shelf = campaign.shelf
-    todo = [_Job(campaign, case, kind, is_training=True) for kind, case in needed(kinds, campaign.cases) if not (shelf.path(kind, case.problem) / "policy.json").is_file()]
-    for jobs in ([j for j in todo if j.name == "transferred"], [j for j in todo if j.name != "transferred"]):  # what others begin with first
+    todo = [
+        _Job(campaign, case, kind, is_training=True)
+        for kind, case in needed(kinds, campaign.cases)
+        if not (shelf.path(kind, case.problem) / "policy.json").is_file()
+    ]
+    for jobs in (
+        [j for j in todo if j.name == "transferred"],
+        [j for j in todo if j.name != "transferred"],
+    ):  # what others begin with first
         if jobs:
-            with reporter.part(f"Training policies ({', '.join(dict.fromkeys(j.name for j in jobs))})", len(jobs)) as advance:
+            with reporter.part(
+                f"Training policies ({', '.join(dict.fromkeys(j.name for j in jobs))})", len(jobs)
+            ) as advance:
                 run_all(jobs, _work, _give_up, campaign.n_jobs, advance)
-    able = {problem: has_schemes(problem) for problem in {case.problem for case in campaign.cases}} if any(METHODS[m].has_schemes for m in campaign.methods) else {}
-    runs = [_Job(campaign, case, method) for case in campaign.cases for method in campaign.methods if not METHODS[method].has_schemes or able[case.problem]]
+    able = (
+        {problem: has_schemes(problem) for problem in {case.problem for case in campaign.cases}}
+        if any(METHODS[m].has_schemes for m in campaign.methods)
+        else {}
+    )
+    runs = [
+        _Job(campaign, case, method)
+        for case in campaign.cases
+        for method in campaign.methods
+        if not METHODS[method].has_schemes or able[case.problem]
+    ]
     if not runs:
-        raise ConfigError("none of these problems was recorded with schemes, and none of these methods does without: --problems all-schemes names those that were")
+        raise ConfigError(
+            "none of these problems was recorded with schemes, and none of these methods does without: --problems all-schemes names those that were"
+        )
     missing = [job for job in runs if _is_missing(row_path(folder, job.case, job.name))]
     if len(missing) < len(runs):
         reporter.say(f"    {len(runs) - len(missing)} of {len(runs)} runs are there already")
@@ -156,7 +202,11 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
             run_all(missing, _work, _give_up, campaign.n_jobs, advance)
     with contextlib.suppress(OSError):
         (folder / _RUNNING).rmdir()
-    failed = [row for job in runs if (row := read_row(row_path(folder, job.case, job.name))).error is not None]
+    failed = [
+        row
+        for job in runs
+        if (row := read_row(row_path(folder, job.case, job.name))).error is not None
+    ]
     for row in failed[:5]:
         reporter.say(f"    {row.method} on {row.problem}, seed {row.seed}, failed: {row.error}")
     if len(failed) > 5:
@@ -182,7 +232,12 @@ def _work(job: _Job) -> None:
             row = run_one(job.case, job.name, job.campaign.budget, job.campaign.shelf)
         except Exception as error:  # a failed run is a value
             where = traceback.extract_tb(error.__traceback__)[-1]
-            row = failed_row(job.case, job.name, job.campaign.budget, f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})")
+            row = failed_row(
+                job.case,
+                job.name,
+                job.campaign.budget,
+                f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})",
+            )
         _write(row_path(job.campaign.folder, job.case, job.name), row)
     finally:
         with contextlib.suppress(OSError):
@@ -191,8 +246,13 @@ def _work(job: _Job) -> None:
 
 def _give_up(job: _Job) -> None:
     if job.is_training:
-        raise CPruneError(f"the process that trained a policy ({job.name} for {job.case.problem}) was killed twice: is there memory enough?")
-    _write(row_path(job.campaign.folder, job.case, job.name), failed_row(job.case, job.name, job.campaign.budget, "its process was killed, twice"))
+        raise CPruneError(
+            f"the process that trained a policy ({job.name} for {job.case.problem}) was killed twice: is there memory enough?"
+        )
+    _write(
+        row_path(job.campaign.folder, job.case, job.name),
+        failed_row(job.case, job.name, job.campaign.budget, "its process was killed, twice"),
+    )
 
 
 def _write(path: Path, row: Row) -> None:
@@ -208,8 +268,14 @@ def _check_folder(campaign: Campaign) -> None:
     known = _read_json(file)
     terms = json.loads(json.dumps(campaign.terms))
     if known is not None and known != terms:
-        different = ", ".join(f"{name} {known.get(name)!r} there, {terms.get(name)!r} now" for name in {**known, **terms} if known.get(name) != terms.get(name))
-        raise ConfigError(f"{campaign.folder} holds a comparison on other terms ({different}): give another --out, or remove it")
+        different = ", ".join(
+            f"{name} {known.get(name)!r} there, {terms.get(name)!r} now"
+            for name in {**known, **terms}
+            if known.get(name) != terms.get(name)
+        )
+        raise ConfigError(
+            f"{campaign.folder} holds a comparison on other terms ({different}): give another --out, or remove it"
+        )
     campaign.folder.mkdir(parents=True, exist_ok=True)
     file.write_text(dump_json(terms))
 

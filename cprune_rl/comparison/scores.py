@@ -12,7 +12,9 @@ from cprune_rl.comparison.rows import Case, Row
 
 __all__ = ["EXACT", "UNRANKED", "Scores", "score"]
 
-EXACT = "exact"  # the method whose end by itself is a proof that nothing better exists among the widths that it may choose
+# the method whose end by itself is a proof that nothing better exists among the widths that it may
+# choose
+EXACT = "exact"
 UNRANKED = (EXACT, "reference")  # know what no search may know
 _TIE = 1e-9  # of log gains
 
@@ -28,7 +30,8 @@ class Scores:
         log_gain: `(n_methods, n_cases)`.
         share: `(n_methods, n_cases)`, log gain over the reference's.
         reference: `(n_cases,)`, the best log gain that any method found, the proven one among them.
-        is_proven: `(n_cases,)`, whether the best is a proven one, that nothing passed by stepping by other widths.
+        is_proven: `(n_cases,)`, whether the best is a proven one, that nothing passed by stepping
+            by other widths.
         problem: `(n_cases,)`, which problem, counted from 0.
         stratum: `(n_cases,)`, which problem, floor and kind of losses.
     """
@@ -58,7 +61,9 @@ def score(rows: Sequence[Row], unranked: Collection[str] = UNRANKED) -> Scores:
     table = {(r.method, r.case): r for r in rows}
     methods = tuple(sorted({r.method for r in rows} - set(unranked)))
     cases = tuple(sorted({r.case for r in rows}))
-    log_gain = np.array([[table[m, c].log_gain if (m, c) in table else np.nan for c in cases] for m in methods]).reshape(len(methods), len(cases))
+    log_gain = np.array(
+        [[table[m, c].log_gain if (m, c) in table else np.nan for c in cases] for m in methods]
+    ).reshape(len(methods), len(cases))
     best = dict.fromkeys(cases, -np.inf)
     for row in rows:
         best[row.case] = max(best[row.case], row.log_gain)
@@ -66,7 +71,11 @@ def score(rows: Sequence[Row], unranked: Collection[str] = UNRANKED) -> Scores:
     reference = np.array([best[c] for c in cases])
     is_proven = np.array([c in proofs and proofs[c] >= best[c] - _TIE for c in cases])
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(reference > 0, log_gain / reference, np.where(np.isnan(log_gain), np.nan, log_gain >= reference))
+        share = np.where(
+            reference > 0,
+            log_gain / reference,
+            np.where(np.isnan(log_gain), np.nan, log_gain >= reference),
+        )
     problem, stratum = _numbers([c.problem for c in cases]), _numbers([c[:3] for c in cases])
     return Scores(methods, cases, table, log_gain, share, reference, is_proven, problem, stratum)
 

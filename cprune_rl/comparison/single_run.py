@@ -1,4 +1,6 @@
-"""One method on one case: a search within its budget, the plan that a run would keep of it, and what it cost, as a row.
+"""One method on one case:
+
+a search within its budget, the plan that a run would keep of it, and what it cost, as a row.
 
 Called by `runner`, and once more by `validation`.
 """
@@ -26,7 +28,11 @@ from cprune_rl.machine import describe_system
 
 __all__ = ["code_of", "failed_row", "run_one"]
 
-_LINKED = ("agents", "envs", "cost_cache")  # folders that a glob does not follow where they are links
+_LINKED = (
+    "agents",
+    "envs",
+    "cost_cache",
+)  # folders that a glob does not follow where they are links
 
 
 def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
@@ -46,13 +52,28 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
     rehearsal = open_case(case, way.is_prepared, is_known, way.has_schemes)
     before = rehearsal.trials
     policy_s = 0.0 if way.policy is None else shelf.seconds(way.policy, case.problem)
-    left = Budget() if is_known else Budget(None if budget.fresh_trials is None else max(0, budget.fresh_trials - before), budget.accuracy_evaluations, budget.minutes)
-    searcher = way.make(Brought(lambda: shelf.load(str(way.policy), case.problem), case.seed, rehearsal.truth))
+    left = (
+        Budget()
+        if is_known
+        else Budget(
+            None if budget.fresh_trials is None else max(0, budget.fresh_trials - before),
+            budget.accuracy_evaluations,
+            budget.minutes,
+        )
+    )
+    searcher = way.make(
+        Brought(lambda: shelf.load(str(way.policy), case.problem), case.seed, rehearsal.truth)
+    )
     problem, spent_at = rehearsal.problem, list[tuple[int, int]]()
 
     def note(step: SearchStep) -> None:
         if step.accepted:
-            spent_at.append((before + problem.latency.spending.fresh_trials - n_known, problem.oracle.spending.accuracy_evaluations))
+            spent_at.append(
+                (
+                    before + problem.latency.spending.fresh_trials - n_known,
+                    problem.oracle.spending.accuracy_evaluations,
+                )
+            )
 
     n_known = problem.latency.spending.fresh_trials
     started = time.perf_counter()
@@ -61,7 +82,11 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
         problem,
         left,
         note,
-        lambda: policy_s + TRIAL_S * (before + problem.latency.spending.fresh_trials - n_known) + EVALUATION_S * problem.oracle.spending.accuracy_evaluations,
+        lambda: (
+            policy_s
+            + TRIAL_S * (before + problem.latency.spending.fresh_trials - n_known)
+            + EVALUATION_S * problem.oracle.spending.accuracy_evaluations
+        ),
     )
     think_s = time.perf_counter() - started
     best, n_finetuned = kept(rehearsal, found.accepted)
@@ -78,13 +103,25 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
         "think_s": think_s,
     }
     cost["wall_s"] = sum(value for name, value in cost.items() if name.endswith("_s"))
-    is_stopped = is_stopped or (is_known and all(step.why != PROVEN for step in found.history))  # the solver's time was up
-    curve = () if is_known else _curve(rehearsal, found.accepted, spent_at, before, (trials, evaluations))
-    return _row(case, method, budget, rehearsal, best, cost, curve, "budget" if is_stopped else "itself")
+    is_stopped = is_stopped or (
+        is_known and all(step.why != PROVEN for step in found.history)
+    )  # the solver's time was up
+    curve = (
+        ()
+        if is_known
+        else _curve(rehearsal, found.accepted, spent_at, before, (trials, evaluations))
+    )
+    return _row(
+        case, method, budget, rehearsal, best, cost, curve, "budget" if is_stopped else "itself"
+    )
 
 
 def _curve(
-    rehearsal: Rehearsal, accepted: Sequence[AcceptedPlan], spent_at: Sequence[tuple[int, int]], before: int, total: tuple[int, int]
+    rehearsal: Rehearsal,
+    accepted: Sequence[AcceptedPlan],
+    spent_at: Sequence[tuple[int, int]],
+    before: int,
+    total: tuple[int, int],
 ) -> tuple[tuple[float, float, float], ...]:
     """What would be kept by when."""
     points = [(float(before), 0.0, 0.0)]
@@ -92,7 +129,10 @@ def _curve(
         gain = _log_gain(accepted, kept(rehearsal, accepted[:at])[0])
         if gain != points[-1][2]:
             points.append((float(trials), float(evaluations), gain))
-    return (*points, (float(total[0]), float(total[1]), _log_gain(accepted, kept(rehearsal, accepted)[0])))
+    return (
+        *points,
+        (float(total[0]), float(total[1]), _log_gain(accepted, kept(rehearsal, accepted)[0])),
+    )
 
 
 def _log_gain(accepted: Sequence[AcceptedPlan], plan: AcceptedPlan) -> float:
@@ -128,7 +168,11 @@ def _row(
         curve,
         ended,
         error,
-        {"trials": _as_float(budget.fresh_trials), "evaluations": _as_float(budget.accuracy_evaluations), "minutes": budget.minutes},
+        {
+            "trials": _as_float(budget.fresh_trials),
+            "evaluations": _as_float(budget.accuracy_evaluations),
+            "minutes": budget.minutes,
+        },
         "recorded" if case.losses == "recorded" else "drawn",
         code_of(),
         _versions(),
@@ -153,15 +197,35 @@ def failed_row(case: Case, method: str, budget: Budget, error: str) -> Row:
     problem = rehearsal.problem
     dense = problem.network.dense
     dense_s = sum(c.latency_s for c in problem.latency.measure(dense))
-    return _row(case, method, budget, rehearsal, AcceptedPlan(dense, dense_s, problem.dense_accuracy), dict.fromkeys(COSTS, 0.0), (), "error", error)
+    return _row(
+        case,
+        method,
+        budget,
+        rehearsal,
+        AcceptedPlan(dense, dense_s, problem.dense_accuracy),
+        dict.fromkeys(COSTS, 0.0),
+        (),
+        "error",
+        error,
+    )
 
 
 @functools.cache
 def code_of() -> str:
     """Version of this package and a hash of its sources."""
     root = Path(cprune_rl.__file__).parent
-    sources = sorted((path.relative_to(root).as_posix(), path.read_bytes()) for path in (*root.glob("**/*.py"), *(p for name in _LINKED for p in (root / name).glob("**/*.py"))))
-    digest = hashlib.sha256(repr([(name, hashlib.sha256(text).hexdigest()) for name, text in dict(sources).items()]).encode()).hexdigest()
+    sources = sorted(
+        (path.relative_to(root).as_posix(), path.read_bytes())
+        for path in (
+            *root.glob("**/*.py"),
+            *(p for name in _LINKED for p in (root / name).glob("**/*.py")),
+        )
+    )
+    digest = hashlib.sha256(
+        repr(
+            [(name, hashlib.sha256(text).hexdigest()) for name, text in dict(sources).items()]
+        ).encode()
+    ).hexdigest()
     return f"{cprune_rl.__version__}, sources {digest[:12]}"
 
 

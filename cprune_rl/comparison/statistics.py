@@ -1,8 +1,13 @@
-"""What rows of many methods on many problems say: standings, pairs, each problem. The page and the leaderboard show it.
+"""What rows of many methods on many problems say:
 
-A score is a share: a method's log gain over the best log gain that is known of the case. The headline is its interquartile mean
-over problems, floors and seeds (Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", NeurIPS
-2021), with an interval over problems and the seeds within them. Pairs are compared case by case, because methods meet the same true losses under one seed.
+standings, pairs, each problem. The page and the leaderboard show it.
+
+A score is a share: a method's log gain over the best log gain that is known of the case. The
+headline is its interquartile mean
+over problems, floors and seeds (Agarwal et al., "Deep reinforcement learning at the edge of the
+statistical precipice", NeurIPS
+2021), with an interval over problems and the seeds within them. Pairs are compared case by case,
+because methods meet the same true losses under one seed.
 """
 
 from __future__ import annotations
@@ -15,7 +20,15 @@ from numpy.typing import NDArray
 
 from cprune_rl.comparison.curves import COSTS_OVER, Curve, Front, cost_curves, fronts, profiles
 from cprune_rl.comparison.remarks import remarks
-from cprune_rl.comparison.resampling import N_RESAMPLES, band, interval, iqm, mean, over_problems, over_seeds
+from cprune_rl.comparison.resampling import (
+    N_RESAMPLES,
+    band,
+    interval,
+    iqm,
+    mean,
+    over_problems,
+    over_seeds,
+)
 from cprune_rl.comparison.rows import COSTS, Row
 from cprune_rl.comparison.scores import UNRANKED, Scores, score
 from cprune_rl.errors import ConfigError
@@ -32,7 +45,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Standing:
-    """One method over all cases. Intervals are over problems and seeds unless a name says seeds alone.
+    """One method over all cases.
+
+    Intervals are over problems and seeds unless a name says seeds alone.
 
     Attributes:
         method: its name.
@@ -46,7 +61,8 @@ class Standing:
         speedup: geometric mean.
         speedup_seeds: the same, over seeds.
         gap: mean of what the share lacks to 1, on cases whose best is proven; None where none is.
-        beats_agent: probability that it ends faster than the agent on a case, ties as halves; None of the agent, or without one.
+        beats_agent: probability that it ends faster than the agent on a case, ties as halves; None
+            of the agent, or without one.
         agent_over: the agent's mean share less its own, case by case; None likewise.
         faster: share of cases in which it ends more than 1 % faster than the agent; None likewise.
         slower: in which more than 1 % slower; None likewise.
@@ -109,10 +125,12 @@ class Comparison:
     Attributes:
         agent: method that the others are set against.
         scores: what standings, pairs, profiles and cost curves are from.
-        floor: the one that those are at, because more problems were tried at it than at others; None where they are at all floors.
+        floor: the one that those are at, because more problems were tried at it than at others;
+            None where they are at all floors.
         standings: best first, then those without a rank.
         cells: by problem and floor, best first.
-        improvement: `(k, k, 3)`, probability that one method beats another, with its interval; in the order of `standings`.
+        improvement: `(k, k, 3)`, probability that one method beats another, with its interval; in
+            the order of `standings`.
         profiles: by method.
         costs: by cost, then by method; a cost that nobody had is left out.
         fronts: by method.
@@ -136,14 +154,22 @@ class Comparison:
         return int(self.scores.problem.max()) + 1
 
 
-def compare(rows: Sequence[Row], *, agent: str = AGENT, unranked: Collection[str] = UNRANKED, controls: Collection[str] = (), n_resamples: int = N_RESAMPLES) -> Comparison:
+def compare(
+    rows: Sequence[Row],
+    *,
+    agent: str = AGENT,
+    unranked: Collection[str] = UNRANKED,
+    controls: Collection[str] = (),
+    n_resamples: int = N_RESAMPLES,
+) -> Comparison:
     """All statistics of a comparison; the order of the rows does not matter.
 
     Args:
         rows: of any methods and cases, not two of the same.
         agent: method that the others are set against.
         unranked: methods that only serve as a reference.
-        controls: methods that are shown beside the others without a rank, because they are one of them, crippled.
+        controls: methods that are shown beside the others without a rank, because they are one of
+            them, crippled.
         n_resamples: of each bootstrap.
 
     Raises:
@@ -152,11 +178,20 @@ def compare(rows: Sequence[Row], *, agent: str = AGENT, unranked: Collection[str
     if len({(r.method, r.case) for r in rows}) < len(rows):
         raise ConfigError("two rows are of the same method and case: remove one of them.")
     if all(r.method in unranked for r in rows):
-        raise ConfigError(f"nothing to compare: no row is of a method other than {', '.join(sorted(unranked))}.")
+        raise ConfigError(
+            f"nothing to compare: no row is of a method other than {', '.join(sorted(unranked))}."
+        )
     everything, floor = score(rows, unranked), _main_floor(rows)
     scores = everything if floor is None else score([r for r in rows if r.floor == floor], unranked)
-    clusters, seeds = over_problems(scores.problem, scores.stratum, n_resamples), over_seeds(scores.stratum, n_resamples)
-    standings = _ranked([_standing(scores, at, agent, clusters, seeds) for at in range(len(scores.methods))], len(scores.cases), controls)
+    clusters, seeds = (
+        over_problems(scores.problem, scores.stratum, n_resamples),
+        over_seeds(scores.stratum, n_resamples),
+    )
+    standings = _ranked(
+        [_standing(scores, at, agent, clusters, seeds) for at in range(len(scores.methods))],
+        len(scores.cases),
+        controls,
+    )
     costs = {cost: cost_curves(scores, clusters, cost) for cost in COSTS_OVER}
     return Comparison(
         agent,
@@ -173,7 +208,10 @@ def compare(rows: Sequence[Row], *, agent: str = AGENT, unranked: Collection[str
 
 
 def _main_floor(rows: Sequence[Row]) -> float | None:
-    """The floor that most problems were tried at; None where several are. Problems tried at more floors than others would weigh more."""
+    """The floor that most problems were tried at;
+
+    None where several are. Problems tried at more floors than others would weigh more.
+    """
     problems: dict[float, set[str]] = {}
     for row in rows:
         problems.setdefault(row.floor, set()).add(row.problem)
@@ -191,7 +229,10 @@ def _standing(scores: Scores, at: int, agent: str, clusters: Array, seeds: Array
         other = scores.methods.index(agent)
         ahead = gain - scores.log_gain[other]
         if np.isfinite(ahead).any():
-            over, beats = interval(mean, scores.share[other] - share, clusters), interval(mean, _wins(ahead), clusters)
+            over, beats = (
+                interval(mean, scores.share[other] - share, clusters),
+                interval(mean, _wins(ahead), clusters),
+            )
             known = ahead[np.isfinite(ahead)]
             faster, slower = float((known > _CLEARLY).mean()), float((known < -_CLEARLY).mean())
     return Standing(
@@ -214,10 +255,16 @@ def _standing(scores: Scores, at: int, agent: str, clusters: Array, seeds: Array
     )
 
 
-def _ranked(standings: Sequence[Standing], n_cases: int, controls: Collection[str]) -> tuple[Standing, ...]:
+def _ranked(
+    standings: Sequence[Standing], n_cases: int, controls: Collection[str]
+) -> tuple[Standing, ...]:
     able = {s.method: s.n_cases == n_cases and s.method not in controls for s in standings}
-    ordered = sorted(standings, key=lambda s: (not able[s.method], -round(s.iqm.value, 12), s.method))
-    return tuple(replace(s, rank=at if able[s.method] else None) for at, s in enumerate(ordered, start=1))
+    ordered = sorted(
+        standings, key=lambda s: (not able[s.method], -round(s.iqm.value, 12), s.method)
+    )
+    return tuple(
+        replace(s, rank=at if able[s.method] else None) for at, s in enumerate(ordered, start=1)
+    )
 
 
 def _cells(scores: Scores, seeds: Array) -> tuple[Cell, ...]:
@@ -227,7 +274,11 @@ def _cells(scores: Scores, seeds: Array) -> tuple[Cell, ...]:
         case, weights = scores.cases[int(np.argmax(here))], seeds[:, here]
         of_stratum: list[Cell] = []
         for at, method in enumerate(scores.methods):
-            own = [r for r, is_here in zip(scores.of(method), here, strict=True) if is_here and r is not None]
+            own = [
+                r
+                for r, is_here in zip(scores.of(method), here, strict=True)
+                if is_here and r is not None
+            ]
             if not own:
                 continue
             speedup = _exp(interval(mean, scores.log_gain[at][here], weights))
@@ -235,7 +286,21 @@ def _cells(scores: Scores, seeds: Array) -> tuple[Cell, ...]:
             failed = sum(r.error is not None or not r.holds for r in own)
             share = interval(mean, scores.share[at][here], weights)
             lost = float(np.mean(points)) if points else None
-            of_stratum.append(Cell(case.problem, case.floor, case.losses, method, len(own), failed, speedup, share, lost, _mean_cost(own), bool(scores.is_proven[here].all())))
+            of_stratum.append(
+                Cell(
+                    case.problem,
+                    case.floor,
+                    case.losses,
+                    method,
+                    len(own),
+                    failed,
+                    speedup,
+                    share,
+                    lost,
+                    _mean_cost(own),
+                    bool(scores.is_proven[here].all()),
+                )
+            )
         found += sorted(of_stratum, key=lambda c: (-round(c.share.value, 12), c.method))
     return tuple(found)
 
@@ -249,7 +314,9 @@ def _improvement(scores: Scores, order: Sequence[str], weights: Array) -> Array:
 
 def _wins(ahead: Array) -> Array:
     """1 where ahead, 0 where behind, a half at a tie, NaN where not known."""
-    return np.where(np.isnan(ahead), np.nan, 0.5 + 0.5 * np.sign(np.where(np.abs(ahead) < _TIE, 0.0, ahead)))
+    return np.where(
+        np.isnan(ahead), np.nan, 0.5 + 0.5 * np.sign(np.where(np.abs(ahead) < _TIE, 0.0, ahead))
+    )
 
 
 def _exp(found: Interval) -> Interval:

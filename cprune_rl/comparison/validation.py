@@ -1,4 +1,6 @@
-"""Whether a row of a comparison holds: its figures worked out again from its plan, and its search run again.
+"""Whether a row of a comparison holds:
+
+its figures worked out again from its plan, and its search run again.
 
 Called by `cprune-rl validate` and for the leaderboard.
 """
@@ -31,7 +33,8 @@ def check_row(path: Path) -> list[Check]:
         path: of the file, in the `rows` folder of a comparison.
 
     Raises:
-        ConfigError: it is no row, its method is not known to this version, or its recording is not there.
+        ConfigError: it is no row, its method is not known to this version, or its recording is not
+            there.
     """
     row = read_row(path)
     if row.method not in METHODS:
@@ -52,13 +55,30 @@ def _figures(row: Row) -> list[Check]:
     """Latency, accuracy and floor, from the plan alone."""
     rehearsal = open_case(row.case, is_known=True)
     problem, plan = rehearsal.problem, Plan(row.plan, tuple(row.schemes.items()))
-    dense_s, latency_s = (math.fsum(c.latency_s for c in problem.latency.measure(p)) for p in (problem.network.dense, plan))
+    dense_s, latency_s = (
+        math.fsum(c.latency_s for c in problem.latency.measure(p))
+        for p in (problem.network.dense, plan)
+    )
     holds = plan == problem.network.dense or rehearsal.holds(plan)
     return [
-        Check("latency of the dense network", f"{dense_s * 1e3:.4f} ms", _is_near(row.dense_s, dense_s)),
-        Check("latency of the plan", f"{latency_s * 1e3:.4f} ms", _is_near(row.latency_s, latency_s)),
-        Check("true accuracy of the plan", f"{rehearsal.accuracy(plan):.4%}", _is_near(row.accuracy, rehearsal.accuracy(plan))),
-        Check("whether it holds the floor", f"{'holds' if holds else 'does not hold'} {problem.floor:.4%}", row.holds == holds),
+        Check(
+            "latency of the dense network",
+            f"{dense_s * 1e3:.4f} ms",
+            _is_near(row.dense_s, dense_s),
+        ),
+        Check(
+            "latency of the plan", f"{latency_s * 1e3:.4f} ms", _is_near(row.latency_s, latency_s)
+        ),
+        Check(
+            "true accuracy of the plan",
+            f"{rehearsal.accuracy(plan):.4%}",
+            _is_near(row.accuracy, rehearsal.accuracy(plan)),
+        ),
+        Check(
+            "whether it holds the floor",
+            f"{'holds' if holds else 'does not hold'} {problem.floor:.4%}",
+            row.holds == holds,
+        ),
     ]
 
 
@@ -66,7 +86,15 @@ def _budget(row: Row) -> list[Check]:
     if METHODS[row.method].role == "reference":
         return []
     limits = (("trials", "fresh_trials"), ("evaluations", "accuracy_evaluations"))
-    return [Check(f"{cost} within the budget", f"{row.cost[cost]:.0f} of {limit:.0f}", row.cost[cost] <= limit) for name, cost in limits if (limit := row.budget[name]) is not None]
+    return [
+        Check(
+            f"{cost} within the budget",
+            f"{row.cost[cost]:.0f} of {limit:.0f}",
+            row.cost[cost] <= limit,
+        )
+        for name, cost in limits
+        if (limit := row.budget[name]) is not None
+    ]
 
 
 def _again(row: Row, folder: Path) -> Check:
@@ -76,16 +104,45 @@ def _again(row: Row, folder: Path) -> Check:
     if row.budget["minutes"] is not None:
         return Check(claim, "not checked: it was limited by the clock", None)
     shelf = Shelf(folder / "policies")
-    if way.policy is not None and not (shelf.path(way.policy, row.problem) / "policy.json").is_file():
-        return Check(claim, f"not checked: the policy is not there, {shelf.path(way.policy, row.problem).name}", None)
-    budget = Budget(*(None if (limit := row.budget[name]) is None else int(limit) for name in ("trials", "evaluations")))
+    if (
+        way.policy is not None
+        and not (shelf.path(way.policy, row.problem) / "policy.json").is_file()
+    ):
+        return Check(
+            claim,
+            f"not checked: the policy is not there, {shelf.path(way.policy, row.problem).name}",
+            None,
+        )
+    budget = Budget(
+        *(
+            None if (limit := row.budget[name]) is None else int(limit)
+            for name in ("trials", "evaluations")
+        )
+    )
     try:
         found = run_one(row.case, row.method, budget, shelf)
     except Exception as error:  # as the row says it did, or not
-        return Check(claim if row.error is None else "the run fails, and counts as the dense network", f"{type(error).__name__}: {error}", row.error is not None)
-    figures = ("fresh_trials", "tasks", "accuracy_evaluations", "full_finetunes", "measure_s", "train_s")
-    is_same = replace(found, cost=row.cost, versions=row.versions, commit=row.commit) == row and all(found.cost[n] == row.cost[n] for n in figures)
-    return Check(claim, f"{found.speedup:.4f}x with {found.cost['accuracy_evaluations']:.0f} evaluations", is_same)
+        return Check(
+            claim if row.error is None else "the run fails, and counts as the dense network",
+            f"{type(error).__name__}: {error}",
+            row.error is not None,
+        )
+    figures = (
+        "fresh_trials",
+        "tasks",
+        "accuracy_evaluations",
+        "full_finetunes",
+        "measure_s",
+        "train_s",
+    )
+    is_same = replace(
+        found, cost=row.cost, versions=row.versions, commit=row.commit
+    ) == row and all(found.cost[n] == row.cost[n] for n in figures)
+    return Check(
+        claim,
+        f"{found.speedup:.4f}x with {found.cost['accuracy_evaluations']:.0f} evaluations",
+        is_same,
+    )
 
 
 def _is_near(a: float, b: float) -> bool:

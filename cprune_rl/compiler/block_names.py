@@ -1,7 +1,9 @@
 """Names of a function's blocks that do not depend on the network it was found in.
 
-TVM calls a reduction after the tensor that it reads, which is numbered by where it stands in the network: `lv36_red`. A
-program names the blocks that it schedules, so one that was found in another network would not apply to the same task.
+TVM calls a reduction after the tensor that it reads, which is numbered by where it stands in the
+network: `lv36_red`. A
+program names the blocks that it schedules, so one that was found in another network would not apply
+to the same task.
 Called by `workload`, for functions, and by `program`, for traces that were kept before.
 """
 
@@ -20,9 +22,16 @@ _NUMBERED = re.compile(r'"(\w+_red)"')
 def named_alike(module: tvm.IRModule) -> tvm.IRModule:
     """A module whose functions call their reductions `reduced`, `reduced_1` and so on, in order."""
     for variable, function in module.functions.items():
-        if isinstance(function, tvm.tirx.PrimFunc) and _NUMBERED.search(text := tvm.ir.save_json(function)):
+        if isinstance(function, tvm.tirx.PrimFunc) and _NUMBERED.search(
+            text := tvm.ir.save_json(function)
+        ):
             names: dict[str, str] = {}
-            module.update_func(variable, tvm.ir.load_json(_NUMBERED.sub(lambda found, names=names: f'"{_plain(found[1], names)}"', text)))  # type: ignore[misc]  # bound by the loop
+            module.update_func(
+                variable,
+                tvm.ir.load_json(
+                    _NUMBERED.sub(lambda found, names=names: f'"{_plain(found[1], names)}"', text)
+                ),
+            )  # type: ignore[misc]  # bound by the loop
     return module
 
 

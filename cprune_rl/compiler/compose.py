@@ -1,6 +1,9 @@
-"""One module out of several forms: each subgraph's function from the form chosen for it, transposes between.
+"""One module out of several forms:
 
-The functions are those that the tasks were taken from, so what was timed is what runs. Called by deployment.
+each subgraph's function from the form chosen for it, transposes between.
+
+The functions are those that the tasks were taken from, so what was timed is what runs. Called by
+deployment.
 """
 
 from __future__ import annotations
@@ -14,7 +17,12 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from cprune_rl.compiler.forms import Choice, Forms, Transpose
-from cprune_rl.compiler.transposes import transpose_axes, transpose_module, transpose_shape, transpose_workload
+from cprune_rl.compiler.transposes import (
+    transpose_axes,
+    transpose_module,
+    transpose_shape,
+    transpose_workload,
+)
 from cprune_rl.network import Plan, Workload
 
 __all__ = ["Composed", "compose"]
@@ -33,7 +41,9 @@ class Composed:
     tasks: dict[str, Workload]
 
 
-def compose(forms: Forms, plan: Plan, choice: Choice, values: Mapping[str, NDArray[Any]]) -> Composed:
+def compose(
+    forms: Forms, plan: Plan, choice: Choice, values: Mapping[str, NDArray[Any]]
+) -> Composed:
     """Joins the chosen forms into one module that runs on an image alone.
 
     Args:
@@ -46,12 +56,16 @@ def compose(forms: Forms, plan: Plan, choice: Choice, values: Mapping[str, NDArr
 
 
 class _Composer:
-    def __init__(self, forms: Forms, plan: Plan, choice: Choice, values: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, forms: Forms, plan: Plan, choice: Choice, values: Mapping[str, NDArray[Any]]
+    ) -> None:
         self._forms, self._plan, self._choice = forms, plan, choice
         self._widths = forms.network.widths(plan)
         schemes = forms.network.schemes_by_layer(plan)
         self._lowered = [form.exported.lowered(self._widths, schemes) for form in forms.all]
-        self._arguments = [form.exported.arguments(self._widths, values, schemes) for form in forms.all]
+        self._arguments = [
+            form.exported.arguments(self._widths, values, schemes) for form in forms.all
+        ]
         self._workloads = forms.workloads(plan)
         self._builder = relax.BlockBuilder()
         self._made: dict[tuple[int, str], Any] = {}  # (subgraph, layout) -> variable
@@ -74,15 +88,24 @@ class _Composer:
 
     def _call(self, at: int, form: int) -> Any:
         call = self._lowered[form].calls[at]
-        args = [self._read(form, read, layout) for read, layout in zip(call.reads, call.layouts, strict=False)]
-        function = self._function(self._workloads[at][form], self._lowered[form].module[call.function], call.function)
-        made = self._builder.emit(relax.call_tir(function, args, relax.TensorType(list(call.shapes[-1]), call.dtype)))
+        args = [
+            self._read(form, read, layout)
+            for read, layout in zip(call.reads, call.layouts, strict=False)
+        ]
+        function = self._function(
+            self._workloads[at][form], self._lowered[form].module[call.function], call.function
+        )
+        made = self._builder.emit(
+            relax.call_tir(function, args, relax.TensorType(list(call.shapes[-1]), call.dtype))
+        )
         self._made[at, call.layouts[-1]] = made
         return made
 
     def _read(self, form: int, read: int | str, layout: str) -> Any:
         if isinstance(read, str) and not layout:
-            return self._constants.setdefault((form, read), relax.const(self._arguments[form][read]))
+            return self._constants.setdefault(
+                (form, read), relax.const(self._arguments[form][read])
+            )
         source = read if isinstance(read, int) else -1
         if (source, layout) not in self._made:
             self._made[source, layout] = self._transposed(Transpose(source, layout))
@@ -91,13 +114,23 @@ class _Composer:
     def _transposed(self, transpose: Transpose) -> Any:
         source = "NHWC" if transpose.layout == "NCHW" else "NCHW"
         shape = transpose_shape(self._forms, self._plan, transpose)
-        function = self._function(transpose_workload(self._forms, self._plan, transpose), transpose_module(self._forms, self._plan, transpose)["main"], "transpose")
+        function = self._function(
+            transpose_workload(self._forms, self._plan, transpose),
+            transpose_module(self._forms, self._plan, transpose)["main"],
+            "transpose",
+        )
         out = [shape[a] for a in transpose_axes(transpose.layout)]
-        return self._builder.emit(relax.call_tir(function, [self._made[transpose.source, source]], relax.TensorType(out, "float32")))
+        return self._builder.emit(
+            relax.call_tir(
+                function, [self._made[transpose.source, source]], relax.TensorType(out, "float32")
+            )
+        )
 
     def _function(self, workload: Workload, function: Any, hint: str) -> Any:
         if workload.key not in self._functions:
             name = f"{hint}_{len(self._functions)}"
-            self._functions[workload.key] = self._builder.add_func(function.without_attr("global_symbol"), name)
+            self._functions[workload.key] = self._builder.add_func(
+                function.without_attr("global_symbol"), name
+            )
             self._tasks[self._functions[workload.key].name_hint] = workload
         return self._functions[workload.key]

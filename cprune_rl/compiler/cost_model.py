@@ -1,6 +1,7 @@
 """A learned ranking of programs: which of many candidates are worth a trial.
 
-Trained while tuning on the trials of a family of tasks, over TVM's own per-store features of the scheduled
+Trained while tuning on the trials of a family of tasks, over TVM's own per-store features of the
+scheduled
 function. It never replaces a measurement. Called by `search`.
 """
 
@@ -22,7 +23,9 @@ __all__ = ["ProgramModel", "features"]
 _ENOUGH = 8  # trials below which a ranking would be noise
 
 
-def features(module: tvm.IRModule, target: tvm.target.Target, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+def features(
+    module: tvm.IRModule, target: tvm.target.Target, candidates: Sequence[Candidate]
+) -> NDArray[np.float64]:
     """`(n_candidates, 492)`: sum, maximum and mean over the stores of each scheduled function.
 
     Args:
@@ -34,7 +37,9 @@ def features(module: tvm.IRModule, target: tvm.target.Target, candidates: Sequen
     extractor = ms.feature_extractor.PerStoreFeature()
     measured = [ms.MeasureCandidate(tvm.s_tir.Schedule(c.module), []) for c in candidates]
     stores: list[Any] = [np.asarray(f.numpy()) for f in extractor.extract_from(context, measured)]
-    return np.stack([np.concatenate([s.sum(0), s.max(0), s.mean(0)]) for s in stores]).astype(np.float64)
+    return np.stack([np.concatenate([s.sum(0), s.max(0), s.mean(0)]) for s in stores]).astype(
+        np.float64
+    )
 
 
 class ProgramModel:
@@ -79,6 +84,8 @@ class ProgramModel:
             raise ValueError(f"a ranking needs {_ENOUGH} trials, {len(self._rows)} were seen")
         if self._model is None:
             keep = slice(-600, None)  # what is old was learnt of other shapes
-            self._model = ExtraTreesRegressor(60, max_features=0.3, min_samples_leaf=2, n_jobs=1, random_state=self._seed)
+            self._model = ExtraTreesRegressor(
+                60, max_features=0.3, min_samples_leaf=2, n_jobs=1, random_state=self._seed
+            )
             self._model.fit(np.stack(self._rows[keep]), np.array(self._logs[keep]))
         return np.argsort(self._model.predict(rows), kind="stable")

@@ -25,7 +25,14 @@ from cprune_rl.errors import DeviceError, ModelError
 from cprune_rl.intervals import Interval, median_interval, noise_floor, speedup_interval
 from cprune_rl.network import Plan
 
-__all__ = ["SideBySide", "build_network", "compare_libraries", "run_in_session", "run_library", "time_interleaved"]
+__all__ = [
+    "SideBySide",
+    "build_network",
+    "compare_libraries",
+    "run_in_session",
+    "run_library",
+    "time_interleaved",
+]
 
 T = TypeVar("T")
 _RUN_S = 60.0  # for a library to be sent and run once
@@ -47,11 +54,15 @@ class SideBySide:
     noise_floor: float
 
     def is_gain(self, name: str) -> bool:
-        """Whether a network is faster than the first beyond the noise floor, its whole interval faster at all."""
+        """Whether a network is faster than the first beyond the noise floor, its whole interval
+        faster at all.
+        """
         return self.speedup[name].value > 1 + self.noise_floor and self.speedup[name].low > 1
 
 
-def build_network(forms: Forms, plan: Plan, model: nn.Module, tuner: Tuner, device: RpcDevice, path: Path) -> None:
+def build_network(
+    forms: Forms, plan: Plan, model: nn.Module, tuner: Tuner, device: RpcDevice, path: Path
+) -> None:
     """Compiles a pruned network into one library that runs with TVM's runtime alone.
 
     Args:
@@ -65,25 +76,38 @@ def build_network(forms: Forms, plan: Plan, model: nn.Module, tuner: Tuner, devi
     Raises:
         ModelError: a task has no program that runs.
     """
-    values = {name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()}
+    values = {
+        name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()
+    }
     composed = compose(forms, plan, tuner.choice(plan), values)
     programs = {}
     for function, workload in composed.tasks.items():
         if (best := tuner.best_program(workload)) is None:
-            raise ModelError(f"task {workload.key[:80]} has no program that runs, so the network cannot be compiled")
+            raise ModelError(
+                f"task {workload.key[:80]} has no program that runs, so the network cannot be compiled"
+            )
         programs[function] = best[0]
     scheduled = apply_programs(composed.module, programs, device.target)
     device.export(tvm.compile(scheduled, target=device.target), path)
 
 
 def run_library(path: Path, image: NDArray[np.float32], n_outputs: int) -> NDArray[np.float32]:
-    """Runs a library in this process on one image `(1, channels, height, width)`; gives the logits `(1, n_outputs)`."""
+    """Runs a library in this process on one image `(1, channels, height, width)`;
+
+    gives the logits `(1, n_outputs)`.
+    """
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
-    return np.asarray(machine["main"](tvm.runtime.tensor(image)).numpy()).reshape(len(image), n_outputs)
+    return np.asarray(machine["main"](tvm.runtime.tensor(image)).numpy()).reshape(
+        len(image), n_outputs
+    )
 
 
-def run_in_session(device: RpcDevice, path: Path, image: NDArray[np.float32], n_outputs: int) -> NDArray[np.float32]:
-    """Runs a library where it was compiled for, on one image; a library of another kind of machine cannot be run in this process.
+def run_in_session(
+    device: RpcDevice, path: Path, image: NDArray[np.float32], n_outputs: int
+) -> NDArray[np.float32]:
+    """Runs a library where it was compiled for, on one image;
+
+    a library of another kind of machine cannot be run in this process.
 
     Args:
         device: where.
@@ -110,9 +134,15 @@ def run_in_session(device: RpcDevice, path: Path, image: NDArray[np.float32], n_
 
 
 def time_interleaved(
-    device: RpcDevice, libraries: Mapping[str, Path], input_shape: tuple[int, ...], n_rounds: int, seed: int = 0, others: Mapping[str, Callable[[], float]] | None = None
+    device: RpcDevice,
+    libraries: Mapping[str, Path],
+    input_shape: tuple[int, ...],
+    n_rounds: int,
+    seed: int = 0,
+    others: Mapping[str, Callable[[], float]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Times whole networks in turns, in one session and in random order, so that drift meets all alike.
+    """Times whole networks in turns, in one session and in random order, so that drift meets all
+    alike.
 
     Args:
         device: where.
@@ -136,7 +166,9 @@ def time_interleaved(
         timers: dict[str, Callable[[], float]] = dict(others or {})
         with contextlib.ExitStack() as stack:
             for name, path in libraries.items():
-                machine = relax.VirtualMachine(stack.enter_context(uploaded(session, str(path))), target)
+                machine = relax.VirtualMachine(
+                    stack.enter_context(uploaded(session, str(path))), target
+                )
                 machine.set_input("main", image)
                 timers[name] = _timer(machine, target)
                 timers[name]()
@@ -146,11 +178,24 @@ def time_interleaved(
                     samples[str(name)].append(timers[str(name)]())
         return {name: np.array(s) for name, s in samples.items()}
 
-    return _in_session(device, work, 60 + n_rounds * (len(libraries) + len(others or {})) * 2, "timing the whole network")
+    return _in_session(
+        device,
+        work,
+        60 + n_rounds * (len(libraries) + len(others or {})) * 2,
+        "timing the whole network",
+    )
 
 
-def compare_libraries(device: RpcDevice, libraries: Mapping[str, Path], input_shape: tuple[int, ...], n_rounds: int, seed: int = 0) -> SideBySide:
-    """Times whole networks in turns and compares each with the first, which is timed twice: against itself it shows the noise.
+def compare_libraries(
+    device: RpcDevice,
+    libraries: Mapping[str, Path],
+    input_shape: tuple[int, ...],
+    n_rounds: int,
+    seed: int = 0,
+) -> SideBySide:
+    """Times whole networks in turns and compares each with the first, which is timed twice:
+
+    against itself it shows the noise.
 
     Args:
         device: where.
@@ -163,7 +208,9 @@ def compare_libraries(device: RpcDevice, libraries: Mapping[str, Path], input_sh
         DeviceError: a network crashes or hangs.
     """
     first, *others = libraries
-    samples = time_interleaved(device, {**libraries, _FIRST_AGAIN: libraries[first]}, input_shape, n_rounds, seed)
+    samples = time_interleaved(
+        device, {**libraries, _FIRST_AGAIN: libraries[first]}, input_shape, n_rounds, seed
+    )
     return SideBySide(
         {name: median_interval(samples[name] * 1e3) for name in libraries},
         {name: speedup_interval(samples[first], samples[name]) for name in others},
@@ -172,15 +219,26 @@ def compare_libraries(device: RpcDevice, libraries: Mapping[str, Path], input_sh
 
 
 def _in_session(device: RpcDevice, work: Callable[[Any], T], timeout_s: float, what: str) -> T:
-    """What `work(session)` gives; whatever a broken network raises is a `DeviceError` that says what failed."""
+    """What `work(session)` gives;
+
+    whatever a broken network raises is a `DeviceError` that says what failed.
+    """
     try:
         return device.run_guarded(work, timeout_s)
     except DeviceError:
         raise
-    except (RuntimeError, OSError, AttributeError, TypeError, ValueError) as error:  # AttributeError: a library without a network in it
+    except (
+        RuntimeError,
+        OSError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:  # AttributeError: a library without a network in it
         raise DeviceError(f"{what} failed: {last_line(error)}") from error
 
 
 def _timer(machine: relax.VirtualMachine, target: Any) -> Callable[[], float]:
-    evaluate = machine.time_evaluator("invoke_stateful", target, number=1, repeat=1, min_repeat_ms=20)
+    evaluate = machine.time_evaluator(
+        "invoke_stateful", target, number=1, repeat=1, min_repeat_ms=20
+    )
     return lambda: float(evaluate("main").results[0])

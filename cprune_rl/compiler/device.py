@@ -1,7 +1,9 @@
 """What all devices share: one path to them, TVM's RPC, and one way of timing.
 
-`local` (`compiler.local`) and `rpc://host:port/key` (`compiler.tracker`) differ in how a session is had and in
-what they are compiled for. Called by the tuner, the probe and deployment; opened by `compiler.devices`.
+`local` (`compiler.local`) and `rpc://host:port/key` (`compiler.tracker`) differ in how a session is
+had and in
+what they are compiled for. Called by the tuner, the probe and deployment; opened by
+`compiler.devices`.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ class TimingSettings:
 class RpcDevice(ABC):
     """A device behind TVM's RPC (see `contracts.Device`).
 
-    Where it has several links, programs are timed on all of them at once: they are machines of one kind.
+    Where it has several links, programs are timed on all of them at once: they are machines of one
+    kind.
 
     Args:
         target: what programs are compiled for.
@@ -77,7 +80,13 @@ class RpcDevice(ABC):
         ToolchainError: that compiler is missing.
     """
 
-    def __init__(self, target: tvm.target.Target, links: Sequence[Link], timing: TimingSettings | None = None, linker: str | None = None) -> None:
+    def __init__(
+        self,
+        target: tvm.target.Target,
+        links: Sequence[Link],
+        timing: TimingSettings | None = None,
+        linker: str | None = None,
+    ) -> None:
         self.target = target
         self._linker = require_linker(target, linker)
         self._timing = timing or TimingSettings()
@@ -87,7 +96,10 @@ class RpcDevice(ABC):
         self._folder = tempfile.TemporaryDirectory(prefix="cprune-rl-")
         self._reference: Artifact | None = None
         t = self._timing
-        self._watches = {id(link): DriftWatch(partial(self._look, link), t.look_every, t.max_drift, t.n_again) for link in self._links}
+        self._watches = {
+            id(link): DriftWatch(partial(self._look, link), t.look_every, t.max_drift, t.n_again)
+            for link in self._links
+        }
 
     @property
     @abstractmethod
@@ -119,7 +131,13 @@ class RpcDevice(ABC):
         """Where programs for this device may be written; removed with the device."""
         return Path(self._folder.name)
 
-    def build(self, module: tvm.IRModule, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str], path: Path) -> Artifact:
+    def build(
+        self,
+        module: tvm.IRModule,
+        shapes: Sequence[tuple[int, ...]],
+        dtypes: Sequence[str],
+        path: Path,
+    ) -> Artifact:
         """Compiles a scheduled function into a shared library for this device (see `build`)."""
         return build(module, shapes, dtypes, self.target, path, self._linker)
 
@@ -138,7 +156,13 @@ class RpcDevice(ABC):
         self._reference_artifact()  # built once, before several threads ask for it
         while len(results) < len(artifacts):
             links = list(self._links) or [self._first()]
-            drain = partial(self._drain, waiting=waiting, artifacts=artifacts, results=results, n_links=len(links))
+            drain = partial(
+                self._drain,
+                waiting=waiting,
+                artifacts=artifacts,
+                results=results,
+                n_links=len(links),
+            )
             if len(links) == 1:
                 drain(links[0])
                 continue
@@ -150,14 +174,24 @@ class RpcDevice(ABC):
                     raise
         return [results[i] for i in range(len(artifacts))]
 
-    def run(self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]) -> tuple[NDArray[np.generic], ...] | Measurement:
-        """Runs a program, and once again where its session was lost or ended under it (see `contracts.Device.run`): a second time is the program's doing."""
+    def run(
+        self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]
+    ) -> tuple[NDArray[np.generic], ...] | Measurement:
+        """Runs a program, and once again where its session was lost or ended under it (see
+        `contracts.Device.run`): a second time is the program's doing.
+        """
 
         def work(session: Any) -> tuple[NDArray[np.generic], ...]:
             with uploaded(session, artifact.path) as module:
-                rest = zip(artifact.shapes[len(arguments) :], artifact.dtypes[len(arguments) :], strict=True)
+                rest = zip(
+                    artifact.shapes[len(arguments) :],
+                    artifact.dtypes[len(arguments) :],
+                    strict=True,
+                )
                 values = [*arguments, *(np.zeros(shape, dtype) for shape, dtype in rest)]
-                tensors = [tvm.runtime.tensor(np.ascontiguousarray(v), session.cpu(0)) for v in values]
+                tensors = [
+                    tvm.runtime.tensor(np.ascontiguousarray(v), session.cpu(0)) for v in values
+                ]
                 module["main"](*tensors)
                 return tuple(t.numpy() for t in tensors[len(arguments) :])
 
@@ -166,7 +200,9 @@ class RpcDevice(ABC):
             found = self._attempt_anywhere(work)
         return found
 
-    def run_guarded(self, work: Callable[[Any], T], timeout_s: float, link: Link | None = None) -> T:
+    def run_guarded(
+        self, work: Callable[[Any], T], timeout_s: float, link: Link | None = None
+    ) -> T:
         """Runs `work(session)` and ends the session when it takes too long.
 
         Args:
@@ -215,13 +251,26 @@ class RpcDevice(ABC):
         self.close()
 
     def _first(self) -> Link:
-        """The link to take where one will do: one with a session, because the device of another may be away."""
+        """The link to take where one will do:
+
+        one with a session, because the device of another may be away.
+        """
         if not self._links:
             raise self._gone or DeviceError(f"{self.name} has no device left")
         return next((link for link in self._links if link.has_session), self._links[0])
 
-    def _drain(self, link: Link, waiting: deque[int], artifacts: Sequence[Artifact], results: dict[int, Measurement], n_links: int) -> None:
-        """Times what waits until nothing does; a link without a device leaves its share to the others."""
+    def _drain(
+        self,
+        link: Link,
+        waiting: deque[int],
+        artifacts: Sequence[Artifact],
+        results: dict[int, Measurement],
+        n_links: int,
+    ) -> None:
+        """Times what waits until nothing does;
+
+        a link without a device leaves its share to the others.
+        """
         share = -(-len(artifacts) // n_links) if n_links > 1 else len(artifacts)
         size = min(share, self._timing.look_every) if n_links > 1 else share
         try:  # work is taken by who has a device: one that is busy or away holds nothing up
@@ -237,7 +286,9 @@ class RpcDevice(ABC):
             if not taken:
                 return
             try:
-                timed = self._watches[id(link)].time([partial(self._time_well, artifacts[i], link) for i in taken])
+                timed = self._watches[id(link)].time(
+                    [partial(self._time_well, artifacts[i], link) for i in taken]
+                )
             except DeviceError as error:
                 with self._lock:
                     self._retire(link, error)
@@ -251,15 +302,24 @@ class RpcDevice(ABC):
         self._gone = error
 
     def _time_well(self, artifact: Artifact, link: Link) -> Measurement:
-        """Times a program, and once again where its samples spread too far or its session was lost: a second loss is the program's doing."""
+        """Times a program, and once again where its samples spread too far or its session was lost:
+
+        a second loss is the program's doing.
+        """
         measurement = self._time_one(artifact, link)
         if _LOST in (measurement.error or ""):
             measurement = self._time_one(artifact, link)
-        if measurement.samples_s and max(measurement.samples_s) / min(measurement.samples_s) - 1 > self._timing.max_spread:
+        if (
+            measurement.samples_s
+            and max(measurement.samples_s) / min(measurement.samples_s) - 1
+            > self._timing.max_spread
+        ):
             again = self._time_one(artifact, link)
             if again.samples_s:
                 return Measurement(measurement.samples_s + again.samples_s)
-            return measurement if _is_loss(again) else again  # it ran well before: a session that is lost now says more of the device
+            return (
+                measurement if _is_loss(again) else again
+            )  # it ran well before: a session that is lost now says more of the device
         return measurement
 
     def _time_one(self, artifact: Artifact, link: Link) -> Measurement:
@@ -267,7 +327,13 @@ class RpcDevice(ABC):
             with uploaded(session, artifact.path) as module:
                 arguments = make_arguments(session, artifact)
                 module["main"](*arguments)  # warm-up, dropped
-                timer = module.time_evaluator("main", session.cpu(0), number=1, repeat=self._timing.n_repeats, min_repeat_ms=self._timing.min_repeat_ms)
+                timer = module.time_evaluator(
+                    "main",
+                    session.cpu(0),
+                    number=1,
+                    repeat=self._timing.n_repeats,
+                    min_repeat_ms=self._timing.min_repeat_ms,
+                )
                 return Measurement(tuple(float(s) for s in timer(*arguments).results))
 
         return self._attempt(work, link)
@@ -299,11 +365,17 @@ class RpcDevice(ABC):
             a, b = te.placeholder((64, 64), name="a"), te.placeholder((64, 64), name="b")
             k = te.reduce_axis((0, 64), name="k")
             c = te.compute((64, 64), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="c")
-            module = tvm.IRModule({"main": te.create_prim_func([a, b, c]).with_attr("global_symbol", "main")})
-            self._reference = self.build(module, ((64, 64),) * 3, ("float32",) * 3, self.build_folder / "reference.so")
+            module = tvm.IRModule(
+                {"main": te.create_prim_func([a, b, c]).with_attr("global_symbol", "main")}
+            )
+            self._reference = self.build(
+                module, ((64, 64),) * 3, ("float32",) * 3, self.build_folder / "reference.so"
+            )
         return self._reference
 
 
 def _is_loss(measurement: Measurement) -> bool:
-    """Whether the session went away under a program, which may be the device's doing as well as the program's."""
+    """Whether the session went away under a program, which may be the device's doing as well as the
+    program's.
+    """
     return any(sign in (measurement.error or "") for sign in (_LOST, _ENDED))

@@ -20,7 +20,15 @@ from cprune_rl.errors import ConfigError, UnknownNameError
 if TYPE_CHECKING:
     from cprune_rl.compiler.device import RpcDevice, TimingSettings
 
-__all__ = ["EXAMPLES", "LocalSpec", "RecordedSpec", "TargetOptions", "TrackerSpec", "open_device", "parse_device"]
+__all__ = [
+    "EXAMPLES",
+    "LocalSpec",
+    "RecordedSpec",
+    "TargetOptions",
+    "TrackerSpec",
+    "open_device",
+    "parse_device",
+]
 
 TargetOptions = dict[str, "str | int | list[str]"]
 EXAMPLES = (
@@ -86,7 +94,8 @@ def parse_device(name: str) -> LocalSpec | TrackerSpec | RecordedSpec:
     """What a device's name says; opens nothing.
 
     Args:
-        name: e.g. one of `EXAMPLES`; plain `rpc:` takes TVM_TRACKER_HOST, TVM_TRACKER_PORT and TVM_TRACKER_KEY.
+        name: e.g. one of `EXAMPLES`; plain `rpc:` takes TVM_TRACKER_HOST, TVM_TRACKER_PORT and
+            TVM_TRACKER_KEY.
 
     Raises:
         UnknownNameError: no device of that kind.
@@ -113,7 +122,9 @@ def open_device(name: str, timing: TimingSettings | None = None) -> RpcDevice:
     """
     spec = parse_device(name)
     if isinstance(spec, RecordedSpec):
-        raise ConfigError(f"{name!r} is a recording: it answers for the tasks it holds, and nothing can be built for it or timed on it. Give local, or rpc://host:port/key.")
+        raise ConfigError(
+            f"{name!r} is a recording: it answers for the tasks it holds, and nothing can be built for it or timed on it. Give local, or rpc://host:port/key."
+        )
     if isinstance(spec, TrackerSpec):
         from cprune_rl.compiler.tracker import TrackerDevice
 
@@ -135,34 +146,59 @@ def _parse_tracker(name: str) -> TrackerSpec:
     address, _, key = place.partition("/")
     key = key or os.environ.get("TVM_TRACKER_KEY", "")
     if not key:
-        raise ConfigError(f"device {name!r} names no key. Give rpc://HOST:PORT/KEY, or set TVM_TRACKER_KEY; `cprune-rl device list` shows the keys of a tracker.")
+        raise ConfigError(
+            f"device {name!r} names no key. Give rpc://HOST:PORT/KEY, or set TVM_TRACKER_KEY; `cprune-rl device list` shows the keys of a tracker."
+        )
     target = _parse_target(name, options["target"]) if "target" in options else None
-    threads, devices, wait = (_whole(name, options, o, 4096) for o in ("threads", "devices", "wait"))
+    threads, devices, wait = (
+        _whole(name, options, o, 4096) for o in ("threads", "devices", "wait")
+    )
     if threads is None:
         cores = (target or {}).get("num-cores", 1)
         threads = cores if isinstance(cores, int) else 1
-    return TrackerSpec(TrackerAddress.parse(address), key, target, options.get("cc"), threads, devices, TrackerSpec.wait_s if wait is None else float(wait))
+    return TrackerSpec(
+        TrackerAddress.parse(address),
+        key,
+        target,
+        options.get("cc"),
+        threads,
+        devices,
+        TrackerSpec.wait_s if wait is None else float(wait),
+    )
 
 
 def _parse_recorded(name: str) -> RecordedSpec:
     options = _options(name, ("noise",))
     recording = name.partition("?")[0].partition(":")[2]
     if not recording:
-        raise ConfigError(f"device {name!r} names no recording. Give recorded:NAME or recorded:FILE; `cprune-rl device list` shows the packaged ones.")
+        raise ConfigError(
+            f"device {name!r} names no recording. Give recorded:NAME or recorded:FILE; `cprune-rl device list` shows the packaged ones."
+        )
     seed = options.get("noise")
     if seed is not None and not (seed.isascii() and seed.isdigit() and len(seed) < 10):
-        raise ConfigError(f"device {name!r}: noise is {seed!r}, it must be a seed, a whole number from 0")
+        raise ConfigError(
+            f"device {name!r}: noise is {seed!r}, it must be a seed, a whole number from 0"
+        )
     return RecordedSpec(unquote(recording), None if seed is None else int(seed))
 
 
-_PARSERS: Mapping[str, Callable[[str], LocalSpec | TrackerSpec | RecordedSpec]] = {"local": _parse_local, "rpc": _parse_tracker, "recorded": _parse_recorded}
+_PARSERS: Mapping[str, Callable[[str], LocalSpec | TrackerSpec | RecordedSpec]] = {
+    "local": _parse_local,
+    "rpc": _parse_tracker,
+    "recorded": _parse_recorded,
+}
 
 
 def _options(name: str, known: tuple[str, ...]) -> dict[str, str]:
     query = name.partition("?")[2]
-    options = {key: unquote(value) for key, _, value in (pair.partition("=") for pair in query.split("&") if pair)}
+    options = {
+        key: unquote(value)
+        for key, _, value in (pair.partition("=") for pair in query.split("&") if pair)
+    }
     if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(f"device {name!r}: unknown option {unknown[0]!r}. Known: {', '.join(known)}.")
+        raise ConfigError(
+            f"device {name!r}: unknown option {unknown[0]!r}. Known: {', '.join(known)}."
+        )
     if empty := sorted(key for key, value in options.items() if not value):
         raise ConfigError(f"device {name!r}: option {empty[0]!r} has no value")
     return options
@@ -196,7 +232,9 @@ def _parse_target(name: str, text: str) -> TargetOptions:
         if not is_pair and features and part[:1] in ("+", "-"):
             features.append(part)
         elif not is_pair or not key or not value_text:
-            raise ConfigError(f"device {name!r}: {part!r} of the target is no key=value, e.g. mcpu=cortex-a72")
+            raise ConfigError(
+                f"device {name!r}: {part!r} of the target is no key=value, e.g. mcpu=cortex-a72"
+            )
         elif key == "mattr":
             features.append(value_text)
         else:

@@ -1,4 +1,5 @@
-"""Drift: a machine that throttles, or serves somebody else too, is seen by a workload that never changes.
+"""Drift: a machine that throttles, or serves somebody else too, is seen by a workload that never
+changes.
 
 Called by the devices around every batch of trials.
 """
@@ -14,20 +15,31 @@ from cprune_rl.contracts import Measurement
 
 __all__ = ["DriftWatch"]
 
-_MEMORY = 31  # looks that the running median is taken of: a device that stays slower becomes the new normal
+# looks that the running median is taken of: a device that stays slower becomes the new normal
+_MEMORY = 31
 
 
 class DriftWatch:
-    """Times trials between looks at a reference workload; where that moved, the trials are timed again.
+    """Times trials between looks at a reference workload;
+
+    where that moved, the trials are timed again.
 
     Args:
         look: times the reference workload.
         every: trials between two looks.
-        max_drift: how far a look may be from the median of the device's own looks, as a share of it.
-        n_again: how often the trials since the last good look are timed again; the last timing counts then.
+        max_drift: how far a look may be from the median of the device's own looks, as a share of
+            it.
+        n_again: how often the trials since the last good look are timed again; the last timing
+            counts then.
     """
 
-    def __init__(self, look: Callable[[], Measurement], every: int = 8, max_drift: float = 0.25, n_again: int = 2) -> None:
+    def __init__(
+        self,
+        look: Callable[[], Measurement],
+        every: int = 8,
+        max_drift: float = 0.25,
+        n_again: int = 2,
+    ) -> None:
         self._look, self._every, self._max_drift, self._n_again = look, every, max_drift, n_again
         self._seen: deque[float] = deque(maxlen=_MEMORY)
 
@@ -35,7 +47,8 @@ class DriftWatch:
         """Runs each trial, in order.
 
         Returns:
-            Their measurements, with the reference's seconds around them; one that failed is not tried again.
+            Their measurements, with the reference's seconds around them; one that failed is not
+            tried again.
         """
         measurements: list[Measurement] = []
         before = self._reference_s()
@@ -46,7 +59,10 @@ class DriftWatch:
             for _ in range(self._n_again):
                 if self._is_steady(before) and self._is_steady(after):
                     break
-                before, timed = after, [trial() if m.samples_s else m for trial, m in zip(group, timed, strict=True)]
+                before, timed = (
+                    after,
+                    [trial() if m.samples_s else m for trial, m in zip(group, timed, strict=True)],
+                )
                 after = self._reference_s()
             looks = [s for s in (before, after) if s]
             measurements += [replace(m, reference_s=median(looks) if looks else 0.0) for m in timed]
@@ -54,7 +70,10 @@ class DriftWatch:
         return measurements
 
     def _reference_s(self) -> float:
-        """Seconds of the reference workload; 0 where it could not be timed, which says nothing about drift."""
+        """Seconds of the reference workload;
+
+        0 where it could not be timed, which says nothing about drift.
+        """
         found = self._look()
         if not found.samples_s:
             return 0.0

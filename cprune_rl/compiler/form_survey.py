@@ -1,8 +1,11 @@
 """Which forms of a subgraph are worth trying at which channels, by what was seen at others.
 
-How forms compare changes with the channels: Winograd's filtering pays on many, the plain form on few. The assumption is
-that it changes no faster than their number: a form that was three times slower may be the fastest where channels read,
-times channels written, are three times fewer, and is worth a look from there on. Called by the tuner.
+How forms compare changes with the channels: Winograd's filtering pays on many, the plain form on
+few. The assumption is
+that it changes no faster than their number: a form that was three times slower may be the fastest
+where channels read,
+times channels written, are three times fewer, and is worth a look from there on. Called by the
+tuner.
 """
 
 from __future__ import annotations
@@ -37,10 +40,14 @@ class FormSurvey:
 
         Args:
             channels: of the shape.
-            costs: seconds of each form that was tried there; infinite where none of its programs ran.
+            costs: seconds of each form that was tried there; infinite where none of its programs
+                ran.
         """
         fastest = min(costs.values())
-        self._slowdowns[channels] = {form: cost / fastest if math.isfinite(cost) else math.inf for form, cost in costs.items()}
+        self._slowdowns[channels] = {
+            form: cost / fastest if math.isfinite(cost) else math.inf
+            for form, cost in costs.items()
+        }
 
     def worthwhile(self, channels: Channels, tolerance: float) -> tuple[int, ...]:
         """The forms that may be the fastest at a shape; all, where nothing speaks for any.
@@ -49,7 +56,10 @@ class FormSurvey:
             channels: of the shape.
             tolerance: factor by which a form may have been slower at the same shape.
         """
-        return tuple(form for form in self._forms if self._may_win(form, channels, tolerance)) or self._forms
+        return (
+            tuple(form for form in self._forms if self._may_win(form, channels, tolerance))
+            or self._forms
+        )
 
     def _may_win(self, form: int, channels: Channels, tolerance: float) -> bool:
         """By the nearest shape on which the form was tried."""

@@ -1,6 +1,7 @@
 """A link: one way to a device, with at most one living session on it.
 
-A session is a process on the device that programs are sent to. It is asked for when it is needed and given up
+A session is a process on the device that programs are sent to. It is asked for when it is needed
+and given up
 at the first sign of trouble; how, is the affair of `local` and `tracker`.
 """
 
@@ -42,13 +43,16 @@ class Link(ABC):
 
         Args:
             needed_s: it should live that long.
-            is_wanted: asked now and then while a session is waited for; None is given once it says no.
+            is_wanted: asked now and then while a session is waited for; None is given once it says
+                no.
 
         Raises:
             DeviceError: none can be had any more.
         """
         self._n_uses += 1
-        if self._session is not None and (self._n_uses > _MAX_USES or not self._is_usable(needed_s)):
+        if self._session is not None and (
+            self._n_uses > _MAX_USES or not self._is_usable(needed_s)
+        ):
             self.drop()
         if self._session is None:
             self._session = self._open(needed_s, is_wanted)
@@ -70,7 +74,10 @@ class Link(ABC):
 
     @abstractmethod
     def _open(self, needed_s: float, is_wanted: Callable[[], bool] | None) -> Any:
-        """A new session, or None where it is no longer wanted. Raises `DeviceError` where none can be had."""
+        """A new session, or None where it is no longer wanted.
+
+        Raises `DeviceError` where none can be had.
+        """
 
     @abstractmethod
     def _is_usable(self, needed_s: float) -> bool:
@@ -80,8 +87,11 @@ class Link(ABC):
 @contextlib.contextmanager
 def uploaded(session: Any, path: str) -> Iterator[Any]:
     """A library of this machine as a module of the session's."""
-    name = f"{next(_n_uploads)}-{Path(path).name}"  # a new name each time: given a path it has loaded before, the loader gives the old library
-    session.upload(bytearray(Path(path).read_bytes()), name)  # given a path, TVM leaves the file open
+    # a new name each time: given a path it has loaded before, the loader gives the old library
+    name = f"{next(_n_uploads)}-{Path(path).name}"
+    session.upload(
+        bytearray(Path(path).read_bytes()), name
+    )  # given a path, TVM leaves the file open
     try:
         yield session.load_module(name)
     finally:
@@ -90,7 +100,9 @@ def uploaded(session: Any, path: str) -> Iterator[Any]:
 
 
 def make_arguments(session: Any, artifact: Artifact) -> list[Any]:
-    """Tensors on the device with values that no program runs faster on, zeros or denormals, and the artifact's own tables."""
+    """Tensors on the device with values that no program runs faster on, zeros or denormals, and the
+    artifact's own tables.
+    """
     device, rng, fill = session.cpu(0), np.random.default_rng(0), None
     tensors = []
     for at, (shape, dtype) in enumerate(zip(artifact.shapes, artifact.dtypes, strict=True)):
@@ -101,7 +113,11 @@ def make_arguments(session: Any, artifact: Artifact) -> list[Any]:
             tensors.append(tvm.runtime.empty(shape, dtype, device))
             fill(tensors[-1])
         else:
-            values = rng.standard_normal(shape).astype(dtype) if dtype.startswith("float") else np.zeros(shape, dtype)
+            values = (
+                rng.standard_normal(shape).astype(dtype)
+                if dtype.startswith("float")
+                else np.zeros(shape, dtype)
+            )
             tensors.append(tvm.runtime.tensor(values, device))
     return tensors
 

@@ -31,28 +31,43 @@ _DYING_S = 2.0  # for a killed session to be gone
 
 
 class _Server:
-    """The server process, the sessions that it forked, and the folder of what they are sent: a session that is killed cannot remove its own."""
+    """The server process, the sessions that it forked, and the folder of what they are sent:
+
+    a session that is killed cannot remove its own.
+    """
 
     def __init__(self, n_threads: int) -> None:
         self.key = secrets.token_hex(8)
         self._known: list[psutil.Process] = []
-        here = str(Path(cprune_rl.__file__).parent.parent)  # the server finds this package where this process found it
+        here = str(
+            Path(cprune_rl.__file__).parent.parent
+        )  # the server finds this package where this process found it
         paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
         self.folder = tempfile.TemporaryDirectory(prefix="cprune-rpc-", ignore_cleanup_errors=True)
-        environment = dict(os.environ, TVM_NUM_THREADS=str(n_threads), OMP_NUM_THREADS=str(n_threads), PYTHONPATH=paths, TMPDIR=self.folder.name)
+        environment = dict(
+            os.environ,
+            TVM_NUM_THREADS=str(n_threads),
+            OMP_NUM_THREADS=str(n_threads),
+            PYTHONPATH=paths,
+            TMPDIR=self.folder.name,
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cprune_rl.compiler.rpc_server", "--loopback"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True,
         )  # fmt: skip
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # a server that did not start is told by the line that it does not give
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # a server that did not start is told by the line that it does not give
             self.process.stdin.write(f"{self.key}\n")
             self.process.stdin.flush()
         line = self.process.stdout.readline().strip()
         if not line:
             self.close()
-            raise DeviceError("the local RPC server did not start; run `echo test | python -m cprune_rl.compiler.rpc_server --loopback` to see why")
+            raise DeviceError(
+                "the local RPC server did not start; run `echo test | python -m cprune_rl.compiler.rpc_server --loopback` to see why"
+            )
         self.port = int(line)
 
     @property
@@ -60,7 +75,9 @@ class _Server:
         return self.process.poll() is None
 
     def sessions(self) -> list[psutil.Process]:
-        """The forked sessions; remembered, because who forked them is not to be seen any more once the server is killed."""
+        """The forked sessions; remembered, because who forked them is not to be seen any more once
+        the server is killed.
+        """
         if self.is_alive:  # the number of a dead server may be another process's by now
             with contextlib.suppress(psutil.NoSuchProcess):
                 self._known = list({*self._known, *psutil.Process(self.process.pid).children()})
@@ -130,9 +147,13 @@ class LocalLink(Link):
                 session = rpc.connect("127.0.0.1", self._server.port, self._server.key)
                 self._pin(self._server)
                 return session
-            except Exception:  # the server died between the check and the call; the next round starts a new one
+            except (
+                Exception
+            ):  # the server died between the check and the call; the next round starts a new one
                 self._server.close()
-        raise DeviceError("the local RPC server cannot be reached, three new ones in a row; is loopback networking allowed here?")
+        raise DeviceError(
+            "the local RPC server cannot be reached, three new ones in a row; is loopback networking allowed here?"
+        )
 
     def _pin(self, server: _Server) -> None:
         cores = sorted(psutil.Process().cpu_affinity() or [])[-self._n_threads :]
@@ -145,7 +166,8 @@ class LocalDevice(RpcDevice):
     """This machine's CPU (see `contracts.Device`).
 
     One thread is the default: it is how small networks are deployed at the edge, and on a shared
-    machine the only form whose timings are quiet. The session is pinned to the last `n_threads` cores.
+    machine the only form whose timings are quiet. The session is pinned to the last `n_threads`
+    cores.
 
     Args:
         n_threads: threads that a program may use.
@@ -157,7 +179,9 @@ class LocalDevice(RpcDevice):
         ToolchainError: no compiler links programs.
     """
 
-    def __init__(self, n_threads: int = 1, mcpu: str | None = None, timing: TimingSettings | None = None) -> None:
+    def __init__(
+        self, n_threads: int = 1, mcpu: str | None = None, timing: TimingSettings | None = None
+    ) -> None:
         self._n_threads, self._mcpu = n_threads, mcpu or host_cpu()
         self._link = LocalLink(n_threads)
         super().__init__(make_target(n_threads, self._mcpu), [self._link], timing)
@@ -165,7 +189,11 @@ class LocalDevice(RpcDevice):
     @property
     def name(self) -> str:
         """`local`, with its options where they are not the default."""
-        return "local" if self._n_threads == 1 and self._mcpu == host_cpu() else f"local?threads={self._n_threads}&mcpu={self._mcpu}"
+        return (
+            "local"
+            if self._n_threads == 1 and self._mcpu == host_cpu()
+            else f"local?threads={self._n_threads}&mcpu={self._mcpu}"
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -1,4 +1,6 @@
-"""What a fused subgraph consists of: its operators, what they read, and in which layout the maps lie.
+"""What a fused subgraph consists of:
+
+its operators, what they read, and in which layout the maps lie.
 
 Read off the module before and after fusion; no name is guessed. Called by `workload` and `lower`.
 """
@@ -25,7 +27,8 @@ class Operator:
     Attributes:
         name: Relax's name without its prefix, such as `nn.conv2d`.
         attributes: canonical text of its attributes.
-        operands: `a0`, `a1`... for the subgraph's arguments, `v0`... for earlier operators' results.
+        operands: `a0`, `a1`... for the subgraph's arguments, `v0`... for earlier operators'
+            results.
         shapes: of each operand.
         out_shape: of the result.
         layouts: of each operand: "NCHW", "NHWC", or "" where it is no map.
@@ -57,8 +60,10 @@ class Call:
         function: name of the function in the module.
         operators: what is fused in it, in order.
         parameters: names of the parameters it reads, as in the state_dict.
-        reads: for each argument the name of a parameter of `main`, or the position of the call that made it.
-        shapes: of its arguments, then of its result; packed weights have the shape of what they were packed from.
+        reads: for each argument the name of a parameter of `main`, or the position of the call that
+            made it.
+        shapes: of its arguments, then of its result; packed weights have the shape of what they
+            were packed from.
         layouts: of its arguments, then of its result: "NCHW", "NHWC", or "" where it is no map.
         dtype: of its result.
     """
@@ -87,7 +92,15 @@ class OperatorLog:
     def __init__(self) -> None:
         self._origins: dict[str, _Origin] = {}
 
-    def note(self, function: str, name: str, attrs: Any, form: str = "", data_layout: str = "", constants: tuple[tuple[int, float], ...] = ()) -> None:
+    def note(
+        self,
+        function: str,
+        name: str,
+        attrs: Any,
+        form: str = "",
+        data_layout: str = "",
+        constants: tuple[tuple[int, float], ...] = (),
+    ) -> None:
         """Keeps where a function came from.
 
         Args:
@@ -98,7 +111,9 @@ class OperatorLog:
             data_layout: of the maps it reads where the attributes do not say.
             constants: scalar operands by their position.
         """
-        if name == "maximum" and constants == ((1, 0.0),):  # one function with a ReLU's of the same shape, where there is one: it must have one name
+        if (
+            name == "maximum" and constants == ((1, 0.0),)
+        ):  # one function with a ReLU's of the same shape, where there is one: it must have one name
             name, constants = "nn.relu", ()
         self._origins[function] = _Origin(name, attrs, form, data_layout, constants)
 
@@ -108,9 +123,18 @@ class OperatorLog:
 
     def legalization(self, module: tvm.IRModule) -> dict[str, Any]:
         """Legalisation rules for the operators of a module that note what they make."""
-        calls = [b.value for block in module["main"].body.blocks for b in block.bindings if isinstance(b.value, relax.Call)]
+        calls = [
+            b.value
+            for block in module["main"].body.blocks
+            for b in block.bindings
+            if isinstance(b.value, relax.Call)
+        ]
         names = {c.op.name for c in calls if isinstance(c.op, tvm.ir.Op)}
-        return {n: self._recorder(n) for n in names if tvm.ir.Op.get(n).get_attr("FLegalize") is not None}
+        return {
+            n: self._recorder(n)
+            for n in names
+            if tvm.ir.Op.get(n).get_attr("FLegalize") is not None
+        }
 
     def _recorder(self, name: str) -> Any:
         rule = tvm.ir.Op.get(name).get_attr("FLegalize")
@@ -118,14 +142,29 @@ class OperatorLog:
         def legalize(builder: Any, call: Any) -> Any:
             result = rule(builder, call)
             if isinstance(result, relax.Call) and result.op.name == "relax.call_tir":
-                constants = tuple((i, scalar(a)) for i, a in enumerate(call.args) if isinstance(a, tvm.ir.Constant) and not shape_of(a))
-                self.note(result.args[0].name_hint, name.removeprefix("relax."), call.attrs, constants=constants)
+                constants = tuple(
+                    (i, scalar(a))
+                    for i, a in enumerate(call.args)
+                    if isinstance(a, tvm.ir.Constant) and not shape_of(a)
+                )
+                self.note(
+                    result.args[0].name_hint,
+                    name.removeprefix("relax."),
+                    call.attrs,
+                    constants=constants,
+                )
             return result
 
         return legalize
 
 
-def find_calls(fused: tvm.IRModule, grouped: tvm.IRModule, log: OperatorLog, sources: Mapping[str, str], logical_shapes: Mapping[str, Shape]) -> tuple[Call, ...]:
+def find_calls(
+    fused: tvm.IRModule,
+    grouped: tvm.IRModule,
+    log: OperatorLog,
+    sources: Mapping[str, str],
+    logical_shapes: Mapping[str, Shape],
+) -> tuple[Call, ...]:
     """The subgraphs of a module, in the order of execution; transposes of maps are left out.
 
     Args:
@@ -143,9 +182,22 @@ def find_calls(fused: tvm.IRModule, grouped: tvm.IRModule, log: OperatorLog, sou
 
 
 class _Reader:
-    def __init__(self, grouped: tvm.IRModule, log: OperatorLog, sources: Mapping[str, str], logical_shapes: Mapping[str, Shape]) -> None:
-        self._grouped, self._log, self._sources, self._logical_shapes = grouped, log, sources, logical_shapes
-        self._made: dict[Any, tuple[str | int, str]] = {}  # variable -> what made it, and its layout
+    def __init__(
+        self,
+        grouped: tvm.IRModule,
+        log: OperatorLog,
+        sources: Mapping[str, str],
+        logical_shapes: Mapping[str, Shape],
+    ) -> None:
+        self._grouped, self._log, self._sources, self._logical_shapes = (
+            grouped,
+            log,
+            sources,
+            logical_shapes,
+        )
+        self._made: dict[
+            Any, tuple[str | int, str]
+        ] = {}  # variable -> what made it, and its layout
         self.calls: list[Call] = []
 
     def read(self, binding: Any) -> None:
@@ -156,17 +208,41 @@ class _Reader:
             return
         args = list(value.args[1].fields)
         origins = [self._origin(a) for a in args]
-        shapes = [self._logical_shapes.get(a.name, shape_of(a)) if isinstance(a, relax.Var) else shape_of(a) for a in args]
+        shapes = [
+            self._logical_shapes.get(a.name, shape_of(a))
+            if isinstance(a, relax.Var)
+            else shape_of(a)
+            for a in args
+        ]
         out = shape_of(binding.var)
-        operators = self._operators(value.args[0].name_hint, shapes, [layout for _, layout in origins], out)
+        operators = self._operators(
+            value.args[0].name_hint, shapes, [layout for _, layout in origins], out
+        )
         if len(operators) == 1 and operators[0].name == "permute_dims" and operators[0].out_layout:
-            self._made[binding.var] = (origins[0][0], operators[0].out_layout)  # whoever joins the subgraphs puts transposes where layouts differ
+            self._made[binding.var] = (
+                origins[0][0],
+                operators[0].out_layout,
+            )  # whoever joins the subgraphs puts transposes where layouts differ
             return
-        parameters = tuple(self._sources[a.name] for a in args if isinstance(a, relax.Var) and a.name in self._sources)
+        parameters = tuple(
+            self._sources[a.name]
+            for a in args
+            if isinstance(a, relax.Var) and a.name in self._sources
+        )
         out_layout = operators[-1].out_layout
         layouts = (*(layout for _, layout in origins), out_layout)
         self._made[binding.var] = (len(self.calls), out_layout)
-        self.calls.append(Call(value.args[0].name_hint, operators, parameters, tuple(made for made, _ in origins), (*shapes, out), layouts, str(binding.var.ty.dtype)))
+        self.calls.append(
+            Call(
+                value.args[0].name_hint,
+                operators,
+                parameters,
+                tuple(made for made, _ in origins),
+                (*shapes, out),
+                layouts,
+                str(binding.var.ty.dtype),
+            )
+        )
 
     def _origin(self, variable: Any) -> tuple[str | int, str]:
         if variable in self._made:
@@ -174,43 +250,106 @@ class _Reader:
         is_image = variable.name not in self._sources and len(shape_of(variable)) == 4
         return variable.name, "NCHW" if is_image else ""
 
-    def _operators(self, function: str, shapes: Sequence[Shape], layouts: Sequence[str], out: Shape) -> tuple[Operator, ...]:
+    def _operators(
+        self, function: str, shapes: Sequence[Shape], layouts: Sequence[str], out: Shape
+    ) -> tuple[Operator, ...]:
         inner = self._grouped[function]
         if not isinstance(inner, relax.Function):
-            return (self._operator(function, tuple(f"a{i}" for i in range(len(shapes))), tuple(shapes), tuple(layouts), out),)
+            return (
+                self._operator(
+                    function,
+                    tuple(f"a{i}" for i in range(len(shapes))),
+                    tuple(shapes),
+                    tuple(layouts),
+                    out,
+                ),
+            )
         known = {p: (f"a{i}", shapes[i], layouts[i]) for i, p in enumerate(inner.params)}
         operators: list[Operator] = []
         for block in inner.body.blocks:
             for binding in block.bindings:
-                if isinstance(binding.value, relax.Call) and binding.value.op.name == "relax.call_tir":
-                    operands = [known.get(a, ("const", shape_of(a), "")) for a in binding.value.args[1].fields]
-                    names, operand_shapes, operand_layouts = zip(*operands, strict=True) if operands else ((), (), ())  # a constant is made of nothing
-                    operator = self._operator(binding.value.args[0].name_hint, names, operand_shapes, operand_layouts, shape_of(binding.var))
+                if (
+                    isinstance(binding.value, relax.Call)
+                    and binding.value.op.name == "relax.call_tir"
+                ):
+                    operands = [
+                        known.get(a, ("const", shape_of(a), ""))
+                        for a in binding.value.args[1].fields
+                    ]
+                    names, operand_shapes, operand_layouts = (
+                        zip(*operands, strict=True) if operands else ((), (), ())
+                    )  # a constant is made of nothing
+                    operator = self._operator(
+                        binding.value.args[0].name_hint,
+                        names,
+                        operand_shapes,
+                        operand_layouts,
+                        shape_of(binding.var),
+                    )
                     operators.append(operator)
-                    known[binding.var] = (f"v{len(operators) - 1}", operator.out_shape, operator.out_layout)
+                    known[binding.var] = (
+                        f"v{len(operators) - 1}",
+                        operator.out_shape,
+                        operator.out_layout,
+                    )
                 elif isinstance(binding.value, relax.Var):
                     known[binding.var] = known[binding.value]
         return tuple(operators)
 
-    def _operator(self, function: str, operands: tuple[str, ...], shapes: tuple[Shape, ...], layouts: tuple[str, ...], out: Shape) -> Operator:
+    def _operator(
+        self,
+        function: str,
+        operands: tuple[str, ...],
+        shapes: tuple[Shape, ...],
+        layouts: tuple[str, ...],
+        out: Shape,
+    ) -> Operator:
         origin = self._log.origin(function)
         attrs = origin.attrs
-        text = "" if attrs is None else _with_axes_from_the_front(str(attrs).partition("(")[2].rstrip(")"), len(shapes[0]) if shapes else 0)
+        text = (
+            ""
+            if attrs is None
+            else _with_axes_from_the_front(
+                str(attrs).partition("(")[2].rstrip(")"), len(shapes[0]) if shapes else 0
+            )
+        )
         stride, groups = 1, 1
         if origin.name == "nn.conv2d":
             stride, groups = int(attrs.strides[0]), int(attrs.groups)
-            if groups > 1:  # the number follows the channels; what stays is the channels of one group
+            if (
+                groups > 1
+            ):  # the number follows the channels; what stays is the channels of one group
                 text = text.replace(f"groups={groups}", f"channels_per_group={shapes[1][1]}")
         if origin.form:
             text += f", form={origin.form} from {origin.data_layout}"
         if origin.constants:
             text += ", ".join(f"operand {i} = {value:g}" for i, value in origin.constants)
-        return Operator(origin.name, text, operands, shapes, out, layouts, _out_layout(origin, layouts, out), stride, groups, attrs, origin.constants)
+        return Operator(
+            origin.name,
+            text,
+            operands,
+            shapes,
+            out,
+            layouts,
+            _out_layout(origin, layouts, out),
+            stride,
+            groups,
+            attrs,
+            origin.constants,
+        )
 
 
 def _with_axes_from_the_front(text: str, n_axes: int) -> str:
-    """Attributes with several axes counted from the end, as `axis=(-1, -2)`, by their one other name: functions that are alike are made one, whatever their calls said."""
-    return re.sub(r"axis=\((-?\d+(?:, -?\d+)+)\)", lambda found: f"axis=({', '.join(map(str, sorted(int(a) % n_axes for a in found[1].split(','))))})", text)
+    """Attributes with several axes counted from the end, as `axis=(-1, -2)`, by their one other
+    name: functions that are alike are made one, whatever their calls said.
+    """
+    return re.sub(
+        r"axis=\((-?\d+(?:, -?\d+)+)\)",
+        lambda found: (
+            f"axis=({', '.join(map(str, sorted(int(a) % n_axes for a in found[1].split(','))))})"
+        ),
+        text,
+    )
 
 
 def _out_layout(origin: _Origin, layouts: Sequence[str], out: Shape) -> str:

@@ -1,6 +1,8 @@
-"""Probes a device: times a fixed small set of workloads and gives the figures that an agent sees of it.
+"""Probes a device: times a fixed small set of workloads and gives the figures that an agent sees of
+it.
 
-Always the same programs (same seeds), so two devices are told apart by their speed and not by luck in tuning.
+Always the same programs (same seeds), so two devices are told apart by their speed and not by luck
+in tuning.
 What was timed is kept in the cost cache: a policy sees the same device in every run.
 """
 
@@ -55,9 +57,19 @@ def _conv(channels: int, size: int, kernel: int) -> _Workload:
 
     def tensors() -> list[Any]:
         edge = size + kernel - 1
-        image, weight = te.placeholder((edge, edge, channels), name="image"), te.placeholder((kernel, kernel, channels, channels), name="weight")
-        y, x, c = (te.reduce_axis((0, n), name=v) for n, v in ((kernel, "y"), (kernel, "x"), (channels, "c")))
-        out = te.compute((size, size, channels), lambda h, w, o: te.sum(image[h + y, w + x, c] * weight[y, x, c, o], axis=[y, x, c]), name="conv")
+        image, weight = (
+            te.placeholder((edge, edge, channels), name="image"),
+            te.placeholder((kernel, kernel, channels, channels), name="weight"),
+        )
+        y, x, c = (
+            te.reduce_axis((0, n), name=v)
+            for n, v in ((kernel, "y"), (kernel, "x"), (channels, "c"))
+        )
+        out = te.compute(
+            (size, size, channels),
+            lambda h, w, o: te.sum(image[h + y, w + x, c] * weight[y, x, c, o], axis=[y, x, c]),
+            name="conv",
+        )
         return [image, weight, out]
 
     figure = f"conv{kernel}x{kernel}{'_small' if channels < 64 else ''}_gflops"
@@ -65,20 +77,41 @@ def _conv(channels: int, size: int, kernel: int) -> _Workload:
 
 
 def _depthwise(channels: int = 64, size: int = 28) -> list[Any]:
-    image, weight = te.placeholder((size + 2, size + 2, channels), name="image"), te.placeholder((3, 3, channels), name="weight")
+    image, weight = (
+        te.placeholder((size + 2, size + 2, channels), name="image"),
+        te.placeholder((3, 3, channels), name="weight"),
+    )
     y, x = te.reduce_axis((0, 3), name="y"), te.reduce_axis((0, 3), name="x")
-    return [image, weight, te.compute((size, size, channels), lambda h, w, c: te.sum(image[h + y, w + x, c] * weight[y, x, c], axis=[y, x]), name="depthwise")]
+    return [
+        image,
+        weight,
+        te.compute(
+            (size, size, channels),
+            lambda h, w, c: te.sum(image[h + y, w + x, c] * weight[y, x, c], axis=[y, x]),
+            name="depthwise",
+        ),
+    ]
 
 
 def _dense(size: int = 512) -> list[Any]:
-    vector, matrix = te.placeholder((size,), name="vector"), te.placeholder((size, size), name="matrix")
+    vector, matrix = (
+        te.placeholder((size,), name="vector"),
+        te.placeholder((size, size), name="matrix"),
+    )
     k = te.reduce_axis((0, size), name="k")
-    return [vector, matrix, te.compute((size,), lambda i: te.sum(vector[k] * matrix[k, i], axis=k), name="dense")]
+    return [
+        vector,
+        matrix,
+        te.compute((size,), lambda i: te.sum(vector[k] * matrix[k, i], axis=k), name="dense"),
+    ]
 
 
 def _copy(length: int) -> list[Any]:
     source = te.placeholder((length,), name="source")
-    return [source, te.compute((length,), lambda i: source[i] * tvm.tirx.const(2.0, "float32"), name="copy")]
+    return [
+        source,
+        te.compute((length,), lambda i: source[i] * tvm.tirx.const(2.0, "float32"), name="copy"),
+    ]
 
 
 _WORKLOADS = (
@@ -94,7 +127,11 @@ _WORKLOADS = (
 N_WORKLOADS = len(_WORKLOADS)
 
 
-def probe_device(device: RpcDevice, store: CostStore | None = None, on_workload: Callable[[int], None] | None = None) -> DeviceDescriptor:
+def probe_device(
+    device: RpcDevice,
+    store: CostStore | None = None,
+    on_workload: Callable[[int], None] | None = None,
+) -> DeviceDescriptor:
     """Measures a device's figures, or reads them where they were measured before.
 
     Args:
@@ -103,16 +140,23 @@ def probe_device(device: RpcDevice, store: CostStore | None = None, on_workload:
         on_workload: called with the number of workloads done after each.
 
     Raises:
-        DeviceError: the device is gone, or runs no program of a workload; nothing is kept of that workload then.
+        DeviceError: the device is gone, or runs no program of a workload; nothing is kept of that
+            workload then.
         ToolchainError: nothing can be built here at all.
     """
     figures: dict[str, float] = {}
     for done, workload in enumerate(_WORKLOADS, start=1):
         seconds = _best(device, workload, store).latency_s
-        figures[workload.figure] = seconds * 1e9 if workload.figure == "launch_ns" else workload.work / seconds / 1e9
+        figures[workload.figure] = (
+            seconds * 1e9 if workload.figure == "launch_ns" else workload.work / seconds / 1e9
+        )
         if on_workload is not None:
             on_workload(done)
-    return DeviceDescriptor(threads=int(device.target.attrs["num-cores"]), vector_lanes=vector_width(device.target), **figures)
+    return DeviceDescriptor(
+        threads=int(device.target.attrs["num-cores"]),
+        vector_lanes=vector_width(device.target),
+        **figures,
+    )
 
 
 def _best(device: RpcDevice, workload: _Workload, store: CostStore | None) -> Measurement:
@@ -121,9 +165,15 @@ def _best(device: RpcDevice, workload: _Workload, store: CostStore | None) -> Me
     if known and known[0].measurement.error is None:
         return known[0].measurement
     trials = _measure(device, workload)
-    best = min((t.measurement for t in trials), key=lambda m: m.latency_s, default=Measurement(error="no program fits this workload"))
+    best = min(
+        (t.measurement for t in trials),
+        key=lambda m: m.latency_s,
+        default=Measurement(error="no program fits this workload"),
+    )
     if best.error is not None:
-        raise DeviceError(f"probe workload {workload.figure} does not run on {device.name}: {best.error}")
+        raise DeviceError(
+            f"probe workload {workload.figure} does not run on {device.name}: {best.error}"
+        )
     if store is not None:
         store.add_trials(device.context, trials)
     return best
@@ -131,10 +181,27 @@ def _best(device: RpcDevice, workload: _Workload, store: CostStore | None) -> Me
 
 def _measure(device: RpcDevice, workload: _Workload) -> list[StoredTrial]:
     """Builds two at a time and times them; the libraries go with the device."""
-    module = tvm.IRModule({"main": te.create_prim_func(workload.tensors()).with_attr("global_symbol", "main")})
+    module = tvm.IRModule(
+        {"main": te.create_prim_func(workload.tensors()).with_attr("global_symbol", "main")}
+    )
     candidates = random_candidates(module, device.target, workload.n_programs, seed=1)
     with ThreadPoolExecutor(2) as pool:  # the compiler releases Python's lock
-        built = list(pool.map(lambda item: build_candidate(device, item[1], device.build_folder / f"probe{item[0]}.so"), enumerate(candidates)))
+        built = list(
+            pool.map(
+                lambda item: build_candidate(
+                    device, item[1], device.build_folder / f"probe{item[0]}.so"
+                ),
+                enumerate(candidates),
+            )
+        )
     artifacts = [b for b in built if isinstance(b, Artifact)]
     timed = iter(device.time(artifacts))
-    return [StoredTrial(workload.key, c.program.digest, c.program.trace_json, next(timed) if isinstance(b, Artifact) else b) for c, b in zip(candidates, built, strict=True)]
+    return [
+        StoredTrial(
+            workload.key,
+            c.program.digest,
+            c.program.trace_json,
+            next(timed) if isinstance(b, Artifact) else b,
+        )
+        for c, b in zip(candidates, built, strict=True)
+    ]

@@ -1,7 +1,8 @@
 """Programs: schedule traces of a task, their tile factors, and carrying one over to another shape.
 
 A program is kept as TVM's JSON form of its trace without the post-processors, which are run again
-wherever it is applied (leaving them out costs 10x: no vectorising, no unrolling). Called by the tuner.
+wherever it is applied (leaving them out costs 10x: no vectorising, no unrolling). Called by the
+tuner.
 """
 
 from __future__ import annotations
@@ -22,12 +23,25 @@ from tvm.s_tir import meta_schedule as ms
 from cprune_rl.compiler.block_names import traced_alike
 from cprune_rl.compiler.target import load_cpu_intrinsics
 
-__all__ = ["Candidate", "Program", "carry_over", "mutate", "random_candidates", "scheduled", "tile_factors"]
+__all__ = [
+    "Candidate",
+    "Program",
+    "carry_over",
+    "mutate",
+    "random_candidates",
+    "scheduled",
+    "tile_factors",
+]
 
 _apply_mutator = tvm.get_global_func("s_tir.meta_schedule.MutatorApply")
-_SEED = 1  # of schedules that follow a trace: a decision it leaves open is then drawn alike each time
+_SEED = (
+    1  # of schedules that follow a trace: a decision it leaves open is then drawn alike each time
+)
 _MUTATIONS = (0.8, 0.1, 0.1)  # chance of a tile, an unrolling, a location
-_CHANNEL_LOOPS = {"NCHW": 1, "NHWC": 3}  # packed convolutions: (n, y, x, block, lane); Winograd's: (row, column, tile, block, lane)
+_CHANNEL_LOOPS = {
+    "NCHW": 1,
+    "NHWC": 3,
+}  # packed convolutions: (n, y, x, block, lane); Winograd's: (row, column, tile, block, lane)
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,8 @@ def tile_factors(trace: Sequence[Any], layout: str = "NCHW") -> tuple[int, ...]:
     Args:
         trace: `[instructions, decisions]`; an instruction is `[kind, inputs, attributes, outputs]`,
             a decision `[position of its instruction, value]`.
-        layout: of the maps: where the channel loop is. In NHWC it runs over the blocks of packed channels.
+        layout: of the maps: where the channel loop is. In NHWC it runs over the blocks of packed
+            channels.
 
     Returns:
         The factors, outermost first; empty where the trace does not tile the loop.
@@ -86,7 +101,9 @@ def tile_factors(trace: Sequence[Any], layout: str = "NCHW") -> tuple[int, ...]:
     decided = {int(position): value for position, value in decisions}
     channel_loops: set[str] = set()
     for position, (kind, inputs, _, outputs) in enumerate(instructions):
-        if kind == "GetLoops" and len(outputs) > (loop := _CHANNEL_LOOPS[layout] if len(outputs) > 3 else 1):
+        if kind == "GetLoops" and len(outputs) > (
+            loop := _CHANNEL_LOOPS[layout] if len(outputs) > 3 else 1
+        ):
             channel_loops.add(outputs[loop])
         elif kind == "SamplePerfectTile" and inputs[0] in channel_loops:
             return tuple(int(f) for f in decided[position])
@@ -95,7 +112,14 @@ def tile_factors(trace: Sequence[Any], layout: str = "NCHW") -> tuple[int, ...]:
 
 def _context(module: tvm.IRModule, target: tvm.target.Target, seed: int) -> Any:
     load_cpu_intrinsics()
-    return ms.TuneContext(mod=module, target=target, space_generator="post-order-apply", search_strategy=ms.search_strategy.ReplayTrace(), num_threads=1, rand_state=seed)
+    return ms.TuneContext(
+        mod=module,
+        target=target,
+        space_generator="post-order-apply",
+        search_strategy=ms.search_strategy.ReplayTrace(),
+        num_threads=1,
+        rand_state=seed,
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -111,7 +135,9 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value]
 
 
-def random_candidates(module: tvm.IRModule, target: tvm.target.Target, count: int, seed: int) -> list[Candidate]:
+def random_candidates(
+    module: tvm.IRModule, target: tvm.target.Target, count: int, seed: int
+) -> list[Candidate]:
     """Draws programs at random from MetaSchedule's design space.
 
     Args:
@@ -124,12 +150,23 @@ def random_candidates(module: tvm.IRModule, target: tvm.target.Target, count: in
         return []
     context = _context(module, target, seed)
     context.pre_tuning(count, count)
-    drawn = [Candidate(Program.of(c.sch.trace), c.sch.mod) for c in context.generate_measure_candidates() or []]
+    drawn = [
+        Candidate(Program.of(c.sch.trace), c.sch.mod)
+        for c in context.generate_measure_candidates() or []
+    ]
     return list({c.program.digest: c for c in drawn}.values())
 
 
-def mutate(parents: Sequence[Candidate], module: tvm.IRModule, target: tvm.target.Target, count: int, seed: int) -> list[Candidate]:
-    """Draws programs that differ from good ones in one decision: a tile, an unrolling, where a block is computed.
+def mutate(
+    parents: Sequence[Candidate],
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    count: int,
+    seed: int,
+) -> list[Candidate]:
+    """Draws programs that differ from good ones in one decision:
+
+    a tile, an unrolling, where a block is computed.
 
     Args:
         parents: best first; the better of two drawn at random is changed.
@@ -139,7 +176,11 @@ def mutate(parents: Sequence[Candidate], module: tvm.IRModule, target: tvm.targe
         seed: same seed, same programs.
     """
     context = _context(module, target, seed)
-    mutators = [ms.mutator.MutateTileSize(), ms.mutator.MutateUnroll(), ms.mutator.MutateComputeLocation()]
+    mutators = [
+        ms.mutator.MutateTileSize(),
+        ms.mutator.MutateUnroll(),
+        ms.mutator.MutateComputeLocation(),
+    ]
     for mutator in mutators:
         mutator._initialize_with_tune_context(context)
     rng = np.random.default_rng(seed)
@@ -148,7 +189,9 @@ def mutate(parents: Sequence[Candidate], module: tvm.IRModule, target: tvm.targe
     for _ in range(count):
         trace = traces[int(rng.integers(len(traces), size=2).min())]
         mutator = mutators[int(rng.choice(len(mutators), p=_MUTATIONS))]
-        mutated = _apply_mutator(mutator, trace, int(rng.integers(1, 2**31)))  # Mutator.apply draws from the machine's entropy
+        mutated = _apply_mutator(
+            mutator, trace, int(rng.integers(1, 2**31))
+        )  # Mutator.apply draws from the machine's entropy
         if mutated is not None and (candidate := _applied(mutated, module, target)) is not None:
             found.append(candidate)
     return found
@@ -169,10 +212,13 @@ def _applied(trace: Any, module: tvm.IRModule, target: tvm.target.Target) -> Can
         return None  # the changed decision does not go with the others
 
 
-def carry_over(program: Program, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
+def carry_over(
+    program: Program, module: tvm.IRModule, target: tvm.target.Target
+) -> Candidate | None:
     """Applies a program to another shape of its family (program inheritance).
 
-    Its perfect-tile decisions are moved to the nearest splits of the new loop lengths, inner factors
+    Its perfect-tile decisions are moved to the nearest splits of the new loop lengths, inner
+    factors
     weighing most, and the post-processors are run again.
 
     Returns:
@@ -198,7 +244,13 @@ def _inherited(program: Program, module: tvm.IRModule) -> Any:
     try:
         instructions, decisions = json.loads(program.trace_json)
         instructions = traced_alike(instructions)
-        wanted = iter([value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"])
+        wanted = iter(
+            [
+                value
+                for position, value in decisions
+                if instructions[position][0] == "SamplePerfectTile"
+            ]
+        )
         draft = Schedule(module, seed=_SEED)
         Trace.apply_json_to_schedule([instructions, decisions], draft)
         schedule = Schedule(module, seed=_SEED)
@@ -211,7 +263,9 @@ def _inherited(program: Program, module: tvm.IRModule) -> Any:
 
         draft.trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=decide)
     except (RuntimeError, ValueError, TypeError, LookupError):
-        return None  # the trace names a block, a loop or an annotation that this function lacks, or it is none at all
+        # the trace names a block, a loop or an annotation that this function lacks, or it is none
+        # at all
+        return None
     return schedule
 
 
@@ -221,7 +275,9 @@ def _finish(schedule: Any, module: tvm.IRModule, target: tvm.target.Target) -> C
     try:
         fits = all(postproc.apply(schedule) for postproc in _postprocs(module, target))
     except RuntimeError:
-        return None  # an annotation says what a post-processor cannot do; ours never do, an imported program's may
+        # an annotation says what a post-processor cannot do; ours never do, an imported program's
+        # may
+        return None
     return Candidate(program, schedule.mod) if fits else None
 
 
@@ -238,7 +294,10 @@ def _postprocs(module: tvm.IRModule, target: tvm.target.Target) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def _nearest_split(wanted: tuple[int, ...], length: int, max_innermost: int) -> tuple[int, ...]:
-    """The exact split of `length` nearest to `wanted`, in log distance; the innermost factor counts fourfold."""
+    """The exact split of `length` nearest to `wanted`, in log distance;
+
+    the innermost factor counts fourfold.
+    """
     if math.prod(wanted) == length:
         return wanted
 

@@ -1,8 +1,11 @@
 """A loopback door in front of a remote server, so that a session can be cut off from this side.
 
-TVM's client waits for an answer inside C++, where no time limit reaches it and where it may hold Python's lock: a
-board that lost its power would stop a search for ever. Its connection goes through a small process of its own,
-which ends with the session's time, or when it is killed. Timing is not touched: samples are taken on the device.
+TVM's client waits for an answer inside C++, where no time limit reaches it and where it may hold
+Python's lock: a
+board that lost its power would stop a search for ever. Its connection goes through a small process
+of its own,
+which ends with the session's time, or when it is killed. Timing is not touched: samples are taken
+on the device.
 """
 
 from __future__ import annotations
@@ -34,8 +37,23 @@ class Relay:
     """
 
     def __init__(self, host: str, port: int, connect_s: float, lives_s: float) -> None:
-        command = [sys.executable, "-I", "-S", str(Path(__file__).resolve()), host, str(port), str(connect_s), str(lives_s)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(Path(__file__).resolve()),
+            host,
+            str(port),
+            str(connect_s),
+            str(lives_s),
+        ]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert self._process.stdout is not None
         with self._process.stdout as output:
             line = output.readline().strip()

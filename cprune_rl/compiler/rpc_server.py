@@ -3,12 +3,17 @@
 TVM's own `tvm.rpc.Server` stops listening when a session dies of a signal; here a program that
 crashes costs its session and nothing else. It serves in two ways:
 
-- `python -m cprune_rl.compiler.rpc_server --loopback`, run by `compiler.local`: reads its key from standard input,
-  listens on loopback, prints its port and ends with its sessions when its standard input closes, so a killed search
+- `python -m cprune_rl.compiler.rpc_server --loopback`, run by `compiler.local`: reads its key from
+  standard input,
+  listens on loopback, prints its port and ends with its sessions when its standard input closes, so
+  a killed search
   leaves nothing running behind.
-- `python -m cprune_rl.compiler.rpc_server --tracker HOST:PORT --key KEY [--threads N]`, run on a board or a phone:
-  offers this machine to a TVM tracker, one session at a time, until it is stopped. A session ends when its
-  client hangs up or its time is over, whatever the program in it does; a tracker that went away is looked for again.
+- `python -m cprune_rl.compiler.rpc_server --tracker HOST:PORT --key KEY [--threads N]`, run on a
+  board or a phone:
+  offers this machine to a TVM tracker, one session at a time, until it is stopped. A session ends
+  when its
+  client hangs up or its time is over, whatever the program in it does; a tracker that went away is
+  looked for again.
 
 Needs TVM and nothing else of this package: a board without it runs a copy of this file,
 `python rpc_server.py --tracker ...`.
@@ -45,7 +50,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _shake_hands(connection: socket.socket, client_key: str, own_key: str) -> list[str] | None:
-    """TVM's handshake; the caller's options, or None for one that speaks something else or does not know the key."""
+    """TVM's handshake; the caller's options, or None for one that speaks something else or does not
+    know the key.
+    """
     if struct.unpack("<i", base.recvall(connection, 4))[0] != base.RPC_MAGIC:
         return None
     length = struct.unpack("<i", base.recvall(connection, 4))[0]
@@ -56,19 +63,27 @@ def _shake_hands(connection: socket.socket, client_key: str, own_key: str) -> li
         connection.sendall(struct.pack("<i", base.RPC_CODE_MISMATCH))
         return None
     answer = f"server:{own_key}".encode()
-    connection.sendall(struct.pack("<i", base.RPC_CODE_SUCCESS) + struct.pack("<i", len(answer)) + answer)
+    connection.sendall(
+        struct.pack("<i", base.RPC_CODE_SUCCESS) + struct.pack("<i", len(answer)) + answer
+    )
     return words[1:]
 
 
 def _serve_session(connection: socket.socket, folder: str) -> None:
-    """The life of a forked session; files it is sent live in `folder`, which outlives it where it is killed, as most are."""
+    """The life of a forked session;
+
+    files it is sent live in `folder`, which outlives it where it is killed, as most are.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.chdir(folder)
     _serve_loop(connection, "", utils.tempdir(str(Path(folder) / "work")))
 
 
 def _end_with(server: int) -> None:
-    """Has a forked session killed with its server, whatever the program in it does; on Linux alone."""
+    """Has a forked session killed with its server, whatever the program in it does;
+
+    on Linux alone.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != server:  # it died before that
@@ -79,7 +94,8 @@ def serve_loopback(key: str) -> None:
     """Listens on a free loopback port until standard input closes.
 
     Args:
-        key: what clients must know; it is not on the command line, which every user of the machine can read.
+        key: what clients must know; it is not on the command line, which every user of the machine
+            can read.
     """
     server = os.getpid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended sessions need no reaping
@@ -91,7 +107,9 @@ def serve_loopback(key: str) -> None:
         if sys.stdin in ready:
             return
         connection, _ = listener.accept()
-        if os.fork() == 0:  # before the handshake: who has been answered can find the session among our children
+        if (
+            os.fork() == 0
+        ):  # before the handshake: who has been answered can find the session among our children
             _end_with(server)
             listener.close()
             try:
@@ -113,14 +131,19 @@ class Registration:
         host: where clients find it; None lets the tracker tell by the connection.
     """
 
-    def __init__(self, tracker: tuple[str, int], key: str, port: int, host: str | None = None) -> None:
+    def __init__(
+        self, tracker: tuple[str, int], key: str, port: int, host: str | None = None
+    ) -> None:
         self._tracker, self._key, self._port, self._host = tracker, key, port, host
         self._connection: socket.socket | None = None
         self._missing_since: float | None = None
         self.match_key = ""
 
     def offer(self) -> None:
-        """Puts this server on the list under a new key that is good for one session; a tracker that does not answer is asked at the next `refresh`."""
+        """Puts this server on the list under a new key that is good for one session;
+
+        a tracker that does not answer is asked at the next `refresh`.
+        """
         try:
             if self._connection is None:
                 self._connection = self._introduce()
@@ -131,7 +154,9 @@ class Registration:
             self._forget()
 
     def refresh(self) -> None:
-        """Offers this server again where the tracker was lost, or where the client that got it never came."""
+        """Offers this server again where the tracker was lost, or where the client that got it
+        never came.
+        """
         if self._connection is None:
             self.offer()
             return
@@ -150,7 +175,13 @@ class Registration:
         connection.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
         if struct.unpack("<i", base.recvall(connection, 4))[0] != base.RPC_TRACKER_MAGIC:
             raise OSError("no tracker")
-        base.sendjson(connection, [base.TrackerCode.UPDATE_INFO, {"key": f"server:{self._key}", "addr": (self._host, self._port)}])
+        base.sendjson(
+            connection,
+            [
+                base.TrackerCode.UPDATE_INFO,
+                {"key": f"server:{self._key}", "addr": (self._host, self._port)},
+            ],
+        )
         base.recvjson(connection)
         return connection
 
@@ -165,7 +196,9 @@ class Registration:
         self._connection = None
 
 
-def serve_tracker(listener: socket.socket, registration: Registration, key: str, n_threads: int) -> None:
+def serve_tracker(
+    listener: socket.socket, registration: Registration, key: str, n_threads: int
+) -> None:
     """Serves the tracker's clients, one session at a time, for ever."""
     _register_description(n_threads)
     server = os.getpid()
@@ -192,7 +225,9 @@ def serve_tracker(listener: socket.socket, registration: Registration, key: str,
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _next_client(listener: socket.socket, registration: Registration, key: str) -> tuple[socket.socket, float]:
+def _next_client(
+    listener: socket.socket, registration: Registration, key: str
+) -> tuple[socket.socket, float]:
     """The next caller with the right key, and the seconds its session may take."""
     while True:
         if not select.select([listener], [], [], _PING_S)[0]:
@@ -234,7 +269,11 @@ def _register_description(n_threads: int) -> None:
     """Lets a client ask what this machine is."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
-        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model name", "Model"))]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith(("model name", "Model"))
+        ]
         cpu = names[0] if names else cpu
     text = json.dumps({"cpu": cpu, "machine": platform.machine(), "threads": n_threads})
     tvm_ffi.register_global_func("cprune_rl.describe", lambda: text, override=True)
@@ -242,14 +281,29 @@ def _register_description(n_threads: int) -> None:
 
 def main() -> None:
     """Serves in the way the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m cprune_rl.compiler.rpc_server", description="Serve programs on this machine: one forked process for each session.")
-    parser.add_argument("--loopback", action="store_true", help="serve on loopback alone, for the process that started this one and gives the key on standard input")
-    parser.add_argument("--tracker", metavar="HOST:PORT", help="offer this machine to a TVM tracker")
+    parser = argparse.ArgumentParser(
+        prog="python -m cprune_rl.compiler.rpc_server",
+        description="Serve programs on this machine: one forked process for each session.",
+    )
+    parser.add_argument(
+        "--loopback",
+        action="store_true",
+        help="serve on loopback alone, for the process that started this one and gives the key on standard input",
+    )
+    parser.add_argument(
+        "--tracker", metavar="HOST:PORT", help="offer this machine to a TVM tracker"
+    )
     parser.add_argument("--key", help="what clients ask the tracker for, e.g. the board's kind")
-    parser.add_argument("--threads", type=int, default=1, help="threads a program may use [default: 1]")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads a program may use [default: 1]"
+    )
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on [default: all]")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on [default: a free one]")
-    parser.add_argument("--public-host", help="where clients find this machine, if not where the tracker sees it")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port to listen on [default: a free one]"
+    )
+    parser.add_argument(
+        "--public-host", help="where clients find this machine, if not where the tracker sees it"
+    )
     options = parser.parse_args()
     if options.loopback:
         serve_loopback(sys.stdin.readline().strip())
@@ -257,10 +311,17 @@ def main() -> None:
     host, _, port = (options.tracker or "").rpartition(":")
     if not host or not port.isdigit() or not options.key:
         parser.error("give --tracker HOST:PORT and --key KEY")
-    os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read by a session when its first program runs
+    os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(
+        options.threads
+    )  # read by a session when its first program runs
     listener = socket.create_server((options.host, options.port))
-    print(f"serving {options.key} on port {listener.getsockname()[1]}, {options.threads} thread(s), tracker {options.tracker}", flush=True)
-    registration = Registration((host, int(port)), options.key, listener.getsockname()[1], options.public_host)
+    print(
+        f"serving {options.key} on port {listener.getsockname()[1]}, {options.threads} thread(s), tracker {options.tracker}",
+        flush=True,
+    )
+    registration = Registration(
+        (host, int(port)), options.key, listener.getsockname()[1], options.public_host
+    )
     with contextlib.suppress(KeyboardInterrupt):
         serve_tracker(listener, registration, options.key, options.threads)
 

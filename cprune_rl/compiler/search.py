@@ -1,4 +1,6 @@
-"""The search for one task's programs: from the pool, at random, then by evolution, until a trial no longer pays.
+"""The search for one task's programs:
+
+from the pool, at random, then by evolution, until a trial no longer pays.
 
 Called by the tuner, which says what a trial is and keeps what comes of it.
 """
@@ -28,7 +30,8 @@ class Effort:
         n_pool: programs carried over from the pool.
         n_random: random programs.
         n_max: trials at most, evolution included.
-        worth_s: seconds of tuning that 1 % of the network's latency is worth: evolution stops where the gain to be expected of a trial is worth less than the trial costs.
+        worth_s: seconds of tuning that 1 % of the network's latency is worth: evolution stops where
+            the gain to be expected of a trial is worth less than the trial costs.
         n_batch: programs of one generation that are tried.
         n_mutants: programs of one generation that are ranked.
     """
@@ -64,7 +67,9 @@ class Task:
 
 _FIRST_GAIN = 0.04  # log gain expected of a trial before anything is known of this task
 _WINDOW = 12  # trials
-_TRIAL_S = 0.2  # what one costs, about; the true figure would make a search depend on the machine's mood
+_TRIAL_S = (
+    0.2  # what one costs, about; the true figure would make a search depend on the machine's mood
+)
 
 
 class ProgramSearch:
@@ -72,10 +77,13 @@ class ProgramSearch:
 
     Args:
         target: what they will run on.
-        models: ranking of each family's programs; shared by searches that may learn from each other.
+        models: ranking of each family's programs; shared by searches that may learn from each
+            other.
     """
 
-    def __init__(self, target: tvm.target.Target, models: dict[str, ProgramModel] | None = None) -> None:
+    def __init__(
+        self, target: tvm.target.Target, models: dict[str, ProgramModel] | None = None
+    ) -> None:
         self._target = target
         self._models = {} if models is None else models
 
@@ -91,9 +99,15 @@ class ProgramSearch:
         Returns:
             Everything that was tried.
         """
-        carried = [c for p in task.pool[: effort.n_pool] if (c := carry_over(p, task.module, self._target)) is not None]
+        carried = [
+            c
+            for p in task.pool[: effort.n_pool]
+            if (c := carry_over(p, task.module, self._target)) is not None
+        ]
         n_random = min(effort.n_random, effort.n_max - len(carried))
-        first = _distinct([*carried, *random_candidates(task.module, self._target, n_random, task.seed)])
+        first = _distinct(
+            [*carried, *random_candidates(task.module, self._target, n_random, task.seed)]
+        )
         if not first:
             return []
         tried = dict(zip(first, attempt(list(first.values())), strict=True))
@@ -101,7 +115,10 @@ class ProgramSearch:
         model = self._models.setdefault(family, ProgramModel())
         learnt: set[str] = set()
         course, rng = [min(tried.values())], np.random.default_rng(task.seed)
-        while len(tried) < effort.n_max and _expected_gain(course) * 100 * task.share >= _TRIAL_S / effort.worth_s:
+        while (
+            len(tried) < effort.n_max
+            and _expected_gain(course) * 100 * task.share >= _TRIAL_S / effort.worth_s
+        ):
             self._teach(model, task.module, known, tried, learnt)
             batch = self._generation(model, task, effort, known, tried, rng)
             if not batch:
@@ -112,22 +129,55 @@ class ProgramSearch:
             course += [min(course[-1], *latencies)] * len(batch)
         return list(known.values())
 
-    def _teach(self, model: ProgramModel, module: tvm.IRModule, known: dict[str, Candidate], tried: dict[str, float], learnt: set[str]) -> None:
+    def _teach(
+        self,
+        model: ProgramModel,
+        module: tvm.IRModule,
+        known: dict[str, Candidate],
+        tried: dict[str, float],
+        learnt: set[str],
+    ) -> None:
         fresh = [d for d in tried if d not in learnt]
         if fresh:
-            model.learn(features(module, self._target, [known[d] for d in fresh]), [tried[d] for d in fresh], min(tried.values()))
+            model.learn(
+                features(module, self._target, [known[d] for d in fresh]),
+                [tried[d] for d in fresh],
+                min(tried.values()),
+            )
             learnt.update(fresh)
 
-    def _generation(self, model: ProgramModel, task: Task, effort: Effort, known: dict[str, Candidate], tried: dict[str, float], rng: np.random.Generator) -> dict[str, Candidate]:
-        """The most promising mutants of the best programs so far, and one picked blindly, so that the ranking cannot lead the search into a corner."""
+    def _generation(
+        self,
+        model: ProgramModel,
+        task: Task,
+        effort: Effort,
+        known: dict[str, Candidate],
+        tried: dict[str, float],
+        rng: np.random.Generator,
+    ) -> dict[str, Candidate]:
+        """The most promising mutants of the best programs so far, and one picked blindly, so that
+        the ranking cannot lead the search into a corner.
+        """
         parents = sorted((d for d in tried if math.isfinite(tried[d])), key=tried.__getitem__)[:4]
-        mutants = _distinct(mutate([known[d] for d in parents], task.module, self._target, effort.n_mutants, int(rng.integers(2**31))))
+        mutants = _distinct(
+            mutate(
+                [known[d] for d in parents],
+                task.module,
+                self._target,
+                effort.n_mutants,
+                int(rng.integers(2**31)),
+            )
+        )
         mutants = {d: c for d, c in mutants.items() if d not in tried}
         count = min(effort.n_batch, effort.n_max - len(tried), len(mutants))
         if count == 0:
             return {}
         digests = list(mutants)
-        order = model.rank(features(task.module, self._target, list(mutants.values()))) if model.is_ready else rng.permutation(len(digests))
+        order = (
+            model.rank(features(task.module, self._target, list(mutants.values())))
+            if model.is_ready
+            else rng.permutation(len(digests))
+        )
         picked = [digests[i] for i in order[: max(1, count - 1)]]
         rest = [d for d in digests if d not in picked]
         if len(picked) < count and rest:

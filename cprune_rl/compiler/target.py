@@ -29,7 +29,12 @@ __all__ = [
     "vector_width",
 ]
 
-_GPU_RULES = ("pool_max", "pool_avg", "adaptive_pool_max", "adaptive_pool_avg")  # pooling asks for them by name; TVM warns of each candidate that a CPU has none
+_GPU_RULES = (
+    "pool_max",
+    "pool_avg",
+    "adaptive_pool_max",
+    "adaptive_pool_avg",
+)  # pooling asks for them by name; TVM warns of each candidate that a CPU has none
 _LANES = ((16, {"avx512f"}), (8, {"avx"}), (4, {"sse2", "neon", "sve", "v"}))  # widest first
 
 
@@ -44,7 +49,10 @@ def host_triple() -> str:
 
 
 def is_processor(mcpu: str, triple: str | None = None) -> bool:
-    """Whether LLVM compiles for a processor of this name, on machines of a triple; None for this machine's."""
+    """Whether LLVM compiles for a processor of this name, on machines of a triple;
+
+    None for this machine's.
+    """
     return bool(codegen.llvm_is_valid_cpu(mcpu, triple or host_triple()))
 
 
@@ -64,7 +72,8 @@ def target_of(options: Mapping[str, Any]) -> tvm.target.Target:
         options: `kind` and what TVM knows of it, such as `mtriple`, `mcpu`, `mattr`, `num-cores`.
 
     Raises:
-        UnknownNameError: LLVM knows no such processor: it would take a generic one, and the device would be another to the cost cache.
+        UnknownNameError: LLVM knows no such processor: it would take a generic one, and the device
+            would be another to the cost cache.
         ConfigError: TVM knows no such target.
     """
     is_llvm = options["kind"] == "llvm"
@@ -73,15 +82,28 @@ def target_of(options: Mapping[str, Any]) -> tvm.target.Target:
     try:
         return tvm.target.Target({"num-cores": 1, **options} if is_llvm else dict(options))
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"TVM knows no target {dict(options)}: {str(error).strip().splitlines()[-1][:300]}") from error
+        raise ConfigError(
+            f"TVM knows no target {dict(options)}: {str(error).strip().splitlines()[-1][:300]}"
+        ) from error
 
 
 def _check_processor(mcpu: str, triple: str) -> None:
     if is_processor(mcpu, triple):
         return
-    if not is_processor("generic", triple):  # asked for the processors of a triple that it does not know, LLVM ends this process
-        raise ConfigError(f"LLVM knows no processor {mcpu!r} of machines {triple!r}: see that the triple is right, e.g. aarch64-linux-gnu")
-    raise UnknownNameError("processor", mcpu, map(str, codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": triple}))))
+    if not is_processor(
+        "generic", triple
+    ):  # asked for the processors of a triple that it does not know, LLVM ends this process
+        raise ConfigError(
+            f"LLVM knows no processor {mcpu!r} of machines {triple!r}: see that the triple is right, e.g. aarch64-linux-gnu"
+        )
+    raise UnknownNameError(
+        "processor",
+        mcpu,
+        map(
+            str,
+            codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": triple})),
+        ),
+    )
 
 
 def vector_width(target: tvm.target.Target) -> int:
@@ -102,11 +124,15 @@ def require_cxx_compiler() -> str:
     for name in ("g++", "c++", "clang++"):
         if path := shutil.which(name):
             return path
-    raise ToolchainError("no C++ compiler found (looked for g++, c++, clang++): programs cannot be linked. Install one, e.g. `apt-get install g++`.")
+    raise ToolchainError(
+        "no C++ compiler found (looked for g++, c++, clang++): programs cannot be linked. Install one, e.g. `apt-get install g++`."
+    )
 
 
 def require_linker(target: tvm.target.Target, name: str | None = None) -> str:
-    """The compiler that links programs for a target: `TRIPLE-g++` where that is another kind of machine.
+    """The compiler that links programs for a target:
+
+    `TRIPLE-g++` where that is another kind of machine.
 
     Args:
         target: what programs are compiled for.
@@ -121,7 +147,11 @@ def require_linker(target: tvm.target.Target, name: str | None = None) -> str:
     name = name or f"{triple}-g++"
     if shutil.which(name):
         return name
-    package = f"apt-get install g++-{name.removesuffix('-g++').replace('_', '-')}" if name.endswith("-g++") else "your board's toolchain"
+    package = (
+        f"apt-get install g++-{name.removesuffix('-g++').replace('_', '-')}"
+        if name.endswith("-g++")
+        else "your board's toolchain"
+    )
     raise ToolchainError(
         f"the cross-compiler {name!r} is not installed: programs for {triple or 'this device'} cannot be linked. Install it (e.g. {package}) or name another with cc=."
     )
@@ -129,7 +159,10 @@ def require_linker(target: tvm.target.Target, name: str | None = None) -> str:
 
 def same_architecture(triple: str, other: str) -> bool:
     """Whether two triples such as `x86_64-linux-gnu` name machines that run each other's programs."""
-    first, second = (t.split("-")[0].replace("amd64", "x86_64").replace("arm64", "aarch64") for t in (triple, other))
+    first, second = (
+        t.split("-")[0].replace("amd64", "x86_64").replace("arm64", "aarch64")
+        for t in (triple, other)
+    )
     return first == second
 
 

@@ -1,6 +1,7 @@
 """The device `rpc://host:port/key`: phones, boards and servers behind a TVM tracker.
 
-A session is asked for with a time limit, is reached through a door that can be shut from here, and is asked for
+A session is asked for with a time limit, is reached through a door that can be shut from here, and
+is asked for
 again, with growing pauses, when its device goes away. Boards run `rpc_server`, or TVM's own server.
 """
 
@@ -19,14 +20,21 @@ from cprune_rl.compiler.device import RpcDevice, TimingSettings
 from cprune_rl.compiler.devices import TrackerSpec
 from cprune_rl.compiler.link import Link, last_line
 from cprune_rl.compiler.relay import Relay
-from cprune_rl.compiler.target import host_cpu, host_triple, require_linker, same_architecture, target_of
+from cprune_rl.compiler.target import (
+    host_cpu,
+    host_triple,
+    require_linker,
+    same_architecture,
+    target_of,
+)
 from cprune_rl.compiler.tracker_client import TrackerAddress, request_device, tracker_status
 from cprune_rl.errors import ConfigError, DeviceError
 
 __all__ = ["Patience", "TrackerDevice"]
 
 _SLACK_S = 10.0  # between our own time limit and the server's, so that ours is the one that is met
-_QUEUE_S = 20.0  # in the tracker's queue before it is asked again: a tracker that lost power does not say so
+# in the tracker's queue before it is asked again: a tracker that lost power does not say so
+_QUEUE_S = 20.0
 _SHORT_QUEUE_S = 1.0  # the same where others may do the work meanwhile
 _BIG_CORES = 1  # TVM's thread pool: prefer the fast cores
 
@@ -36,7 +44,8 @@ class Patience:
     """How long a device that does not answer is waited for.
 
     Attributes:
-        session_s: a session is ended by its server after this: what a board is lost for when this process dies.
+        session_s: a session is ended by its server after this: what a board is lost for when this
+            process dies.
         connect_s: for a server to answer.
         first_pause_s: before a device is asked for again; each pause is twice the one before.
         longest_pause_s: no pause is longer.
@@ -59,7 +68,14 @@ class TrackerLink(Link):
         patience: with each step of it.
     """
 
-    def __init__(self, tracker: TrackerAddress, key: str, n_threads: int, wait_s: float, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        tracker: TrackerAddress,
+        key: str,
+        n_threads: int,
+        wait_s: float,
+        patience: Patience | None = None,
+    ) -> None:
         super().__init__()
         self._tracker, self._key, self._n_threads, self._wait_s = tracker, key, n_threads, wait_s
         self._patience = patience or Patience()
@@ -80,7 +96,10 @@ class TrackerLink(Link):
         queue_s = _QUEUE_S if is_wanted is None else _SHORT_QUEUE_S
         while is_wanted is None or is_wanted():
             try:
-                return self._request(max(self._patience.session_s, needed_s + _SLACK_S), min(max(deadline - time.monotonic(), 0.5), queue_s))
+                return self._request(
+                    max(self._patience.session_s, needed_s + _SLACK_S),
+                    min(max(deadline - time.monotonic(), 0.5), queue_s),
+                )
             except (OSError, RuntimeError) as error:
                 self.cut()
                 if time.monotonic() + pause > deadline:
@@ -95,13 +114,17 @@ class TrackerLink(Link):
     def _request(self, session_s: float, queue_s: float) -> Any:
         """One session; an `OSError` or a `RuntimeError` where there is none now."""
         grant = request_device(self._tracker, self._key, queue_s)
-        self._relay = relay = Relay(grant.host, grant.port, self._patience.connect_s, session_s + _SLACK_S)
+        self._relay = relay = Relay(
+            grant.host, grant.port, self._patience.connect_s, session_s + _SLACK_S
+        )
         watchdog = threading.Timer(self._patience.connect_s, relay.cut)
         watchdog.daemon = True
         watchdog.start()
         try:
             self._ends = time.monotonic() + session_s
-            session = rpc.connect("127.0.0.1", relay.port, grant.match_key, session_timeout=session_s)
+            session = rpc.connect(
+                "127.0.0.1", relay.port, grant.match_key, session_timeout=session_s
+            )
             if ask_description(session).get("threads") != self._n_threads:
                 session.get_function("runtime.config_threadpool")(_BIG_CORES, self._n_threads)
             return session
@@ -110,7 +133,10 @@ class TrackerLink(Link):
 
 
 def ask_description(session: Any) -> dict[str, Any]:
-    """What a server tells of its machine: `cpu`, `machine`, `threads`; empty for TVM's own server."""
+    """What a server tells of its machine:
+
+    `cpu`, `machine`, `threads`; empty for TVM's own server.
+    """
     try:
         answer: dict[str, Any] = json.loads(str(session.get_function("cprune_rl.describe")()))
         return answer
@@ -134,12 +160,18 @@ class TrackerDevice(RpcDevice):
         patience: with devices that do not answer.
 
     Raises:
-        ConfigError: the target is none of TVM's, or its processor none of LLVM's, or it has to be given.
+        ConfigError: the target is none of TVM's, or its processor none of LLVM's, or it has to be
+            given.
         ToolchainError: no compiler links programs for it.
         DeviceError: no tracker answers, or no device of that key.
     """
 
-    def __init__(self, spec: TrackerSpec, timing: TimingSettings | None = None, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        spec: TrackerSpec,
+        timing: TimingSettings | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self._spec = spec
         target = target_of(spec.target) if spec.target is not None else None
         if target is not None:
@@ -147,13 +179,24 @@ class TrackerDevice(RpcDevice):
         known = {status.key: status for status in tracker_status(spec.tracker)}
         if spec.key not in known or not known[spec.key].n_servers:
             listed = ", ".join(k for k, s in known.items() if s.n_servers) or "none"
-            start = f"python -m cprune_rl.compiler.rpc_server --tracker {spec.tracker} --key {spec.key}"
-            raise DeviceError(f"the tracker at {spec.tracker} knows no device of key {spec.key!r}. Known: {listed}. Start one with `{start}`.")
-        links = [TrackerLink(spec.tracker, spec.key, spec.threads, spec.wait_s, patience) for _ in range(spec.devices or max(known[spec.key].n_free, 1))]
+            start = (
+                f"python -m cprune_rl.compiler.rpc_server --tracker {spec.tracker} --key {spec.key}"
+            )
+            raise DeviceError(
+                f"the tracker at {spec.tracker} knows no device of key {spec.key!r}. Known: {listed}. Start one with `{start}`."
+            )
+        links = [
+            TrackerLink(spec.tracker, spec.key, spec.threads, spec.wait_s, patience)
+            for _ in range(spec.devices or max(known[spec.key].n_free, 1))
+        ]
         session = links[0].session(0.0)
         self._remote = ask_description(session)
         try:
-            target = target or target_of(_native_target(_ask_llvm(session, "triple"), _ask_llvm(session, "cpu"), spec.threads, self.name))
+            target = target or target_of(
+                _native_target(
+                    _ask_llvm(session, "triple"), _ask_llvm(session, "cpu"), spec.threads, self.name
+                )
+            )
             super().__init__(target, links, timing, spec.linker)
         except BaseException:
             links[0].close()
@@ -165,7 +208,15 @@ class TrackerDevice(RpcDevice):
         spec, options = self._spec, []
         if spec.target is not None:
             options.append("target=" + json.dumps(spec.target, separators=(",", ":")))
-        options += [f"{key}={value}" for key, value in (("cc", spec.linker), ("threads", spec.threads), ("devices", spec.devices)) if value is not None]
+        options += [
+            f"{key}={value}"
+            for key, value in (
+                ("cc", spec.linker),
+                ("threads", spec.threads),
+                ("devices", spec.devices),
+            )
+            if value is not None
+        ]
         options += [f"wait={spec.wait_s:.0f}"] if spec.wait_s != TrackerSpec.wait_s else []
         return f"rpc://{spec.tracker}/{spec.key}?{'&'.join(options)}"
 
@@ -185,5 +236,7 @@ def _native_target(triple: str, mcpu: str, n_threads: int, name: str) -> dict[st
     """LLVM for the processor that the device names, or for this machine's where it names none."""
     if triple and not same_architecture(triple, host_triple()):
         example = f"target=llvm,mtriple={triple},mcpu={mcpu or 'generic'},num-cores={n_threads}"
-        raise ConfigError(f"{name} is of another kind ({triple}) than this machine ({host_triple()}): say what to compile for, e.g. {example}")
+        raise ConfigError(
+            f"{name} is of another kind ({triple}) than this machine ({host_triple()}): say what to compile for, e.g. {example}"
+        )
     return {"kind": "llvm", "mcpu": mcpu or host_cpu(), "num-cores": n_threads}

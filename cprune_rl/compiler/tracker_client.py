@@ -1,6 +1,9 @@
-"""What we ask of a TVM tracker: who is on its list, and a device of one key. Plain sockets, without tvm.
+"""What we ask of a TVM tracker:
 
-TVM's own client waits for ever for a device, and a minute for a tracker; here every wait has an end.
+who is on its list, and a device of one key. Plain sockets, without tvm.
+
+TVM's own client waits for ever for a device, and a minute for a tracker; here every wait has an
+end.
 The protocol is that of `tvm/rpc/tracker.py`: a magic number both ways, then JSON behind its length.
 """
 
@@ -34,7 +37,8 @@ class TrackerAddress:
 
     @staticmethod
     def parse(text: str | None) -> TrackerAddress:
-        """`host:port`; what is left out comes from TVM_TRACKER_HOST and TVM_TRACKER_PORT, then 127.0.0.1 and 9190.
+        """`host:port`; what is left out comes from TVM_TRACKER_HOST and TVM_TRACKER_PORT, then
+        127.0.0.1 and 9190.
 
         Raises:
             ConfigError: the port is no number.
@@ -43,7 +47,9 @@ class TrackerAddress:
         host = host or os.environ.get("TVM_TRACKER_HOST", "127.0.0.1")
         port = port or os.environ.get("TVM_TRACKER_PORT", "9190")
         if not port.isdigit() or not 0 < int(port) < 65536:
-            raise ConfigError(f"tracker {text or f'{host}:{port}'!r}: {port!r} is no port. Give HOST:PORT, or set TVM_TRACKER_HOST and TVM_TRACKER_PORT.")
+            raise ConfigError(
+                f"tracker {text or f'{host}:{port}'!r}: {port!r} is no port. Give HOST:PORT, or set TVM_TRACKER_HOST and TVM_TRACKER_PORT."
+            )
         return TrackerAddress(host, int(port))
 
     def __str__(self) -> str:
@@ -90,10 +96,18 @@ def tracker_status(tracker: TrackerAddress) -> list[KeyStatus]:
             code, summary = _receive(connection)
             if code != _SUCCESS:
                 raise OSError(f"answer {code}")
-            servers = [(str(s["key"]).partition(":")[2], ":".join(map(str, s["addr"]))) for s in summary["server_info"]]
-            queues = {str(k): (int(q["free"]), int(q["pending"])) for k, q in summary["queue_info"].items()}
+            servers = [
+                (str(s["key"]).partition(":")[2], ":".join(map(str, s["addr"])))
+                for s in summary["server_info"]
+            ]
+            queues = {
+                str(k): (int(q["free"]), int(q["pending"]))
+                for k, q in summary["queue_info"].items()
+            }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DeviceError(f"no tracker answers at {tracker} ({error}). Start one with `python -m tvm.exec.rpc_tracker --port {tracker.port}`, or give its HOST:PORT.") from error
+        raise DeviceError(
+            f"no tracker answers at {tracker} ({error}). Start one with `python -m tvm.exec.rpc_tracker --port {tracker.port}`, or give its HOST:PORT."
+        ) from error
     listed = {key for key, _ in servers} | {key for key, counts in queues.items() if any(counts)}
     found = []
     for key in sorted(listed):
@@ -117,7 +131,9 @@ def request_device(tracker: TrackerAddress, key: str, timeout_s: float) -> Grant
                 raise OSError(f"the tracker answered {code}")
             return Grant(str(value[0]), int(value[1]), str(value[2]))
         except TimeoutError:
-            raise TimeoutError(f"no device of key {key!r} became free within {timeout_s:.0f} s") from None
+            raise TimeoutError(
+                f"no device of key {key!r} became free within {timeout_s:.0f} s"
+            ) from None
         except (ValueError, TypeError, IndexError) as error:
             raise OSError(f"the tracker's answer makes no sense: {error}") from error
 

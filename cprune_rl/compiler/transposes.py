@@ -19,7 +19,12 @@ def transpose_shape(forms: Forms, plan: Plan, transpose: Transpose) -> tuple[int
     form = forms.all[0]
     calls = form.exported.lowered(form.network.widths(plan)).calls
     if transpose.source < 0:
-        shape, layout = next((call.shapes[i], call.layouts[i]) for call in calls for i, read in enumerate(call.reads) if isinstance(read, str) and call.layouts[i])
+        shape, layout = next(
+            (call.shapes[i], call.layouts[i])
+            for call in calls
+            for i, read in enumerate(call.reads)
+            if isinstance(read, str) and call.layouts[i]
+        )
     else:
         shape, layout = calls[transpose.source].shapes[-1], calls[transpose.source].layouts[-1]
     return tuple(shape[layout.index(axis)] for axis in _opposite(transpose.layout))
@@ -37,14 +42,25 @@ def transpose_workload(forms: Forms, plan: Plan, transpose: Transpose) -> Worklo
     family = f"transpose to {transpose.layout}"
     source = _opposite(transpose.layout)
     channels = shape[source.index("C")]
-    return Workload(f"{family}|{'x'.join(map(str, shape))}", family, channels, channels, 0, OperatorKind("other", 1, 1, shape[source.index("H")]))
+    return Workload(
+        f"{family}|{'x'.join(map(str, shape))}",
+        family,
+        channels,
+        channels,
+        0,
+        OperatorKind("other", 1, 1, shape[source.index("H")]),
+    )
 
 
 def transpose_module(forms: Forms, plan: Plan, transpose: Transpose) -> tvm.IRModule:
     """The function of a transpose, named `main`."""
     data = te.placeholder(transpose_shape(forms, plan, transpose), name="data")
-    function = te.create_prim_func([data, topi.transpose(data, list(transpose_axes(transpose.layout)))])
-    return tvm.IRModule({"main": function.with_attr("global_symbol", "main").with_attr("tirx.noalias", True)})
+    function = te.create_prim_func(
+        [data, topi.transpose(data, list(transpose_axes(transpose.layout)))]
+    )
+    return tvm.IRModule(
+        {"main": function.with_attr("global_symbol", "main").with_attr("tirx.noalias", True)}
+    )
 
 
 def _opposite(layout: str) -> str:

@@ -1,7 +1,9 @@
 """Puts a live problem together: base network, groups, latencies, oracle, loss curves.
 
-The one place where the worlds of pruning, accuracy and, behind a lab, the compiler meet. Used by the run and, for
-`gymnasium.make("cprune_rl/CPrune-v0")`, by `envs.problems`. The compiler is loaded where the device is one.
+The one place where the worlds of pruning, accuracy and, behind a lab, the compiler meet. Used by
+the run and, for
+`gymnasium.make("cprune_rl/CPrune-v0")`, by `envs.problems`. The compiler is loaded where the device
+is one.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def open_workbench(config: RunConfig, reporter: Reporter, since: float) -> Itera
         since: when the run began, in seconds since the epoch.
 
     Raises:
-        CPruneError: an option, the network, the machine's tools, the device, the recording or the cost cache is at fault.
+        CPruneError: an option, the network, the machine's tools, the device, the recording or the
+            cost cache is at fault.
     """
     with _store_and_lab(config, reporter, since) as (store, open_lab):
         subject = open_subject(config, reporter)
@@ -55,8 +58,18 @@ def open_workbench(config: RunConfig, reporter: Reporter, since: float) -> Itera
         resolve_floor(config.floor, dense_accuracy)
         _say_what_to_expect(config, subject.data, dense_accuracy, reporter)
         lab = open_lab(subject.model, subject.example, subject.coupled)
-        oracle = open_oracle(config, subject, lab.network, lab.cost_model, store, dense_accuracy, since, reporter)
-        bench = Workbench(config, subject, lab, oracle, dense_accuracy, model_cost=dict(lab.spent), scheme_cost=dict(lab.spent_on_schemes))
+        oracle = open_oracle(
+            config, subject, lab.network, lab.cost_model, store, dense_accuracy, since, reporter
+        )
+        bench = Workbench(
+            config,
+            subject,
+            lab,
+            oracle,
+            dense_accuracy,
+            model_cost=dict(lab.spent),
+            scheme_cost=dict(lab.spent_on_schemes),
+        )
         calibrate(bench, reporter)
         yield bench
 
@@ -75,7 +88,12 @@ def open_subject(config: RunConfig, reporter: Reporter) -> Subject:
     example = torch.zeros(data.input_shape)
     with reporter.part("Finding groups", None):
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
-        coupled = find_groups(model, example, group_settings(config), functools.partial(accumulate_gradients, data=data))
+        coupled = find_groups(
+            model,
+            example,
+            group_settings(config),
+            functools.partial(accumulate_gradients, data=data),
+        )
     return Subject(data, model, example, coupled)
 
 
@@ -93,7 +111,16 @@ def open_untrained_lab(config: RunConfig, reporter: Reporter, since: float) -> I
     """
     with _store_and_lab(config, reporter, since) as (_, open_lab):
         data, model, example = _fresh_network(config, reporter)
-        yield open_lab(model, example, find_groups(model, example, group_settings(config), functools.partial(accumulate_gradients, data=data)))
+        yield open_lab(
+            model,
+            example,
+            find_groups(
+                model,
+                example,
+                group_settings(config),
+                functools.partial(accumulate_gradients, data=data),
+            ),
+        )
 
 
 def open_live(reporter: Reporter | None = None, **options: object) -> Problem:
@@ -111,9 +138,15 @@ def open_live(reporter: Reporter | None = None, **options: object) -> Problem:
     return problem
 
 
-def _say_what_to_expect(config: RunConfig, data: ImageData, dense_accuracy: float, reporter: Reporter) -> None:
-    """The dense network's accuracy, and what is wrong where weights or the floor do not fit the data."""
-    reporter.say(f"    The dense network's accuracy is {dense_accuracy:.2%} on {len(data.search):,} images")
+def _say_what_to_expect(
+    config: RunConfig, data: ImageData, dense_accuracy: float, reporter: Reporter
+) -> None:
+    """The dense network's accuracy, and what is wrong where weights or the floor do not fit the
+    data.
+    """
+    reporter.say(
+        f"    The dense network's accuracy is {dense_accuracy:.2%} on {len(data.search):,} images"
+    )
     if config.weights is not None and dense_accuracy < _NEAR_CHANCE * config.top / data.n_classes:
         seen = data.train.normalisation
         reporter.say(
@@ -139,8 +172,13 @@ def base_settings(config: RunConfig) -> TrainSettings:
 
 
 @contextlib.contextmanager
-def _store_and_lab(config: RunConfig, reporter: Reporter, since: float) -> Iterator[tuple[CostStore, _OpenLab]]:
-    """The cost cache, and what opens the lab once the network is there; both are closed in the end."""
+def _store_and_lab(
+    config: RunConfig, reporter: Reporter, since: float
+) -> Iterator[tuple[CostStore, _OpenLab]]:
+    """The cost cache, and what opens the lab once the network is there;
+
+    both are closed in the end.
+    """
     config.check_names()
     with contextlib.ExitStack() as stack:
         store = open_store(config.storage or default_url())
@@ -148,26 +186,42 @@ def _store_and_lab(config: RunConfig, reporter: Reporter, since: float) -> Itera
         yield store, _lab_opener(config, reporter, store, since, stack)
 
 
-def _lab_opener(config: RunConfig, reporter: Reporter, store: CostStore, since: float, stack: contextlib.ExitStack) -> _OpenLab:
-    """What opens the lab once the network is there; a device is opened now, so that one at fault is told at once."""
+def _lab_opener(
+    config: RunConfig,
+    reporter: Reporter,
+    store: CostStore,
+    since: float,
+    stack: contextlib.ExitStack,
+) -> _OpenLab:
+    """What opens the lab once the network is there;
+
+    a device is opened now, so that one at fault is told at once.
+    """
     spec = parse_device(config.device)
     if isinstance(spec, RecordedSpec):
         from cprune_rl.job.recorded import RecordedLab
 
-        return lambda model, _, coupled: RecordedLab.open(config.device, spec, reporter, model, coupled)
+        return lambda model, _, coupled: RecordedLab.open(
+            config.device, spec, reporter, model, coupled
+        )
     from cprune_rl.job.compiled import CompiledLab
 
     device = stack.enter_context(open_device(config.device))
     return functools.partial(CompiledLab.open, config, reporter, device, store, since)
 
 
-def _fresh_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.Module, torch.Tensor]:
+def _fresh_network(
+    config: RunConfig, reporter: Reporter
+) -> tuple[ImageData, nn.Module, torch.Tensor]:
     """The images, the network with its starting weights, and one blank image."""
     with reporter.part(f"Reading the images of {config.data}", None):
         data = load_data(config.data, config.fast).on(train_device(config.train_device))
     if config.top > 1:
         data = data.judged_by_top(config.top)
-    model, example = build_model(config.network_name, data.n_classes, config.seed), torch.zeros(data.input_shape)
+    model, example = (
+        build_model(config.network_name, data.n_classes, config.seed),
+        torch.zeros(data.input_shape),
+    )
     check_output(model, example, data.n_classes, config.network_name)
     return data, model, example
 
@@ -178,9 +232,13 @@ def _base_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.
     if config.weights is not None:
         load_weights(model, config.weights)
         return data, model.eval()
-    settings, identity = base_settings(config), f"base:{config.network_name}:{config.seed}:{network_hash(model)}"
+    settings, identity = (
+        base_settings(config),
+        f"base:{config.network_name}:{config.seed}:{network_hash(model)}",
+    )
     is_known = is_trained(identity, data, settings)
-    if not is_known:  # an option that fits no layer, or a network that cannot be pruned, is told before it is trained
+    # an option that fits no layer, or a network that cannot be pruned, is told before it is trained
+    if not is_known:
         find_groups(model, example, dataclasses.replace(group_settings(config), importance="l2"))
     verb = "Reading" if is_known else "Training"
     with reporter.part(f"{verb} the base network", settings.n_steps) as advance:

@@ -1,6 +1,7 @@
 """What a run works with: the parts that every run has, and the lab, where its latencies come from.
 
-A lab is a compiler with a device behind it (`job.compiled`) or a recording (`job.recorded`); put together by
+A lab is a compiler with a device behind it (`job.compiled`) or a recording (`job.recorded`); put
+together by
 `job.assemble`. Nothing here loads tvm, so a run on a recording never does.
 """
 
@@ -48,7 +49,8 @@ class Comparison:
 
     Attributes:
         estimate_ms: of each network the sum of its tasks.
-        speedup: of each but "dense", dense over its latency: measured where `latency_ms` is, else of the estimates.
+        speedup: of each but "dense", dense over its latency: measured where `latency_ms` is, else
+            of the estimates.
         latency_ms: of each network as a whole, measured; empty where there was no device.
         noise_floor: see `intervals.noise_floor`; None where nothing was timed.
         libraries: of each network, compiled; empty where there was no compiler.
@@ -104,9 +106,14 @@ class Lab(Protocol):
         """
 
     def known(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
-        """Every task that was timed, those of some plans included: what a recording of this run holds."""
+        """Every task that was timed, those of some plans included:
 
-    def compare(self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter) -> Comparison:
+        what a recording of this run holds.
+        """
+
+    def compare(
+        self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter
+    ) -> Comparison:
         """Compares finished networks on equal terms; the first is "dense".
 
         Args:
@@ -121,7 +128,13 @@ class Lab(Protocol):
 
 def full_settings(config: RunConfig) -> TrainSettings:
     """Of the full fine-tune."""
-    return TrainSettings(config.budgets.finetune_steps, learning_rate=0.05, warmup=0.1, seed=config.seed, distillation=config.distillation)
+    return TrainSettings(
+        config.budgets.finetune_steps,
+        learning_rate=0.05,
+        warmup=0.1,
+        seed=config.seed,
+        distillation=config.distillation,
+    )
 
 
 @dataclass
@@ -137,7 +150,8 @@ class Workbench:
         calibrations: from the oracle's losses to those after the full fine-tune.
         calibration_points: what they were fitted on.
         curves: predicted loss of each group, from the plans of the calibration.
-        model_cost: trials and seconds that went into the cost model: only an agent that plans in it needs it, so its
+        model_cost: trials and seconds that went into the cost model: only an agent that plans in it
+            needs it, so its
             search is charged with them.
         scheme_cost: the same of what was measured of schemes, for those who prune by them.
     """
@@ -204,4 +218,13 @@ class Workbench:
         floor += self.config.margin
         name = f"{self.network.name}/{self.data.name}@{self.lab.device_name}"
         oracle = self.oracle.view(self.calibrations)
-        return Problem(name, self.network, self.lab.source(), oracle, self.curves, self.dense_accuracy, floor, self.lab.descriptor)
+        return Problem(
+            name,
+            self.network,
+            self.lab.source(),
+            oracle,
+            self.curves,
+            self.dense_accuracy,
+            floor,
+            self.lab.descriptor,
+        )

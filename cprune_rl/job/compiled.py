@@ -1,6 +1,9 @@
-"""A lab with a compiler and a device: tasks are tuned and timed, finished networks built and timed as a whole.
+"""A lab with a compiler and a device:
 
-Opened by `job.assemble` where the device is one; with `job.side_by_side` the only file of the job that loads tvm.
+tasks are tuned and timed, finished networks built and timed as a whole.
+
+Opened by `job.assemble` where the device is one; with `job.side_by_side` the only file of the job
+that loads tvm.
 """
 
 from __future__ import annotations
@@ -74,9 +77,17 @@ class CompiledLab:
 
     @staticmethod
     def open(
-        config: RunConfig, reporter: Reporter, device: RpcDevice, store: CostStore, since: float, model: nn.Module, example: torch.Tensor, coupled: CoupledGroups
+        config: RunConfig,
+        reporter: Reporter,
+        device: RpcDevice,
+        store: CostStore,
+        since: float,
+        model: nn.Module,
+        example: torch.Tensor,
+        coupled: CoupledGroups,
     ) -> CompiledLab:
-        """Lowers the network, probes the device, tunes the dense network's tasks and measures a few narrower ones.
+        """Lowers the network, probes the device, tunes the dense network's tasks and measures a few
+        narrower ones.
 
         Args:
             config: of the run.
@@ -89,7 +100,8 @@ class CompiledLab:
             coupled: its groups.
 
         Raises:
-            CPruneError: the network cannot be lowered, a task has no program, or the device is gone.
+            CPruneError: the network cannot be lowered, a task has no program, or the device is
+                gone.
         """
         with reporter.part("Finding tasks", None):
             exported = ExportedNetwork.export(model, example, coupled.axes, device.target)
@@ -120,11 +132,22 @@ class CompiledLab:
     @property
     def provenance(self) -> dict[str, Any]:
         """This machine, now, and the device."""
-        return {"device": self.device.fingerprint, "is_remote": self.device.is_remote, "recorded": now_utc(), "command": command_line(), **describe_system()}
+        return {
+            "device": self.device.fingerprint,
+            "is_remote": self.device.is_remote,
+            "recorded": now_utc(),
+            "command": command_line(),
+            **describe_system(),
+        }
 
     def source(self) -> LatencySource:
-        """Measures, and estimates from what it has measured; predicts in place of measuring where the run asked for it."""
-        source = EstimatedCosts(self.network, self.tuner.view(), CostModel(self.cost_model.measured()))
+        """Measures, and estimates from what it has measured;
+
+        predicts in place of measuring where the run asked for it.
+        """
+        source = EstimatedCosts(
+            self.network, self.tuner.view(), CostModel(self.cost_model.measured())
+        )
         if self.predictor is None:
             return source
         widest = math.inf if self.config.no_measure else self.config.predict
@@ -133,63 +156,114 @@ class CompiledLab:
     def known(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
         """What the cost model was taught, and the tasks of the plans."""
         recorded = CostModel(self.cost_model.measured())
-        source = self.tuner.view()  # what the searches saw: the final exchange has tuned some tasks further since
+        source = (
+            self.tuner.view()
+        )  # what the searches saw: the final exchange has tuned some tasks further since
         for plan in sorted(plans, key=lambda p: (p.widths, p.schemes)):
-            for workload, cost in zip(self.network.workloads(plan), source.measure(plan), strict=True):
+            for workload, cost in zip(
+                self.network.workloads(plan), source.measure(plan), strict=True
+            ):
                 recorded.learn(workload, cost)
         return recorded.measured()
 
-    def compare(self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter) -> Comparison:
+    def compare(
+        self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter
+    ) -> Comparison:
         """Tunes all networks from one pool, builds them, times them in turns."""
         plans = [n.plan for n in networks.values()]
-        with reporter.part("Offering every program to every plan", self.tuner.n_exchange_tasks(plans)) as advance:
+        with reporter.part(
+            "Offering every program to every plan", self.tuner.n_exchange_tasks(plans)
+        ) as advance:
             self.tuner.exchange(plans, advance)
         libraries = self._build(networks, folder / "built", reporter)
         with reporter.part("Timing them in turns", None):
-            timed = compare_libraries(self.device, libraries, self.input_shape, self.config.budgets.timing_rounds, self.config.seed)
+            timed = compare_libraries(
+                self.device,
+                libraries,
+                self.input_shape,
+                self.config.budgets.timing_rounds,
+                self.config.seed,
+            )
         return Comparison(
-            {name: sum(c.latency_s for c in self.tuner.measure(n.plan)) * 1e3 for name, n in networks.items()},
+            {
+                name: sum(c.latency_s for c in self.tuner.measure(n.plan)) * 1e3
+                for name, n in networks.items()
+            },
             timed.speedup,
             timed.latency_ms,
             timed.noise_floor,
             libraries,
         )
 
-    def _build(self, networks: Mapping[str, FinishedNetwork], built: Path, reporter: Reporter) -> dict[str, Path]:
+    def _build(
+        self, networks: Mapping[str, FinishedNetwork], built: Path, reporter: Reporter
+    ) -> dict[str, Path]:
         built.mkdir(exist_ok=True)
         libraries = {name: built / f"{name}.so" for name in networks}
         with reporter.part("Building the networks", len(networks)) as advance:
             for done, (name, network) in enumerate(networks.items(), start=1):
-                build_network(self.forms, network.plan, network.model, self.tuner, self.device, libraries[name])
+                build_network(
+                    self.forms,
+                    network.plan,
+                    network.model,
+                    self.tuner,
+                    self.device,
+                    libraries[name],
+                )
                 advance(done)
         return libraries
 
     def _tune(self, reporter: Reporter) -> None:
         dense = self.network.dense
-        with reporter.part("Tuning the dense network's tasks", self.tuner.n_dense_tasks()) as advance:
+        with reporter.part(
+            "Tuning the dense network's tasks", self.tuner.n_dense_tasks()
+        ) as advance:
             self.tuner.tune_dense(advance)
-        failed = [(w, c) for w, c in zip(self.network.workloads(dense), self.tuner.measure(dense), strict=True) if c.error is not None]
+        failed = [
+            (w, c)
+            for w, c in zip(self.network.workloads(dense), self.tuner.measure(dense), strict=True)
+            if c.error is not None
+        ]
         if failed:
-            raise ModelError(f"no program of task {failed[0][0].key[:80]} runs on {self.device.name}: {failed[0][1].error}")
+            raise ModelError(
+                f"no program of task {failed[0][0].key[:80]} runs on {self.device.name}: {failed[0][1].error}"
+            )
 
     def _sweep(self, reporter: Reporter) -> None:
         """Measures the dense network and the uniform plans that the cost model starts from."""
         before = dataclasses.asdict(self.tuner.spending)
-        plans = [self.network.dense, *(self.network.uniform(r) for r in self.config.budgets.sweep if not self.config.no_measure)]
+        plans = [
+            self.network.dense,
+            *(
+                self.network.uniform(r)
+                for r in self.config.budgets.sweep
+                if not self.config.no_measure
+            ),
+        ]
         if len(plans) > 1:
-            with reporter.part("Measuring narrower tasks", self.tuner.n_exchange_tasks(plans)) as advance:
+            with reporter.part(
+                "Measuring narrower tasks", self.tuner.n_exchange_tasks(plans)
+            ) as advance:
                 self.tuner.widen_pool(plans[1:], advance)
         self._learn(plans)
         self.spent = self._since(before)
 
     def _sweep_schemes(self, reporter: Reporter) -> None:
-        """Measures every kind of scheme on all layers at a few densities, the first tuned hard: blocks have no programs in the dense network's pool."""
-        before, (first, *others) = dataclasses.asdict(self.tuner.spending), self.config.budgets.scheme_sweep
+        """Measures every kind of scheme on all layers at a few densities, the first tuned hard:
+
+        blocks have no programs in the dense network's pool.
+        """
+        before, (first, *others) = (
+            dataclasses.asdict(self.tuner.spending),
+            self.config.budgets.scheme_sweep,
+        )
         plans = {density: scheme_plans(self.network, density) for density in (first, *others)}
         if not plans[first]:
             reporter.say("    No layer of this network can be pruned by a scheme")
             return
-        with reporter.part("Tuning layers in blocks, kernels and patterns", len(plans[first])) as advance:
+        with reporter.part(
+            "Tuning layers in blocks, kernels and patterns", len(plans[first])
+        ) as advance:
             self.tuner.tune_blocked(plans[first], advance)
         with reporter.part("Measuring sparser ones", sum(map(len, plans.values()))) as advance:
             for done, plan in enumerate(itertools.chain.from_iterable(plans.values()), start=1):
@@ -199,14 +273,25 @@ class CompiledLab:
 
     def _learn(self, plans: Sequence[Plan]) -> None:
         for plan in plans:
-            for workload, cost in zip(self.network.workloads(plan), self.tuner.measure(plan), strict=True):
+            for workload, cost in zip(
+                self.network.workloads(plan), self.tuner.measure(plan), strict=True
+            ):
                 self.cost_model.learn(workload, cost)
 
     def _since(self, before: Mapping[str, float]) -> dict[str, float]:
-        return {name: value - before[name] for name, value in dataclasses.asdict(self.tuner.spending).items()}
+        return {
+            name: value - before[name]
+            for name, value in dataclasses.asdict(self.tuner.spending).items()
+        }
 
 
-def learn_latencies(config: RunConfig, store: CostStore, context: str, descriptor: DeviceDescriptor, reporter: Reporter) -> LatencyPredictor | None:
+def learn_latencies(
+    config: RunConfig,
+    store: CostStore,
+    context: str,
+    descriptor: DeviceDescriptor,
+    reporter: Reporter,
+) -> LatencyPredictor | None:
     """Learns to predict from all that the cost cache holds of a device.
 
     Args:
@@ -226,10 +311,14 @@ def learn_latencies(config: RunConfig, store: CostStore, context: str, descripto
         return None
     try:
         with reporter.part("Learning to predict latencies", None):
-            return LatencyPredictor.fit(stored_samples(store, context, descriptor), seed=config.seed)
+            return LatencyPredictor.fit(
+                stored_samples(store, context, descriptor), seed=config.seed
+            )
     except DataError as error:
         if config.no_measure:
-            raise ConfigError(f"--no-measure has nothing to predict from: {error}. Prune or record other networks on this device first, or leave it out.") from error
+            raise ConfigError(
+                f"--no-measure has nothing to predict from: {error}. Prune or record other networks on this device first, or leave it out."
+            ) from error
         reporter.say(f"    Every task is measured: {error}")
         return None
 
@@ -237,4 +326,10 @@ def learn_latencies(config: RunConfig, store: CostStore, context: str, descripto
 def tuner_settings(config: RunConfig) -> TunerSettings:
     """How hard tasks are tuned."""
     budgets = config.budgets.tuner
-    return TunerSettings(Effort(*budgets.survey), Effort(*budgets.dense, worth_s=3.0), Effort(*budgets.near), n_exchanged=budgets.n_exchanged, seed=config.seed)
+    return TunerSettings(
+        Effort(*budgets.survey),
+        Effort(*budgets.dense, worth_s=3.0),
+        Effort(*budgets.near),
+        n_exchanged=budgets.n_exchanged,
+        seed=config.seed,
+    )

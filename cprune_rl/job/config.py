@@ -1,4 +1,7 @@
-"""The options of a run. This file is the CLI's help, the YAML file's schema and what a run folder records."""
+"""The options of a run.
+
+This file is the CLI's help, the YAML file's schema and what a run folder records.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ SCHEMES = {
     "block": {"search": "mapping-search", "rule": "mapping-rule"},
     "both": {"search": "channels-then-schemes", "rule": "channels-then-rule"},
 }
-"""What is pruned, how schemes are chosen, and by which search that is; channels alone by the run's method."""
+"""What is pruned, how schemes are chosen, and by which search that is;
+
+channels alone by the run's method.
+"""
 METHODS = {"agent": "MaskablePPO with the row-shared policy", "greedy": "greedy CPrune, repaired"}
 
 
@@ -53,9 +59,11 @@ class Budgets:
         proof_plans: of equal latency, fine-tuned in full to see whether the supernet ranks them.
         tuner: how hard tasks are tuned.
         sweep: kept ratios of the plans measured for the cost model.
-        scheme_sweep: densities at which every kind of scheme is measured for it, where layers are to be pruned so; the first is tuned as hard as the dense network.
+        scheme_sweep: densities at which every kind of scheme is measured for it, where layers are
+            to be pruned so; the first is tuned as hard as the dense network.
         calibration: kept ratios of the plans fine-tuned in full to calibrate the oracle.
-        scheme_calibration: densities of those that are pruned by schemes, in turns by kernels and by blocks.
+        scheme_calibration: densities of those that are pruned by schemes, in turns by kernels and
+            by blocks.
         total_timesteps: of the agent's training.
         mapping_timesteps: of the training of the agent that gives layers schemes.
         turns: of the agent's search, see `agents.agent`.
@@ -101,64 +109,154 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field("resnet8", description="Network to prune: packaged, torchvision:NAME, timm:NAME, or file.py:function, which is called with the number of classes.")
-    data: str = Field("contours", description="Images to train and judge it on: contours, digits, cifar10:DIR, imagefolder:DIR?size=64, npz:FILE, or file.py:function.")
-    weights: Path | None = Field(None, description="Trained weights of the network, a state_dict in .pt or .safetensors; trained on the data where not given.")
-    device: str = Field("local", description="Where to be fast: local, local?threads=2, rpc://host:port/key of a TVM tracker, or recorded:NAME, no device but a recording.")
+    model: str = Field(
+        "resnet8",
+        description="Network to prune: packaged, torchvision:NAME, timm:NAME, or file.py:function, which is called with the number of classes.",
+    )
+    data: str = Field(
+        "contours",
+        description="Images to train and judge it on: contours, digits, cifar10:DIR, imagefolder:DIR?size=64, npz:FILE, or file.py:function.",
+    )
+    weights: Path | None = Field(
+        None,
+        description="Trained weights of the network, a state_dict in .pt or .safetensors; trained on the data where not given.",
+    )
+    device: str = Field(
+        "local",
+        description="Where to be fast: local, local?threads=2, rpc://host:port/key of a TVM tracker, or recorded:NAME, no device but a recording.",
+    )
     oracle: str = Field(
-        "finetune", description="How a search judges accuracy: finetune or finetune:STEPS, supernet (trained once, must rank as full fine-tunes do), or recalibrate."
+        "finetune",
+        description="How a search judges accuracy: finetune or finetune:STEPS, supernet (trained once, must rank as full fine-tunes do), or recalibrate.",
     )
-    train_device: str = Field("cpu", description="Where networks are trained and judged: cpu, or a GPU that torch sees, e.g. cuda.")
-    distillation: float = Field(0.5, ge=0, lt=1, description="Share of the full fine-tune's loss that is the difference to the dense network's answers; the labels have the rest.")
+    train_device: str = Field(
+        "cpu",
+        description="Where networks are trained and judged: cpu, or a GPU that torch sees, e.g. cuda.",
+    )
+    distillation: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Share of the full fine-tune's loss that is the difference to the dense network's answers; the labels have the rest.",
+    )
     finetune_steps: int | None = Field(
-        None, gt=0, description="Steps of the full fine-tune, of finished networks and of those that the oracle is calibrated on, in the place of --effort's; longer keeps more."
+        None,
+        gt=0,
+        description="Steps of the full fine-tune, of finished networks and of those that the oracle is calibrated on, in the place of --effort's; longer keeps more.",
     )
-    importance: str = Field("l2", description="Which channels go first: l1, l2, fpgm, taylor or random.")
-    freeze: tuple[str, ...] = Field((), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times.")
-    keep: tuple[str, ...] = Field((), description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.")
-    floor: float = Field(-0.01, description="Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute.")
+    importance: str = Field(
+        "l2", description="Which channels go first: l1, l2, fpgm, taylor or random."
+    )
+    freeze: tuple[str, ...] = Field(
+        (), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times."
+    )
+    keep: tuple[str, ...] = Field(
+        (),
+        description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.",
+    )
+    floor: float = Field(
+        -0.01,
+        description="Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute.",
+    )
     margin: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="Accuracy that a search keeps above the floor, as the final gate is not sure to the last image: 0.001 where the floor is as tight as -0.0025.",
     )
-    front: tuple[float, ...] = Field((), description="Prune for several floors in the place of one and compare them all, e.g. -0.005,-0.01,-0.02.")
-    top: int = Field(1, ge=1, description="An image counts as right where its label is among so many most likely classes, e.g. 5.")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the final gate: how sure it is that a network which passes holds the floor.")
-    method: str = Field("agent", description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).")
-    schemes: str = Field(
-        "channel", description="channel: whole channels go. block: each layer gets a scheme (blocks, kernels, patterns). both: channels first, then schemes in what is left."
+    front: tuple[float, ...] = Field(
+        (),
+        description="Prune for several floors in the place of one and compare them all, e.g. -0.005,-0.01,-0.02.",
     )
-    mapping: str = Field("search", description="How layers get their schemes: search, by an agent that begins with the rule; or rule, from a table of latencies on the device.")
-    mapping_policy: str | None = Field(None, description="Map with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.")
+    top: int = Field(
+        1,
+        ge=1,
+        description="An image counts as right where its label is among so many most likely classes, e.g. 5.",
+    )
+    confidence: float = Field(
+        0.95,
+        gt=0.5,
+        lt=1,
+        description="Of the final gate: how sure it is that a network which passes holds the floor.",
+    )
+    method: str = Field(
+        "agent",
+        description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).",
+    )
+    schemes: str = Field(
+        "channel",
+        description="channel: whole channels go. block: each layer gets a scheme (blocks, kernels, patterns). both: channels first, then schemes in what is left.",
+    )
+    mapping: str = Field(
+        "search",
+        description="How layers get their schemes: search, by an agent that begins with the rule; or rule, from a table of latencies on the device.",
+    )
+    mapping_policy: str | None = Field(
+        None,
+        description="Map with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.",
+    )
     rival: bool = Field(True, description="Run greedy CPrune beside the agent, to compare with.")
-    rivals: tuple[str, ...] = Field((), description="Other methods to run beside it, parted by commas, e.g. mdp,netadapt; `cprune-rl compare --list` says which there are.")
-    policy: str | None = Field(None, description="Prune with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.")
-    init: str | None = Field(None, description="Begin the training with this policy's weights, a folder or a packaged one's name.")
-    max_trials: int | None = Field(None, ge=0, description="A search ends when it has made so many fresh trials.")
-    max_evaluations: int | None = Field(None, ge=0, description="A search ends when it has evaluated the accuracy of so many plans.")
-    max_minutes: float | None = Field(None, gt=0, description="A search ends after so many minutes.")
+    rivals: tuple[str, ...] = Field(
+        (),
+        description="Other methods to run beside it, parted by commas, e.g. mdp,netadapt; `cprune-rl compare --list` says which there are.",
+    )
+    policy: str | None = Field(
+        None,
+        description="Prune with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.",
+    )
+    init: str | None = Field(
+        None,
+        description="Begin the training with this policy's weights, a folder or a packaged one's name.",
+    )
+    max_trials: int | None = Field(
+        None, ge=0, description="A search ends when it has made so many fresh trials."
+    )
+    max_evaluations: int | None = Field(
+        None, ge=0, description="A search ends when it has evaluated the accuracy of so many plans."
+    )
+    max_minutes: float | None = Field(
+        None, gt=0, description="A search ends after so many minutes."
+    )
     seed: int = Field(0, ge=0, description="Seed of training, programs and search.")
     out: Path | None = Field(None, description="Run folder; a new one under runs/ where not given.")
-    storage: str | None = Field(None, description="Cost cache, e.g. sqlite:///costs.db; CPRUNE_RL_STORAGE or the user cache folder where not given.")
-    effort: str = Field("full", description="full; light: a third of the trials (latencies a few percent higher), a coarser calibration; quick: a sixth, and half of the search.")
-    predict: float = Field(0.0, ge=0, description="Believe a predicted task whose 90 % interval is at most this far to each side, e.g. 0.1; 0 measures every task.")
-    no_measure: bool = Field(False, description="Search without measuring: latencies are predicted from what the cost cache holds of the device, however uncertain.")
-    fast: bool = Field(False, description="Go the same way in six to seven minutes: narrower network, fewer images, small budgets.")
+    storage: str | None = Field(
+        None,
+        description="Cost cache, e.g. sqlite:///costs.db; CPRUNE_RL_STORAGE or the user cache folder where not given.",
+    )
+    effort: str = Field(
+        "full",
+        description="full; light: a third of the trials (latencies a few percent higher), a coarser calibration; quick: a sixth, and half of the search.",
+    )
+    predict: float = Field(
+        0.0,
+        ge=0,
+        description="Believe a predicted task whose 90 % interval is at most this far to each side, e.g. 0.1; 0 measures every task.",
+    )
+    no_measure: bool = Field(
+        False,
+        description="Search without measuring: latencies are predicted from what the cost cache holds of the device, however uncertain.",
+    )
+    fast: bool = Field(
+        False,
+        description="Go the same way in six to seven minutes: narrower network, fewer images, small budgets.",
+    )
 
     @field_validator("floor")
     @classmethod
     def _floor_is_an_accuracy(cls, value: float) -> float:
         if not -1.0 <= value <= 1.0:
-            raise ValueError("give an accuracy in (0, 1], or e.g. -0.01 for one point below the dense network")
+            raise ValueError(
+                "give an accuracy in (0, 1], or e.g. -0.01 for one point below the dense network"
+            )
         return value
 
     @field_validator("oracle")
     @classmethod
     def _oracle_is_one(cls, value: str) -> str:
         kind, colon, steps = value.partition(":")
-        if kind not in ("finetune", "supernet", "recalibrate") or (colon and (kind != "finetune" or not steps.isdecimal() or int(steps) == 0)):
+        if kind not in ("finetune", "supernet", "recalibrate") or (
+            colon and (kind != "finetune" or not steps.isdecimal() or int(steps) == 0)
+        ):
             raise ValueError(f"{value!r}: give finetune, finetune:STEPS, supernet or recalibrate")
         return value
 
@@ -168,14 +266,20 @@ class RunConfig(BaseModel):
         items = [value] if isinstance(value, (str, float)) else list(value)
         floors = [float(part) for item in items for part in str(item).split(",") if part]
         if len(set(floors)) < len(floors) or any(not -1.0 <= f <= 1.0 for f in floors):
-            raise ValueError("give different accuracies, parted by commas, e.g. --front=-0.005,-0.01,-0.02")
+            raise ValueError(
+                "give different accuracies, parted by commas, e.g. --front=-0.005,-0.01,-0.02"
+            )
         return tuple(floors)
 
     @field_validator("rivals", mode="before")
     @classmethod
     def _rivals_are_names(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str) else list(value)
-        return tuple(dict.fromkeys(part.strip() for item in items for part in str(item).split(",") if part.strip()))
+        return tuple(
+            dict.fromkeys(
+                part.strip() for item in items for part in str(item).split(",") if part.strip()
+            )
+        )
 
     @field_validator("freeze", "keep", mode="before")
     @classmethod
@@ -191,7 +295,9 @@ class RunConfig(BaseModel):
             except ValueError:
                 share = 0.0
             if not 0 < share <= 1 or not item.rpartition("=")[0]:
-                raise ValueError(f"{item!r}: give a layer and the share of its channels that stays, e.g. layer4=0.5")
+                raise ValueError(
+                    f"{item!r}: give a layer and the share of its channels that stays, e.g. layer4=0.5"
+                )
         return value
 
     @property
@@ -207,25 +313,40 @@ class RunConfig(BaseModel):
     @property
     def kept_shares(self) -> dict[str, float]:
         """`keep` by layer."""
-        return {layer: float(share) for layer, _, share in (item.rpartition("=") for item in self.keep)}
+        return {
+            layer: float(share) for layer, _, share in (item.rpartition("=") for item in self.keep)
+        }
 
     @property
     def budgets(self) -> Budgets:
         """How much work the parts do."""
         budgets = FAST if self.fast else EFFORTS[self.effort]
-        return budgets if self.finetune_steps is None else replace(budgets, finetune_steps=self.finetune_steps)
+        return (
+            budgets
+            if self.finetune_steps is None
+            else replace(budgets, finetune_steps=self.finetune_steps)
+        )
 
     @property
     def network_name(self) -> str:
-        """The network that is built: `--fast` takes the default one at half its width, but for a recording, which is of one width."""
-        return "resnet8-w8" if self.fast and self.model == "resnet8" and not self.device.startswith("recorded:") else self.model
+        """The network that is built:
+
+        `--fast` takes the default one at half its width, but for a recording, which is of one
+        width.
+        """
+        return (
+            "resnet8-w8"
+            if self.fast and self.model == "resnet8" and not self.device.startswith("recorded:")
+            else self.model
+        )
 
     def check_names(self) -> None:
         """Fails early on a name that nothing is registered under, and on a file that is not there.
 
         Raises:
             UnknownNameError: of a model, a data set, a device or a method.
-            ConfigError: an option of the device or of the data set is wrong, torch does not see the device to train on, or a recording is of another network.
+            ConfigError: an option of the device or of the data set is wrong, torch does not see the
+                device to train on, or a recording is of another network.
             DataError: a recording is damaged, or weights or images are not there.
         """
         from cprune_rl.accuracy.data import parse_data
@@ -248,32 +369,47 @@ class RunConfig(BaseModel):
                 raise UnknownNameError(kind, name, names)
         check_rivals(self.rivals, self.has_schemes)
         if self.policy is not None and self.init is not None:
-            raise ConfigError("--policy takes a policy as it is, --init trains one further: give one of them")
+            raise ConfigError(
+                "--policy takes a policy as it is, --init trains one further: give one of them"
+            )
         if self.no_measure and self.policy is None:
-            raise ConfigError("--no-measure is for a policy that was trained before: give --policy, or `cprune-rl prune`; what was never measured cannot be trained on")
+            raise ConfigError(
+                "--no-measure is for a policy that was trained before: give --policy, or `cprune-rl prune`; what was never measured cannot be trained on"
+            )
         for policy in (self.policy, self.init, self.mapping_policy):
             if policy is not None:
                 find_policy(policy)
         train_device(self.train_device)
         check_model_name(self.model)
         data = parse_data(self.data)
-        for path in (self.weights, Path(data.argument).expanduser() if data.kind in _OF_PATHS else None):
+        for path in (
+            self.weights,
+            Path(data.argument).expanduser() if data.kind in _OF_PATHS else None,
+        ):
             if path is not None and not path.exists():
                 raise DataError(f"{path} is not there")
         spec = parse_device(self.device)
         if self.has_schemes and self.method != "agent":
-            raise ConfigError(f"--schemes {self.schemes} is not for --method {self.method}: its channels are the agent's; --rival runs greedy CPrune beside it")
+            raise ConfigError(
+                f"--schemes {self.schemes} is not for --method {self.method}: its channels are the agent's; --rival runs greedy CPrune beside it"
+            )
         if self.has_schemes and (self.no_measure or self.predict or isinstance(spec, RecordedSpec)):
-            raise ConfigError(f"--schemes {self.schemes} measures blocks of every size on a device: give one, and leave --predict and --no-measure out")
+            raise ConfigError(
+                f"--schemes {self.schemes} measures blocks of every size on a device: give one, and leave --predict and --no-measure out"
+            )
         if isinstance(spec, RecordedSpec):
             if self.no_measure:
-                raise ConfigError("--no-measure predicts from the cost cache of a device; a recording measures nothing anyway: leave it out")
+                raise ConfigError(
+                    "--no-measure predicts from the cost cache of a device; a recording measures nothing anyway: leave it out"
+                )
             from cprune_rl.job.recorded import check_recorded_model
 
             check_recorded_model(spec, self.network_name)
 
 
-def load_config(file: Path | None, flags: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> RunConfig:
+def load_config(
+    file: Path | None, flags: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> RunConfig:
     """Joins flags, a YAML file and the defaults.
 
     Args:
@@ -299,18 +435,29 @@ def load_config(file: Path | None, flags: Mapping[str, Any], defaults: Mapping[s
     for name in ("policy", "init", "mapping_policy"):
         if isinstance(values.get(name), str) and Path(values[name]).expanduser().is_dir():
             values[name] = str(Path(values[name]).expanduser().resolve())
-    values |= {name: _with_whole_path(values[name]) for name in ("model", "data") if isinstance(values.get(name), str)}
+    values |= {
+        name: _with_whole_path(values[name])
+        for name in ("model", "data")
+        if isinstance(values.get(name), str)
+    }
     if values.get("weights") is not None:
         values["weights"] = Path(values["weights"]).expanduser().resolve()
     try:
         return RunConfig(**values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{problems}. Known options: {', '.join(RunConfig.model_fields)}.") from error
+        problems = "; ".join(
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigError(
+            f"{problems}. Known options: {', '.join(RunConfig.model_fields)}."
+        ) from error
 
 
 def _with_whole_path(name: str) -> str:
-    """`npz:mine.npz` or `mynet.py:build` with the whole path of its file: the run folder is looked into from anywhere."""
+    """`npz:mine.npz` or `mynet.py:build` with the whole path of its file:
+
+    the run folder is looked into from anywhere.
+    """
     left, mark, options = name.partition("?")
     first, colon, second = left.rpartition(":") if ".py:" in left else left.partition(":")
     if first.endswith(".py"):

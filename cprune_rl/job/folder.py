@@ -27,7 +27,8 @@ class RunFolder:
     Args:
         path: the folder.
         config: its options.
-        started: when the run began, in seconds since the epoch; what was cached since counts as its own.
+        started: when the run began, in seconds since the epoch; what was cached since counts as its
+            own.
     """
 
     def __init__(self, path: Path, config: RunConfig, started: float) -> None:
@@ -40,9 +41,15 @@ class RunFolder:
         Raises:
             ConfigError: the folder has a run in it already, or cannot be made.
         """
-        path = config.out or Path("runs") / f"{_slug(config.network_name)}-{config.own_method}-{time.strftime('%Y%m%d-%H%M%S')}"
+        path = (
+            config.out
+            or Path("runs")
+            / f"{_slug(config.network_name)}-{config.own_method}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
         if (path / "config.yaml").exists():
-            raise ConfigError(f"{path} holds a run already: go on with it by --resume {path}, or give another --out")
+            raise ConfigError(
+                f"{path} holds a run already: go on with it by --resume {path}, or give another --out"
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -69,7 +76,10 @@ class RunFolder:
             raise ConfigError(f"{path} holds no run to resume: {error}") from error
 
     def discard_if_empty(self) -> None:
-        """Takes the folder away where the run left nothing but its options: they were wrong, and the next one may have the same folder."""
+        """Takes the folder away where the run left nothing but its options:
+
+        they were wrong, and the next one may have the same folder.
+        """
         if {p.name for p in self.path.iterdir()} <= set(_OPTIONS):
             for name in _OPTIONS:
                 self.file(name).unlink(missing_ok=True)
@@ -97,7 +107,10 @@ class RunFolder:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(["seconds", "phase", "step", "name", "value"])
-            writer.writerows([round(time.time() - self.started, 3), phase, step, name, value] for name, value in values.items())
+            writer.writerows(
+                [round(time.time() - self.started, 3), phase, step, name, value]
+                for name, value in values.items()
+            )
 
 
 def _slug(name: str) -> str:

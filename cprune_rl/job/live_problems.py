@@ -1,6 +1,7 @@
 """Live problems by name: a run's options, kept as a file beside a user's recordings.
 
-A recording answers without a compiler, a device or images; a live problem needs all three, and is true. Agents are trained
+A recording answers without a compiler, a device or images; a live problem needs all three, and is
+true. Agents are trained
 for many problems on recordings; a live one is pruned, or opened as an environment.
 """
 
@@ -22,7 +23,11 @@ __all__ = ["add_live_problem", "is_live", "live_names", "live_options", "remove_
 def live_names() -> list[str]:
     """Names of the live problems, in order."""
     folder = problems_folder()
-    return sorted(file.name.removesuffix(LIVE_ENDING) for file in folder.glob(f"*{LIVE_ENDING}")) if folder.is_dir() else []
+    return (
+        sorted(file.name.removesuffix(LIVE_ENDING) for file in folder.glob(f"*{LIVE_ENDING}"))
+        if folder.is_dir()
+        else []
+    )
 
 
 def is_live(name: str) -> bool:
@@ -49,24 +54,30 @@ def add_live_problem(file: Path, name: str) -> str:
     """Gives a run's options a name.
 
     Args:
-        file: YAML, as `--config` takes it; paths of networks, images, weights and policies are taken from the working folder, and kept whole.
+        file: YAML, as `--config` takes it; paths of networks, images, weights and policies are
+            taken from the working folder, and kept whole.
         name: `<model>@<device>`.
 
     Returns:
         The name.
 
     Raises:
-        ConfigError: the file is missing or no YAML, an option is unknown, wrong or not for live problems, or nothing has the name of its model, data or device.
+        ConfigError: the file is missing or no YAML, an option is unknown, wrong or not for live
+            problems, or nothing has the name of its model, data or device.
         DataError: the name is no such name, or it is taken; or weights or images are not there.
     """
     check_new_name(name)
     config = load_config(file, {})
     config.check_names()
     if config.out is not None or config.device.startswith("recorded:"):
-        raise ConfigError("a live problem is measured, and each run on it has a folder of its own: leave `out` and recorded devices out of it")
+        raise ConfigError(
+            "a live problem is measured, and each run on it has a folder of its own: leave `out` and recorded devices out of it"
+        )
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}{LIVE_ENDING}").write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True))))
+    (folder / f"{name}{LIVE_ENDING}").write_text(
+        yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True)))
+    )
     return name
 
 

@@ -1,4 +1,7 @@
-"""What a run says of a search while it searches: a line for each candidate, and its figures in `metrics.csv` and TensorBoard."""
+"""What a run says of a search while it searches:
+
+a line for each candidate, and its figures in `metrics.csv` and TensorBoard.
+"""
 
 from __future__ import annotations
 
@@ -28,23 +31,45 @@ class Narrator:
         advance: told which share of the slack is used, in percent.
     """
 
-    def __init__(self, problem: Problem, folder: RunFolder, reporter: Reporter, writer: SummaryWriter, method: str, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        folder: RunFolder,
+        reporter: Reporter,
+        writer: SummaryWriter,
+        method: str,
+        advance: Callable[[int], None],
+    ) -> None:
         self._advance = advance
-        self._problem, self._folder, self._reporter, self._writer, self._method = problem, folder, reporter, writer, method
+        self._problem, self._folder, self._reporter, self._writer, self._method = (
+            problem,
+            folder,
+            reporter,
+            writer,
+            method,
+        )
         self._n = 0
 
     def __call__(self, step: SearchStep) -> None:
         self._n += 1
         accuracy = "      -" if step.accuracy is None else f"{step.accuracy:7.4f}"
-        slack = "" if step.accuracy is None else f" ({100 * (step.accuracy - self._problem.floor):+.2f} to the floor)"
+        slack = (
+            ""
+            if step.accuracy is None
+            else f" ({100 * (step.accuracy - self._problem.floor):+.2f} to the floor)"
+        )
         verdict = self._verdict(step)
         hope = ""
-        if step.gain is not None and step.expected_gain is not None and step.expected_gain > 0:  # a rung is meant to be slower
+        if (
+            step.gain is not None and step.expected_gain is not None and step.expected_gain > 0
+        ):  # a rung is meant to be slower
             hope = f", faster by {math.expm1(step.gain):.1%} of {math.expm1(step.expected_gain):.1%} expected"
         reasons = step.why.split("; ")
         why = f" ({step.why})" if step.why and len(reasons) == 1 else ""
         predicted = f", {step.predicted_share:.0%} of it predicted" if step.predicted_share else ""
-        self._reporter.say(f"    {self._n:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms  accuracy {accuracy}{slack}  {verdict}{hope}{predicted}{why}")
+        self._reporter.say(
+            f"    {self._n:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms  accuracy {accuracy}{slack}  {verdict}{hope}{predicted}{why}"
+        )
         for reason in reasons if len(reasons) > 1 else ():  # a walk through a model
             self._reporter.say(f"            {reason}")
         spent = self._problem.latency.spending
@@ -57,7 +82,15 @@ class Narrator:
         if step.accuracy is not None:
             values["accuracy"] = step.accuracy
             whole = self._problem.dense_accuracy - self._problem.floor
-            self._advance(round(100 * min(max((self._problem.dense_accuracy - step.accuracy) / max(whole, 1e-9), 0.0), 1.0)))
+            self._advance(
+                round(
+                    100
+                    * min(
+                        max((self._problem.dense_accuracy - step.accuracy) / max(whole, 1e-9), 0.0),
+                        1.0,
+                    )
+                )
+            )
         self._folder.log(self._method, self._n, **values)
         tags = {
             "latency_ms": "latency/estimate_ms",
@@ -73,4 +106,10 @@ class Narrator:
     def _verdict(self, step: SearchStep) -> str:
         if step.accepted or step.what.startswith(TABLE):
             return "kept" if step.accepted else ""
-        return "too slow" if step.accuracy is None else "below the floor" if step.accuracy < self._problem.floor else "refused"
+        return (
+            "too slow"
+            if step.accuracy is None
+            else "below the floor"
+            if step.accuracy < self._problem.floor
+            else "refused"
+        )

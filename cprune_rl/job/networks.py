@@ -30,9 +30,15 @@ Masks = Callable[[Plan], Mapping[str, torch.Tensor]]
 
 
 def _path(identity: str, data: ImageData, settings: TrainSettings | SupernetSettings) -> Path:
-    where = [] if data.train.device.type == "cpu" else [data.train.device.type]  # another processor rounds otherwise
+    where = (
+        [] if data.train.device.type == "cpu" else [data.train.device.type]
+    )  # another processor rounds otherwise
     text = json.dumps([identity, data.fingerprint, asdict(settings), torch.__version__, *where])
-    return user_cache_path("cprune-rl", ensure_exists=True) / "networks" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+    return (
+        user_cache_path("cprune-rl", ensure_exists=True)
+        / "networks"
+        / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.safetensors"
+    )
 
 
 def is_trained(identity: str, data: ImageData, settings: TrainSettings) -> bool:
@@ -40,7 +46,14 @@ def is_trained(identity: str, data: ImageData, settings: TrainSettings) -> bool:
     return _path(identity, data, settings).exists()
 
 
-def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSettings, on_step: OnStep | None = None, teacher: nn.Module | None = None) -> nn.Module:
+def trained(
+    model: nn.Module,
+    identity: str,
+    data: ImageData,
+    settings: TrainSettings,
+    on_step: OnStep | None = None,
+    teacher: nn.Module | None = None,
+) -> nn.Module:
     """Trains a network in place, or reads what the same training gave before.
 
     Args:
@@ -54,18 +67,31 @@ def trained(model: nn.Module, identity: str, data: ImageData, settings: TrainSet
     Returns:
         `model`, in evaluation mode.
     """
-    return _kept(model, _path(identity, data, settings), lambda: train(model, data, settings, on_step, teacher))
+    return _kept(
+        model,
+        _path(identity, data, settings),
+        lambda: train(model, data, settings, on_step, teacher),
+    )
 
 
-def is_supernet_trained(weights: str, space: PlanSpace, data: ImageData, settings: SupernetSettings) -> bool:
+def is_supernet_trained(
+    weights: str, space: PlanSpace, data: ImageData, settings: SupernetSettings
+) -> bool:
     """Whether `supernet_of` would only read a file."""
     return _path(_supernet(weights, space), data, settings).exists()
 
 
 def supernet_of(
-    model: nn.Module, weights: str, masks: Masks, space: PlanSpace, data: ImageData, settings: SupernetSettings, on_step: Callable[[int], None] | None = None
+    model: nn.Module,
+    weights: str,
+    masks: Masks,
+    space: PlanSpace,
+    data: ImageData,
+    settings: SupernetSettings,
+    on_step: Callable[[int], None] | None = None,
 ) -> nn.Module:
-    """Trains a supernet in place, goes on with a training that was stopped, or reads what the same training gave before.
+    """Trains a supernet in place, goes on with a training that was stopped, or reads what the same
+    training gave before.
 
     Args:
         model: a copy of the dense network.
@@ -80,7 +106,13 @@ def supernet_of(
         `model`, in evaluation mode.
     """
     path = _path(_supernet(weights, space), data, settings)
-    return _kept(model, path, lambda: train_supernet(model, masks, space, data, settings, path.with_suffix(".checkpoint"), on_step))
+    return _kept(
+        model,
+        path,
+        lambda: train_supernet(
+            model, masks, space, data, settings, path.with_suffix(".checkpoint"), on_step
+        ),
+    )
 
 
 def _supernet(weights: str, space: PlanSpace) -> str:
@@ -94,7 +126,9 @@ def _kept(model: nn.Module, path: Path, train_it: Callable[[], None]) -> nn.Modu
         try:
             model.load_state_dict(load_file(path))
             return model.eval()
-        except Exception:  # safetensors raises its own type for a damaged file, torch another: train again over it
+        except (
+            Exception
+        ):  # safetensors raises its own type for a damaged file, torch another: train again over it
             path.unlink()
     train_it()
     path.parent.mkdir(parents=True, exist_ok=True)

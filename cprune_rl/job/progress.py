@@ -1,4 +1,7 @@
-"""What a run says while it works: a progress bar for each long part, lines where there is no terminal."""
+"""What a run says while it works:
+
+a progress bar for each long part, lines where there is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 __all__ = ["Reporter"]
 
@@ -37,8 +47,15 @@ class Reporter:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Inside, Ctrl-C ends the work even where Python forgets it: an exception that meets a destructor is printed and dropped, so the next unit of work raises it again."""
-        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        """Inside, Ctrl-C ends the work even where Python forgets it:
+
+        an exception that meets a destructor is printed and dropped, so the next unit of work raises
+        it again.
+        """
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        ):
             yield  # signals are not ours to handle here
             return
 
@@ -74,7 +91,14 @@ class Reporter:
         """
         started = time.perf_counter()
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
             with Progress(*columns, console=self.console, transient=True) as progress:
                 task = progress.add_task(what, total=total)
 

@@ -1,7 +1,9 @@
 """A lab that is a recording: latencies are read out of it, and nothing is built or timed.
 
-What cannot be had without a device is not made up: there is no library and no latency of a whole network, and
-every figure is an estimate that names the recording. Opened by `job.assemble` for `--device recorded:...`.
+What cannot be had without a device is not made up: there is no library and no latency of a whole
+network, and
+every figure is an estimate that names the recording. Opened by `job.assemble` for `--device
+recorded:...`.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def check_recorded_model(spec: RecordedSpec, network_name: str) -> None:
     if recorded != network_name:
         of_model = [name for name in recorded_names() if name.partition("@")[0] == network_name]
         others = f", or a recording of {network_name}: {', '.join(of_model)}" if of_model else ""
-        raise ConfigError(f"recording {spec.recording!r} is of {recorded}, this run prunes {network_name}: give --model {recorded}{others}. `cprune-rl device list` shows them.")
+        raise ConfigError(
+            f"recording {spec.recording!r} is of {recorded}, this run prunes {network_name}: give --model {recorded}{others}. `cprune-rl device list` shows them."
+        )
 
 
 @dataclass
@@ -77,7 +81,13 @@ class RecordedLab:
     spent_on_schemes: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def open(device_name: str, spec: RecordedSpec, reporter: Reporter, model: nn.Module, coupled: CoupledGroups) -> RecordedLab:
+    def open(
+        device_name: str,
+        spec: RecordedSpec,
+        reporter: Reporter,
+        model: nn.Module,
+        coupled: CoupledGroups,
+    ) -> RecordedLab:
         """Reads a recording and sees that it is of this network.
 
         Args:
@@ -95,9 +105,15 @@ class RecordedLab:
         _check_layers(recording.network, model, spec.recording)
         tasks = RecordedTasks(recording.costs)
         said = f"{describe_recorded(spec.recording).source}; interpolated tasks within {tasks.interpolation_error:.1%} (leave-one-out)"
-        source = said if spec.noise_seed is None else f"{said}; with noise of that size, seed {spec.noise_seed}"
+        source = (
+            said
+            if spec.noise_seed is None
+            else f"{said}; with noise of that size, seed {spec.noise_seed}"
+        )
         reporter.say(f"    No device: latencies are estimates. {source}")
-        return RecordedLab(device_name, recording, tasks, spec.noise_seed, source, CostModel(recording.costs))
+        return RecordedLab(
+            device_name, recording, tasks, spec.noise_seed, source, CostModel(recording.costs)
+        )
 
     @property
     def network(self) -> Network:
@@ -122,33 +138,57 @@ class RecordedLab:
         """The recorded tasks: what is interpolated between them is known no better after a run."""
         return self.tasks.measured()
 
-    def compare(self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter) -> Comparison:
-        """Adds up the tasks of each network; the intervals are what the recording's own uncertainty makes of a speed-up."""
+    def compare(
+        self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter
+    ) -> Comparison:
+        """Adds up the tasks of each network;
+
+        the intervals are what the recording's own uncertainty makes of a speed-up.
+        """
         seconds = {name: self._seconds(n.plan, self.noise_seed) for name, n in networks.items()}
         still = {name: self._seconds(n.plan, None) for name, n in networks.items()}
-        drawn = [{name: self._seconds(n.plan, seed) for name, n in networks.items()} for seed in range(_N_DRAWS)]
+        drawn = [
+            {name: self._seconds(n.plan, seed) for name, n in networks.items()}
+            for seed in range(_N_DRAWS)
+        ]
         speedups = {}
         for name in (n for n in networks if n != "dense"):
             ratio, expected = seconds["dense"] / seconds[name], still["dense"] / still[name]
-            low, high = np.percentile([ratio * d["dense"] / d[name] / expected for d in drawn], (2.5, 97.5))
+            low, high = np.percentile(
+                [ratio * d["dense"] / d[name] / expected for d in drawn], (2.5, 97.5)
+            )
             speedups[name] = Interval(ratio, min(float(low), ratio), max(float(high), ratio))
         return Comparison({name: value * 1e3 for name, value in seconds.items()}, speedups)
 
     def _seconds(self, plan: Plan, noise_seed: int | None) -> float:
-        return math.fsum(c.latency_s for c in RecordedCosts(self.network, self.tasks, noise_seed).measure(plan))
+        return math.fsum(
+            c.latency_s for c in RecordedCosts(self.network, self.tasks, noise_seed).measure(plan)
+        )
 
 
 def _check_groups(recording: Recording, coupled: CoupledGroups, name: str) -> None:
-    found, recorded = {g.name: g for g in coupled.groups}, {g.name: g for g in recording.network.groups}
+    found, recorded = (
+        {g.name: g for g in coupled.groups},
+        {g.name: g for g in recording.network.groups},
+    )
     if coupled.groups == recording.network.groups:
         return
     different = next((n for n in [*recorded, *found] if found.get(n) != recorded.get(n)), None)
-    what = "they come in another order" if different is None else f"group {different!r} is {recorded.get(different)} there and {found.get(different)} here"
-    raise ModelError(f"the groups of recording {name!r} are not those found in this network: {what}. Record it again with `cprune-rl record`.")
+    what = (
+        "they come in another order"
+        if different is None
+        else f"group {different!r} is {recorded.get(different)} there and {found.get(different)} here"
+    )
+    raise ModelError(
+        f"the groups of recording {name!r} are not those found in this network: {what}. Record it again with `cprune-rl record`."
+    )
 
 
 def _check_layers(network: Network, model: nn.Module, name: str) -> None:
-    """A layer of other size would be another task: that of a data set with more classes, for one."""
+    """A layer of other size would be another task:
+
+    that of a data set with more classes, for one.
+    """
     modules, dense = dict(model.named_modules()), network.widths(network.dense)
     for subgraph in network.subgraphs:
         recorded = subgraph.channels_out.at(dense)
@@ -156,4 +196,6 @@ def _check_layers(network: Network, model: nn.Module, name: str) -> None:
             weight = getattr(modules.get(layer), "weight", None)
             found = "no" if weight is None else len(weight)
             if found != recorded:
-                raise ModelError(f"layer {layer!r} has {recorded} channels in recording {name!r} and {found} here. Record it again with `cprune-rl record`.")
+                raise ModelError(
+                    f"layer {layer!r} has {recorded} channels in recording {name!r} and {found} here. Record it again with `cprune-rl record`."
+                )

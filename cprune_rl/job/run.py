@@ -1,6 +1,7 @@
 """The run: assemble, train the agent, search, finish, compare, write everything down.
 
-Each stage leaves its result in the run folder and is not repeated by `--resume`; what is inside a stage
+Each stage leaves its result in the run folder and is not repeated by `--resume`; what is inside a
+stage
 is in the cost cache.
 """
 
@@ -43,39 +44,71 @@ def run(folder: RunFolder, reporter: Reporter) -> Result:
         reporter: told what is going on.
 
     Raises:
-        CPruneError: see `open_workbench`; what was done so far stays in the folder and the cost cache.
+        CPruneError: see `open_workbench`; what was done so far stays in the folder and the cost
+            cache.
     """
     config = folder.config
     torch.manual_seed(config.seed)
     with open_workbench(config, reporter, folder.started) as bench:
         table = _dense_table(bench)
         reporter.console.print(subgraph_table(table))
-        searches = [searching.search(bench, folder, reporter, method) for method in methods_of_run(config)]
+        searches = [
+            searching.search(bench, folder, reporter, method) for method in methods_of_run(config)
+        ]
         gate = FinalGate(bench)
         finalists: list[Finalist] = []
         for search in searches:
             finalists.append(finish(search, gate, reporter, finalists))
-        chosen, networks, comparison = timed_side_by_side(bench, {f.method: f for f in finalists}, folder.path, reporter)
+        chosen, networks, comparison = timed_side_by_side(
+            bench, {f.method: f for f in finalists}, folder.path, reporter
+        )
         finalists = list(chosen.values())
-        result = _result(bench, folder, searches, finalists, networks, comparison, {**reporter.stages_s, "all": round(time.time() - folder.started, 1)})
+        result = _result(
+            bench,
+            folder,
+            searches,
+            finalists,
+            networks,
+            comparison,
+            {**reporter.stages_s, "all": round(time.time() - folder.started, 1)},
+        )
         _write_network(bench, folder, finalists[-1], comparison)
         record_problem(bench, folder, [f"search_{m}.json" for m in methods_of_run(config)])
         result.write(folder.file("result.json"))
-        system, command = folder.read_json("system.json") or {}, folder.file("command.txt").read_text().strip()
+        system, command = (
+            folder.read_json("system.json") or {},
+            folder.file("command.txt").read_text().strip(),
+        )
         plans = [(f.method, f.plan) for f in finalists]
         judging = Judging(bench.oracle.name, bench.oracle.note, _maps(bench), bench.data.describe())
-        write_page(folder.file("report.html"), result, table, searches, plans, bench.problem().floor, judging, system, command)
+        write_page(
+            folder.file("report.html"),
+            result,
+            table,
+            searches,
+            plans,
+            bench.problem().floor,
+            judging,
+            system,
+            command,
+        )
     reporter.console.print(result_table(result))
     for line in (noise_line(result), predicted_line(result)):
         if line:
             reporter.say(line)
     if finalists[-1].plan == bench.network.dense:
-        reporter.say("No plan holds this floor: the result is the dense network, speed-up 1.0. A lower --floor gives the search room.")
+        reporter.say(
+            "No plan holds this floor: the result is the dense network, speed-up 1.0. A lower --floor gives the search room."
+        )
     floor = resolve_floor(config.floor, result.dense.accuracy_test, may_exceed=True)
     for method in (*result.rivals, result.main):
         holds = "holds" if method.pruned.accuracy_test >= floor else "does NOT hold"
-        reporter.say(f"{method.method}: the floor, {floor:.2%} on test images, {holds} ({method.pruned.accuracy_test:.2%})")
-    reporter.say(f"Run folder: {folder.path} (open report.html; check it with `cprune-rl validate {folder.path}`)")
+        reporter.say(
+            f"{method.method}: the floor, {floor:.2%} on test images, {holds} ({method.pruned.accuracy_test:.2%})"
+        )
+    reporter.say(
+        f"Run folder: {folder.path} (open report.html; check it with `cprune-rl validate {folder.path}`)"
+    )
     return result
 
 
@@ -83,14 +116,24 @@ def methods_of_run(config: RunConfig) -> list[str]:
     """Searches to run, the run's own last."""
     beside = ["greedy", config.method] if config.rival else []
     others = ("greedy" if name == "cprune" else name for name in config.rivals)
-    return [*(name for name in dict.fromkeys([*beside, *others]) if name != config.own_method), config.own_method]
+    return [
+        *(name for name in dict.fromkeys([*beside, *others]) if name != config.own_method),
+        config.own_method,
+    ]
 
 
 def _maps(bench: Workbench) -> list[CalibrationMap]:
     """For the page: what the oracle's answers were mapped by."""
     found = []
-    for what, calibration, has_schemes in (("channels", bench.calibrations.channels, False), ("schemes", bench.calibrations.schemes, True)):
-        points = [(p.seen, p.lost) for p in bench.calibration_points if bool(p.plan.schemes) == has_schemes]
+    for what, calibration, has_schemes in (
+        ("channels", bench.calibrations.channels, False),
+        ("schemes", bench.calibrations.schemes, True),
+    ):
+        points = [
+            (p.seen, p.lost)
+            for p in bench.calibration_points
+            if bool(p.plan.schemes) == has_schemes
+        ]
         found += [CalibrationMap(what, points, calibration, calibration.residual)] if points else []
     return found
 
@@ -111,31 +154,88 @@ def _result(
 ) -> Result:
     """Joins what the searches cost, what the finished networks are and how fast they are."""
     config = bench.config
-    figures = {name: _figures(bench, comparison, name, network) for name, network in networks.items()}
+    figures = {
+        name: _figures(bench, comparison, name, network) for name, network in networks.items()
+    }
     methods = []
     for search, finalist in zip(searches, finalists, strict=True):
         ratio = comparison.speedup[finalist.method]
-        speedup, interval = (1.0, (1.0, 1.0)) if finalist.plan == bench.network.dense else (ratio.value, (ratio.low, ratio.high))
+        speedup, interval = (
+            (1.0, (1.0, 1.0))
+            if finalist.plan == bench.network.dense
+            else (ratio.value, (ratio.low, ratio.high))
+        )
         cost = {**search.cost, "full_finetunes": finalist.n_finetuned}
-        methods.append(MethodResult(finalist.method, figures[finalist.method], speedup, interval, vars(finalist.verdict), cost, search.to_json()["history"]))
-        folder.log("final", 0, **{f"{finalist.method}/speedup": speedup, f"{finalist.method}/accuracy_test": figures[finalist.method].accuracy_test})
+        methods.append(
+            MethodResult(
+                finalist.method,
+                figures[finalist.method],
+                speedup,
+                interval,
+                vars(finalist.verdict),
+                cost,
+                search.to_json()["history"],
+            )
+        )
+        folder.log(
+            "final",
+            0,
+            **{
+                f"{finalist.method}/speedup": speedup,
+                f"{finalist.method}/accuracy_test": figures[finalist.method].accuracy_test,
+            },
+        )
     names = (config.network_name, config.data, bench.lab.device_name, config.own_method)
     rivals = tuple(methods[:-1])
-    return Result(*names, config.seed, config.floor, figures["dense"], methods[-1], rivals, config.fast, comparison.noise_floor, bench.lab.latency_source, config.top, stages_s)
+    return Result(
+        *names,
+        config.seed,
+        config.floor,
+        figures["dense"],
+        methods[-1],
+        rivals,
+        config.fast,
+        comparison.noise_floor,
+        bench.lab.latency_source,
+        config.top,
+        stages_s,
+    )
 
 
-def _figures(bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork) -> Figures:
+def _figures(
+    bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork
+) -> Figures:
     latency = comparison.latency_ms.get(name)
-    value, interval = (None, None) if latency is None else (latency.value, (latency.low, latency.high))
+    value, interval = (
+        (None, None) if latency is None else (latency.value, (latency.low, latency.high))
+    )
     accuracy = accuracy_interval(right_answers(network.model, bench.data.test))
     size = count_parameters(network.model, network.plan.schemes), bench.network.macs(network.plan)
-    return Figures(value, interval, comparison.estimate_ms[name], accuracy.value, (accuracy.low, accuracy.high), *size)
+    return Figures(
+        value,
+        interval,
+        comparison.estimate_ms[name],
+        accuracy.value,
+        (accuracy.low, accuracy.high),
+        *size,
+    )
 
 
-def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist, comparison: Comparison) -> None:
-    """`plan.json`, `model.safetensors`, `model.pt2`; `lib.so` and the dense network's library where there was a compiler."""
+def _write_network(
+    bench: Workbench, folder: RunFolder, finalist: Finalist, comparison: Comparison
+) -> None:
+    """`plan.json`, `model.safetensors`, `model.pt2`;
+
+    `lib.so` and the dense network's library where there was a compiler.
+    """
     kept = kept_indices(bench.coupled, finalist.plan)
-    PlanFile(bench.config.network_name, bench.data.n_classes, bench.data.input_shape, kept, finalist.plan.schemes).write(folder.path, finalist.model)
+    PlanFile(
+        bench.config.network_name,
+        bench.data.n_classes,
+        bench.data.input_shape,
+        kept,
+        finalist.plan.schemes,
+    ).write(folder.path, finalist.model)
     export_torch(finalist.model, bench.data.input_shape, folder.file("model.pt2"))
     for source, name in ((finalist.method, "lib.so"), ("dense", "dense.so")):
         if source in comparison.libraries:
@@ -144,7 +244,8 @@ def _write_network(bench: Workbench, folder: RunFolder, finalist: Finalist, comp
 
 
 def record_problem(bench: Workbench, folder: RunFolder, files: Sequence[str]) -> None:
-    """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run timed; plans that were estimated by prediction are not timed for it.
+    """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run
+    timed; plans that were estimated by prediction are not timed for it.
 
     Args:
         bench: the run's parts.
@@ -152,6 +253,18 @@ def record_problem(bench: Workbench, folder: RunFolder, files: Sequence[str]) ->
         files: of its searches.
     """
     searches = [folder.read_json(file) for file in files]
-    plans = {plan_of(step) for search in searches if search for step in search["history"] if not step.get("predicted_share")}
+    plans = {
+        plan_of(step)
+        for search in searches
+        if search
+        for step in search["history"]
+        if not step.get("predicted_share")
+    }
     provenance = {**bench.lab.provenance, "data": bench.data.name}
-    save_recorded(folder.file("problem.json"), bench.problem(), bench.lab.known(plans), bench.curves, provenance)
+    save_recorded(
+        folder.file("problem.json"),
+        bench.problem(),
+        bench.lab.known(plans),
+        bench.curves,
+        provenance,
+    )

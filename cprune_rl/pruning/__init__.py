@@ -1,1 +1,4 @@
-"""Everything that imports torch_pruning: coupled groups, importance, surgery; and the packaged networks."""
+"""Everything that imports torch_pruning:
+
+coupled groups, importance, surgery; and the packaged networks.
+"""

@@ -1,8 +1,13 @@
-"""Where a network is cut when channels of a group go: read off its dependencies once, good for any plan.
+"""Where a network is cut when channels of a group go:
 
-Each layer that writes or reads a group's channels has them at some positions along an axis. All that a plan takes away
-of a layer is taken at once, by the dense network's positions, so nothing shifts between groups, and no plan needs the
-dependencies to be followed anew, which takes longer than anything else that is done to prune a network. Made by
+read off its dependencies once, good for any plan.
+
+Each layer that writes or reads a group's channels has them at some positions along an axis. All
+that a plan takes away
+of a layer is taken at once, by the dense network's positions, so nothing shifts between groups, and
+no plan needs the
+dependencies to be followed anew, which takes longer than anything else that is done to prune a
+network. Made by
 `graph`; called by `groups`, `guard`, `masks` and `surgery`.
 """
 
@@ -31,9 +36,12 @@ class Cut:
 
     Attributes:
         layer: name of the module, or of a parameter that is in no layer.
-        remove: takes positions of this side away, in place; of a parameter it gives the rest. One of torch-pruning's functions, or of ours.
-        axis: that torch-pruning's function is told of, for where it does not follow from the kind of layer; None for a function of ours.
-        reads: whether the layer reads the channels, so that its weights for them can be zeroed instead.
+        remove: takes positions of this side away, in place; of a parameter it gives the rest. One
+            of torch-pruning's functions, or of ours.
+        axis: that torch-pruning's function is told of, for where it does not follow from the kind
+            of layer; None for a function of ours.
+        reads: whether the layer reads the channels, so that its weights for them can be zeroed
+            instead.
         group: name of the group.
         positions: `(n,)` along the axis.
         channels: `(n,)` the group's channel at each.
@@ -72,7 +80,8 @@ class Cuts:
 
         Args:
             model: the dense network; left as it was.
-            kept: for each group, by name, the channels that stay; a group that is missing stays whole.
+            kept: for each group, by name, the channels that stay; a group that is missing stays
+                whole.
 
         Raises:
             PlanError: a group that the network lacks, or a channel outside it.
@@ -83,7 +92,10 @@ class Cuts:
         return pruned
 
     def silenced(self, model: nn.Module, kept: Kept) -> nn.Module:
-        """A copy of full size in which nothing reads the other channels: what `kept` should compute."""
+        """A copy of full size in which nothing reads the other channels:
+
+        what `kept` should compute.
+        """
         gone = {name: self._gone(name, indices) for name, indices in kept.items()}
         silent = trainable_copy(model)
         modules = dict(silent.named_modules())
@@ -97,7 +109,9 @@ class Cuts:
             raise PlanError(f"the plan prunes layer {name!r}, which the network does not have")
         width = self._widths[name]
         if not kept or min(kept) < 0 or max(kept) >= width:
-            raise PlanError(f"group {name!r} has channels 0 to {width - 1}, the plan keeps {list(kept)[:4]}...")
+            raise PlanError(
+                f"group {name!r} has channels 0 to {width - 1}, the plan keeps {list(kept)[:4]}..."
+            )
         return set(range(width)) - set(kept)
 
     def _remove(self, model: nn.Module, gone: Mapping[str, set[int]]) -> None:

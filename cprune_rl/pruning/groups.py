@@ -1,6 +1,7 @@
 """Coupled groups: which channels must go together, how important each is, and which may go at all.
 
-Found by torch-pruning's dependency graph, the heads of attention layers by `heads`; each passes the guard. Called by the job.
+Found by torch-pruning's dependency graph, the heads of attention layers by `heads`; each passes the
+guard. Called by the job.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ DEFAULT_KEEP = 0.2
 class GroupSettings:
     """What may be pruned, and in which order.
 
-    A layer is named by its module's name, `blocks.0.conv1`, by a part of the network, `blocks.0`, or by a pattern, `*.conv1`.
+    A layer is named by its module's name, `blocks.0.conv1`, by a part of the network, `blocks.0`,
+    or by a pattern, `*.conv1`.
 
     Attributes:
         importance: a key of `importance.IMPORTANCES`.
@@ -72,7 +74,12 @@ class CoupledGroups:
     cuts: Cuts = field(repr=False)
 
 
-def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings | None = None, gradients: Gradients | None = None) -> CoupledGroups:
+def find_groups(
+    model: nn.Module,
+    example: torch.Tensor,
+    settings: GroupSettings | None = None,
+    gradients: Gradients | None = None,
+) -> CoupledGroups:
     """Finds the groups of a network whose channels can be removed safely.
 
     Args:
@@ -83,42 +90,100 @@ def find_groups(model: nn.Module, example: torch.Tensor, settings: GroupSettings
 
     Raises:
         ModelError: nothing in the network can be pruned, or it cannot be followed.
-        ConfigError: a layer that is to be frozen or kept is not there, or a criterion lacks its gradients.
+        ConfigError: a layer that is to be frozen or kept is not there, or a criterion lacks its
+            gradients.
     """
     settings = settings or GroupSettings()
     model = trainable_copy(model)
     if settings.importance in NEEDS_GRADIENTS:
         if gradients is None:
-            raise ConfigError(f"importance {settings.importance!r} needs gradients of a loss, and there are no images to compute one")
+            raise ConfigError(
+                f"importance {settings.importance!r} needs gradients of a loss, and there are no images to compute one"
+            )
         gradients(model)
     graph = ChannelGraph(model, example)
     outputs, found = graph.output_layers(example), {}
     attention = find_heads(model)
     impossible = {}
-    for name, channels, group in graph.all_groups([*outputs, *(heads.module for heads in attention)]):
+    for name, channels, group in graph.all_groups(
+        [*outputs, *(heads.module for heads in attention)]
+    ):
         if isinstance(group, Exception):
-            impossible[name] = f"where its channels go cannot be followed ({type(group).__name__}: {group})"
+            impossible[name] = (
+                f"where its channels go cannot be followed ({type(group).__name__}: {group})"
+            )
             continue
         if not channels:
-            impossible[name] = f"has fewer channels than the {graph.unit(name)} that only go together"
+            impossible[name] = (
+                f"has fewer channels than the {graph.unit(name)} that only go together"
+            )
             continue
-        found[name] = _Found(channels, graph.writers(group), functools.partial(score, settings.importance, group, channels, graph.unit(name)), group)
+        found[name] = _Found(
+            channels,
+            graph.writers(group),
+            functools.partial(score, settings.importance, group, channels, graph.unit(name)),
+            group,
+        )
     for heads in attention:
-        found[heads.name] = _Found(heads.count, (heads.name,), functools.partial(heads.scores, settings.importance))
-    writing = {name for name, module in model.named_modules() if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))}
+        found[heads.name] = _Found(
+            heads.count, (heads.name,), functools.partial(heads.scores, settings.importance)
+        )
+    writing = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
+    }
     _check_patterns(settings, sorted(writing.union(*(f.layers for f in found.values()))))
-    frozen = {name: f"frozen by {pattern!r}" for name, f in found.items() if (pattern := _first_match(settings.freeze, f.layers)) is not None}
-    cuts = _cuts(graph, {name: f.group for name, f in found.items() if f.group is not None}, attention)
-    refused = {**frozen, **refusals(model, cuts, example, {name: f.channels for name, f in found.items() if name not in frozen})}
+    frozen = {
+        name: f"frozen by {pattern!r}"
+        for name, f in found.items()
+        if (pattern := _first_match(settings.freeze, f.layers)) is not None
+    }
+    cuts = _cuts(
+        graph, {name: f.group for name, f in found.items() if f.group is not None}, attention
+    )
+    refused = {
+        **frozen,
+        **refusals(
+            model,
+            cuts,
+            example,
+            {name: f.channels for name, f in found.items() if name not in frozen},
+        ),
+    }
     free = {name: f for name, f in found.items() if name not in refused}
-    whole = {name: _with_coupled(refused[name], name, f.layers) for name, f in found.items() if name in refused}
-    unprunable = [*whole.items(), *impossible.items(), *((graph.names[m], "gives the network's output") for m in outputs)]
+    whole = {
+        name: _with_coupled(refused[name], name, f.layers)
+        for name, f in found.items()
+        if name in refused
+    }
+    unprunable = [
+        *whole.items(),
+        *impossible.items(),
+        *((graph.names[m], "gives the network's output") for m in outputs),
+    ]
     if not free:
-        raise ModelError("nothing in this network can be pruned: " + "; ".join(f"{n}: {r}" for n, r in unprunable))
-    groups = tuple(Group(name, f.channels, _minimum(f.channels, f.layers, settings.keep), f.layers) for name, f in free.items())
-    scores = {name: random_scores(name, f.channels, settings.seed) if settings.importance == "random" else f.scores() for name, f in free.items()}
-    ranking = {name: tuple(int(i) for i in np.argsort(-values, kind="stable")) for name, values in scores.items()}
-    return CoupledGroups(groups, ranking, scores, _parameter_axes(model, cuts, groups), tuple(unprunable), cuts)
+        raise ModelError(
+            "nothing in this network can be pruned: "
+            + "; ".join(f"{n}: {r}" for n, r in unprunable)
+        )
+    groups = tuple(
+        Group(name, f.channels, _minimum(f.channels, f.layers, settings.keep), f.layers)
+        for name, f in free.items()
+    )
+    scores = {
+        name: random_scores(name, f.channels, settings.seed)
+        if settings.importance == "random"
+        else f.scores()
+        for name, f in free.items()
+    }
+    ranking = {
+        name: tuple(int(i) for i in np.argsort(-values, kind="stable"))
+        for name, values in scores.items()
+    }
+    return CoupledGroups(
+        groups, ranking, scores, _parameter_axes(model, cuts, groups), tuple(unprunable), cuts
+    )
 
 
 @dataclass(frozen=True)
@@ -151,23 +216,35 @@ def find_cuts(model: nn.Module, example: torch.Tensor, names: Iterable[str]) -> 
         ModelError: torch-pruning cannot follow the network.
     """
     model, wanted = trainable_copy(model), list(names)
-    graph, attention = ChannelGraph(model, example), [heads for heads in find_heads(model) if heads.name in wanted]
+    graph, attention = (
+        ChannelGraph(model, example),
+        [heads for heads in find_heads(model) if heads.name in wanted],
+    )
     others = set(wanted) - {heads.name for heads in attention}
     return _cuts(graph, {name: graph.whole(name) for name in wanted if name in others}, attention)
 
 
 def _cuts(graph: ChannelGraph, groups: Mapping[str, Any], attention: Sequence[Heads]) -> Cuts:
-    return graph.cuts(groups).joined({heads.name: heads.count for heads in attention}, [cut for heads in attention for cut in heads.cuts])
+    return graph.cuts(groups).joined(
+        {heads.name: heads.count for heads in attention},
+        [cut for heads in attention for cut in heads.cuts],
+    )
 
 
 def _with_coupled(reason: str, name: str, layers: Sequence[str]) -> str:
     """A reason, with the layers that stay whole for it too."""
     others = [layer for layer in layers if layer != name]
-    return f"{reason} (and so {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}, coupled to it)" if others else reason
+    return (
+        f"{reason} (and so {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}, coupled to it)"
+        if others
+        else reason
+    )
 
 
 def _matches(pattern: str, layer: str) -> bool:
-    return layer == pattern or layer.startswith(f"{pattern}.") or fnmatch.fnmatchcase(layer, pattern)
+    return (
+        layer == pattern or layer.startswith(f"{pattern}.") or fnmatch.fnmatchcase(layer, pattern)
+    )
 
 
 def _first_match(patterns: Sequence[str], layers: Sequence[str]) -> str | None:
@@ -176,7 +253,9 @@ def _first_match(patterns: Sequence[str], layers: Sequence[str]) -> str | None:
 
 def _minimum(channels: int, layers: Sequence[str], keep: Mapping[str, float]) -> int:
     """The largest floor that any of the group's layers has."""
-    ratio = max((r for p, r in keep.items() if _first_match([p], layers) is not None), default=DEFAULT_KEEP)
+    ratio = max(
+        (r for p, r in keep.items() if _first_match([p], layers) is not None), default=DEFAULT_KEEP
+    )
     return min(channels, max(1, math.ceil(channels * ratio)))
 
 
@@ -184,21 +263,32 @@ def _check_patterns(settings: GroupSettings, layers: Sequence[str]) -> None:
     for pattern in (*settings.freeze, *settings.keep):
         if _first_match([pattern], layers) is None:
             known = f"{', '.join(layers[:40])}{' and more' if len(layers) > 40 else ''}"
-            raise ConfigError(f"no layer with channels of its own is called {pattern!r}. Known: {known}; *.conv1 and the like match several.")
+            raise ConfigError(
+                f"no layer with channels of its own is called {pattern!r}. Known: {known}; *.conv1 and the like match several."
+            )
     for pattern, ratio in settings.keep.items():
         if not 0 < ratio <= 1:
-            raise ConfigError(f"keep {pattern}={ratio:g}: give the share of channels that stays, above 0 and at most 1")
+            raise ConfigError(
+                f"keep {pattern}={ratio:g}: give the share of channels that stays, above 0 and at most 1"
+            )
 
 
-def _parameter_axes(model: nn.Module, cuts: Cuts, groups: Sequence[Group]) -> dict[str, tuple[Extent, ...]]:
-    """How each parameter's shape depends on the groups: what removing one channel of each takes away."""
+def _parameter_axes(
+    model: nn.Module, cuts: Cuts, groups: Sequence[Group]
+) -> dict[str, tuple[Extent, ...]]:
+    """How each parameter's shape depends on the groups:
+
+    what removing one channel of each takes away.
+    """
     blank = copy.deepcopy(model).to("meta")  # shapes without values
     dense = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     slopes: dict[str, list[tuple[str, tuple[int, ...]]]] = {name: [] for name in dense}
     for group in (g for g in groups if g.channels > 1):
         narrower = cuts.kept(blank, {group.name: range(1, group.channels)}).state_dict()
         for name, shape in dense.items():
-            slopes[name].append((group.name, tuple(a - b for a, b in zip(shape, narrower[name].shape, strict=True))))
+            slopes[name].append(
+                (group.name, tuple(a - b for a, b in zip(shape, narrower[name].shape, strict=True)))
+            )
     channels = {g.name: g.channels for g in groups}
     axes = {}
     for name, shape in dense.items():
@@ -207,6 +297,8 @@ def _parameter_axes(model: nn.Module, cuts: Cuts, groups: Sequence[Group]) -> di
             terms = tuple((g, slope[axis]) for g, slope in slopes[name] if slope[axis])
             extents.append(Extent(length - sum(m * channels[g] for g, m in terms), terms))
         axes[name] = tuple(extents)
-    for name in [n for n in axes if n.endswith(".weight")]:  # folding a batch norm gives its convolution a bias
+    for name in [
+        n for n in axes if n.endswith(".weight")
+    ]:  # folding a batch norm gives its convolution a bias
         axes.setdefault(name.removesuffix("weight") + "bias", axes[name][:1])
     return axes

@@ -1,8 +1,13 @@
-"""The heads of attention layers as groups: a dependency graph does not see them, because they are an axis of a view.
+"""The heads of attention layers as groups:
 
-What is taken for an attention layer has one linear map `qkv` to queries, keys and values, one `proj` back, and the
-numbers `num_heads` and `head_dim` that its forward reads, as timm's has. Whether a network then computes what it should
-is for the guard to say. Three heads, or as many as a head has numbers, are left alone: in the view `(3, heads, numbers)`
+a dependency graph does not see them, because they are an axis of a view.
+
+What is taken for an attention layer has one linear map `qkv` to queries, keys and values, one
+`proj` back, and the
+numbers `num_heads` and `head_dim` that its forward reads, as timm's has. Whether a network then
+computes what it should
+is for the guard to say. Three heads, or as many as a head has numbers, are left alone: in the view
+`(3, heads, numbers)`
 a compiler could not tell the axis that gets shorter. Called by `groups`.
 """
 
@@ -44,7 +49,10 @@ class Heads:
     gradients: torch.Tensor | None
 
     def scores(self, importance: str) -> NDArray[np.float64]:
-        """Importance of each head by a criterion of `importance.IMPORTANCES`, `(count,)`; `random` is not for here."""
+        """Importance of each head by a criterion of `importance.IMPORTANCES`, `(count,)`;
+
+        `random` is not for here.
+        """
         if importance == "fpgm":
             found = torch.cdist(self.weights, self.weights).sum(1)
         elif importance == "taylor":
@@ -61,10 +69,22 @@ def find_heads(model: nn.Module) -> list[Heads]:
 
 
 def _is_attention(module: Any) -> bool:
-    qkv, proj, n_heads, size = (getattr(module, name, None) for name in ("qkv", "proj", "num_heads", "head_dim"))
-    if not (isinstance(qkv, nn.Linear) and isinstance(proj, nn.Linear) and isinstance(n_heads, int) and isinstance(size, int)):
+    qkv, proj, n_heads, size = (
+        getattr(module, name, None) for name in ("qkv", "proj", "num_heads", "head_dim")
+    )
+    if not (
+        isinstance(qkv, nn.Linear)
+        and isinstance(proj, nn.Linear)
+        and isinstance(n_heads, int)
+        and isinstance(size, int)
+    ):
         return False
-    return n_heads > 1 and n_heads not in (3, size) and qkv.out_features == 3 * n_heads * size and proj.in_features == n_heads * size
+    return (
+        n_heads > 1
+        and n_heads not in (3, size)
+        and qkv.out_features == 3 * n_heads * size
+        and proj.in_features == n_heads * size
+    )
 
 
 def _heads(name: str, attention: Any) -> Heads:
@@ -73,16 +93,40 @@ def _heads(name: str, attention: Any) -> Heads:
     read, heads = np.arange(n_heads * size), np.arange(n_heads)
     group = f"{name}.qkv"
     cuts = (
-        Cut(group, tp.prune_linear_out_channels, -1, False, group, written.reshape(-1), np.tile(np.repeat(heads, size), 3)),
-        Cut(f"{name}.proj", tp.prune_linear_in_channels, -1, True, group, read, np.repeat(heads, size)),
+        Cut(
+            group,
+            tp.prune_linear_out_channels,
+            -1,
+            False,
+            group,
+            written.reshape(-1),
+            np.tile(np.repeat(heads, size), 3),
+        ),
+        Cut(
+            f"{name}.proj",
+            tp.prune_linear_in_channels,
+            -1,
+            True,
+            group,
+            read,
+            np.repeat(heads, size),
+        ),
         Cut(name, _drop_heads, None, False, group, heads, heads),
     )
     qkv, proj = attention.qkv.weight, attention.proj.weight
 
     def of_heads(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        return torch.cat([rows[torch.from_numpy(written)].transpose(0, 1).flatten(1), columns.T.reshape(n_heads, -1)], 1).detach()
+        return torch.cat(
+            [
+                rows[torch.from_numpy(written)].transpose(0, 1).flatten(1),
+                columns.T.reshape(n_heads, -1),
+            ],
+            1,
+        ).detach()
 
-    gradients = of_heads(qkv.grad, proj.grad) if qkv.grad is not None and proj.grad is not None else None
+    gradients = (
+        of_heads(qkv.grad, proj.grad) if qkv.grad is not None and proj.grad is not None else None
+    )
     return Heads(group, attention.qkv, n_heads, cuts, of_heads(qkv, proj), gradients)
 
 

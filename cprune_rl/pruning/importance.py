@@ -1,4 +1,7 @@
-"""How important each channel of a group is, by the criteria of the literature. Called by `groups`."""
+"""How important each channel of a group is, by the criteria of the literature.
+
+Called by `groups`.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,17 @@ NEEDS_GRADIENTS = ("taylor",)
 
 
 def score(name: str, group: Any, channels: int, unit: int) -> NDArray[np.float64]:
-    """Scores the channels of a group, `(channels,)`; higher is more important. Where they go in units of several, the mean of a unit is its score.
+    """Scores the channels of a group, `(channels,)`;
 
-    torch-pruning's criteria know its own kinds of layers: the weights of a grouped convolution count in none, its neighbours' do.
+    higher is more important. Where they go in units of several, the mean of a unit is its score.
+
+    torch-pruning's criteria know its own kinds of layers: the weights of a grouped convolution
+    count in none, its neighbours' do.
 
     Args:
         name: a key of `IMPORTANCES` but `random`.
-        group: torch-pruning's description; its layers have gradients where `name` is in `NEEDS_GRADIENTS`.
+        group: torch-pruning's description; its layers have gradients where `name` is in
+            `NEEDS_GRADIENTS`.
         channels: that it has, in units.
         unit: output channels of its root layer that go together.
     """

@@ -1,6 +1,8 @@
-"""Plans as masks: a network of full size whose weights are cut off where a removed channel would be read.
+"""Plans as masks: a network of full size whose weights are cut off where a removed channel would be
+read.
 
-It computes what the pruned network computes (the guard has tried that), at full cost but with the same parameters for
+It computes what the pruned network computes (the guard has tried that), at full cost but with the
+same parameters for
 every plan: what a supernet is trained with.
 """
 
@@ -44,23 +46,39 @@ class ChannelMasks:
     """
 
     def __init__(self, model: nn.Module, coupled: CoupledGroups) -> None:
-        self._dims = {name: (value.dim(), value.shape[1]) for name, value in model.state_dict().items() if value.dim() > 1}
+        self._dims = {
+            name: (value.dim(), value.shape[1])
+            for name, value in model.state_dict().items()
+            if value.dim() > 1
+        }
         at = {g.name: i for i, g in enumerate(coupled.groups)}
-        ranks = {g.name: torch.argsort(torch.tensor(coupled.ranking[g.name])) for g in coupled.groups}
+        ranks = {
+            g.name: torch.argsort(torch.tensor(coupled.ranking[g.name])) for g in coupled.groups
+        }
         self._readers = [
-            _Reader(f"{cut.layer}.weight", at[cut.group], torch.from_numpy(cut.positions), ranks[cut.group][torch.from_numpy(cut.channels)])
+            _Reader(
+                f"{cut.layer}.weight",
+                at[cut.group],
+                torch.from_numpy(cut.positions),
+                ranks[cut.group][torch.from_numpy(cut.channels)],
+            )
             for cut in coupled.cuts.all
             if cut.reads and cut.group in at
         ]
 
     def of(self, plan: Plan) -> Mapping[str, torch.Tensor]:
-        """Ones and zeros to multiply weights with, by name of the weight; those that stay whole are left out."""
+        """Ones and zeros to multiply weights with, by name of the weight;
+
+        those that stay whole are left out.
+        """
         masks: dict[str, torch.Tensor] = {}
         for reader in self._readers:
             kept = reader.ranks < plan.widths[reader.group]
             if bool(kept.all()):
                 continue
             dims, length = self._dims[reader.weight]
-            mask = masks.setdefault(reader.weight, torch.ones(length).view(1, -1, *([1] * (dims - 2))))
+            mask = masks.setdefault(
+                reader.weight, torch.ones(length).view(1, -1, *([1] * (dims - 2)))
+            )
             mask.view(-1)[reader.positions] *= kept.float()
         return masks

@@ -1,7 +1,8 @@
 """Plan -> smaller network, and (model, plan) as files.
 
 A plan keeps the most important channels of each group by a ranking that is fixed once, so a plan's
-indices do not depend on the path of the search that found it. Called by oracles, the job and `validate`.
+indices do not depend on the path of the search that found it. Called by oracles, the job and
+`validate`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ __all__ = ["PlanFile", "count_parameters", "kept_indices", "load_pruned", "prune
 
 def kept_indices(coupled: CoupledGroups, plan: Plan) -> dict[str, tuple[int, ...]]:
     """For each group the channels a plan keeps, ascending."""
-    return {g.name: tuple(sorted(coupled.ranking[g.name][:width])) for g, width in zip(coupled.groups, plan.widths, strict=True)}
+    return {
+        g.name: tuple(sorted(coupled.ranking[g.name][:width]))
+        for g, width in zip(coupled.groups, plan.widths, strict=True)
+    }
 
 
 def prune(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
@@ -46,10 +50,16 @@ def count_parameters(model: nn.Module, schemes: Sequence[tuple[str, str]] = ()) 
 
     Args:
         model: with plain weights.
-        schemes: of the layers that are pruned by one, by name: what they have pruned does not count.
+        schemes: of the layers that are pruned by one, by name: what they have pruned does not
+            count.
     """
     layers = dict(schemes)
-    return sum(int(p.count_nonzero()) if name.removesuffix(".weight") in layers and name.endswith(".weight") else p.numel() for name, p in model.named_parameters())
+    return sum(
+        int(p.count_nonzero())
+        if name.removesuffix(".weight") in layers and name.endswith(".weight")
+        else p.numel()
+        for name, p in model.named_parameters()
+    )
 
 
 @dataclass(frozen=True)
@@ -92,9 +102,18 @@ class PlanFile:
         path = folder / "plan.json"
         try:
             value = json.loads(path.read_text())
-            kept = {name: tuple(int(i) for i in group["kept"]) for name, group in value["groups"].items()}
+            kept = {
+                name: tuple(int(i) for i in group["kept"])
+                for name, group in value["groups"].items()
+            }
             shape = tuple(int(n) for n in value["input_shape"])
-            return PlanFile(str(value["model"]), int(value["n_classes"]), shape, kept, tuple(value["schemes"].items()))
+            return PlanFile(
+                str(value["model"]),
+                int(value["n_classes"]),
+                shape,
+                kept,
+                tuple(value["schemes"].items()),
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is no plan: {error}") from error
 
@@ -111,5 +130,7 @@ def load_pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
     try:
         pruned.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, RuntimeError) as error:
-        raise PlanError(f"{folder / 'model.safetensors'} does not fit plan.json: {error}") from error
+        raise PlanError(
+            f"{folder / 'model.safetensors'} does not fit plan.json: {error}"
+        ) from error
     return pruned.eval(), plan

@@ -22,11 +22,19 @@ def save_weights(model: nn.Module, path: Path) -> None:
         model: the network.
         path: file to write.
     """
-    save_file({name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()}, path)
+    save_file(
+        {
+            name: value.detach().clone(memory_format=torch.contiguous_format)
+            for name, value in model.state_dict().items()
+        },
+        path,
+    )
 
 
 def network_hash(model: nn.Module) -> str:
-    """Names a network: its weights and what it computes with them, which a function of the user's may have changed since."""
+    """Names a network: its weights and what it computes with them, which a function of the user's
+    may have changed since.
+    """
     digest = hashlib.sha256(_computation(model).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -35,11 +43,18 @@ def network_hash(model: nn.Module) -> str:
 
 
 def _computation(model: nn.Module) -> str:
-    """Layers with their settings, and the code between them; where it cannot be traced, the sources of its modules."""
+    """Layers with their settings, and the code between them;
+
+    where it cannot be traced, the sources of its modules.
+    """
     try:
         code = torch.fx.symbolic_trace(model).code
     except Exception:  # torch.fx raises whatever the network does with a stand-in for its input
-        kinds = {type(module) for module in model.modules() if not type(module).__module__.startswith("torch.nn.")}
+        kinds = {
+            type(module)
+            for module in model.modules()
+            if not type(module).__module__.startswith("torch.nn.")
+        }
         code = "".join(_source(kind) for kind in sorted(kinds, key=lambda kind: kind.__qualname__))
     return f"{model!r}\n{code}"
 

@@ -1,7 +1,9 @@
 """Packaged networks, so that `--model resnet8` needs no code of the user's.
 
-Called by `models`. Every network takes `(n, 3, height, width)` float32 images, made for 32 by 32, and
-gives `(n, n_classes)` logits. The layers are plain `torch.nn` modules: a dependency graph, an export
+Called by `models`. Every network takes `(n, 3, height, width)` float32 images, made for 32 by 32,
+and
+gives `(n, n_classes)` logits. The layers are plain `torch.nn` modules: a dependency graph, an
+export
 and a state_dict must all see the same names.
 """
 
@@ -28,7 +30,9 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(n_out)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or n_in != n_out:
-            self.downsample = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = functional.relu(self.bn1(self.conv1(x)))
@@ -36,7 +40,8 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A CIFAR-style residual network of `6 * n_blocks + 2` layers (He et al., CVPR 2016, section 4.2).
+    """A CIFAR-style residual network of `6 * n_blocks + 2` layers (He et al., CVPR 2016, section
+    4.2).
 
     Args:
         n_blocks: residual blocks in each of the three stages.
@@ -64,7 +69,8 @@ class ResNet(nn.Module):
 
 
 class VGG(nn.Module):
-    """Plain 3x3 convolutions in stages with max pooling after each, and one linear layer (Simonyan and Zisserman, ICLR 2015, with batch norms).
+    """Plain 3x3 convolutions in stages with max pooling after each, and one linear layer (Simonyan
+    and Zisserman, ICLR 2015, with batch norms).
 
     Args:
         stages: channels of each stage's convolutions.
@@ -77,7 +83,11 @@ class VGG(nn.Module):
         n_in = 3
         for stage in stages:
             for n_out in stage:
-                layers += [nn.Conv2d(n_in, n_out, 3, 1, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
+                layers += [
+                    nn.Conv2d(n_in, n_out, 3, 1, 1, bias=False),
+                    nn.BatchNorm2d(n_out),
+                    nn.ReLU(),
+                ]
                 n_in = n_out
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
@@ -89,7 +99,9 @@ class VGG(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution and projection, with a residual connection where shapes allow (Sandler et al., CVPR 2018, figure 4)."""
+    """Expansion, depthwise convolution and projection, with a residual connection where shapes
+    allow (Sandler et al., CVPR 2018, figure 4).
+    """
 
     def __init__(self, n_in: int, n_out: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -97,7 +109,11 @@ class InvertedResidual(nn.Module):
         layers: list[nn.Module] = []
         if expansion > 1:
             layers += [nn.Conv2d(n_in, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6()]
-        layers += [nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6()]
+        layers += [
+            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+        ]
         layers += [nn.Conv2d(hidden, n_out, 1, bias=False), nn.BatchNorm2d(n_out)]
         self.body = nn.Sequential(*layers)
         self.is_residual = stride == 1 and n_in == n_out
@@ -111,13 +127,16 @@ class MobileNetV2(nn.Module):
     """Inverted residual blocks at the sizes of small images (Sandler et al., CVPR 2018).
 
     Args:
-        width: channels of the stem, which halves the image; the four stages have 1, 2, 3 and 4 times as many.
+        width: channels of the stem, which halves the image; the four stages have 1, 2, 3 and 4
+            times as many.
         n_classes: logits.
     """
 
     def __init__(self, width: int, n_classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6()
+        )
         blocks: list[nn.Module] = [InvertedResidual(width, width, 1, 1)]
         n_in = width
         for multiple, stride in ((2, 1), (3, 2), (4, 2)):
@@ -125,7 +144,9 @@ class MobileNetV2(nn.Module):
                 blocks.append(InvertedResidual(n_in, multiple * width, 1 if index else stride, 4))
                 n_in = multiple * width
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Sequential(nn.Conv2d(n_in, 8 * width, 1, bias=False), nn.BatchNorm2d(8 * width), nn.ReLU6())
+        self.head = nn.Sequential(
+            nn.Conv2d(n_in, 8 * width, 1, bias=False), nn.BatchNorm2d(8 * width), nn.ReLU6()
+        )
         self.fc = nn.Linear(8 * width, n_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -152,12 +173,26 @@ _IMAGE = (1, 3, 32, 32)
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 MODELS: dict[str, ModelSpec] = {
-    "resnet8": ModelSpec(lambda n: ResNet(1, 16, n), _IMAGE, "residual network, 8 layers, 16-32-64 channels"),
-    "resnet8-w8": ModelSpec(lambda n: ResNet(1, 8, n), _IMAGE, "resnet8 at half the width (what --fast runs)"),
+    "resnet8": ModelSpec(
+        lambda n: ResNet(1, 16, n), _IMAGE, "residual network, 8 layers, 16-32-64 channels"
+    ),
+    "resnet8-w8": ModelSpec(
+        lambda n: ResNet(1, 8, n), _IMAGE, "resnet8 at half the width (what --fast runs)"
+    ),
     "resnet8-w32": ModelSpec(lambda n: ResNet(1, 32, n), _IMAGE, "resnet8 at twice the width"),
     "resnet20": ModelSpec(lambda n: ResNet(3, 16, n), _IMAGE, "residual network, 20 layers"),
-    "mobilenetv2-small": ModelSpec(lambda n: MobileNetV2(16, n), _IMAGE, "seven inverted residual blocks, 16-32-48-64 channels"),
-    "vgg-small": ModelSpec(lambda n: VGG(((16, 16), (32, 32), (64, 64)), n), _IMAGE, "six plain convolutions, 16-32-64 channels"),
-    "vgg16-cifar": ModelSpec(lambda n: VGG(_VGG16, n), _IMAGE, "13 plain convolutions, 64 to 512 channels: wide, as in the papers"),
+    "mobilenetv2-small": ModelSpec(
+        lambda n: MobileNetV2(16, n), _IMAGE, "seven inverted residual blocks, 16-32-48-64 channels"
+    ),
+    "vgg-small": ModelSpec(
+        lambda n: VGG(((16, 16), (32, 32), (64, 64)), n),
+        _IMAGE,
+        "six plain convolutions, 16-32-64 channels",
+    ),
+    "vgg16-cifar": ModelSpec(
+        lambda n: VGG(_VGG16, n),
+        _IMAGE,
+        "13 plain convolutions, 64 to 512 channels: wide, as in the papers",
+    ),
 }
 """By name."""

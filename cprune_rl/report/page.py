@@ -12,7 +12,13 @@ from jinja2 import Environment, PackageLoader
 
 from cprune_rl.agents.searcher import SearchResult
 from cprune_rl.network import Plan
-from cprune_rl.report.plots import CalibrationMap, plot_calibration, plot_latencies, plot_searches, plot_widths
+from cprune_rl.report.plots import (
+    CalibrationMap,
+    plot_calibration,
+    plot_latencies,
+    plot_searches,
+    plot_widths,
+)
 from cprune_rl.report.tables import NO_GAIN, noise_line, predicted_line
 from cprune_rl.result import Result
 from cprune_rl.table import SubgraphTable
@@ -67,11 +73,31 @@ def write_page(
         "widths": plot_widths(table.network, plans),
         "calibration": plot_calibration(judging.maps),
     }
-    template = Environment(loader=PackageLoader("cprune_rl.report"), autoescape=True).get_template("page.html")
-    encoded = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pictures.items()}
+    template = Environment(loader=PackageLoader("cprune_rl.report"), autoescape=True).get_template(
+        "page.html"
+    )
+    encoded = {
+        name: "data:image/png;base64," + base64.b64encode(png).decode()
+        for name, png in pictures.items()
+    }
     mappings = [(name, plan.schemes) for name, plan in plans if plan.schemes]
-    words: dict[str, Any] = {"mappings": mappings, "no_gain": NO_GAIN, "noise": noise_line(result), "predicted": predicted_line(result)}
+    words: dict[str, Any] = {
+        "mappings": mappings,
+        "no_gain": NO_GAIN,
+        "noise": noise_line(result),
+        "predicted": predicted_line(result),
+    }
     path.write_text(
-        template.render(r=result, methods=[*result.rivals, result.main], table=table, pictures=encoded, system=system, command=command, searches=searches, judging=judging, **words)
+        template.render(
+            r=result,
+            methods=[*result.rivals, result.main],
+            table=table,
+            pictures=encoded,
+            system=system,
+            command=command,
+            searches=searches,
+            judging=judging,
+            **words,
+        )
     )
     (path.parent / "latencies.png").write_bytes(pictures["latencies"])

@@ -1,1 +1,4 @@
-"""One script for each schema. A released one is never changed, and imports nothing of this package."""
+"""One script for each schema.
+
+A released one is never changed, and imports nothing of this package.
+"""

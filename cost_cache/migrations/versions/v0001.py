@@ -9,9 +9,17 @@ down_revision = None
 
 def upgrade() -> None:
     """Creates the tables; a database of 0.1.0, which has them, is stamped instead."""
-    meta = op.create_table("meta", sa.Column("name", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False))
+    meta = op.create_table(
+        "meta",
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("value", sa.String, nullable=False),
+    )
     op.bulk_insert(meta, [{"name": "schema_version", "value": "1"}])
-    op.create_table("programs", sa.Column("digest", sa.String, primary_key=True), sa.Column("trace", sa.Text, nullable=False))
+    op.create_table(
+        "programs",
+        sa.Column("digest", sa.String, primary_key=True),
+        sa.Column("trace", sa.Text, nullable=False),
+    )
     op.create_table(
         "trials",
         sa.Column("id", sa.Integer, primary_key=True),

@@ -1,6 +1,23 @@
 """Images by name, split four ways; nothing is read before it is asked for."""
 
-from cprune_rl.accuracy.data.images import NORMALISATIONS, ImageData, Normalisation, Split, split_images
+from cprune_rl.accuracy.data.images import (
+    NORMALISATIONS,
+    ImageData,
+    Normalisation,
+    Split,
+    split_images,
+)
 from cprune_rl.accuracy.data.names import DATA_SETS, DataKind, DataSpec, load_data, parse_data
 
-__all__ = ["DATA_SETS", "NORMALISATIONS", "DataKind", "DataSpec", "ImageData", "Normalisation", "Split", "load_data", "parse_data", "split_images"]
+__all__ = [
+    "DATA_SETS",
+    "NORMALISATIONS",
+    "DataKind",
+    "DataSpec",
+    "ImageData",
+    "Normalisation",
+    "Split",
+    "load_data",
+    "parse_data",
+    "split_images",
+]

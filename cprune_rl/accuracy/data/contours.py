@@ -1,7 +1,9 @@
 """`contours`: a procedural set of images, hard enough that a narrower network shows it.
 
-A class is a closed contour (a Fourier series for the radius) times a fill texture, drawn with random
-colour, pose, distractors, clutter and noise. It needs no download, is drawn at thousands of images a
+A class is a closed contour (a Fourier series for the radius) times a fill texture, drawn with
+random
+colour, pose, distractors, clutter and noise. It needs no download, is drawn at thousands of images
+a
 second, and any number of disjoint splits comes from different seeds. Called by `accuracy.data`.
 """
 
@@ -48,7 +50,9 @@ class ContourSettings:
         return self.n_contours * self.n_textures
 
 
-def draw_contours(n_images: int, seed: int, settings: ContourSettings | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def draw_contours(
+    n_images: int, seed: int, settings: ContourSettings | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draws labelled images; the same seed gives the same images.
 
     Args:
@@ -70,7 +74,10 @@ def draw_contours(n_images: int, seed: int, settings: ContourSettings | None = N
 
 
 def _radius_profiles(n_contours: int) -> FloatArray:
-    """Radius over angle of each outline, `(n_contours, 256)`: two harmonics, equal areas, mutually distinct."""
+    """Radius over angle of each outline, `(n_contours, 256)`:
+
+    two harmonics, equal areas, mutually distinct.
+    """
     rng = np.random.default_rng(_CLASS_SEED)
     angle = np.linspace(0, 2 * np.pi, _N_ANGLES, endpoint=False)
     profiles: list[NDArray[np.float64]] = []
@@ -78,10 +85,15 @@ def _radius_profiles(n_contours: int) -> FloatArray:
         harmonics = rng.choice(np.arange(2, 7), size=2, replace=False)
         amplitudes = 0.30 * rng.uniform(0.6, 1.2, size=2)
         phases = rng.uniform(0, 2 * np.pi, size=2)
-        radius = 1 + sum(a * np.cos(k * angle + p) for k, a, p in zip(harmonics, amplitudes, phases, strict=True))
+        radius = 1 + sum(
+            a * np.cos(k * angle + p) for k, a, p in zip(harmonics, amplitudes, phases, strict=True)
+        )
         radius = np.clip(radius, 0.3, None)
         radius = radius / np.sqrt((radius**2).mean())
-        distances = [min(np.abs(np.roll(radius, s) - p).mean() for s in range(0, _N_ANGLES, 4)) for p in profiles]
+        distances = [
+            min(np.abs(np.roll(radius, s) - p).mean() for s in range(0, _N_ANGLES, 4))
+            for p in profiles
+        ]
         if all(d > _MIN_CLASS_DISTANCE for d in distances):
             profiles.append(radius)
     return np.stack(profiles).astype(np.float32)
@@ -90,7 +102,9 @@ def _radius_profiles(n_contours: int) -> FloatArray:
 class _Painter:
     """Draws one chunk at a time; all arrays have the images first and the pixels last."""
 
-    def __init__(self, settings: ContourSettings, profiles: FloatArray, rng: np.random.Generator) -> None:
+    def __init__(
+        self, settings: ContourSettings, profiles: FloatArray, rng: np.random.Generator
+    ) -> None:
         self._settings, self._profiles, self._rng = settings, profiles, rng
         size = settings.size_px
         axis = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / (size / 2)
@@ -100,15 +114,24 @@ class _Painter:
     def paint(self, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
         """One chunk of images, `(len(labels), 3, size, size)`."""
         n, size = len(labels), self._settings.size_px
-        outline, texture_id = labels // self._settings.n_textures, labels % self._settings.n_textures
-        mask, u, v = self._shape(outline, 0.2, self._uniform(n, 0.50, 0.70), self._settings.rotation_rad, 0.12)
+        outline, texture_id = (
+            labels // self._settings.n_textures,
+            labels % self._settings.n_textures,
+        )
+        mask, u, v = self._shape(
+            outline, 0.2, self._uniform(n, 0.50, 0.70), self._settings.rotation_rad, 0.12
+        )
         background = self._background(n)
         base = self._rng.uniform(0.15, 0.85, (n, 3)).astype(np.float32)
         direction = self._rng.standard_normal((n, 3)).astype(np.float32)
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         fill = base + direction * self._uniform(n, 0.30, 0.60)[:, None]
         image = self._add_distractors(base[:, :, None] + background)
-        painted = fill[:, :, None] + direction[:, :, None] * (0.28 * self._texture(texture_id, u, v))[:, None] + background * 0.5
+        painted = (
+            fill[:, :, None]
+            + direction[:, :, None] * (0.28 * self._texture(texture_id, u, v))[:, None]
+            + background * 0.5
+        )
         image = image + mask[:, None] * (painted - image)
         image += self._settings.noise * self._rng.standard_normal(image.shape, np.float32)
         return np.asarray((np.clip(image, 0, 1) * 255).astype(np.uint8).reshape(n, 3, size, size))
@@ -116,7 +139,14 @@ class _Painter:
     def _uniform(self, n: int, low: float, high: float) -> FloatArray:
         return self._rng.uniform(low, high, n).astype(np.float32)
 
-    def _shape(self, outline: NDArray[np.int64], shift: float, scale: FloatArray, rotation: float, stretch: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _shape(
+        self,
+        outline: NDArray[np.int64],
+        shift: float,
+        scale: FloatArray,
+        rotation: float,
+        stretch: float,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Coverage in [0, 1] of each pixel, and the pixel coordinates in the frame of the shape."""
         n = len(outline)
         x = self._x - self._uniform(n, -shift, shift)[:, None]
@@ -163,5 +193,10 @@ class _Painter:
         phase = self._uniform(len(u), 0, 2 * np.pi)[:, None]
         frequency = self._uniform(len(u), 5.5, 8.0)[:, None]
         stripes, across = np.sin(frequency * u + phase), np.sin(frequency * v + phase)
-        textures = [np.zeros_like(u), stripes, np.sign(stripes) * np.sign(across) * 0.8, np.clip(2 * stripes * across, -1, 1)]
+        textures = [
+            np.zeros_like(u),
+            stripes,
+            np.sign(stripes) * np.sign(across) * 0.8,
+            np.clip(2 * stripes * across, -1, 1),
+        ]
         return np.stack(textures)[texture_id, np.arange(len(u))]

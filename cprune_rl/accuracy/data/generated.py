@@ -1,4 +1,7 @@
-"""Data sets that need no file: `contours`, drawn, and scikit-learn's `digits`. Called by `names`."""
+"""Data sets that need no file:
+
+`contours`, drawn, and scikit-learn's `digits`. Called by `names`.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,17 @@ def contours(name: str, difficulty: str = "standard", fast: bool = False) -> Ima
     """
     settings = DIFFICULTIES[difficulty]
     sizes = (8000, 2000, 10000, 10000) if fast else (20000, 4000, 10000, 10000)
-    train, search, gate, test = (Split(*draw_contours(n, seed, settings)) for seed, n in enumerate(sizes, start=1))
+    train, search, gate, test = (
+        Split(*draw_contours(n, seed, settings)) for seed, n in enumerate(sizes, start=1)
+    )
     return ImageData(name, settings.n_classes, train, search, gate, test)
 
 
 def digits(name: str) -> ImageData:
-    """1,797 handwritten digits at 32 by 32: for smoke tests, any network gets nearly all of them right."""
+    """1,797 handwritten digits at 32 by 32:
+
+    for smoke tests, any network gets nearly all of them right.
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -42,5 +50,8 @@ def digits(name: str) -> ImageData:
     images = np.repeat(np.kron(small, np.ones((1, 4, 4), np.uint8))[:, None], 3, axis=1)
     order = np.random.default_rng(0).permutation(len(images))
     bounds = (0, 900, 1200, 1500, len(images))
-    train, search, gate, test = (Split(images[order[a:b]], bunch.target[order[a:b]].astype(np.int64)) for a, b in itertools.pairwise(bounds))
+    train, search, gate, test = (
+        Split(images[order[a:b]], bunch.target[order[a:b]].astype(np.int64))
+        for a, b in itertools.pairwise(bounds)
+    )
     return ImageData(name, 10, train, search, gate, test)

@@ -1,7 +1,9 @@
 """Images split four ways, so that no decision is taken on images that a report quotes.
 
-`train` fits weights; `search` judges plans inside a search; `gate` decides whether a finished network
-holds the floor; `test` is what reports quote. Called by the readers beside this file, the oracles, the gate and the job.
+`train` fits weights; `search` judges plans inside a search; `gate` decides whether a finished
+network
+holds the floor; `test` is what reports quote. Called by the readers beside this file, the oracles,
+the gate and the job.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ _SEARCH_TARGET = 2000
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What is subtracted from a pixel in [0, 1], and what the rest is divided by; for each channel, or one for all."""
+    """What is subtracted from a pixel in [0, 1], and what the rest is divided by;
+
+    for each channel, or one for all.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -40,7 +45,10 @@ NORMALISATIONS = {
     "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
-"""By name: `unit` leaves pixels in [0, 1], as torchvision's ToTensor does; `half` has them in [-1, 1]; `imagenet` is what torchvision's and timm's trained weights expect."""
+"""By name: `unit` leaves pixels in [0, 1], as torchvision's ToTensor does;
+
+`half` has them in [-1, 1]; `imagenet` is what torchvision's and timm's trained weights expect.
+"""
 
 
 @dataclass(frozen=True)
@@ -71,14 +79,19 @@ class Split:
 
     @cached_property
     def _pixels(self) -> torch.Tensor:
-        return torch.from_numpy(self.images).to(self.device)  # all of them: a batch then crosses no bus
+        return torch.from_numpy(self.images).to(
+            self.device
+        )  # all of them: a batch then crosses no bus
 
-    def batch(self, which: slice | torch.Tensor, augment: torch.Generator | None = None) -> torch.Tensor:
+    def batch(
+        self, which: slice | torch.Tensor, augment: torch.Generator | None = None
+    ) -> torch.Tensor:
         """Normalised float32 images, channels last (evaluates about 1.7x faster on CPUs).
 
         Args:
             which: a slice, or positions `(n_batch,)`.
-            augment: draws a shift of an eighth of the image at most and a flip for each image; None for none.
+            augment: draws a shift of an eighth of the image at most and a flip for each image; None
+                for none.
 
         Returns:
             `(n_batch, channels, height, width)`.
@@ -86,8 +99,17 @@ class Split:
         images = self._pixels[which]
         if augment is not None:
             images = _shifted_and_flipped(images, augment)
-        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (self.normalisation.mean, self.normalisation.std))
-        return images.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        mean, std = (
+            torch.tensor(v, device=self.device).view(1, -1, 1, 1)
+            for v in (self.normalisation.mean, self.normalisation.std)
+        )
+        return (
+            images.float()
+            .div_(255)
+            .sub_(mean)
+            .div_(std)
+            .contiguous(memory_format=torch.channels_last)
+        )
 
 
 @dataclass(frozen=True)
@@ -127,21 +149,29 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every image and label and of what is done to them: part of the key under which accuracies are cached."""
-        digest = hashlib.sha256(repr((self.train.normalisation, self.is_augmented, self.train.top)).encode())
+        """Hash of every image and label and of what is done to them:
+
+        part of the key under which accuracies are cached.
+        """
+        digest = hashlib.sha256(
+            repr((self.train.normalisation, self.is_augmented, self.train.top)).encode()
+        )
         for split in self.splits.values():
             digest.update(split.images.tobytes())
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
 
     def judged_by_top(self, top: int) -> ImageData:
-        """The same images, classified rightly where the label is among the `top` most likely classes.
+        """The same images, classified rightly where the label is among the `top` most likely
+        classes.
 
         Raises:
             ConfigError: there are not more classes than that.
         """
         if not 1 <= top < self.n_classes:
-            raise ConfigError(f"--top {top}: {self.name} has {self.n_classes} classes; give 1 to {self.n_classes - 1}")
+            raise ConfigError(
+                f"--top {top}: {self.name} has {self.n_classes} classes; give 1 to {self.n_classes - 1}"
+            )
         return self._with_splits(top=top)
 
     def on(self, device: torch.device) -> ImageData:
@@ -149,7 +179,9 @@ class ImageData:
         return self._with_splits(device=device)
 
     def _with_splits(self, **changes: Any) -> ImageData:
-        return replace(self, **{name: replace(split, **changes) for name, split in self.splits.items()})  # type: ignore[arg-type]  # four splits by name
+        return replace(
+            self, **{name: replace(split, **changes) for name, split in self.splits.items()}
+        )  # type: ignore[arg-type]  # four splits by name
 
     def describe(self) -> dict[str, object]:
         """What a report says of it: sizes, classes, input."""
@@ -176,8 +208,10 @@ def split_images(
 ) -> ImageData:
     """Splits images by a seed: the same seed gives the same splits.
 
-    The gate gets 12 % and at least 4,000 images where those are no more than a fifth; the search 8 %, at least 2,000
-    where those are no more than a tenth; the test, where no images of its own are given, 15 %; training the rest.
+    The gate gets 12 % and at least 4,000 images where those are no more than a fifth; the search 8
+    %, at least 2,000
+    where those are no more than a tenth; the test, where no images of its own are given, 15 %;
+    training the rest.
 
     Args:
         name: of the data set.
@@ -199,21 +233,37 @@ def split_images(
             f"{name} is normalised with mean {normalisation.mean} and deviation {normalisation.std}; its images have {images.shape[1]} channels: give one value, or as many"
         )
     if len(images) < _SMALLEST:
-        raise DataError(f"{name} has {len(images)} images; at least {_SMALLEST} are needed to split them into train, search, gate and test")
+        raise DataError(
+            f"{name} has {len(images)} images; at least {_SMALLEST} are needed to split them into train, search, gate and test"
+        )
     order = np.random.default_rng(seed).permutation(len(images))
-    sizes = [_between(0.12, _GATE_TARGET, 0.2, len(images)), _between(0.08, _SEARCH_TARGET, 0.1, len(images)), 0 if test is not None else round(0.15 * len(images))]
+    sizes = [
+        _between(0.12, _GATE_TARGET, 0.2, len(images)),
+        _between(0.08, _SEARCH_TARGET, 0.1, len(images)),
+        0 if test is not None else round(0.15 * len(images)),
+    ]
     gate, search, held_out, train = np.split(order, np.cumsum(sizes))
     if fast:
         train, search = train[:8000], search[:2000]
-    n_classes = max(len(class_names), int(max(labels.max(), test[1].max() if test is not None else 0)) + 1)
+    n_classes = max(
+        len(class_names), int(max(labels.max(), test[1].max() if test is not None else 0)) + 1
+    )
     if missing := sorted(set(range(n_classes)) - set(labels[train].tolist())):
-        raise DataError(f"{name} has no training image of class {', '.join(map(str, missing[:8]))}; labels must be 0 to the number of classes less one, each with images")
+        raise DataError(
+            f"{name} has no training image of class {', '.join(map(str, missing[:8]))}; labels must be 0 to the number of classes less one, each with images"
+        )
 
     def take(which: NDArray[np.int64]) -> Split:
         return Split(images[which], labels[which].astype(np.int64), normalisation)
 
-    tested = take(held_out) if test is None else Split(np.require(test[0], requirements="W"), test[1].astype(np.int64), normalisation)  # torch warns of what it cannot write
-    return ImageData(name, n_classes, take(train), take(search), take(gate), tested, is_augmented, class_names)
+    tested = (
+        take(held_out)
+        if test is None
+        else Split(np.require(test[0], requirements="W"), test[1].astype(np.int64), normalisation)
+    )  # torch warns of what it cannot write
+    return ImageData(
+        name, n_classes, take(train), take(search), take(gate), tested, is_augmented, class_names
+    )
 
 
 def _between(share: float, target: int, most: float, n_images: int) -> int:
@@ -221,13 +271,23 @@ def _between(share: float, target: int, most: float, n_images: int) -> int:
 
 
 def _shifted_and_flipped(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image padded by an eighth and cut out somewhere, and mirrored half of the time (He et al., CVPR 2016, section 4.2)."""
+    """Each image padded by an eighth and cut out somewhere, and mirrored half of the time (He et
+    al., CVPR 2016, section 4.2).
+    """
     n, channels, height, width = images.shape
     pad_y, pad_x = height // 8, width // 8
     padded = torch.nn.functional.pad(images, (pad_x, pad_x, pad_y, pad_y))
     top = torch.randint(2 * pad_y + 1, (n, 1, 1), generator=generator)
     left = torch.randint(2 * pad_x + 1, (n, 1, 1), generator=generator)
-    rows, columns = top + torch.arange(height).view(1, -1, 1), left + torch.arange(width).view(1, 1, -1)
+    rows, columns = (
+        top + torch.arange(height).view(1, -1, 1),
+        left + torch.arange(width).view(1, 1, -1),
+    )
     flipped = torch.rand(n, 1, 1, generator=generator) < 0.5
     columns = torch.where(flipped, columns.flip(2), columns)
-    return padded[torch.arange(n).view(n, 1, 1, 1), torch.arange(channels).view(1, -1, 1, 1), rows.unsqueeze(1), columns.unsqueeze(1)]
+    return padded[
+        torch.arange(n).view(n, 1, 1, 1),
+        torch.arange(channels).view(1, -1, 1, 1),
+        rows.unsqueeze(1),
+        columns.unsqueeze(1),
+    ]

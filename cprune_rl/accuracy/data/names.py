@@ -1,4 +1,6 @@
-"""Data sets by name: `contours:hard`, `cifar10:DIR`, `imagefolder:DIR?size=64`, `npz:FILE`, `file.py:function`."""
+"""Data sets by name: `contours:hard`, `cifar10:DIR`, `imagefolder:DIR?size=64`, `npz:FILE`,
+`file.py:function`.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class DataSpec:
         return self.whole("seed", 0)
 
     def normalisation(self, default: str = "unit") -> Normalisation:
-        """What a network sees: by name, `normalise=imagenet`, or in figures, `mean=0.49,0.48,0.45&std=0.25,0.24,0.26`.
+        """What a network sees: by name, `normalise=imagenet`, or in figures,
+        `mean=0.49,0.48,0.45&std=0.25,0.24,0.26`.
 
         Raises:
             ConfigError: the name is unknown, the figures are none, or both are given.
@@ -46,7 +49,9 @@ class DataSpec:
         if not figures:
             return NORMALISATIONS[self.among("normalise", default, NORMALISATIONS)]
         if len(figures) == 1 or "normalise" in self.options:
-            raise ConfigError(f"data {self.name!r}: give normalise=NAME, or mean= and std= together")
+            raise ConfigError(
+                f"data {self.name!r}: give normalise=NAME, or mean= and std= together"
+            )
         mean, std = self.figures("mean"), self.figures("std")
         if min(std) <= 0:
             raise ConfigError(f"data {self.name!r}: std={self.options['std']} must be above 0")
@@ -61,7 +66,9 @@ class DataSpec:
         try:
             return tuple(float(value) for value in self.options[option].split(","))
         except ValueError:
-            raise ConfigError(f"data {self.name!r}: {option}={self.options[option]} must be a number, or one for each channel, divided by commas") from None
+            raise ConfigError(
+                f"data {self.name!r}: {option}={self.options[option]} must be a number, or one for each channel, divided by commas"
+            ) from None
 
     def path(self, what: str) -> Path:
         """The argument as a path.
@@ -81,7 +88,9 @@ class DataSpec:
         """
         value = self.options.get(option, str(default))
         if not value.isdecimal() or int(value) < at_least:
-            raise ConfigError(f"data {self.name!r}: {option}={value} must be a whole number of at least {at_least}")
+            raise ConfigError(
+                f"data {self.name!r}: {option}={value} must be a whole number of at least {at_least}"
+            )
         return int(value)
 
     def among(self, option: str, default: str, known: Mapping[str, object]) -> str:
@@ -131,14 +140,25 @@ def _digits(spec: DataSpec, fast: bool, _: Advance | None) -> ImageData:
 def _cifar10(spec: DataSpec, fast: bool, _: Advance | None) -> ImageData:
     from cprune_rl.accuracy.data.cifar import read_cifar10
 
-    return read_cifar10(spec.path("folder"), spec.name, spec.normalisation("cifar10"), spec.seed, fast)
+    return read_cifar10(
+        spec.path("folder"), spec.name, spec.normalisation("cifar10"), spec.seed, fast
+    )
 
 
 def _folder(spec: DataSpec, fast: bool, advance: Advance | None) -> ImageData:
     from cprune_rl.accuracy.data.folder import read_folder
 
     augmented = _ON_OR_OFF[spec.among("augment", "on", _ON_OR_OFF)]
-    return read_folder(spec.path("folder"), spec.name, spec.whole("size", 64, 8), spec.normalisation(), spec.seed, fast, augmented, advance)
+    return read_folder(
+        spec.path("folder"),
+        spec.name,
+        spec.whole("size", 64, 8),
+        spec.normalisation(),
+        spec.seed,
+        fast,
+        augmented,
+        advance,
+    )
 
 
 def _npz(spec: DataSpec, fast: bool, _: Advance | None) -> ImageData:
@@ -162,9 +182,18 @@ def _own(spec: DataSpec, fast: bool, _: Advance | None) -> ImageData:
     if isinstance(made, ImageData):
         return made
     if not isinstance(made, tuple) or len(made) != 2:
-        raise DataError(f"{spec.kind} gives {type(made).__name__}; expected a pair (x, y): uint8 images (n, channels, height, width) and labels (n,), or ImageData")
+        raise DataError(
+            f"{spec.kind} gives {type(made).__name__}; expected a pair (x, y): uint8 images (n, channels, height, width) and labels (n,), or ImageData"
+        )
     augmented = _ON_OR_OFF[spec.among("augment", "off", _ON_OR_OFF)]
-    return split_images(spec.name, checked_arrays(*made, spec.kind), seed=spec.seed, fast=fast, normalisation=spec.normalisation(), is_augmented=augmented)
+    return split_images(
+        spec.name,
+        checked_arrays(*made, spec.kind),
+        seed=spec.seed,
+        fast=fast,
+        normalisation=spec.normalisation(),
+        is_augmented=augmented,
+    )
 
 
 _SEEN = ("normalise", "mean", "std")
@@ -172,10 +201,19 @@ _SPLIT_OPTIONS = ("seed", *_SEEN, "augment")
 _OWN = DataKind(_own, "a function of yours that gives (x, y)", _SPLIT_OPTIONS, ())
 
 DATA_SETS: dict[str, DataKind] = {
-    "contours": DataKind(_contours, "drawn images, 10 classes; contours:easy and contours:hard too", (), ("easy", "standard", "hard")),
+    "contours": DataKind(
+        _contours,
+        "drawn images, 10 classes; contours:easy and contours:hard too",
+        (),
+        ("easy", "standard", "hard"),
+    ),
     "digits": DataKind(_digits, "scikit-learn's digits, for smoke tests", (), ()),
     "cifar10": DataKind(_cifar10, "cifar10:DIR, the published files", ("seed", *_SEEN)),
-    "imagefolder": DataKind(_folder, "imagefolder:DIR?size=64, pictures in train/<class>/ and val/<class>/", ("size", *_SPLIT_OPTIONS)),
+    "imagefolder": DataKind(
+        _folder,
+        "imagefolder:DIR?size=64, pictures in train/<class>/ and val/<class>/",
+        ("size", *_SPLIT_OPTIONS),
+    ),
     "npz": DataKind(_npz, "npz:FILE, with x (uint8 images) and y (labels)", _SPLIT_OPTIONS),
 }
 """Kinds of data sets by name."""
@@ -196,12 +234,16 @@ def parse_data(name: str) -> DataSpec:
     spec = DataSpec(name, kind, argument, options)
     known = _kind(spec)
     if unknown := sorted(set(options) - set(known.options)):
-        raise ConfigError(f"data {name!r}: unknown option {unknown[0]!r}. Known: {', '.join(known.options) or 'none'}.")
+        raise ConfigError(
+            f"data {name!r}: unknown option {unknown[0]!r}. Known: {', '.join(known.options) or 'none'}."
+        )
     spec.normalisation()
     if known.presets is None:
         spec.path("file or folder")
     elif argument and argument not in known.presets:
-        raise ConfigError(f"data {name!r}: {argument!r} is none of its presets. Known: {', '.join(known.presets) or 'none'}.")
+        raise ConfigError(
+            f"data {name!r}: {argument!r} is none of its presets. Known: {', '.join(known.presets) or 'none'}."
+        )
     return spec
 
 
