@@ -28,17 +28,17 @@ from rich.table import Table
 
 from cprune_rl.accuracy.oracle import Evaluation, Finetuned, PlanOracle, Recalibrated
 from cprune_rl.accuracy.training import TrainSettings, evaluate
+from cprune_rl.core.intervals import rank_correlation
+from cprune_rl.core.network import Plan
+from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.cost_cache import open_store
-from cprune_rl.cost_cache.interpolation import CostModel, ModelledCosts
-from cprune_rl.envs.recordings import read_recording, recorded_names
-from cprune_rl.intervals import rank_correlation
-from cprune_rl.job.assemble import open_subject
-from cprune_rl.job.bench import full_settings
-from cprune_rl.job.config import load_config
-from cprune_rl.job.oracles import equal_latency_plans, supernet_evaluation
-from cprune_rl.job.progress import Reporter
-from cprune_rl.machine import command_line, describe_system
-from cprune_rl.network import Plan
+from cprune_rl.envs.problems.registry import read_recording, recorded_names
+from cprune_rl.latency.interpolation import CostModel, ModelledCosts
+from cprune_rl.pipeline.config import load_config
+from cprune_rl.pipeline.context import full_settings
+from cprune_rl.pipeline.oracle_setup import equal_latency_plans, supernet_evaluation
+from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.setup import open_subject
 
 NETWORKS = tuple(
     sorted({name.partition("@")[0] for name in recorded_names() if name.endswith("@znver4-1t")})

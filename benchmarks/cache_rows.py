@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cprune_rl.cost_cache.local_postgres import LocalPostgres, find_binaries
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' PostgreSQL server
+from tests.doubles.local_postgres import LocalPostgres, find_binaries
 
 __all__ = ["PROCESSES", "measure"]
 

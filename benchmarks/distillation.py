@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cprune_rl.accuracy.training import evaluate, recalibrate, train
-from cprune_rl.job.assemble import open_subject
-from cprune_rl.job.bench import full_settings
-from cprune_rl.job.config import load_config
-from cprune_rl.job.progress import Reporter
-from cprune_rl.machine import command_line, describe_system
-from cprune_rl.network import Plan
+from cprune_rl.core.network import Plan
+from cprune_rl.core.system_info import command_line, describe_system
+from cprune_rl.pipeline.config import load_config
+from cprune_rl.pipeline.context import full_settings
+from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.setup import open_subject
 
 
 def measure(

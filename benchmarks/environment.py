@@ -21,11 +21,11 @@ import numpy as np
 import torch
 
 import cprune_rl  # noqa: F401  # registers the environments
-from cprune_rl.agents.training import TrainingSettings, train_policy
-from cprune_rl.cost_cache.interpolation import CostModel
-from cprune_rl.envs.generator import GeneratedProblems
-from cprune_rl.envs.problems import TrainingProblems, describe_recorded, open_recorded
-from cprune_rl.envs.recordings import recorded_names
+from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.envs.problems.generated import GeneratedProblems
+from cprune_rl.envs.problems.registry import describe_recorded, open_recorded, recorded_names
+from cprune_rl.envs.problems.training import TrainingProblems
+from cprune_rl.latency.interpolation import CostModel
 
 
 def steps_a_second(n_steps: int, problem: str | None) -> float:

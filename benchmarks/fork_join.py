@@ -24,9 +24,9 @@ from rich.table import Table
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
-from cprune_rl.compiler.deploy import time_interleaved
-from cprune_rl.compiler.devices import open_device
-from cprune_rl.machine import command_line, describe_system, now_utc
+from cprune_rl.compiler.deploy.build import time_interleaved
+from cprune_rl.compiler.devices.open import open_device
+from cprune_rl.core.system_info import command_line, describe_system, now_utc
 
 _N_REGIONS = 100  # parallel loops of one run
 _FAR = 1.5  # a hand-over that takes so many times the shortest ones is of the other kind

@@ -41,9 +41,9 @@ from rich.table import Table
 from scipy.optimize import minimize
 
 from cprune_rl.accuracy.calibration import Calibration
-from cprune_rl.envs.recordings import read_recording
-from cprune_rl.intervals import rank_correlation
-from cprune_rl.machine import command_line, describe_system
+from cprune_rl.core.intervals import rank_correlation
+from cprune_rl.core.system_info import command_line, describe_system
+from cprune_rl.envs.problems.registry import read_recording
 
 POWERS = (1.0, 2.0, 3.0, 3.5, 4.0, 5.0)
 FINER = tuple(np.arange(2.0, 5.01, 0.5))

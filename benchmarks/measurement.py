@@ -28,8 +28,8 @@ import tuning
 from rich.console import Console
 from rich.table import Table
 
-from cprune_rl.compiler.devices import open_device
-from cprune_rl.machine import command_line, describe_system, now_utc
+from cprune_rl.compiler.devices.open import open_device
+from cprune_rl.core.system_info import command_line, describe_system, now_utc
 
 
 @dataclass(frozen=True)

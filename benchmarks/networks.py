@@ -27,17 +27,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from cprune_rl.compiler.compose import compose
-from cprune_rl.compiler.deploy import run_library
-from cprune_rl.compiler.forms import Choice, find_forms
-from cprune_rl.compiler.normalise import fold_batch_norms
-from cprune_rl.compiler.target import make_target
-from cprune_rl.compiler.workload import ExportedNetwork
+from cprune_rl.compiler.deploy.build import run_library
+from cprune_rl.compiler.devices.target import make_target
+from cprune_rl.compiler.export.exported_network import ExportedNetwork
+from cprune_rl.compiler.export.normalize import fold_batch_norms
+from cprune_rl.compiler.layouts.compose import compose
+from cprune_rl.compiler.layouts.variants import Choice, find_forms
+from cprune_rl.models.registry import build_model, check_output
+from cprune_rl.models.zoo import MODELS
+from cprune_rl.pruning.equivalence_check import awakened
 from cprune_rl.pruning.groups import find_groups
-from cprune_rl.pruning.guard import awakened
-from cprune_rl.pruning.models import build_model, check_output
 from cprune_rl.pruning.surgery import prune
-from cprune_rl.pruning.zoo import MODELS
 
 LIBRARY = (
     "resnet18",

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cprune_rl.comparison.rows import Row, read_rows
+from cprune_rl.comparison.records import Row, read_rows
 from cprune_rl.comparison.statistics import Comparison, compare
 
 

@@ -17,14 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from predictor_study.leave_one_network_out import (
+    BAR,
+    MeasuredNetwork,
+    leave_one_network_out,
+)
 from rich.console import Console
 from rich.table import Table
 
-from cprune_rl.contracts import TaskCost
-from cprune_rl.cost_cache.held_out import BAR, MeasuredNetwork, leave_one_network_out
-from cprune_rl.envs.problems import open_recorded, recorded_names
+from cprune_rl.core.network import Workload
+from cprune_rl.core.protocols import TaskCost
+from cprune_rl.envs.problems.registry import open_recorded, recorded_names
 from cprune_rl.errors import DataError
-from cprune_rl.network import Workload
 
 _WAYS = {"": False, "_dense_known": True}
 _SHARES = (

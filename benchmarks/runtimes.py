@@ -27,17 +27,17 @@ import psutil
 import torch
 from torch import nn
 
-from cprune_rl.compiler.deploy import build_network, time_interleaved
-from cprune_rl.compiler.devices import open_device
-from cprune_rl.compiler.forms import find_forms
-from cprune_rl.compiler.local import LocalDevice
-from cprune_rl.compiler.tuner import Tuner
-from cprune_rl.compiler.workload import ExportedNetwork
+from cprune_rl.compiler.deploy.build import build_network, time_interleaved
+from cprune_rl.compiler.devices.local import LocalDevice
+from cprune_rl.compiler.devices.open import open_device
+from cprune_rl.compiler.export.exported_network import ExportedNetwork
+from cprune_rl.compiler.layouts.variants import find_forms
+from cprune_rl.compiler.tuning.network_tuner import Tuner
+from cprune_rl.core.intervals import speedup_interval
 from cprune_rl.cost_cache import open_store
-from cprune_rl.intervals import speedup_interval
+from cprune_rl.models.registry import build_model
+from cprune_rl.models.zoo import MODELS
 from cprune_rl.pruning.groups import find_groups
-from cprune_rl.pruning.models import build_model
-from cprune_rl.pruning.zoo import MODELS
 
 NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small", "resnet20")
 THREADS = tuple(n for n in (1, 2) if n <= (psutil.cpu_count() or 1))

@@ -9,7 +9,7 @@ own; and uniform plans
 of channels beside them. Densities of blocks and channels are comparable by what they leave to
 compute. Nothing is compiled. Answers are kept, so that a run which was
 stopped goes on. To the result is fitted what a search predicts of losses
-(`cprune_rl.losses.hardness`): a level for each network; for all
+(`cprune_rl.core.loss_model.hardness`): a level for each network; for all
 of them the powers of block size and density, and how much worse than blocks whole kernels and
 patterns are. `--fit FILE` fits to what is kept in a file.
 """
@@ -29,15 +29,15 @@ from scipy.optimize import minimize
 
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings, evaluate
+from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
+from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import PlanError
-from cprune_rl.job.assemble import open_subject
-from cprune_rl.job.bench import full_settings
-from cprune_rl.job.config import load_config
-from cprune_rl.job.progress import Reporter
-from cprune_rl.machine import command_line, describe_system
-from cprune_rl.network import Network, Plan
-from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
+from cprune_rl.pipeline.config import load_config
+from cprune_rl.pipeline.context import full_settings
+from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.setup import open_subject
 
 NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small")
 _SHAPES = (
@@ -238,10 +238,10 @@ def _hardness(
 
 
 def _lowered(name: str, model: Any, example: Any, coupled: Any) -> Network:
-    from cprune_rl.compiler.forms import find_forms
-    from cprune_rl.compiler.local import LocalDevice
-    from cprune_rl.compiler.target import host_cpu
-    from cprune_rl.compiler.workload import ExportedNetwork
+    from cprune_rl.compiler.devices.local import LocalDevice
+    from cprune_rl.compiler.devices.target import host_cpu
+    from cprune_rl.compiler.export.exported_network import ExportedNetwork
+    from cprune_rl.compiler.layouts.variants import find_forms
 
     with LocalDevice(1, host_cpu()) as device:
         exported = ExportedNetwork.export(model, example, coupled.axes, device.target)

@@ -37,22 +37,22 @@ from runtimes import timer
 from torch import nn
 from torch.nn import functional
 
-from cprune_rl.compiler.device import RpcDevice
-from cprune_rl.compiler.forms import Forms, find_forms
-from cprune_rl.compiler.local import LocalDevice
-from cprune_rl.compiler.program import carry_over
-from cprune_rl.compiler.reference import OutputCheck
-from cprune_rl.compiler.search import Effort
-from cprune_rl.compiler.target import host_cpu
-from cprune_rl.compiler.task_tuner import Job, TaskTuner
-from cprune_rl.compiler.trials import build_candidate
-from cprune_rl.compiler.workload import ExportedNetwork
-from cprune_rl.contracts import Artifact
+from cprune_rl.compiler.devices.local import LocalDevice
+from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.target import host_cpu
+from cprune_rl.compiler.export.exported_network import ExportedNetwork
+from cprune_rl.compiler.layouts.variants import Forms, find_forms
+from cprune_rl.compiler.tuning.output_check import OutputCheck
+from cprune_rl.compiler.tuning.schedule import carry_over
+from cprune_rl.compiler.tuning.task_tuner import Job, TaskTuner
+from cprune_rl.compiler.tuning.trace_search import Effort
+from cprune_rl.compiler.tuning.trials import build_candidate
+from cprune_rl.core.intervals import Interval, speedup_interval
+from cprune_rl.core.network import Plan
+from cprune_rl.core.protocols import Artifact
+from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
+from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.cost_cache import CostStore, open_store
-from cprune_rl.intervals import Interval, speedup_interval
-from cprune_rl.machine import command_line, describe_system, now_utc
-from cprune_rl.network import Plan
-from cprune_rl.schemes import MOST_OF_PATTERNS, Scheme
 
 matplotlib.use("Agg")  # no display is needed, or taken
 _N_TRIALS = 32  # of each form

@@ -4,7 +4,7 @@ of recorded problems.
 `python benchmarks/transfer.py [--part families recorded devices starts live] [--json FILE]
 [--picture FILE] [--policies DIR] [--seeds 5] [--trainings 2] [--timesteps 100000]`.
 
-A rehearsal (`cprune_rl.envs.rehearsals`) answers as a device would: a task that was not looked at
+A rehearsal (`cprune_rl.envs.problems.replay`) answers as a device would: a task that was not looked at
 is interpolated, true losses
 deviate from the curves shown, and an oracle is off by as much as short fine-tunes were found to be
 (`loss_model.py`). So this
@@ -65,20 +65,20 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from cprune_rl.agents.agent import PolicyRollOut, PruningAgent
-from cprune_rl.agents.back_off import back_off, ladder
-from cprune_rl.agents.greedy import GreedyCPrune
-from cprune_rl.agents.policy import RowPolicy, load_policy, save_policy
-from cprune_rl.agents.proxy_greedy import ProxyGreedy
-from cprune_rl.agents.searcher import AcceptedPlan, Budget, Searcher, SearchStep
-from cprune_rl.agents.surrogate import SurrogateSearch, SurrogateSettings
-from cprune_rl.agents.training import TrainingSettings, train_policy
-from cprune_rl.envs.generator import GeneratedProblems, GeneratorSettings
+from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
+from cprune_rl.agents.core.pareto import back_off, ladder
+from cprune_rl.agents.core.searcher import AcceptedPlan, Budget, Searcher, SearchStep
+from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
+from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
+from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
+from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS
-from cprune_rl.envs.recordings import CLASS_ORDER, recorded_names
-from cprune_rl.envs.rehearsals import Rehearsal, rehearse
-from cprune_rl.job.progress import Reporter
-from cprune_rl.machine import command_line, describe_system
+from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
+from cprune_rl.envs.problems.registry import CLASS_ORDER, recorded_names
+from cprune_rl.envs.problems.replay import Rehearsal, rehearse
+from cprune_rl.pipeline.progress import Reporter
 
 FAMILIES = {
     "resnet": ("resnet8", "resnet20"),

@@ -25,31 +25,32 @@ from torch import nn
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-from cprune_rl.agents.greedy import GreedyCPrune
-from cprune_rl.agents.searcher import AcceptedPlan, Budget
-from cprune_rl.compiler.deploy import build_network, time_interleaved
-from cprune_rl.compiler.device import RpcDevice
-from cprune_rl.compiler.forms import Form, Forms, Transpose, find_forms
-from cprune_rl.compiler.packing import block_size
-from cprune_rl.compiler.program import Candidate, Program, random_candidates
-from cprune_rl.compiler.reference import OutputCheck
-from cprune_rl.compiler.search import Effort, ProgramSearch, Task
-from cprune_rl.compiler.target import vector_width
-from cprune_rl.compiler.task_tuner import Job, TaskTuner
-from cprune_rl.compiler.transposes import transpose_module, transpose_workload
-from cprune_rl.compiler.trials import TrialRunner
-from cprune_rl.compiler.tuner import Tuner
-from cprune_rl.compiler.workload import ExportedNetwork
+from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.core.searcher import AcceptedPlan, Budget
+from cprune_rl.compiler.deploy.build import build_network, time_interleaved
+from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.target import vector_width
+from cprune_rl.compiler.export.exported_network import ExportedNetwork
+from cprune_rl.compiler.kernels.packed_conv import block_size
+from cprune_rl.compiler.layouts.transposes import transpose_module, transpose_workload
+from cprune_rl.compiler.layouts.variants import Form, Forms, Transpose, find_forms
+from cprune_rl.compiler.tuning.network_tuner import Tuner
+from cprune_rl.compiler.tuning.output_check import OutputCheck
+from cprune_rl.compiler.tuning.schedule import Candidate, Program, random_candidates
+from cprune_rl.compiler.tuning.task_tuner import Job, TaskTuner
+from cprune_rl.compiler.tuning.trace_search import Effort, ProgramSearch, Task
+from cprune_rl.compiler.tuning.trials import TrialRunner
+from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.cost_cache import CostStore, open_store
-from cprune_rl.cost_cache.interpolation import CostModel, EstimatedCosts
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.problems import CurveOracle, open_recorded
-from cprune_rl.losses import LossCurves
-from cprune_rl.network import Network, Plan, Workload
+from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.registry import open_recorded
+from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
+from cprune_rl.models.registry import build_model
+from cprune_rl.models.zoo import MODELS
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
-from cprune_rl.pruning.models import build_model
 from cprune_rl.pruning.surgery import prune
-from cprune_rl.pruning.zoo import MODELS
 
 T = TypeVar("T")
 CPRUNE_TRIALS = (

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from cprune_rl import __version__
-from cprune_rl.contracts import Accuracy, Measurement
-from cprune_rl.network import Workload
+from cprune_rl.core.network import Workload
+from cprune_rl.core.protocols import Accuracy, Measurement
 
 __all__ = ["ContextSummary", "CostStore", "Provenance", "StoredTrial", "Tuning"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from cprune_rl.cost_cache.database import Database
-from cprune_rl.cost_cache.schema import SCHEMA_VERSION, STAMP, revision
+from cprune_rl.cost_cache.engine import Database
+from cprune_rl.cost_cache.tables import SCHEMA_VERSION, STAMP, revision
 from cprune_rl.errors import StoreError
 
 __all__ = ["Upgrade", "migrate", "upgrade"]

@@ -10,16 +10,16 @@ __version__ = "0.2.0.dev0"
 
 register(
     "cprune_rl/CPrune-v0",
-    entry_point="cprune_rl.envs.problems:make_live_env",
+    entry_point="cprune_rl.pipeline.environments:make_live_env",
     nondeterministic=True,
 )
 register("cprune_rl/CPruneRecorded-v0", entry_point="cprune_rl.envs.cprune_env:CPruneEnv")
 register(
     "cprune_rl/SchemeMapping-v0",
-    entry_point="cprune_rl.envs.problems:make_live_mapping_env",
+    entry_point="cprune_rl.pipeline.environments:make_live_mapping_env",
     nondeterministic=True,
 )
 register(
     "cprune_rl/SchemeMappingRecorded-v0",
-    entry_point="cprune_rl.envs.problems:make_recorded_mapping_env",
+    entry_point="cprune_rl.pipeline.environments:make_recorded_mapping_env",
 )

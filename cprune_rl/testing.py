@@ -15,12 +15,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.searcher import Budget, Searcher, SearchResult
-from cprune_rl.contracts import Accuracy, Artifact, Device, Measurement, Spending, TaskCost
-from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
-from cprune_rl.envs.problem import Problem
-from cprune_rl.losses import LossCurves
-from cprune_rl.network import (
+from cprune_rl.agents.core.searcher import Budget, Searcher, SearchResult
+from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.network import (
     Blocked,
     Extent,
     Group,
@@ -31,6 +28,9 @@ from cprune_rl.network import (
     Template,
     Workload,
 )
+from cprune_rl.core.protocols import Accuracy, Artifact, Device, Measurement, Spending, TaskCost
+from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
+from cprune_rl.envs.problem import Problem
 
 __all__ = [
     "DriftingMachine",

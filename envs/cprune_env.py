@@ -17,15 +17,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.contracts import TaskCost
-from cprune_rl.envs.channel_menu import ChannelMenu
-from cprune_rl.envs.menu import EpisodeState, Menu, Move, Options
+from cprune_rl.core.network import Plan
+from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.subgraph_table import SubgraphTable
+from cprune_rl.envs.actions.base import EpisodeState, Menu, Move, Options
+from cprune_rl.envs.actions.channel_steps import ChannelMenu
 from cprune_rl.envs.observation import Observer, features
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.reward import Outcome, get_reward
+from cprune_rl.envs.rewards import Outcome, get_reward
 from cprune_rl.errors import DeviceError
-from cprune_rl.network import Plan
-from cprune_rl.table import SubgraphTable
 
 __all__ = ["CPruneEnv"]
 
@@ -72,7 +72,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         menu: Menu | None = None,
     ) -> None:
         if problem is None or isinstance(problem, str):
-            from cprune_rl.envs.recordings import open_recorded
+            from cprune_rl.envs.problems.registry import open_recorded
 
             problem = open_recorded(problem)
         self._source = problem

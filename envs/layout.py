@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.network import Network
-from cprune_rl.table import TaskRow
+from cprune_rl.core.network import Network
+from cprune_rl.core.subgraph_table import TaskRow
 
 __all__ = ["Layout"]
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.descriptor import DeviceDescriptor
-from cprune_rl.envs.channel_menu import ChannelMenu
+from cprune_rl.core.device_descriptor import DeviceDescriptor
+from cprune_rl.core.network import Network
+from cprune_rl.core.subgraph_table import TaskRow
+from cprune_rl.envs.actions.base import EpisodeState, Menu, Options
+from cprune_rl.envs.actions.channel_steps import ChannelMenu
 from cprune_rl.envs.layout import Layout
-from cprune_rl.envs.menu import EpisodeState, Menu, Options
 from cprune_rl.envs.problem import Problem
-from cprune_rl.network import Network
-from cprune_rl.table import TaskRow
 
 __all__ = [
     "FEATURES",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cprune_rl.contracts import AccuracyOracle, LatencySource
-from cprune_rl.descriptor import UNKNOWN_DEVICE, DeviceDescriptor
+from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE, DeviceDescriptor
+from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.protocols import AccuracyOracle, LatencySource
 from cprune_rl.errors import FloorError
-from cprune_rl.losses import LossCurves
-from cprune_rl.network import Network, Plan
 
 __all__ = ["Problem", "resolve_floor"]
 

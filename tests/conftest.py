@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from cprune_rl.compiler.forms import Forms
-    from cprune_rl.compiler.local import LocalDevice
-    from cprune_rl.compiler.workload import ExportedNetwork
-    from cprune_rl.cost_cache.local_postgres import LocalPostgres
-    from cprune_rl.network import Network
+    from cprune_rl.compiler.devices.local import LocalDevice
+    from cprune_rl.compiler.export.exported_network import ExportedNetwork
+    from cprune_rl.compiler.layouts.variants import Forms
+    from cprune_rl.core.network import Network
     from cprune_rl.pruning.groups import CoupledGroups
+    from tests.doubles.local_postgres import LocalPostgres
 
-    from .yard import Programs, Yard
+    from .doubles.device_fixtures import Programs, Yard
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -64,12 +64,12 @@ def lower(name: str) -> Lowered:
     """Any packaged network, lowered."""
     import torch
 
-    from cprune_rl.compiler.forms import find_forms
-    from cprune_rl.compiler.target import make_target
-    from cprune_rl.compiler.workload import ExportedNetwork
+    from cprune_rl.compiler.devices.target import make_target
+    from cprune_rl.compiler.export.exported_network import ExportedNetwork
+    from cprune_rl.compiler.layouts.variants import find_forms
+    from cprune_rl.models.registry import build_model
+    from cprune_rl.models.zoo import MODELS
     from cprune_rl.pruning.groups import find_groups
-    from cprune_rl.pruning.models import build_model
-    from cprune_rl.pruning.zoo import MODELS
 
     model = build_model(name, 10)
     generator = torch.Generator().manual_seed(0)
@@ -93,8 +93,8 @@ def lower(name: str) -> Lowered:
 @pytest.fixture(scope="session")
 def device() -> Iterator[LocalDevice]:
     """The local device, timing briefly and giving up soon."""
-    from cprune_rl.compiler.device import TimingSettings
-    from cprune_rl.compiler.local import LocalDevice
+    from cprune_rl.compiler.devices.local import LocalDevice
+    from cprune_rl.compiler.devices.rpc_device import TimingSettings
 
     with LocalDevice(timing=TimingSettings(n_repeats=2, min_repeat_ms=1, timeout_s=3.0)) as local:
         yield local
@@ -103,7 +103,7 @@ def device() -> Iterator[LocalDevice]:
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
     """Programs that work, crash and hang."""
-    from .yard import Programs
+    from .doubles.device_fixtures import Programs
 
     return Programs(tmp_path_factory.mktemp("programs"))
 
@@ -111,7 +111,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
 @pytest.fixture(scope="session")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     """A tracker with four servers."""
-    from .yard import Yard
+    from .doubles.device_fixtures import Yard
 
     yard = Yard(tmp_path_factory.mktemp("yard"))
     try:
@@ -131,7 +131,7 @@ def postgres() -> Iterator[LocalPostgres]:
     pytest.importorskip(
         "psycopg", reason="the driver is not installed: pip install 'cprune-rl[postgres]'"
     )
-    from cprune_rl.cost_cache.local_postgres import LocalPostgres, find_binaries
+    from tests.doubles.local_postgres import LocalPostgres, find_binaries
 
     if find_binaries() is None:
         pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from cprune_rl import losses
-from cprune_rl.compiler.target import make_target
-from cprune_rl.intervals import Interval
-from cprune_rl.network import Plan
+from cprune_rl.compiler.devices.target import make_target
+from cprune_rl.core import loss_model as losses
+from cprune_rl.core.intervals import Interval
+from cprune_rl.core.network import Plan
 
-from .made_up import synthetic
+from .doubles.fake_records import synthetic
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

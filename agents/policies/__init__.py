@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cprune_rl.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from cprune_rl.agents.policy import RowPolicy
+    from cprune_rl.agents.rl.policy import RowPolicy
 
 __all__ = ["DEFAULT", "find_policy", "open_policy", "policy_names"]
 
@@ -56,6 +56,6 @@ def open_policy(name: str, max_rows: int) -> RowPolicy:
         UnknownNameError: there is none of that name, and no such folder.
         PolicyError: it is damaged, or reads another observation.
     """
-    from cprune_rl.agents.policy import load_policy
+    from cprune_rl.agents.rl.policy import load_policy
 
     return load_policy(find_policy(name), max_rows)

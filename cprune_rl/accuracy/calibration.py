@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cprune_rl.network import Plan
+from cprune_rl.core.network import Plan
 
 __all__ = ["Calibration", "CalibrationPoint", "Calibrations"]
 

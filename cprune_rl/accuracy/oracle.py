@@ -27,9 +27,9 @@ from torch import nn
 from cprune_rl.accuracy.calibration import Calibrations
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.training import TrainSettings, a_core_each, evaluate, recalibrate, train
-from cprune_rl.contracts import Accuracy, Spending
+from cprune_rl.core.network import Plan
+from cprune_rl.core.protocols import Accuracy, Spending
 from cprune_rl.cost_cache import CostStore
-from cprune_rl.network import Plan
 
 __all__ = ["Evaluation", "Finetuned", "PlanOracle", "Recalibrated"]
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.training import autocast, faster_strides, placed, seeded
-from cprune_rl.network import Plan
+from cprune_rl.core.network import Plan
 
 __all__ = ["PlanSpace", "SupernetSettings", "train_supernet"]
 

@@ -18,7 +18,7 @@ from cprune_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from cprune_rl.cost_cache import ContextSummary, SqlStore
-    from cprune_rl.cost_cache.upkeep import Pruned
+    from cprune_rl.cost_cache.maintenance import Pruned
 
 __all__ = ["register"]
 
@@ -93,7 +93,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a recording: one compressed file with programs, samples, provenances and a checksum."""
-    from cprune_rl.cost_cache.transfer import Selection, export_recording
+    from cprune_rl.cost_cache.archive.import_export import Selection, export_recording
 
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already: name another file, or give --force")
@@ -112,7 +112,7 @@ def import_(
     Its checksum, lines and programs are verified first and nothing in it is run, but its figures
     are believed.
     """
-    from cprune_rl.cost_cache.transfer import import_recording
+    from cprune_rl.cost_cache.archive.import_export import import_recording
 
     with _opened(storage, create=True) as store, _bar("Importing") as advance:
         added = import_recording(store.database, file, advance)
@@ -131,14 +131,14 @@ def verify(
     Exits with 1 where something is wrong.
     """
     if file is not None:
-        from cprune_rl.cost_cache.recording import open_recording
+        from cprune_rl.cost_cache.archive.file import open_recording
 
         with _bar("Verifying") as advance, open_recording(file, advance) as recording:
             typer.echo(
                 f"{file} is whole: {_listed({str(kind): n for kind, n in recording.header.counts.items()})}"
             )
         return
-    from cprune_rl.cost_cache.upkeep import find_damage
+    from cprune_rl.cost_cache.maintenance import find_damage
 
     with _opened(storage) as store, _bar("Verifying"):
         found = find_damage(store.database)
@@ -196,8 +196,8 @@ def prune(
 
     What is gone is measured again when it is asked for.
     """
-    from cprune_rl.cost_cache.upkeep import Rules
-    from cprune_rl.cost_cache.upkeep import prune as prune_storage
+    from cprune_rl.cost_cache.maintenance import Rules
+    from cprune_rl.cost_cache.maintenance import prune as prune_storage
 
     rules = Rules(keep, older_than, context)
     with _opened(storage) as store:

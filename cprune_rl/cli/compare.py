@@ -79,8 +79,8 @@ def compare(
     show: Annotated[bool, typer.Option("--list", help="List the methods and end.")] = False,
 ) -> None:
     """Compare search methods on recorded problems within equal budgets, and write a page about it."""
-    from cprune_rl.agents.methods import METHODS, methods_of
-    from cprune_rl.job.progress import Reporter
+    from cprune_rl.agents.registry import METHODS, methods_of
+    from cprune_rl.pipeline.progress import Reporter
 
     reporter = Reporter()
     if show:
@@ -88,10 +88,10 @@ def compare(
             reporter.say(f"  {name:18} {method.what}")
         return
     from cprune_rl.comparison.cases import cases_of
-    from cprune_rl.comparison.motivation import one_each
-    from cprune_rl.comparison.report import report
+    from cprune_rl.comparison.compiler_evidence import one_each
+    from cprune_rl.comparison.report.write import report
     from cprune_rl.comparison.runner import Campaign, parse_budget, run_campaign
-    from cprune_rl.envs.recordings import has_schemes, recorded_names
+    from cprune_rl.envs.problems.registry import has_schemes, recorded_names
 
     if losses not in ("drawn", "recorded"):
         raise typer.BadParameter(f"{losses!r}: drawn or recorded", param_hint="--losses")
@@ -128,7 +128,7 @@ def _parts(text: str) -> list[str]:
 
 def leaderboard(folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")]) -> None:
     """Rank methods by the rows of comparisons that hold when their searches are run again."""
-    from cprune_rl.comparison.report import rank
-    from cprune_rl.job.progress import Reporter
+    from cprune_rl.comparison.report.write import rank
+    from cprune_rl.pipeline.progress import Reporter
 
     rank(folder, Reporter())

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from cprune_rl.compiler.tracker_client import KeyStatus, TrackerAddress
-    from cprune_rl.descriptor import DeviceDescriptor
+    from cprune_rl.compiler.devices.tracker_client import KeyStatus, TrackerAddress
+    from cprune_rl.core.device_descriptor import DeviceDescriptor
 
 __all__ = ["register"]
 
@@ -57,12 +57,13 @@ def probe(
 
     the figures an agent knows a device by. Under a minute on most.
     """
-    from cprune_rl.compiler.devices import open_device, parse_device
+    from cprune_rl.compiler.devices.open import open_device
+    from cprune_rl.compiler.devices.spec import parse_device
 
     parse_device(device)
-    from cprune_rl.compiler.probe import N_WORKLOADS, probe_device
+    from cprune_rl.compiler.tuning.probe import N_WORKLOADS, probe_device
     from cprune_rl.cost_cache import default_url, open_store
-    from cprune_rl.job.progress import Reporter
+    from cprune_rl.pipeline.progress import Reporter
 
     reporter = Reporter()
     store = None if fresh else open_store(storage or default_url())
@@ -139,8 +140,8 @@ def compare(
 
     is the second really faster than the first? With 95 % intervals and the noise floor.
     """
-    from cprune_rl.job.progress import Reporter
-    from cprune_rl.job.side_by_side import compare_networks
+    from cprune_rl.pipeline.compare_builds import compare_networks
+    from cprune_rl.pipeline.progress import Reporter
 
     timed = compare_networks(device, networks, input_shape, rounds, Reporter())
     if as_json:
@@ -180,7 +181,7 @@ def list_devices(
     """List what this machine offers, the packaged recordings, and the devices of a TVM tracker."""
     import os
 
-    from cprune_rl.compiler.tracker_client import TrackerAddress, tracker_status
+    from cprune_rl.compiler.devices.tracker_client import TrackerAddress, tracker_status
 
     is_asked = tracker is not None or "TVM_TRACKER_HOST" in os.environ
     address = TrackerAddress.parse(tracker) if is_asked else None
@@ -200,7 +201,7 @@ def list_devices(
 def _local_table() -> Table:
     import psutil
 
-    from cprune_rl.compiler.target import host_cpu, is_processor, make_target, vector_width
+    from cprune_rl.compiler.devices.target import host_cpu, is_processor, make_target, vector_width
 
     view = Table(title=f"local: {psutil.cpu_count()} threads, processor {host_cpu()}")
     for column in ("device", "compiled for", "float32 lanes"):
@@ -224,7 +225,7 @@ def _local_table() -> Table:
 
 def recorded_table() -> Table:
     """The packaged recordings: what each is of, and what machine it was made on."""
-    from cprune_rl.envs.recordings import describe_recorded, recorded_names
+    from cprune_rl.envs.problems.registry import describe_recorded, recorded_names
 
     view = Table(
         title="Packaged recordings: no device, estimates",
@@ -259,7 +260,7 @@ def _tracker_table(tracker: TrackerAddress, status: list[KeyStatus]) -> Table:
         title=f"Tracker at {tracker}",
         caption=None
         if status
-        else f"No device yet. Start one with\npython -m cprune_rl.compiler.rpc_server --tracker {tracker} --key NAME",
+        else f"No device yet. Start one with\npython -m cprune_rl.compiler.devices.rpc_server --tracker {tracker} --key NAME",
     )
     for column, justify in (
         ("device", "left"),

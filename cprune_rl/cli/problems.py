@@ -28,13 +28,13 @@ def list_problems() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from cprune_rl.envs.recordings import (
+    from cprune_rl.envs.problems.registry import (
         describe_recorded,
         problems_folder,
         read_recording,
         recorded_names,
     )
-    from cprune_rl.job.live_problems import live_names, live_options
+    from cprune_rl.pipeline.live_problems import live_names, live_options
 
     packaged = set(recorded_names())
     view = Table(
@@ -91,8 +91,8 @@ def show(
     from rich.console import Console
     from rich.table import Table
 
-    from cprune_rl.envs.recordings import describe_recorded, open_recorded
-    from cprune_rl.job.live_problems import is_live, live_options
+    from cprune_rl.envs.problems.registry import describe_recorded, open_recorded
+    from cprune_rl.pipeline.live_problems import is_live, live_options
 
     if is_live(name):
         print(f"{name}: live, measured as it is pruned")
@@ -142,8 +142,8 @@ def add(
 
     or a run's options, so that they can be opened and pruned by name.
     """
-    from cprune_rl.envs.recordings import add_problem
-    from cprune_rl.job.live_problems import add_live_problem
+    from cprune_rl.envs.problems.registry import add_problem
+    from cprune_rl.pipeline.live_problems import add_live_problem
 
     if file.suffix in (".yaml", ".yml"):
         added = add_live_problem(file, name or file.stem)
@@ -155,8 +155,8 @@ def add(
 
 def remove(name: Annotated[str, typer.Argument(help="A problem that you added.")]) -> None:
     """Take a problem that you added away."""
-    from cprune_rl.envs.recordings import remove_problem
-    from cprune_rl.job.live_problems import is_live, remove_live_problem
+    from cprune_rl.envs.problems.registry import remove_problem
+    from cprune_rl.pipeline.live_problems import is_live, remove_live_problem
 
     (remove_live_problem if is_live(name) else remove_problem)(name)
     print(f"{name} is removed.")

@@ -53,9 +53,9 @@ def record(
     """Record a problem: measure what searches of a network can reach on a device, for environments
     that need neither.
     """
-    from cprune_rl.job.config import load_config
-    from cprune_rl.job.progress import Reporter
-    from cprune_rl.job.record import record as run
+    from cprune_rl.pipeline.config import load_config
+    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.record import record as run
 
     options = load_config(
         None,
@@ -70,5 +70,7 @@ def record(
             "effort": effort,
         },
     )
-    options.check_names()
+    from cprune_rl.pipeline.setup import check_names
+
+    check_names(options)
     run(options, minutes, to, Reporter(), curves_of)

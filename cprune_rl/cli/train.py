@@ -14,7 +14,7 @@ from cprune_rl.cli.options import given, with_options
 from cprune_rl.errors import ConfigError, CPruneError, DeviceError, StoreError, ToolchainError
 
 if TYPE_CHECKING:
-    from cprune_rl.job.folder import RunFolder
+    from cprune_rl.pipeline.run_folder import RunFolder
 
 __all__ = ["register"]
 
@@ -32,8 +32,8 @@ _ONLY_POLICY = (
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    from cprune_rl.job.config import RunConfig
-    from cprune_rl.job.policy_config import PolicyConfig
+    from cprune_rl.pipeline.config import RunConfig
+    from cprune_rl.pipeline.policy_config import PolicyConfig
 
     app.command("train")(
         with_options(train, {"A run": RunConfig, "A policy for many problems": PolicyConfig})
@@ -107,15 +107,15 @@ def prune(
 
 
 def _train_policy(flags: dict[str, Any]) -> None:
-    from cprune_rl.job.policy_config import PolicyConfig, load_policy_config
+    from cprune_rl.pipeline.policy_config import PolicyConfig, load_policy_config
 
     if stray := [name for name in flags if name not in PolicyConfig.model_fields]:
         raise ConfigError(
             f"--{stray[0].replace('_', '-')} is of a run: a policy for many problems is trained on recordings, by {', '.join(PolicyConfig.model_fields)}"
         )
     options = load_policy_config(flags)
-    from cprune_rl.job.policy_training import train_on_problems
-    from cprune_rl.job.progress import Reporter
+    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.train_policy import train_on_problems
 
     reporter = Reporter()
     try:
@@ -132,9 +132,9 @@ def _run(
     flags: dict[str, Any],
     defaults: dict[str, Any] | None = None,
 ) -> None:
-    from cprune_rl.job.config import load_config
-    from cprune_rl.job.folder import RunFolder
-    from cprune_rl.job.live_problems import is_live, live_options
+    from cprune_rl.pipeline.config import load_config
+    from cprune_rl.pipeline.live_problems import is_live, live_options
+    from cprune_rl.pipeline.run_folder import RunFolder
 
     if resume is not None:
         if stray := [*flags, *(["config"] if config is not None else [])]:
@@ -157,15 +157,17 @@ def _run(
             raise ConfigError(
                 f"--front has floors of its own and no rival beside them: leave --{stray[0]} out"
             )
-        options.check_names()
+        from cprune_rl.pipeline.setup import check_names
+
+        check_names(options)
         folder = RunFolder.create(options)
     _go(folder)
 
 
 def _go(folder: RunFolder) -> None:
-    from cprune_rl.job.front import sweep
-    from cprune_rl.job.progress import Reporter
-    from cprune_rl.job.run import run
+    from cprune_rl.pipeline.front import sweep
+    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.run import run
 
     reporter = Reporter()
     try:

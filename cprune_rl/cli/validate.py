@@ -29,18 +29,18 @@ def validate(
     """Rebuild the networks of a run or of a front from their files and check what is claimed of
     them; run a comparison's row again.
     """
-    from cprune_rl.job.progress import Reporter
+    from cprune_rl.pipeline.progress import Reporter
 
     if run.suffix == ".json":
         from cprune_rl.comparison.validation import check_row
 
         checks = check_row(run)
     elif (run / "front.json").exists():
-        from cprune_rl.job.validate_front import validate_front
+        from cprune_rl.validation.front import validate_front
 
         checks = validate_front(run)
     else:
-        from cprune_rl.job.validate import validate_run
+        from cprune_rl.validation.run import validate_run
 
         checks = validate_run(run)
     reporter = Reporter()

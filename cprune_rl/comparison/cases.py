@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from cprune_rl.agents.back_off import back_off, ladder
-from cprune_rl.agents.searcher import AcceptedPlan
-from cprune_rl.comparison.rows import Case
+from cprune_rl.agents.core.pareto import back_off, ladder
+from cprune_rl.agents.core.searcher import AcceptedPlan
+from cprune_rl.comparison.records import Case
 from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.envs.recordings import read_recording, without_floor
-from cprune_rl.envs.rehearsals import Rehearsal, rehearse
+from cprune_rl.envs.problems.registry import read_recording, without_floor
+from cprune_rl.envs.problems.replay import Rehearsal, rehearse
 
 __all__ = ["EVALUATION_S", "FINETUNE_S", "TRIAL_S", "Losses", "cases_of", "kept", "open_case"]
 

@@ -20,17 +20,17 @@ from typing import Any
 
 import torch
 
-from cprune_rl.agents.methods import METHODS
-from cprune_rl.agents.searcher import Budget
-from cprune_rl.comparison.backends import BACKENDS
-from cprune_rl.comparison.rows import BUDGETS, Case, Row, read_row
-from cprune_rl.comparison.shelf import Shelf, needed
-from cprune_rl.comparison.single_run import code_of, failed_row, run_one
-from cprune_rl.envs.recordings import has_schemes
+from cprune_rl.agents.core.searcher import Budget
+from cprune_rl.agents.registry import METHODS
+from cprune_rl.comparison.executors import BACKENDS
+from cprune_rl.comparison.policy_store import Shelf, needed
+from cprune_rl.comparison.records import BUDGETS, Case, Row, read_row
+from cprune_rl.comparison.run_case import code_of, failed_row, run_one
+from cprune_rl.core.json_text import dump_json
+from cprune_rl.core.system_info import command_line, describe_system, now_utc
+from cprune_rl.envs.problems.registry import has_schemes
 from cprune_rl.errors import ConfigError, CPruneError
-from cprune_rl.job.progress import Reporter
-from cprune_rl.machine import command_line, describe_system, now_utc
-from cprune_rl.plain import dump_json
+from cprune_rl.pipeline.progress import Reporter
 
 __all__ = ["Campaign", "parse_budget", "row_path", "run_campaign"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.comparison.rows import Case, Row
+from cprune_rl.comparison.records import Case, Row
 
 __all__ = ["EXACT", "UNRANKED", "Scores", "score"]
 

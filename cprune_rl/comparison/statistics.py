@@ -18,9 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.comparison.curves import COSTS_OVER, Curve, Front, cost_curves, fronts, profiles
-from cprune_rl.comparison.remarks import remarks
-from cprune_rl.comparison.resampling import (
+from cprune_rl.comparison.bootstrap import (
     N_RESAMPLES,
     band,
     interval,
@@ -29,10 +27,12 @@ from cprune_rl.comparison.resampling import (
     over_problems,
     over_seeds,
 )
-from cprune_rl.comparison.rows import COSTS, Row
+from cprune_rl.comparison.caveats import remarks
+from cprune_rl.comparison.profiles import COSTS_OVER, Curve, Front, cost_curves, fronts, profiles
+from cprune_rl.comparison.records import COSTS, Row
 from cprune_rl.comparison.scores import UNRANKED, Scores, score
+from cprune_rl.core.intervals import Interval
 from cprune_rl.errors import ConfigError
-from cprune_rl.intervals import Interval
 
 __all__ = ["AGENT", "Cell", "Comparison", "Standing", "compare"]
 

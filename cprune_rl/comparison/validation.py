@@ -11,15 +11,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from cprune_rl.agents.methods import METHODS
-from cprune_rl.agents.searcher import Budget
+from cprune_rl.agents.core.searcher import Budget
+from cprune_rl.agents.registry import METHODS
 from cprune_rl.comparison.cases import open_case
-from cprune_rl.comparison.rows import Row, read_row
-from cprune_rl.comparison.shelf import Shelf
-from cprune_rl.comparison.single_run import run_one
+from cprune_rl.comparison.policy_store import Shelf
+from cprune_rl.comparison.records import Row, read_row
+from cprune_rl.comparison.run_case import run_one
+from cprune_rl.core.check import Check
+from cprune_rl.core.network import Plan
 from cprune_rl.errors import ConfigError, CPruneError
-from cprune_rl.job.validate import Check
-from cprune_rl.network import Plan
 
 __all__ = ["check_row", "is_valid"]
 

@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cprune_rl.core.network import Extent, Group
 from cprune_rl.errors import ConfigError, ModelError
-from cprune_rl.network import Extent, Group
-from cprune_rl.pruning.cuts import Cuts, trainable_copy
-from cprune_rl.pruning.graph import ChannelGraph
-from cprune_rl.pruning.guard import refusals
-from cprune_rl.pruning.heads import Heads, find_heads
+from cprune_rl.pruning.attention_heads import Heads, find_heads
+from cprune_rl.pruning.dependency_graph import ChannelGraph
+from cprune_rl.pruning.equivalence_check import refusals
 from cprune_rl.pruning.importance import NEEDS_GRADIENTS, random_scores, score
+from cprune_rl.pruning.slices import Cuts, trainable_copy
 
 __all__ = ["CoupledGroups", "GroupSettings", "find_cuts", "find_groups"]
 

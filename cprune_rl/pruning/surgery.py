@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from cprune_rl.core.json_text import dump_json
+from cprune_rl.core.network import Plan
 from cprune_rl.errors import PlanError
-from cprune_rl.network import Plan
-from cprune_rl.plain import dump_json
+from cprune_rl.models.registry import build_model
+from cprune_rl.models.weights import save_weights
 from cprune_rl.pruning.groups import CoupledGroups, find_cuts
-from cprune_rl.pruning.models import build_model
-from cprune_rl.pruning.weights import save_weights
 
 __all__ = ["PlanFile", "count_parameters", "kept_indices", "load_pruned", "prune"]
 

@@ -1,13 +1,13 @@
 """Images by name, split four ways; nothing is read before it is asked for."""
 
-from cprune_rl.accuracy.data.images import (
+from cprune_rl.accuracy.data.registry import DATA_SETS, DataKind, DataSpec, load_data, parse_data
+from cprune_rl.accuracy.data.splits import (
     NORMALISATIONS,
     ImageData,
     Normalisation,
     Split,
     split_images,
 )
-from cprune_rl.accuracy.data.names import DATA_SETS, DataKind, DataSpec, load_data, parse_data
 
 __all__ = [
     "DATA_SETS",

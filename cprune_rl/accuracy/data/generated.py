@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 
 from cprune_rl.accuracy.data.contours import ContourSettings, draw_contours
-from cprune_rl.accuracy.data.images import ImageData, Split
+from cprune_rl.accuracy.data.splits import ImageData, Split
 
 __all__ = ["DIFFICULTIES", "contours", "digits"]
 

@@ -1,0 +1,1 @@
+"""Rival methods, each in a file of its own."""

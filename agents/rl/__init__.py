@@ -1,0 +1,1 @@
+"""Policies: networks, learners, training, roll-outs."""

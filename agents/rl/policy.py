@@ -1,0 +1,290 @@
+"""The row-shared policy: reads a subgraph table of any length with the same weights.
+
+Row MLP -> mean and max over the rows -> row MLP, twice; a shared head gives each row's three
+actions,
+plus `beta` times the analytic score of the action (log gain less log loss: what a greedy planner
+would
+rank by). Plugs into sb3-contrib's MaskablePPO unchanged. Saved as safetensors and JSON, so that
+loading
+one runs no code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
+from torch.nn import functional
+
+from cprune_rl.envs.actions.base import Menu
+from cprune_rl.envs.actions.channel_steps import ChannelMenu
+from cprune_rl.envs.observation import N_GLOBALS, feature_hash, features
+from cprune_rl.errors import PolicyError
+
+__all__ = ["RowPolicy", "load_policy", "save_policy", "spaces"]
+
+_FORMAT = 2  # 2: a device is eight figures of its probe
+
+
+def spaces(menu: Menu, max_rows: int) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+    """Observations and actions of tables of up to so many rows, as the environment has them."""
+    return gymnasium.spaces.Box(
+        -10.0, 10.0, (max_rows, len(features(menu)))
+    ), gymnasium.spaces.Discrete(len(menu.changes) * max_rows + 1)
+
+
+def _mlp(*sizes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class RowEncoder(BaseFeaturesExtractor):
+    """`(batch, rows, features)` -> row embeddings, a pooled embedding and the rows' scores, in one
+    flat vector.
+    """
+
+    def __init__(
+        self, observation_space: gymnasium.spaces.Box, n_changes: int, width: int = 64
+    ) -> None:
+        n_rows, n_features = observation_space.shape
+        super().__init__(observation_space, n_rows * width + width + n_rows * n_changes)
+        self._width = width
+        self._score = slice(
+            n_features - N_GLOBALS - n_changes, n_features - N_GLOBALS
+        )  # the last columns before the globals (`observation.features`)
+        self.embed = _mlp(n_features, width, width)
+        self.mix1 = _mlp(3 * width, width)
+        self.mix2 = _mlp(3 * width, width)
+        self.pool = _mlp(2 * width + N_GLOBALS, width)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        batch, n_rows, _ = observations.shape
+        valid = observations[:, :, 0] > 0.5
+        owner, _ = valid.nonzero(as_tuple=True)
+        rows = self.embed(observations[valid])  # only rows that stand for a task are computed
+        for mix in (self.mix1, self.mix2):
+            rows = rows + self._mixed(mix, rows, self._pooled(rows, owner, batch), owner)
+        pooled = self.pool(
+            torch.cat([self._pooled(rows, owner, batch), observations[:, 0, -N_GLOBALS:]], dim=1)
+        )
+        padded = rows.new_zeros(batch, n_rows, self._width)
+        padded[valid] = rows
+        return torch.cat(
+            [padded.flatten(1), pooled, observations[:, :, self._score].flatten(1)], dim=1
+        )
+
+    def _mixed(
+        self, mix: nn.Sequential, rows: torch.Tensor, pooled: torch.Tensor, owner: torch.Tensor
+    ) -> torch.Tensor:
+        """`mix` of each row beside its table's pooled embedding, whose share of the product is
+        computed once a table, not once a row.
+        """
+        linear, activation = mix
+        assert isinstance(linear, nn.Linear)
+        own, shared = linear.weight[:, : self._width], linear.weight[:, self._width :]
+        mixed: torch.Tensor = activation(
+            rows @ own.T + functional.linear(pooled, shared, linear.bias)[owner]
+        )
+        return mixed
+
+    def _pooled(self, rows: torch.Tensor, owner: torch.Tensor, batch: int) -> torch.Tensor:
+        """Mean and maximum over the rows of each table, `(batch, 2 * width)`."""
+        count = rows.new_zeros(batch).index_add(0, owner, torch.ones_like(owner, dtype=rows.dtype))
+        mean = (
+            rows.new_zeros(batch, self._width).index_add(0, owner, rows)
+            / count.clamp(min=1)[:, None]
+        )
+        largest = rows.new_zeros(batch, self._width).scatter_reduce(
+            0, owner[:, None].expand(-1, self._width), rows, "amax"
+        )
+        return torch.cat([mean, largest], dim=1)
+
+
+class RowHead(nn.Module):
+    """Logits: one for each change of each row and one for stop, from what `RowEncoder` gives."""
+
+    def __init__(self, n_rows: int, n_changes: int, width: int, prior: float) -> None:
+        super().__init__()
+        self._n_rows, self._n_changes, self._width = n_rows, n_changes, width
+        self.row = nn.Linear(width, n_changes)
+        self.stop = nn.Linear(width, 1)
+        self.beta = nn.Parameter(torch.tensor(float(prior)))
+        nn.init.normal_(self.row.weight, std=0.01)
+        nn.init.zeros_(self.row.bias)
+        nn.init.normal_(self.stop.weight, std=0.01)
+        nn.init.constant_(
+            self.stop.bias, -3.0
+        )  # a policy that stops at once never learns what it missed
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        learned, analytic = self.parts(latent)
+        return learned + analytic
+
+    def parts(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What was learned and what the analytic score gives, of each logit;
+
+        `(batch, n_changes * rows + 1)` each.
+        """
+        rows, pooled, score = torch.split(
+            latent, [self._n_rows * self._width, self._width, self._n_rows * self._n_changes], dim=1
+        )
+        learned = self.row(rows.view(len(latent), self._n_rows, self._width)).flatten(1)
+        return torch.cat([learned, self.stop(pooled)], dim=1), torch.cat(
+            [self.beta * score, score.new_zeros(len(score), 1)], dim=1
+        )
+
+
+class PooledValue(nn.Module):
+    """The value of a table, from its pooled embedding."""
+
+    def __init__(self, n_rows: int, width: int) -> None:
+        super().__init__()
+        self._span = slice(n_rows * width, n_rows * width + width)
+        self.net = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = self.net(latent[:, self._span])
+        return value
+
+
+class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib has no types
+    """An actor-critic whose weights do not depend on the number of rows.
+
+    Args:
+        observation_space: `Box(n_rows, n_features)`, as `observation.features` has them of any
+            menu.
+        action_space: `Discrete(n_changes * n_rows + 1)`.
+        lr_schedule: as SB3 has it.
+        width: of the embeddings.
+        prior: weight of the analytic score at the start; 0 leaves it out.
+        kwargs: further options of MaskableActorCriticPolicy.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.spaces.Box,
+        action_space: gymnasium.spaces.Discrete,
+        lr_schedule: Schedule,
+        width: int = 64,
+        prior: float = 4.0,
+        **kwargs: Any,
+    ) -> None:
+        self._width, self._prior, self._n_changes = (
+            width,
+            prior,
+            (int(action_space.n) - 1) // observation_space.shape[0],
+        )
+        encoder = {"n_changes": self._n_changes, "width": width}
+        options = {
+            **kwargs,
+            "net_arch": [],
+            "ortho_init": False,
+            "features_extractor_class": RowEncoder,
+            "features_extractor_kwargs": encoder,
+        }
+        super().__init__(observation_space, action_space, lr_schedule, **options)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        n_rows = self.observation_space.shape[0]
+        self.action_net = RowHead(n_rows, self._n_changes, self._width, self._prior)
+        self.value_net = PooledValue(n_rows, self._width)
+        self.optimizer = self.optimizer_class(
+            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )
+
+    def explain(self, observation: NDArray[np.float32], action: int) -> tuple[float, float]:
+        """What was learned and what the analytic score gives, of one action's logit.
+
+        Args:
+            observation: `(rows, n_features)`.
+            action: that is asked about.
+        """
+        with torch.no_grad():
+            learned, analytic = self.action_net.parts(
+                self.extract_features(
+                    torch.from_numpy(observation[None]), self.pi_features_extractor
+                )
+            )
+        return float(learned[0, action]), float(analytic[0, action])
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "width": self._width, "prior": self._prior}
+
+
+def save_policy(
+    policy: RowPolicy, folder: Path, card: Mapping[str, Any], menu: Menu | None = None
+) -> None:
+    """Writes `policy.safetensors` and `policy.json`.
+
+    Args:
+        policy: what to save.
+        folder: made where it is missing.
+        card: what it was trained on, for whoever uses it later; plain values.
+        menu: whose changes it chooses among; narrower groups where not given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        k: v.contiguous()
+        for k, v in policy.state_dict().items()
+        if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))
+    }
+    save_file(weights, folder / "policy.safetensors")
+    names = features(menu or ChannelMenu())
+    layout = {
+        "format": _FORMAT,
+        "feature_hash": feature_hash(names),
+        "features": list(names),
+        "width": policy._width,
+    }
+    (folder / "policy.json").write_text(json.dumps({**layout, "card": dict(card)}, indent=1))
+
+
+def load_policy(folder: Path, max_rows: int, menu: Menu | None = None) -> RowPolicy:
+    """Reads a policy; runs no code from the files.
+
+    Args:
+        folder: that `save_policy` wrote.
+        max_rows: tasks of the largest table that it is to read.
+        menu: whose changes it is to choose among; narrower groups where not given.
+
+    Raises:
+        PolicyError: a file is missing or damaged, or the policy reads another observation.
+    """
+    menu = menu or ChannelMenu()
+    names = features(menu)
+    try:
+        layout = json.loads((folder / "policy.json").read_text())
+        weights = load_file(folder / "policy.safetensors")
+        found, width, version = layout["feature_hash"], int(layout["width"]), layout["format"]
+    except Exception as error:  # safetensors raises its own type, json and the file system theirs
+        raise PolicyError(f"{folder} holds no policy: {error}") from error
+    if (version, found) != (_FORMAT, feature_hash(names)):
+        raise PolicyError(
+            f"the policy in {folder} reads observation {found} (format {version}), this version gives {feature_hash(names)} (format {_FORMAT}): train it again with this version"
+        )
+    policy = RowPolicy(*spaces(menu, max_rows), lambda _: 0.0, width=width)
+    missing, unexpected = policy.load_state_dict(weights, strict=False)
+    missing = [
+        k for k in missing if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))
+    ]
+    if missing or unexpected:
+        raise PolicyError(
+            f"the policy in {folder} lacks {missing[:2]} or has unknown {unexpected[:2]}: it is of another version"
+        )
+    policy.set_training_mode(False)
+    return policy

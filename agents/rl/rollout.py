@@ -1,0 +1,117 @@
+"""One walk through the environment, by whatever chooses the actions, written down by a meter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from cprune_rl.agents.core.searcher import Meter, SearchStep
+from cprune_rl.envs.actions.base import Menu, Move
+from cprune_rl.envs.cprune_env import CPruneEnv
+from cprune_rl.envs.problem import Problem
+
+__all__ = ["Choose", "RollOut"]
+
+Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], "int | tuple[int, str]"]
+
+
+class RollOut:
+    """A walk that ends by itself, or where the budget is spent.
+
+    Args:
+        problem: what to solve.
+        meter: counts and writes down.
+        max_rows: rows of the observation.
+        max_steps: truncation: far more than a walk takes, so that it never binds.
+        max_rejections: the walk ends after so many.
+        menu: which changes there are; narrower groups where not given.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        meter: Meter,
+        max_rows: int,
+        max_steps: int = 1000,
+        max_rejections: int = 8,
+        menu: Menu | None = None,
+    ) -> None:
+        self._meter = meter
+        options: dict[str, Any] = {
+            "max_rows": max_rows,
+            "max_steps": max_steps,
+            "max_rejections": max_rejections,
+            "menu": menu,
+        }
+        self._env = gymnasium.make(
+            "cprune_rl/CPrune-v0", problem=problem, disable_env_checker=True, **options
+        )
+        core = self._env.unwrapped
+        assert isinstance(core, CPruneEnv)
+        self._core = core
+
+    def run(self, choose: Choose) -> None:
+        """Walks.
+
+        Args:
+            choose: the action, from the observation and the mask of legal ones; with what spoke for
+                it, if it says so.
+
+        Raises:
+            DeviceError: the device is gone.
+        """
+        obs, info = self._env.reset(seed=0)
+        if not self._meter.accepted:  # the meter may have seen another walk
+            self._meter.start(self._dense_s(info["latency_s"]))
+        done = False
+        while not done and not self._meter.is_spent:
+            chosen = choose(obs, self._core.action_masks())
+            action, why = chosen if isinstance(chosen, tuple) else (chosen, "")
+            move = self._core.move(action)
+            what = "stop" if move is None else self._describe(move)
+            expected = (
+                None if move is None else float(self._core.options.gain[move.row, move.change])
+            )
+            before_s = self._core.state.table.latency_s
+            obs, _, terminated, truncated, info = self._env.step(np.int64(action))
+            if self._core.failure is not None:
+                raise self._core.failure
+            done = terminated or truncated
+            if move is not None:
+                accuracy = None if "error_type" in info else info["tried_accuracy"]
+                gain = (
+                    math.log(before_s / info["tried_latency_s"])
+                    if math.isfinite(info["tried_latency_s"])
+                    else None
+                )
+                self._meter.record(
+                    SearchStep(
+                        move.plan,
+                        what,
+                        info["tried_latency_s"],
+                        accuracy,
+                        info["accepted"],
+                        0.0,
+                        expected,
+                        gain,
+                        why,
+                        info.get("standard_error", 0.0),
+                    )
+                )
+
+    def _dense_s(self, beginning_s: float) -> float:
+        problem = self._core.problem
+        return (
+            beginning_s
+            if problem.start is None
+            else sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
+        )
+
+    def _describe(self, move: Move) -> str:
+        first = self._core.state.table.rows[move.row].subgraphs[0]
+        return f"{self._core.problem.network.subgraphs[first].name} {self._core.menu.describe(move.change)}"

@@ -1,0 +1,1 @@
+"""A scheme for each layer: by rule, by search, as published."""

@@ -1,0 +1,1 @@
+"""How far the latency predictor may be believed."""

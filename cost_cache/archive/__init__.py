@@ -1,0 +1,1 @@
+"""One file of costs: written, read, checked."""

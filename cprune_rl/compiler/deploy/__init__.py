@@ -1,0 +1,1 @@
+"""The whole network: built, timed, exported."""

@@ -1,0 +1,244 @@
+"""The whole network: built from the programs whose times the table shows, and timed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from torch import nn
+from tvm import relax
+
+from cprune_rl.compiler.deploy.apply_database import apply_programs
+from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.rpc_session import last_line, uploaded
+from cprune_rl.compiler.export.normalize import fold_batch_norms
+from cprune_rl.compiler.layouts.compose import compose
+from cprune_rl.compiler.layouts.variants import Forms
+from cprune_rl.compiler.tuning.network_tuner import Tuner
+from cprune_rl.core.intervals import Interval, median_interval, noise_floor, speedup_interval
+from cprune_rl.core.network import Plan
+from cprune_rl.errors import DeviceError, ModelError
+
+__all__ = [
+    "SideBySide",
+    "build_network",
+    "compare_libraries",
+    "run_in_session",
+    "run_library",
+    "time_interleaved",
+]
+
+T = TypeVar("T")
+_RUN_S = 60.0  # for a library to be sent and run once
+_FIRST_AGAIN = "\0again"  # the first network's second name where it is timed against itself
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Networks timed in turns.
+
+    Attributes:
+        latency_ms: of each, the median.
+        speedup: of each but the first: the first's latency over its own.
+        noise_floor: from the first timed against itself (see `intervals.noise_floor`).
+    """
+
+    latency_ms: Mapping[str, Interval]
+    speedup: Mapping[str, Interval]
+    noise_floor: float
+
+    def is_gain(self, name: str) -> bool:
+        """Whether a network is faster than the first beyond the noise floor, its whole interval
+        faster at all.
+        """
+        return self.speedup[name].value > 1 + self.noise_floor and self.speedup[name].low > 1
+
+
+def build_network(
+    forms: Forms, plan: Plan, model: nn.Module, tuner: Tuner, device: RpcDevice, path: Path
+) -> None:
+    """Compiles a pruned network into one library that runs with TVM's runtime alone.
+
+    Args:
+        forms: the dense network in every form.
+        plan: what `model` keeps.
+        model: the pruned network, with its trained weights.
+        tuner: knows the forms in which the plan is fastest, and the fastest program of every task.
+        device: what to compile for.
+        path: library to write.
+
+    Raises:
+        ModelError: a task has no program that runs.
+    """
+    values = {
+        name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()
+    }
+    composed = compose(forms, plan, tuner.choice(plan), values)
+    programs = {}
+    for function, workload in composed.tasks.items():
+        if (best := tuner.best_program(workload)) is None:
+            raise ModelError(
+                f"task {workload.key[:80]} has no program that runs, so the network cannot be compiled"
+            )
+        programs[function] = best[0]
+    scheduled = apply_programs(composed.module, programs, device.target)
+    device.export(tvm.compile(scheduled, target=device.target), path)
+
+
+def run_library(path: Path, image: NDArray[np.float32], n_outputs: int) -> NDArray[np.float32]:
+    """Runs a library in this process on one image `(1, channels, height, width)`;
+
+    gives the logits `(1, n_outputs)`.
+    """
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+    return np.asarray(machine["main"](tvm.runtime.tensor(image)).numpy()).reshape(
+        len(image), n_outputs
+    )
+
+
+def run_in_session(
+    device: RpcDevice, path: Path, image: NDArray[np.float32], n_outputs: int
+) -> NDArray[np.float32]:
+    """Runs a library where it was compiled for, on one image;
+
+    a library of another kind of machine cannot be run in this process.
+
+    Args:
+        device: where.
+        path: the library.
+        image: `(1, channels, height, width)`.
+        n_outputs: classes.
+
+    Returns:
+        The logits, `(1, n_outputs)`.
+
+    Raises:
+        DeviceError: the network crashes or hangs, or the device is gone.
+    """
+
+    def work(session: Any) -> NDArray[np.float32]:
+        target = session.cpu(0)
+        with uploaded(session, str(path)) as module:
+            machine = relax.VirtualMachine(module, target)
+            machine.set_input("main", tvm.runtime.tensor(image, target))
+            machine.invoke_stateful("main")
+            return np.asarray(machine.get_outputs("main").numpy()).reshape(len(image), n_outputs)
+
+    return _in_session(device, work, _RUN_S, f"running {path.name}")
+
+
+def time_interleaved(
+    device: RpcDevice,
+    libraries: Mapping[str, Path],
+    input_shape: tuple[int, ...],
+    n_rounds: int,
+    seed: int = 0,
+    others: Mapping[str, Callable[[], float]] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Times whole networks in turns, in one session and in random order, so that drift meets all
+    alike.
+
+    Args:
+        device: where.
+        libraries: by name.
+        input_shape: of one batch.
+        n_rounds: each library is timed once in each.
+        seed: of the order.
+        others: what else to time in the same turns, by name: each gives the seconds of one run.
+
+    Returns:
+        Seconds of one run for each, `(n_rounds,)`.
+
+    Raises:
+        DeviceError: a network crashes or hangs.
+    """
+
+    def work(session: Any) -> dict[str, NDArray[np.float64]]:
+        rng = np.random.default_rng(seed)
+        target = session.cpu(0)
+        image = tvm.runtime.tensor(rng.standard_normal(input_shape).astype(np.float32), target)
+        timers: dict[str, Callable[[], float]] = dict(others or {})
+        with contextlib.ExitStack() as stack:
+            for name, path in libraries.items():
+                machine = relax.VirtualMachine(
+                    stack.enter_context(uploaded(session, str(path))), target
+                )
+                machine.set_input("main", image)
+                timers[name] = _timer(machine, target)
+                timers[name]()
+            samples: dict[str, list[float]] = {name: [] for name in timers}
+            for _ in range(n_rounds):
+                for name in rng.permutation(list(timers)):
+                    samples[str(name)].append(timers[str(name)]())
+        return {name: np.array(s) for name, s in samples.items()}
+
+    return _in_session(
+        device,
+        work,
+        60 + n_rounds * (len(libraries) + len(others or {})) * 2,
+        "timing the whole network",
+    )
+
+
+def compare_libraries(
+    device: RpcDevice,
+    libraries: Mapping[str, Path],
+    input_shape: tuple[int, ...],
+    n_rounds: int,
+    seed: int = 0,
+) -> SideBySide:
+    """Times whole networks in turns and compares each with the first, which is timed twice:
+
+    against itself it shows the noise.
+
+    Args:
+        device: where.
+        libraries: by name; all take the same input.
+        input_shape: of one batch.
+        n_rounds: each library is timed once in each.
+        seed: of the order.
+
+    Raises:
+        DeviceError: a network crashes or hangs.
+    """
+    first, *others = libraries
+    samples = time_interleaved(
+        device, {**libraries, _FIRST_AGAIN: libraries[first]}, input_shape, n_rounds, seed
+    )
+    return SideBySide(
+        {name: median_interval(samples[name] * 1e3) for name in libraries},
+        {name: speedup_interval(samples[first], samples[name]) for name in others},
+        noise_floor(samples[first], samples[_FIRST_AGAIN]),
+    )
+
+
+def _in_session(device: RpcDevice, work: Callable[[Any], T], timeout_s: float, what: str) -> T:
+    """What `work(session)` gives;
+
+    whatever a broken network raises is a `DeviceError` that says what failed.
+    """
+    try:
+        return device.run_guarded(work, timeout_s)
+    except DeviceError:
+        raise
+    except (
+        RuntimeError,
+        OSError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:  # AttributeError: a library without a network in it
+        raise DeviceError(f"{what} failed: {last_line(error)}") from error
+
+
+def _timer(machine: relax.VirtualMachine, target: Any) -> Callable[[], float]:
+    evaluate = machine.time_evaluator(
+        "invoke_stateful", target, number=1, repeat=1, min_repeat_ms=20
+    )
+    return lambda: float(evaluate("main").results[0])

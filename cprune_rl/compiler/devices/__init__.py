@@ -1,0 +1,1 @@
+"""Devices: how one is named, opened and timed on."""

@@ -1,0 +1,220 @@
+"""The device `local`: this machine's CPU behind an RPC server of ours on loopback (`rpc_server`).
+
+The server lives as long as the device; a session is one process that it forks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tvm import rpc
+
+import cprune_rl
+from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
+from cprune_rl.compiler.devices.rpc_session import Link
+from cprune_rl.compiler.devices.target import host_cpu, make_target
+from cprune_rl.errors import DeviceError
+
+__all__ = ["LocalDevice"]
+
+_DYING_S = 2.0  # for a killed session to be gone
+
+
+class _Server:
+    """The server process, the sessions that it forked, and the folder of what they are sent:
+
+    a session that is killed cannot remove its own.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self.key = secrets.token_hex(8)
+        self._known: list[psutil.Process] = []
+        here = str(
+            Path(cprune_rl.__file__).parent.parent
+        )  # the server finds this package where this process found it
+        paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        self.folder = tempfile.TemporaryDirectory(prefix="cprune-rpc-", ignore_cleanup_errors=True)
+        environment = dict(
+            os.environ,
+            TVM_NUM_THREADS=str(n_threads),
+            OMP_NUM_THREADS=str(n_threads),
+            PYTHONPATH=paths,
+            TMPDIR=self.folder.name,
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cprune_rl.compiler.devices.rpc_server", "--loopback"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True,
+        )  # fmt: skip
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # a server that did not start is told by the line that it does not give
+            self.process.stdin.write(f"{self.key}\n")
+            self.process.stdin.flush()
+        line = self.process.stdout.readline().strip()
+        if not line:
+            self.close()
+            raise DeviceError(
+                "the local RPC server did not start; run `echo test | python -m cprune_rl.compiler.devices.rpc_server --loopback` to see why"
+            )
+        self.port = int(line)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def sessions(self) -> list[psutil.Process]:
+        """The forked sessions; remembered, because who forked them is not to be seen any more once
+        the server is killed.
+        """
+        if self.is_alive:  # the number of a dead server may be another process's by now
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._known = list({*self._known, *psutil.Process(self.process.pid).children()})
+        return self._known
+
+    def kill_sessions(self) -> None:
+        for session in self.sessions():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                session.kill()
+        self._known = []
+
+    def close(self) -> None:
+        sessions = self.sessions()
+        self.kill_sessions()
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        psutil.wait_procs(sessions, timeout=_DYING_S)  # who still writes to it keeps its folder
+        self.folder.cleanup()
+
+
+class LocalLink(Link):
+    """A server of our own and a session on it, pinned to the last cores.
+
+    Args:
+        n_threads: threads that a program may use.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        super().__init__()
+        self._n_threads = n_threads
+        self._server: _Server | None = None
+
+    @property
+    def server_process(self) -> subprocess.Popen[str] | None:
+        """The server; None before the first session."""
+        return self._server.process if self._server is not None else None
+
+    def cut(self) -> None:
+        """Kills the session's process."""
+        if self._server is not None:
+            self._server.kill_sessions()
+
+    def close(self) -> None:
+        """Ends the server too."""
+        super().close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _is_usable(self, needed_s: float) -> bool:
+        return self._server is not None and self._server.is_alive
+
+    def _open(self, needed_s: float, is_wanted: Callable[[], bool] | None) -> Any:
+        for _ in range(3):
+            if self._server is None or not self._server.is_alive:
+                if self._server is not None:
+                    self._server.close()
+                try:
+                    self._server = _Server(self._n_threads)
+                except OSError as error:  # a full disk, or no more processes: no program's doing
+                    raise DeviceError(f"the local RPC server cannot be started: {error}") from error
+            try:
+                session = rpc.connect("127.0.0.1", self._server.port, self._server.key)
+                self._pin(self._server)
+                return session
+            except (
+                Exception
+            ):  # the server died between the check and the call; the next round starts a new one
+                self._server.close()
+        raise DeviceError(
+            "the local RPC server cannot be reached, three new ones in a row; is loopback networking allowed here?"
+        )
+
+    def _pin(self, server: _Server) -> None:
+        cores = sorted(psutil.Process().cpu_affinity() or [])[-self._n_threads :]
+        for session in server.sessions():
+            with contextlib.suppress(psutil.Error):
+                session.cpu_affinity(cores)
+
+
+class LocalDevice(RpcDevice):
+    """This machine's CPU (see `contracts.Device`).
+
+    One thread is the default: it is how small networks are deployed at the edge, and on a shared
+    machine the only form whose timings are quiet. The session is pinned to the last `n_threads`
+    cores.
+
+    Args:
+        n_threads: threads that a program may use.
+        mcpu: LLVM's name of the processor to compile for; None for this one.
+        timing: how long a program is timed.
+
+    Raises:
+        UnknownNameError: LLVM knows no processor of that name.
+        ToolchainError: no compiler links programs.
+    """
+
+    def __init__(
+        self, n_threads: int = 1, mcpu: str | None = None, timing: TimingSettings | None = None
+    ) -> None:
+        self._n_threads, self._mcpu = n_threads, mcpu or host_cpu()
+        self._link = LocalLink(n_threads)
+        super().__init__(make_target(n_threads, self._mcpu), [self._link], timing)
+
+    @property
+    def name(self) -> str:
+        """`local`, with its options where they are not the default."""
+        return (
+            "local"
+            if self._n_threads == 1 and self._mcpu == host_cpu()
+            else f"local?threads={self._n_threads}&mcpu={self._mcpu}"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Processor, threads, timing settings."""
+        t = self._timing
+        return f"cpu={_processor_name()};mcpu={self._mcpu};threads={self._n_threads};repeats={t.n_repeats};min_repeat_ms={t.min_repeat_ms}"
+
+    @property
+    def is_remote(self) -> bool:
+        """False: building takes cores that timing needs."""
+        return False
+
+    @property
+    def server_process(self) -> subprocess.Popen[str] | None:
+        """The server's process; None before the first trial."""
+        return self._link.server_process
+
+
+def _processor_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return hashlib.sha256(os.uname().machine.encode()).hexdigest()[:8]

@@ -1,0 +1,1 @@
+"""Convolutions of this project's own, as tensor expressions and schedule rules."""

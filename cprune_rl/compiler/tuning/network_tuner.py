@@ -1,0 +1,445 @@
+"""Plans measured on a device: the source of true looks behind `cprune_rl/CPrune-v0`.
+
+The dense network's tasks are tuned hard, in every form; their best programs are the pool. A task at
+another shape
+tries the pool's programs carried over, a few random ones, and evolves from them as long as that
+pays. The pool's and
+the random programs depend on the task, not on the order of a search; which mutants are tried
+depends on it too, by the
+learned ranking, which tasks of a family share and which starts empty after `--resume`. Which forms
+are worth trying is
+seen on the dense network, and asked again of a task so much narrower that the answer may be
+another; of layers that are
+pruned by schemes it is seen for each kind of block by itself. The whole network's forms are then
+chosen together.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import tvm
+
+from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.layouts.survey import Channels, FormSurvey
+from cprune_rl.compiler.layouts.transposes import transpose_module, transpose_workload
+from cprune_rl.compiler.layouts.variants import Choice, Forms, Transpose
+from cprune_rl.compiler.tuning.output_check import OutputCheck
+from cprune_rl.compiler.tuning.schedule import Program
+from cprune_rl.compiler.tuning.task_tuner import Job, Pool, TaskTuner
+from cprune_rl.compiler.tuning.trace_search import Effort
+from cprune_rl.core.network import Plan, Workload
+from cprune_rl.core.protocols import Spending, TaskCost
+from cprune_rl.cost_cache import CostStore
+
+__all__ = ["Tuner", "TunerSettings"]
+
+OnTask = Callable[[int], None]
+_SURVEY_TOLERANCE = 2.0  # a dozen random programs say little more
+# times as slow as the dense layer may a pruned one be, by a few random programs, to be tuned on
+_PROMISING = 1.6
+_NEIGHBOURS = 3  # shapes that a shape is offered programs of before a search, itself included
+_SURVEY = Effort(n_pool=4, n_random=12, n_max=12)
+_DENSE = Effort(
+    n_pool=4, n_random=12, n_max=64, worth_s=3.0
+)  # the random ones are those of the survey
+_NEAR = Effort(n_pool=4, n_random=3, n_max=16)
+_TRANSPOSE = Effort(n_pool=0, n_random=6, n_max=6)
+
+
+@dataclass(frozen=True)
+class TunerSettings:
+    """How hard tasks are tuned.
+
+    Attributes:
+        survey: tasks of the dense network in every form, to see which forms are worth more.
+        dense: tasks of the dense network.
+        near: tasks at other shapes, which start from the pool.
+        transpose: of maps, between subgraphs in different forms.
+        form_tolerance: a form that was slower than another by more than this factor is not tried on
+            shapes nearby (see `form_survey`).
+        n_exchanged: of its best programs, that each task offers to its family.
+        seed: of the random programs.
+    """
+
+    survey: Effort = _SURVEY
+    dense: Effort = _DENSE
+    near: Effort = _NEAR
+    transpose: Effort = _TRANSPOSE
+    form_tolerance: float = 1.4
+    n_exchanged: int = 4
+    seed: int = 0
+
+
+@dataclass
+class _Shared:
+    """What the searches on one tuner share of its network."""
+
+    loaded: dict[str, tuple[tvm.IRModule, OutputCheck | None]] = field(default_factory=dict)
+    surveys: list[FormSurvey] = field(
+        default_factory=list
+    )  # of each subgraph, on the dense network
+    blocked: dict[tuple[int, str], FormSurvey] = field(
+        default_factory=dict
+    )  # of each subgraph and kind of block, on the plans of `tune_blocked`
+    dense_costs: dict[str, TaskCost] = field(default_factory=dict)
+
+
+class Tuner:
+    """A `LatencySource` that times programs (see `contracts.LatencySource`).
+
+    Args:
+        forms: the network whose tasks are asked for.
+        device: where programs are timed.
+        store: keeps every trial.
+        settings: how many programs.
+        since: trials that the store got after this moment, in seconds since the epoch, are counted
+            as
+            fresh though another search of the same run made them: each pays as if it were alone.
+    """
+
+    def __init__(
+        self,
+        forms: Forms,
+        device: RpcDevice,
+        store: CostStore,
+        settings: TunerSettings | None = None,
+        since: float = math.inf,
+    ) -> None:
+        self._forms, self._device = forms, device
+        self._settings = settings or TunerSettings()
+        self._tasks = TaskTuner(device, store, self._settings.seed, since)
+        self._shared = _Shared()
+        self._plans: dict[Plan, list[TaskCost]] = {}
+        self._answers: dict[str, TaskCost] = {}
+        self._surveys = self._new_surveys()
+        self._blocked: dict[tuple[int, str], FormSurvey] = {}
+
+    @property
+    def spending(self) -> Spending:
+        """Running totals."""
+        return self._tasks.spending
+
+    @property
+    def context(self) -> str:
+        """Where the cost cache keeps this device's trials."""
+        return self._tasks.context
+
+    @property
+    def pool(self) -> Pool:
+        """Of good programs."""
+        return self._tasks.pool
+
+    def view(self) -> Tuner:
+        """A source with the same pool and counters of its own, for a search that is to be compared."""
+        view = copy.copy(self)
+        view._tasks, view._plans, view._answers = self._tasks.view(), {}, {}
+        view._tasks.costs = dict(self._shared.dense_costs)
+        view._surveys = [survey.copy() for survey in self._shared.surveys] or self._new_surveys()
+        view._blocked = {kind: survey.copy() for kind, survey in self._shared.blocked.items()}
+        return view
+
+    def tune_dense(self, on_task: OnTask | None = None) -> None:
+        """Tunes every task of the dense network, surveying all forms first, and makes the pool from
+        the best programs.
+
+        Args:
+            on_task: called with the number of tasks done after each.
+        """
+        dense, settings = self._forms.network.dense, self._settings
+        self._surveys = self._new_surveys()
+        done = 0
+        for name, effort in (("survey", settings.survey), ("dense", settings.dense)):
+            jobs = self._jobs(dense, _SURVEY_TOLERANCE)
+            for job in jobs.values():
+                self._tasks.tune(job, name, effort)
+                done += 1
+                if on_task is not None:
+                    on_task(done)
+            self._note_forms(dense)
+        self._shared.surveys = [survey.copy() for survey in self._surveys]
+        self._tasks.exchange(jobs, settings.n_exchanged)
+        self._keep_dense()
+
+    def tune_blocked(self, plans: Sequence[Plan], on_task: OnTask | None = None) -> None:
+        """Tunes tasks of layers that are pruned by schemes as hard as dense ones, before a search
+        believes what blocks cost.
+
+        Blocks have no programs in the dense network's pool. What is found here is theirs, and says
+        which forms suit them. What a few
+        random programs leave far behind the dense layer is not looked at further.
+
+        Args:
+            plans: each prunes all layers that it can by one kind of scheme.
+            on_task: called with the number of plans done after each.
+        """
+        dense = [cost.latency_s for cost in self.measure(self._forms.network.dense)]
+        for done, plan in enumerate(plans, start=1):
+            for name, effort in (
+                ("survey", self._settings.survey),
+                ("dense", self._settings.dense),
+            ):
+                jobs = self._jobs(plan, _SURVEY_TOLERANCE)
+                for key, at in self._blocked_tasks(plan).items():
+                    if (
+                        name == "survey"
+                        or self._tasks.costs[key].latency_s <= _PROMISING * dense[at]
+                    ):
+                        self._tasks.tune(jobs[key], name, effort)
+                        self._tasks.offer([jobs[key].workload], self._settings.n_exchanged)
+                self._note_forms(plan)
+            self._shared.blocked = {kind: survey.copy() for kind, survey in self._blocked.items()}
+            if on_task is not None:
+                on_task(done)
+
+    def n_dense_tasks(self) -> int:
+        """Tasks that `tune_dense` goes through at most:
+
+        those of the dense network in every form, twice.
+        """
+        return 2 * len(
+            {w.key for forms in self._forms.workloads(self._forms.network.dense) for w in forms}
+        )
+
+    def widen_pool(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
+        """Measures plans and passes good programs between neighbouring shapes, the dense ones
+        included, before a search begins.
+
+        Args:
+            plans: narrower ones, spread over what the search will visit.
+            on_task: called with the number of tasks done after each.
+        """
+        plans = [self._forms.network.dense, *plans]
+        self._settle(plans)
+        self._tasks.exchange(self._jobs_of(plans), self._settings.n_exchanged, _NEIGHBOURS, on_task)
+        self._plans.clear()
+        self._keep_dense()
+
+    def measure(self, plan: Plan) -> list[TaskCost]:
+        """Times the tasks of a plan that were not timed before (see `contracts.LatencySource`)."""
+        if plan not in self._plans:
+            costs = self._composed(plan)
+            self._plans[plan] = costs
+            self._answers |= {
+                w.key: c for w, c in zip(self._forms.network.workloads(plan), costs, strict=True)
+            }
+        return self._plans[plan]
+
+    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
+        """Only what was measured: a task that was not has an infinite, unmeasured cost."""
+        unknown = TaskCost(math.inf, is_measured=False)
+        return [self._answers.get(w.key, unknown) for w in workloads]
+
+    def choice(self, plan: Plan) -> Choice:
+        """The forms in which a plan is fastest; its tasks are timed where they were not before."""
+        while missing := [
+            job for key, job in self._jobs(plan).items() if key not in self._tasks.costs
+        ]:
+            for job in missing:
+                self._tasks.tune(job, "near", self._settings.near)
+            self._note_forms(plan)
+        costs = [
+            {f: self._tasks.costs[forms[f].key].latency_s for f in self._offered(at, forms)}
+            for at, forms in enumerate(self._forms.workloads(plan))
+        ]
+        return self._forms.choose(costs, lambda t: self._transpose_s(plan, t))
+
+    def exchange(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
+        """Tries the best programs of all plans' tasks on each other, the dense shapes included.
+
+        Makes a comparison fair: after it every plan has been offered the best that was found for
+        any other,
+        and no dense task has had fewer trials than the same task of a pruned network. From here on
+        a task costs what the fastest program ever tried on it takes.
+
+        Args:
+            plans: the plans to be compared.
+            on_task: called with the number of tasks done after each.
+        """
+        plans = list(dict.fromkeys(plans))
+        self._settle(plans)
+        jobs = self._jobs_of(plans)
+        self._tasks.exchange(jobs, self._settings.n_exchanged, on_task=on_task)
+        self._top_up_dense(plans)
+        self._tasks.believe_all(job.workload for job in jobs.values())
+        self._plans.clear()
+
+    def n_exchange_tasks(self, plans: Iterable[Plan]) -> int:
+        """Tasks that an exchange goes through."""
+        return len(self._jobs_of(plans))
+
+    def best_program(self, workload: Workload) -> tuple[Program, float] | None:
+        """The fastest program of a task and its seconds; None where none ran."""
+        return self._tasks.best_program(workload)
+
+    def n_trials(self, workload: Workload) -> int:
+        """Programs tried on a task so far, failures included."""
+        return self._tasks.n_trials(workload)
+
+    def _keep_dense(self) -> None:
+        """What a search knows from the start."""
+        dense = self._forms.network.dense
+        self._settle([dense])
+        self._shared.dense_costs = {key: self._tasks.costs[key] for key in self._jobs(dense)}
+
+    def _settle(self, plans: Sequence[Plan]) -> None:
+        """Tunes the plans' tasks in every form that is worth it, until what one plan says of a form
+        sends no other back to try it.
+        """
+        for plan in plans:
+            self.measure(plan)
+        while open_plans := [
+            plan for plan in plans if not self._jobs(plan).keys() <= self._tasks.costs.keys()
+        ]:
+            for plan in open_plans:
+                self.choice(plan)
+
+    def _new_surveys(self) -> list[FormSurvey]:
+        return [FormSurvey(forms) for forms in self._forms.distinct]
+
+    def _note_forms(self, plan: Plan) -> None:
+        for at, (distinct, forms) in enumerate(
+            zip(self._forms.distinct, self._forms.workloads(plan), strict=True)
+        ):
+            offered = _distinct(forms) if forms[0].is_blocked else distinct
+            costs = {
+                f: self._tasks.costs[forms[f].key].latency_s
+                for f in offered
+                if forms[f].key in self._tasks.costs
+            }
+            if costs:
+                self._survey(at, forms).note(_size(forms[0]), costs)
+
+    def _blocked_tasks(self, plan: Plan) -> dict[str, int]:
+        """Tasks of layers that are pruned by schemes, in the forms that are worth trying, with the
+        position of a subgraph.
+        """
+        forms = enumerate(self._forms.workloads(plan))
+        return {
+            of_form[f].key: at
+            for at, of_form in forms
+            if of_form[0].is_blocked
+            for f in self._offered(at, of_form, _SURVEY_TOLERANCE)
+        }
+
+    def _survey(self, subgraph: int, forms: Sequence[Workload]) -> FormSurvey:
+        """How the forms of a subgraph compared; blocks of each kind are a matter of their own."""
+        if not forms[0].is_blocked:
+            return self._surveys[subgraph]
+        return self._blocked.setdefault((subgraph, forms[0].family), FormSurvey(_distinct(forms)))
+
+    def _offered(
+        self, subgraph: int, forms: Sequence[Workload], tolerance: float | None = None
+    ) -> Sequence[int]:
+        return self._survey(subgraph, forms).worthwhile(
+            _size(forms[0]), tolerance or self._settings.form_tolerance
+        )
+
+    def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, Job]:
+        """The distinct tasks of a plan, in the forms that are worth trying."""
+        whole = self._forms.network.workloads(
+            replace(plan, schemes=())
+        )  # a layer that is pruned by a scheme is worth what it was
+        tasks = [
+            (forms[f], whole[at])
+            for at, forms in enumerate(self._forms.workloads(plan))
+            for f in self._offered(at, forms, tolerance)
+        ]
+        weights = Counter(w.key for w in whole)
+        return {
+            w.key: Job(
+                w, functools.partial(self._load, w, plan), self._share(plain, weights[plain.key])
+            )
+            for w, plain in tasks
+        }
+
+    def _jobs_of(self, plans: Iterable[Plan]) -> dict[str, Job]:
+        return {key: job for plan in plans for key, job in self._jobs(plan).items()}
+
+    def _share(self, workload: Workload, weight: int) -> float:
+        """Of the dense network's work, all subgraphs that share the task together;
+
+        one without multiplications counts as 2 %.
+        """
+        total = max(self._forms.network.macs(self._forms.network.dense), 1)
+        return max(0.02, min(1.0, weight * workload.macs / total))
+
+    def _load(self, workload: Workload, plan: Plan) -> tuple[tvm.IRModule, OutputCheck | None]:
+        loaded = self._shared.loaded
+        if workload.key not in loaded:
+            for form in self._forms.all:
+                widths, schemes = form.network.widths(plan), form.network.schemes_by_layer(plan)
+                lowered = form.exported.lowered(widths, schemes)
+                for task, call in zip(form.network.workloads(plan), lowered.calls, strict=True):
+                    if task.key not in loaded:
+                        loaded[task.key] = (
+                            lowered.task(call.function),
+                            OutputCheck(
+                                call, form.exported.packings(widths, call, schemes), self._device
+                            ),
+                        )
+        return loaded[workload.key]
+
+    def _composed(self, plan: Plan) -> list[TaskCost]:
+        """What each subgraph takes in its chosen form, with the transposes of what it reads."""
+        choice = self.choice(plan)
+        forms = self._forms.workloads(plan)
+        costs = [self._tasks.costs[forms[i][f].key] for i, f in enumerate(choice.forms)]
+        for transpose in choice.transposes:
+            reader = next(
+                i
+                for i, f in enumerate(choice.forms)
+                if (transpose.source, transpose.layout) in self._forms.needs(i, f)
+            )
+            costs[reader] = replace(
+                costs[reader],
+                latency_s=costs[reader].latency_s + self._transpose_s(plan, transpose),
+            )
+        return costs
+
+    def _transpose_s(self, plan: Plan, transpose: Transpose) -> float:
+        workload = transpose_workload(self._forms, plan, transpose)
+        if workload.key not in self._tasks.costs:
+            job = Job(
+                workload, lambda: (transpose_module(self._forms, plan, transpose), None), 0.02
+            )
+            self._tasks.tune(job, "transpose", self._settings.transpose)
+        return self._tasks.costs[workload.key].latency_s
+
+    def _top_up_dense(self, plans: Sequence[Plan]) -> None:
+        """Gives each dense task at least as many trials as the same subgraph had in any plan, in
+        forms that only a narrower one came back to as well.
+        """
+        jobs = self._jobs(self._forms.network.dense, math.inf)
+        of_plans = [self._forms.workloads(plan) for plan in plans]
+        for at, forms in enumerate(self._forms.workloads(self._forms.network.dense)):
+            for f in self._offered(at, forms, math.inf):
+                most = max(self.n_trials(of_plan[at][f]) for of_plan in of_plans)
+                if (missing := most - self.n_trials(forms[f])) > 0:
+                    count = (
+                        self._settings.dense.n_random + missing
+                    )  # drawing again from the start keeps the recipe plain
+                    self._tasks.tune(jobs[forms[f].key], "top-up", Effort(0, count, count))
+
+
+def _distinct(forms: Sequence[Workload]) -> list[int]:
+    """Forms in which a subgraph is another task than in those before them."""
+    return [f for f, w in enumerate(forms) if w not in forms[:f]]
+
+
+def _size(workload: Workload) -> Channels:
+    """What a task has to compute, as the survey of its forms is asked:
+
+    channels read and written; of a pruned layer what is kept of what is read.
+    """
+    per_channel = max(workload.operator.height**2 * workload.channels_out, 1)
+    return (
+        (max(1, workload.macs // per_channel), workload.channels_out)
+        if workload.is_blocked
+        else (workload.channels_in, workload.channels_out)
+    )

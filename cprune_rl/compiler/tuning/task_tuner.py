@@ -1,0 +1,327 @@
+"""Programs of single tasks:
+
+recipes carried through, the pool, and what is known of each task's fastest program.
+
+A recipe is a way of choosing programs for a task, such as "near: 4 from the pool, 3 random, 16
+trials". What a recipe
+tried is noted in the cost cache, so that the same job finds its own costs again whatever was tried
+since. Called by
+the tuner, which knows networks, plans and forms.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import tvm
+
+from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.target import vector_width
+from cprune_rl.compiler.kernels.packed_conv import BLOCKED_FORMS, block_size
+from cprune_rl.compiler.tuning.cost_model import ProgramModel
+from cprune_rl.compiler.tuning.output_check import OutputCheck
+from cprune_rl.compiler.tuning.schedule import Candidate, Program, carry_over
+from cprune_rl.compiler.tuning.trace_search import Effort, ProgramSearch, Task
+from cprune_rl.compiler.tuning.trials import TrialRunner
+from cprune_rl.core.network import Workload
+from cprune_rl.core.protocols import Spending, TaskCost
+from cprune_rl.cost_cache import CostStore, Tuning
+
+__all__ = ["Job", "Pool", "TaskTuner"]
+
+OnTask = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task that is to have programs.
+
+    Attributes:
+        workload: the task.
+        load: gives its function, named `main`, and a check of its output, where torch can give one.
+        share: of the network's work, in [0, 1].
+    """
+
+    workload: Workload
+    load: Callable[[], tuple[tvm.IRModule, OutputCheck | None]]
+    share: float
+
+
+class Pool:
+    """Good programs by family, for every shape of it:
+
+    what the cost cache holds, from any network, is its beginning.
+
+    Args:
+        store: the cost cache.
+        context: whose trials count.
+    """
+
+    def __init__(self, store: CostStore, context: str) -> None:
+        self._store, self._context = store, context
+        self._families: dict[str, list[tuple[Workload, Program]]] = {}
+
+    def nearest(self, workload: Workload) -> list[Program]:
+        """Programs for a task: those found at the nearest shapes first."""
+        return [
+            program
+            for _, program in sorted(
+                self._family(workload.family), key=lambda item: distance(item[0], workload)
+            )
+        ]
+
+    def replace(self, workload: Workload, programs: Iterable[Program]) -> None:
+        """Puts programs found for a task in the place of those that were there for it."""
+        family = self._family(workload.family)
+        family[:] = [item for item in family if item[0].key != workload.key]
+        family.extend((workload, p) for p in programs)
+
+    def _family(self, name: str) -> list[tuple[Workload, Program]]:
+        if name not in self._families:
+            self._families[name] = [
+                (w, Program(t.program_json)) for w, t in self._store.fastest(self._context, name)
+            ]
+        return self._families[name]
+
+
+@dataclass
+class _Learnt:
+    """What tuners that may learn from each other share."""
+
+    pool: Pool
+    models: dict[str, ProgramModel] = field(default_factory=dict)
+
+
+class TaskTuner:
+    """Finds programs for tasks on one device and keeps account of what that costs.
+
+    Args:
+        device: where programs are timed.
+        store: keeps every trial.
+        seed: of the random programs.
+        since: see `tuner.Tuner`.
+    """
+
+    def __init__(self, device: RpcDevice, store: CostStore, seed: int, since: float) -> None:
+        self._device, self._store, self._seed, self._since = device, store, seed, since
+        self.context = device.context
+        self.spending = Spending()
+        self.costs: dict[str, TaskCost] = {}
+        self._tried: dict[str, set[str]] = {}
+        self._learnt = _Learnt(Pool(store, self.context))
+        self._trials = TrialRunner(device, store, self.context)
+
+    def view(self) -> TaskTuner:
+        """A tuner with the same pool that knows no costs yet and has spent nothing."""
+        view = TaskTuner(self._device, self._store, self._seed, self._since)
+        view._learnt, view._trials = self._learnt, self._trials
+        return view
+
+    @property
+    def pool(self) -> Pool:
+        """Of good programs."""
+        return self._learnt.pool
+
+    def tune(self, job: Job, name: str, effort: Effort) -> TaskCost:
+        """Carries a recipe through on a task, unless that was done before.
+
+        Args:
+            job: the task.
+            name: of the recipe.
+            effort: what it asks for.
+        """
+        return self._follow(
+            job.workload,
+            f"{name}:{effort}:seed={self._seed}",
+            functools.partial(self._search, job, effort),
+        )
+
+    def offer(self, workloads: Iterable[Workload], n_best: int) -> None:
+        """Puts the best programs of tasks into the pool.
+
+        Not for a search to do: those that come later would begin with what it found.
+
+        Args:
+            workloads: that were tuned.
+            n_best: programs of each.
+        """
+        for workload in workloads:
+            self.pool.replace(workload, self._best(workload, n_best))
+
+    def exchange(
+        self,
+        jobs: Mapping[str, Job],
+        n_best: int,
+        n_nearest: int | None = None,
+        on_task: OnTask | None = None,
+    ) -> None:
+        """Offers the best programs of each task to the other tasks of its family;
+
+        the best then make the pool.
+
+        Args:
+            jobs: tasks that were tuned, by key.
+            n_best: programs that a task offers.
+            n_nearest: tasks that a task takes programs from, itself included; None for all.
+            on_task: called with the number of tasks done after each.
+        """
+        best = {key: self._best(job.workload, n_best) for key, job in jobs.items()}
+        for done, job in enumerate(jobs.values(), start=1):
+            family = sorted(
+                (j.workload for j in jobs.values() if j.workload.family == job.workload.family),
+                key=functools.partial(distance, job.workload),
+            )
+            programs = [p for w in family[:n_nearest] for p in best[w.key]]
+            recipe = (
+                "exchange:"
+                + hashlib.sha256("".join(sorted(p.digest for p in programs)).encode()).hexdigest()[
+                    :16
+                ]
+            )
+            self._follow(job.workload, recipe, functools.partial(self._carry, job, programs))
+            if on_task is not None:
+                on_task(done)
+        self.offer([job.workload for job in jobs.values()], n_best)
+
+    def believe_all(self, workloads: Iterable[Workload]) -> None:
+        """From here on these tasks cost what the fastest program takes that was ever tried on them,
+        by whomever.
+        """
+        for workload in workloads:
+            self.costs[workload.key] = self._cost(workload, None)
+
+    def best_program(self, workload: Workload) -> tuple[Program, float] | None:
+        """The fastest program of a task and its seconds; None where none ran."""
+        trials = self._store.trials(self.context, workload.key)
+        if not trials or trials[0].measurement.error is not None:
+            return None
+        return Program(trials[0].program_json), trials[0].measurement.latency_s
+
+    def n_trials(self, workload: Workload) -> int:
+        """Programs tried on a task so far, failures included."""
+        return len(self._store.trials(self.context, workload.key))
+
+    def _follow(
+        self, workload: Workload, recipe: str, search: Callable[[], list[Candidate]]
+    ) -> TaskCost:
+        done = self._store.tuned(self.context, workload.key, recipe)
+        if done is None:
+            self._store.describe([workload])
+            started = time.perf_counter()
+            programs = tuple(c.program.digest for c in search())
+            done = Tuning(programs, time.perf_counter() - started)
+            self._store.mark_tuned(self.context, workload.key, recipe, done)
+            self.spending.measure_s += done.seconds
+        else:
+            fresh = sum(
+                t.program in done.programs and t.created >= self._since
+                for t in self._store.trials(self.context, workload.key)
+            )
+            self.spending.fresh_trials += fresh
+            self.spending.cached_trials += len(done.programs) - fresh
+            if done.created >= self._since:
+                self.spending.measure_s += done.seconds
+        tried = self._tried.setdefault(workload.key, set())
+        tried.update(done.programs)
+        self.costs[workload.key] = self._cost(workload, tried)
+        return self.costs[workload.key]
+
+    def _search(self, job: Job, effort: Effort) -> list[Candidate]:
+        workload = job.workload
+        module, check = job.load()
+        seed = int(hashlib.sha256(f"{self._seed}:{workload.key}".encode()).hexdigest()[:7], 16)
+        task = Task(module, self.pool.nearest(workload), job.share, seed)
+        search = ProgramSearch(self._device.target, self._learnt.models)
+        return search.run(
+            workload.family, task, effort, functools.partial(self._attempt, workload, check=check)
+        )
+
+    def _carry(self, job: Job, programs: Iterable[Program]) -> list[Candidate]:
+        module, check = job.load()
+        found = {
+            c.program.digest: c
+            for p in programs
+            if (c := carry_over(p, module, self._device.target)) is not None
+        }
+        self._attempt(job.workload, list(found.values()), check)
+        return list(found.values())
+
+    def _attempt(
+        self, workload: Workload, candidates: Sequence[Candidate], check: OutputCheck | None
+    ) -> list[float]:
+        """Seconds of programs, those that the store does not hold timed now."""
+        known = {t.program: t.measurement for t in self._store.trials(self.context, workload.key)}
+        fresh = [c for c in candidates if c.program.digest not in known]
+        if fresh:
+            known |= zip(
+                (c.program.digest for c in fresh),
+                self._trials.run(workload, fresh, check, check.tables() if check else None),
+                strict=True,
+            )
+        self.spending.fresh_trials += len(fresh)
+        self.spending.cached_trials += len(candidates) - len(fresh)
+        return [known[c.program.digest].latency_s for c in candidates]
+
+    def _best(self, workload: Workload, count: int) -> list[Program]:
+        """The fastest programs among those that this tuner's own recipes tried."""
+        tried = self._tried[workload.key]
+        trials = [
+            t
+            for t in self._store.trials(self.context, workload.key)
+            if t.program in tried and t.measurement.error is None
+        ]
+        return [Program(t.program_json) for t in trials[:count]]
+
+    def _cost(self, workload: Workload, programs: set[str] | None) -> TaskCost:
+        """The fastest of the given programs, or of all that were ever tried.
+
+        A search sees only what its recipes tried: what later runs found must not change its way, or
+        the
+        same job would not find its own costs again.
+        """
+        trials = [
+            t
+            for t in self._store.trials(self.context, workload.key)
+            if programs is None or t.program in programs
+        ]
+        if not trials:
+            return TaskCost(math.inf, error="no program fits this task")
+        measured = trials[0].measurement
+        if measured.error is not None:
+            return TaskCost(math.inf, error=measured.error)
+        program, family = Program(trials[0].program_json), workload.family
+        if (
+            workload.is_blocked
+        ):  # blocks stay whole; a layer over rows has no loop of channels that follows
+            factors: tuple[int, ...] = (
+                (-(-workload.channels_out // workload.block),)
+                if workload.operator.name == "conv2d"
+                else ()
+            )
+            return TaskCost(
+                measured.latency_s, factors, lanes=workload.block, spread=measured.spread
+            )
+        lanes = (
+            block_size(workload.channels_out, vector_width(self._device.target))
+            if any(f in family for f in BLOCKED_FORMS)
+            else 1
+        )
+        factors = program.tile_factors("NHWC" if "form=" in family else "NCHW")
+        return TaskCost(measured.latency_s, factors, lanes=lanes, spread=measured.spread)
+
+
+def distance(source: Workload, wanted: Workload) -> float:
+    """How far two shapes of a family are apart, in logs of their lengths."""
+    pairs = [
+        (source.channels_in, wanted.channels_in),
+        (source.channels_out, wanted.channels_out),
+        (source.operator.height, wanted.operator.height),
+    ]
+    if source.is_blocked and wanted.is_blocked:
+        pairs.append((source.macs, wanted.macs))
+    return sum(abs(math.log(a / b)) for a, b in pairs)

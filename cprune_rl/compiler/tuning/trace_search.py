@@ -1,0 +1,210 @@
+"""The search for one task's programs:
+
+from the pool, at random, then by evolution, until a trial no longer pays.
+
+Called by the tuner, which says what a trial is and keeps what comes of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+
+from cprune_rl.compiler.tuning.cost_model import ProgramModel, features
+from cprune_rl.compiler.tuning.schedule import (
+    Candidate,
+    Program,
+    carry_over,
+    mutate,
+    random_candidates,
+)
+
+__all__ = ["Effort", "ProgramSearch", "Task"]
+
+Try = Callable[[Sequence[Candidate]], list[float]]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard a task is tuned.
+
+    Attributes:
+        n_pool: programs carried over from the pool.
+        n_random: random programs.
+        n_max: trials at most, evolution included.
+        worth_s: seconds of tuning that 1 % of the network's latency is worth: evolution stops where
+            the gain to be expected of a trial is worth less than the trial costs.
+        n_batch: programs of one generation that are tried.
+        n_mutants: programs of one generation that are ranked.
+    """
+
+    n_pool: int
+    n_random: int
+    n_max: int
+    worth_s: float = 1.0
+    n_batch: int = 4
+    n_mutants: int = 16
+
+    def __str__(self) -> str:
+        """Names the effort in the cost cache."""
+        return ":".join(str(v) for v in vars(self).values())
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be tuned.
+
+    Attributes:
+        module: one function named `main`.
+        pool: programs of the family, best first.
+        share: of the network's work, in [0, 1].
+        seed: of everything random.
+    """
+
+    module: tvm.IRModule
+    pool: Sequence[Program]
+    share: float
+    seed: int
+
+
+_FIRST_GAIN = 0.04  # log gain expected of a trial before anything is known of this task
+_WINDOW = 12  # trials
+_TRIAL_S = (
+    0.2  # what one costs, about; the true figure would make a search depend on the machine's mood
+)
+
+
+class ProgramSearch:
+    """Finds programs for tasks of one device, learning on the way which are worth a trial.
+
+    Args:
+        target: what they will run on.
+        models: ranking of each family's programs; shared by searches that may learn from each
+            other.
+    """
+
+    def __init__(
+        self, target: tvm.target.Target, models: dict[str, ProgramModel] | None = None
+    ) -> None:
+        self._target = target
+        self._models = {} if models is None else models
+
+    def run(self, family: str, task: Task, effort: Effort, attempt: Try) -> list[Candidate]:
+        """Tries programs on a task.
+
+        Args:
+            family: whose trials the ranking is learnt from.
+            task: what is to be tuned.
+            effort: how hard.
+            attempt: tries programs and gives their seconds, infinite where one failed.
+
+        Returns:
+            Everything that was tried.
+        """
+        carried = [
+            c
+            for p in task.pool[: effort.n_pool]
+            if (c := carry_over(p, task.module, self._target)) is not None
+        ]
+        n_random = min(effort.n_random, effort.n_max - len(carried))
+        first = _distinct(
+            [*carried, *random_candidates(task.module, self._target, n_random, task.seed)]
+        )
+        if not first:
+            return []
+        tried = dict(zip(first, attempt(list(first.values())), strict=True))
+        known = dict(first)
+        model = self._models.setdefault(family, ProgramModel())
+        learnt: set[str] = set()
+        course, rng = [min(tried.values())], np.random.default_rng(task.seed)
+        while (
+            len(tried) < effort.n_max
+            and _expected_gain(course) * 100 * task.share >= _TRIAL_S / effort.worth_s
+        ):
+            self._teach(model, task.module, known, tried, learnt)
+            batch = self._generation(model, task, effort, known, tried, rng)
+            if not batch:
+                break
+            latencies = attempt(list(batch.values()))
+            known |= batch
+            tried |= dict(zip(batch, latencies, strict=True))
+            course += [min(course[-1], *latencies)] * len(batch)
+        return list(known.values())
+
+    def _teach(
+        self,
+        model: ProgramModel,
+        module: tvm.IRModule,
+        known: dict[str, Candidate],
+        tried: dict[str, float],
+        learnt: set[str],
+    ) -> None:
+        fresh = [d for d in tried if d not in learnt]
+        if fresh:
+            model.learn(
+                features(module, self._target, [known[d] for d in fresh]),
+                [tried[d] for d in fresh],
+                min(tried.values()),
+            )
+            learnt.update(fresh)
+
+    def _generation(
+        self,
+        model: ProgramModel,
+        task: Task,
+        effort: Effort,
+        known: dict[str, Candidate],
+        tried: dict[str, float],
+        rng: np.random.Generator,
+    ) -> dict[str, Candidate]:
+        """The most promising mutants of the best programs so far, and one picked blindly, so that
+        the ranking cannot lead the search into a corner.
+        """
+        parents = sorted((d for d in tried if math.isfinite(tried[d])), key=tried.__getitem__)[:4]
+        mutants = _distinct(
+            mutate(
+                [known[d] for d in parents],
+                task.module,
+                self._target,
+                effort.n_mutants,
+                int(rng.integers(2**31)),
+            )
+        )
+        mutants = {d: c for d, c in mutants.items() if d not in tried}
+        count = min(effort.n_batch, effort.n_max - len(tried), len(mutants))
+        if count == 0:
+            return {}
+        digests = list(mutants)
+        order = (
+            model.rank(features(task.module, self._target, list(mutants.values())))
+            if model.is_ready
+            else rng.permutation(len(digests))
+        )
+        picked = [digests[i] for i in order[: max(1, count - 1)]]
+        rest = [d for d in digests if d not in picked]
+        if len(picked) < count and rest:
+            picked.append(rest[int(rng.integers(len(rest)))])
+        return {d: mutants[d] for d in picked}
+
+
+def _expected_gain(course: Sequence[float]) -> float:
+    """Log gain to be expected of one more trial: what recent ones gained, and a prior that fades.
+
+    Args:
+        course: seconds of the fastest program, before evolution and after each of its trials.
+    """
+    if not math.isfinite(course[-1]):
+        return 0.0  # nothing runs: there is nothing to evolve from
+    recent = course[-1 - _WINDOW :]
+    return math.log(recent[0] / recent[-1]) / max(len(recent) - 1, 1) + _FIRST_GAIN / len(course)
+
+
+def _distinct(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
+    found: dict[str, Candidate] = {}
+    for candidate in candidates:
+        found.setdefault(candidate.program.digest, candidate)
+    return found

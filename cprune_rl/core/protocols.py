@@ -1,0 +1,263 @@
+"""The seams of the house: what a device, a source of latencies and an accuracy oracle promise.
+
+Environments and agents are written against these protocols and never against an implementation.
+Plain values over numpy; implementations live in `compiler`, `cost_cache`, `accuracy` and `testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median, stdev
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cprune_rl.core.network import Network, Plan, Workload
+
+__all__ = [
+    "Accuracy",
+    "AccuracyOracle",
+    "Artifact",
+    "Device",
+    "LatencySource",
+    "Measurement",
+    "Priced",
+    "Spending",
+    "TaskCost",
+    "least_price",
+]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What timing one program gave: all raw samples, or an error, never an exception.
+
+    Attributes:
+        samples_s: seconds of one run, one entry for each repeat; empty where it failed.
+        error: why it failed; None where it did not.
+        reference_s: the device's reference workload timed just before and after it, so that drift
+            is seen; 0 where not timed.
+    """
+
+    samples_s: tuple[float, ...] = ()
+    error: str | None = None
+    reference_s: float = 0.0
+
+    @property
+    def latency_s(self) -> float:
+        """Median of the samples; infinity where the measurement failed."""
+        return median(self.samples_s) if self.samples_s else float("inf")
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the samples as a share of their median;
+
+        0 where there are fewer than two.
+        """
+        return stdev(self.samples_s) / self.latency_s if len(self.samples_s) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A program built for a device: a shared library with one function, and its arguments.
+
+    Attributes:
+        path: the library on this machine.
+        shapes: shape of each argument, outputs last.
+        dtypes: dtype of each argument.
+        tables: arguments that decide what a program reads, by their positions: any others will do
+            for a timing, not these.
+    """
+
+    path: str
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    tables: Mapping[int, NDArray[np.generic]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+
+@runtime_checkable
+class Device(Protocol):
+    """Where programs are timed.
+
+    Not thread-safe: one caller at a time, because two timings at once disturb each other. The
+    device
+    owns its session; `close` ends it and may be called twice.
+    """
+
+    @property
+    def name(self) -> str:
+        """In full: `local`, `local?threads=2&mcpu=haswell`, `rpc://host:port/key?threads=1`;
+
+        opens the same device again.
+        """
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides a latency besides the program: processor, threads, timing settings."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is another machine, so that building here does not disturb timing there."""
+
+    def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
+        """Times each artifact alone, between looks at a reference workload that show drift.
+
+        Returns:
+            One measurement for each artifact, in order. A crash or a hang is a measurement with an
+            error.
+
+        Raises:
+            DeviceError: the device is gone and did not come back.
+        """
+
+    def run(
+        self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]
+    ) -> tuple[NDArray[np.generic], ...] | Measurement:
+        """Runs a program once and gives its output, so that it can be compared with a reference.
+
+        Args:
+            artifact: the program.
+            arguments: values of its first arguments, the inputs; the others start as zeros.
+
+        Returns:
+            The values of the other arguments after the run, or a measurement with the error where
+            it crashed or hung.
+
+        Raises:
+            DeviceError: the device is gone and did not come back.
+        """
+
+    def close(self) -> None:
+        """Ends the session."""
+
+
+@dataclass(frozen=True)
+class TaskCost:
+    """What is known of the fastest program of a task.
+
+    Attributes:
+        latency_s: seconds of one run; infinity where every trial failed.
+        tile_factors: split of the output-channel loop, outermost first; empty where it is not
+            tiled.
+        is_measured: timed on the device, not predicted.
+        error: why there is no program; None where there is one.
+        lanes: channels that one iteration of the tiled loop computes: the block of a packed form,
+            else 1.
+        spread: standard deviation of the samples behind `latency_s`, as a share of it; 0 where
+            nothing was sampled.
+        interval_s: what a prediction is sure of; None where it was measured, or interpolated
+            without saying how well.
+    """
+
+    latency_s: float
+    tile_factors: tuple[int, ...] = ()
+    is_measured: bool = True
+    error: str | None = None
+    lanes: int = 1
+    spread: float = 0.0
+    interval_s: tuple[float, float] | None = None
+
+
+@dataclass
+class Spending:
+    """What a source of latencies or an oracle has spent so far; a meter takes differences of it.
+
+    Attributes:
+        fresh_trials: programs built and timed because the cost cache did not hold them.
+        cached_trials: programs whose time came from the cost cache.
+        accuracy_evaluations: fresh evaluations of an oracle.
+        measure_s: seconds in building and timing.
+        train_s: seconds in fine-tuning and evaluation.
+    """
+
+    fresh_trials: int = 0
+    cached_trials: int = 0
+    accuracy_evaluations: int = 0
+    measure_s: float = 0.0
+    train_s: float = 0.0
+
+
+@runtime_checkable
+class LatencySource(Protocol):
+    """Task latencies: true looks, and cheap ones.
+
+    Not thread-safe. Equal workloads get equal answers from one source until `measure` learns more.
+    """
+
+    @property
+    def spending(self) -> Spending:
+        """Running totals."""
+
+    def measure(self, plan: Plan) -> list[TaskCost]:
+        """True looks at each subgraph of a plan, from the cost cache or built and timed.
+
+        A task that has no program is a cost with an error. Raises `DeviceError` where the device is
+        gone.
+        """
+
+    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
+        """Cheap looks, no trial: measured where this source has measured it, else predicted."""
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A source of latencies that says beforehand what a look takes; a device cannot."""
+
+    def price(self, plan: Plan) -> int:
+        """Fresh trials that `measure` would be charged with for a plan."""
+
+
+def least_price(source: LatencySource, network: Network, plan: Plan) -> int:
+    """Fresh trials that a true look takes:
+
+    exactly, where the source says so, else one for each task that was not measured, which is too
+    few.
+
+    Args:
+        source: that would be asked.
+        network: whose plan.
+        plan: to be measured.
+    """
+    if isinstance(source, Priced):
+        return source.price(plan)
+    workloads = {w.key: w for w in network.workloads(plan)}
+    return sum(not c.is_measured for c in source.predict(list(workloads.values())))
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """An oracle's answer.
+
+    Attributes:
+        value: accuracy that the plan would have after fine-tuning, in [0, 1].
+        standard_error: of `value`, calibration residual included.
+        n_images: images it was judged on.
+        cost_s: seconds it took; 0 where it was cached.
+    """
+
+    value: float
+    standard_error: float = 0.0
+    n_images: int = 0
+    cost_s: float = 0.0
+
+
+@runtime_checkable
+class AccuracyOracle(Protocol):
+    """Judges plans without fine-tuning them in full. Deterministic: one plan, one answer."""
+
+    @property
+    def spending(self) -> Spending:
+        """Running totals."""
+
+    def accuracy(self, plan: Plan) -> Accuracy:
+        """The (calibrated) accuracy of a plan."""
+
+    def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
+        """The same for several plans, in order;
+
+        faster than one by one where an oracle can look at them together.
+        """

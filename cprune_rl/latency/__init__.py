@@ -1,0 +1,1 @@
+"""Latencies of tasks: measured elsewhere, recorded, interpolated or predicted."""

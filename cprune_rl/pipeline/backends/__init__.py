@@ -1,0 +1,1 @@
+"""Where latencies come from: a device through TVM, or a recording."""

@@ -1,0 +1,248 @@
+"""From accepted plans to a finished network:
+
+fine-tune, final gate, back off, compile, and the device's word on which is fastest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from cprune_rl.accuracy.final_gate import Verdict, judge
+from cprune_rl.accuracy.training import evaluate, recalibrate, right_answers
+from cprune_rl.agents.core.pareto import back_off, ladder, most_asked
+from cprune_rl.agents.core.searcher import SearchResult
+from cprune_rl.core.network import Plan
+from cprune_rl.envs.problem import resolve_floor
+from cprune_rl.models.weights import network_hash
+from cprune_rl.pipeline.context import Comparison, FinishedNetwork, Workbench
+from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.trained_cache import trained
+from cprune_rl.pipeline.trained_model import TIGHTENING, tightening
+from cprune_rl.pruning.scheme_masks import settled
+
+__all__ = ["FinalGate", "Finalist", "fastest", "finish", "timed_side_by_side"]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A finished network.
+
+    Attributes:
+        method: the search it came from.
+        plan: what it keeps.
+        model: fine-tuned.
+        verdict: of the final gate.
+        n_finetuned: plans that were fine-tuned in full until one held.
+        alternatives: networks of other searches that are this one's too: it accepted their plans,
+            and they hold its floor.
+    """
+
+    method: str
+    plan: Plan
+    model: nn.Module
+    verdict: Verdict
+    n_finetuned: int
+    alternatives: tuple[Finalist, ...] = ()
+
+
+class Gate(Protocol):
+    """What `finish` asks: a fine-tuned network, and whether it holds the floor."""
+
+    def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+        """The plan's network after the full fine-tune;
+
+        the dense plan is the base network itself.
+        """
+
+    def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+        """Whether a finished network holds the floor, where the search may ask `n_looks` times."""
+
+
+class FinalGate:
+    """Fine-tunes plans in full and judges them against the dense network on the gate images.
+
+    Args:
+        bench: the run's parts.
+    """
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        self._dense_correct = self.correct(bench.model)
+        self.floor = resolve_floor(
+            bench.config.floor, float(self._dense_correct.mean()), may_exceed=True
+        )
+
+    def correct(self, model: nn.Module) -> NDArray[np.bool_]:
+        """Which gate images a network gets right."""
+        return right_answers(model, self._bench.data.gate)
+
+    def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+        """Whether a finished network holds the floor, where the search may ask `n_looks` times."""
+        config = self._bench.config
+        return judge(
+            self._dense_correct,
+            self.correct(model),
+            self.floor,
+            n_looks,
+            1 - config.confidence,
+            is_absolute=config.floor > 0,
+            is_dense=model is self._bench.model,
+        )
+
+    def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+        """The plan's network after the full fine-tune;
+
+        the dense plan is the base network itself.
+        """
+        bench = self._bench
+        if plan == bench.network.dense:
+            return bench.model
+        model = bench.subject.pruned(plan)
+        identity = f"plan:{network_hash(model)}:of:{bench.subject.weights}"
+        n_steps = bench.finetune_settings.n_steps
+        tightened = tightening(model, plan, n_steps)
+        if tightened is not None:
+            identity += f":{plan.schemes}:{TIGHTENING}"
+        recalibrate(model, bench.data.train)
+        with reporter.part(what, n_steps) as advance:
+
+            def on_step(step: int, loss: float) -> None:
+                advance(step)
+                if tightened is not None:
+                    tightened(step, loss)
+
+            finished = settled(
+                trained(model, identity, bench.data, bench.finetune_settings, on_step, bench.model)
+            )
+        bench.refit(plan, evaluate(finished, bench.data.search))
+        return finished
+
+
+def finish(
+    result: SearchResult, gate: Gate, reporter: Reporter, finished: Sequence[Finalist] = ()
+) -> Finalist:
+    """A fast one of a search's accepted plans that holds the floor after fine-tuning (see
+    `agents.back_off`).
+
+    Args:
+        result: of the search.
+        gate: the final gate.
+        reporter: told what is going on.
+        finished: networks of other searches for the same floor. A plan among them that this search
+            accepted as well is its own: so a search
+            that includes another one's plans ends no slower, whatever rungs are tried; by the
+            estimate here, on the device by `fastest`.
+    """
+    rungs = ladder(result.accepted)
+    judged: dict[int, tuple[nn.Module, Verdict]] = {}
+
+    def holds(at: int) -> bool:
+        model = gate.finetune(
+            rungs[at].plan, reporter, f"Fine-tuning plan {at} of {len(rungs) - 1} ({result.method})"
+        )
+        judged[at] = model, gate.judge(model, most_asked(len(rungs)))
+        verdict = judged[at][1]
+        if not verdict.passed and at > 0:
+            reporter.say(
+                f"    plan {at}: the gate's lower bound {verdict.lower_bound:.4f} is below the floor {verdict.floor:.4f}; backing off"
+            )
+        return verdict.passed
+
+    at = back_off(rungs, holds)
+    n_finetuned = len(judged)
+    if at == 0:
+        holds(at)
+        if n_finetuned:
+            reporter.say(
+                "    the gate refused whatever was tried: a --margin has the search keep some accuracy above the floor, --finetune-steps loses less"
+            )
+    own = Finalist(result.method, rungs[at].plan, *judged[at], n_finetuned)
+    latency_s = {a.plan: a.latency_s for a in result.accepted}
+    also = [f for f in finished if f.verdict.passed and f.plan in latency_s and f.plan != own.plan]
+    verdicts = [
+        gate.judge(f.model, most_asked(len(rungs)) + len(also)) for f in also
+    ]  # these are further looks of this search
+    holding = [
+        own,
+        *(
+            Finalist(result.method, f.plan, f.model, verdict, n_finetuned)
+            for f, verdict in zip(also, verdicts, strict=True)
+            if verdict.passed
+        ),
+    ]
+    first, *others = sorted(holding, key=lambda f: latency_s[f.plan])
+    return replace(first, alternatives=tuple(others))
+
+
+def fastest(finalists: Mapping[str, Finalist], comparison: Comparison) -> dict[str, Finalist]:
+    """Each search's finalist, or the alternative that was timed faster by more than the noise
+    floor.
+
+    An estimate adds up tasks that were timed one by one, so it may order two plans otherwise than
+    the whole networks' times do.
+
+    Args:
+        finalists: by name.
+        comparison: of their networks.
+    """
+    timed_ms: dict[Plan, float] = {}
+    for name, finalist in finalists.items():
+        if name in comparison.latency_ms:
+            timed_ms[finalist.plan] = min(
+                comparison.latency_ms[name].value, timed_ms.get(finalist.plan, math.inf)
+            )
+    chosen = {}
+    for name, finalist in finalists.items():
+        known = [f for f in (finalist, *finalist.alternatives) if f.plan in timed_ms]
+        best = min(known, key=lambda f: timed_ms[f.plan], default=finalist)
+        is_faster = best is not finalist and timed_ms[finalist.plan] > timed_ms[best.plan] * (
+            1 + (comparison.noise_floor or 0.0)
+        )
+        chosen[name] = best if is_faster else finalist
+    return chosen
+
+
+def timed_side_by_side(
+    bench: Workbench, finalists: Mapping[str, Finalist], folder: Path, reporter: Reporter
+) -> tuple[dict[str, Finalist], dict[str, FinishedNetwork], Comparison]:
+    """Compares the finished networks with the dense one;
+
+    where that has a search take another network of its own, all are timed anew.
+
+    The second timing is the one that counts: what was chosen for being fast in the first would look
+    too fast in it.
+
+    Args:
+        bench: the run's parts.
+        finalists: by name.
+        folder: where the networks are built.
+        reporter: told what is going on.
+
+    Returns:
+        The finalists, all networks, the dense one first, and how fast they are; by name.
+    """
+
+    def compare(of: Mapping[str, Finalist]) -> tuple[dict[str, FinishedNetwork], Comparison]:
+        networks = {
+            "dense": FinishedNetwork(bench.network.dense, bench.model),
+            **{name: FinishedNetwork(f.plan, f.model) for name, f in of.items()},
+        }
+        return networks, bench.lab.compare(networks, folder, reporter)
+
+    networks, comparison = compare(finalists)
+    chosen = fastest(finalists, comparison)
+    changed = [name for name, finalist in chosen.items() if finalist.plan != finalists[name].plan]
+    if changed:
+        reporter.say(
+            f"    On the device a network of another search, which {' and '.join(changed)} accepted too, is faster: it is taken, and all are timed again"
+        )
+        networks, comparison = compare(chosen)
+    return chosen, networks, comparison

@@ -1,0 +1,362 @@
+"""The run's accuracy oracle: made as `--oracle` says, asked to earn its place, calibrated.
+
+A supernet is believed only where it ranks plans of equal latency as full fine-tunes do; where it
+does not, the
+short fine-tune takes its place, and the run says so. Called by `job.assemble`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cprune_rl.accuracy.calibration import CalibrationPoint, Calibrations
+from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, Recalibrated
+from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
+from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.core.intervals import Interval, rank_correlation
+from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.protocols import LatencySource
+from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
+from cprune_rl.cost_cache import CostStore
+from cprune_rl.envs.actions.layer_schemes import SHAPES, Shape, able
+from cprune_rl.envs.problem import resolve_floor
+from cprune_rl.latency.interpolation import CostModel, ModelledCosts
+from cprune_rl.models.weights import network_hash
+from cprune_rl.pipeline.config import RunConfig
+from cprune_rl.pipeline.context import Workbench, full_settings
+from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.trained_cache import is_supernet_trained, supernet_of
+from cprune_rl.pipeline.trained_model import Subject
+from cprune_rl.pruning.channel_masks import ChannelMasks
+
+__all__ = ["calibrate", "equal_latency_plans", "open_oracle", "supernet_evaluation"]
+
+# below it a supernet ranks no better than a few steps of training, which are cheaper than believing
+# it
+_LEAST_CORRELATION = 0.7
+_LEAST_PLANS = 5  # fewer say nothing of a ranking
+_BLOCK = 8  # channels, of the plans that the oracle is calibrated on
+_PROOF_SHARE = 0.5  # of the dense network's latency: where searches end up
+# times the share that the last plan keeps, where no plan of the calibration lost as much as the
+# floor allows
+_FURTHER = 0.75
+_MOST_FURTHER = 2  # plans
+_SPREAD = 0.6  # of the logarithms of how fast groups, or layers, go
+_SPARSEST = 0.03  # density
+
+
+def open_oracle(
+    config: RunConfig,
+    subject: Subject,
+    network: Network,
+    costs: CostModel,
+    store: CostStore,
+    dense_accuracy: float,
+    since: float,
+    reporter: Reporter,
+) -> PlanOracle:
+    """Makes the oracle that a run asks for.
+
+    Args:
+        config: of the run.
+        subject: what is judged.
+        network: its description, for plans of equal latency.
+        costs: of its tasks, for the same.
+        store: keeps every answer.
+        dense_accuracy: on the search images.
+        since: see `PlanOracle`.
+        reporter: told what is going on.
+    """
+    kind, _, steps = config.oracle.partition(":")
+    short = subject.finetuned(
+        TrainSettings(
+            int(steps or config.budgets.oracle_steps),
+            learning_rate=0.02,
+            warmup=0.1,
+            seed=config.seed,
+        )
+    )
+    make = functools.partial(
+        PlanOracle, data=subject.data, store=store, dense_accuracy=dense_accuracy, since=since
+    )
+    if kind == "finetune":
+        return make(short)
+    if kind == "recalibrate":
+        return make(Recalibrated(subject.pruned, subject.weights, subject.data))
+    supernet = supernet_evaluation(config, subject, reporter)
+    reference = make(supernet).evaluate(network.dense)
+    oracle = make(supernet, reference=reference)
+    instead = f"the supernet is not believed, plans are judged by {short.settings.n_steps} steps of training each"
+    notes = []
+    for by_schemes in (False, True) if config.has_schemes and network.blocked_layers else (False,):
+        plans = equal_latency_plans(
+            network,
+            ModelledCosts(network, costs),
+            _PROOF_SHARE,
+            config.budgets.proof_plans,
+            config.seed,
+            by_schemes,
+        )
+        what = f"plans of equal latency{', pruned by schemes' if by_schemes else ''}"
+        if len(plans) < _LEAST_PLANS:
+            reporter.say(f"    There are only {len(plans)} {what} to ask it about: {instead}")
+            return make(short)
+        correlation = _proof(
+            oracle,
+            subject.finetuned(full_settings(config), is_gradual=by_schemes),
+            plans,
+            what,
+            reporter,
+        )
+        if correlation.value < _LEAST_CORRELATION:
+            reporter.say(f"    Below {_LEAST_CORRELATION:g}: {instead}")
+            return make(short)
+        notes.append(
+            f"over {len(plans)} {what}: {correlation.value:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]"
+        )
+    oracle.note = f"rank correlation with full fine-tunes {'; '.join(notes)}"
+    return oracle
+
+
+def supernet_evaluation(config: RunConfig, subject: Subject, reporter: Reporter) -> Recalibrated:
+    """Trains the supernet, or reads it where it was trained before.
+
+    Args:
+        config: of the run.
+        subject: what is judged.
+        reporter: told what is going on.
+    """
+    groups = subject.coupled.groups
+    space = PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups))
+    settings = SupernetSettings(config.budgets.supernet_steps, seed=config.seed)
+    masks = ChannelMasks(subject.model, subject.coupled)
+    verb = (
+        "Reading"
+        if is_supernet_trained(subject.weights, space, subject.data, settings)
+        else "Training"
+    )
+    with reporter.part(f"{verb} the supernet", settings.n_steps) as advance:
+        supernet = supernet_of(
+            copy.deepcopy(subject.model),
+            subject.weights,
+            masks.of,
+            space,
+            subject.data,
+            settings,
+            advance,
+        )
+    return Recalibrated(
+        functools.partial(subject.pruned_of, supernet),
+        f"supernet:{network_hash(supernet)}",
+        subject.data,
+        "supernet",
+    )
+
+
+def _proof(
+    oracle: PlanOracle, full: Evaluation, plans: Sequence[Plan], what: str, reporter: Reporter
+) -> Interval:
+    """Rank correlation of the supernet with full fine-tunes, on plans that nothing but accuracy
+    tells apart.
+    """
+    with reporter.part("Asking the supernet to earn its place", 2 * len(plans)) as advance:
+        judged = oracle.evaluate_all(plans, on_plan=advance)
+        truth = oracle.evaluate_all(plans, full, on_plan=lambda done: advance(len(plans) + done))
+    found = rank_correlation(np.array(judged), np.array(truth))
+    reporter.say(
+        f"    It ranks {len(plans)} {what} as full fine-tunes do with a rank correlation of {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    )
+    return found
+
+
+def equal_latency_plans(
+    network: Network,
+    costs: LatencySource,
+    share: float,
+    count: int,
+    seed: int,
+    by_schemes: bool = False,
+) -> list[Plan]:
+    """Random plans whose latency is the same share of the dense network's, within 3 % where there
+    are enough of them.
+
+    Args:
+        network: whose plans.
+        costs: of its tasks.
+        share: of the dense latency, in (0, 1).
+        count: how many.
+        seed: same seed, same plans.
+        by_schemes: whether layers are pruned by schemes, in the place of channels.
+    """
+    rng = np.random.default_rng(seed)
+
+    def latency(plan: Plan) -> float:
+        return sum(c.latency_s for c in costs.predict(network.workloads(plan)))
+
+    wanted = share * latency(network.dense)
+    found: list[Plan] = []
+    nearest: list[tuple[float, Plan]] = []
+    for _ in range(40 * count):
+        along = _scheme_direction(network, rng) if by_schemes else _channel_direction(network, rng)
+        low, high = 0.0, 6.0
+        for _ in range(18):  # the exponent of the kept ratio, by bisection
+            middle = (low + high) / 2
+            plan = along(middle)
+            low, high = (middle, high) if latency(plan) > wanted else (low, middle)
+        error = abs(latency(plan) / wanted - 1)
+        nearest.append((error, plan))
+        if error <= 0.03 and plan not in found:
+            found.append(plan)
+        if len(found) == count:
+            return found
+    return list(
+        dict.fromkeys([*found, *(plan for _, plan in sorted(nearest, key=lambda item: item[0]))])
+    )[:count]
+
+
+def _channel_direction(network: Network, rng: np.random.Generator) -> Callable[[float], Plan]:
+    """Ever narrower plans by an exponent of the kept ratios, each group at a pace of its own."""
+    channels, minimum = (
+        np.array([getattr(g, name) for g in network.groups]) for name in ("channels", "minimum")
+    )
+    pace = np.exp(rng.normal(0.0, _SPREAD, len(channels)))
+    return lambda exponent: Plan(
+        tuple(
+            int(w)
+            for w in np.clip(np.round(channels * np.exp(-exponent * pace)), minimum, channels)
+        )
+    )
+
+
+def _scheme_direction(network: Network, rng: np.random.Generator) -> Callable[[float], Plan]:
+    """Ever sparser plans by an exponent of the density, each layer with a shape and at a pace of
+    its own.
+    """
+    shapes: dict[str, Shape] = {}
+    for layer in network.blocked_layers:
+        allowed = [shape for shape in SHAPES if layer in able(network, shape.kind)]
+        shapes[layer] = allowed[int(rng.integers(len(allowed)))]
+    pace = np.exp(rng.normal(0.0, _SPREAD, len(shapes)))
+
+    def plan(exponent: float) -> Plan:
+        densities = {
+            layer: round(max(float(np.exp(-exponent * p)), _SPARSEST), 3)
+            for layer, p in zip(shapes, pace, strict=True)
+        }
+        most = {
+            layer: MOST_OF_PATTERNS if shape.kind == "pattern" else 1.0
+            for layer, shape in shapes.items()
+        }
+        return Plan(
+            network.dense.widths,
+            tuple(
+                (layer, str(Scheme(*shapes[layer], d)))
+                for layer, d in densities.items()
+                if d < most[layer]
+            ),
+        )
+
+    return plan
+
+
+def calibrate(bench: Workbench, reporter: Reporter) -> None:
+    """Fine-tunes a few uniform plans in full:
+
+    they calibrate the oracle, and tell how much accuracy channels, and schemes, are worth.
+    """
+    config, network = bench.config, bench.network
+    narrow = _fine_tuned(
+        bench,
+        reporter,
+        "channels",
+        lambda shares: [network.uniform(r) for r in shares],
+        config.budgets.calibration,
+    )
+    sparse = (
+        _fine_tuned(
+            bench,
+            reporter,
+            "schemes",
+            lambda densities: _sparse_plans(network, densities),
+            config.budgets.scheme_calibration,
+        )
+        if config.has_schemes
+        else []
+    )
+    bench.calibration_points += [*narrow, *sparse]
+    bench.calibrations = Calibrations.fit(bench.calibration_points, network.dense.widths)
+    kept = np.array([p.plan.widths for p in narrow]) / np.array(network.dense.widths)
+    bench.curves = LossCurves.even(kept, np.array([p.lost for p in narrow]))
+    if sparse:
+        bench.curves = bench.curves.with_layers(
+            network, [p.plan for p in sparse], np.array([p.lost for p in sparse])
+        )
+
+
+def _fine_tuned(
+    bench: Workbench,
+    reporter: Reporter,
+    what: str,
+    plans_at: Callable[[Sequence[float]], list[Plan]],
+    shares: Sequence[float],
+) -> list[CalibrationPoint]:
+    """Plans that keep such shares, and further ones until one loses more than the lowest floor
+    allows: between its points a calibration is sure, beyond them it is a guess.
+
+    Args:
+        bench: the run's parts.
+        reporter: told what is going on.
+        what: is pruned.
+        plans_at: plans that keep shares.
+        shares: in (0, 1].
+    """
+    config, oracle = bench.config, bench.oracle
+    full = bench.subject.finetuned(full_settings(config), is_gradual=what == "schemes")
+    slack = max(
+        bench.dense_accuracy - resolve_floor(floor, bench.dense_accuracy, may_exceed=True)
+        for floor in config.front or (config.floor,)
+    )
+
+    def judged(plans: Sequence[Plan]) -> list[CalibrationPoint]:
+        if not plans:
+            return []
+        with reporter.part(f"Calibrating the accuracy oracle on {what}", 2 * len(plans)) as advance:
+            seen = oracle.losses(plans, advance)
+            true = oracle.evaluate_all(plans, full, lambda done: advance(len(plans) + done))
+        return [
+            CalibrationPoint(plan, raw, bench.dense_accuracy - accuracy)
+            for plan, raw, accuracy in zip(plans, seen, true, strict=True)
+        ]
+
+    tried, points = list(shares), judged(plans_at(shares))
+    while (
+        points and max(p.lost for p in points) <= slack and len(tried) < len(shares) + _MOST_FURTHER
+    ):
+        tried.append(min(tried) * _FURTHER)
+        known = {p.plan for p in points}
+        points += judged([plan for plan in plans_at(tried) if plan not in known])
+    return points
+
+
+def _sparse_plans(network: Network, densities: Sequence[float]) -> list[Plan]:
+    """All layers pruned by schemes:
+
+    kernels where there are 3x3 ones, in every other plan, and blocks.
+    """
+    layers, with_kernels = able(network, "block"), set(able(network, "kernel"))
+
+    def scheme(layer: str, at: int, density: float) -> Scheme:
+        return Scheme(
+            "kernel" if layer in with_kernels and at % 2 == 0 else "block", _BLOCK, density
+        )
+
+    return [
+        Plan(network.dense.widths, tuple((layer, str(scheme(layer, at, d))) for layer in layers))
+        for at, d in enumerate(densities)
+        if layers
+    ]

@@ -1,0 +1,186 @@
+"""Recording a problem: the shapes that searches of a network can reach, measured on a device and
+kept in one file.
+
+The file is a problem for `cprune_rl/CPruneRecorded-v0` that needs neither compiler nor device nor
+images. Plans are
+visited as searches would: evenly narrowed ones, where asked for every kind of scheme at every
+density, those of greedy CPrune at
+several floors, and random walks of legal steps until the time is up. Every trial is in the cost
+cache as well, so a recording that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.core.searcher import Budget
+from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
+from cprune_rl.core.network import Plan
+from cprune_rl.envs.actions.base import Menu
+from cprune_rl.envs.actions.channel_steps import ChannelMenu
+from cprune_rl.envs.actions.layer_schemes import DENSITIES, SchemeMenu, scheme_plans
+from cprune_rl.envs.cprune_env import CPruneEnv
+from cprune_rl.envs.problem import Problem
+from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.registry import open_recorded, save_recorded
+from cprune_rl.errors import ConfigError
+from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
+from cprune_rl.pipeline.config import RunConfig
+from cprune_rl.pipeline.context import Lab
+from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.setup import open_untrained_lab, open_workbench
+
+__all__ = ["record"]
+
+_EVEN = (0.75, 0.5, 0.3)
+_FLOORS = (-0.005, -0.01, -0.02, -0.04)
+_WALK_FLOOR = -0.06  # where random walks turn back
+
+
+def record(
+    config: RunConfig, minutes: float, path: Path, reporter: Reporter, curves_of: str | None = None
+) -> int:
+    """Measures what searches can reach and writes a recorded problem.
+
+    Args:
+        config: network, device, data, storage.
+        minutes: for visiting plans, after the dense network is tuned and the oracle calibrated.
+        path: file to write.
+        reporter: told what is going on.
+        curves_of: a recording of the same network on another device: accuracy does not depend on
+            the device, so
+            its loss curves are taken and nothing is trained.
+
+    Returns:
+        Tasks recorded.
+
+    Raises:
+        ConfigError: the device is a recording itself, `curves_of` is of another network, or `path`
+            is in no folder.
+        CPruneError: see `open_workbench`; what was measured stays in the cost cache.
+    """
+    if isinstance(parse_device(config.device), RecordedSpec):
+        raise ConfigError(
+            f"{config.device!r} is a recording already: give the device that is to be recorded, local or rpc://host:port/key"
+        )
+    if (
+        path.is_dir() or not path.absolute().parent.is_dir()
+    ):  # said now and not after hours of measuring
+        raise ConfigError(
+            f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}. Name a file in one that is there."
+        )
+    with _measurable(config, reporter, curves_of) as (problem, lab, data):
+        recorded = CostModel(lab.cost_model.measured())
+        problem = replace(problem, latency=EstimatedCosts(lab.network, lab.source(), recorded))
+        started, n_plans = time.monotonic(), 0
+        with reporter.part("Visiting plans, % of the time", 100) as advance:
+            for _ in _plans(problem, started + 60 * minutes):
+                n_plans += 1
+                advance(min(100, round(100 * (time.monotonic() - started) / (60 * minutes))))
+        provenance = {**lab.provenance, "data": data, "curves_of": curves_of, "n_plans": n_plans}
+        save_recorded(path, problem, recorded.measured(), problem.curves, provenance)
+        reporter.say(
+            f"{path}: {len(recorded.known)} tasks of {n_plans} plans; {problem.latency.spending.fresh_trials} fresh trials"
+        )
+        return len(recorded.known)
+
+
+@contextlib.contextmanager
+def _measurable(
+    config: RunConfig, reporter: Reporter, curves_of: str | None
+) -> Iterator[tuple[Problem, Lab, str]]:
+    """A problem whose latencies are measured and whose accuracies are read off loss curves, its
+    lab, and its data set.
+
+    A recording is about latency: nothing is fine-tuned for a plan that is visited.
+    """
+    if curves_of is None:
+        with open_workbench(config, reporter, time.time()) as bench:
+            oracle = CurveOracle(bench.network, bench.curves, bench.dense_accuracy)
+            yield replace(bench.problem(), oracle=oracle), bench.lab, bench.data.name
+        return
+    known = open_recorded(curves_of)
+    with open_untrained_lab(config, reporter, time.time()) as lab:
+        if lab.network.groups != known.network.groups:
+            raise ConfigError(
+                f"{curves_of!r} is a recording of {known.network.name}, whose groups are not those of {config.network_name}"
+            )
+        name = f"{lab.network.name}/{config.data}@{lab.device_name}"
+        if config.has_schemes and not len(known.curves.layers):
+            raise ConfigError(
+                f"{curves_of!r} was recorded without schemes, so it does not know what layers lose: leave --curves-of out, or --schemes"
+            )
+        curves = known.curves if config.has_schemes else replace(known.curves, layers=np.empty(0))
+        oracle = CurveOracle(lab.network, curves, known.dense_accuracy)
+        yield (
+            Problem(
+                name,
+                lab.network,
+                lab.source(),
+                oracle,
+                curves,
+                known.dense_accuracy,
+                known.floor,
+                lab.descriptor,
+            ),
+            lab,
+            config.data,
+        )
+
+
+def _plans(whole: Problem, deadline: float) -> Iterator[Plan]:
+    """Visits plans; the problem's latency source learns what is measured on the way, accepted or
+    not.
+    """
+    network = whole.network
+
+    def problem(drop: float) -> Problem:
+        return replace(whole, floor=max(0.0, whole.dense_accuracy + drop))
+
+    for plan in (network.dense, *(network.uniform(ratio) for ratio in _EVEN)):
+        whole.latency.measure(plan)
+        yield plan
+    has_schemes = len(whole.curves.layers) > 0
+    for plan in (p for density in DENSITIES if has_schemes for p in scheme_plans(network, density)):
+        if time.monotonic() < deadline:
+            whole.latency.measure(plan)
+            yield plan
+    for floor in _FLOORS:
+        if time.monotonic() < deadline:
+            yield from (
+                step.plan for step in GreedyCPrune().search(problem(floor), Budget()).history
+            )
+    for seed in itertools.count():
+        if time.monotonic() >= deadline:
+            return
+        if (
+            has_schemes and seed % 2
+        ):  # schemes of single layers, within channels of which some are gone
+            start = network.uniform((1.0, *_EVEN)[seed // 2 % (1 + len(_EVEN))])
+            yield from _walk(
+                replace(problem(_WALK_FLOOR), start=start), seed, deadline, SchemeMenu()
+            )
+        else:
+            yield from _walk(problem(_WALK_FLOOR), seed, deadline, ChannelMenu())
+
+
+def _walk(problem: Problem, seed: int, deadline: float, menu: Menu) -> Iterator[Plan]:
+    env = CPruneEnv(problem, menu=menu)
+    rng = np.random.default_rng(seed)
+    env.reset(seed=seed)
+    ended = False
+    while not ended and time.monotonic() < deadline:
+        legal = np.flatnonzero(env.action_masks()[:-1])
+        if not len(legal):
+            return
+        _, _, terminated, truncated, info = env.step(int(rng.choice(legal)))
+        ended = terminated or truncated
+        yield info["plan"]

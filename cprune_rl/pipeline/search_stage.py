@@ -1,0 +1,219 @@
+"""A run's searches: who searches, with which policy, within which budget, and what it is charged
+with.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch.utils.tensorboard import SummaryWriter
+
+from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.core.budget_guard import search_within
+from cprune_rl.agents.core.searcher import Budget, Searcher, SearchResult
+from cprune_rl.agents.planner.agent import PruningAgent
+from cprune_rl.agents.planner.surrogate import SurrogateSettings
+from cprune_rl.agents.policies import find_policy, open_policy
+from cprune_rl.agents.registry import METHODS, OF_RUNS, rival
+from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
+from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.agents.schemes.rule import MappingRule
+from cprune_rl.agents.schemes.search import ChannelsThenSchemes, MappingSearch
+from cprune_rl.envs.actions.base import Menu
+from cprune_rl.envs.actions.channel_steps import ChannelMenu
+from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeMenu
+from cprune_rl.envs.problems.training import TrainingProblems
+from cprune_rl.pipeline.context import Workbench
+from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.run_folder import RunFolder
+from cprune_rl.pipeline.search_logger import Narrator
+
+__all__ = ["search"]
+
+
+def search(
+    bench: Workbench, folder: RunFolder, reporter: Reporter, method: str, label: str | None = None
+) -> SearchResult:
+    """One search, or what the folder has of it.
+
+    Args:
+        bench: the run's parts.
+        folder: keeps the result, and the policy.
+        reporter: told of each candidate.
+        method: a key of `config.METHODS`, or one of `agents.methods`.
+        label: what the folder calls the search; the method's name where not given.
+
+    Raises:
+        CPruneError: the device is gone, or there is no such policy.
+    """
+    label = label or method
+    name = f"search_{label}.json"
+    if (known := folder.read_json(name)) is not None:
+        return SearchResult.from_json(known)
+    searcher, extra = _searcher(bench, folder, reporter, method)
+    problem = bench.problem()
+    with (
+        SummaryWriter(str(folder.file("tensorboard"))) as writer,
+        reporter.part(f"Searching with {label}, % of the slack used", 100) as advance,
+    ):
+        result, _ = search_within(
+            searcher,
+            problem,
+            _budget(bench, extra, reporter),
+            Narrator(problem, folder, reporter, writer, label, advance),
+        )
+    cost = {
+        name: result.cost.get(name, 0.0) + extra.get(name, 0.0) for name in {**result.cost, **extra}
+    }
+    result = replace(result, cost=cost)
+    folder.write_json(name, result.to_json())
+    return result
+
+
+def _searcher(
+    bench: Workbench, folder: RunFolder, reporter: Reporter, method: str
+) -> tuple[Searcher, dict[str, float]]:
+    """Who searches, and what was spent for it beforehand: each method pays for what it reads."""
+    config, turns = bench.config, SurrogateSettings(turns=bench.config.budgets.turns)
+    if method == "greedy":
+        return GreedyCPrune(), {"policy_s": 0.0}
+    if method not in OF_RUNS:
+        way = METHODS[method]
+        known = _sum(
+            bench.model_cost if way.is_prepared else {},
+            bench.scheme_cost if way.has_schemes else {},
+        )
+        return rival(method, config.seed, bench.curves), {"policy_s": 0.0, **known}
+    spent, agent, mapping = {"policy_s": 0.0}, None, None
+    if method != "mapping-search":
+        policy, seconds = _policy(bench, folder, reporter)
+        agent, spent = (
+            PruningAgent(policy, turns),
+            _sum(spent, bench.model_cost, {"policy_s": seconds}),
+        )
+    if method in ("mapping-search", "channels-then-schemes"):
+        policy, seconds = _mapping_policy(bench, folder, reporter)
+        mapping, spent = (
+            MappingSearch(policy, turns),
+            _sum(spent, bench.scheme_cost, {"policy_s": seconds}),
+        )
+    if agent is None:
+        assert mapping is not None, "one of both"
+        return mapping, spent
+    if method == "agent":
+        return agent, spent
+    if mapping is None:
+        return ChannelsThenSchemes(agent, MappingRule(), name=method), _sum(
+            spent, bench.scheme_cost
+        )
+    return ChannelsThenSchemes(agent, mapping, surrogate=turns), spent
+
+
+def _sum(*costs: Mapping[str, float]) -> dict[str, float]:
+    return {
+        name: sum(c.get(name, 0.0) for c in costs)
+        for name in dict.fromkeys(n for c in costs for n in c)
+    }
+
+
+def _budget(bench: Workbench, spent: dict[str, float], reporter: Reporter) -> Budget:
+    """What the search itself may spend: what it was charged with before is taken off."""
+    config = bench.config
+
+    def left(limit: int | None, name: str) -> int | None:
+        if limit is None:
+            return None
+        if spent.get(name, 0) >= limit:
+            reporter.say(
+                f"    The budget of {limit} {name.replace('_', ' ')} went into what an agent has to know before it searches ({spent[name]:.0f}): nothing is searched"
+            )
+        return max(0, int(limit - spent.get(name, 0)))
+
+    return Budget(
+        left(config.max_trials, "fresh_trials"),
+        left(config.max_evaluations, "accuracy_evaluations"),
+        config.max_minutes,
+    )
+
+
+def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[RowPolicy, float]:
+    """The agent's policy, trained on variations of this problem, taken as it was given, or read
+    from the folder; and the seconds its training took.
+    """
+    return _policy_of(
+        bench, folder, reporter, "policy", ChannelMenu(), bench.config.policy, bench.config.init
+    )
+
+
+def _mapping_policy(
+    bench: Workbench, folder: RunFolder, reporter: Reporter
+) -> tuple[RowPolicy, float]:
+    """The same of the policy that gives layers schemes."""
+    return _policy_of(
+        bench, folder, reporter, "mapping_policy", SchemeMenu(), bench.config.mapping_policy, None
+    )
+
+
+def _policy_of(
+    bench: Workbench,
+    folder: RunFolder,
+    reporter: Reporter,
+    name: str,
+    menu: Menu,
+    given: str | None,
+    init: str | None,
+) -> tuple[RowPolicy, float]:
+    max_rows = max(TrainingSettings.max_rows, len(bench.network.subgraphs))
+    budgets, is_mapping = bench.config.budgets, isinstance(menu, SchemeMenu)
+    settings = TrainingSettings(
+        total_timesteps=budgets.mapping_timesteps if is_mapping else budgets.total_timesteps,
+        seed=bench.config.seed,
+        max_rows=max_rows,
+    )
+    target = folder.file(name)
+    if given is not None:
+        if not target.exists():
+            shutil.copytree(
+                find_policy(given),
+                target,
+                ignore=shutil.ignore_patterns("tensorboard", "*.pt", "*.zip"),
+            )
+        return load_policy(target, max_rows, menu), 0.0
+    if not (target / "policy.json").exists():
+        problems = TrainingProblems(
+            bench.network,
+            bench.lab.cost_model,
+            bench.curves,
+            bench.dense_accuracy,
+            bench.lab.descriptor,
+            start_ratios=START_RATIOS if is_mapping and bench.config.schemes == "both" else (),
+        )
+        start = None if init is None else open_policy(init, max_rows)
+        started = time.perf_counter()
+        what = (
+            "Training the mapping's agent on a model of the problem"
+            if is_mapping
+            else "Training the agent on a model of the problem"
+        )
+        with reporter.part(what, settings.total_timesteps) as advance:
+            trained = train_policy(
+                problems, settings, folder.file("tensorboard"), advance, start=start, menu=menu
+            )
+        card = {
+            "network": bench.network.name,
+            "data": bench.data.name,
+            "device": bench.lab.device_name,
+            "total_timesteps": settings.total_timesteps,
+            "seed": settings.seed,
+            "init": init,
+            "train_s": round(time.perf_counter() - started, 1),
+        }
+        target.mkdir(exist_ok=True)
+        trained.algorithm.save(target / "sb3.zip")
+        save_policy(trained.policy, target, card, menu)
+    card = json.loads((target / "policy.json").read_text())["card"]
+    return load_policy(target, max_rows, menu), float(card.get("train_s", 0.0))

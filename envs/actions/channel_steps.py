@@ -1,0 +1,136 @@
+"""CPrune's changes: a row's groups 1, 2 or 4 legal steps narrower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, lower_multiple
+from cprune_rl.envs.actions.base import EpisodeState, Move, Options, log_ratio
+from cprune_rl.envs.problem import Problem
+
+__all__ = ["STEP_COUNTS", "ChannelMenu"]
+
+STEP_COUNTS = (1, 2, 4)
+
+
+class ChannelMenu:
+    """See the module (and `menu.Menu`);
+
+    units are groups, `banned` holds the largest width rejected of each.
+    """
+
+    changes = tuple(f"x{count}" for count in STEP_COUNTS)
+    row_features: tuple[str, ...] = ()
+
+    def begin(self, network: Network) -> NDArray[np.float64]:
+        """See `Menu`."""
+        return np.zeros(len(network.groups))
+
+    def n_units(self, network: Network) -> int:
+        """See `Menu`."""
+        return len(network.groups)
+
+    def units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
+        """See `Menu`."""
+        return row.groups
+
+    def shape_of_losses(
+        self, curves: LossCurves
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Menu`."""
+        return curves.scale, curves.power
+
+    def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
+        """See `Menu`."""
+        return problem.curves.loss(
+            np.array(plan.widths) / np.array(problem.network.dense.widths, float)
+        )
+
+    def options(self, problem: Problem, state: EpisodeState, max_rows: int) -> Options:
+        """See `Menu`; every group of a row stays at its minimum or above, and above any width that
+        was rejected.
+        """
+        network, n_rows = problem.network, min(len(state.table.rows), max_rows)
+        moves = _moves(network, state.table, state.banned, max_rows)
+        legal, (removed, gain, loss) = (
+            np.zeros((n_rows, len(STEP_COUNTS)), bool),
+            np.zeros((3, n_rows, len(STEP_COUNTS))),
+        )
+        if moves:
+            at = (np.array([m.row for m in moves]), np.array([m.change for m in moves]))
+            dense = np.array(network.dense.widths, float)
+            kept, after = (
+                np.array(state.plan.widths, float) / dense,
+                np.array([m.plan.widths for m in moves], float) / dense,
+            )
+            legal[at] = True
+            removed[at] = (1 - after / kept).sum(axis=1) / np.array([len(m.units) for m in moves])
+            loss[at] = (problem.curves.loss(after) - problem.curves.loss(kept)).sum(axis=1)
+            gain[at] = _log_gains(problem, state, moves)
+        found = {(m.row, m.change): m for m in moves}
+        return Options(legal, removed, gain, loss, lambda row, change: found[row, change])
+
+    def ban(self, state: EpisodeState, move: Move) -> None:
+        """See `Menu`."""
+        for g in move.units:
+            state.banned[g] = max(state.banned[g], move.plan.widths[g])
+
+    def columns(self, network: Network, plan: Plan, rows: Sequence[TaskRow]) -> NDArray[np.float64]:
+        """See `Menu`: none."""
+        return np.empty((len(rows), 0))
+
+    def describe(self, change: int) -> str:
+        """See `Menu`."""
+        return self.changes[change]
+
+
+def _moves(
+    network: Network, table: SubgraphTable, banned: NDArray[np.float64], max_rows: int
+) -> list[Move]:
+    moves = []
+    plan, schemes = table.plan.widths, table.plan.schemes
+    lowest = [
+        max(group.minimum, width + 1)
+        for group, width in zip(network.groups, banned.tolist(), strict=True)
+    ]
+    for w, count in enumerate(STEP_COUNTS):
+        narrowed = [
+            lower_multiple(width, step, count)
+            for width, step in zip(plan, table.steps, strict=True)
+        ]
+        legal = [width >= least for width, least in zip(narrowed, lowest, strict=True)]
+        for r, row in enumerate(table.rows[:max_rows]):
+            if row.groups and all([legal[g] for g in row.groups]):  # noqa: C419  # a list is faster than a generator where it is this short
+                widths = list(plan)
+                for g in row.groups:
+                    widths[g] = narrowed[g]
+                moves.append(Move(r, w, row.groups, Plan(tuple(widths), schemes)))
+    return moves
+
+
+def _log_gains(problem: Problem, state: EpisodeState, moves: Sequence[Move]) -> NDArray[np.float64]:
+    """Log latency ratio of each move, by cheap looks; 0 where it cannot be told."""
+    network = problem.network
+    shaped = [network.shaped_by(m.units) for m in moves]
+    costs = problem.latency.predict(
+        list(
+            chain.from_iterable(
+                network.workloads_of(at, m.plan) for m, at in zip(moves, shaped, strict=True)
+            )
+        )
+    )
+    before = np.array([c.latency_s for c in state.costs])[list(chain.from_iterable(shaped))]
+    of_move = np.repeat(np.arange(len(moves)), [len(at) for at in shaped])
+    total = state.table.latency_s
+    with np.errstate(invalid="ignore"):
+        changed = np.bincount(
+            of_move, np.array([c.latency_s for c in costs]) - before, len(moves)
+        ).astype(np.float64)
+        after = total + changed
+        return log_ratio(total, after)

@@ -1,0 +1,1 @@
+"""Problems that the environments open: recorded, replayed, generated."""

@@ -1,0 +1,87 @@
+"""Draws variations of one problem, to train a policy on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cprune_rl.core.device_descriptor import DeviceDescriptor
+from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.network import Network
+from cprune_rl.core.protocols import LatencySource
+from cprune_rl.envs.problem import Problem
+from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.replay import LossSpread
+from cprune_rl.latency.interpolation import CostModel, ModelledCosts, NoisyCosts
+
+__all__ = ["TrainingProblems"]
+
+
+@dataclass(frozen=True)
+class TrainingProblems:
+    """Draws variations of one problem, so that a policy meets floors, losses and latencies it was
+    not told of.
+
+    Attributes:
+        network: what is pruned.
+        model: interpolated latencies.
+        curves: fitted loss curves, around which those are drawn that the agent is shown.
+        dense_accuracy: of the dense network.
+        descriptor: of the device.
+        floors: drops in accuracy to draw from.
+        losses: how far true losses are from the curves shown.
+        shown_sigma: log deviation of a group's loss shown from the fitted curve: what evaluations
+            teach of it in a search.
+        latency_sigma: log deviation of each task's true latency from the one predicted.
+        imagined_share: of the episodes in which all is as it is shown, as in the model that the
+            agent has a policy plan in.
+        start_ratios: shares of all channels with which episodes begin, drawn from; whole networks
+            where there are none.
+    """
+
+    network: Network
+    model: CostModel
+    curves: LossCurves
+    dense_accuracy: float
+    descriptor: DeviceDescriptor
+    floors: Sequence[float] = (0.005, 0.01, 0.02, 0.03)
+    losses: LossSpread = field(default_factory=LossSpread)
+    shown_sigma: float = 0.4
+    latency_sigma: float = 0.06
+    imagined_share: float = 0.5
+    start_ratios: Sequence[float] = ()
+
+    def __call__(self, rng: np.random.Generator) -> Problem:
+        """One variation."""
+        shown = self.curves.scaled(np.exp(rng.normal(0.0, self.shown_sigma, self.curves.n_units)))
+        latency: LatencySource = ModelledCosts(self.network, self.model)
+        if rng.random() < self.imagined_share:
+            oracle = CurveOracle(self.network, shown, self.dense_accuracy)
+        else:
+            latency = NoisyCosts(
+                self.network, latency, int(rng.integers(2**31)), self.latency_sigma
+            )
+            oracle = self.losses.oracle(
+                self.network, self.losses.draw(shown, rng), self.dense_accuracy, rng
+            )
+        floor = self.dense_accuracy - float(rng.choice(np.asarray(self.floors)))
+        start = (
+            self.network.uniform(float(rng.choice(np.asarray(self.start_ratios))))
+            if self.start_ratios
+            else None
+        )
+        if start is not None:  # what the channels that are gone have cost is behind it
+            floor -= self.dense_accuracy - oracle.accuracy(start).value
+        return Problem(
+            f"{self.network.name} (varied)",
+            self.network,
+            latency,
+            oracle,
+            shown,
+            self.dense_accuracy,
+            max(floor, 0.0),
+            self.descriptor,
+            start,
+        )

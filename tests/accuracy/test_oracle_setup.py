@@ -1,0 +1,80 @@
+"""How a run's oracle is calibrated: on plans that lose as much as the floors allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from cprune_rl.accuracy.calibration import CalibrationPoint
+from cprune_rl.core.network import Plan
+from cprune_rl.core.scheme import Scheme
+from cprune_rl.pipeline.config import load_config
+from cprune_rl.pipeline.context import Workbench
+from cprune_rl.pipeline.oracle_setup import calibrate
+from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.testing import toy_network
+
+DENSE_ACCURACY = 0.9
+
+
+class KnownLosses:
+    """An oracle and a full fine-tune of which nothing but the share that a plan keeps is asked."""
+
+    def __init__(self, exponent: float) -> None:
+        self.exponent, self.asked = exponent, list[Plan]()
+
+    def lost(self, plan: Plan) -> float:
+        share = plan.widths[0] / toy_network().dense.widths[0]
+        densities = [Scheme.parse(text).density for _, text in plan.schemes]
+        return 0.05 * (1 - share * min(densities, default=1.0)) ** self.exponent
+
+    def losses(self, plans: Sequence[Plan], on_plan: Callable[[int], None]) -> list[float]:
+        self.asked += plans
+        return [2 * self.lost(plan) for plan in plans]
+
+    def evaluate_all(
+        self, plans: Sequence[Plan], evaluation: object, on_plan: Callable[[int], None]
+    ) -> list[float]:
+        return [DENSE_ACCURACY - self.lost(plan) for plan in plans]
+
+
+def calibrated(exponent: float, **options: Any) -> tuple[list[CalibrationPoint], KnownLosses]:
+    oracle = KnownLosses(exponent)
+    subject = SimpleNamespace(finetuned=lambda settings, is_gradual: None)
+    lab = SimpleNamespace(network=toy_network())
+    bench = Workbench(
+        load_config(None, {"effort": "light", **options}),
+        cast("Any", subject),
+        cast("Any", lab),
+        cast("Any", oracle),
+        DENSE_ACCURACY,
+    )
+    calibrate(bench, Reporter())
+    assert bench.calibrations.channels(0.02) == pytest.approx(0.01, rel=0.05), (
+        "twice as much was seen as lost"
+    )
+    return bench.calibration_points, oracle
+
+
+@pytest.mark.parametrize(("floor", "n_points"), [(-0.001, 2), (-0.015, 3), (-0.5, 4)])
+def test_it_goes_on_until_a_plan_loses_more_than_the_floor_allows(
+    floor: float, n_points: int
+) -> None:
+    points, oracle = calibrated(2.0, floor=floor)
+    assert len(points) == n_points
+    assert [p.plan for p in points] == oracle.asked
+    assert [p.lost for p in points] == sorted(p.lost for p in points), (
+        "each is narrower than the one before"
+    )
+
+
+def test_the_lowest_floor_of_a_front_counts_and_schemes_are_judged_by_themselves() -> None:
+    one, _ = calibrated(2.0, front="-0.001,-0.5")
+    assert len(one) == 4
+    both, _ = calibrated(2.0, floor=-0.5, schemes="block")
+    assert [bool(p.plan.schemes) for p in both] == [False] * 4 + [True] * 4
+    densities = [min(Scheme.parse(text).density for _, text in p.plan.schemes) for p in both[4:]]
+    assert densities == sorted(densities, reverse=True)

@@ -1,0 +1,236 @@
+"""Every searcher against the conformance suite, and training that learns."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from cprune_rl.agents.baselines.ablations import Unmeasured, by_macs, by_prediction, shuffled
+from cprune_rl.agents.baselines.annealing import Annealing
+from cprune_rl.agents.baselines.cprune_published import PublishedCPrune
+from cprune_rl.agents.baselines.evolution import Evolution
+from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
+from cprune_rl.agents.baselines.random_search import RandomSearch
+from cprune_rl.agents.baselines.uniform import Uniform
+from cprune_rl.agents.core.pareto import back_off, ladder
+from cprune_rl.agents.core.searcher import Budget, Meter, Searcher
+from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
+from cprune_rl.agents.planner.model_problem import imagined
+from cprune_rl.agents.planner.surrogate import SurrogateSearch
+from cprune_rl.agents.rl.best_of_walks import BestOfWalks
+from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.registry import open_recorded, read_recording
+from cprune_rl.envs.problems.replay import LossSpread, rehearse
+from cprune_rl.envs.problems.training import TrainingProblems
+from cprune_rl.latency.interpolation import CostModel, ModelledCosts
+from cprune_rl.latency.recorded import RecordedCosts
+from cprune_rl.testing import FormulaOracle, check_searcher, toy_problem
+
+SMALL = TrainingSettings(
+    total_timesteps=512, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64}
+)
+
+
+def train_small(seed: int = 0) -> PruningAgent:
+    trained = train_policy(
+        lambda rng: toy_problem(drop=float(rng.choice([0.01, 0.03]))),
+        TrainingSettings(**{**vars(SMALL), "seed": seed}),
+    )
+    return PruningAgent(trained.policy)
+
+
+@pytest.fixture(scope="module")
+def agent() -> PruningAgent:
+    return train_small()
+
+
+@pytest.fixture(
+    params=[
+        *(
+            "greedy",
+            "proxy-greedy",
+            "surrogate",
+            "roll-out",
+            "agent",
+            "best-of-k",
+            "cprune-published",
+            "uniform",
+            "random",
+            "evolution",
+            "annealing",
+        ),
+        *("rb-cprune", "agent-macs", "agent-shuffled"),
+    ]
+)
+def make(request: pytest.FixtureRequest, agent: PruningAgent) -> Callable[[], Searcher]:
+    """Each searcher in turn."""
+    ways: dict[str, Callable[[], Searcher]] = {
+        "greedy": GreedyCPrune,
+        "proxy-greedy": ProxyGreedy,
+        "surrogate": SurrogateSearch,
+        "roll-out": lambda: PolicyRollOut(agent.policy),
+        "agent": lambda: agent,
+        "best-of-k": lambda: BestOfWalks(agent.policy),
+        "cprune-published": PublishedCPrune,
+        "uniform": Uniform,
+        "random": lambda: RandomSearch(n_looks=60),
+        "evolution": lambda: Evolution(n_looks=60),
+        "annealing": lambda: Annealing(n_looks=60),
+        "rb-cprune": lambda: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+        "agent-macs": lambda: Unmeasured("agent-macs", agent, by_macs),
+        "agent-shuffled": lambda: Unmeasured("agent-shuffled", agent, shuffled(0)),
+    }
+    return ways[request.param]
+
+
+def test_every_searcher_passes_the_conformance_suite(make: Callable[[], Searcher]) -> None:
+    result = check_searcher(make, toy_problem)
+    assert result.best.latency_s < result.accepted[0].latency_s
+
+
+def test_where_the_model_is_right_planning_in_it_is_no_worse_than_walking_the_problem(
+    agent: PruningAgent,
+) -> None:
+    whole = agent.search(toy_problem(), Budget()).best.latency_s
+    assert all(
+        whole <= part.search(toy_problem(), Budget()).best.latency_s
+        for part in (PolicyRollOut(agent.policy), ProxyGreedy())
+    )
+
+
+def test_the_same_seed_and_recorded_costs_give_the_same_plan() -> None:
+    plans = {train_small(seed=3).search(open_recorded(), Budget()).best.plan for _ in range(2)}
+    assert len(plans) == 1
+
+
+def test_a_walk_through_the_model_pays_for_nothing(agent: PruningAgent) -> None:
+    rehearsal = rehearse("resnet8@znver4-1t", -0.02)
+    problem = rehearsal.problem
+    before = (
+        dataclasses.asdict(problem.latency.spending),
+        dataclasses.asdict(problem.oracle.spending),
+    )
+    found = PolicyRollOut(agent.policy).search(imagined(problem, problem.curves), Budget())
+    assert found.best.plan != problem.network.dense
+    assert (
+        dataclasses.asdict(problem.latency.spending),
+        dataclasses.asdict(problem.oracle.spending),
+    ) == before
+
+
+def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_off_to(
+    agent: PruningAgent,
+) -> None:
+    rehearsal = rehearse("resnet8@znver4-1t", -0.02, seed=1)
+    problem = rehearsal.problem
+    found = agent.search(problem, Budget())
+    planned = [s for s in found.history if "roll-out in the model" in s.what]
+    assert planned
+    assert all("score" in s.why for s in planned)
+    assert planned[0].expected_gain is not None
+    slack = problem.dense_accuracy - problem.floor
+    rungs = ladder(found.accepted)
+    assert any(r.accuracy - problem.floor > 0.2 * slack for r in rungs[1:]), (
+        "not all is staked on plans that hold by a hair"
+    )
+    assert [r.latency_s for r in rungs] == sorted((r.latency_s for r in rungs), reverse=True)
+    kept = back_off(rungs, lambda at: rehearsal.holds(rungs[at].plan))
+    assert rehearsal.holds(rungs[kept].plan)
+
+
+@pytest.mark.parametrize("drop", [0.0025, 0.01])
+def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hold(
+    drop: float,
+) -> None:
+    problem = toy_problem(widths=(64, 128, 128), drop=drop)
+    kind = dataclasses.replace(
+        problem,
+        oracle=FormulaOracle(problem.network, scale=drop / 6),
+        curves=dataclasses.replace(problem.curves, scale=np.full(3, drop / 3)),
+    )
+    narrowest = problem.network.uniform(1 / 8)
+    found = (
+        SurrogateSearch()
+        .take_turns(kind, Meter(kind, Budget()), lambda model: (narrowest, ""))
+        .result("toy")
+    )
+    assert found.best.plan == narrowest
+    shares = [rung.latency_s / found.accepted[0].latency_s for rung in ladder(found.accepted)]
+    assert any(2 * shares[-1] < share < 0.75 for share in shares), shares
+
+
+def test_a_rehearsals_oracle_is_off_alike_for_plans_much_alike_and_says_the_same_twice() -> None:
+    first, second = rehearse("resnet8@znver4-1t", -0.02), rehearse("resnet8@znver4-1t", -0.02)
+    network = first.problem.network
+    plans = [network.uniform(r) for r in np.linspace(0.3, 0.9, 40)]
+    said = [p.value for p in first.problem.oracle.accuracies(plans)]
+    assert said == [p.value for p in second.problem.oracle.accuracies(plans)]
+    truth = CurveOracle(network, first.truth, first.problem.dense_accuracy)
+    errors = np.array(said) - [a.value for a in truth.accuracies(plans)]
+    noise, steps = LossSpread().noise, np.diff(errors)
+    assert np.abs(steps).mean() < 3 * noise, "a little narrower, and misjudged as much"
+    assert np.abs(errors).max() > 3 * noise
+    assert len({a.standard_error for a in first.problem.oracle.accuracies(plans)}) == 1
+
+
+def test_a_rehearsal_of_recorded_losses_hides_them_behind_one_curve() -> None:
+    rehearsal, recording = (
+        rehearse("resnet8@znver4-1t", losses="recorded"),
+        read_recording("resnet8@znver4-1t"),
+    )
+    np.testing.assert_array_equal(rehearsal.truth.power, recording.curves.power)
+    ratios = rehearsal.truth.scale / recording.curves.scale
+    np.testing.assert_allclose(ratios, ratios[0])
+    shown = rehearsal.problem.curves
+    assert len(set(shown.scale)) == len(set(shown.power)) == 1
+    assert set(rehearse("resnet8@znver4-1t").truth.power) != set(rehearsal.truth.power)
+
+
+def test_true_losses_are_drawn_around_what_is_shown() -> None:
+    shown, spread, rng = (
+        LossCurves(np.full(4, 0.02), np.full(4, 3.5)),
+        LossSpread(),
+        np.random.default_rng(0),
+    )
+    drawn = [spread.draw(shown, rng) for _ in range(4000)]
+    np.testing.assert_allclose(np.mean([d.scale for d in drawn]), 0.02, rtol=0.02)
+    np.testing.assert_allclose(np.mean([d.power for d in drawn]), 3.5, rtol=0.02)
+    levels = np.log([d.scale for d in drawn])
+    np.testing.assert_allclose(
+        (levels - levels.mean(axis=1, keepdims=True)).std() * np.sqrt(4 / 3),
+        spread.group,
+        rtol=0.05,
+    )
+
+
+def test_training_problems_vary_and_stay_solvable() -> None:
+    recorded = open_recorded()
+    assert isinstance(recorded.latency, RecordedCosts)
+    model = CostModel(recorded.latency.measured())
+    problems = TrainingProblems(
+        recorded.network, model, recorded.curves, recorded.dense_accuracy, recorded.descriptor
+    )
+    rng = np.random.default_rng(0)
+    drawn = [problems(rng) for _ in range(8)]
+    half = recorded.network.uniform(0.5)
+    assert len({p.floor for p in drawn}) > 1
+    assert len({p.oracle.accuracy(half).value for p in drawn}) == 8
+    imagined = [isinstance(p.latency, ModelledCosts) for p in drawn]
+    assert 0 < sum(imagined) < 8, "in some all is as it is shown"
+    assert (
+        len({sum(c.latency_s for c in p.latency.measure(half)) for p in drawn})
+        == 8 - sum(imagined) + 1
+    )
+    for problem, is_imagined in zip(drawn, imagined, strict=True):
+        if is_imagined:
+            widths = np.array(half.widths) / np.array(problem.network.dense.widths)
+            assert problem.oracle.accuracy(half).value == pytest.approx(
+                problem.dense_accuracy - problem.curves.loss(widths).sum()
+            )
+        assert problem.latency.predict(problem.network.workloads(half)) == problem.latency.measure(
+            half
+        ), "a look that was taken is known"

@@ -1,0 +1,306 @@
+"""Devices that hang, crash, disappear and come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from cprune_rl.cli import app
+from cprune_rl.compiler.devices.local import LocalDevice
+from cprune_rl.compiler.devices.open import open_device
+from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
+from cprune_rl.compiler.devices.rpc_session import Link
+from cprune_rl.compiler.devices.target import make_target
+from cprune_rl.compiler.devices.tcp_proxy import Relay
+from cprune_rl.compiler.tuning.probe import probe_device
+from cprune_rl.core.protocols import Artifact, Measurement
+from cprune_rl.cost_cache import open_store
+from cprune_rl.errors import DeviceError
+from cprune_rl.pipeline.run_folder import RunFolder
+from tests.doubles.device_fixtures import BRIEF, Programs, Yard, open_key
+
+IMAGE = [np.arange(4, dtype=np.float32)]
+
+
+def sessions(yard: Yard, key: str) -> list[psutil.Process]:
+    mine = [
+        p
+        for p in yard._processes
+        if p.poll() is None and "--key" in p.args and p.args[p.args.index("--key") + 1] == key
+    ]
+    return [child for p in mine for child in psutil.Process(p.pid).children()]
+
+
+def after(seconds: float, what: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(seconds, what)
+    timer.start()
+    return timer
+
+
+def test_a_session_killed_in_a_trial_costs_that_trial(yard: Yard, programs: Programs) -> None:
+    with open_key(yard, "board") as device:
+        assert device.time([programs.good])[0].error is None
+        killer = after(0.7, lambda: [s.kill() for s in sessions(yard, "board")])
+        hung, good = device.time([programs.hanging, programs.good])
+        killer.join()
+        assert hung.error, "tried once more on a new session, where it hangs again"
+        assert good.error is None
+
+
+def test_a_program_whose_session_was_lost_is_run_once_more(yard: Yard, programs: Programs) -> None:
+    with open_key(yard, "board", timing=replace(BRIEF, timeout_s=1.0)) as device:
+        for lose in (
+            psutil.Process.kill,
+            psutil.Process.suspend,
+        ):  # it ends, or is silent as when it loses its power
+            assert not isinstance(device.run(programs.good, IMAGE), Measurement)
+            for session in sessions(yard, "board"):
+                lose(session)
+            found = device.run(programs.good, IMAGE)
+            assert not isinstance(found, Measurement), found.error
+            np.testing.assert_allclose(found[0], IMAGE[0] * 2)
+        assert "device went away" in (device.run(programs.crashing, IMAGE).error or ""), (
+            "a second time is the program's doing"
+        )
+
+
+def test_one_program_is_run_on_the_twin_that_is_there(yard: Yard, programs: Programs) -> None:
+    with open_key(yard, "twin", "?devices=2&wait=1") as both:
+        assert [m.error for m in both.time([programs.good] * 12)] == [None] * 12
+        first, second = both._links
+        second.session(0.0)
+        first.drop()
+        with open_key(yard, "twin", "?devices=1"):  # the first's server is somebody else's now
+            found = both.run(programs.good, IMAGE)
+            assert not isinstance(found, Measurement)
+            assert both._links == [first, second], "nobody waited for the first"
+
+
+class Stub(Link):
+    """A link whose sessions are words; without one its device is away."""
+
+    def __init__(self, word: str | None) -> None:
+        super().__init__()
+        self.word = word
+
+    def cut(self) -> None: ...
+
+    def _open(self, needed_s: float, is_wanted: Callable[[], bool] | None) -> str:
+        if self.word is None:
+            raise DeviceError("away")
+        return self.word
+
+    def _is_usable(self, needed_s: float) -> bool:
+        return True
+
+
+class Scripted(RpcDevice):
+    """A device over stubs, whose timings follow a script."""
+
+    name, fingerprint, is_remote = "scripted", "scripted", True
+
+    def __init__(self, links: list[Stub], *timings: Measurement) -> None:
+        super().__init__(make_target(1), links, TimingSettings(max_spread=0.25))
+        self.timings = list(timings)
+
+    def _time_one(self, artifact: Artifact, link: Link) -> Measurement:
+        return self.timings.pop(0)
+
+
+def test_a_device_that_stays_away_leaves_its_work_to_the_next() -> None:
+    with Scripted([Stub(None), Stub("second")]) as device:
+        assert device._attempt_anywhere(lambda session: session) == "second"
+        assert device.n_links == 1
+    with Scripted([Stub(None)]) as device, pytest.raises(DeviceError, match="away"):
+        device._attempt_anywhere(lambda session: session)
+
+
+UNSTEADY = Measurement((1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("again", "wanted"),
+    [
+        (Measurement((1.5,)), Measurement((1.0, 2.0, 1.5))),
+        (Measurement(error="the program crashed, or its device went away: kShutdown"), UNSTEADY),
+        (Measurement(error="TimeoutError: no answer within 10 s; the session was ended"), UNSTEADY),
+        (Measurement(error="RPCError: bad shape"), Measurement(error="RPCError: bad shape")),
+    ],
+)
+def test_a_timing_is_kept_where_the_second_one_lost_its_session(
+    again: Measurement, wanted: Measurement
+) -> None:
+    with Scripted([Stub("it")], UNSTEADY, again) as device:
+        assert device._time_well(Artifact("", (), ()), device._links[0]) == wanted
+
+
+def test_a_hang_is_given_up_and_frees_the_device(yard: Yard, programs: Programs) -> None:
+    with open_key(yard, "board") as device:
+        started = time.monotonic()
+        hung, good = device.time([programs.hanging, programs.good])
+        assert "no answer within 2.5 s" in (hung.error or "")
+        assert good.error is None
+        assert time.monotonic() - started < 15
+    yard.wait_for({"board": 1}, 5)
+
+
+def test_a_board_that_stops_answering_without_a_word_is_given_up(
+    yard: Yard, programs: Programs
+) -> None:
+    with open_key(yard, "board") as device:
+        assert device.time([programs.good])[0].error is None
+        for session in sessions(yard, "board"):
+            session.suspend()  # as when it loses its power: the connection stays
+        started = time.monotonic()
+        assert [m.error for m in device.time([programs.good, programs.good])] == [None, None], (
+            "the look before them found it out"
+        )
+        assert BRIEF.timeout_s < time.monotonic() - started < 15
+
+
+def test_a_server_that_is_killed_and_comes_back_is_waited_for(
+    yard: Yard, programs: Programs
+) -> None:
+    server = yard.serve("phoenix")
+    yard.wait_for({"phoenix": 1})
+    with open_key(yard, "phoenix") as device:
+        assert device.time([programs.good])[0].error is None
+        killer, reviver = after(0.5, server.kill), after(1.0, lambda: yard.serve("phoenix"))
+        hung, good = device.time([programs.hanging, programs.good])
+        killer.join()
+        reviver.join()
+        assert hung.error
+        assert good.error is None
+
+
+def test_a_server_that_stays_away_retires_the_device_and_what_was_timed_is_kept(
+    yard: Yard, tmp_path: Path
+) -> None:
+    server = yard.serve("mortal")
+    yard.wait_for({"mortal": 1})
+    store = open_store(f"sqlite:///{tmp_path}/costs.db")
+    with open_key(yard, "mortal", "?wait=2") as device:
+        context = device.context
+        started: list[float] = []
+
+        def kill_after_two(done: int) -> None:
+            if done == 2:
+                os.killpg(server.pid, signal.SIGKILL)
+                started.append(time.monotonic())
+
+        with pytest.raises(DeviceError, match="no device of key 'mortal' could be had"):
+            probe_device(device, store, kill_after_two)
+        assert time.monotonic() - started[0] < 20
+        with pytest.raises(DeviceError, match="mortal"):
+            device.time_reference()
+    kept = {
+        w: store.trials(context, f"probe v1: {w}")
+        for w in ("conv3x3_gflops", "conv3x3_small_gflops")
+    }
+    assert all(kept.values())
+    yard.serve("mortal")
+    yard.wait_for({"mortal": 1})
+    with open_key(yard, "mortal") as device:
+        assert device.context == context, "the same device to the cost cache"
+        found = probe_device(device, store)
+        assert {w: store.trials(context, f"probe v1: {w}") for w in kept} == kept, (
+            "nothing is timed twice"
+        )
+        assert found == probe_device(device, store)
+    store.close()
+
+
+def test_a_run_without_its_device_says_how_to_go_on(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder = tmp_path / "run"
+    outcome = CliRunner().invoke(
+        app,
+        [
+            "train",
+            "--fast",
+            "--device",
+            f"rpc://127.0.0.1:{port}/board",
+            "--out",
+            str(folder),
+            "--storage",
+            f"sqlite:///{tmp_path}/c.db",
+        ],
+    )
+    assert isinstance(outcome.exception, DeviceError)
+    assert "tvm.exec.rpc_tracker" in str(outcome.exception)
+    assert f"--resume {folder}" in str(outcome.exception)
+    assert RunFolder.resume(folder).config.device.endswith("/board")
+
+
+def test_a_local_session_ends_with_its_server_leaves_no_files_and_nobody_can_read_its_key(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with LocalDevice(timing=BRIEF) as device:
+        assert not isinstance(device.run(programs.good, IMAGE), Measurement)
+        assert list(tmp_path.glob("cprune-rpc-*/*")), "its files are there"
+        server = device._link._server
+        assert server is not None
+        shown = psutil.Process(server.process.pid)
+        assert server.key not in " ".join([*shown.cmdline(), *shown.environ().values()])
+        running = server.sessions()
+        assert running
+        server.process.kill()
+        server.process.wait()
+        _, alive = psutil.wait_procs(running, timeout=3)
+        assert all(s.status() == psutil.STATUS_ZOMBIE for s in alive), (
+            "a program that hangs does not spin on"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_server_that_cannot_be_started_is_no_programs_failure(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalDevice(timing=BRIEF) as device:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+        with pytest.raises(DeviceError, match="cannot be started"):
+            device.run(programs.good, IMAGE)
+
+
+def test_a_boards_session_that_is_killed_leaves_no_files(yard: Yard, programs: Programs) -> None:
+    def folders() -> set[Path]:
+        return set(yard.tmp.glob("cprune-rpc-*"))
+
+    before = folders()
+    with open_key(yard, "board") as board:
+        assert not isinstance(board.run(programs.good, IMAGE), Measurement)
+        its_own = folders() - before
+        assert its_own
+        for session in sessions(yard, "board"):
+            session.kill()
+        deadline = time.monotonic() + 5
+        while its_own & folders() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not its_own & folders(), "a board has little room"
+
+
+def test_a_door_that_leads_nowhere_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(OSError, match="does not answer"):
+        Relay("127.0.0.1", port, 2.0, 5.0)
+
+
+def test_a_key_that_nobody_has_is_answered_with_those_there_are(yard: Yard) -> None:
+    with pytest.raises(DeviceError, match=r"Known: .*board.*rpc_server --tracker"):
+        open_device(f"rpc://{yard.tracker}/bord")

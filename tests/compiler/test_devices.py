@@ -1,0 +1,367 @@
+"""Devices: names, the contract over local and tracker, several devices of one key, compilers, the
+lists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from torch import nn
+from tvm import relax
+from typer.testing import CliRunner
+
+from cprune_rl.cli import app
+from cprune_rl.compiler.deploy.build import run_in_session
+from cprune_rl.compiler.devices.local import LocalDevice
+from cprune_rl.compiler.devices.open import open_device
+from cprune_rl.compiler.devices.spec import LocalSpec, TrackerSpec, parse_device
+from cprune_rl.compiler.devices.target import make_target, vector_width
+from cprune_rl.compiler.devices.tracker_client import TrackerAddress
+from cprune_rl.compiler.tuning.probe import probe_device
+from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
+from cprune_rl.core.protocols import Device, Measurement
+from cprune_rl.cost_cache import StoredTrial, open_store
+from cprune_rl.errors import ConfigError, DeviceError, ToolchainError, UnknownNameError
+from cprune_rl.models.export import export_torch
+from cprune_rl.pruning.surgery import PlanFile
+from cprune_rl.testing import check_device
+from cprune_rl.validation.run import _export_checks
+from tests.doubles.device_fixtures import BRIEF, ROOT, Doubles, Programs, Yard, open_key
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "what"),
+    [
+        ("lokal", UnknownNameError, "Did you mean 'local'"),
+        ("localhost", UnknownNameError, "rpc://host:9190/key"),
+        ("local?threads=0", ConfigError, "this machine allows 1 to"),
+        ("local?threads=many", ConfigError, "many"),
+        ("local?mcpu=", ConfigError, "has no value"),
+        ("local?cores=1", ConfigError, "Known: threads, mcpu"),
+        ("rpc://host:9190", ConfigError, "names no key"),
+        ("rpc://host:port/key", ConfigError, "is no port"),
+        ("rpc://host:99999/key", ConfigError, "is no port"),
+        ("rpc://host:9190/key?gcc=x", ConfigError, "unknown option 'gcc'"),
+        ("rpc://host:9190/key?devices=0", ConfigError, "devices"),
+        ("rpc://host:9190/key?target=llvm,haswell", ConfigError, "no key=value"),
+        ("rpc://host:9190/key?target={kind", ConfigError, "no JSON"),
+        ('rpc://host:9190/key?target={"mcpu":"haswell"}', ConfigError, "no kind"),
+    ],
+)
+def test_a_wrong_name_says_what_is_allowed(name: str, error: type[Exception], what: str) -> None:
+    with pytest.raises(error, match=what.replace("?", r"\?")):
+        parse_device(name)
+
+
+def test_a_name_is_read_without_opening_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_device("local?threads=1&mcpu=haswell") == LocalSpec(1, "haswell")
+    spec = parse_device(
+        "rpc://board.lan:9191/pi?target=llvm,mtriple=aarch64-linux-gnu,mattr=+neon,+fp16,num-cores=4&cc=my-g++&devices=2&wait=5"
+    )
+    target = {
+        "kind": "llvm",
+        "mtriple": "aarch64-linux-gnu",
+        "mattr": ["+neon", "+fp16"],
+        "num-cores": 4,
+    }
+    assert spec == TrackerSpec(TrackerAddress("board.lan", 9191), "pi", target, "my-g++", 4, 2, 5.0)
+    assert parse_device("rpc://h:1/k?target=" + json.dumps(target)) == replace(
+        spec, tracker=TrackerAddress("h", 1), key="k", linker=None, devices=None, wait_s=180.0
+    )
+    for variable, value in (("HOST", "10.0.0.7"), ("PORT", "9192"), ("KEY", "phone")):
+        monkeypatch.setenv(f"TVM_TRACKER_{variable}", value)
+    assert parse_device("rpc:") == TrackerSpec(TrackerAddress("10.0.0.7", 9192), "phone")
+
+
+def test_a_wrong_name_is_answered_without_loading_tvm() -> None:
+    code = "import sys; from cprune_rl.compiler.devices.spec import parse_device; parse_device('rpc://h:1/k'); print('tvm' in sys.modules)"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.strip()
+        == "False"
+    )
+
+
+def test_the_vector_width_follows_the_processor() -> None:
+    widths = [
+        vector_width(make_target(1, mcpu)) for mcpu in ("skylake-avx512", "haswell", "nehalem")
+    ]
+    assert widths == [16, 8, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("local?mcpu=haswel", "Did you mean 'haswell'"),
+        (
+            "rpc://127.0.0.1:1/board?target=llvm,mtriple=aarch64-linux-gnu,mcpu=cortex-a7x",
+            "unknown processor 'cortex-a7x'. Did you mean 'cortex-a7",
+        ),
+        (
+            "rpc://127.0.0.1:1/board?target=llvm,mtriple=aarch64-linux-gnu,mcpu=haswell",
+            "unknown processor 'haswell'",
+        ),
+        (
+            "rpc://127.0.0.1:1/board?target=llvm,mtriple=nonsense,mcpu=haswell",
+            "machines 'nonsense'",
+        ),
+    ],
+)
+def test_a_processor_that_llvm_does_not_know_is_no_device(name: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(what)):
+        open_device(name)
+
+
+# --- the contract
+
+
+@pytest.mark.parametrize("kind", ["local", "board"])
+def test_every_device_keeps_the_contract(kind: str, programs: Programs, yard: Yard) -> None:
+    openers: dict[str, Callable[[], Device]] = {
+        "local": lambda: LocalDevice(timing=BRIEF),
+        "board": lambda: open_key(yard, "board"),
+    }
+    image = np.arange(4, dtype=np.float32)
+    check_device(
+        openers[kind], programs.good, programs.crashing, programs.hanging, [image], [image * 2]
+    )
+
+
+def test_a_device_knows_whether_it_is_remote_and_what_it_is(yard: Yard) -> None:
+    with open_key(yard, "board") as board:
+        assert board.is_remote
+        assert not LocalDevice.is_remote.fget(LocalDevice.__new__(LocalDevice))
+        assert "key=board;cpu=" in board.fingerprint
+        assert parse_device(board.name) == TrackerSpec(yard.tracker, "board")
+        assert str(board.target.attrs["mcpu"]) == str(make_target(1).attrs["mcpu"]), (
+            "compiled for what the device says it is"
+        )
+
+
+def test_tvms_own_server_will_do(yard: Yard, programs: Programs) -> None:
+    with open_key(yard, "stock", "?devices=1") as device:
+        assert [m.error for m in device.time([programs.good, programs.good])] == [None, None]
+        assert "cpu=unknown" in device.fingerprint
+
+
+# --- several devices of one key
+
+
+def test_twins_time_in_parallel_each_program_once_and_in_order(
+    yard: Yard, programs: Programs
+) -> None:
+    before = [len(yard.log(log)) for log in ("twin1", "twin2")]
+    with open_key(yard, "twin", timing=replace(BRIEF, look_every=2)) as device:
+        assert device.n_links == 2
+        batch = [programs.good] * 5 + [programs.slow] + [programs.good] * 6
+        found = device.time(batch)
+    assert [m.error for m in found] == [None] * 12
+    assert int(np.argmax([m.latency_s for m in found])) == 5
+    logs = [yard.log(log)[n:] for log, n in zip(("twin1", "twin2"), before, strict=True)]
+    assert all("load_module" in log for log in logs), "both had work"
+    assert sum(log.count("-slow.so") for log in logs) == 1
+    assert sum(log.count("-good.so") for log in logs) == 11
+
+
+def test_a_device_that_somebody_else_has_holds_nothing_up(yard: Yard, programs: Programs) -> None:
+    with open_key(yard, "twin", "?devices=1") as mine, open_key(yard, "twin", "?devices=2") as both:
+        assert mine.time([programs.good])[0].error is None
+        started = time.monotonic()
+        assert [m.error for m in both.time([programs.good] * 6)] == [None] * 6
+        assert time.monotonic() - started < 10
+        assert both.n_links == 2, "it may be free again for the next batch"
+
+
+def test_the_twin_that_stays_does_the_work_of_the_one_that_went(
+    yard: Yard, programs: Programs
+) -> None:
+    one, _ = yard.serve("pair", "pair1"), yard.serve("pair", "pair2")
+    yard.wait_for({"pair": 2})
+    with open_key(yard, "pair", "?wait=1", timing=replace(BRIEF, look_every=1)) as device:
+        assert device.n_links == 2
+        device.time([programs.good] * 4)
+        os.killpg(one.pid, signal.SIGKILL)
+        found = device.time([programs.good] * 8)
+        assert len(found) == 8
+        assert sum(m.error is None for m in found) >= 7, (
+            "at most the trial that was under way is lost"
+        )
+        assert device.n_links == 1
+
+
+# --- compilers
+
+
+def test_a_cross_compiler_is_used_and_a_missing_one_is_named(
+    yard: Yard, programs: Programs, tmp_path: Path
+) -> None:
+    compiler, log = tmp_path / "board-g++", tmp_path / "calls"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec g++ "$@"\n')
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    with open_key(yard, "board", f"?cc={compiler}") as device:
+        artifact = device.build(
+            Doubles, ((4,), (4,)), ("float32", "float32"), device.build_folder / "cross.so"
+        )
+        assert device.time([artifact])[0].error is None
+    assert "cross.so" in log.read_text()
+    with pytest.raises(ToolchainError, match="apt-get install g\\+\\+-riscv64-linux-gnu"):
+        open_key(yard, "board", "?target=llvm,mtriple=riscv64-linux-gnu")
+    with pytest.raises(ConfigError, match="TVM knows no target"):
+        open_key(yard, "board", "?target=llvm,colour=blue")
+
+
+# --- the lists
+
+
+def test_the_list_shows_a_trackers_devices_and_what_this_machine_offers(yard: Yard) -> None:
+    with open_key(yard, "twin", "?devices=1"):
+        outcome = CliRunner().invoke(
+            app, ["device", "list", "--tracker", str(yard.tracker)], env={"COLUMNS": "200"}
+        )
+    assert outcome.exit_code == 0, outcome.output
+    row = next(line for line in outcome.output.splitlines() if "/twin" in line)
+    assert [c.strip() for c in row.strip("│").split("│")][1:4] == ["1", "1", "0"]
+    assert "local?threads=1&mcpu=haswell" in outcome.output
+
+
+def test_a_tracker_that_does_not_answer_is_a_clear_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    outcome = CliRunner().invoke(app, ["device", "list", "--tracker", f"127.0.0.1:{port}"])
+    assert isinstance(outcome.exception, DeviceError)
+    assert "Start one with" in str(outcome.exception)
+
+
+def test_the_probe_prints_the_figures_it_knows_as_json(yard: Yard, tmp_path: Path) -> None:
+    name, url = f"rpc://{yard.tracker}/board", f"sqlite:///{tmp_path}/costs.db"
+    timed = [n for n in UNKNOWN_DEVICE.to_json() if n not in ("threads", "vector_lanes")]
+    store = open_store(url)
+    with open_device(name) as opened:
+        for figure in timed:
+            store.add_trials(
+                opened.context,
+                [StoredTrial(f"probe v1: {figure}", "p", "[]", Measurement((1e-4,)))],
+            )
+        figures = probe_device(opened, store)
+    store.close()
+    outcome = CliRunner().invoke(app, ["device", "probe", name, "--json", "--storage", url])
+    value = json.loads(outcome.stdout)
+    assert value["figures"] == figures.to_json()
+    assert value["figures"]["launch_ns"] == pytest.approx(1e5)
+    assert list(value["vector"].values()) == list(figures.vector())
+
+
+# --- networks side by side
+
+
+@pytest.mark.parametrize(
+    ("device", "networks", "options", "what"),
+    [
+        ("recorded:resnet8@znver4-1t", ["a.so", "b.so"], [], "run on a device only"),
+        ("local", ["a.so"], [], "two networks or more"),
+        ("local", ["a.so", "missing.so"], [], "missing.so is not there"),
+        ("local", ["a.so", "a.so"], [], "given twice"),
+        ("local", ["a.so", "b.so"], [], "give --input-shape"),
+        ("local", ["a.so", "b.so"], ["--input-shape", "1,3,x"], "is no shape"),
+    ],
+)
+def test_networks_that_cannot_be_compared_say_why(
+    device: str, networks: list[str], options: list[str], what: str, tmp_path: Path
+) -> None:
+    for name in ("a.so", "b.so"):
+        (tmp_path / name).touch()
+    outcome = CliRunner().invoke(
+        app, ["device", "compare", device, *(str(tmp_path / n) for n in networks), *options]
+    )
+    assert isinstance(outcome.exception, ConfigError)
+    assert what in str(outcome.exception)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled network that doubles its input."""
+    builder = relax.BlockBuilder()
+    image = relax.Var("image", relax.TensorType([1, 4], "float32"))
+    with builder.function("main", [image]):
+        builder.emit_func_output(builder.emit(relax.op.add(image, image)))
+    path = tmp_path_factory.mktemp("network") / "doubling.so"
+    tvm.compile(builder.get(), target=make_target(1)).export_library(str(path))
+    return path
+
+
+def test_a_network_runs_on_its_device_and_not_in_this_process(
+    network: Path, programs: Programs, yard: Yard
+) -> None:
+    image, foreign = np.arange(4, dtype=np.float32).reshape(1, 4), network.parent / "foreign.so"
+    foreign.write_bytes(b"of another kind of machine")
+    with open_key(yard, "board") as board:
+        np.testing.assert_allclose(run_in_session(board, network, image, 4), image * 2)
+        assert f"-{network.name}" in yard.log("board")
+        with pytest.raises(DeviceError, match=r"running good.so failed"):
+            run_in_session(board, Path(programs.good.path), image, 4)
+        with pytest.raises(DeviceError, match=r"running foreign.so failed"):
+            run_in_session(board, foreign, image, 4)
+        np.testing.assert_allclose(run_in_session(board, network, image, 4), image * 2)
+
+
+def test_validation_runs_the_libraries_on_the_runs_own_device(
+    network: Path, yard: Yard, tmp_path: Path
+) -> None:
+    class Doubling(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image + image
+
+    export_torch(Doubling(), (1, 4), tmp_path / "model.pt2")
+    shutil.copy(network, tmp_path / "lib.so")
+    shutil.copy(network, tmp_path / "dense.so")
+    before = yard.log("board").count("-lib.so")
+    with open_key(yard, "board") as board:
+        found = list(
+            _export_checks(
+                tmp_path, PlanFile("doubling", 4, (1, 4), {}, ()), Doubling(), Doubling(), board
+            )
+        )
+    assert [(c.claim.partition(" ")[0], c.passed) for c in found] == [
+        ("model.pt2", True),
+        ("lib.so", True),
+        ("dense.so", True),
+    ]
+    assert yard.log("board").count("-lib.so") == before + 1
+
+
+def test_a_library_that_does_not_run_is_a_clear_error(programs: Programs, tmp_path: Path) -> None:
+    other = tmp_path / "other.so"
+    other.write_bytes(b"no library")
+    outcome = CliRunner().invoke(
+        app,
+        [
+            "device",
+            "compare",
+            "local",
+            programs.good.path,
+            str(other),
+            "--input-shape",
+            "1,3,32,32",
+        ],
+    )
+    assert isinstance(outcome.exception, DeviceError)
+    assert "timing the whole network failed" in str(outcome.exception)

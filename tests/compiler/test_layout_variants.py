@@ -1,0 +1,549 @@
+"""Forms: packed convolutions, the whole network's choice, modules composed of several forms,
+programs served to TVM.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+from tvm import te
+
+from cprune_rl.compiler.deploy.apply_database import apply_programs
+from cprune_rl.compiler.deploy.build import run_library
+from cprune_rl.compiler.devices.target import make_target
+from cprune_rl.compiler.export.exported_network import ExportedNetwork
+from cprune_rl.compiler.export.normalize import fold_batch_norms
+from cprune_rl.compiler.kernels.packed_conv import (
+    block_size,
+    depthwise_conv2d,
+    pack,
+    pack_depthwise,
+    packed_conv2d,
+    packed_shape,
+)
+from cprune_rl.compiler.kernels.winograd import (
+    is_winograd,
+    transform,
+    transformed_shape,
+    winograd_conv2d,
+)
+from cprune_rl.compiler.layouts.compose import compose
+from cprune_rl.compiler.layouts.variants import Choice, find_forms
+from cprune_rl.compiler.tuning.output_check import OutputCheck
+from cprune_rl.compiler.tuning.schedule import (
+    Candidate,
+    Program,
+    carry_over,
+    mutate,
+    random_candidates,
+)
+from cprune_rl.compiler.tuning.trace_search import Effort, ProgramSearch, Task
+from cprune_rl.core.protocols import Artifact, Measurement
+from cprune_rl.cost_cache.archive.safe_traces import trace_problem
+from cprune_rl.errors import ModelError
+from cprune_rl.pruning.groups import find_groups
+from cprune_rl.pruning.surgery import prune
+from tests.conftest import Lowered, lower
+
+# --- packing
+
+
+@given(st.integers(1, 300), st.sampled_from([4, 8, 16]))
+def test_a_block_wastes_less_than_itself(channels: int, lanes: int) -> None:
+    block = block_size(channels, lanes)
+    assert block in (lanes, max(4, lanes // 2))
+    assert -(-channels // block) * block - channels < block
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.sampled_from([4, 8, 16]))
+def test_packing_loses_nothing_and_fills_with_zeros(out: int, n_in: int, lanes: int) -> None:
+    weights = np.random.default_rng(0).standard_normal((out, n_in, 3, 3)).astype(np.float32)
+    packed = pack(weights, lanes)
+    assert packed.shape == packed_shape(weights.shape, lanes)
+    flat = packed.transpose(0, 4, 3, 1, 2).reshape(-1, n_in, 3, 3)
+    np.testing.assert_array_equal(flat[:out], weights)
+    assert not flat[out:].any()
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize(
+    ("n_in", "out", "kernel", "stride", "padding", "dilation"),
+    [(5, 41, 3, 1, 1, 1), (8, 16, 3, 2, 1, 1), (3, 7, 1, 1, 0, 1), (4, 20, 3, 1, 2, 2)],
+)
+def test_a_packed_convolution_computes_what_torch_computes(
+    layout: str, n_in: int, out: int, kernel: int, stride: int, padding: int, dilation: int
+) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((1, n_in, 9, 9)).astype(np.float32)
+    weights = rng.standard_normal((out, n_in, kernel, kernel)).astype(np.float32)
+    expected = functional.conv2d(
+        torch.from_numpy(image), torch.from_numpy(weights), None, stride, padding, dilation
+    ).numpy()
+    given_image = image if layout == "NCHW" else image.transpose(0, 2, 3, 1)
+    data, packed = (
+        te.placeholder(given_image.shape, name="data"),
+        te.placeholder(packed_shape(weights.shape, 8), name="weights"),
+    )
+    result = packed_conv2d(
+        data, packed, out, (stride,) * 2, (padding,) * 4, (dilation,) * 2, layout
+    )
+    np.testing.assert_allclose(
+        run_te([data, packed, result], [given_image, pack(weights, 8)]).transpose(0, 3, 1, 2),
+        expected,
+        atol=1e-4,
+    )
+
+
+def test_a_depthwise_convolution_in_nhwc_computes_what_torch_computes() -> None:
+    rng = np.random.default_rng(0)
+    image, weights = (
+        rng.standard_normal((1, 6, 8, 8)).astype(np.float32),
+        rng.standard_normal((6, 1, 3, 3)).astype(np.float32),
+    )
+    expected = functional.conv2d(
+        torch.from_numpy(image), torch.from_numpy(weights), None, 2, 1, groups=6
+    ).numpy()
+    data, packed = (
+        te.placeholder((1, 8, 8, 6), name="data"),
+        te.placeholder((3, 3, 6), name="weights"),
+    )
+    result = depthwise_conv2d(data, packed, (2, 2), (1, 1, 1, 1), (1, 1))
+    np.testing.assert_allclose(
+        run_te(
+            [data, packed, result], [image.transpose(0, 2, 3, 1), pack_depthwise(weights)]
+        ).transpose(0, 3, 1, 2),
+        expected,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "height", "width", "n_in", "out", "padding"),
+    [
+        (1, 8, 8, 16, 24, (1, 1, 1, 1)),
+        (2, 9, 6, 3, 17, (0, 2, 1, 0)),
+        (1, 3, 3, 5, 4, (0, 0, 0, 0)),
+    ],
+)
+def test_winograds_form_computes_what_torch_computes(
+    n: int, height: int, width: int, n_in: int, out: int, padding: tuple[int, int, int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    image, weights = (
+        rng.standard_normal((n, n_in, height, width)).astype(np.float32),
+        rng.standard_normal((out, n_in, 3, 3)).astype(np.float32),
+    )
+    top, left, bottom, right = padding
+    expected = functional.conv2d(
+        functional.pad(torch.from_numpy(image), (left, right, top, bottom)),
+        torch.from_numpy(weights),
+    ).numpy()
+    data, packed = (
+        te.placeholder((n, height, width, n_in), name="data"),
+        te.placeholder(transformed_shape(weights.shape, 8), name="weights"),
+    )
+    result = winograd_conv2d(data, packed, out, padding)
+    found = run_te(
+        [data, packed, result], [image.transpose(0, 2, 3, 1), transform(weights, 8)]
+    ).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "can"),
+    [
+        ((3, 3), (1, 1), (1, 1), True),
+        ((3, 3), (2, 2), (1, 1), False),
+        ((1, 3), (1, 1), (1, 1), False),
+        ((3, 3), (1, 1), (2, 2), False),
+    ],
+)
+def test_only_dense_3x3_windows_have_winograds_form(
+    kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], can: bool
+) -> None:
+    assert is_winograd(kernel, stride, dilation) == can
+
+
+def test_transforms_of_winograds_form_are_unrolled_and_vectorised(lowered: Lowered) -> None:
+    form = lowered.forms.all[2]
+    call = form.calls[1]
+    task = form.exported.lowered(lowered.network.widths(lowered.network.dense)).task(call.function)
+    for candidate in random_candidates(task, make_target(1), 3, seed=0):
+        unrolled = re.findall(r"in T.unroll\((?:T.int64\()?(\d+)", candidate.module.script())
+        assert unrolled.count("6") >= 2
+        assert unrolled.count("4") >= 2
+        assert candidate.program.tile_factors("NHWC"), "the channel loop of the products"
+
+
+def run_te(tensors: list[te.Tensor], inputs: list[np.ndarray]) -> np.ndarray:
+    function = te.create_prim_func(tensors).with_attr("global_symbol", "main")
+    compiled = tvm.compile(tvm.IRModule({"main": function}), target=make_target(1))
+    out = tvm.runtime.tensor(np.zeros([int(d) for d in tensors[-1].shape], np.float32))
+    compiled["main"](*(tvm.runtime.tensor(np.ascontiguousarray(i)) for i in inputs), out)
+    return np.asarray(out.numpy())
+
+
+# --- the choice
+
+
+@pytest.mark.parametrize(
+    ("name", "n_winograd"), [("resnet8-w8", 4), ("vgg-small", 5), ("mobilenetv2-small", 0)]
+)
+def test_packaged_networks_can_be_had_in_nhwc(name: str, n_winograd: int) -> None:
+    forms = lower(name).forms
+    assert forms.note == ""
+    assert [form.layout for form in forms.all] == ["NCHW", "NHWC", "NHWC"][: len(forms.all)]
+    assert sum(2 in distinct for distinct in forms.distinct) == n_winograd
+    for plain, *others in forms.workloads(forms.network.uniform(0.7)):
+        for other in others:
+            assert (plain.macs, plain.channels_in, plain.channels_out, plain.operator) == (
+                other.macs,
+                other.channels_in,
+                other.channels_out,
+                other.operator,
+            )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(16, 16, 3, 1, 1, groups=4),
+        nn.Conv2d(16, 16, 3, 1, 1, groups=2),
+        nn.Conv2d(16, 32, 3, 1, 1, groups=16),
+    ],
+)
+def test_a_grouped_convolution_computes_what_torch_computes_in_both_layouts(
+    layer: nn.Conv2d, tmp_path: Path
+) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        layer,
+        nn.Conv2d(layer.out_channels, 8, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
+    example = torch.zeros(1, 3, 12, 12)
+    coupled = find_groups(model, example)
+    forms = find_forms(
+        "grouped",
+        ExportedNetwork.export(model, example, coupled.axes, make_target(1)),
+        coupled.groups,
+    )
+    assert len(forms.all) >= 2, forms.note
+    plan = forms.network.uniform(0.6)
+    pruned = prune(model, coupled, plan)
+    values = {
+        name: value.detach().numpy()
+        for name, value in fold_batch_norms(pruned).state_dict().items()
+    }
+    image = torch.randn(1, 3, 12, 12)
+    with torch.no_grad():
+        expected = pruned(image).numpy()
+    for form in range(2):
+        chosen = (form,) * len(forms.network.subgraphs)
+        composed = compose(forms, plan, Choice(chosen, forms.transposes(chosen)), values)
+        tvm.compile(composed.module, target=make_target(1)).export_library(
+            str(tmp_path / f"{form}.so")
+        )
+        np.testing.assert_allclose(
+            run_library(tmp_path / f"{form}.so", image.numpy(), 4), expected, atol=1e-4
+        )
+
+
+def test_the_channel_loop_is_found_in_every_form() -> None:
+    forms = lower("mobilenetv2-small").forms
+    plan = forms.network.dense
+    for at, tasks in enumerate(forms.workloads(plan)):
+        for f in forms.distinct[at]:
+            if tasks[f].operator.name not in ("conv2d", "depthwise"):
+                continue
+            task = (
+                forms.all[f]
+                .exported.lowered(forms.network.widths(plan))
+                .task(forms.all[f].calls[at].function)
+            )
+            found = [
+                c.program.tile_factors("NHWC" if "form=" in tasks[f].family else "NCHW")
+                for c in random_candidates(task, make_target(1), 1, seed=0)
+            ]
+            blocks = {
+                -(-tasks[f].channels_out // b)
+                for b in ((16, 8, 4) if "form=packed" in tasks[f].family else (1,))
+            }
+            assert all(not factors or int(np.prod(factors)) in blocks for factors in found), tasks[
+                f
+            ].key
+
+
+def total(
+    lowered: Lowered, costs: list[dict[int, float]], forms: tuple[int, ...], transpose_s: float
+) -> float:
+    return sum(c[f] for c, f in zip(costs, forms, strict=True)) + transpose_s * len(
+        lowered.forms.transposes(forms)
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.randoms(use_true_random=False), st.floats(0, 2))
+def test_the_choice_is_the_best_of_all_choices(
+    lowered: Lowered, random: object, transpose_s: float
+) -> None:
+    costs = [{f: random.random() for f in (0, 1)} for _ in lowered.network.subgraphs]  # type: ignore[attr-defined]
+    choice = lowered.forms.choose(costs, lambda _: transpose_s)
+    assert choice.transposes == lowered.forms.transposes(choice.forms)
+    best = min(
+        total(lowered, costs, forms, transpose_s)
+        for forms in itertools.product((0, 1), repeat=len(costs))
+    )
+    assert total(lowered, costs, choice.forms, transpose_s) == pytest.approx(best)
+
+
+def test_a_form_that_does_not_run_is_not_chosen(lowered: Lowered) -> None:
+    costs = [
+        {0: 1.0, 1: float("inf")} if i % 2 else {0: 2.0, 1: 1.0}
+        for i in range(len(lowered.network.subgraphs))
+    ]
+    choice = lowered.forms.choose(costs, lambda _: 0.1)
+    assert all(np.isfinite(c[f]) for c, f in zip(costs, choice.forms, strict=True))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_network_in_any_mixture_of_forms_computes_what_torch_computes(
+    lowered: Lowered, seed: int, tmp_path: Path
+) -> None:
+    plan = lowered.network.uniform(0.7)
+    model = prune(lowered.model, lowered.coupled, plan)
+    forms = tuple(
+        int(f) for f in np.random.default_rng(seed).integers(3, size=len(lowered.network.subgraphs))
+    )
+    transposes = lowered.forms.transposes(forms)
+    assert transposes, "neighbours differ somewhere"
+    values = {
+        name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()
+    }
+    composed = compose(lowered.forms, plan, Choice(forms, transposes), values)
+    tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / "net.so"))
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        np.testing.assert_allclose(
+            run_library(tmp_path / "net.so", image.numpy(), 10), model(image).numpy(), atol=1e-4
+        )
+
+
+def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(
+    lowered: Lowered,
+) -> None:
+    dense = lowered.network.dense
+    values = {
+        name: value.detach().numpy()
+        for name, value in fold_batch_norms(lowered.model).state_dict().items()
+    }
+    forms = (0,) * len(lowered.network.subgraphs)
+    composed = compose(lowered.forms, dense, Choice(forms, ()), values)
+    with pytest.raises(ModelError, match="untuned"):
+        apply_programs(composed.module, {}, make_target(1))
+
+
+# --- the search for programs
+
+
+def first_task(lowered: Lowered) -> tuple[Task, str]:
+    form = lowered.forms.all[1]
+    call = form.calls[1]
+    module = form.exported.lowered(lowered.network.widths(lowered.network.dense)).task(
+        call.function
+    )
+    return Task(module, [], 0.2, 0), form.network.workloads(lowered.network.dense)[1].family
+
+
+def splits_of(candidate: Candidate) -> list[list[int]]:
+    instructions, decisions = json.loads(candidate.program.trace_json)
+    return [
+        value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"
+    ]
+
+
+def test_a_search_stops_where_a_trial_no_longer_pays(lowered: Lowered) -> None:
+    task, family = first_task(lowered)
+    tried: list[int] = []
+
+    def no_better(candidates: list[object]) -> list[float]:
+        tried.append(len(candidates))
+        return [1.0] * len(candidates)
+
+    search = ProgramSearch(make_target(1))
+    assert (
+        len(search.run(family, task, Effort(0, 4, 64, worth_s=0.001), no_better)) == sum(tried) <= 4
+    ), "nothing is worth a trial"
+    tried.clear()
+    found = search.run(family, task, Effort(0, 4, 64, worth_s=3.0), no_better)
+    assert 4 < len(found) < 64, "it hopes for a while, then gives up"
+    assert len({c.program.digest for c in found}) == len(found)
+
+
+def test_evolution_follows_what_is_better(lowered: Lowered) -> None:
+    task, family = first_task(lowered)
+
+    def rewards_wide_tiles(candidates: Sequence[Candidate]) -> list[float]:
+        return [
+            1.0 / (1 + sum(f == 16 for split in splits_of(c) for f in split)) for c in candidates
+        ]
+
+    def found_by(seed: int) -> list[Candidate]:
+        return ProgramSearch(make_target(1)).run(
+            family, replace(task, seed=seed), Effort(0, 4, 28, worth_s=1000.0), rewards_wide_tiles
+        )
+
+    found = found_by(0)
+    assert len(found) == 28
+    assert [c.program for c in found] == [c.program for c in found_by(0)], "same seed, same search"
+    first, last = (np.mean(rewards_wide_tiles(part)) for part in (found[:4], found[-12:]))
+    assert last < first, "later programs are better than what it was given to start from"
+
+
+def test_a_failing_task_ends_after_its_first_programs(lowered: Lowered) -> None:
+    task, family = first_task(lowered)
+    found = ProgramSearch(make_target(1)).run(
+        family,
+        task,
+        Effort(0, 3, 64, worth_s=100.0),
+        lambda candidates: [float("inf")] * len(candidates),
+    )
+    assert len(found) <= 3
+
+
+class Liar:
+    """A device that computes something else."""
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+
+    def run(
+        self, artifact: Artifact, arguments: list[np.ndarray]
+    ) -> tuple[np.ndarray, ...] | Measurement:
+        if not self._factor:
+            return Measurement(error="gone")
+        data, weights, bias = (torch.from_numpy(a) for a in arguments)
+        return (
+            (functional.conv2d(data, weights, None, 1, 1) + bias).relu().numpy() * self._factor,
+        )
+
+
+@pytest.mark.parametrize(
+    ("factor", "complaint"), [(1.0, None), (1.1, "wrong output"), (0.0, "gone")]
+)
+def test_a_program_that_computes_something_else_is_found_out(
+    lowered: Lowered, factor: float, complaint: str | None
+) -> None:
+    call = lowered.forms.all[0].calls[1]
+    found = OutputCheck(call, (None,) * (len(call.shapes) - 1), Liar(factor))(Artifact("", (), ()))  # type: ignore[arg-type]
+    assert found is None if complaint is None else complaint in str(found)
+
+
+class Zeros:
+    """A device on which every task gives zeros."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+
+    def run(self, artifact: Artifact, arguments: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return (np.zeros(self._shape, np.float32),)
+
+
+def test_every_convolution_of_a_narrower_network_is_compared_with_torchs_in_every_form() -> None:
+    forms = lower("mobilenetv2-small").forms
+    for form in forms.all:
+        widths = forms.network.widths(forms.network.uniform(0.7))
+        for call in form.exported.lowered(widths).calls:
+            check = OutputCheck(call, form.exported.packings(widths, call), Zeros(call.shapes[-1]))  # type: ignore[arg-type]
+            if any(operator.name == "nn.conv2d" for operator in call.operators):
+                assert "wrong output" in str(check(Artifact("", (), ()))), (
+                    f"{form.layout} {call.function}"
+                )
+
+
+def test_a_task_is_the_same_function_in_every_network() -> None:
+    short, deep = lower("resnet8"), lower("resnet20")
+    target = make_target(1)
+    shared = 0
+    for form, other in zip(short.forms.all, deep.forms.all, strict=True):
+        known = {w.key: i for i, w in enumerate(other.network.workloads(other.network.dense))}
+        for at, workload in enumerate(form.network.workloads(form.network.dense)):
+            if workload.key not in known or "mean" not in workload.key:
+                continue
+            shared += 1
+            tasks = [
+                f.exported.lowered(f.network.widths(f.network.dense)).task(f.calls[i].function)
+                for f, i in ((form, at), (other, known[workload.key]))
+            ]
+            (candidate,) = random_candidates(tasks[1], target, 1, 0)
+            assert "reduced" in candidate.program.trace_json
+            assert carry_over(candidate.program, tasks[0], target) is not None, (
+                "a program of one network fits the other's"
+            )
+            older = Program(candidate.program.trace_json.replace('"reduced"', '"lv90_red"'))
+            assert carry_over(older, tasks[0], target) is not None, (
+                "so does one that was kept under a numbered name"
+            )
+    assert shared
+
+
+def test_programs_are_of_the_instructions_that_a_recording_may_hold(lowered: Lowered) -> None:
+    target, widths = make_target(1), lowered.network.widths(lowered.network.dense)
+    for form in lowered.forms.all:
+        for call in (form.calls[1], form.calls[-1]):  # a convolution, and the classifier
+            module = form.exported.lowered(widths).task(call.function)
+            drawn = random_candidates(module, target, 3, 0)
+            mutants = mutate(drawn, module, target, 3, 0)
+            assert drawn
+            assert mutants
+            assert {trace_problem(c.program.trace_json) for c in (*drawn, *mutants)} == {None}
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        [],
+        [
+            [
+                ["GetSBlock", [], ["root", "main"], ["b0"]],
+                ["Unannotate", ["b0"], ["meta_schedule.parallel"], []],
+            ],
+            [],
+        ],
+        [
+            [
+                ["GetSBlock", [], ["root", "main"], ["b0"]],
+                ["Annotate", ["b0", 2**31], ["meta_schedule.vectorize"], []],
+            ],
+            [],
+        ],
+    ],
+    ids=["nothing", "an annotation that is not there", "a vector too long"],
+)
+def test_an_imported_program_that_cannot_be_applied_is_left_out(
+    lowered: Lowered, trace: list[object]
+) -> None:
+    task, _ = first_task(lowered)
+    assert carry_over(Program(json.dumps(trace)), task.module, make_target(1)) is None
+
+
+def test_candidates_are_distinct(lowered: Lowered) -> None:
+    task, _ = first_task(lowered)
+    drawn = random_candidates(task.module, make_target(1), 8, 0)
+    assert len({c.program.digest for c in drawn}) == len(drawn)

@@ -1,0 +1,220 @@
+"""The tuner and deployment, on real tasks of a real network."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cprune_rl.cli import app
+from cprune_rl.compiler.deploy.build import build_network, compare_libraries, run_library
+from cprune_rl.compiler.devices.local import LocalDevice
+from cprune_rl.compiler.layouts.survey import Channels, FormSurvey
+from cprune_rl.compiler.tuning.network_tuner import Tuner, TunerSettings
+from cprune_rl.compiler.tuning.trace_search import Effort
+from cprune_rl.core.protocols import Artifact, Measurement
+from cprune_rl.cost_cache import open_store
+from cprune_rl.models.export import export_torch
+from cprune_rl.pruning.surgery import prune
+from tests.conftest import Lowered
+
+TINY = TunerSettings(
+    Effort(1, 1, 1), Effort(1, 1, 1), Effort(1, 1, 1), Effort(0, 1, 1), n_exchanged=1
+)
+SMALL = TunerSettings(
+    Effort(1, 2, 2), Effort(1, 2, 4), Effort(1, 1, 2), Effort(0, 1, 1), n_exchanged=1
+)
+
+
+@pytest.mark.slow
+def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(
+    lowered: Lowered, device: LocalDevice, tmp_path: Path
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/costs.db")
+    narrow = lowered.network.uniform(0.5)
+    first = Tuner(lowered.forms, device, store, SMALL)
+    first.tune_dense()
+    costs = first.measure(narrow)
+    assert all(c.error is None and c.tile_factors for c in costs if c.latency_s > 1e-6)
+    assert first.spending.fresh_trials > 10
+    first.exchange([lowered.network.dense, narrow])
+    second = Tuner(lowered.forms, device, store, SMALL)
+    second.tune_dense()
+    assert second.measure(narrow) == costs, "what later trials found does not change a search's way"
+    assert second.predict(lowered.network.workloads(narrow)) == costs
+    second.exchange([lowered.network.dense, narrow])
+    assert second.spending.fresh_trials == 0
+    assert second.spending.cached_trials > 10
+    pairs = zip(
+        lowered.network.workloads(lowered.network.dense),
+        lowered.network.workloads(narrow),
+        strict=True,
+    )
+    assert all(
+        second.n_trials(dense) >= second.n_trials(pruned) for dense, pruned in pairs if dense.macs
+    )
+    store.close()
+
+
+class Broken(LocalDevice):
+    """A device on which every program crashes."""
+
+    def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
+        return [Measurement(error="crashed") for _ in artifacts]
+
+
+def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: Lowered) -> None:
+    store = open_store(None)
+    with Broken() as broken:
+        first, second = (Tuner(lowered.forms, broken, store, TINY) for _ in range(2))
+        first.tune_dense()
+        costs = first.measure(lowered.network.dense)
+        assert {c.error for c in costs} == {"crashed"}
+        trials = store.trials(
+            first.context, lowered.network.workloads(lowered.network.dense)[0].key
+        )
+        assert [t.measurement.error for t in trials] == ["crashed"]
+        second.tune_dense()
+        assert second.spending.fresh_trials == 0
+    store.close()
+
+
+def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_too(
+    lowered: Lowered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, store = lowered.network, open_store(None)
+    plans = [network.uniform(0.75), network.uniform(0.3)]
+    telling = {(w.channels_in, w.channels_out) for w in network.workloads(plans[1])} - {
+        (w.channels_in, w.channels_out) for w in network.workloads(plans[0])
+    }
+    told: list[Channels] = []
+    note = FormSurvey.note
+
+    def noted(survey: FormSurvey, channels: Channels, costs: Mapping[int, float]) -> None:
+        told.extend({channels} & telling)
+        note(survey, channels, costs)
+
+    monkeypatch.setattr(FormSurvey, "note", noted)
+    monkeypatch.setattr(
+        FormSurvey,
+        "worthwhile",
+        lambda survey, channels, tolerance: survey._forms if told else survey._forms[:1],
+    )
+    with Broken() as broken:
+        tuner = Tuner(lowered.forms, broken, store, TINY)
+        tuner.tune_dense()
+        tuner.widen_pool(plans)
+        tuner.exchange(plans)
+        assert told
+        assert all(
+            tuner.n_trials(task) > 0
+            for plan in plans
+            for forms in lowered.forms.workloads(plan)
+            for task in forms
+        )
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> None:
+    store = open_store(None)
+    tuner = Tuner(lowered.forms, device, store, SMALL)
+    assert device.time_reference().error is None  # starts the server
+    killed: list[int] = []
+    is_over = threading.Event()
+
+    def kill() -> None:
+        while not is_over.is_set():
+            if (server := device.server_process) is not None and server.poll() is None:
+                server.kill()
+                server.wait()
+                killed.append(server.pid)
+                return
+            time.sleep(0.02)  # it is not started again yet
+
+    killers = [threading.Timer(after, kill) for after in (0.5, 1.5)]
+    for killer in killers:
+        killer.start()
+    try:
+        tuner.tune_dense()
+        costs = tuner.measure(lowered.network.uniform(0.5))
+    finally:
+        is_over.set()
+        for killer in killers:
+            killer.cancel()
+            killer.join()
+    assert len(set(killed)) == 2, "both servers died in the search"
+    assert device.server_process is not None
+    assert device.server_process.pid not in killed
+    assert all(c.error is None for c in costs)
+    store.close()
+
+
+@pytest.mark.slow
+def test_each_search_of_a_run_pays_as_if_it_were_alone(
+    lowered: Lowered, device: LocalDevice
+) -> None:
+    store = open_store(None)
+    tuner = Tuner(lowered.forms, device, store, SMALL, since=0.0)
+    tuner.tune_dense()
+    narrow = lowered.network.uniform(0.5)
+    a, b = tuner.view(), tuner.view()
+    a.measure(narrow)
+    b.measure(narrow)
+    assert a.spending.fresh_trials == b.spending.fresh_trials > 0
+    store.close()
+
+
+@pytest.mark.slow
+def test_the_compiled_network_computes_what_torch_computes(
+    lowered: Lowered, device: LocalDevice, tmp_path: Path
+) -> None:
+    store = open_store(None)
+    tuner = Tuner(lowered.forms, device, store, SMALL)
+    tuner.tune_dense()
+    libraries = {}
+    image = torch.randn(1, 3, 32, 32)
+    for name, plan in (("dense", lowered.network.dense), ("narrow", lowered.network.uniform(0.5))):
+        tuner.measure(plan)
+        model = prune(lowered.model, lowered.coupled, plan)
+        libraries[name] = tmp_path / f"{name}.so"
+        build_network(lowered.forms, plan, model, tuner, device, libraries[name])
+        with torch.no_grad():
+            expected = model(image).numpy()
+        np.testing.assert_allclose(
+            run_library(libraries[name], image.numpy(), 10), expected, atol=1e-4
+        )
+        export_torch(model, (1, 3, 32, 32), tmp_path / f"{name}.pt2")
+        np.testing.assert_allclose(
+            torch.export.load(tmp_path / f"{name}.pt2").module()(image).detach().numpy(),
+            expected,
+            atol=1e-5,
+        )
+    timed = compare_libraries(device, libraries, (1, 3, 32, 32), 3)
+    assert list(timed.latency_ms) == ["dense", "narrow"]
+    assert list(timed.speedup) == ["narrow"]
+    assert timed.noise_floor >= 0
+    outcome = CliRunner().invoke(
+        app,
+        [
+            "device",
+            "compare",
+            "local",
+            *map(str, libraries.values()),
+            "--rounds",
+            "3",
+            "--input-shape",
+            "1,3,32,32",
+            "--json",
+        ],
+    )
+    assert outcome.exit_code == 0, outcome.output
+    assert set(json.loads(outcome.stdout)["speedup"]) == {"narrow"}
+    store.close()

@@ -1,0 +1,195 @@
+"""What a run states, and how sure it is of it."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from cprune_rl.core.intervals import median_interval, noise_floor, speedup_interval
+from cprune_rl.core.result import Figures, MethodResult, Result
+from cprune_rl.errors import ConfigError
+from cprune_rl.reporting.tables import NO_GAIN, noise_line, predicted_line, result_table
+
+COST = {
+    "fresh_trials": 10.0,
+    "cached_trials": 0.0,
+    "accuracy_evaluations": 4.0,
+    "measure_s": 2.0,
+    "train_s": 3.0,
+    "wall_s": 6.0,
+}
+
+
+def example() -> Result:
+    dense, pruned = (
+        Figures(0.25, (0.24, 0.26), 0.24, 0.99, (0.98, 0.995), 1000, 5000),
+        Figures(0.1, (0.09, 0.11), 0.11, 0.98, (0.97, 0.99), 400, 2000),
+    )
+    gate = {"accuracy": 0.98, "lower_bound": 0.979, "floor": 0.978, "n_looks": 2, "passed": True}
+    methods = [
+        MethodResult(name, pruned, 2.5, (2.4, 2.6), gate, COST) for name in ("agent", "greedy")
+    ]
+    return Result(
+        "resnet8",
+        "contours",
+        "local",
+        "agent",
+        0,
+        -0.01,
+        dense,
+        methods[0],
+        (methods[1],),
+        stages_s={"Finding tasks": 3.2},
+    )
+
+
+def test_a_result_survives_its_file(tmp_path: Path) -> None:
+    example().write(tmp_path / "result.json")
+    assert Result.read(tmp_path / "result.json") == example()
+    value = json.loads((tmp_path / "result.json").read_text())
+    assert value["estimate_error_ratio"] == pytest.approx(0.1)
+    assert value["rivals"][0]["method"] == "greedy"
+
+
+def estimates() -> Result:
+    """The same run on a recording."""
+    result = example()
+
+    def unmeasured(figures: Figures) -> Figures:
+        return replace(figures, latency_ms=None, latency_ci_ms=None)
+
+    main, rival = (replace(m, pruned=unmeasured(m.pruned)) for m in (result.main, *result.rivals))
+    return replace(
+        result,
+        device="recorded:x",
+        dense=unmeasured(result.dense),
+        main=main,
+        rivals=(rival,),
+        latency_source="recorded: x, 9 tasks timed on a board",
+    )
+
+
+def test_a_result_of_a_recording_says_that_its_latencies_are_estimates(tmp_path: Path) -> None:
+    estimates().write(tmp_path / "result.json")
+    assert Result.read(tmp_path / "result.json") == estimates()
+    value = json.loads((tmp_path / "result.json").read_text())
+    assert value["latency_source"] == "recorded: x, 9 tasks timed on a board"
+    assert (
+        value["dense"]["latency_ms"],
+        value["pruned"]["latency_ms"],
+        value["estimate_error_ratio"],
+    ) == (None, None, None)
+    text = table_text(estimates())
+    assert "estimate, ms" in text
+    assert "speed-up, estimate" in text
+    assert "0.110" in text
+    assert "nothing was built or timed" in noise_line(estimates())
+
+
+def test_latencies_are_all_measured_or_all_estimates() -> None:
+    with pytest.raises(ValueError, match="does not fit the latencies"):
+        replace(example(), latency_source="recorded: x")
+    with pytest.raises(ValueError, match="has an interval"):
+        replace(example().dense, latency_ms=None)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": 1}'])
+def test_a_file_that_is_no_result_is_a_clear_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ConfigError, match="no result of a finished run"):
+        Result.read(tmp_path / "result.json")
+
+
+def test_the_table_shows_every_method_with_its_interval() -> None:
+    console = Console(width=150, record=True, file=io.StringIO())
+    console.print(result_table(example()))
+    text = console.export_text()
+    assert "2.50 [2.40, 2.60]" in text
+    assert all(name in text for name in ("dense", "greedy", "agent", "98.00%"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.5, 4.0))
+def test_an_interval_holds_its_value_and_a_speedup_its_ratio(seed: int, ratio: float) -> None:
+    rng = np.random.default_rng(seed)
+    pruned = 1e-3 * np.exp(rng.normal(0, 0.02, 40))
+    found = speedup_interval(pruned * ratio, pruned)
+    assert found.low <= found.value <= found.high
+    assert found.value == pytest.approx(ratio, rel=1e-6)
+    middle = median_interval(pruned)
+    assert middle.low <= np.median(pruned) <= middle.high
+
+
+def test_samples_that_do_not_vary_have_an_interval_of_one_point() -> None:
+    assert median_interval(np.full(10, 2.0)).low == 2.0
+
+
+def table_text(result: Result) -> str:
+    console = Console(width=180, record=True, file=io.StringIO())
+    console.print(result_table(result))
+    return console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("speedup", "interval", "floor", "is_gain"),
+    [
+        (1.5, (1.4, 1.6), 0.02, True),
+        (1.015, (1.01, 1.02), 0.02, False),
+        (1.03, (0.99, 1.07), 0.02, False),
+        (0.8, (0.7, 0.9), 0.02, False),
+    ],
+)
+def test_a_speedup_within_the_noise_is_not_called_a_gain(
+    speedup: float, interval: tuple[float, float], floor: float, is_gain: bool, tmp_path: Path
+) -> None:
+    main = replace(example().main, speedup=speedup, speedup_ci=interval)
+    result = replace(example(), main=main, noise_floor=floor)
+    assert result.has_gain(main) == is_gain
+    assert (NO_GAIN in table_text(result)) == (not is_gain)
+    assert "noise floor: +-2.0%" in noise_line(result)
+    result.write(tmp_path / "result.json")
+    assert Result.read(tmp_path / "result.json") == result
+
+
+def test_a_result_from_before_the_noise_floor_is_read_and_says_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    example().write(tmp_path / "result.json")
+    value = json.loads((tmp_path / "result.json").read_text())
+    del value["noise_floor"]
+    (tmp_path / "result.json").write_text(json.dumps(value))
+    found = Result.read(tmp_path / "result.json")
+    assert found.noise_floor is None
+    assert noise_line(found) == ""
+
+
+@pytest.mark.parametrize("floor", [-0.1, "big"])
+def test_a_noise_floor_that_is_no_share_is_refused(floor: object, tmp_path: Path) -> None:
+    example().write(tmp_path / "result.json")
+    value = {**json.loads((tmp_path / "result.json").read_text()), "noise_floor": floor}
+    (tmp_path / "result.json").write_text(json.dumps(value))
+    with pytest.raises(ConfigError, match="no result of a finished run"):
+        Result.read(tmp_path / "result.json")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.001, 0.1))
+def test_the_noise_floor_is_of_the_size_of_the_noise(seed: int, sigma: float) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = (1e-3 * np.exp(rng.normal(0, sigma, 40)) for _ in range(2))
+    assert 0 <= noise_floor(first, second) < 2 * sigma
+
+
+def test_a_report_says_what_share_of_the_estimates_was_predicted() -> None:
+    measured = example()
+    assert predicted_line(measured) == ""
+    history = [{"predicted_share": 0.5}, {"predicted_share": 0.0}, {}]
+    line = predicted_line(replace(measured, main=replace(measured.main, history=history)))
+    assert "17% of agent's were predicted" in line
+    assert "greedy" not in line

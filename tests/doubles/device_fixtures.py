@@ -1,0 +1,169 @@
+"""Devices to try things on:
+
+a tracker and servers as real processes on this machine, and programs that work, crash and hang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import tvm
+from tvm.script import ir as I
+from tvm.script import tirx as T
+
+from cprune_rl.compiler.devices.rpc_device import TimingSettings, build
+from cprune_rl.compiler.devices.spec import TrackerSpec, parse_device
+from cprune_rl.compiler.devices.target import make_target
+from cprune_rl.compiler.devices.tracker import Patience, TrackerDevice
+from cprune_rl.compiler.devices.tracker_client import TrackerAddress, tracker_status
+from cprune_rl.core.protocols import Artifact
+from cprune_rl.errors import DeviceError
+
+ROOT = Path(__file__).parents[2]
+BRIEF = TimingSettings(n_repeats=2, min_repeat_ms=1, timeout_s=2.5, max_spread=1e9, max_drift=1e9)
+SOON = Patience(session_s=60, first_pause_s=0.1, longest_pause_s=0.5)
+
+
+@I.ir_module
+class Doubles:
+    @T.prim_func(s_tir=True)
+    def main(A: T.Buffer((4,), "float32"), B: T.Buffer((4,), "float32")):  # noqa: N803, N805  # TVMScript's way to write a buffer
+        T.func_attr({"global_symbol": "main"})
+        for i in range(4):
+            B[i] = A[i] * T.float32(2)
+
+
+@I.ir_module
+class Slow:
+    @T.prim_func(s_tir=True)
+    def main(A: T.Buffer((4,), "float32"), B: T.Buffer((4,), "float32")):  # noqa: N803, N805
+        T.func_attr({"global_symbol": "main"})
+        B[0] = A[0]
+        for _ in range(3000000):
+            B[0] = B[0] * T.float32(0.5) + A[0]
+
+
+@I.ir_module
+class Hangs:
+    @T.prim_func(s_tir=True)
+    def main(A: T.Buffer((4,), "float32")):  # noqa: N803, N805
+        T.func_attr({"global_symbol": "main"})
+        while A[0] < T.float32(9):
+            A[0] = A[0] * T.float32(0)
+
+
+@I.ir_module
+class Crashes:
+    @T.prim_func(s_tir=True)
+    def main(A: T.Buffer((4,), "float32")):  # noqa: N803, N805
+        T.func_attr({"global_symbol": "main"})
+        T.evaluate(T.call_extern("int32", "abort"))
+
+
+class Programs:
+    """The four as libraries for this machine, which serves as every device here."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._target = folder, make_target(1)
+        self.good, self.slow = self.built(Doubles, "good", 2), self.built(Slow, "slow", 2)
+        self.hanging, self.crashing = (
+            self.built(Hangs, "hanging", 1),
+            self.built(Crashes, "crashing", 1),
+        )
+
+    def built(self, module: tvm.IRModule, name: str, n_arguments: int) -> Artifact:
+        return build(
+            module,
+            ((4,),) * n_arguments,
+            ("float32",) * n_arguments,
+            self._target,
+            self._folder / f"{name}.so",
+        )
+
+
+class Yard:
+    """A real tracker and real servers, as processes of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._processes = folder, []
+        self.tmp = folder / "tmp"  # of the servers
+        self.tmp.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.tracker = TrackerAddress("127.0.0.1", self.port)
+        self._start(
+            "tracker",
+            "tvm.exec.rpc_tracker",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--port-end",
+            str(self.port + 1),
+        )
+
+    def _start(self, log: str, module: str, *options: str) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{log}.log").open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *options],
+                cwd=ROOT, env={**os.environ, "TMPDIR": str(self.tmp)}, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        self._processes.append(process)
+        return process
+
+    def serve(self, key: str, log: str | None = None) -> subprocess.Popen[bytes]:
+        return self._start(
+            log or key,
+            "cprune_rl.compiler.devices.rpc_server",
+            "--tracker",
+            str(self.tracker),
+            "--key",
+            key,
+            "--host",
+            "127.0.0.1",
+        )
+
+    def serve_stock(self, key: str) -> subprocess.Popen[bytes]:
+        return self._start(
+            key,
+            "tvm.exec.rpc_server",
+            "--host",
+            "127.0.0.1",
+            "--tracker",
+            str(self.tracker),
+            "--key",
+            key,
+        )
+
+    def log(self, name: str) -> str:
+        return (self._folder / f"{name}.log").read_text()
+
+    def wait_for(self, free: dict[str, int], timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            with contextlib.suppress(DeviceError):
+                if free.items() <= {s.key: s.n_free for s in tracker_status(self.tracker)}.items():
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"servers did not come up: {tracker_status(self.tracker)}")
+
+    def close(self) -> None:
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its sessions too
+            process.wait()
+
+
+def open_key(
+    yard: Yard, key: str, options: str = "", timing: TimingSettings = BRIEF
+) -> TrackerDevice:
+    spec = parse_device(f"rpc://{yard.tracker}/{key}{options}")
+    assert isinstance(spec, TrackerSpec)
+    return TrackerDevice(spec, timing, SOON)

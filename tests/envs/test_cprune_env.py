@@ -1,0 +1,217 @@
+"""The environment: Gymnasium's and SB3's checks, and the properties that results rest on."""
+
+import math
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stable_baselines3.common.env_checker import check_env as check_sb3_env
+
+import cprune_rl  # noqa: F401  # registers the environments
+from cprune_rl.agents.core.searcher import Budget
+from cprune_rl.agents.planner.agent import PolicyRollOut
+from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.core.network import Plan
+from cprune_rl.core.protocols import TaskCost
+from cprune_rl.envs import CPruneEnv, resolve_floor
+from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
+from cprune_rl.envs.observation import FEATURES, N_WIDTHS
+from cprune_rl.errors import DeviceError, FloorError, UnknownNameError
+from cprune_rl.testing import FailingCosts, FormulaCosts, toy_problem
+
+
+def roll(env: CPruneEnv, seed: int) -> tuple[list[float], list[dict]]:
+    """One episode of random legal actions: rewards and infos."""
+    rng = np.random.default_rng(seed)
+    env.reset(seed=seed)
+    rewards, infos, done = [], [], False
+    while not done:
+        action = rng.choice(np.flatnonzero(env.action_masks()))
+        _, reward, terminated, truncated, info = env.step(action)
+        rewards.append(reward)
+        infos.append(info)
+        done = terminated or truncated
+    return rewards, infos
+
+
+@pytest.mark.parametrize("name", ["cprune_rl/CPrune-v0", "cprune_rl/CPruneRecorded-v0"])
+def test_gymnasium_and_sb3_accept_the_environment(name: str) -> None:
+    env = gymnasium.make(name, problem=toy_problem())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on box bounds, not errors
+        check_env(env.unwrapped, skip_render_check=True)
+        check_sb3_env(env.unwrapped)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.002, 0.01, 0.03, 0.1]))
+def test_the_return_is_the_log_speedup_and_every_state_holds_the_floor(
+    seed: int, drop: float
+) -> None:
+    env = CPruneEnv(toy_problem(drop=drop))
+    rewards, infos = roll(env, seed)
+    final = infos[-1]
+    assert sum(rewards) == pytest.approx(
+        math.log(final["dense_latency_s"] / final["latency_s"]), abs=1e-12
+    )
+    assert all(info["accuracy"] >= env.problem.floor for info in infos)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_legal_action_is_never_masked_and_a_masked_one_never_legal(seed: int) -> None:
+    env = CPruneEnv(toy_problem(), max_rows=8)
+    env.reset(seed=seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(6):
+        mask = env.action_masks()
+        assert mask[-1]
+        table, groups = env.state.table, env.problem.network.groups
+        for action in range(len(mask) - 1):
+            row, count = action // N_WIDTHS, STEP_COUNTS[action % N_WIDTHS]
+            prunable = row < len(table.rows) and len(table.rows[row].groups) > 0
+            legal = prunable and all(
+                (
+                    target := (math.ceil(table.plan.widths[g] / table.steps[g]) - count)
+                    * table.steps[g]
+                )
+                >= groups[g].minimum
+                and target > env.state.banned[g]
+                for g in table.rows[row].groups
+            )
+            assert mask[action] == legal
+        if not mask[:-1].any():
+            break
+        _, _, terminated, truncated, _ = env.step(rng.choice(np.flatnonzero(mask[:-1])))
+        if terminated or truncated:
+            break
+
+
+def test_a_masked_action_changes_nothing_and_pays_nothing() -> None:
+    env = CPruneEnv(toy_problem())
+    env.reset(seed=0)
+    plan = env.state.plan
+    masked = int(np.flatnonzero(~env.action_masks())[0])
+    _, reward, *_, info = env.step(masked)
+    assert (reward, env.state.plan, info["error_type"]) == (0.0, plan, "illegal_action")
+
+
+def test_a_rejected_step_is_undone_and_its_width_remembered() -> None:
+    env = CPruneEnv(toy_problem(drop=1e-9))
+    env.reset(seed=0)
+    before = env.state.plan
+    action = int(np.flatnonzero(env.action_masks())[0])
+    move = env.move(action)
+    _, reward, *_, info = env.step(action)
+    assert (reward, info["accepted"], env.state.plan) == (0.0, False, before)
+    assert move is not None
+    assert [env.state.banned[g] for g in move.units] == [move.plan.widths[g] for g in move.units]
+    assert not env.action_masks()[action]
+
+
+def test_a_failed_measurement_is_a_rejected_step_that_says_why() -> None:
+    env = CPruneEnv(toy_problem(costs=FailingCosts))
+    env.reset(seed=0)
+    _, reward, _, _, info = env.step(int(np.flatnonzero(env.action_masks())[0]))
+    assert (reward, info["accepted"], info["error_type"], info["error_details"]) == (
+        0.0,
+        False,
+        "measurement",
+        "crashed",
+    )
+
+
+def test_stop_ends_the_episode() -> None:
+    env = CPruneEnv(toy_problem())
+    env.reset(seed=0)
+    _, reward, terminated, truncated, _ = env.step(env.stop_action)
+    assert (reward, terminated, truncated) == (0.0, True, False)
+
+
+def test_an_episode_is_truncated_at_the_step_limit() -> None:
+    env = CPruneEnv(toy_problem(drop=0.9), max_steps=1)
+    env.reset(seed=0)
+    *_, terminated, truncated, _ = env.step(int(np.flatnonzero(env.action_masks())[0]))
+    assert (terminated, truncated) == (False, True)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_the_same_actions_give_the_same_episode(seed: int) -> None:
+    assert roll(CPruneEnv(toy_problem()), seed)[0] == roll(CPruneEnv(toy_problem()), seed)[0]
+
+
+def test_padding_does_not_change_the_rows() -> None:
+    small, large = CPruneEnv(toy_problem(), max_rows=6), CPruneEnv(toy_problem(), max_rows=40)
+    a, b = small.reset(seed=0)[0], large.reset(seed=0)[0]
+    np.testing.assert_array_equal(a, b[:6])
+    assert not b[len(small.state.table.rows) :].any()
+    assert a.shape[1] == len(FEATURES)
+
+
+def test_the_packaged_recording_opens_by_name_and_steps() -> None:
+    env = gymnasium.make("cprune_rl/CPruneRecorded-v0")
+    env.reset(seed=0)
+    assert env.unwrapped.action_masks().sum() > 3
+
+
+def test_a_recording_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'resnet8'\?"):
+        CPruneEnv("resnet9")
+
+
+def test_render_prints_the_table() -> None:
+    env = CPruneEnv(toy_problem(), render_mode="ansi")
+    env.reset(seed=0)
+    text = env.render()
+    assert text is not None
+    assert "conv0" in text
+
+
+@pytest.mark.parametrize(("floor", "expected"), [(-0.01, 0.94), (0.0, 0.95), (0.9, 0.9)])
+def test_a_floor_is_relative_or_absolute(floor: float, expected: float) -> None:
+    assert resolve_floor(floor, 0.95) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("floor", [0.96, 1.5, -1.5])
+def test_a_floor_that_nothing_can_hold_is_refused(floor: float) -> None:
+    with pytest.raises(FloorError):
+        resolve_floor(floor, 0.95)
+
+
+class GoneDevice(FormulaCosts):
+    """A device that answers for the dense network, then is gone until it is asked again from the
+    start.
+    """
+
+    def measure(self, plan: Plan) -> list[TaskCost]:
+        if plan != self._network.dense:
+            raise DeviceError("the board is gone")
+        return super().measure(plan)
+
+
+def test_a_device_that_is_gone_ends_the_episode_and_the_next_one_begins() -> None:
+    env = CPruneEnv(toy_problem(costs=GoneDevice))
+    for _ in range(2):
+        env.reset(seed=0)
+        before = env.state.plan
+        _, reward, terminated, truncated, info = env.step(
+            int(np.flatnonzero(env.action_masks())[0])
+        )
+        assert (reward, terminated, truncated, info["error_type"]) == (0.0, True, False, "device")
+        assert "the board is gone" in info["error_details"]
+        assert info["plan"] == before
+
+
+def test_training_goes_on_where_a_device_fails_and_a_search_says_so() -> None:
+    settings = TrainingSettings(
+        total_timesteps=64, n_envs=4, max_rows=8, options={"n_steps": 8, "batch_size": 16}
+    )
+    trained = train_policy(lambda rng: toy_problem(costs=GoneDevice), settings)
+    assert trained.algorithm.num_timesteps >= 64
+    with pytest.raises(DeviceError, match="the board is gone"):
+        PolicyRollOut(trained.policy).search(toy_problem(costs=GoneDevice), Budget())

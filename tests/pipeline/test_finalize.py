@@ -1,0 +1,228 @@
+"""Backing off: from the plans a search accepted to the one that holds after fine-tuning."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cprune_rl.accuracy.final_gate import Verdict
+from cprune_rl.agents.core.pareto import back_off, ladder, most_asked
+from cprune_rl.agents.core.searcher import AcceptedPlan, SearchResult
+from cprune_rl.core.intervals import Interval
+from cprune_rl.core.network import Plan
+from cprune_rl.pipeline.context import Comparison, FinishedNetwork
+from cprune_rl.pipeline.finalize import Finalist, fastest, finish, timed_side_by_side
+from cprune_rl.pipeline.progress import Reporter
+
+
+class WidthGate:
+    """A gate that holds from a given width on, and counts how often it was asked."""
+
+    def __init__(self, holds_from: int) -> None:
+        self.holds_from, self.asked, self.n_looks = holds_from, 0, 0
+
+    def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+        model = nn.Linear(1, 1)
+        model.width = torch.tensor(plan.widths[0])
+        return model
+
+    def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+        self.asked, self.n_looks = self.asked + 1, n_looks
+        passed = int(model.width) >= self.holds_from
+        return Verdict(0.9, 0.9 if passed else 0.8, 0.85, n_looks, 0.05, passed)
+
+
+def search(n_plans: int) -> SearchResult:
+    """Plans of falling width and latency, the dense one first."""
+    return SearchResult(
+        "toy",
+        tuple(
+            AcceptedPlan(Plan((100 - i,)), 1.0 - i / 100, 0.9 - i / 1000) for i in range(n_plans)
+        ),
+        (),
+        {},
+    )
+
+
+@settings(deadline=None)  # the first network of a process takes long
+@given(st.integers(1, 40), st.integers(0, 45))
+def test_the_fastest_plan_that_holds_is_found_in_few_looks(n_plans: int, n_holding: int) -> None:
+    gate = WidthGate(100 - n_holding)
+    found = finish(search(n_plans), gate, Reporter())
+    assert found.plan.widths[0] == 100 - min(n_holding, n_plans - 1)
+    assert found.verdict.passed
+    assert found.n_finetuned <= gate.n_looks, "the gate allowed for every look that was taken"
+
+
+def test_where_nothing_holds_the_dense_network_is_the_answer(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    found = finish(search(20), WidthGate(100), Reporter())
+    assert found.plan == Plan((100,))
+    assert "a --margin has the search keep" in capfd.readouterr().err.replace("\n", " ")
+
+
+def test_a_rung_that_is_slower_and_less_accurate_than_another_is_left_out() -> None:
+    dense, slow, fast, fastest = (
+        AcceptedPlan(Plan((w,)), s, a)
+        for w, s, a in ((9, 1.0, 0.95), (8, 0.8, 0.91), (7, 0.7, 0.92), (6, 0.6, 0.905))
+    )
+    assert ladder([dense, fastest, slow, fast]) == [dense, fast, fastest]
+    as_fast = AcceptedPlan(Plan((5,)), fast.latency_s, 0.915)
+    assert ladder([dense, fast, as_fast]) == ladder([dense, as_fast, fast]) == [dense, fast], (
+        "of plans as fast the most accurate"
+    )
+
+
+@pytest.mark.parametrize("n_plans", range(1, 40))
+def test_the_gate_is_told_exactly_how_often_it_may_be_asked(n_plans: int) -> None:
+    most = 0
+    for n_holding in range(n_plans + 1):
+        asked: list[int] = []
+        kept = back_off(
+            [AcceptedPlan(Plan((1,)), 1.0, 0.9)] * n_plans,
+            lambda at, asked=asked, n=n_holding: asked.append(at) or at <= n,
+        )
+        assert kept == min(n_holding, n_plans - 1)
+        most = max(most, len(asked))
+    assert most_asked(n_plans) == max(most, 1)
+
+
+def test_a_slower_plan_found_later_is_no_step_of_the_ladder() -> None:
+    result = search(3)
+    slower = AcceptedPlan(Plan((10,)), 2.0, 0.9)
+    with_slower = SearchResult("toy", (*result.accepted, slower), (), {})
+    assert finish(with_slower, WidthGate(0), Reporter()).plan == Plan((98,))
+
+
+@pytest.mark.parametrize("n_plans", [1, 2, 3])
+def test_short_ladders_end(n_plans: int) -> None:
+    assert finish(search(n_plans), WidthGate(100), Reporter()).plan == Plan((100,))
+
+
+def test_a_search_that_accepted_what_another_one_kept_ends_no_slower() -> None:
+    class Moody(WidthGate):
+        """Refuses odd widths, whatever they are."""
+
+        def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+            verdict = super().judge(model, n_looks)
+            return replace(verdict, passed=int(model.width) % 2 == 0)
+
+    first = finish(search(9), Moody(0), Reporter())
+    assert first.plan == Plan((92,))
+    longer = search(10)  # its fastest is refused, and bisection leads elsewhere
+    alone, beside = (
+        finish(longer, Moody(0), Reporter()),
+        finish(longer, Moody(0), Reporter(), [first]),
+    )
+    assert alone.plan.widths[0] > 92
+    assert beside.plan == first.plan
+    assert beside.method == longer.method
+    other = SearchResult("other", longer.accepted[:3], (), {})
+    assert finish(other, Moody(0), Reporter(), [first]).plan.widths[0] >= 98, (
+        "a plan that it did not accept is not its own"
+    )
+
+
+def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
+    class Wary(WidthGate):
+        """Lets the narrow network pass where the search asks no oftener than it was told
+        beforehand.
+        """
+
+        def judge(self, model: nn.Module, n_looks: int) -> Verdict:
+            verdict = super().judge(model, n_looks)
+            return replace(
+                verdict, passed=verdict.passed or (int(model.width) == 95 and n_looks <= most)
+            )
+
+    class Unlucky(Wary):
+        """Whose own fine-tune of the narrow network comes to nothing."""
+
+        def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+            return super().finetune(Plan((96,)) if plan == Plan((95,)) else plan, reporter, what)
+
+    found = search(6)
+    most = most_asked(len(ladder(found.accepted)))
+    first = finish(found, Wary(98), Reporter())
+    assert first.plan == Plan((95,))
+    fewer = replace(found, accepted=(*found.accepted[:3], found.accepted[5]))
+    most, gate = most_asked(len(ladder(fewer.accepted))), Unlucky(98)
+    kept = finish(fewer, gate, Reporter(), [first])
+    assert gate.n_looks == most + 1, "its network was looked at once more"
+    assert kept.plan == Plan((98,))
+
+
+def side_by_side(noise_floor: float, **latency_ms: float) -> Comparison:
+    return Comparison(
+        {},
+        {},
+        {name: Interval(value, value, value) for name, value in latency_ms.items()},
+        noise_floor,
+    )
+
+
+def two_searches() -> tuple[Finalist, Finalist]:
+    """A search that kept a plan, and one that accepted it too and by the estimate has a faster one."""
+    first = finish(search(5), WidthGate(0), Reporter())
+    longer = finish(search(8), WidthGate(0), Reporter(), [first])
+    assert (first.plan, longer.plan) == (Plan((96,)), Plan((93,)))
+    assert [f.plan for f in longer.alternatives] == [first.plan], (
+        "slower by the estimate, but the device has not spoken yet"
+    )
+    assert [f.method for f in longer.alternatives] == [longer.method]
+    return first, longer
+
+
+def test_of_the_networks_that_hold_the_one_that_is_fastest_on_the_device_is_kept() -> None:
+    first, longer = two_searches()
+    finalists = {"first": first, "longer": longer}
+    kept = fastest(finalists, side_by_side(0.01, first=1.0, longer=1.05))
+    assert kept["longer"].plan == first.plan
+    assert kept["first"] is first, "it did not accept the other one's plan"
+    assert fastest(finalists, side_by_side(0.10, first=1.0, longer=1.05)) == finalists, (
+        "within the noise floor nothing is faster"
+    )
+    assert fastest(finalists, side_by_side(0.01, first=1.0, longer=0.95)) == finalists
+    assert fastest(finalists, Comparison({}, {})) == finalists, (
+        "without a device the estimate decides"
+    )
+
+
+def test_an_alternative_has_to_hold_the_floor() -> None:
+    found, narrow = search(5), finish(search(5), WidthGate(0), Reporter())
+    assert finish(found, WidthGate(98), Reporter(), [narrow]).alternatives == ()
+
+
+@pytest.mark.parametrize(("longer_ms", "n_timed", "kept"), [(1.2, 2, 96), (0.9, 1, 93)])
+def test_what_was_chosen_by_a_timing_is_timed_again(
+    longer_ms: float, n_timed: int, kept: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    timed: list[dict[str, int]] = []
+
+    class ToyLab:
+        def compare(
+            self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter
+        ) -> Comparison:
+            timed.append({name: n.plan.widths[0] for name, n in networks.items()})
+            return side_by_side(0.01, dense=2.0, first=1.0, longer=longer_ms)
+
+    first, longer = two_searches()
+    bench: Any = SimpleNamespace(
+        lab=ToyLab(), network=SimpleNamespace(dense=Plan((100,))), model=nn.Linear(1, 1)
+    )
+    chosen, networks, comparison = timed_side_by_side(
+        bench, {"first": first, "longer": longer}, tmp_path, Reporter()
+    )
+    assert len(timed) == n_timed
+    assert timed[-1] == {"dense": 100, "first": 96, "longer": kept}
+    assert chosen["longer"].plan == networks["longer"].plan == Plan((kept,))
+    assert comparison.latency_ms["first"].value == 1.0
+    assert ("longer accepted too" in capfd.readouterr().err.replace("\n", " ")) == (n_timed == 2)

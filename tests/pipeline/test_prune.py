@@ -1,0 +1,223 @@
+"""`cprune-rl prune`: a policy that was trained before prunes a network, for one floor or several,
+within a budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cprune_rl.accuracy import data
+from cprune_rl.agents.rl.policy import save_policy
+from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.cli import app
+from cprune_rl.core.result import Result
+from cprune_rl.errors import ConfigError, CPruneError, FloorError
+from cprune_rl.pipeline import config
+from cprune_rl.pipeline.backends.recorded import RecordedLab
+from cprune_rl.pipeline.config import RunConfig, load_config
+from cprune_rl.pipeline.finalize import FinalGate
+from cprune_rl.pipeline.front import sweep
+from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.run import run
+from cprune_rl.pipeline.run_folder import RunFolder
+from cprune_rl.pipeline.setup import check_names, open_workbench
+from cprune_rl.testing import toy_problem
+from cprune_rl.validation.front import validate_front
+
+
+def images(spec: data.DataSpec, fast: bool, advance: object) -> data.ImageData:
+    rng = np.random.default_rng(0)
+    splits = [
+        data.Split(rng.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10)
+        for n in (128, 40, 200, 40)
+    ]
+    return data.ImageData("specks", 10, *splits)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy trained for a moment."""
+    folder = tmp_path_factory.mktemp("policy")
+    settings = TrainingSettings(
+        total_timesteps=128, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64}
+    )
+    save_policy(
+        train_policy(lambda rng: toy_problem(), settings).policy, folder, {"trained_on": ["toy"]}
+    )
+    return folder
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Path) -> dict[str, object]:
+    """Of a run of a few steps on a recording."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(data.DATA_SETS, "specks", data.DataKind(images, "noise", (), ()))
+    monkeypatch.setattr(
+        config,
+        "FAST",
+        config.Budgets(
+            base_steps=2,
+            finetune_steps=1,
+            oracle_steps=1,
+            calibration=(0.75, 0.5),
+            total_timesteps=256,
+        ),
+    )
+    return {
+        "model": "resnet8",
+        "data": "specks",
+        "device": "recorded:resnet8",
+        "floor": -1.0,
+        "fast": True,
+        "storage": f"sqlite:///{tmp_path}/costs.db",
+        "policy": str(policy),
+    }
+
+
+def test_a_policy_prunes_alone_and_what_it_did_is_told(
+    options: dict[str, object], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = run(
+        RunFolder.create(load_config(None, {**options, "out": tmp_path / "run"}, {"rival": False})),
+        Reporter(),
+    )
+    assert isinstance(result, Result)
+    assert result.rivals == ()
+    assert result.main.speedup > 1
+    assert json.loads((tmp_path / "run" / "policy" / "policy.json").read_text())["card"] == {
+        "trained_on": ["toy"]
+    }
+    told = capfd.readouterr().err
+    assert "score" in told
+    assert "expected" in told
+    assert "to the floor" in told
+    history = json.loads((tmp_path / "run" / "search_agent.json").read_text())["history"]
+    assert any(step["why"] and step["expected_gain"] is not None for step in history)
+
+
+def test_a_budget_ends_the_search_and_what_was_spent_before_is_taken_off(
+    options: dict[str, object],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(
+        RunFolder.create(
+            load_config(
+                None, {**options, "max_evaluations": 1, "out": tmp_path / "run"}, {"rival": False}
+            )
+        ),
+        Reporter(),
+    )
+    found = json.loads((tmp_path / "run" / "search_agent.json").read_text())
+    assert found["cost"]["accuracy_evaluations"] == 1
+    made = RecordedLab.__init__
+
+    def paid(self: RecordedLab, *arguments: object, **more: object) -> None:
+        made(self, *arguments, **more)
+        self.spent = {"fresh_trials": 7}
+
+    monkeypatch.setattr(RecordedLab, "__init__", paid)
+    small = {
+        "max_trials": 5,
+        "storage": f"sqlite:///{tmp_path}/fresh.db",
+        "out": tmp_path / "small",
+    }
+    run(RunFolder.create(load_config(None, {**options, **small}, {"rival": False})), Reporter())
+    assert "nothing is searched" in capfd.readouterr().err.replace("\n", " ")
+
+
+def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    del options["floor"]
+    folder = RunFolder.create(
+        load_config(None, {**options, "front": "-0.9,-1", "out": tmp_path / "front"})
+    )
+    points = sweep(folder, Reporter())
+    assert [p.floor for p in points] == [None, -0.9, -1.0]
+    assert points[0].speedup == (1.0, 1.0, 1.0)
+    assert all(p.cost["accuracy_evaluations"] >= 1 for p in points[1:])
+    assert (folder.path / "front.png").stat().st_size > 1000
+    assert {p.name for p in folder.path.glob("floor*")} == {"floor-0.9", "floor-1"}
+    assert all((folder.path / name / "plan.json").is_file() for name in ("floor-0.9", "floor-1"))
+    before = (folder.path / "search_agent-1.json").stat().st_mtime_ns
+    again = sweep(RunFolder.resume(folder.path), Reporter())
+    assert [p.shown_ms for p in again] == [p.shown_ms for p in points]
+    assert (folder.path / "search_agent-1.json").stat().st_mtime_ns == before
+    checks = validate_front(folder.path)
+    assert all(c.passed for c in checks[:-1])
+    assert checks[-1].passed is None
+    assert "recorded device" in checks[-1].found
+    stated = json.loads((folder.path / "front.json").read_text())
+    stated["points"][1]["accuracy_test"][0] += 0.01
+    stated["points"][2]["n_params"] += 1
+    (folder.path / "front.json").write_text(json.dumps(stated))
+    outcome = CliRunner().invoke(app, ["validate", str(folder.path)])
+    assert outcome.exit_code == 1
+    failed = [line for line in outcome.output.splitlines() if "FAIL" in line]
+    assert ["test accuracy" in line or "parameters" in line for line in failed] == [True, True]
+    (folder.path / "dense" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="dense has no network"):
+        validate_front(folder.path)
+
+
+def test_a_margin_is_kept_above_the_floor_by_the_search_and_not_by_the_gate(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    options = {**options, "floor": -0.05, "margin": 0.01, "out": tmp_path / "run"}
+    with open_workbench(load_config(None, options), Reporter(), 0.0) as bench:
+        assert bench.problem().floor == pytest.approx(bench.dense_accuracy - 0.04)
+        gate = FinalGate(bench)
+        assert gate.floor == pytest.approx(float(gate.correct(bench.model).mean()) - 0.05)
+        with pytest.raises(FloorError, match=r"the margin 0\.06 leaves nothing to lose"):
+            dataclasses.replace(
+                bench, config=bench.config.model_copy(update={"margin": 0.06})
+            ).problem()
+
+
+def test_the_commands_defaults_are_below_the_file_and_the_flags(
+    tmp_path: Path, policy: Path
+) -> None:
+    defaults = {"policy": str(policy), "rival": False}
+    file = tmp_path / "my.yaml"
+    file.write_text("rival: true\n")
+    assert load_config(file, {}, defaults).rival
+    assert not load_config(None, {}, defaults).rival
+    assert load_config(None, {"init": str(policy)}, defaults).policy is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--policy", "nobody"], "nobody"),
+        (["--front=-0.01,-0.01"], "different"),
+        (["--front=-0.01", "--floor", "-0.02"], "--floor"),
+        (["--device", "recorded:resnet8", "--no-measure"], "no-measure"),
+    ],
+)
+def test_wrong_options_are_told_at_once(
+    words: list[str], message: str, tmp_path: Path, policy: Path
+) -> None:
+    given = [
+        "prune",
+        *([] if "--policy" in words else ["--policy", str(policy)]),
+        "--out",
+        str(tmp_path / "run"),
+        *words,
+    ]
+    result = CliRunner().invoke(app, given)
+    assert isinstance(result.exception, CPruneError)
+    assert message in str(result.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_trained_policy_nothing_can_go_unmeasured() -> None:
+    with pytest.raises(ConfigError, match="--policy"):
+        check_names(RunConfig(no_measure=True))

@@ -1,0 +1,147 @@
+"""No search can spend past its budget, and each keeps what it had found by then."""
+
+from collections.abc import Callable
+
+import pytest
+
+from cprune_rl.agents.baselines.ablations import Unmeasured, by_prediction
+from cprune_rl.agents.baselines.annealing import Annealing
+from cprune_rl.agents.baselines.bayesian import Bayes
+from cprune_rl.agents.baselines.cprune_published import PublishedCPrune
+from cprune_rl.agents.baselines.evolution import Evolution
+from cprune_rl.agents.baselines.fastnas import FastNAS
+from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.baselines.halp import HALP
+from cprune_rl.agents.baselines.mdp import MDP
+from cprune_rl.agents.baselines.netadapt import NetAdapt
+from cprune_rl.agents.core.budget_guard import search_within
+from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchResult
+from cprune_rl.agents.core.session import Looks
+from cprune_rl.agents.planner.surrogate import SurrogateSearch
+from cprune_rl.envs.problem import Problem
+from cprune_rl.envs.problems.replay import TRIALS_EACH, rehearse
+from cprune_rl.testing import toy_problem
+
+
+class Spendthrift:
+    """Looks at one plan after another, whatever it is allowed."""
+
+    name = "spendthrift"
+
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
+        looks = Looks(problem, Budget(), on_step)
+        for at in range(2, 10):
+            for group, widths in enumerate(looks.widths):
+                looks.take(
+                    problem.network.dense.with_width(group, widths[-min(at, len(widths))]),
+                    f"{at} narrower",
+                )
+        return looks.meter.result(self.name)
+
+
+def test_a_search_that_ignores_its_budget_is_stopped_with_what_it_has() -> None:
+    problem = rehearse("resnet8@znver4-1t").problem
+    before = problem.latency.spending.fresh_trials
+    found, is_stopped = search_within(Spendthrift(), problem, Budget(accuracy_evaluations=3))
+    assert is_stopped
+    assert found.cost["accuracy_evaluations"] == 3
+    assert len(found.accepted) > 1, "what it had found is kept"
+    assert found.best.latency_s < found.accepted[0].latency_s
+    limit = 5 * TRIALS_EACH
+    problem = rehearse("resnet8@znver4-1t").problem
+    found, is_stopped = search_within(Spendthrift(), problem, Budget(fresh_trials=limit))
+    assert is_stopped
+    assert found.cost["fresh_trials"] <= limit
+    assert problem.latency.spending.fresh_trials - before <= limit, "what the source says was spent"
+
+
+def test_time_is_a_budget_too() -> None:
+    found, is_stopped = search_within(Spendthrift(), toy_problem(), Budget(minutes=0.0))
+    assert is_stopped
+    assert len(found.accepted) == 1, "the dense network is always an answer"
+
+
+def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None:
+    free, guarded = (
+        GreedyCPrune().search(toy_problem(), Budget()),
+        search_within(GreedyCPrune(), toy_problem(), Budget(10_000, 10_000)),
+    )
+    assert not guarded[1]
+    assert guarded[0].accepted == free.accepted
+    assert {k: v for k, v in guarded[0].cost.items() if k != "wall_s"} == {
+        k: v for k, v in free.cost.items() if k != "wall_s"
+    }
+
+
+@pytest.mark.parametrize("trials", [0, 100, 700])
+@pytest.mark.parametrize("evaluations", [0, 1, 7])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(
+            GreedyCPrune,
+            PublishedCPrune,
+            Evolution,
+            Annealing,
+            SurrogateSearch,
+            HALP,
+            MDP,
+            NetAdapt,
+            FastNAS,
+        ),
+        lambda: Bayes(20),
+        lambda: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+    ],
+)
+def test_no_search_passes_any_budget(
+    make: Callable[[], Searcher], trials: int, evaluations: int
+) -> None:
+    problem = rehearse("vgg-small@znver4-1t", -0.02).problem
+    before = problem.latency.spending.fresh_trials
+    found, _ = search_within(make(), problem, Budget(trials, evaluations))
+    assert found.cost["fresh_trials"] <= trials
+    assert found.cost["accuracy_evaluations"] <= evaluations
+    assert problem.latency.spending.fresh_trials - before <= trials
+    assert problem.oracle.spending.accuracy_evaluations <= evaluations
+    assert found.accepted[0].plan == problem.network.dense
+
+
+def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations_are_spent() -> (
+    None
+):
+    problem = rehearse("resnet8@znver4-1t").problem
+    found, _ = search_within(
+        Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+        problem,
+        Budget(accuracy_evaluations=6),
+    )
+    assert found.cost["accuracy_evaluations"] <= 6
+    assert len(found.accepted) > 1
+    assert len(found.history) <= 4, "the winner and what it may back off to, no more"
+
+
+def test_what_looks_would_have_taken_counts_as_time() -> None:
+    problem = rehearse("resnet8@znver4-1t").problem
+    found, is_stopped = search_within(
+        GreedyCPrune(),
+        problem,
+        Budget(minutes=1.0),
+        other_s=lambda: 20.0 * problem.oracle.spending.accuracy_evaluations,
+    )
+    assert is_stopped
+    assert found.cost["accuracy_evaluations"] == 3
+
+
+def test_the_published_algorithm_pays_for_tuning_every_task_of_every_candidate() -> None:
+    problem = rehearse("resnet8@znver4-1t", is_prepared=False).problem
+    before = problem.latency.spending.fresh_trials
+    found = PublishedCPrune().search(problem, Budget())
+    tasks = [len({w.key for w in problem.network.workloads(step.plan)}) for step in found.history]
+    assert problem.latency.spending.fresh_trials - before == 70 * sum(tasks)
+    assert len(found.accepted) > 1
+    assert all(
+        a.latency_s <= 0.99 * b.latency_s
+        for b, a in zip(found.accepted, found.accepted[1:], strict=False)
+    ), "each step is as much faster as it asks for"
