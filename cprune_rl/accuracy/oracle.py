@@ -36,7 +36,7 @@ __all__ = ["Evaluation", "Finetuned", "PlanOracle", "Recalibrated"]
 Pruner = Callable[[Plan], nn.Module]
 OnPlan = Callable[[int], None]
 OnStep = Callable[[int, float], None]
-Tightening = Callable[[nn.Module, Plan, int], "OnStep | None"]
+GradualPruning = Callable[[nn.Module, Plan, int], "OnStep | None"]
 
 
 class Evaluation(Protocol):
@@ -108,10 +108,10 @@ class Finetuned:
         data: images.
         settings: of the training.
         teacher: the dense network, where `settings.distillation` asks for one.
-        tightening: what lowers the density of a plan's layers step by step while it is trained,
+        gradual_pruning: what lowers the density of a plan's layers step by step while it is trained,
             given the network, the plan and
             the number of steps; None: they have it from the first step on.
-        tightened: names how, for what is kept of the answers.
+        gradual_pruning_name: names how, for what is kept of the answers.
     """
 
     pruner: Pruner
@@ -119,8 +119,8 @@ class Finetuned:
     data: ImageData
     settings: TrainSettings
     teacher: nn.Module | None = None
-    tightening: Tightening | None = None
-    tightened: str = ""
+    gradual_pruning: GradualPruning | None = None
+    gradual_pruning_name: str = ""
 
     @property
     def name(self) -> str:
@@ -130,12 +130,16 @@ class Finetuned:
     @property
     def identity(self) -> str:
         """See `Evaluation`."""
-        return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}{f':{self.tightened}' if self.tightening else ''}"
+        return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}{f':{self.gradual_pruning_name}' if self.gradual_pruning else ''}"
 
     def __call__(self, plan: Plan) -> float:
         """See `Evaluation`."""
         model = self.pruner(plan)
-        on_step = self.tightening(model, plan, self.settings.n_steps) if self.tightening else None
+        on_step = (
+            self.gradual_pruning(model, plan, self.settings.n_steps)
+            if self.gradual_pruning
+            else None
+        )
         recalibrate(model, self.data.train)
         train(model, self.data, self.settings, on_step, self.teacher)
         return evaluate(model, self.data.search)

@@ -25,8 +25,8 @@ from cprune_rl.models.weights import network_hash
 from cprune_rl.pipeline.context import Comparison, FinishedNetwork, Workbench
 from cprune_rl.pipeline.progress import Reporter
 from cprune_rl.pipeline.trained_cache import trained
-from cprune_rl.pipeline.trained_model import TIGHTENING, tightening
-from cprune_rl.pruning.scheme_masks import settled
+from cprune_rl.pipeline.trained_model import GRADUAL_PRUNING, gradual_pruning
+from cprune_rl.pruning.scheme_masks import bake_masks
 
 __all__ = ["FinalGate", "Finalist", "fastest", "finish", "timed_side_by_side"]
 
@@ -108,18 +108,18 @@ class FinalGate:
         model = bench.subject.pruned(plan)
         identity = f"plan:{network_hash(model)}:of:{bench.subject.weights}"
         n_steps = bench.finetune_settings.n_steps
-        tightened = tightening(model, plan, n_steps)
-        if tightened is not None:
-            identity += f":{plan.schemes}:{TIGHTENING}"
+        prune_further = gradual_pruning(model, plan, n_steps)
+        if prune_further is not None:
+            identity += f":{plan.schemes}:{GRADUAL_PRUNING}"
         recalibrate(model, bench.data.train)
         with reporter.part(what, n_steps) as advance:
 
             def on_step(step: int, loss: float) -> None:
                 advance(step)
-                if tightened is not None:
-                    tightened(step, loss)
+                if prune_further is not None:
+                    prune_further(step, loss)
 
-            finished = settled(
+            finished = bake_masks(
                 trained(model, identity, bench.data, bench.finetune_settings, on_step, bench.model)
             )
         bench.refit(plan, evaluate(finished, bench.data.search))

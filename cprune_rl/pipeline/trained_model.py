@@ -21,20 +21,22 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pruning.groups import CoupledGroups
-from cprune_rl.pruning.scheme_masks import hold, tighten
+from cprune_rl.pruning.scheme_masks import apply_masks, increase_sparsity
 from cprune_rl.pruning.surgery import prune
 
-__all__ = ["TIGHTENING", "Subject", "tightening"]
+__all__ = ["GRADUAL_PRUNING", "Subject", "gradual_pruning"]
 
-_TIGHTENED_EVERY = (
+_SPARSER_EVERY = (
     10  # steps of a full fine-tune, at which layers that are pruned by schemes lose further entries
 )
-_TIGHT_AT = 0.6  # of its steps: from there on the scheme's density holds
-TIGHTENING = f"by steps of {_TIGHTENED_EVERY} to {_TIGHT_AT}, cubic"
+_FINAL_DENSITY_AT = 0.6  # of its steps: from there on the scheme's density holds
+GRADUAL_PRUNING = f"by steps of {_SPARSER_EVERY} to {_FINAL_DENSITY_AT}, cubic"
 """Names how the density falls, for what is kept of a training."""
 
 
-def tightening(model: nn.Module, plan: Plan, n_steps: int) -> Callable[[int, float], None] | None:
+def gradual_pruning(
+    model: nn.Module, plan: Plan, n_steps: int
+) -> Callable[[int, float], None] | None:
     """Makes a network whole again and gives what prunes it step by step while it is trained;
 
     None where no layer is pruned by a scheme.
@@ -47,13 +49,13 @@ def tightening(model: nn.Module, plan: Plan, n_steps: int) -> Callable[[int, flo
     schemes = {layer: Scheme.parse(text) for layer, text in plan.schemes}
     if not schemes:
         return None
-    tighten(model, schemes, 0.0)
+    increase_sparsity(model, schemes, 0.0)
 
     def on_step(step: int, _: float) -> None:
         if (
-            step % _TIGHTENED_EVERY == 0 or step == n_steps
-        ) and step < _TIGHT_AT * n_steps + _TIGHTENED_EVERY:
-            tighten(model, schemes, min(1.0, step / (_TIGHT_AT * n_steps)))
+            step % _SPARSER_EVERY == 0 or step == n_steps
+        ) and step < _FINAL_DENSITY_AT * n_steps + _SPARSER_EVERY:
+            increase_sparsity(model, schemes, min(1.0, step / (_FINAL_DENSITY_AT * n_steps)))
 
     return on_step
 
@@ -95,7 +97,7 @@ class Subject:
         """
         narrow = prune(model, self.coupled, plan)
         return (
-            hold(narrow, {layer: Scheme.parse(text) for layer, text in plan.schemes})
+            apply_masks(narrow, {layer: Scheme.parse(text) for layer, text in plan.schemes})
             if plan.schemes
             else narrow
         )
@@ -114,6 +116,6 @@ class Subject:
             self.data,
             settings,
             self.model,
-            tightening if is_gradual else None,
-            TIGHTENING if is_gradual else "",
+            gradual_pruning if is_gradual else None,
+            GRADUAL_PRUNING if is_gradual else "",
         )

@@ -8,7 +8,7 @@ one of the few that keep most of the whole network's kernels (PatDNN, Niu et al.
 centre and three others);
 kernels that keep least go altogether. Masks are parametrisations of torch, so that an optimiser
 cannot move what is
-pruned; `settled` leaves plain weights. In a full fine-tune the density falls gradually (Zhu and
+pruned; `bake_masks` leaves plain weights. In a full fine-tune the density falls gradually (Zhu and
 Gupta, 2017): what goes is
 chosen again and again among weights that have adapted. Called by oracles and by the job.
 """
@@ -29,7 +29,15 @@ from torch.nn.utils import parametrize
 from cprune_rl.core.scheme import MOST_OF_PATTERNS, PATTERN_ENTRIES, PATTERN_KERNEL, Scheme
 from cprune_rl.errors import PlanError
 
-__all__ = ["N_PATTERNS", "find_patterns", "hold", "holds_to", "mask_of", "settled", "tighten"]
+__all__ = [
+    "N_PATTERNS",
+    "apply_masks",
+    "bake_masks",
+    "find_patterns",
+    "increase_sparsity",
+    "satisfies_scheme",
+    "scheme_mask",
+]
 
 N_PATTERNS = 8  # that a network's kernels choose among; not tuned here
 _CENTRE = PATTERN_KERNEL // 2
@@ -49,7 +57,7 @@ class _Mask(nn.Module):
         return weight * self.mask
 
 
-def hold(model: nn.Module, schemes: Mapping[str, Scheme]) -> nn.Module:
+def apply_masks(model: nn.Module, schemes: Mapping[str, Scheme]) -> nn.Module:
     """A copy of a network whose layers are pruned by schemes, and stay so while it is trained.
 
     Args:
@@ -77,18 +85,18 @@ def hold(model: nn.Module, schemes: Mapping[str, Scheme]) -> nn.Module:
     )
     for name, scheme in schemes.items():
         parametrize.register_parametrization(
-            layers[name], "weight", _Mask(mask_of(weights[name], scheme, patterns))
+            layers[name], "weight", _Mask(scheme_mask(weights[name], scheme, patterns))
         )
     return held
 
 
-def tighten(model: nn.Module, schemes: Mapping[str, Scheme], share: float) -> None:
+def increase_sparsity(model: nn.Module, schemes: Mapping[str, Scheme], share: float) -> None:
     """Chooses anew what held layers keep, at a density on the way from 1 to their scheme's;
 
     in place.
 
     Args:
-        model: made by `hold` with these schemes.
+        model: made by `apply_masks` with these schemes.
         schemes: by layer.
         share: of the way, in [0, 1]; the density falls as the cube of what is left of it.
     """
@@ -108,12 +116,12 @@ def tighten(model: nn.Module, schemes: Mapping[str, Scheme], share: float) -> No
         mask = (
             torch.ones_like(weights[name])
             if is_whole
-            else mask_of(weights[name], replace(scheme, density=density), patterns)
+            else scheme_mask(weights[name], replace(scheme, density=density), patterns)
         )
         model.get_buffer(f"{name}.parametrizations.weight.0.mask").copy_(mask)
 
 
-def settled(model: nn.Module) -> nn.Module:
+def bake_masks(model: nn.Module) -> nn.Module:
     """A copy with plain weights, zero where they were pruned:
 
     what is saved, exported and compiled.
@@ -132,7 +140,7 @@ def settled(model: nn.Module) -> nn.Module:
     return plain
 
 
-def mask_of(weight: torch.Tensor, scheme: Scheme, patterns: torch.Tensor) -> torch.Tensor:
+def scheme_mask(weight: torch.Tensor, scheme: Scheme, patterns: torch.Tensor) -> torch.Tensor:
     """Ones where a scheme keeps a weight, of the weight's shape.
 
     Args:
@@ -165,7 +173,7 @@ def mask_of(weight: torch.Tensor, scheme: Scheme, patterns: torch.Tensor) -> tor
     return kept.repeat_interleave(block, 0)[:n_out].reshape(weight.shape).to(weight)
 
 
-def holds_to(weight: torch.Tensor, scheme: Scheme) -> bool:
+def satisfies_scheme(weight: torch.Tensor, scheme: Scheme) -> bool:
     """Whether weights are zero wherever a scheme prunes them:
 
     each block keeps no more entries, or kernels, than it may, each kernel no more than a pattern.

@@ -39,7 +39,7 @@ from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.errors import ConfigError
 from cprune_rl.models.registry import build_model
 from cprune_rl.models.weights import network_hash
-from cprune_rl.pruning.scheme_masks import holds_to
+from cprune_rl.pruning.scheme_masks import satisfies_scheme
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def scheme_checks(model: nn.Module, plan: PlanFile) -> Iterator[Check]:
     """
     layers = dict(model.named_modules())
     for layer, text in plan.schemes:
-        fits = holds_to(layers[layer].weight, Scheme.parse(text))
+        fits = satisfies_scheme(layers[layer].weight, Scheme.parse(text))
         yield Check(
             f"{layer} is pruned as {text}",
             "each block keeps so many entries" if fits else "a block keeps more entries",

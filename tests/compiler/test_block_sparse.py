@@ -38,12 +38,12 @@ from cprune_rl.errors import ModelError, PlanError
 from cprune_rl.latency.interpolation import CostModel
 from cprune_rl.pruning.scheme_masks import (
     N_PATTERNS,
+    apply_masks,
+    bake_masks,
     find_patterns,
-    hold,
-    holds_to,
-    mask_of,
-    settled,
-    tighten,
+    increase_sparsity,
+    satisfies_scheme,
+    scheme_mask,
 )
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.testing import FormulaCosts, toy_network
@@ -92,7 +92,7 @@ def test_a_blocked_convolution_is_torchs_of_the_masked_weights(
     weights = torch.from_numpy(
         rng.standard_normal((n_out, n_in, kernel, kernel)).astype(np.float32)
     )
-    masked = weights * mask_of(weights, scheme, find_patterns([]))
+    masked = weights * scheme_mask(weights, scheme, find_patterns([]))
     image = torch.from_numpy(rng.standard_normal((1, n_in, size, size)).astype(np.float32))
     expected = functional.conv2d(
         image, masked, stride=stride, padding=padding, dilation=dilation
@@ -140,7 +140,7 @@ def test_a_sparse_winograd_convolution_is_torchs_of_the_masked_weights(
     rng = np.random.default_rng(seed)
     scheme = Scheme("kernel", block, density)
     weights = torch.from_numpy(rng.standard_normal((n_out, n_in, 3, 3)).astype(np.float32))
-    masked = weights * mask_of(weights, scheme, find_patterns([]))
+    masked = weights * scheme_mask(weights, scheme, find_patterns([]))
     image = torch.from_numpy(rng.standard_normal((n, n_in, height, width)).astype(np.float32))
     expected = (
         functional.conv2d(functional.pad(image, (left, right, top, bottom)), masked)
@@ -181,7 +181,7 @@ def test_what_a_trial_reads_is_pruned_as_the_layer_would_be() -> None:
 def test_a_blocked_layer_over_rows_is_torchs_of_the_masked_weights() -> None:
     weights = torch.randn(10, 24)
     scheme = Scheme("block", 4, 0.25)
-    masked = weights * mask_of(weights, scheme, find_patterns([]))
+    masked = weights * scheme_mask(weights, scheme, find_patterns([]))
     rows = torch.randn(2, 24)
     blocks = Blocks((10, 24), 4, scheme.n_kept(24))
     inputs = [rows.numpy(), blocks.pack(masked.numpy()), blocks.offsets(masked.numpy(), (1,))]
@@ -200,7 +200,7 @@ def test_each_block_keeps_its_largest_entries_the_same_number_in_each(
     block: int, density: float
 ) -> None:
     weight = torch.randn(16, 6, 3, 3)
-    mask = mask_of(weight, Scheme("block", block, density), find_patterns([]))
+    mask = scheme_mask(weight, Scheme("block", block, density), find_patterns([]))
     n_kept = max(1, round(54 * density))
     for first in range(0, 16, min(block, 16)):
         of_block = mask[first : first + block].reshape(-1, 54)
@@ -214,7 +214,7 @@ def test_each_block_keeps_its_largest_entries_the_same_number_in_each(
 def test_each_block_keeps_its_largest_kernels_whole_and_the_same_number_in_each() -> None:
     weight, scheme = torch.randn(16, 10, 3, 3), Scheme("kernel", 4, 0.3)
     assert scheme.n_kept(90) == 27
-    kernels = mask_of(weight, scheme, find_patterns([])).reshape(4, 4, 10, 9)
+    kernels = scheme_mask(weight, scheme, find_patterns([])).reshape(4, 4, 10, 9)
     assert (kernels == kernels[:, :1, :, :1]).all(), (
         "a kernel is kept by the whole block, with all of its entries"
     )
@@ -225,18 +225,18 @@ def test_each_block_keeps_its_largest_kernels_whole_and_the_same_number_in_each(
         of_block[k].min() >= of_block[~k].max() for of_block, k in zip(scores, kept, strict=True)
     )
     with pytest.raises(PlanError, match="3x3"):
-        mask_of(torch.randn(4, 4, 1, 1), scheme, find_patterns([]))
+        scheme_mask(torch.randn(4, 4, 1, 1), scheme, find_patterns([]))
 
 
 def test_weights_with_a_zero_inside_a_kept_kernel_hold_to_their_scheme_and_those_with_a_kernel_more_do_not() -> (
     None
 ):
     weight, scheme = torch.randn(8, 4, 3, 3), Scheme("kernel", 4, 0.5)
-    masked = weight * mask_of(weight, scheme, find_patterns([]))
+    masked = weight * scheme_mask(weight, scheme, find_patterns([]))
     masked[masked != 0] *= (torch.arange(int((masked != 0).sum())) % 5 > 0).float()
-    assert holds_to(masked, scheme)
-    assert not holds_to(
-        weight * mask_of(weight, Scheme("block", 4, 0.5), find_patterns([])), scheme
+    assert satisfies_scheme(masked, scheme)
+    assert not satisfies_scheme(
+        weight * scheme_mask(weight, Scheme("block", 4, 0.5), find_patterns([])), scheme
     ), "as many entries, of more kernels"
 
 
@@ -246,24 +246,24 @@ def test_a_kernel_keeps_a_pattern_or_nothing() -> None:
     assert len(patterns) == N_PATTERNS
     assert (patterns.sum(1) == 4).all()
     assert (patterns[:, 4] == 1).all(), "the centre is in each"
-    kernels = mask_of(weight, Scheme("pattern", 1, 0.3), patterns).reshape(12, 10, 9)
+    kernels = scheme_mask(weight, Scheme("pattern", 1, 0.3), patterns).reshape(12, 10, 9)
     kept = kernels.sum(2) > 0
     assert (kept.sum(1) == round(90 * 0.3 / 4)).all(), "as many kernels for each output channel"
     assert all(any((k == p).all() for p in patterns) for k in kernels[kept])
     with pytest.raises(PlanError, match="3x3"):
-        mask_of(torch.randn(4, 4, 1, 1), Scheme("pattern", 1, 0.25), patterns)
+        scheme_mask(torch.randn(4, 4, 1, 1), Scheme("pattern", 1, 0.25), patterns)
 
 
 def test_what_is_pruned_stays_so_while_the_network_learns_and_after() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
     schemes = {"0": Scheme("block", 4, 0.25), "3": Scheme("block", 1, 0.1)}
-    held = hold(model, schemes)
+    held = apply_masks(model, schemes)
     optimiser = torch.optim.SGD(held.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
     for _ in range(3):
         optimiser.zero_grad()
         held(torch.randn(4, 3, 8, 8)).square().sum().backward()
         optimiser.step()
-    plain = settled(held)
+    plain = bake_masks(held)
     assert set(plain.state_dict()) == set(model.state_dict()), "saved as any network"
     for name, scheme in schemes.items():
         weight = plain.get_submodule(name).weight
@@ -273,7 +273,7 @@ def test_what_is_pruned_stays_so_while_the_network_learns_and_after() -> None:
     image = torch.randn(1, 3, 8, 8)
     torch.testing.assert_close(plain(image), held(image))
     with pytest.raises(PlanError, match="'1'"):
-        hold(model, {"1": schemes["0"]})
+        apply_masks(model, {"1": schemes["0"]})
 
 
 @pytest.mark.parametrize("channels_in", [8, 20, 80])
@@ -295,19 +295,19 @@ def test_a_layer_that_is_tightened_loses_entries_until_it_holds_to_its_scheme(
     kind: str, density: float, channels_in: int
 ) -> None:
     model, schemes = nn.Sequential(nn.Conv2d(channels_in, 8, 3)), {"0": Scheme(kind, 4, density)}
-    held = hold(model, schemes)
+    held = apply_masks(model, schemes)
     left = []
     for share in (0.0, 0.3, 0.6, 1.0):
-        tighten(held, schemes, share)
-        left.append(int(settled(held).get_submodule("0").weight.count_nonzero()))
+        increase_sparsity(held, schemes, share)
+        left.append(int(bake_masks(held).get_submodule("0").weight.count_nonzero()))
     assert left[0] == model[0].weight.numel()
     assert left == sorted(left, reverse=True)
     assert left[-1] == schemes["0"].n_kept(9 * channels_in) * 8, (
         "also where the density is half an entry off"
     )
     assert 0 < left[-1] < left[0]
-    assert holds_to(settled(held).get_submodule("0").weight, schemes["0"])
-    assert not holds_to(model[0].weight, schemes["0"])
+    assert satisfies_scheme(bake_masks(held).get_submodule("0").weight, schemes["0"])
+    assert not satisfies_scheme(model[0].weight, schemes["0"])
 
 
 @pytest.mark.parametrize(
@@ -463,7 +463,7 @@ def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes
             (table,) = check.tables().values()
             assert len(np.unique(table)) > 1, "what is timed reads what the layer would read"
     narrow = prune(lowered.model, lowered.coupled, plan)
-    model = settled(hold(narrow, network.schemes_by_layer(plan))).eval()
+    model = bake_masks(apply_masks(narrow, network.schemes_by_layer(plan))).eval()
     library, image = tmp_path / "pruned.so", torch.randn(1, 3, 32, 32)
     build_network(lowered.forms, plan, model, tuner, device, library)
     with torch.no_grad():
