@@ -32,7 +32,7 @@ from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import find_forms
-from cprune_rl.compiler.tuning.network_tuner import Tuner
+from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.intervals import speedup_interval
 from cprune_rl.cost_cache import open_store
 from cprune_rl.models.registry import build_model
@@ -80,7 +80,7 @@ def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) ->
         forms = find_forms(
             name, ExportedNetwork.export(model, example, groups.axes, device.target), groups.groups
         )
-        tuner = Tuner(forms, device, store)
+        tuner = NetworkTuner(forms, device, store)
         tuner.tune_dense()
         library = Path(folder) / "net.so"
         build_network(forms, forms.network.dense, model, tuner, device, library)

@@ -43,9 +43,9 @@ from cprune_rl.compiler.devices.target import host_cpu
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import Forms, find_forms
 from cprune_rl.compiler.tuning.output_check import OutputCheck
-from cprune_rl.compiler.tuning.schedule import carry_over
-from cprune_rl.compiler.tuning.task_tuner import Job, TaskTuner
-from cprune_rl.compiler.tuning.trace_search import Effort
+from cprune_rl.compiler.tuning.schedule import transfer_schedule
+from cprune_rl.compiler.tuning.task_tuner import TaskTuner, TuningTask
+from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.compiler.tuning.trials import build_candidate
 from cprune_rl.core.intervals import Interval, speedup_interval
 from cprune_rl.core.network import Plan
@@ -144,7 +144,7 @@ class Workshop:
     def __init__(self, device: RpcDevice, store: CostStore, n_trials: int) -> None:
         self._device, self._effort = (
             device,
-            Effort(0, min(12, n_trials), n_trials, worth_s=math.inf),
+            TuningBudget(0, min(12, n_trials), n_trials, worth_s=math.inf),
         )
         self._tuner = TaskTuner(device, store, 0, math.inf)
 
@@ -174,12 +174,12 @@ class Workshop:
                 OutputCheck(call, form.exported.packings(widths, call, schemes), self._device),
             )
             self._tuner.tune(
-                Job(workload, partial(_given, task, check), 1.0), "schemes", self._effort
+                TuningTask(workload, partial(_given, task, check), 1.0), "schemes", self._effort
             )
-            best = self._tuner.best_program(workload)
+            best = self._tuner.best_schedule(workload)
             if best is None:
                 continue
-            candidate = carry_over(best[0], task, self._device.target)
+            candidate = transfer_schedule(best[0], task, self._device.target)
             assert candidate is not None, "the program was found for this task"
             built = build_candidate(
                 self._device, candidate, self._device.build_folder / f"best{time.monotonic_ns()}.so"

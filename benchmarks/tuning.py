@@ -34,11 +34,11 @@ from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.kernels.packed_conv import block_size
 from cprune_rl.compiler.layouts.transposes import transpose_module, transpose_workload
 from cprune_rl.compiler.layouts.variants import Form, Forms, Transpose, find_forms
-from cprune_rl.compiler.tuning.network_tuner import Tuner
+from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.compiler.tuning.output_check import OutputCheck
-from cprune_rl.compiler.tuning.schedule import Candidate, Program, random_candidates
-from cprune_rl.compiler.tuning.task_tuner import Job, TaskTuner
-from cprune_rl.compiler.tuning.trace_search import Effort, ProgramSearch, Task
+from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace, random_candidates
+from cprune_rl.compiler.tuning.task_tuner import TaskTuner, TuningTask
+from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch, TuningBudget
 from cprune_rl.compiler.tuning.trials import TrialRunner
 from cprune_rl.core.loss_model import LossCurves
 from cprune_rl.core.network import Network, Plan, Workload
@@ -58,8 +58,8 @@ CPRUNE_TRIALS = (
 )
 LOSS = 0.02  # accuracy that the greedy searches below may lose
 _NEVER_ENOUGH_S = 1e9  # what 1 % of a network is worth to a search that is to use up its trials
-CPRUNE_EFFORT = Effort(0, 24, CPRUNE_TRIALS, worth_s=_NEVER_ENOUGH_S)
-_EQUAL = Effort(0, 12, 32, worth_s=_NEVER_ENOUGH_S)  # of each form
+CPRUNE_EFFORT = TuningBudget(0, 24, CPRUNE_TRIALS, worth_s=_NEVER_ENOUGH_S)
+_EQUAL = TuningBudget(0, 12, 32, worth_s=_NEVER_ENOUGH_S)  # of each form
 _FORMS = ("plain", "packed", "winograd")  # in the order of `Forms.all`
 
 
@@ -83,7 +83,7 @@ class Bench:
             self.groups.groups,
         )
         self.store: CostStore = open_store(storage)
-        self.tuner = Tuner(self.forms, device, self.store)
+        self.tuner = NetworkTuner(self.forms, device, self.store)
         self.tuner.tune_dense()
 
     def problem(self) -> Problem:
@@ -212,7 +212,7 @@ def trials_to_best(
     convolutions of random plans.
     """
     search, counts, misses = (
-        ProgramSearch(bench.device.target),
+        TraceSearch(bench.device.target),
         {"pool": [], "none": []},
         {"pool": 0, "none": 0},
     )
@@ -220,8 +220,8 @@ def trials_to_best(
     for workload, module, pool in _shapes(bench, n_shapes, seed):
         courses = {}
         for label, programs, effort in (
-            ("pool", pool, Effort(4, 3, n_trials, worth_s=1e9)),
-            ("none", [], Effort(0, 7, n_trials, worth_s=1e9)),
+            ("pool", pool, TuningBudget(4, 3, n_trials, worth_s=1e9)),
+            ("none", [], TuningBudget(0, 7, n_trials, worth_s=1e9)),
         ):
             course: list[float] = []
 
@@ -234,7 +234,10 @@ def trials_to_best(
                 return found
 
             search.run(
-                f"{label} {workload.family}", Task(module, programs, 1.0, seed), effort, attempt
+                f"{label} {workload.family}",
+                SearchTask(module, programs, 1.0, seed),
+                effort,
+                attempt,
             )
             courses[label] = np.minimum.accumulate(course)
         best = min(c[-1] for c in courses.values())
@@ -255,10 +258,12 @@ def trials_to_best(
     }
 
 
-def _shapes(bench: Bench, n_shapes: int, seed: int) -> list[tuple[Workload, object, list[Program]]]:
+def _shapes(
+    bench: Bench, n_shapes: int, seed: int
+) -> list[tuple[Workload, object, list[ScheduleTrace]]]:
     rng = np.random.default_rng(seed)
     network, form = bench.forms.network, bench.forms.all[-1]
-    found: dict[str, tuple[Workload, object, list[Program]]] = {}
+    found: dict[str, tuple[Workload, object, list[ScheduleTrace]]] = {}
     while len(found) < n_shapes:
         plan = Plan(tuple(int(rng.integers(g.minimum, g.channels)) for g in network.groups))
         lowered = form.exported.lowered(network.widths(plan))
@@ -273,7 +278,7 @@ def _shapes(bench: Bench, n_shapes: int, seed: int) -> list[tuple[Workload, obje
     return list(found.values())
 
 
-def search_trials(bench: Bench, protocol: Effort = CPRUNE_EFFORT) -> dict[str, float]:
+def search_trials(bench: Bench, protocol: TuningBudget = CPRUNE_EFFORT) -> dict[str, float]:
     """Trials of a whole greedy search, ours against what CPrune's protocol would make of the same
     candidates, and what those would gain.
 
@@ -312,7 +317,7 @@ def _protocol_trials(network: Network, plans: Iterable[Plan]) -> int:
     return CPRUNE_TRIALS * sum(len({w.key for w in network.workloads(plan)}) for plan in plans)
 
 
-def _final_plan(bench: Bench, best: AcceptedPlan, protocol: Effort) -> dict[str, float]:
+def _final_plan(bench: Bench, best: AcceptedPlan, protocol: TuningBudget) -> dict[str, float]:
     """Estimates of one plan:
 
     by our search, and by the protocol, in the plain form, which is all that CPrune has, and in the
@@ -333,7 +338,7 @@ def _final_plan(bench: Bench, best: AcceptedPlan, protocol: Effort) -> dict[str,
             for at, form in enumerate(forms)
         ]
         jobs += [
-            Job(
+            TuningTask(
                 transpose_workload(bench.forms, best.plan, t),
                 functools.partial(_transpose, bench.forms, best.plan, t),
                 1.0,
@@ -348,7 +353,7 @@ def _final_plan(bench: Bench, best: AcceptedPlan, protocol: Effort) -> dict[str,
     return {**figures, "cprune_trials_run": tuner.spending.fresh_trials}
 
 
-def _job(device: RpcDevice, form: Form, plan: Plan, at: int) -> Job:
+def _job(device: RpcDevice, form: Form, plan: Plan, at: int) -> TuningTask:
     """A subgraph of a plan in one form, worth all its trials;
 
     its output is checked as a tuner's is.
@@ -356,7 +361,7 @@ def _job(device: RpcDevice, form: Form, plan: Plan, at: int) -> Job:
     widths = form.network.widths(plan)
     lowered = form.exported.lowered(widths)
     call = lowered.calls[at]
-    return Job(
+    return TuningTask(
         form.network.workloads(plan)[at],
         lambda: (
             lowered.task(call.function),
@@ -435,7 +440,7 @@ CONVOLUTIONS = (
 
 
 def form_latencies(
-    device: RpcDevice, shapes: Sequence[Convolution] = CONVOLUTIONS, effort: Effort = _EQUAL
+    device: RpcDevice, shapes: Sequence[Convolution] = CONVOLUTIONS, effort: TuningBudget = _EQUAL
 ) -> list[dict[str, float | None]]:
     """The fastest program of each form after the same number of trials, from scratch;
 
@@ -475,7 +480,7 @@ def form_latencies(
 
 
 def _tuned(
-    device: RpcDevice, shape: Convolution, effort: Effort, wanted: Sequence[str] = _FORMS
+    device: RpcDevice, shape: Convolution, effort: TuningBudget, wanted: Sequence[str] = _FORMS
 ) -> dict[str, tuple[float, int]]:
     """Seconds and trials of a convolution in the forms in which it is another task, by a tuner that
     knows nothing else.

@@ -74,7 +74,7 @@ class Writer:
             {
                 "context_id": context_id,
                 "workload_id": workloads[t.workload],
-                "program": t.program,
+                "program": t.trace_digest,
                 "provenance_id": self._provenance_id(t.provenance or self._provenance),
                 "samples_s": json.dumps(t.measurement.samples_s),
                 "latency_s": latency_of(t.measurement),
@@ -98,19 +98,19 @@ class Writer:
         )
         self._connection.execute(statement, [rows[d] for d in sorted(rows)])
 
-    def tuning(self, context: str, workload: str, recipe: str, tuning: Tuning) -> None:
+    def tuning(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
         """Notes a tuning, unless one of its programs has no trial."""
         context_id, workload_id = self._context(context), self._workloads([workload])[workload]
         there = sa.select(TRIALS.c.program).where(
             TRIALS.c.context_id == context_id, TRIALS.c.workload_id == workload_id
         )
-        if not set(tuning.programs) <= set(self._connection.execute(there).scalars()):
+        if not set(tuning.trace_digests) <= set(self._connection.execute(there).scalars()):
             return
         row = {
             "context_id": context_id,
             "workload_id": workload_id,
-            "recipe": recipe,
-            "programs": json.dumps(tuning.programs),
+            "recipe": tuning_key,
+            "programs": json.dumps(tuning.trace_digests),
             "seconds": tuning.seconds,
         }
         self._add(TUNINGS, [{**row, "created": tuning.created or time.time()}])

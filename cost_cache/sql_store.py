@@ -87,7 +87,7 @@ class SqlStore:
         if trials:
             with self.database.writing() as connection:
                 writer = self._writer(connection)
-                writer.programs({t.program: t.program_json for t in trials})
+                writer.programs({t.trace_digest: t.trace_json for t in trials})
                 writer.trials(context, trials)
 
     def trials(self, context: str, workload: str) -> list[StoredTrial]:
@@ -156,13 +156,13 @@ class SqlStore:
             rows = connection.execute(query).all()
         return sorted((ContextSummary(*r) for r in rows), key=lambda s: s.context)
 
-    def mark_tuned(self, context: str, workload: str, recipe: str, tuning: Tuning) -> None:
+    def mark_tuned(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
         with self.database.writing() as connection:
             self._writer(connection).tuning(
-                context, workload, recipe, Tuning(tuning.programs, tuning.seconds)
+                context, workload, tuning_key, Tuning(tuning.trace_digests, tuning.seconds)
             )
 
-    def tuned(self, context: str, workload: str, recipe: str) -> Tuning | None:
+    def tuned(self, context: str, workload: str, tuning_key: str) -> Tuning | None:
         joined = TUNINGS.join(CONTEXTS).join(WORKLOADS)
         query = (
             sa.select(TUNINGS)
@@ -170,7 +170,7 @@ class SqlStore:
             .where(
                 CONTEXTS.c.name == context,
                 WORKLOADS.c.digest == key_digest(workload),
-                TUNINGS.c.recipe == recipe,
+                TUNINGS.c.recipe == tuning_key,
             )
         )
         with self.database.reading() as connection:

@@ -49,20 +49,20 @@ def _processor() -> str:
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """One program timed on one workload: failures are kept as well.
+    """One schedule timed on one workload: failures are kept as well.
 
     Attributes:
         workload: key of the workload.
-        program: digest of the program.
-        program_json: the program itself.
+        trace_digest: names the schedule trace.
+        trace_json: the schedule trace itself.
         measurement: raw samples, or an error.
         provenance: who measured it; set by the store where it is None.
         created: when, in seconds since the epoch; set by the store where it is 0.
     """
 
     workload: str
-    program: str
-    program_json: str
+    trace_digest: str
+    trace_json: str
     measurement: Measurement
     provenance: Provenance | None = field(default=None, compare=False)
     created: float = field(default=0.0, compare=False)
@@ -70,15 +70,15 @@ class StoredTrial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A recipe carried through on a workload.
+    """A way of tuning that was carried through on a workload.
 
     Attributes:
-        programs: digests of the programs it asked for.
+        trace_digests: of the schedules that it asked for.
         seconds: building and timing took.
         created: when, in seconds since the epoch; set by the store.
     """
 
-    programs: tuple[str, ...]
+    trace_digests: tuple[str, ...]
     seconds: float
     created: float = 0.0
 
@@ -144,15 +144,15 @@ class CostStore(Protocol):
     def contexts(self) -> list[ContextSummary]:
         """What is kept of each context that has a trial, in the order of their names."""
 
-    def mark_tuned(self, context: str, workload: str, recipe: str, tuning: Tuning) -> None:
-        """Notes that every program a recipe asks for has been tried.
+    def mark_tuned(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
+        """Notes that every schedule that this way of tuning asks for has been tried.
 
         Nothing is noted where a trial of one of them is not there (any more): it was pruned
         meanwhile.
         """
 
-    def tuned(self, context: str, workload: str, recipe: str) -> Tuning | None:
-        """What the recipe took; None where it was not carried through."""
+    def tuned(self, context: str, workload: str, tuning_key: str) -> Tuning | None:
+        """What this way of tuning took; None where it was not carried through."""
 
     def put_accuracy(self, key: str, accuracy: Accuracy) -> None:
         """Keeps an oracle's answer under the hash of weights, plan, data and settings."""

@@ -319,7 +319,7 @@ def _check_tunings(store: CostStore) -> None:
     store.mark_tuned("c", "conv", "r", Tuning(("p1",), 9.0))
     found = store.tuned("c", "conv", "r")
     assert found is not None
-    assert (found.programs, found.seconds, found.created > 0) == (("p1", "p2"), 1.5, True)
+    assert (found.trace_digests, found.seconds, found.created > 0) == (("p1", "p2"), 1.5, True)
     store.mark_tuned("c", "conv", "gone", Tuning(("p1", "pruned"), 1.5))
     assert store.tuned("c", "conv", "gone") is None, "a tuning claims no program that has no trial"
     assert store.tuned("other", "conv", "r") is None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cprune_rl.pruning.groups import CoupledGroups
     from tests.doubles.local_postgres import LocalPostgres
 
-    from .doubles.device_fixtures import Programs, Yard
+    from .doubles.device_fixtures import RpcCluster, SampleArtifacts
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -101,28 +101,28 @@ def device() -> Iterator[LocalDevice]:
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
-    """Programs that work, crash and hang."""
-    from .doubles.device_fixtures import Programs
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> SampleArtifacts:
+    """SampleArtifacts that work, crash and hang."""
+    from .doubles.device_fixtures import SampleArtifacts
 
-    return Programs(tmp_path_factory.mktemp("programs"))
+    return SampleArtifacts(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture(scope="session")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RpcCluster]:
     """A tracker with four servers."""
-    from .doubles.device_fixtures import Yard
+    from .doubles.device_fixtures import RpcCluster
 
-    yard = Yard(tmp_path_factory.mktemp("yard"))
+    cluster = RpcCluster(tmp_path_factory.mktemp("cluster"))
     try:
         for log in ("twin1", "twin2"):
-            yard.serve("twin", log)
-        yard.serve("board")
-        yard.serve_stock("stock")
-        yard.wait_for({"twin": 2, "board": 1, "stock": 1})
-        yield yard
+            cluster.serve("twin", log)
+        cluster.serve("board")
+        cluster.serve_stock("stock")
+        cluster.wait_for({"twin": 2, "board": 1, "stock": 1})
+        yield cluster
     finally:
-        yard.close()
+        cluster.close()
 
 
 @pytest.fixture(scope="session")

@@ -42,13 +42,13 @@ class TunerBudgets:
         survey: tasks of the dense network in every form.
         dense: tasks of the dense network in the forms that the survey left.
         near: tasks at other shapes.
-        n_exchanged: programs that each task offers to its family before the final comparison.
+        n_shared: programs that each task offers to its family before the final comparison.
     """
 
     survey: tuple[int, int, int] = (4, 12, 12)
     dense: tuple[int, int, int] = (4, 12, 64)
     near: tuple[int, int, int] = (4, 3, 16)
-    n_exchanged: int = 4
+    n_shared: int = 4
 
 
 @dataclass(frozen=True)

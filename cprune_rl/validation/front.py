@@ -149,7 +149,7 @@ def _device_checks(
     points: Sequence[Mapping[str, Any]],
     networks: Mapping[str, tuple[nn.Module, PlanFile]],
 ) -> Iterator[Check]:
-    from cprune_rl.compiler.deploy.build import compare_libraries, run_in_session
+    from cprune_rl.compiler.deploy.build import compare_libraries, run_on_device
 
     libraries = {name: folder / name / "lib.so" for name in networks}
     shape, n_classes = networks["dense"][1].input_shape, networks["dense"][1].n_classes
@@ -158,7 +158,7 @@ def _device_checks(
         for name, (model, _) in networks.items():
             error = float(
                 np.abs(
-                    run_in_session(device, libraries[name], image.numpy(), n_classes)
+                    run_on_device(device, libraries[name], image.numpy(), n_classes)
                     - logits_of(model, image)
                 ).max()
             )

@@ -238,10 +238,10 @@ def _export_checks(
         exported = torch.export.load(folder / "model.pt2").module()(image).numpy()
     computed = {"model.pt2": exported}
     if device is not None:
-        from cprune_rl.compiler.deploy.build import run_in_session
+        from cprune_rl.compiler.deploy.build import run_on_device
 
         computed |= {
-            name: run_in_session(device, folder / name, image.numpy(), plan.n_classes)
+            name: run_on_device(device, folder / name, image.numpy(), plan.n_classes)
             for name in _LIBRARIES
         }
     for name, logits in computed.items():

@@ -27,9 +27,9 @@ from cprune_rl.compiler.kernels.winograd_sparse import (
     packed_kernels_shape,
     sparse_winograd_conv2d,
 )
-from cprune_rl.compiler.tuning.network_tuner import Tuner, TunerSettings
+from cprune_rl.compiler.tuning.network_tuner import NetworkTuner, TuningSettings
 from cprune_rl.compiler.tuning.schedule import random_candidates
-from cprune_rl.compiler.tuning.trace_search import Effort
+from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.cost_cache import open_store
@@ -49,8 +49,12 @@ from cprune_rl.pruning.surgery import prune
 from cprune_rl.testing import FormulaCosts, toy_network
 from tests.conftest import Lowered
 
-TINY = TunerSettings(
-    Effort(1, 1, 1), Effort(1, 1, 1), Effort(1, 1, 1), Effort(0, 1, 1), n_exchanged=1
+TINY = TuningSettings(
+    TuningBudget(1, 1, 1),
+    TuningBudget(1, 1, 1),
+    TuningBudget(1, 1, 1),
+    TuningBudget(0, 1, 1),
+    n_shared=1,
 )
 DENSITIES = (0.1, 0.25, 0.5, 1.0)
 
@@ -412,8 +416,8 @@ def test_sums_of_sparse_winograd_products_are_vectors_and_their_programs_can_be_
             candidate.module.script(),
         )
         assert int(products) == lanes
-        assert candidate.program.tile_factors("NHWC"), "the loop over blocks"
-        assert trace_problem(candidate.program.trace_json) is None
+        assert candidate.trace.tile_factors("NHWC"), "the loop over blocks"
+        assert trace_problem(candidate.trace.json) is None
 
 
 def test_a_density_that_was_not_timed_is_estimated_between_those_that_were() -> None:
@@ -437,7 +441,7 @@ def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes
     lowered: Lowered, device: LocalDevice, tmp_path: pytest.TempPathFactory
 ) -> None:
     network, store = lowered.network, open_store(None)
-    tuner = Tuner(lowered.forms, device, store, TINY)
+    tuner = NetworkTuner(lowered.forms, device, store, TINY)
     tuner.tune_dense()
     kinds = (
         "block(8,0.25)",

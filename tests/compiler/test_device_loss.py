@@ -21,23 +21,23 @@ from cprune_rl.cli import app
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
-from cprune_rl.compiler.devices.rpc_session import Link
+from cprune_rl.compiler.devices.rpc_session import RpcSession
 from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.devices.tcp_proxy import Relay
+from cprune_rl.compiler.devices.tcp_proxy import TcpProxy
 from cprune_rl.compiler.tuning.probe import probe_device
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import DeviceError
 from cprune_rl.pipeline.run_folder import RunFolder
-from tests.doubles.device_fixtures import BRIEF, Programs, Yard, open_key
+from tests.doubles.device_fixtures import BRIEF, RpcCluster, SampleArtifacts, open_key
 
 IMAGE = [np.arange(4, dtype=np.float32)]
 
 
-def sessions(yard: Yard, key: str) -> list[psutil.Process]:
+def sessions(cluster: RpcCluster, key: str) -> list[psutil.Process]:
     mine = [
         p
-        for p in yard._processes
+        for p in cluster._processes
         if p.poll() is None and "--key" in p.args and p.args[p.args.index("--key") + 1] == key
     ]
     return [child for p in mine for child in psutil.Process(p.pid).children()]
@@ -49,46 +49,52 @@ def after(seconds: float, what: Callable[[], object]) -> threading.Timer:
     return timer
 
 
-def test_a_session_killed_in_a_trial_costs_that_trial(yard: Yard, programs: Programs) -> None:
-    with open_key(yard, "board") as device:
-        assert device.time([programs.good])[0].error is None
-        killer = after(0.7, lambda: [s.kill() for s in sessions(yard, "board")])
-        hung, good = device.time([programs.hanging, programs.good])
+def test_a_session_killed_in_a_trial_costs_that_trial(
+    cluster: RpcCluster, artifacts: SampleArtifacts
+) -> None:
+    with open_key(cluster, "board") as device:
+        assert device.time([artifacts.good])[0].error is None
+        killer = after(0.7, lambda: [s.kill() for s in sessions(cluster, "board")])
+        hung, good = device.time([artifacts.hanging, artifacts.good])
         killer.join()
         assert hung.error, "tried once more on a new session, where it hangs again"
         assert good.error is None
 
 
-def test_a_program_whose_session_was_lost_is_run_once_more(yard: Yard, programs: Programs) -> None:
-    with open_key(yard, "board", timing=replace(BRIEF, timeout_s=1.0)) as device:
+def test_a_program_whose_session_was_lost_is_run_once_more(
+    cluster: RpcCluster, artifacts: SampleArtifacts
+) -> None:
+    with open_key(cluster, "board", timing=replace(BRIEF, timeout_s=1.0)) as device:
         for lose in (
             psutil.Process.kill,
             psutil.Process.suspend,
         ):  # it ends, or is silent as when it loses its power
-            assert not isinstance(device.run(programs.good, IMAGE), Measurement)
-            for session in sessions(yard, "board"):
+            assert not isinstance(device.run(artifacts.good, IMAGE), Measurement)
+            for session in sessions(cluster, "board"):
                 lose(session)
-            found = device.run(programs.good, IMAGE)
+            found = device.run(artifacts.good, IMAGE)
             assert not isinstance(found, Measurement), found.error
             np.testing.assert_allclose(found[0], IMAGE[0] * 2)
-        assert "device went away" in (device.run(programs.crashing, IMAGE).error or ""), (
+        assert "device went away" in (device.run(artifacts.crashing, IMAGE).error or ""), (
             "a second time is the program's doing"
         )
 
 
-def test_one_program_is_run_on_the_twin_that_is_there(yard: Yard, programs: Programs) -> None:
-    with open_key(yard, "twin", "?devices=2&wait=1") as both:
-        assert [m.error for m in both.time([programs.good] * 12)] == [None] * 12
+def test_one_program_is_run_on_the_twin_that_is_there(
+    cluster: RpcCluster, artifacts: SampleArtifacts
+) -> None:
+    with open_key(cluster, "twin", "?devices=2&wait=1") as both:
+        assert [m.error for m in both.time([artifacts.good] * 12)] == [None] * 12
         first, second = both._links
         second.session(0.0)
         first.drop()
-        with open_key(yard, "twin", "?devices=1"):  # the first's server is somebody else's now
-            found = both.run(programs.good, IMAGE)
+        with open_key(cluster, "twin", "?devices=1"):  # the first's server is somebody else's now
+            found = both.run(artifacts.good, IMAGE)
             assert not isinstance(found, Measurement)
             assert both._links == [first, second], "nobody waited for the first"
 
 
-class Stub(Link):
+class Stub(RpcSession):
     """A link whose sessions are words; without one its device is away."""
 
     def __init__(self, word: str | None) -> None:
@@ -115,14 +121,14 @@ class Scripted(RpcDevice):
         super().__init__(make_target(1), links, TimingSettings(max_spread=0.25))
         self.timings = list(timings)
 
-    def _time_one(self, artifact: Artifact, link: Link) -> Measurement:
+    def _time_one(self, artifact: Artifact, link: RpcSession) -> Measurement:
         return self.timings.pop(0)
 
 
 def test_a_device_that_stays_away_leaves_its_work_to_the_next() -> None:
     with Scripted([Stub(None), Stub("second")]) as device:
         assert device._attempt_anywhere(lambda session: session) == "second"
-        assert device.n_links == 1
+        assert device.n_sessions == 1
     with Scripted([Stub(None)]) as device, pytest.raises(DeviceError, match="away"):
         device._attempt_anywhere(lambda session: session)
 
@@ -146,39 +152,41 @@ def test_a_timing_is_kept_where_the_second_one_lost_its_session(
         assert device._time_well(Artifact("", (), ()), device._links[0]) == wanted
 
 
-def test_a_hang_is_given_up_and_frees_the_device(yard: Yard, programs: Programs) -> None:
-    with open_key(yard, "board") as device:
+def test_a_hang_is_given_up_and_frees_the_device(
+    cluster: RpcCluster, artifacts: SampleArtifacts
+) -> None:
+    with open_key(cluster, "board") as device:
         started = time.monotonic()
-        hung, good = device.time([programs.hanging, programs.good])
+        hung, good = device.time([artifacts.hanging, artifacts.good])
         assert "no answer within 2.5 s" in (hung.error or "")
         assert good.error is None
         assert time.monotonic() - started < 15
-    yard.wait_for({"board": 1}, 5)
+    cluster.wait_for({"board": 1}, 5)
 
 
 def test_a_board_that_stops_answering_without_a_word_is_given_up(
-    yard: Yard, programs: Programs
+    cluster: RpcCluster, artifacts: SampleArtifacts
 ) -> None:
-    with open_key(yard, "board") as device:
-        assert device.time([programs.good])[0].error is None
-        for session in sessions(yard, "board"):
+    with open_key(cluster, "board") as device:
+        assert device.time([artifacts.good])[0].error is None
+        for session in sessions(cluster, "board"):
             session.suspend()  # as when it loses its power: the connection stays
         started = time.monotonic()
-        assert [m.error for m in device.time([programs.good, programs.good])] == [None, None], (
+        assert [m.error for m in device.time([artifacts.good, artifacts.good])] == [None, None], (
             "the look before them found it out"
         )
         assert BRIEF.timeout_s < time.monotonic() - started < 15
 
 
 def test_a_server_that_is_killed_and_comes_back_is_waited_for(
-    yard: Yard, programs: Programs
+    cluster: RpcCluster, artifacts: SampleArtifacts
 ) -> None:
-    server = yard.serve("phoenix")
-    yard.wait_for({"phoenix": 1})
-    with open_key(yard, "phoenix") as device:
-        assert device.time([programs.good])[0].error is None
-        killer, reviver = after(0.5, server.kill), after(1.0, lambda: yard.serve("phoenix"))
-        hung, good = device.time([programs.hanging, programs.good])
+    server = cluster.serve("phoenix")
+    cluster.wait_for({"phoenix": 1})
+    with open_key(cluster, "phoenix") as device:
+        assert device.time([artifacts.good])[0].error is None
+        killer, reviver = after(0.5, server.kill), after(1.0, lambda: cluster.serve("phoenix"))
+        hung, good = device.time([artifacts.hanging, artifacts.good])
         killer.join()
         reviver.join()
         assert hung.error
@@ -186,12 +194,12 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(
 
 
 def test_a_server_that_stays_away_retires_the_device_and_what_was_timed_is_kept(
-    yard: Yard, tmp_path: Path
+    cluster: RpcCluster, tmp_path: Path
 ) -> None:
-    server = yard.serve("mortal")
-    yard.wait_for({"mortal": 1})
+    server = cluster.serve("mortal")
+    cluster.wait_for({"mortal": 1})
     store = open_store(f"sqlite:///{tmp_path}/costs.db")
-    with open_key(yard, "mortal", "?wait=2") as device:
+    with open_key(cluster, "mortal", "?wait=2") as device:
         context = device.context
         started: list[float] = []
 
@@ -210,9 +218,9 @@ def test_a_server_that_stays_away_retires_the_device_and_what_was_timed_is_kept(
         for w in ("conv3x3_gflops", "conv3x3_small_gflops")
     }
     assert all(kept.values())
-    yard.serve("mortal")
-    yard.wait_for({"mortal": 1})
-    with open_key(yard, "mortal") as device:
+    cluster.serve("mortal")
+    cluster.wait_for({"mortal": 1})
+    with open_key(cluster, "mortal") as device:
         assert device.context == context, "the same device to the cost cache"
         found = probe_device(device, store)
         assert {w: store.trials(context, f"probe v1: {w}") for w in kept} == kept, (
@@ -246,12 +254,12 @@ def test_a_run_without_its_device_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_a_local_session_ends_with_its_server_leaves_no_files_and_nobody_can_read_its_key(
-    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifacts: SampleArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with LocalDevice(timing=BRIEF) as device:
-        assert not isinstance(device.run(programs.good, IMAGE), Measurement)
+        assert not isinstance(device.run(artifacts.good, IMAGE), Measurement)
         assert list(tmp_path.glob("cprune-rpc-*/*")), "its files are there"
         server = device._link._server
         assert server is not None
@@ -269,24 +277,26 @@ def test_a_local_session_ends_with_its_server_leaves_no_files_and_nobody_can_rea
 
 
 def test_a_local_server_that_cannot_be_started_is_no_programs_failure(
-    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifacts: SampleArtifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with LocalDevice(timing=BRIEF) as device:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
         with pytest.raises(DeviceError, match="cannot be started"):
-            device.run(programs.good, IMAGE)
+            device.run(artifacts.good, IMAGE)
 
 
-def test_a_boards_session_that_is_killed_leaves_no_files(yard: Yard, programs: Programs) -> None:
+def test_a_boards_session_that_is_killed_leaves_no_files(
+    cluster: RpcCluster, artifacts: SampleArtifacts
+) -> None:
     def folders() -> set[Path]:
-        return set(yard.tmp.glob("cprune-rpc-*"))
+        return set(cluster.tmp.glob("cprune-rpc-*"))
 
     before = folders()
-    with open_key(yard, "board") as board:
-        assert not isinstance(board.run(programs.good, IMAGE), Measurement)
+    with open_key(cluster, "board") as board:
+        assert not isinstance(board.run(artifacts.good, IMAGE), Measurement)
         its_own = folders() - before
         assert its_own
-        for session in sessions(yard, "board"):
+        for session in sessions(cluster, "board"):
             session.kill()
         deadline = time.monotonic() + 5
         while its_own & folders() and time.monotonic() < deadline:
@@ -298,9 +308,9 @@ def test_a_door_that_leads_nowhere_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(OSError, match="does not answer"):
-        Relay("127.0.0.1", port, 2.0, 5.0)
+        TcpProxy("127.0.0.1", port, 2.0, 5.0)
 
 
-def test_a_key_that_nobody_has_is_answered_with_those_there_are(yard: Yard) -> None:
+def test_a_key_that_nobody_has_is_answered_with_those_there_are(cluster: RpcCluster) -> None:
     with pytest.raises(DeviceError, match=r"Known: .*board.*rpc_server --tracker"):
-        open_device(f"rpc://{yard.tracker}/bord")
+        open_device(f"rpc://{cluster.tracker}/bord")

@@ -27,7 +27,7 @@ from tvm import relax
 from typer.testing import CliRunner
 
 from cprune_rl.cli import app
-from cprune_rl.compiler.deploy.build import run_in_session
+from cprune_rl.compiler.deploy.build import run_on_device
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import LocalSpec, TrackerSpec, parse_device
@@ -42,7 +42,14 @@ from cprune_rl.models.export import export_torch
 from cprune_rl.pruning.surgery import PlanFile
 from cprune_rl.testing import check_device
 from cprune_rl.validation.run import _export_checks
-from tests.doubles.device_fixtures import BRIEF, ROOT, Doubles, Programs, Yard, open_key
+from tests.doubles.device_fixtures import (
+    BRIEF,
+    ROOT,
+    RpcCluster,
+    SampleArtifacts,
+    TimesTwo,
+    open_key,
+)
 
 # --- names
 
@@ -135,31 +142,33 @@ def test_a_processor_that_llvm_does_not_know_is_no_device(name: str, what: str) 
 
 
 @pytest.mark.parametrize("kind", ["local", "board"])
-def test_every_device_keeps_the_contract(kind: str, programs: Programs, yard: Yard) -> None:
+def test_every_device_keeps_the_contract(
+    kind: str, artifacts: SampleArtifacts, cluster: RpcCluster
+) -> None:
     openers: dict[str, Callable[[], Device]] = {
         "local": lambda: LocalDevice(timing=BRIEF),
-        "board": lambda: open_key(yard, "board"),
+        "board": lambda: open_key(cluster, "board"),
     }
     image = np.arange(4, dtype=np.float32)
     check_device(
-        openers[kind], programs.good, programs.crashing, programs.hanging, [image], [image * 2]
+        openers[kind], artifacts.good, artifacts.crashing, artifacts.hanging, [image], [image * 2]
     )
 
 
-def test_a_device_knows_whether_it_is_remote_and_what_it_is(yard: Yard) -> None:
-    with open_key(yard, "board") as board:
+def test_a_device_knows_whether_it_is_remote_and_what_it_is(cluster: RpcCluster) -> None:
+    with open_key(cluster, "board") as board:
         assert board.is_remote
         assert not LocalDevice.is_remote.fget(LocalDevice.__new__(LocalDevice))
         assert "key=board;cpu=" in board.fingerprint
-        assert parse_device(board.name) == TrackerSpec(yard.tracker, "board")
+        assert parse_device(board.name) == TrackerSpec(cluster.tracker, "board")
         assert str(board.target.attrs["mcpu"]) == str(make_target(1).attrs["mcpu"]), (
             "compiled for what the device says it is"
         )
 
 
-def test_tvms_own_server_will_do(yard: Yard, programs: Programs) -> None:
-    with open_key(yard, "stock", "?devices=1") as device:
-        assert [m.error for m in device.time([programs.good, programs.good])] == [None, None]
+def test_tvms_own_server_will_do(cluster: RpcCluster, artifacts: SampleArtifacts) -> None:
+    with open_key(cluster, "stock", "?devices=1") as device:
+        assert [m.error for m in device.time([artifacts.good, artifacts.good])] == [None, None]
         assert "cpu=unknown" in device.fingerprint
 
 
@@ -167,75 +176,82 @@ def test_tvms_own_server_will_do(yard: Yard, programs: Programs) -> None:
 
 
 def test_twins_time_in_parallel_each_program_once_and_in_order(
-    yard: Yard, programs: Programs
+    cluster: RpcCluster, artifacts: SampleArtifacts
 ) -> None:
-    before = [len(yard.log(log)) for log in ("twin1", "twin2")]
-    with open_key(yard, "twin", timing=replace(BRIEF, look_every=2)) as device:
-        assert device.n_links == 2
-        batch = [programs.good] * 5 + [programs.slow] + [programs.good] * 6
+    before = [len(cluster.log(log)) for log in ("twin1", "twin2")]
+    with open_key(cluster, "twin", timing=replace(BRIEF, reference_every=2)) as device:
+        assert device.n_sessions == 2
+        batch = [artifacts.good] * 5 + [artifacts.slow] + [artifacts.good] * 6
         found = device.time(batch)
     assert [m.error for m in found] == [None] * 12
     assert int(np.argmax([m.latency_s for m in found])) == 5
-    logs = [yard.log(log)[n:] for log, n in zip(("twin1", "twin2"), before, strict=True)]
+    logs = [cluster.log(log)[n:] for log, n in zip(("twin1", "twin2"), before, strict=True)]
     assert all("load_module" in log for log in logs), "both had work"
     assert sum(log.count("-slow.so") for log in logs) == 1
     assert sum(log.count("-good.so") for log in logs) == 11
 
 
-def test_a_device_that_somebody_else_has_holds_nothing_up(yard: Yard, programs: Programs) -> None:
-    with open_key(yard, "twin", "?devices=1") as mine, open_key(yard, "twin", "?devices=2") as both:
-        assert mine.time([programs.good])[0].error is None
+def test_a_device_that_somebody_else_has_holds_nothing_up(
+    cluster: RpcCluster, artifacts: SampleArtifacts
+) -> None:
+    with (
+        open_key(cluster, "twin", "?devices=1") as mine,
+        open_key(cluster, "twin", "?devices=2") as both,
+    ):
+        assert mine.time([artifacts.good])[0].error is None
         started = time.monotonic()
-        assert [m.error for m in both.time([programs.good] * 6)] == [None] * 6
+        assert [m.error for m in both.time([artifacts.good] * 6)] == [None] * 6
         assert time.monotonic() - started < 10
-        assert both.n_links == 2, "it may be free again for the next batch"
+        assert both.n_sessions == 2, "it may be free again for the next batch"
 
 
 def test_the_twin_that_stays_does_the_work_of_the_one_that_went(
-    yard: Yard, programs: Programs
+    cluster: RpcCluster, artifacts: SampleArtifacts
 ) -> None:
-    one, _ = yard.serve("pair", "pair1"), yard.serve("pair", "pair2")
-    yard.wait_for({"pair": 2})
-    with open_key(yard, "pair", "?wait=1", timing=replace(BRIEF, look_every=1)) as device:
-        assert device.n_links == 2
-        device.time([programs.good] * 4)
+    one, _ = cluster.serve("pair", "pair1"), cluster.serve("pair", "pair2")
+    cluster.wait_for({"pair": 2})
+    with open_key(cluster, "pair", "?wait=1", timing=replace(BRIEF, reference_every=1)) as device:
+        assert device.n_sessions == 2
+        device.time([artifacts.good] * 4)
         os.killpg(one.pid, signal.SIGKILL)
-        found = device.time([programs.good] * 8)
+        found = device.time([artifacts.good] * 8)
         assert len(found) == 8
         assert sum(m.error is None for m in found) >= 7, (
             "at most the trial that was under way is lost"
         )
-        assert device.n_links == 1
+        assert device.n_sessions == 1
 
 
 # --- compilers
 
 
 def test_a_cross_compiler_is_used_and_a_missing_one_is_named(
-    yard: Yard, programs: Programs, tmp_path: Path
+    cluster: RpcCluster, artifacts: SampleArtifacts, tmp_path: Path
 ) -> None:
     compiler, log = tmp_path / "board-g++", tmp_path / "calls"
     compiler.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec g++ "$@"\n')
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
-    with open_key(yard, "board", f"?cc={compiler}") as device:
+    with open_key(cluster, "board", f"?cc={compiler}") as device:
         artifact = device.build(
-            Doubles, ((4,), (4,)), ("float32", "float32"), device.build_folder / "cross.so"
+            TimesTwo, ((4,), (4,)), ("float32", "float32"), device.build_folder / "cross.so"
         )
         assert device.time([artifact])[0].error is None
     assert "cross.so" in log.read_text()
     with pytest.raises(ToolchainError, match="apt-get install g\\+\\+-riscv64-linux-gnu"):
-        open_key(yard, "board", "?target=llvm,mtriple=riscv64-linux-gnu")
+        open_key(cluster, "board", "?target=llvm,mtriple=riscv64-linux-gnu")
     with pytest.raises(ConfigError, match="TVM knows no target"):
-        open_key(yard, "board", "?target=llvm,colour=blue")
+        open_key(cluster, "board", "?target=llvm,colour=blue")
 
 
 # --- the lists
 
 
-def test_the_list_shows_a_trackers_devices_and_what_this_machine_offers(yard: Yard) -> None:
-    with open_key(yard, "twin", "?devices=1"):
+def test_the_list_shows_a_trackers_devices_and_what_this_machine_offers(
+    cluster: RpcCluster,
+) -> None:
+    with open_key(cluster, "twin", "?devices=1"):
         outcome = CliRunner().invoke(
-            app, ["device", "list", "--tracker", str(yard.tracker)], env={"COLUMNS": "200"}
+            app, ["device", "list", "--tracker", str(cluster.tracker)], env={"COLUMNS": "200"}
         )
     assert outcome.exit_code == 0, outcome.output
     row = next(line for line in outcome.output.splitlines() if "/twin" in line)
@@ -251,8 +267,8 @@ def test_a_tracker_that_does_not_answer_is_a_clear_error() -> None:
     assert "Start one with" in str(outcome.exception)
 
 
-def test_the_probe_prints_the_figures_it_knows_as_json(yard: Yard, tmp_path: Path) -> None:
-    name, url = f"rpc://{yard.tracker}/board", f"sqlite:///{tmp_path}/costs.db"
+def test_the_probe_prints_the_figures_it_knows_as_json(cluster: RpcCluster, tmp_path: Path) -> None:
+    name, url = f"rpc://{cluster.tracker}/board", f"sqlite:///{tmp_path}/costs.db"
     timed = [n for n in UNKNOWN_DEVICE.to_json() if n not in ("threads", "vector_lanes")]
     store = open_store(url)
     with open_device(name) as opened:
@@ -309,22 +325,22 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_network_runs_on_its_device_and_not_in_this_process(
-    network: Path, programs: Programs, yard: Yard
+    network: Path, artifacts: SampleArtifacts, cluster: RpcCluster
 ) -> None:
     image, foreign = np.arange(4, dtype=np.float32).reshape(1, 4), network.parent / "foreign.so"
     foreign.write_bytes(b"of another kind of machine")
-    with open_key(yard, "board") as board:
-        np.testing.assert_allclose(run_in_session(board, network, image, 4), image * 2)
-        assert f"-{network.name}" in yard.log("board")
+    with open_key(cluster, "board") as board:
+        np.testing.assert_allclose(run_on_device(board, network, image, 4), image * 2)
+        assert f"-{network.name}" in cluster.log("board")
         with pytest.raises(DeviceError, match=r"running good.so failed"):
-            run_in_session(board, Path(programs.good.path), image, 4)
+            run_on_device(board, Path(artifacts.good.path), image, 4)
         with pytest.raises(DeviceError, match=r"running foreign.so failed"):
-            run_in_session(board, foreign, image, 4)
-        np.testing.assert_allclose(run_in_session(board, network, image, 4), image * 2)
+            run_on_device(board, foreign, image, 4)
+        np.testing.assert_allclose(run_on_device(board, network, image, 4), image * 2)
 
 
 def test_validation_runs_the_libraries_on_the_runs_own_device(
-    network: Path, yard: Yard, tmp_path: Path
+    network: Path, cluster: RpcCluster, tmp_path: Path
 ) -> None:
     class Doubling(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -333,8 +349,8 @@ def test_validation_runs_the_libraries_on_the_runs_own_device(
     export_torch(Doubling(), (1, 4), tmp_path / "model.pt2")
     shutil.copy(network, tmp_path / "lib.so")
     shutil.copy(network, tmp_path / "dense.so")
-    before = yard.log("board").count("-lib.so")
-    with open_key(yard, "board") as board:
+    before = cluster.log("board").count("-lib.so")
+    with open_key(cluster, "board") as board:
         found = list(
             _export_checks(
                 tmp_path, PlanFile("doubling", 4, (1, 4), {}, ()), Doubling(), Doubling(), board
@@ -345,10 +361,12 @@ def test_validation_runs_the_libraries_on_the_runs_own_device(
         ("lib.so", True),
         ("dense.so", True),
     ]
-    assert yard.log("board").count("-lib.so") == before + 1
+    assert cluster.log("board").count("-lib.so") == before + 1
 
 
-def test_a_library_that_does_not_run_is_a_clear_error(programs: Programs, tmp_path: Path) -> None:
+def test_a_library_that_does_not_run_is_a_clear_error(
+    artifacts: SampleArtifacts, tmp_path: Path
+) -> None:
     other = tmp_path / "other.so"
     other.write_bytes(b"no library")
     outcome = CliRunner().invoke(
@@ -357,7 +375,7 @@ def test_a_library_that_does_not_run_is_a_clear_error(programs: Programs, tmp_pa
             "device",
             "compare",
             "local",
-            programs.good.path,
+            artifacts.good.path,
             str(other),
             "--input-shape",
             "1,3,32,32",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cprune_rl.compiler.devices.drift import DriftWatch
+from cprune_rl.compiler.devices.drift import DriftMonitor
 from cprune_rl.core.protocols import Measurement
 from cprune_rl.testing import DriftingMachine
 
@@ -13,7 +13,7 @@ def test_trials_between_drifted_looks_are_timed_again() -> None:
     machine = DriftingMachine(
         [1.0, 1, 1, 1.0, 2, 2, 2.0, 1, 1, 1.0]
     )  # a look, two trials, a look; then the machine slows down for one group
-    watch = DriftWatch(lambda: machine.time(1e-4), every=2, max_drift=0.25, n_again=3)
+    watch = DriftMonitor(lambda: machine.time(1e-4), every=2, max_drift=0.25, max_retimings=3)
     found = watch.time([lambda: machine.time(5e-3)] * 4)
     assert [m.latency_s for m in found] == [5e-3] * 4
     assert machine.n_timed == (1 + 2 + 1) + 3 * (2 + 1), (
@@ -24,7 +24,7 @@ def test_trials_between_drifted_looks_are_timed_again() -> None:
 
 def test_a_machine_that_stays_slower_becomes_the_new_normal() -> None:
     machine = DriftingMachine([1.0, *[3.0] * 100])
-    found = DriftWatch(lambda: machine.time(1e-4), every=1, n_again=5).time(
+    found = DriftMonitor(lambda: machine.time(1e-4), every=1, max_retimings=5).time(
         [lambda: machine.time(1e-3)]
     )
     assert machine.n_timed == 1 + 2 * (1 + 1), (
@@ -35,7 +35,9 @@ def test_a_machine_that_stays_slower_becomes_the_new_normal() -> None:
 
 def test_drift_that_does_not_end_is_not_waited_for() -> None:
     machine = DriftingMachine([1.0, 1, 4.0, 1, 1.0, 1, 4.0, 1, 1.0])
-    DriftWatch(lambda: machine.time(1e-4), every=1, n_again=2).time([lambda: machine.time(1e-3)])
+    DriftMonitor(lambda: machine.time(1e-4), every=1, max_retimings=2).time(
+        [lambda: machine.time(1e-3)]
+    )
     assert machine.n_timed == 1 + (1 + 2) * (1 + 1)
 
 
@@ -47,10 +49,10 @@ def test_a_trial_that_failed_is_not_tried_again_for_drift() -> None:
         calls.append(1)
         return Measurement(error="crashed")
 
-    assert DriftWatch(lambda: machine.time(1e-4)).time([crashes])[0].error == "crashed"
+    assert DriftMonitor(lambda: machine.time(1e-4)).time([crashes])[0].error == "crashed"
     assert len(calls) == 1
 
 
 def test_a_reference_that_cannot_be_timed_says_nothing_of_drift() -> None:
-    found = DriftWatch(lambda: Measurement(error="gone")).time([lambda: Measurement((1.0,))])
+    found = DriftMonitor(lambda: Measurement(error="gone")).time([lambda: Measurement((1.0,))])
     assert found == [Measurement((1.0,))]

@@ -20,7 +20,12 @@ from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.describe import describe_network, task_modules
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.tuning.schedule import Program, carry_over, random_candidates, tile_factors
+from cprune_rl.compiler.tuning.schedule import (
+    ScheduleTrace,
+    random_candidates,
+    tile_factors,
+    transfer_schedule,
+)
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import Artifact
 from cprune_rl.errors import ConfigError, ModelError, ToolchainError, UnknownNameError
@@ -135,7 +140,7 @@ def test_tile_factors_of_a_scheduled_convolution_are_those_it_was_split_by(
     loops = schedule.get_loops(schedule.get_sblock("conv2d_nchw"))
     for loop, factors in ((loops[1], split), (loops[2], [4, 2, 2, 2])):
         schedule.split(loop, schedule.sample_perfect_tile(loop, n=4, decision=factors))
-    assert Program.of(schedule.trace).tile_factors() == tuple(split)
+    assert ScheduleTrace.from_tvm(schedule.trace).tile_factors() == tuple(split)
 
 
 def test_a_trace_that_does_not_tile_has_no_factors() -> None:
@@ -150,39 +155,37 @@ def conv_task(lowered: Lowered, plan: Plan) -> tuple[str, tvm.IRModule]:
 def test_a_program_carries_over_to_every_width_and_its_factors_follow(lowered: Lowered) -> None:
     target = make_target(1)
     dense, plan = lowered.network.dense, lowered.network.dense
-    program = random_candidates(conv_task(lowered, dense)[1], target, 1, seed=0)[0].program
+    program = random_candidates(conv_task(lowered, dense)[1], target, 1, seed=0)[0].trace
     assert np.prod(program.tile_factors()) == 8
     at = lowered.network.group_index["blocks.0.conv1"]
     for width in (8, 7, 6, 4, 3):
         widths = list(plan.widths)
         widths[at] = width
-        candidate = carry_over(program, conv_task(lowered, Plan(tuple(widths)))[1], target)
+        candidate = transfer_schedule(program, conv_task(lowered, Plan(tuple(widths)))[1], target)
         assert candidate is not None
-        assert np.prod(candidate.program.tile_factors()) == width
-    same = carry_over(program, conv_task(lowered, dense)[1], target)
+        assert np.prod(candidate.trace.tile_factors()) == width
+    same = transfer_schedule(program, conv_task(lowered, dense)[1], target)
     assert same is not None
-    assert same.program == program
+    assert same.trace == program
 
 
 def test_a_program_of_another_family_does_not_fit(lowered: Lowered) -> None:
     modules = task_modules(lowered.network, lowered.exported, lowered.network.dense)
     workloads = lowered.network.workloads(lowered.network.dense)
-    program = random_candidates(modules[workloads[2].key], make_target(1), 1, seed=0)[0].program
-    assert carry_over(program, modules[workloads[-1].key], make_target(1)) is None
+    program = random_candidates(modules[workloads[2].key], make_target(1), 1, seed=0)[0].trace
+    assert transfer_schedule(program, modules[workloads[-1].key], make_target(1)) is None
 
 
 def test_the_same_seed_draws_the_same_programs(lowered: Lowered) -> None:
     module = conv_task(lowered, lowered.network.dense)[1]
     draws = [
-        [c.program.digest for c in random_candidates(module, make_target(1), 3, seed)]
+        [c.trace.digest for c in random_candidates(module, make_target(1), 3, seed)]
         for seed in (1, 1, 2)
     ]
     assert draws[0] == draws[1] != draws[2]
     assert (
-        Program(
-            json.dumps(
-                json.loads(random_candidates(module, make_target(1), 1, 1)[0].program.trace_json)
-            )
+        ScheduleTrace(
+            json.dumps(json.loads(random_candidates(module, make_target(1), 1, 1)[0].trace.json))
         ).digest
         == draws[0][0]
     )

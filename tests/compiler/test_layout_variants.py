@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 from tvm import te
 
-from cprune_rl.compiler.deploy.apply_database import apply_programs
+from cprune_rl.compiler.deploy.apply_database import apply_schedules
 from cprune_rl.compiler.deploy.build import run_library
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
@@ -45,12 +45,12 @@ from cprune_rl.compiler.layouts.variants import Choice, find_forms
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import (
     Candidate,
-    Program,
-    carry_over,
+    ScheduleTrace,
     mutate,
     random_candidates,
+    transfer_schedule,
 )
-from cprune_rl.compiler.tuning.trace_search import Effort, ProgramSearch, Task
+from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch, TuningBudget
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache.archive.safe_traces import trace_problem
 from cprune_rl.errors import ModelError
@@ -185,7 +185,7 @@ def test_transforms_of_winograds_form_are_unrolled_and_vectorised(lowered: Lower
         unrolled = re.findall(r"in T.unroll\((?:T.int64\()?(\d+)", candidate.module.script())
         assert unrolled.count("6") >= 2
         assert unrolled.count("4") >= 2
-        assert candidate.program.tile_factors("NHWC"), "the channel loop of the products"
+        assert candidate.trace.tile_factors("NHWC"), "the channel loop of the products"
 
 
 def run_te(tensors: list[te.Tensor], inputs: list[np.ndarray]) -> np.ndarray:
@@ -278,7 +278,7 @@ def test_the_channel_loop_is_found_in_every_form() -> None:
                 .task(forms.all[f].calls[at].function)
             )
             found = [
-                c.program.tile_factors("NHWC" if "form=" in tasks[f].family else "NCHW")
+                c.trace.tile_factors("NHWC" if "form=" in tasks[f].family else "NCHW")
                 for c in random_candidates(task, make_target(1), 1, seed=0)
             ]
             blocks = {
@@ -356,23 +356,23 @@ def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(
     forms = (0,) * len(lowered.network.subgraphs)
     composed = compose(lowered.forms, dense, Choice(forms, ()), values)
     with pytest.raises(ModelError, match="untuned"):
-        apply_programs(composed.module, {}, make_target(1))
+        apply_schedules(composed.module, {}, make_target(1))
 
 
 # --- the search for programs
 
 
-def first_task(lowered: Lowered) -> tuple[Task, str]:
+def first_task(lowered: Lowered) -> tuple[SearchTask, str]:
     form = lowered.forms.all[1]
     call = form.calls[1]
     module = form.exported.lowered(lowered.network.widths(lowered.network.dense)).task(
         call.function
     )
-    return Task(module, [], 0.2, 0), form.network.workloads(lowered.network.dense)[1].family
+    return SearchTask(module, [], 0.2, 0), form.network.workloads(lowered.network.dense)[1].family
 
 
 def splits_of(candidate: Candidate) -> list[list[int]]:
-    instructions, decisions = json.loads(candidate.program.trace_json)
+    instructions, decisions = json.loads(candidate.trace.json)
     return [
         value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"
     ]
@@ -386,14 +386,16 @@ def test_a_search_stops_where_a_trial_no_longer_pays(lowered: Lowered) -> None:
         tried.append(len(candidates))
         return [1.0] * len(candidates)
 
-    search = ProgramSearch(make_target(1))
+    search = TraceSearch(make_target(1))
     assert (
-        len(search.run(family, task, Effort(0, 4, 64, worth_s=0.001), no_better)) == sum(tried) <= 4
+        len(search.run(family, task, TuningBudget(0, 4, 64, worth_s=0.001), no_better))
+        == sum(tried)
+        <= 4
     ), "nothing is worth a trial"
     tried.clear()
-    found = search.run(family, task, Effort(0, 4, 64, worth_s=3.0), no_better)
+    found = search.run(family, task, TuningBudget(0, 4, 64, worth_s=3.0), no_better)
     assert 4 < len(found) < 64, "it hopes for a while, then gives up"
-    assert len({c.program.digest for c in found}) == len(found)
+    assert len({c.trace.digest for c in found}) == len(found)
 
 
 def test_evolution_follows_what_is_better(lowered: Lowered) -> None:
@@ -405,23 +407,26 @@ def test_evolution_follows_what_is_better(lowered: Lowered) -> None:
         ]
 
     def found_by(seed: int) -> list[Candidate]:
-        return ProgramSearch(make_target(1)).run(
-            family, replace(task, seed=seed), Effort(0, 4, 28, worth_s=1000.0), rewards_wide_tiles
+        return TraceSearch(make_target(1)).run(
+            family,
+            replace(task, seed=seed),
+            TuningBudget(0, 4, 28, worth_s=1000.0),
+            rewards_wide_tiles,
         )
 
     found = found_by(0)
     assert len(found) == 28
-    assert [c.program for c in found] == [c.program for c in found_by(0)], "same seed, same search"
+    assert [c.trace for c in found] == [c.trace for c in found_by(0)], "same seed, same search"
     first, last = (np.mean(rewards_wide_tiles(part)) for part in (found[:4], found[-12:]))
     assert last < first, "later programs are better than what it was given to start from"
 
 
 def test_a_failing_task_ends_after_its_first_programs(lowered: Lowered) -> None:
     task, family = first_task(lowered)
-    found = ProgramSearch(make_target(1)).run(
+    found = TraceSearch(make_target(1)).run(
         family,
         task,
-        Effort(0, 3, 64, worth_s=100.0),
+        TuningBudget(0, 3, 64, worth_s=100.0),
         lambda candidates: [float("inf")] * len(candidates),
     )
     assert len(found) <= 3
@@ -492,12 +497,12 @@ def test_a_task_is_the_same_function_in_every_network() -> None:
                 for f, i in ((form, at), (other, known[workload.key]))
             ]
             (candidate,) = random_candidates(tasks[1], target, 1, 0)
-            assert "reduced" in candidate.program.trace_json
-            assert carry_over(candidate.program, tasks[0], target) is not None, (
+            assert "reduced" in candidate.trace.json
+            assert transfer_schedule(candidate.trace, tasks[0], target) is not None, (
                 "a program of one network fits the other's"
             )
-            older = Program(candidate.program.trace_json.replace('"reduced"', '"lv90_red"'))
-            assert carry_over(older, tasks[0], target) is not None, (
+            older = ScheduleTrace(candidate.trace.json.replace('"reduced"', '"lv90_red"'))
+            assert transfer_schedule(older, tasks[0], target) is not None, (
                 "so does one that was kept under a numbered name"
             )
     assert shared
@@ -512,7 +517,7 @@ def test_programs_are_of_the_instructions_that_a_recording_may_hold(lowered: Low
             mutants = mutate(drawn, module, target, 3, 0)
             assert drawn
             assert mutants
-            assert {trace_problem(c.program.trace_json) for c in (*drawn, *mutants)} == {None}
+            assert {trace_problem(c.trace.json) for c in (*drawn, *mutants)} == {None}
 
 
 @pytest.mark.parametrize(
@@ -540,10 +545,10 @@ def test_an_imported_program_that_cannot_be_applied_is_left_out(
     lowered: Lowered, trace: list[object]
 ) -> None:
     task, _ = first_task(lowered)
-    assert carry_over(Program(json.dumps(trace)), task.module, make_target(1)) is None
+    assert transfer_schedule(ScheduleTrace(json.dumps(trace)), task.module, make_target(1)) is None
 
 
 def test_candidates_are_distinct(lowered: Lowered) -> None:
     task, _ = first_task(lowered)
     drawn = random_candidates(task.module, make_target(1), 8, 0)
-    assert len({c.program.digest for c in drawn}) == len(drawn)
+    assert len({c.trace.digest for c in drawn}) == len(drawn)

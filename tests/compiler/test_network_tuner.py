@@ -17,19 +17,27 @@ from cprune_rl.cli import app
 from cprune_rl.compiler.deploy.build import build_network, compare_libraries, run_library
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.layouts.survey import Channels, FormSurvey
-from cprune_rl.compiler.tuning.network_tuner import Tuner, TunerSettings
-from cprune_rl.compiler.tuning.trace_search import Effort
+from cprune_rl.compiler.tuning.network_tuner import NetworkTuner, TuningSettings
+from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
 from cprune_rl.models.export import export_torch
 from cprune_rl.pruning.surgery import prune
 from tests.conftest import Lowered
 
-TINY = TunerSettings(
-    Effort(1, 1, 1), Effort(1, 1, 1), Effort(1, 1, 1), Effort(0, 1, 1), n_exchanged=1
+TINY = TuningSettings(
+    TuningBudget(1, 1, 1),
+    TuningBudget(1, 1, 1),
+    TuningBudget(1, 1, 1),
+    TuningBudget(0, 1, 1),
+    n_shared=1,
 )
-SMALL = TunerSettings(
-    Effort(1, 2, 2), Effort(1, 2, 4), Effort(1, 1, 2), Effort(0, 1, 1), n_exchanged=1
+SMALL = TuningSettings(
+    TuningBudget(1, 2, 2),
+    TuningBudget(1, 2, 4),
+    TuningBudget(1, 1, 2),
+    TuningBudget(0, 1, 1),
+    n_shared=1,
 )
 
 
@@ -39,17 +47,17 @@ def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(
 ) -> None:
     store = open_store(f"sqlite:///{tmp_path}/costs.db")
     narrow = lowered.network.uniform(0.5)
-    first = Tuner(lowered.forms, device, store, SMALL)
+    first = NetworkTuner(lowered.forms, device, store, SMALL)
     first.tune_dense()
     costs = first.measure(narrow)
     assert all(c.error is None and c.tile_factors for c in costs if c.latency_s > 1e-6)
     assert first.spending.fresh_trials > 10
-    first.exchange([lowered.network.dense, narrow])
-    second = Tuner(lowered.forms, device, store, SMALL)
+    first.cross_apply([lowered.network.dense, narrow])
+    second = NetworkTuner(lowered.forms, device, store, SMALL)
     second.tune_dense()
     assert second.measure(narrow) == costs, "what later trials found does not change a search's way"
     assert second.predict(lowered.network.workloads(narrow)) == costs
-    second.exchange([lowered.network.dense, narrow])
+    second.cross_apply([lowered.network.dense, narrow])
     assert second.spending.fresh_trials == 0
     assert second.spending.cached_trials > 10
     pairs = zip(
@@ -73,7 +81,7 @@ class Broken(LocalDevice):
 def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: Lowered) -> None:
     store = open_store(None)
     with Broken() as broken:
-        first, second = (Tuner(lowered.forms, broken, store, TINY) for _ in range(2))
+        first, second = (NetworkTuner(lowered.forms, broken, store, TINY) for _ in range(2))
         first.tune_dense()
         costs = first.measure(lowered.network.dense)
         assert {c.error for c in costs} == {"crashed"}
@@ -108,10 +116,10 @@ def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_t
         lambda survey, channels, tolerance: survey._forms if told else survey._forms[:1],
     )
     with Broken() as broken:
-        tuner = Tuner(lowered.forms, broken, store, TINY)
+        tuner = NetworkTuner(lowered.forms, broken, store, TINY)
         tuner.tune_dense()
-        tuner.widen_pool(plans)
-        tuner.exchange(plans)
+        tuner.extend_pool(plans)
+        tuner.cross_apply(plans)
         assert told
         assert all(
             tuner.n_trials(task) > 0
@@ -125,7 +133,7 @@ def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_t
 @pytest.mark.slow
 def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> None:
     store = open_store(None)
-    tuner = Tuner(lowered.forms, device, store, SMALL)
+    tuner = NetworkTuner(lowered.forms, device, store, SMALL)
     assert device.time_reference().error is None  # starts the server
     killed: list[int] = []
     is_over = threading.Event()
@@ -162,7 +170,7 @@ def test_each_search_of_a_run_pays_as_if_it_were_alone(
     lowered: Lowered, device: LocalDevice
 ) -> None:
     store = open_store(None)
-    tuner = Tuner(lowered.forms, device, store, SMALL, since=0.0)
+    tuner = NetworkTuner(lowered.forms, device, store, SMALL, since=0.0)
     tuner.tune_dense()
     narrow = lowered.network.uniform(0.5)
     a, b = tuner.view(), tuner.view()
@@ -177,7 +185,7 @@ def test_the_compiled_network_computes_what_torch_computes(
     lowered: Lowered, device: LocalDevice, tmp_path: Path
 ) -> None:
     store = open_store(None)
-    tuner = Tuner(lowered.forms, device, store, SMALL)
+    tuner = NetworkTuner(lowered.forms, device, store, SMALL)
     tuner.tune_dense()
     libraries = {}
     image = torch.randn(1, 3, 32, 32)

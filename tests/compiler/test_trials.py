@@ -13,13 +13,13 @@ import pytest
 
 from cprune_rl.compiler.devices.library import build
 from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.tuning.schedule import Candidate, Program
+from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace
 from cprune_rl.compiler.tuning.trials import TrialRunner
 from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache import CostStore, StoredTrial, open_store
 from cprune_rl.errors import DeviceError, ToolchainError
-from tests.doubles.device_fixtures import Doubles
+from tests.doubles.device_fixtures import TimesTwo
 
 TASK = Workload("double", "double", 4, 4, 4, OperatorKind("double"))
 
@@ -27,7 +27,7 @@ TASK = Workload("double", "double", 4, 4, 4, OperatorKind("double"))
 class Double:
     """A device on which each program takes the seconds that it is named after."""
 
-    is_remote, n_links = True, 1
+    is_remote, n_sessions = True, 1
 
     def __init__(self, folder: Path, error: Exception | None = None) -> None:
         self.build_folder, self.error = folder, error
@@ -50,7 +50,7 @@ def seconds(artifact: Artifact) -> float:
 
 
 def candidates(n: int) -> list[Candidate]:
-    return [Candidate(Program(f"[{i}]"), Doubles) for i in range(n)]
+    return [Candidate(ScheduleTrace(f"[{i}]"), TimesTwo) for i in range(n)]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def store() -> Iterator[CostStore]:
 
 def kept(store: CostStore) -> dict[str, tuple[float, str | None]]:
     return {
-        t.program_json: (t.measurement.latency_s, t.measurement.error)
+        t.trace_json: (t.measurement.latency_s, t.measurement.error)
         for t in store.trials("c", TASK.key)
     }
 
@@ -172,7 +172,7 @@ def test_a_linker_that_fails_says_whether_it_is_the_programs_doing(
 ) -> None:
     with pytest.raises(error, match=what) as caught:
         build(
-            Doubles,
+            TimesTwo,
             ((4,), (4,)),
             ("float32", "float32"),
             make_target(1),

@@ -408,7 +408,7 @@ def test_a_program_of_every_listed_instruction_is_taken(recording: Path) -> None
         decisions=[[2, [4, 1, 1, 2]], [5, 2]],
     )
     store = read_recording(rewritten(recording, setting("program", "trace", program)))
-    assert {t.program_json for t in store.trials("arm", "conv")} >= {program}
+    assert {t.trace_json for t in store.trials("arm", "conv")} >= {program}
     store.close()
 
 

@@ -173,7 +173,7 @@ def test_the_fastest_of_many_workloads_are_found_in_one_query() -> None:
         "before_cursor_execute",
         lambda _c, _k, statement, *_: statements.append(statement),
     )
-    assert [(w, t.program) for w, t in store.fastest("c")] == [
+    assert [(w, t.trace_digest) for w, t in store.fastest("c")] == [
         (w, "p1") for w in sorted(workloads, key=lambda w: w.key)
     ]
     assert len(store.fastest("c", "family1")) == 20

@@ -71,7 +71,10 @@ def test_every_released_schema_keeps_its_rows(frozen: Path) -> None:
             assert trials[-1].measurement.error == "crashed: signal 11"
             tuning = store.tuned(summary.context, workload, "dense:random=5:seed=0")
             assert tuning is not None
-            assert (set(tuning.programs), tuning.seconds) == ({t.program for t in trials}, 12.5)
+            assert (set(tuning.trace_digests), tuning.seconds) == (
+                {t.trace_digest for t in trials},
+                12.5,
+            )
     assert rows(frozen, "SELECT count(*), max(value) FROM accuracies") == [(3, 0.9)]
     assert find_damage(store.database) == []
     store.close()

@@ -21,18 +21,18 @@ from tvm.script import tirx as T
 from cprune_rl.compiler.devices.rpc_device import TimingSettings, build
 from cprune_rl.compiler.devices.spec import TrackerSpec, parse_device
 from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.devices.tracker import Patience, TrackerDevice
+from cprune_rl.compiler.devices.tracker import RetrySettings, TrackerDevice
 from cprune_rl.compiler.devices.tracker_client import TrackerAddress, tracker_status
 from cprune_rl.core.protocols import Artifact
 from cprune_rl.errors import DeviceError
 
 ROOT = Path(__file__).parents[2]
 BRIEF = TimingSettings(n_repeats=2, min_repeat_ms=1, timeout_s=2.5, max_spread=1e9, max_drift=1e9)
-SOON = Patience(session_s=60, first_pause_s=0.1, longest_pause_s=0.5)
+SOON = RetrySettings(session_s=60, first_pause_s=0.1, longest_pause_s=0.5)
 
 
 @I.ir_module
-class Doubles:
+class TimesTwo:
     @T.prim_func(s_tir=True)
     def main(A: T.Buffer((4,), "float32"), B: T.Buffer((4,), "float32")):  # noqa: N803, N805  # TVMScript's way to write a buffer
         T.func_attr({"global_symbol": "main"})
@@ -67,12 +67,12 @@ class Crashes:
         T.evaluate(T.call_extern("int32", "abort"))
 
 
-class Programs:
+class SampleArtifacts:
     """The four as libraries for this machine, which serves as every device here."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._target = folder, make_target(1)
-        self.good, self.slow = self.built(Doubles, "good", 2), self.built(Slow, "slow", 2)
+        self.good, self.slow = self.built(TimesTwo, "good", 2), self.built(Slow, "slow", 2)
         self.hanging, self.crashing = (
             self.built(Hangs, "hanging", 1),
             self.built(Crashes, "crashing", 1),
@@ -88,7 +88,7 @@ class Programs:
         )
 
 
-class Yard:
+class RpcCluster:
     """A real tracker and real servers, as processes of their own."""
 
     def __init__(self, folder: Path) -> None:
@@ -162,8 +162,8 @@ class Yard:
 
 
 def open_key(
-    yard: Yard, key: str, options: str = "", timing: TimingSettings = BRIEF
+    cluster: RpcCluster, key: str, options: str = "", timing: TimingSettings = BRIEF
 ) -> TrackerDevice:
-    spec = parse_device(f"rpc://{yard.tracker}/{key}{options}")
+    spec = parse_device(f"rpc://{cluster.tracker}/{key}{options}")
     assert isinstance(spec, TrackerSpec)
     return TrackerDevice(spec, timing, SOON)

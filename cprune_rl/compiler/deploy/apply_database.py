@@ -20,14 +20,14 @@ from tvm.s_tir.meta_schedule.tune_context import (
 )  # what MetaSchedule itself applies to a task
 from tvm_ffi import structural_equal, structural_hash
 
-from cprune_rl.compiler.tuning.schedule import Program, scheduled
+from cprune_rl.compiler.tuning.schedule import ScheduleTrace, apply_schedule
 from cprune_rl.errors import ModelError
 
-__all__ = ["ProgramDatabase", "apply_programs"]
+__all__ = ["ScheduleDatabase", "apply_schedules"]
 
 
 @derived_object
-class ProgramDatabase(ms.database.PyDatabase):  # type: ignore[misc]  # tvm has no types
+class ScheduleDatabase(ms.database.PyDatabase):  # type: ignore[misc]  # tvm has no types
     """A database of the programs of one module.
 
     Args:
@@ -37,7 +37,7 @@ class ProgramDatabase(ms.database.PyDatabase):  # type: ignore[misc]  # tvm has 
     """
 
     def __init__(
-        self, module: tvm.IRModule, programs: Mapping[str, Program], target: tvm.target.Target
+        self, module: tvm.IRModule, programs: Mapping[str, ScheduleTrace], target: tvm.target.Target
     ) -> None:
         super().__init__()
         self._target = target
@@ -45,7 +45,7 @@ class ProgramDatabase(ms.database.PyDatabase):  # type: ignore[misc]  # tvm has 
         self._n = 0
         for name, program in programs.items():
             task = _normalize_mod(module[name])
-            schedule = scheduled(program, task, target)
+            schedule = apply_schedule(program, task, target)
             self._schedules.setdefault(structural_hash(task), []).append((task, schedule))
             self._n += 1
 
@@ -116,8 +116,8 @@ class ProgramDatabase(ms.database.PyDatabase):  # type: ignore[misc]  # tvm has 
         return next((schedule for task, schedule in found if structural_equal(task, mod)), None)
 
 
-def apply_programs(
-    module: tvm.IRModule, programs: Mapping[str, Program], target: tvm.target.Target
+def apply_schedules(
+    module: tvm.IRModule, programs: Mapping[str, ScheduleTrace], target: tvm.target.Target
 ) -> tvm.IRModule:
     """Schedules every function of a module by its program.
 
@@ -129,7 +129,7 @@ def apply_programs(
     Raises:
         ModelError: a function has no program, so it would run untuned.
     """
-    database = ProgramDatabase(module, programs, target)
+    database = ScheduleDatabase(module, programs, target)
     with target, database, tvm.transform.PassContext(opt_level=3):
         tuned = relax.transform.MetaScheduleApplyDatabase(enable_warning=False)(module)
     if missed := [

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import nn
 from tvm import relax
 
-from cprune_rl.compiler.deploy.apply_database import apply_programs
+from cprune_rl.compiler.deploy.apply_database import apply_schedules
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import last_line, uploaded
 from cprune_rl.compiler.export.normalize import fold_batch_norms
 from cprune_rl.compiler.layouts.compose import compose
 from cprune_rl.compiler.layouts.variants import Forms
-from cprune_rl.compiler.tuning.network_tuner import Tuner
+from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.intervals import Interval, median_interval, noise_floor, speedup_interval
 from cprune_rl.core.network import Plan
 from cprune_rl.errors import DeviceError, ModelError
@@ -29,8 +29,8 @@ __all__ = [
     "SideBySide",
     "build_network",
     "compare_libraries",
-    "run_in_session",
     "run_library",
+    "run_on_device",
     "time_interleaved",
 ]
 
@@ -61,7 +61,7 @@ class SideBySide:
 
 
 def build_network(
-    forms: Forms, plan: Plan, model: nn.Module, tuner: Tuner, device: RpcDevice, path: Path
+    forms: Forms, plan: Plan, model: nn.Module, tuner: NetworkTuner, device: RpcDevice, path: Path
 ) -> None:
     """Compiles a pruned network into one library that runs with TVM's runtime alone.
 
@@ -82,12 +82,12 @@ def build_network(
     composed = compose(forms, plan, tuner.choice(plan), values)
     programs = {}
     for function, workload in composed.tasks.items():
-        if (best := tuner.best_program(workload)) is None:
+        if (best := tuner.best_schedule(workload)) is None:
             raise ModelError(
                 f"task {workload.key[:80]} has no program that runs, so the network cannot be compiled"
             )
         programs[function] = best[0]
-    scheduled = apply_programs(composed.module, programs, device.target)
+    scheduled = apply_schedules(composed.module, programs, device.target)
     device.export(tvm.compile(scheduled, target=device.target), path)
 
 
@@ -102,7 +102,7 @@ def run_library(path: Path, image: NDArray[np.float32], n_outputs: int) -> NDArr
     )
 
 
-def run_in_session(
+def run_on_device(
     device: RpcDevice, path: Path, image: NDArray[np.float32], n_outputs: int
 ) -> NDArray[np.float32]:
     """Runs a library where it was compiled for, on one image;

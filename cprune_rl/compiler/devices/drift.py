@@ -13,13 +13,13 @@ from statistics import median
 
 from cprune_rl.core.protocols import Measurement
 
-__all__ = ["DriftWatch"]
+__all__ = ["DriftMonitor"]
 
 # looks that the running median is taken of: a device that stays slower becomes the new normal
 _MEMORY = 31
 
 
-class DriftWatch:
+class DriftMonitor:
     """Times trials between looks at a reference workload;
 
     where that moved, the trials are timed again.
@@ -29,7 +29,7 @@ class DriftWatch:
         every: trials between two looks.
         max_drift: how far a look may be from the median of the device's own looks, as a share of
             it.
-        n_again: how often the trials since the last good look are timed again; the last timing
+        max_retimings: how often the trials since the last good look are timed again; the last timing
             counts then.
     """
 
@@ -38,9 +38,14 @@ class DriftWatch:
         look: Callable[[], Measurement],
         every: int = 8,
         max_drift: float = 0.25,
-        n_again: int = 2,
+        max_retimings: int = 2,
     ) -> None:
-        self._look, self._every, self._max_drift, self._n_again = look, every, max_drift, n_again
+        self._look, self._every, self._max_drift, self._n_again = (
+            look,
+            every,
+            max_drift,
+            max_retimings,
+        )
         self._seen: deque[float] = deque(maxlen=_MEMORY)
 
     def time(self, trials: Sequence[Callable[[], Measurement]]) -> list[Measurement]:

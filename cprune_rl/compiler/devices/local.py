@@ -21,7 +21,7 @@ from tvm import rpc
 
 import cprune_rl
 from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
-from cprune_rl.compiler.devices.rpc_session import Link
+from cprune_rl.compiler.devices.rpc_session import RpcSession
 from cprune_rl.compiler.devices.target import host_cpu, make_target
 from cprune_rl.errors import DeviceError
 
@@ -102,7 +102,7 @@ class _Server:
         self.folder.cleanup()
 
 
-class LocalLink(Link):
+class LocalSession(RpcSession):
     """A server of our own and a session on it, pinned to the last cores.
 
     Args:
@@ -183,7 +183,7 @@ class LocalDevice(RpcDevice):
         self, n_threads: int = 1, mcpu: str | None = None, timing: TimingSettings | None = None
     ) -> None:
         self._n_threads, self._mcpu = n_threads, mcpu or host_cpu()
-        self._link = LocalLink(n_threads)
+        self._link = LocalSession(n_threads)
         super().__init__(make_target(n_threads, self._mcpu), [self._link], timing)
 
     @property

@@ -24,9 +24,9 @@ import tvm
 from numpy.typing import NDArray
 from tvm import te
 
-from cprune_rl.compiler.devices.drift import DriftWatch
+from cprune_rl.compiler.devices.drift import DriftMonitor
 from cprune_rl.compiler.devices.library import build, export_library
-from cprune_rl.compiler.devices.rpc_session import Link, last_line, make_arguments, uploaded
+from cprune_rl.compiler.devices.rpc_session import RpcSession, last_line, make_arguments, uploaded
 from cprune_rl.compiler.devices.target import require_linker
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.errors import DeviceError
@@ -50,18 +50,18 @@ class TimingSettings:
         min_repeat_ms: each sample averages as many runs as this takes.
         timeout_s: a trial that takes longer is ended, with an error for its value.
         max_spread: a program whose samples spread (max / min - 1) by more is timed once again.
-        look_every: trials between two looks at the reference workload.
+        reference_every: trials between two looks at the reference workload.
         max_drift: how far a look may be from the median of the device's own, as a share of it.
-        n_again: how often trials between drifted looks are timed again.
+        max_retimings: how often trials between drifted looks are timed again.
     """
 
     n_repeats: int = 5
     min_repeat_ms: int = 5
     timeout_s: float = 10.0
     max_spread: float = 0.25
-    look_every: int = 8
+    reference_every: int = 8
     max_drift: float = 0.25
-    n_again: int = 2
+    max_retimings: int = 2
 
 
 class RpcDevice(ABC):
@@ -83,7 +83,7 @@ class RpcDevice(ABC):
     def __init__(
         self,
         target: tvm.target.Target,
-        links: Sequence[Link],
+        links: Sequence[RpcSession],
         timing: TimingSettings | None = None,
         linker: str | None = None,
     ) -> None:
@@ -97,7 +97,9 @@ class RpcDevice(ABC):
         self._reference: Artifact | None = None
         t = self._timing
         self._watches = {
-            id(link): DriftWatch(partial(self._look, link), t.look_every, t.max_drift, t.n_again)
+            id(link): DriftMonitor(
+                partial(self._look, link), t.reference_every, t.max_drift, t.max_retimings
+            )
             for link in self._links
         }
 
@@ -117,7 +119,7 @@ class RpcDevice(ABC):
         """Whether it is another machine, so that building here does not disturb timing there."""
 
     @property
-    def n_links(self) -> int:
+    def n_sessions(self) -> int:
         """Programs that are timed at once."""
         return len(self._links)
 
@@ -161,7 +163,7 @@ class RpcDevice(ABC):
                 waiting=waiting,
                 artifacts=artifacts,
                 results=results,
-                n_links=len(links),
+                n_sessions=len(links),
             )
             if len(links) == 1:
                 drain(links[0])
@@ -201,7 +203,7 @@ class RpcDevice(ABC):
         return found
 
     def run_guarded(
-        self, work: Callable[[Any], T], timeout_s: float, link: Link | None = None
+        self, work: Callable[[Any], T], timeout_s: float, link: RpcSession | None = None
     ) -> T:
         """Runs `work(session)` and ends the session when it takes too long.
 
@@ -250,31 +252,34 @@ class RpcDevice(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _first(self) -> Link:
+    def _first(self) -> RpcSession:
         """The link to take where one will do:
 
         one with a session, because the device of another may be away.
         """
         if not self._links:
             raise self._gone or DeviceError(f"{self.name} has no device left")
-        return next((link for link in self._links if link.has_session), self._links[0])
+        return next((link for link in self._links if link.is_open), self._links[0])
 
     def _drain(
         self,
-        link: Link,
+        link: RpcSession,
         waiting: deque[int],
         artifacts: Sequence[Artifact],
         results: dict[int, Measurement],
-        n_links: int,
+        n_sessions: int,
     ) -> None:
         """Times what waits until nothing does;
 
         a link without a device leaves its share to the others.
         """
-        share = -(-len(artifacts) // n_links) if n_links > 1 else len(artifacts)
-        size = min(share, self._timing.look_every) if n_links > 1 else share
+        share = -(-len(artifacts) // n_sessions) if n_sessions > 1 else len(artifacts)
+        size = min(share, self._timing.reference_every) if n_sessions > 1 else share
         try:  # work is taken by who has a device: one that is busy or away holds nothing up
-            if n_links > 1 and link.session(self._timing.timeout_s, lambda: bool(waiting)) is None:
+            if (
+                n_sessions > 1
+                and link.session(self._timing.timeout_s, lambda: bool(waiting)) is None
+            ):
                 return
         except DeviceError as error:
             with self._lock:
@@ -296,12 +301,12 @@ class RpcDevice(ABC):
                 return
             results.update(zip(taken, timed, strict=True))
 
-    def _retire(self, link: Link, error: DeviceError) -> None:
+    def _retire(self, link: RpcSession, error: DeviceError) -> None:
         self._links.remove(link)
         link.close()
         self._gone = error
 
-    def _time_well(self, artifact: Artifact, link: Link) -> Measurement:
+    def _time_well(self, artifact: Artifact, link: RpcSession) -> Measurement:
         """Times a program, and once again where its samples spread too far or its session was lost:
 
         a second loss is the program's doing.
@@ -322,7 +327,7 @@ class RpcDevice(ABC):
             )  # it ran well before: a session that is lost now says more of the device
         return measurement
 
-    def _time_one(self, artifact: Artifact, link: Link) -> Measurement:
+    def _time_one(self, artifact: Artifact, link: RpcSession) -> Measurement:
         def work(session: Any) -> Measurement:
             with uploaded(session, artifact.path) as module:
                 arguments = make_arguments(session, artifact)
@@ -348,7 +353,7 @@ class RpcDevice(ABC):
                 with self._lock:
                     self._retire(link, error)
 
-    def _attempt(self, work: Callable[[Any], T], link: Link) -> T | Measurement:
+    def _attempt(self, work: Callable[[Any], T], link: RpcSession) -> T | Measurement:
         try:
             return self.run_guarded(work, self._timing.timeout_s, link)
         except DeviceError:
@@ -357,7 +362,7 @@ class RpcDevice(ABC):
             lost = f"{_LOST}: " if "kShutdown" in str(error) else ""
             return Measurement(error=f"{lost}{type(error).__name__}: {last_line(error)}")
 
-    def _look(self, link: Link) -> Measurement:
+    def _look(self, link: RpcSession) -> Measurement:
         return self._time_one(self._reference_artifact(), link)
 
     def _reference_artifact(self) -> Artifact:

@@ -19,14 +19,14 @@ import tvm
 
 from cprune_rl.core.protocols import Artifact
 
-__all__ = ["Link", "last_line", "make_arguments", "uploaded"]
+__all__ = ["RpcSession", "last_line", "make_arguments", "uploaded"]
 
 _MAX_USES = 500  # libraries that a session has loaded are never unloaded
 _n_uploads = itertools.count()
 _FILL_BYTES = 1 << 16  # larger arguments are filled on the device and not sent there
 
 
-class Link(ABC):
+class RpcSession(ABC):
     """Owns a session. One thread uses it at a time; `cut` may come from any."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Link(ABC):
         self._n_uses = 0
 
     @property
-    def has_session(self) -> bool:
+    def is_open(self) -> bool:
         """Whether there is one already; its device may be away all the same."""
         return self._session is not None
 

@@ -18,12 +18,12 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["Relay"]
+__all__ = ["TcpProxy"]
 
 _CHUNK_BYTES = 1 << 16
 
 
-class Relay:
+class TcpProxy:
     """Forwards one connection.
 
     Args:

@@ -17,7 +17,7 @@ from typing import Any
 from tvm import rpc
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
-from cprune_rl.compiler.devices.rpc_session import Link, last_line
+from cprune_rl.compiler.devices.rpc_session import RpcSession, last_line
 from cprune_rl.compiler.devices.spec import TrackerSpec
 from cprune_rl.compiler.devices.target import (
     host_cpu,
@@ -26,11 +26,11 @@ from cprune_rl.compiler.devices.target import (
     same_architecture,
     target_of,
 )
-from cprune_rl.compiler.devices.tcp_proxy import Relay
+from cprune_rl.compiler.devices.tcp_proxy import TcpProxy
 from cprune_rl.compiler.devices.tracker_client import TrackerAddress, request_device, tracker_status
 from cprune_rl.errors import ConfigError, DeviceError
 
-__all__ = ["Patience", "TrackerDevice"]
+__all__ = ["RetrySettings", "TrackerDevice"]
 
 _SLACK_S = 10.0  # between our own time limit and the server's, so that ours is the one that is met
 # in the tracker's queue before it is asked again: a tracker that lost power does not say so
@@ -40,7 +40,7 @@ _BIG_CORES = 1  # TVM's thread pool: prefer the fast cores
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetrySettings:
     """How long a device that does not answer is waited for.
 
     Attributes:
@@ -57,7 +57,7 @@ class Patience:
     longest_pause_s: float = 10.0
 
 
-class TrackerLink(Link):
+class TrackerSession(RpcSession):
     """Asks a tracker for a device of one key.
 
     Args:
@@ -74,12 +74,12 @@ class TrackerLink(Link):
         key: str,
         n_threads: int,
         wait_s: float,
-        patience: Patience | None = None,
+        patience: RetrySettings | None = None,
     ) -> None:
         super().__init__()
         self._tracker, self._key, self._n_threads, self._wait_s = tracker, key, n_threads, wait_s
-        self._patience = patience or Patience()
-        self._relay: Relay | None = None
+        self._patience = patience or RetrySettings()
+        self._relay: TcpProxy | None = None
         self._ends = 0.0
 
     def cut(self) -> None:
@@ -114,7 +114,7 @@ class TrackerLink(Link):
     def _request(self, session_s: float, queue_s: float) -> Any:
         """One session; an `OSError` or a `RuntimeError` where there is none now."""
         grant = request_device(self._tracker, self._key, queue_s)
-        self._relay = relay = Relay(
+        self._relay = relay = TcpProxy(
             grant.host, grant.port, self._patience.connect_s, session_s + _SLACK_S
         )
         watchdog = threading.Timer(self._patience.connect_s, relay.cut)
@@ -170,7 +170,7 @@ class TrackerDevice(RpcDevice):
         self,
         spec: TrackerSpec,
         timing: TimingSettings | None = None,
-        patience: Patience | None = None,
+        patience: RetrySettings | None = None,
     ) -> None:
         self._spec = spec
         target = target_of(spec.target) if spec.target is not None else None
@@ -184,7 +184,7 @@ class TrackerDevice(RpcDevice):
                 f"the tracker at {spec.tracker} knows no device of key {spec.key!r}. Known: {listed}. Start one with `{start}`."
             )
         links = [
-            TrackerLink(spec.tracker, spec.key, spec.threads, spec.wait_s, patience)
+            TrackerSession(spec.tracker, spec.key, spec.threads, spec.wait_s, patience)
             for _ in range(spec.devices or max(known[spec.key].n_free, 1))
         ]
         session = links[0].session(0.0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from cprune_rl.errors import ConfigError, DeviceError
 
-__all__ = ["Grant", "KeyStatus", "TrackerAddress", "request_device", "tracker_status"]
+__all__ = ["KeyStatus", "ServerLease", "TrackerAddress", "request_device", "tracker_status"]
 
 _MAGIC = 0x2F271
 _SUCCESS, _REQUEST, _SUMMARY = 0, 4, 6
@@ -76,7 +76,7 @@ class KeyStatus:
 
 
 @dataclass(frozen=True)
-class Grant:
+class ServerLease:
     """A device that a tracker has given us: where it listens, and the key it will know us by."""
 
     host: str
@@ -116,7 +116,7 @@ def tracker_status(tracker: TrackerAddress) -> list[KeyStatus]:
     return found
 
 
-def request_device(tracker: TrackerAddress, key: str, timeout_s: float) -> Grant:
+def request_device(tracker: TrackerAddress, key: str, timeout_s: float) -> ServerLease:
     """Waits in a tracker's queue for a device.
 
     Raises:
@@ -129,7 +129,7 @@ def request_device(tracker: TrackerAddress, key: str, timeout_s: float) -> Grant
             code, value = _receive(connection)
             if code != _SUCCESS:
                 raise OSError(f"the tracker answered {code}")
-            return Grant(str(value[0]), int(value[1]), str(value[2]))
+            return ServerLease(str(value[0]), int(value[1]), str(value[2]))
         except TimeoutError:
             raise TimeoutError(
                 f"no device of key {key!r} became free within {timeout_s:.0f} s"

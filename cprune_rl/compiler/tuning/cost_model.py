@@ -18,7 +18,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from cprune_rl.compiler.tuning.schedule import Candidate
 
-__all__ = ["ProgramModel", "features"]
+__all__ = ["ScheduleCostModel", "features"]
 
 _ENOUGH = 8  # trials below which a ranking would be noise
 
@@ -42,7 +42,7 @@ def features(
     )
 
 
-class ProgramModel:
+class ScheduleCostModel:
     """Log latency of programs of one family, relative to the best of their own task.
 
     Args:

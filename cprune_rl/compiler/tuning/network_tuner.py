@@ -30,30 +30,30 @@ from cprune_rl.compiler.layouts.survey import Channels, FormSurvey
 from cprune_rl.compiler.layouts.transposes import transpose_module, transpose_workload
 from cprune_rl.compiler.layouts.variants import Choice, Forms, Transpose
 from cprune_rl.compiler.tuning.output_check import OutputCheck
-from cprune_rl.compiler.tuning.schedule import Program
-from cprune_rl.compiler.tuning.task_tuner import Job, Pool, TaskTuner
-from cprune_rl.compiler.tuning.trace_search import Effort
+from cprune_rl.compiler.tuning.schedule import ScheduleTrace
+from cprune_rl.compiler.tuning.task_tuner import SchedulePool, TaskTuner, TuningTask
+from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.core.network import Plan, Workload
 from cprune_rl.core.protocols import Spending, TaskCost
 from cprune_rl.cost_cache import CostStore
 
-__all__ = ["Tuner", "TunerSettings"]
+__all__ = ["NetworkTuner", "TuningSettings"]
 
 OnTask = Callable[[int], None]
 _SURVEY_TOLERANCE = 2.0  # a dozen random programs say little more
 # times as slow as the dense layer may a pruned one be, by a few random programs, to be tuned on
 _PROMISING = 1.6
 _NEIGHBOURS = 3  # shapes that a shape is offered programs of before a search, itself included
-_SURVEY = Effort(n_pool=4, n_random=12, n_max=12)
-_DENSE = Effort(
+_SURVEY = TuningBudget(n_pool=4, n_random=12, n_max=12)
+_DENSE = TuningBudget(
     n_pool=4, n_random=12, n_max=64, worth_s=3.0
 )  # the random ones are those of the survey
-_NEAR = Effort(n_pool=4, n_random=3, n_max=16)
-_TRANSPOSE = Effort(n_pool=0, n_random=6, n_max=6)
+_NEAR = TuningBudget(n_pool=4, n_random=3, n_max=16)
+_TRANSPOSE = TuningBudget(n_pool=0, n_random=6, n_max=6)
 
 
 @dataclass(frozen=True)
-class TunerSettings:
+class TuningSettings:
     """How hard tasks are tuned.
 
     Attributes:
@@ -63,16 +63,16 @@ class TunerSettings:
         transpose: of maps, between subgraphs in different forms.
         form_tolerance: a form that was slower than another by more than this factor is not tried on
             shapes nearby (see `form_survey`).
-        n_exchanged: of its best programs, that each task offers to its family.
+        n_shared: of its best programs, that each task offers to its family.
         seed: of the random programs.
     """
 
-    survey: Effort = _SURVEY
-    dense: Effort = _DENSE
-    near: Effort = _NEAR
-    transpose: Effort = _TRANSPOSE
+    survey: TuningBudget = _SURVEY
+    dense: TuningBudget = _DENSE
+    near: TuningBudget = _NEAR
+    transpose: TuningBudget = _TRANSPOSE
     form_tolerance: float = 1.4
-    n_exchanged: int = 4
+    n_shared: int = 4
     seed: int = 0
 
 
@@ -86,11 +86,11 @@ class _Shared:
     )  # of each subgraph, on the dense network
     blocked: dict[tuple[int, str], FormSurvey] = field(
         default_factory=dict
-    )  # of each subgraph and kind of block, on the plans of `tune_blocked`
+    )  # of each subgraph and kind of block, on the plans of `tune_block_sparse`
     dense_costs: dict[str, TaskCost] = field(default_factory=dict)
 
 
-class Tuner:
+class NetworkTuner:
     """A `LatencySource` that times programs (see `contracts.LatencySource`).
 
     Args:
@@ -108,11 +108,11 @@ class Tuner:
         forms: Forms,
         device: RpcDevice,
         store: CostStore,
-        settings: TunerSettings | None = None,
+        settings: TuningSettings | None = None,
         since: float = math.inf,
     ) -> None:
         self._forms, self._device = forms, device
-        self._settings = settings or TunerSettings()
+        self._settings = settings or TuningSettings()
         self._tasks = TaskTuner(device, store, self._settings.seed, since)
         self._shared = _Shared()
         self._plans: dict[Plan, list[TaskCost]] = {}
@@ -131,11 +131,11 @@ class Tuner:
         return self._tasks.context
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> SchedulePool:
         """Of good programs."""
         return self._tasks.pool
 
-    def view(self) -> Tuner:
+    def view(self) -> NetworkTuner:
         """A source with the same pool and counters of its own, for a search that is to be compared."""
         view = copy.copy(self)
         view._tasks, view._plans, view._answers = self._tasks.view(), {}, {}
@@ -163,10 +163,10 @@ class Tuner:
                     on_task(done)
             self._note_forms(dense)
         self._shared.surveys = [survey.copy() for survey in self._surveys]
-        self._tasks.exchange(jobs, settings.n_exchanged)
+        self._tasks.cross_apply(jobs, settings.n_shared)
         self._keep_dense()
 
-    def tune_blocked(self, plans: Sequence[Plan], on_task: OnTask | None = None) -> None:
+    def tune_block_sparse(self, plans: Sequence[Plan], on_task: OnTask | None = None) -> None:
         """Tunes tasks of layers that are pruned by schemes as hard as dense ones, before a search
         believes what blocks cost.
 
@@ -191,7 +191,7 @@ class Tuner:
                         or self._tasks.costs[key].latency_s <= _PROMISING * dense[at]
                     ):
                         self._tasks.tune(jobs[key], name, effort)
-                        self._tasks.offer([jobs[key].workload], self._settings.n_exchanged)
+                        self._tasks.add_to_pool([jobs[key].workload], self._settings.n_shared)
                 self._note_forms(plan)
             self._shared.blocked = {kind: survey.copy() for kind, survey in self._blocked.items()}
             if on_task is not None:
@@ -206,7 +206,7 @@ class Tuner:
             {w.key for forms in self._forms.workloads(self._forms.network.dense) for w in forms}
         )
 
-    def widen_pool(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
+    def extend_pool(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
         """Measures plans and passes good programs between neighbouring shapes, the dense ones
         included, before a search begins.
 
@@ -216,7 +216,7 @@ class Tuner:
         """
         plans = [self._forms.network.dense, *plans]
         self._settle(plans)
-        self._tasks.exchange(self._jobs_of(plans), self._settings.n_exchanged, _NEIGHBOURS, on_task)
+        self._tasks.cross_apply(self._jobs_of(plans), self._settings.n_shared, _NEIGHBOURS, on_task)
         self._plans.clear()
         self._keep_dense()
 
@@ -249,7 +249,7 @@ class Tuner:
         ]
         return self._forms.choose(costs, lambda t: self._transpose_s(plan, t))
 
-    def exchange(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
+    def cross_apply(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
         """Tries the best programs of all plans' tasks on each other, the dense shapes included.
 
         Makes a comparison fair: after it every plan has been offered the best that was found for
@@ -264,18 +264,18 @@ class Tuner:
         plans = list(dict.fromkeys(plans))
         self._settle(plans)
         jobs = self._jobs_of(plans)
-        self._tasks.exchange(jobs, self._settings.n_exchanged, on_task=on_task)
+        self._tasks.cross_apply(jobs, self._settings.n_shared, on_task=on_task)
         self._top_up_dense(plans)
-        self._tasks.believe_all(job.workload for job in jobs.values())
+        self._tasks.adopt_fastest(job.workload for job in jobs.values())
         self._plans.clear()
 
-    def n_exchange_tasks(self, plans: Iterable[Plan]) -> int:
+    def n_cross_apply_tasks(self, plans: Iterable[Plan]) -> int:
         """Tasks that an exchange goes through."""
         return len(self._jobs_of(plans))
 
-    def best_program(self, workload: Workload) -> tuple[Program, float] | None:
+    def best_schedule(self, workload: Workload) -> tuple[ScheduleTrace, float] | None:
         """The fastest program of a task and its seconds; None where none ran."""
-        return self._tasks.best_program(workload)
+        return self._tasks.best_schedule(workload)
 
     def n_trials(self, workload: Workload) -> int:
         """Programs tried on a task so far, failures included."""
@@ -340,7 +340,7 @@ class Tuner:
             _size(forms[0]), tolerance or self._settings.form_tolerance
         )
 
-    def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, Job]:
+    def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, TuningTask]:
         """The distinct tasks of a plan, in the forms that are worth trying."""
         whole = self._forms.network.workloads(
             replace(plan, schemes=())
@@ -352,13 +352,13 @@ class Tuner:
         ]
         weights = Counter(w.key for w in whole)
         return {
-            w.key: Job(
+            w.key: TuningTask(
                 w, functools.partial(self._load, w, plan), self._share(plain, weights[plain.key])
             )
             for w, plain in tasks
         }
 
-    def _jobs_of(self, plans: Iterable[Plan]) -> dict[str, Job]:
+    def _jobs_of(self, plans: Iterable[Plan]) -> dict[str, TuningTask]:
         return {key: job for plan in plans for key, job in self._jobs(plan).items()}
 
     def _share(self, workload: Workload, weight: int) -> float:
@@ -405,7 +405,7 @@ class Tuner:
     def _transpose_s(self, plan: Plan, transpose: Transpose) -> float:
         workload = transpose_workload(self._forms, plan, transpose)
         if workload.key not in self._tasks.costs:
-            job = Job(
+            job = TuningTask(
                 workload, lambda: (transpose_module(self._forms, plan, transpose), None), 0.02
             )
             self._tasks.tune(job, "transpose", self._settings.transpose)
@@ -424,7 +424,7 @@ class Tuner:
                     count = (
                         self._settings.dense.n_random + missing
                     )  # drawing again from the start keeps the recipe plain
-                    self._tasks.tune(jobs[forms[f].key], "top-up", Effort(0, count, count))
+                    self._tasks.tune(jobs[forms[f].key], "top-up", TuningBudget(0, count, count))
 
 
 def _distinct(forms: Sequence[Workload]) -> list[int]:

@@ -199,8 +199,8 @@ def _measure(device: RpcDevice, workload: _Workload) -> list[StoredTrial]:
     return [
         StoredTrial(
             workload.key,
-            c.program.digest,
-            c.program.trace_json,
+            c.trace.digest,
+            c.trace.json,
             next(timed) if isinstance(b, Artifact) else b,
         )
         for c, b in zip(candidates, built, strict=True)

@@ -25,12 +25,12 @@ from cprune_rl.compiler.export.block_names import traced_alike
 
 __all__ = [
     "Candidate",
-    "Program",
-    "carry_over",
+    "ScheduleTrace",
+    "apply_schedule",
     "mutate",
     "random_candidates",
-    "scheduled",
     "tile_factors",
+    "transfer_schedule",
 ]
 
 _apply_mutator = tvm.get_global_func("s_tir.meta_schedule.MutatorApply")
@@ -45,28 +45,28 @@ _CHANNEL_LOOPS = {
 
 
 @dataclass(frozen=True)
-class Program:
+class ScheduleTrace:
     """A schedule trace, independent of the process that found it.
 
     Attributes:
-        trace_json: instructions and decisions, as `tvm.s_tir.Trace.as_json` gives them.
+        json: instructions and decisions, as `tvm.s_tir.Trace.as_json` gives them.
     """
 
-    trace_json: str
+    json: str
 
     @staticmethod
-    def of(trace: Any) -> Program:
+    def from_tvm(trace: Any) -> ScheduleTrace:
         """The program of one of TVM's traces; its post-processors are left out."""
-        return Program(json.dumps(_plain(trace.as_json(remove_postproc=True))))
+        return ScheduleTrace(json.dumps(_plain(trace.as_json(remove_postproc=True))))
 
     @property
     def digest(self) -> str:
         """Names the program in the cost cache."""
-        return hashlib.sha256(self.trace_json.encode()).hexdigest()[:20]
+        return hashlib.sha256(self.json.encode()).hexdigest()[:20]
 
     def tile_factors(self, layout: str = "NCHW") -> tuple[int, ...]:
         """Split of the output-channel loop (see `tile_factors`)."""
-        return tile_factors(json.loads(self.trace_json), layout)
+        return tile_factors(json.loads(self.json), layout)
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Candidate:
     """A program applied to a task: what a trial builds.
 
     Attributes:
-        program: the trace, with decisions that fit this task.
+        trace: of the schedule, with decisions that fit this task.
         module: the scheduled function.
     """
 
-    program: Program
+    trace: ScheduleTrace
     module: tvm.IRModule
 
 
@@ -151,10 +151,10 @@ def random_candidates(
     context = _context(module, target, seed)
     context.pre_tuning(count, count)
     drawn = [
-        Candidate(Program.of(c.sch.trace), c.sch.mod)
+        Candidate(ScheduleTrace.from_tvm(c.sch.trace), c.sch.mod)
         for c in context.generate_measure_candidates() or []
     ]
-    return list({c.program.digest: c for c in drawn}.values())
+    return list({c.trace.digest: c for c in drawn}.values())
 
 
 def mutate(
@@ -199,7 +199,7 @@ def mutate(
 
 def _trace_of(parent: Candidate, module: tvm.IRModule) -> Any:
     schedule = Schedule(module, seed=_SEED)
-    Trace.apply_json_to_schedule(json.loads(parent.program.trace_json), schedule)
+    Trace.apply_json_to_schedule(json.loads(parent.trace.json), schedule)
     return schedule.trace
 
 
@@ -212,8 +212,8 @@ def _applied(trace: Any, module: tvm.IRModule, target: tvm.target.Target) -> Can
         return None  # the changed decision does not go with the others
 
 
-def carry_over(
-    program: Program, module: tvm.IRModule, target: tvm.target.Target
+def transfer_schedule(
+    program: ScheduleTrace, module: tvm.IRModule, target: tvm.target.Target
 ) -> Candidate | None:
     """Applies a program to another shape of its family (program inheritance).
 
@@ -228,7 +228,9 @@ def carry_over(
     return None if schedule is None else _finish(schedule, module, target)
 
 
-def scheduled(program: Program, module: tvm.IRModule, target: tvm.target.Target) -> Schedule:
+def apply_schedule(
+    program: ScheduleTrace, module: tvm.IRModule, target: tvm.target.Target
+) -> Schedule:
     """A function scheduled by a program that was found for it, post-processors included.
 
     Raises:
@@ -240,9 +242,9 @@ def scheduled(program: Program, module: tvm.IRModule, target: tvm.target.Target)
     return schedule
 
 
-def _inherited(program: Program, module: tvm.IRModule) -> Any:
+def _inherited(program: ScheduleTrace, module: tvm.IRModule) -> Any:
     try:
-        instructions, decisions = json.loads(program.trace_json)
+        instructions, decisions = json.loads(program.json)
         instructions = traced_alike(instructions)
         wanted = iter(
             [
@@ -270,7 +272,7 @@ def _inherited(program: Program, module: tvm.IRModule) -> Any:
 
 
 def _finish(schedule: Any, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
-    program = Program.of(schedule.trace)
+    program = ScheduleTrace.from_tvm(schedule.trace)
     schedule.enter_postproc()
     try:
         fits = all(postproc.apply(schedule) for postproc in _postprocs(module, target))

@@ -23,22 +23,22 @@ import tvm
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.target import vector_width
 from cprune_rl.compiler.kernels.packed_conv import BLOCKED_FORMS, block_size
-from cprune_rl.compiler.tuning.cost_model import ProgramModel
+from cprune_rl.compiler.tuning.cost_model import ScheduleCostModel
 from cprune_rl.compiler.tuning.output_check import OutputCheck
-from cprune_rl.compiler.tuning.schedule import Candidate, Program, carry_over
-from cprune_rl.compiler.tuning.trace_search import Effort, ProgramSearch, Task
+from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace, transfer_schedule
+from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch, TuningBudget
 from cprune_rl.compiler.tuning.trials import TrialRunner
 from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import Spending, TaskCost
 from cprune_rl.cost_cache import CostStore, Tuning
 
-__all__ = ["Job", "Pool", "TaskTuner"]
+__all__ = ["SchedulePool", "TaskTuner", "TuningTask"]
 
 OnTask = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class TuningTask:
     """A task that is to have programs.
 
     Attributes:
@@ -52,7 +52,7 @@ class Job:
     share: float
 
 
-class Pool:
+class SchedulePool:
     """Good programs by family, for every shape of it:
 
     what the cost cache holds, from any network, is its beginning.
@@ -64,9 +64,9 @@ class Pool:
 
     def __init__(self, store: CostStore, context: str) -> None:
         self._store, self._context = store, context
-        self._families: dict[str, list[tuple[Workload, Program]]] = {}
+        self._families: dict[str, list[tuple[Workload, ScheduleTrace]]] = {}
 
-    def nearest(self, workload: Workload) -> list[Program]:
+    def nearest(self, workload: Workload) -> list[ScheduleTrace]:
         """Programs for a task: those found at the nearest shapes first."""
         return [
             program
@@ -75,16 +75,17 @@ class Pool:
             )
         ]
 
-    def replace(self, workload: Workload, programs: Iterable[Program]) -> None:
+    def replace(self, workload: Workload, programs: Iterable[ScheduleTrace]) -> None:
         """Puts programs found for a task in the place of those that were there for it."""
         family = self._family(workload.family)
         family[:] = [item for item in family if item[0].key != workload.key]
         family.extend((workload, p) for p in programs)
 
-    def _family(self, name: str) -> list[tuple[Workload, Program]]:
+    def _family(self, name: str) -> list[tuple[Workload, ScheduleTrace]]:
         if name not in self._families:
             self._families[name] = [
-                (w, Program(t.program_json)) for w, t in self._store.fastest(self._context, name)
+                (w, ScheduleTrace(t.trace_json))
+                for w, t in self._store.fastest(self._context, name)
             ]
         return self._families[name]
 
@@ -93,8 +94,8 @@ class Pool:
 class _Learnt:
     """What tuners that may learn from each other share."""
 
-    pool: Pool
-    models: dict[str, ProgramModel] = field(default_factory=dict)
+    pool: SchedulePool
+    models: dict[str, ScheduleCostModel] = field(default_factory=dict)
 
 
 class TaskTuner:
@@ -104,7 +105,7 @@ class TaskTuner:
         device: where programs are timed.
         store: keeps every trial.
         seed: of the random programs.
-        since: see `tuner.Tuner`.
+        since: see `tuner.NetworkTuner`.
     """
 
     def __init__(self, device: RpcDevice, store: CostStore, seed: int, since: float) -> None:
@@ -113,7 +114,7 @@ class TaskTuner:
         self.spending = Spending()
         self.costs: dict[str, TaskCost] = {}
         self._tried: dict[str, set[str]] = {}
-        self._learnt = _Learnt(Pool(store, self.context))
+        self._learnt = _Learnt(SchedulePool(store, self.context))
         self._trials = TrialRunner(device, store, self.context)
 
     def view(self) -> TaskTuner:
@@ -123,11 +124,11 @@ class TaskTuner:
         return view
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> SchedulePool:
         """Of good programs."""
         return self._learnt.pool
 
-    def tune(self, job: Job, name: str, effort: Effort) -> TaskCost:
+    def tune(self, job: TuningTask, name: str, effort: TuningBudget) -> TaskCost:
         """Carries a recipe through on a task, unless that was done before.
 
         Args:
@@ -141,7 +142,7 @@ class TaskTuner:
             functools.partial(self._search, job, effort),
         )
 
-    def offer(self, workloads: Iterable[Workload], n_best: int) -> None:
+    def add_to_pool(self, workloads: Iterable[Workload], n_best: int) -> None:
         """Puts the best programs of tasks into the pool.
 
         Not for a search to do: those that come later would begin with what it found.
@@ -153,9 +154,9 @@ class TaskTuner:
         for workload in workloads:
             self.pool.replace(workload, self._best(workload, n_best))
 
-    def exchange(
+    def cross_apply(
         self,
-        jobs: Mapping[str, Job],
+        jobs: Mapping[str, TuningTask],
         n_best: int,
         n_nearest: int | None = None,
         on_task: OnTask | None = None,
@@ -186,21 +187,21 @@ class TaskTuner:
             self._follow(job.workload, recipe, functools.partial(self._carry, job, programs))
             if on_task is not None:
                 on_task(done)
-        self.offer([job.workload for job in jobs.values()], n_best)
+        self.add_to_pool([job.workload for job in jobs.values()], n_best)
 
-    def believe_all(self, workloads: Iterable[Workload]) -> None:
+    def adopt_fastest(self, workloads: Iterable[Workload]) -> None:
         """From here on these tasks cost what the fastest program takes that was ever tried on them,
         by whomever.
         """
         for workload in workloads:
             self.costs[workload.key] = self._cost(workload, None)
 
-    def best_program(self, workload: Workload) -> tuple[Program, float] | None:
+    def best_schedule(self, workload: Workload) -> tuple[ScheduleTrace, float] | None:
         """The fastest program of a task and its seconds; None where none ran."""
         trials = self._store.trials(self.context, workload.key)
         if not trials or trials[0].measurement.error is not None:
             return None
-        return Program(trials[0].program_json), trials[0].measurement.latency_s
+        return ScheduleTrace(trials[0].trace_json), trials[0].measurement.latency_s
 
     def n_trials(self, workload: Workload) -> int:
         """Programs tried on a task so far, failures included."""
@@ -213,40 +214,40 @@ class TaskTuner:
         if done is None:
             self._store.describe([workload])
             started = time.perf_counter()
-            programs = tuple(c.program.digest for c in search())
+            programs = tuple(c.trace.digest for c in search())
             done = Tuning(programs, time.perf_counter() - started)
             self._store.mark_tuned(self.context, workload.key, recipe, done)
             self.spending.measure_s += done.seconds
         else:
             fresh = sum(
-                t.program in done.programs and t.created >= self._since
+                t.trace_digest in done.trace_digests and t.created >= self._since
                 for t in self._store.trials(self.context, workload.key)
             )
             self.spending.fresh_trials += fresh
-            self.spending.cached_trials += len(done.programs) - fresh
+            self.spending.cached_trials += len(done.trace_digests) - fresh
             if done.created >= self._since:
                 self.spending.measure_s += done.seconds
         tried = self._tried.setdefault(workload.key, set())
-        tried.update(done.programs)
+        tried.update(done.trace_digests)
         self.costs[workload.key] = self._cost(workload, tried)
         return self.costs[workload.key]
 
-    def _search(self, job: Job, effort: Effort) -> list[Candidate]:
+    def _search(self, job: TuningTask, effort: TuningBudget) -> list[Candidate]:
         workload = job.workload
         module, check = job.load()
         seed = int(hashlib.sha256(f"{self._seed}:{workload.key}".encode()).hexdigest()[:7], 16)
-        task = Task(module, self.pool.nearest(workload), job.share, seed)
-        search = ProgramSearch(self._device.target, self._learnt.models)
+        task = SearchTask(module, self.pool.nearest(workload), job.share, seed)
+        search = TraceSearch(self._device.target, self._learnt.models)
         return search.run(
             workload.family, task, effort, functools.partial(self._attempt, workload, check=check)
         )
 
-    def _carry(self, job: Job, programs: Iterable[Program]) -> list[Candidate]:
+    def _carry(self, job: TuningTask, programs: Iterable[ScheduleTrace]) -> list[Candidate]:
         module, check = job.load()
         found = {
-            c.program.digest: c
+            c.trace.digest: c
             for p in programs
-            if (c := carry_over(p, module, self._device.target)) is not None
+            if (c := transfer_schedule(p, module, self._device.target)) is not None
         }
         self._attempt(job.workload, list(found.values()), check)
         return list(found.values())
@@ -255,27 +256,29 @@ class TaskTuner:
         self, workload: Workload, candidates: Sequence[Candidate], check: OutputCheck | None
     ) -> list[float]:
         """Seconds of programs, those that the store does not hold timed now."""
-        known = {t.program: t.measurement for t in self._store.trials(self.context, workload.key)}
-        fresh = [c for c in candidates if c.program.digest not in known]
+        known = {
+            t.trace_digest: t.measurement for t in self._store.trials(self.context, workload.key)
+        }
+        fresh = [c for c in candidates if c.trace.digest not in known]
         if fresh:
             known |= zip(
-                (c.program.digest for c in fresh),
+                (c.trace.digest for c in fresh),
                 self._trials.run(workload, fresh, check, check.tables() if check else None),
                 strict=True,
             )
         self.spending.fresh_trials += len(fresh)
         self.spending.cached_trials += len(candidates) - len(fresh)
-        return [known[c.program.digest].latency_s for c in candidates]
+        return [known[c.trace.digest].latency_s for c in candidates]
 
-    def _best(self, workload: Workload, count: int) -> list[Program]:
+    def _best(self, workload: Workload, count: int) -> list[ScheduleTrace]:
         """The fastest programs among those that this tuner's own recipes tried."""
         tried = self._tried[workload.key]
         trials = [
             t
             for t in self._store.trials(self.context, workload.key)
-            if t.program in tried and t.measurement.error is None
+            if t.trace_digest in tried and t.measurement.error is None
         ]
-        return [Program(t.program_json) for t in trials[:count]]
+        return [ScheduleTrace(t.trace_json) for t in trials[:count]]
 
     def _cost(self, workload: Workload, programs: set[str] | None) -> TaskCost:
         """The fastest of the given programs, or of all that were ever tried.
@@ -287,14 +290,14 @@ class TaskTuner:
         trials = [
             t
             for t in self._store.trials(self.context, workload.key)
-            if programs is None or t.program in programs
+            if programs is None or t.trace_digest in programs
         ]
         if not trials:
             return TaskCost(math.inf, error="no program fits this task")
         measured = trials[0].measurement
         if measured.error is not None:
             return TaskCost(math.inf, error=measured.error)
-        program, family = Program(trials[0].program_json), workload.family
+        program, family = ScheduleTrace(trials[0].trace_json), workload.family
         if (
             workload.is_blocked
         ):  # blocks stay whole; a layer over rows has no loop of channels that follows

@@ -14,22 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 
-from cprune_rl.compiler.tuning.cost_model import ProgramModel, features
+from cprune_rl.compiler.tuning.cost_model import ScheduleCostModel, features
 from cprune_rl.compiler.tuning.schedule import (
     Candidate,
-    Program,
-    carry_over,
+    ScheduleTrace,
     mutate,
     random_candidates,
+    transfer_schedule,
 )
 
-__all__ = ["Effort", "ProgramSearch", "Task"]
+__all__ = ["SearchTask", "TraceSearch", "TuningBudget"]
 
 Try = Callable[[Sequence[Candidate]], list[float]]
 
 
 @dataclass(frozen=True)
-class Effort:
+class TuningBudget:
     """How hard a task is tuned.
 
     Attributes:
@@ -55,7 +55,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Task:
+class SearchTask:
     """What is to be tuned.
 
     Attributes:
@@ -66,7 +66,7 @@ class Task:
     """
 
     module: tvm.IRModule
-    pool: Sequence[Program]
+    pool: Sequence[ScheduleTrace]
     share: float
     seed: int
 
@@ -78,7 +78,7 @@ _TRIAL_S = (
 )
 
 
-class ProgramSearch:
+class TraceSearch:
     """Finds programs for tasks of one device, learning on the way which are worth a trial.
 
     Args:
@@ -88,12 +88,14 @@ class ProgramSearch:
     """
 
     def __init__(
-        self, target: tvm.target.Target, models: dict[str, ProgramModel] | None = None
+        self, target: tvm.target.Target, models: dict[str, ScheduleCostModel] | None = None
     ) -> None:
         self._target = target
         self._models = {} if models is None else models
 
-    def run(self, family: str, task: Task, effort: Effort, attempt: Try) -> list[Candidate]:
+    def run(
+        self, family: str, task: SearchTask, effort: TuningBudget, attempt: Try
+    ) -> list[Candidate]:
         """Tries programs on a task.
 
         Args:
@@ -108,7 +110,7 @@ class ProgramSearch:
         carried = [
             c
             for p in task.pool[: effort.n_pool]
-            if (c := carry_over(p, task.module, self._target)) is not None
+            if (c := transfer_schedule(p, task.module, self._target)) is not None
         ]
         n_random = min(effort.n_random, effort.n_max - len(carried))
         first = _distinct(
@@ -118,7 +120,7 @@ class ProgramSearch:
             return []
         tried = dict(zip(first, attempt(list(first.values())), strict=True))
         known = dict(first)
-        model = self._models.setdefault(family, ProgramModel())
+        model = self._models.setdefault(family, ScheduleCostModel())
         learnt: set[str] = set()
         course, rng = [min(tried.values())], np.random.default_rng(task.seed)
         while (
@@ -137,7 +139,7 @@ class ProgramSearch:
 
     def _teach(
         self,
-        model: ProgramModel,
+        model: ScheduleCostModel,
         module: tvm.IRModule,
         known: dict[str, Candidate],
         tried: dict[str, float],
@@ -154,9 +156,9 @@ class ProgramSearch:
 
     def _generation(
         self,
-        model: ProgramModel,
-        task: Task,
-        effort: Effort,
+        model: ScheduleCostModel,
+        task: SearchTask,
+        effort: TuningBudget,
         known: dict[str, Candidate],
         tried: dict[str, float],
         rng: np.random.Generator,
@@ -206,5 +208,5 @@ def _expected_gain(course: Sequence[float]) -> float:
 def _distinct(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
     found: dict[str, Candidate] = {}
     for candidate in candidates:
-        found.setdefault(candidate.program.digest, candidate)
+        found.setdefault(candidate.trace.digest, candidate)
     return found

@@ -90,10 +90,7 @@ class TrialRunner:
     def _keep(self, workload: Workload, trials: Iterable[tuple[Candidate, Measurement]]) -> None:
         self._store.add_trials(
             self._context,
-            [
-                StoredTrial(workload.key, c.program.digest, c.program.trace_json, m)
-                for c, m in trials
-            ],
+            [StoredTrial(workload.key, c.trace.digest, c.trace.json, m) for c, m in trials],
         )
 
     def _keep_believable(
@@ -133,7 +130,9 @@ class TrialRunner:
         remote device times while the rest is built.
         """
         at_once = (
-            max(_AT_ONCE, self._device.n_links) if self._device.is_remote else max(len(builds), 1)
+            max(_AT_ONCE, self._device.n_sessions)
+            if self._device.is_remote
+            else max(len(builds), 1)
         )
         for start in range(0, len(builds), at_once):
             group = [b.result() for b in builds[start : start + at_once]]

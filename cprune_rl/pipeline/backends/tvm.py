@@ -23,9 +23,9 @@ from cprune_rl.compiler.deploy.build import build_network, compare_libraries
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import Forms, find_forms
-from cprune_rl.compiler.tuning.network_tuner import Tuner, TunerSettings
+from cprune_rl.compiler.tuning.network_tuner import NetworkTuner, TuningSettings
 from cprune_rl.compiler.tuning.probe import N_WORKLOADS, probe_device
-from cprune_rl.compiler.tuning.trace_search import Effort
+from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.protocols import LatencySource, TaskCost
@@ -67,7 +67,7 @@ class CompiledLab:
     input_shape: tuple[int, ...]
     forms: Forms
     device: RpcDevice
-    tuner: Tuner
+    tuner: NetworkTuner
     descriptor: DeviceDescriptor
     cost_model: CostModel = field(default_factory=CostModel)
     spent: dict[str, float] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class CompiledLab:
             forms = find_forms(config.network_name, exported, coupled.groups, coupled.unprunable)
         if forms.note:
             reporter.say(f"    {forms.note}")
-        tuner = Tuner(forms, device, store, tuner_settings(config), since)
+        tuner = NetworkTuner(forms, device, store, tuner_settings(config), since)
         with reporter.part("Probing the device", N_WORKLOADS) as advance:
             descriptor = probe_device(device, store, advance)
         lab = CompiledLab(config, tuple(example.shape), forms, device, tuner, descriptor)
@@ -172,9 +172,9 @@ class CompiledLab:
         """Tunes all networks from one pool, builds them, times them in turns."""
         plans = [n.plan for n in networks.values()]
         with reporter.part(
-            "Offering every program to every plan", self.tuner.n_exchange_tasks(plans)
+            "Offering every program to every plan", self.tuner.n_cross_apply_tasks(plans)
         ) as advance:
-            self.tuner.exchange(plans, advance)
+            self.tuner.cross_apply(plans, advance)
         libraries = self._build(networks, folder / "built", reporter)
         with reporter.part("Timing them in turns", None):
             timed = compare_libraries(
@@ -242,9 +242,9 @@ class CompiledLab:
         ]
         if len(plans) > 1:
             with reporter.part(
-                "Measuring narrower tasks", self.tuner.n_exchange_tasks(plans)
+                "Measuring narrower tasks", self.tuner.n_cross_apply_tasks(plans)
             ) as advance:
-                self.tuner.widen_pool(plans[1:], advance)
+                self.tuner.extend_pool(plans[1:], advance)
         self._learn(plans)
         self.spent = self._since(before)
 
@@ -264,7 +264,7 @@ class CompiledLab:
         with reporter.part(
             "Tuning layers in blocks, kernels and patterns", len(plans[first])
         ) as advance:
-            self.tuner.tune_blocked(plans[first], advance)
+            self.tuner.tune_block_sparse(plans[first], advance)
         with reporter.part("Measuring sparser ones", sum(map(len, plans.values()))) as advance:
             for done, plan in enumerate(itertools.chain.from_iterable(plans.values()), start=1):
                 self._learn([plan])
@@ -323,13 +323,13 @@ def learn_latencies(
         return None
 
 
-def tuner_settings(config: RunConfig) -> TunerSettings:
+def tuner_settings(config: RunConfig) -> TuningSettings:
     """How hard tasks are tuned."""
     budgets = config.budgets.tuner
-    return TunerSettings(
-        Effort(*budgets.survey),
-        Effort(*budgets.dense, worth_s=3.0),
-        Effort(*budgets.near),
-        n_exchanged=budgets.n_exchanged,
+    return TuningSettings(
+        TuningBudget(*budgets.survey),
+        TuningBudget(*budgets.dense, worth_s=3.0),
+        TuningBudget(*budgets.near),
+        n_shared=budgets.n_shared,
         seed=config.seed,
     )
