@@ -67,7 +67,7 @@ from scipy.stats import bootstrap
 
 from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
-from cprune_rl.agents.core.pareto import back_off, ladder
+from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.agents.core.searcher import AcceptedPlan, Budget, Searcher, SearchStep
 from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
@@ -134,7 +134,7 @@ def reference(case: Case) -> float:
             first_steps=6000,
             steps=2000,
             margin=1.0,
-            rungs=(),
+            fallback_shares=(),
             patience=8,
             seed=case.seed,
         )
@@ -218,14 +218,14 @@ def finished(rehearsal: Rehearsal, accepted: Sequence[AcceptedPlan]) -> tuple[fl
     """Log gain of the plan that a run would keep of those accepted, because it truly holds, and the
     full fine-tunes that it takes to know.
     """
-    rungs = ladder(accepted)
+    front = pareto_front(accepted)
     asked: list[int] = []
 
     def holds(at: int) -> bool:
         asked.append(at)
-        return rehearsal.holds(rungs[at].plan)
+        return rehearsal.holds(front[at].plan)
 
-    return math.log(rungs[0].latency_s / rungs[back_off(rungs, holds)].latency_s), len(asked)
+    return math.log(front[0].latency_s / front[back_off(front, holds)].latency_s), len(asked)
 
 
 def train(

@@ -1,6 +1,6 @@
-"""From a search's accepted plans to the one that is kept:
+"""From a search's accepted plans to the one that is kept: a fast one that truly holds.
 
-a fast one that truly holds, found by bisection with few full fine-tunes.
+Bisection along the latency-accuracy Pareto front finds it with few full fine-tunes.
 """
 
 from __future__ import annotations
@@ -9,47 +9,53 @@ from collections.abc import Callable, Sequence
 
 from cprune_rl.agents.core.searcher import AcceptedPlan
 
-__all__ = ["back_off", "ladder", "most_asked"]
+__all__ = ["back_off", "max_checks", "pareto_front"]
 
 
-def ladder(accepted: Sequence[AcceptedPlan]) -> list[AcceptedPlan]:
-    """Accepted plans from the dense one to the fastest, each of them the most accurate among those
-    as fast.
+def pareto_front(accepted: Sequence[AcceptedPlan]) -> list[AcceptedPlan]:
+    """Keep the accepted plans that no other one beats in both latency and accuracy.
 
     Args:
         accepted: the dense plan first.
-    """
-    rungs: list[AcceptedPlan] = [accepted[0]]
-    for plan in sorted(accepted[1:], key=lambda a: (-a.latency_s, a.accuracy)):
-        if plan.latency_s < rungs[0].latency_s:
-            while len(rungs) > 1 and rungs[-1].accuracy <= plan.accuracy:
-                rungs.pop()  # slower and no more accurate
-            rungs.append(plan)
-    return rungs
-
-
-def most_asked(n_rungs: int) -> int:
-    """How often `back_off` may ask: the fastest plan, then a bisection.
-
-    Args:
-        n_rungs: of the ladder, the dense plan included.
-    """
-    return 1 + max(n_rungs - 2, 0).bit_length()
-
-
-def back_off(rungs: Sequence[AcceptedPlan], holds: Callable[[int], bool]) -> int:
-    """The rung to keep: the fastest is tried first;
-
-    where it fails, bisection towards the dense plan, which always holds.
-
-    Args:
-        rungs: see `ladder`.
-        holds: whether a rung does; asked `most_asked` times at most, never of the dense plan.
 
     Returns:
-        Its position.
+        From the dense plan to the fastest. The dense plan stays whatever its accuracy.
     """
-    low, high, at = 0, len(rungs), len(rungs) - 1
+    front: list[AcceptedPlan] = [accepted[0]]
+    for plan in sorted(accepted[1:], key=lambda a: (-a.latency_s, a.accuracy)):
+        if plan.latency_s < front[0].latency_s:
+            while len(front) > 1 and front[-1].accuracy <= plan.accuracy:
+                front.pop()  # slower and no more accurate
+            front.append(plan)
+    return front
+
+
+def max_checks(n_plans: int) -> int:
+    """Bound how often `back_off` may ask: the fastest plan, then a bisection.
+
+    Args:
+        n_plans: of the front, the dense plan included.
+    """
+    return 1 + max(n_plans - 2, 0).bit_length()
+
+
+def back_off(front: Sequence[AcceptedPlan], holds: Callable[[int], bool]) -> int:
+    """Find the fastest plan that holds.
+
+    The fastest is tried first. Where it fails, bisection goes towards the dense plan, which always
+    holds.
+
+    Args:
+        front: from the dense plan to the fastest, as `pareto_front` gives it.
+        holds: whether the plan at a position does; asked at most `max_checks` times, never of the
+            dense plan.
+
+    Returns:
+        The position of the plan to keep.
+    """
+    low = 0
+    high = len(front)
+    at = len(front) - 1
     while high - low > 1:
         if holds(at):
             low = at

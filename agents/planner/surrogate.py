@@ -1,20 +1,16 @@
-"""Search on a model of the problem, one true look at a time:
+"""Search on a model of the problem, one verified plan at a time: annealing over plans, the best one
+verified, the model corrected.
 
-annealing over plans, the best one verified, the model mended.
+Latency is what the problem predicts, loss the posterior of what was evaluated. Each round anneals
+from the best verified plan, measures the plan it comes to, asks for its accuracy, and learns from
+the answer whether it held or not. Where the model sees nothing faster, a round goes by a model
+drawn from the posterior: one unlucky answer does not end the search.
 
-Latency is the problem's own cheap looks, loss the posterior of what was evaluated. Each round
-anneals from the best
-verified plan, measures the plan it comes to and asks for its accuracy, and learns from the answer
-whether it held or not.
-Where the model sees nothing faster, a round goes by a model drawn from the posterior instead, so
-that one unlucky answer
-does not end the search. Each turn ends with rungs: the fastest plans that are expected to leave
-some of the slack. An oracle's answer
-is noisy, and of the plans that seem to hold the fastest is the luckiest: where the final gate
-refuses it, a rung is next. A plan that
-was found by an oracle's answers leans on those that were too good, and so would its rungs: a rung
-leaves its share by a model that
-believes the oracle by half, and holds by the one that believes it.
+Each turn ends with fallback plans: the fastest plans that are expected to leave some of the slack.
+An oracle's answer is noisy, and of the plans that seem to hold the fastest is the luckiest: where
+the final gate refuses it, a fallback is next. A plan found by an oracle's answers leans on those
+that were too good, and so would its fallbacks. A fallback therefore leaves its share by a model
+that believes the oracle by half, and holds by the one that believes it.
 """
 
 from __future__ import annotations
@@ -58,19 +54,19 @@ class SurrogateSettings:
     """How a round is searched.
 
     Attributes:
-        turns: how often rounds and rungs come, so that a search that is cut short after the first
+        turns: how often rounds and fallbacks come, so that a search that is cut short after the first
             has something to back off to.
-        rounds: true looks of a turn at most, rungs apart.
+        rounds: verified plans of a turn at most, fallbacks apart.
         first_steps: annealing steps of a round from the dense network.
-        steps: of the others, and of rungs.
+        steps: of the others, and of fallbacks.
         margin: share of the slack that a plan may be expected to use.
-        first_rung: the same of a rung that comes before all rounds, so that a search that is cut
+        first_fallback_share: the same of a fallback that comes before all rounds, so that a search that is cut
             short has something to back off to.
-        rungs: the same of each rung that ends a turn.
-        last_rungs: of further ones after the last turn, if the budget lasts: an oracle may be off
+        fallback_shares: the same of each fallback that ends a turn.
+        last_fallback_shares: of further ones after the last turn, if the budget lasts: an oracle may be off
             by more than half.
         trust: share of what evaluations say of the groups' losses, against what was predicted, that
-            rungs believe: short fine-tunes
+            fallbacks believe: short fine-tunes
             are off by about as much as the predictions (`benchmarks/loss_model.py`).
         patience: rounds end after so many in a row without a faster verified plan.
         seed: of the annealing.
@@ -81,9 +77,9 @@ class SurrogateSettings:
     first_steps: int = 2000
     steps: int = 800
     margin: float = 0.98
-    first_rung: float = 0.7
-    rungs: tuple[float, ...] = (0.85, 0.7, 0.5)
-    last_rungs: tuple[float, ...] = (0.35, 0.2)
+    first_fallback_share: float = 0.7
+    fallback_shares: tuple[float, ...] = (0.85, 0.7, 0.5)
+    last_fallback_shares: tuple[float, ...] = (0.35, 0.2)
     trust: float = 0.5
     patience: int = 4
     seed: int = 0
@@ -150,7 +146,7 @@ class SurrogateSearch:
         if propose is not None and not meter.is_spent:
             walk.follow(propose)
         if turn == 0:
-            walk.climb([settings.first_rung])
+            walk.verify_fallbacks([settings.first_fallback_share])
         for number in range(settings.rounds):
             if meter.is_spent or idle >= settings.patience:
                 break
@@ -161,7 +157,12 @@ class SurrogateSearch:
                 and walk.verify(plan, f"round {number + 1}", walk.best.latency_s)
                 else idle + 1
             )
-        walk.climb([*settings.rungs, *(settings.last_rungs if turn == settings.turns - 1 else ())])
+        walk.verify_fallbacks(
+            [
+                *settings.fallback_shares,
+                *(settings.last_fallback_shares if turn == settings.turns - 1 else ()),
+            ]
+        )
 
 
 class _Walk:
@@ -218,8 +219,8 @@ class _Walk:
             )
         return found
 
-    def climb(self, shares: Sequence[float]) -> None:
-        """Looks at a rung for each share of the slack:
+    def verify_fallbacks(self, shares: Sequence[float]) -> None:
+        """Verifies a fallback for each share of the slack:
 
         the fastest plan expected to use no more of it, the oracle believed in part, and to hold,
         the oracle believed.
@@ -245,7 +246,7 @@ class _Walk:
             )
             plan = next((plan for plan in found if plan is not None), None)
             if plan is not None:
-                self.verify(plan, f"rung at {share:.0%} of the slack", dense_s)
+                self.verify(plan, f"fallback at {share:.0%} of the slack", dense_s)
 
     def verify(self, plan: Plan, what: str, below_s: float, why: str = "") -> bool:
         """Measures a plan and, if it is faster than that, asks for its accuracy;

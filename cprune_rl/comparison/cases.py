@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from cprune_rl.agents.core.pareto import back_off, ladder
+from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.agents.core.searcher import AcceptedPlan
 from cprune_rl.comparison.records import Case
 from cprune_rl.envs.problem import resolve_floor
@@ -86,11 +86,11 @@ def kept(rehearsal: Rehearsal, accepted: Sequence[AcceptedPlan]) -> tuple[Accept
         rehearsal: that was searched.
         accepted: by the search, the dense plan first.
     """
-    rungs = ladder(accepted)
+    front = pareto_front(accepted)
     asked: list[int] = []
 
     def holds(at: int) -> bool:
         asked.append(at)
-        return rehearsal.holds(rungs[at].plan)
+        return rehearsal.holds(front[at].plan)
 
-    return rungs[back_off(rungs, holds)], len(asked)
+    return front[back_off(front, holds)], len(asked)

@@ -17,7 +17,7 @@ from torch import nn
 
 from cprune_rl.accuracy.final_gate import Verdict, judge
 from cprune_rl.accuracy.training import evaluate, recalibrate, right_answers
-from cprune_rl.agents.core.pareto import back_off, ladder, most_asked
+from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
 from cprune_rl.agents.core.searcher import SearchResult
 from cprune_rl.core.network import Plan
 from cprune_rl.envs.problem import resolve_floor
@@ -138,17 +138,17 @@ def finish(
         reporter: told what is going on.
         finished: networks of other searches for the same floor. A plan among them that this search
             accepted as well is its own: so a search
-            that includes another one's plans ends no slower, whatever rungs are tried; by the
+            that includes another one's plans ends no slower, whatever plans are tried; by the
             estimate here, on the device by `fastest`.
     """
-    rungs = ladder(result.accepted)
+    front = pareto_front(result.accepted)
     judged: dict[int, tuple[nn.Module, Verdict]] = {}
 
     def holds(at: int) -> bool:
         model = gate.finetune(
-            rungs[at].plan, reporter, f"Fine-tuning plan {at} of {len(rungs) - 1} ({result.method})"
+            front[at].plan, reporter, f"Fine-tuning plan {at} of {len(front) - 1} ({result.method})"
         )
-        judged[at] = model, gate.judge(model, most_asked(len(rungs)))
+        judged[at] = model, gate.judge(model, max_checks(len(front)))
         verdict = judged[at][1]
         if not verdict.passed and at > 0:
             reporter.say(
@@ -156,7 +156,7 @@ def finish(
             )
         return verdict.passed
 
-    at = back_off(rungs, holds)
+    at = back_off(front, holds)
     n_finetuned = len(judged)
     if at == 0:
         holds(at)
@@ -164,11 +164,11 @@ def finish(
             reporter.say(
                 "    the gate refused whatever was tried: a --margin has the search keep some accuracy above the floor, --finetune-steps loses less"
             )
-    own = Finalist(result.method, rungs[at].plan, *judged[at], n_finetuned)
+    own = Finalist(result.method, front[at].plan, *judged[at], n_finetuned)
     latency_s = {a.plan: a.latency_s for a in result.accepted}
     also = [f for f in finished if f.verdict.passed and f.plan in latency_s and f.plan != own.plan]
     verdicts = [
-        gate.judge(f.model, most_asked(len(rungs)) + len(also)) for f in also
+        gate.judge(f.model, max_checks(len(front)) + len(also)) for f in also
     ]  # these are further looks of this search
     holding = [
         own,

@@ -62,7 +62,7 @@ class Narrator:
         hope = ""
         if (
             step.gain is not None and step.expected_gain is not None and step.expected_gain > 0
-        ):  # a rung is meant to be slower
+        ):  # a fallback is meant to be slower
             hope = f", faster by {math.expm1(step.gain):.1%} of {math.expm1(step.expected_gain):.1%} expected"
         reasons = step.why.split("; ")
         why = f" ({step.why})" if step.why and len(reasons) == 1 else ""

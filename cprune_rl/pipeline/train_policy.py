@@ -21,7 +21,7 @@ from rich.table import Table
 
 from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
-from cprune_rl.agents.core.pareto import back_off, ladder
+from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.agents.core.searcher import AcceptedPlan, Budget, Searcher
 from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
 from cprune_rl.agents.policies import find_policy
@@ -223,16 +223,16 @@ def judge(
                 with_schemes=with_schemes,
             )
             found = searcher.search(rehearsal.problem, Budget())
-            rungs = ladder(found.accepted)
+            front = pareto_front(found.accepted)
             finetuned: list[int] = []
-            kept = rungs[back_off(rungs, functools.partial(_holds, rehearsal, rungs, finetuned))]
+            kept = front[back_off(front, functools.partial(_holds, rehearsal, front, finetuned))]
             results.append(
                 {
                     "problem": name,
                     "floor": round(rehearsal.problem.floor - rehearsal.problem.dense_accuracy, 4),
                     "seed": seed,
                     "method": searcher.name,
-                    "speedup": round(rungs[0].latency_s / kept.latency_s, 4),
+                    "speedup": round(front[0].latency_s / kept.latency_s, 4),
                     "accuracy_evaluations": int(found.cost["accuracy_evaluations"]),
                     "tasks": int(found.cost["cached_trials"]) + rehearsal.tasks,
                     "full_finetunes": len(finetuned),
@@ -241,9 +241,9 @@ def judge(
     return results
 
 
-def _holds(rehearsal: Rehearsal, rungs: Sequence[AcceptedPlan], asked: list[int], at: int) -> bool:
+def _holds(rehearsal: Rehearsal, front: Sequence[AcceptedPlan], asked: list[int], at: int) -> bool:
     asked.append(at)
-    return rehearsal.holds(rungs[at].plan)
+    return rehearsal.holds(front[at].plan)
 
 
 def _table(results: Sequence[dict[str, Any]], is_held_out: bool) -> Table:

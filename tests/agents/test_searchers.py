@@ -14,7 +14,7 @@ from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.baselines.random_search import RandomSearch
 from cprune_rl.agents.baselines.uniform import Uniform
-from cprune_rl.agents.core.pareto import back_off, ladder
+from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.agents.core.searcher import Budget, Meter, Searcher
 from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
 from cprune_rl.agents.planner.model_problem import imagined
@@ -133,13 +133,13 @@ def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_of
     assert all("score" in s.why for s in planned)
     assert planned[0].expected_gain is not None
     slack = problem.dense_accuracy - problem.floor
-    rungs = ladder(found.accepted)
-    assert any(r.accuracy - problem.floor > 0.2 * slack for r in rungs[1:]), (
+    front = pareto_front(found.accepted)
+    assert any(r.accuracy - problem.floor > 0.2 * slack for r in front[1:]), (
         "not all is staked on plans that hold by a hair"
     )
-    assert [r.latency_s for r in rungs] == sorted((r.latency_s for r in rungs), reverse=True)
-    kept = back_off(rungs, lambda at: rehearsal.holds(rungs[at].plan))
-    assert rehearsal.holds(rungs[kept].plan)
+    assert [r.latency_s for r in front] == sorted((r.latency_s for r in front), reverse=True)
+    kept = back_off(front, lambda at: rehearsal.holds(front[at].plan))
+    assert rehearsal.holds(front[kept].plan)
 
 
 @pytest.mark.parametrize("drop", [0.0025, 0.01])
@@ -159,7 +159,7 @@ def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hol
         .result("toy")
     )
     assert found.best.plan == narrowest
-    shares = [rung.latency_s / found.accepted[0].latency_s for rung in ladder(found.accepted)]
+    shares = [plan.latency_s / found.accepted[0].latency_s for plan in pareto_front(found.accepted)]
     assert any(2 * shares[-1] < share < 0.75 for share in shares), shares
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cprune_rl.accuracy.final_gate import Verdict
-from cprune_rl.agents.core.pareto import back_off, ladder, most_asked
+from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
 from cprune_rl.agents.core.searcher import AcceptedPlan, SearchResult
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Plan
@@ -69,16 +69,18 @@ def test_where_nothing_holds_the_dense_network_is_the_answer(
     assert "a --margin has the search keep" in capfd.readouterr().err.replace("\n", " ")
 
 
-def test_a_rung_that_is_slower_and_less_accurate_than_another_is_left_out() -> None:
+def test_a_plan_that_is_slower_and_less_accurate_than_another_is_left_out() -> None:
     dense, slow, fast, fastest = (
         AcceptedPlan(Plan((w,)), s, a)
         for w, s, a in ((9, 1.0, 0.95), (8, 0.8, 0.91), (7, 0.7, 0.92), (6, 0.6, 0.905))
     )
-    assert ladder([dense, fastest, slow, fast]) == [dense, fast, fastest]
+    assert pareto_front([dense, fastest, slow, fast]) == [dense, fast, fastest]
     as_fast = AcceptedPlan(Plan((5,)), fast.latency_s, 0.915)
-    assert ladder([dense, fast, as_fast]) == ladder([dense, as_fast, fast]) == [dense, fast], (
-        "of plans as fast the most accurate"
-    )
+    assert (
+        pareto_front([dense, fast, as_fast])
+        == pareto_front([dense, as_fast, fast])
+        == [dense, fast]
+    ), "of plans as fast the most accurate"
 
 
 @pytest.mark.parametrize("n_plans", range(1, 40))
@@ -92,10 +94,10 @@ def test_the_gate_is_told_exactly_how_often_it_may_be_asked(n_plans: int) -> Non
         )
         assert kept == min(n_holding, n_plans - 1)
         most = max(most, len(asked))
-    assert most_asked(n_plans) == max(most, 1)
+    assert max_checks(n_plans) == max(most, 1)
 
 
-def test_a_slower_plan_found_later_is_no_step_of_the_ladder() -> None:
+def test_a_slower_plan_found_later_is_not_on_the_pareto_front() -> None:
     result = search(3)
     slower = AcceptedPlan(Plan((10,)), 2.0, 0.9)
     with_slower = SearchResult("toy", (*result.accepted, slower), (), {})
@@ -103,7 +105,7 @@ def test_a_slower_plan_found_later_is_no_step_of_the_ladder() -> None:
 
 
 @pytest.mark.parametrize("n_plans", [1, 2, 3])
-def test_short_ladders_end(n_plans: int) -> None:
+def test_short_fronts_end(n_plans: int) -> None:
     assert finish(search(n_plans), WidthGate(100), Reporter()).plan == Plan((100,))
 
 
@@ -150,11 +152,11 @@ def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
             return super().finetune(Plan((96,)) if plan == Plan((95,)) else plan, reporter, what)
 
     found = search(6)
-    most = most_asked(len(ladder(found.accepted)))
+    most = max_checks(len(pareto_front(found.accepted)))
     first = finish(found, Wary(98), Reporter())
     assert first.plan == Plan((95,))
     fewer = replace(found, accepted=(*found.accepted[:3], found.accepted[5]))
-    most, gate = most_asked(len(ladder(fewer.accepted))), Unlucky(98)
+    most, gate = max_checks(len(pareto_front(fewer.accepted))), Unlucky(98)
     kept = finish(fewer, gate, Reporter(), [first])
     assert gate.n_looks == most + 1, "its network was looked at once more"
     assert kept.plan == Plan((98,))
