@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cprune_rl.agents.baselines.ablations import Unmeasured, by_macs, by_prediction, shuffled
+from cprune_rl.agents.baselines.ablations import LatencyAblation, by_macs, by_prediction, shuffled
 from cprune_rl.agents.baselines.amc import AMC, AMCSettings
 from cprune_rl.agents.baselines.annealing import Annealing
 from cprune_rl.agents.baselines.bayesian import Bayes
@@ -126,7 +126,7 @@ METHODS: dict[str, Method] = {
     ),
     "rb-cprune": Method(
         "CPrune by predicted latencies; its winner, and what it may back off to, are measured",
-        lambda b: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+        lambda b: LatencyAblation("rb-cprune", GreedyCPrune(), by_prediction),
     ),
     "netadapt": Method("NetAdapt (Yang et al., ECCV 2018)", lambda b: NetAdapt()),
     "halp": Method(
@@ -189,13 +189,13 @@ METHODS: dict[str, Method] = {
     ),
     "agent-macs": Method(
         "control: the agent by multiply-accumulates in the place of latency",
-        lambda b: Unmeasured("agent-macs", PruningAgent(b.policy()), by_macs),
+        lambda b: LatencyAblation("agent-macs", PruningAgent(b.policy()), by_macs),
         "transferred",
         role="control",
     ),
     "agent-shuffled": Method(
         "control: the agent with latencies shuffled between kinds of tasks",
-        lambda b: Unmeasured("agent-shuffled", PruningAgent(b.policy()), shuffled(b.seed)),
+        lambda b: LatencyAblation("agent-shuffled", PruningAgent(b.policy()), shuffled(b.seed)),
         "transferred",
         role="control",
     ),

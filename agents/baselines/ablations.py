@@ -31,28 +31,28 @@ from cprune_rl.core.protocols import LatencySource, Spending, TaskCost, least_pr
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 
-__all__ = ["Disguise", "Unmeasured", "by_macs", "by_prediction", "shuffled"]
+__all__ = ["LatencyAblation", "LatencyOverride", "by_macs", "by_prediction", "shuffled"]
 
-Disguise = Callable[[Problem], LatencySource]
+LatencyOverride = Callable[[Problem], LatencySource]
 _SHARES = (1.0, 0.85, 0.7, 0.5)  # of the slack
 
 
-class Unmeasured:
+class LatencyAblation:
     """See the module (and `searcher.Searcher`).
 
     Args:
         name: for tables and file names.
-        searcher: that is shown the disguise.
-        disguise: of a problem's latencies.
+        searcher: that is shown the override.
+        override: of a problem's latencies.
     """
 
-    def __init__(self, name: str, searcher: Searcher, disguise: Disguise) -> None:
-        self.name, self._searcher, self._disguise = name, searcher, disguise
+    def __init__(self, name: str, searcher: Searcher, override: LatencyOverride) -> None:
+        self.name, self._searcher, self._override = name, searcher, override
 
     def search(
         self, problem: Problem, budget: Budget, on_step: OnStep | None = None
     ) -> SearchResult:
-        """Searches by the disguise, then measures the fastest plan by it, and the fastest of those
+        """Searches by the override, then measures the fastest plan by it, and the fastest of those
         that leave some of the slack, for the final gate to back off to.
         """
         meter = Meter(problem, budget, on_step)
@@ -66,7 +66,7 @@ class Unmeasured:
         with contextlib.suppress(
             BudgetSpentError
         ):  # what it accepted by then is measured as far as the budget goes
-            self._searcher.search(replace(problem, latency=self._disguise(problem)), budget, note)
+            self._searcher.search(replace(problem, latency=self._override(problem)), budget, note)
         for plan in _finalists(accepted, problem):
             limit = budget.fresh_trials
             if (
@@ -85,7 +85,7 @@ class Unmeasured:
 
 
 def _finalists(accepted: Sequence[AcceptedPlan], problem: Problem) -> list[AcceptedPlan]:
-    """The fastest plan by the disguise within each share of the slack."""
+    """The fastest plan by the override within each share of the slack."""
     slack = problem.dense_accuracy - problem.floor
     within = (
         [a for a in accepted if problem.dense_accuracy - a.accuracy <= share * slack]
@@ -136,13 +136,13 @@ def by_macs(problem: Problem) -> LatencySource:
     return _Shown(network, show, problem.latency.spending)
 
 
-def shuffled(seed: int) -> Disguise:
+def shuffled(seed: int) -> LatencyOverride:
     """Each kind of task is as slow as another, drawn by a seed, is in the dense network;
 
     how latency falls with channels stays.
     """
 
-    def disguise(problem: Problem) -> LatencySource:
+    def override(problem: Problem) -> LatencySource:
         network = problem.network
         dense = {
             w.key: c.latency_s
@@ -161,7 +161,7 @@ def shuffled(seed: int) -> Disguise:
         )
         return _Shuffled(network, problem.latency, factors)
 
-    return disguise
+    return override
 
 
 class _Shuffled:

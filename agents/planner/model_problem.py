@@ -16,10 +16,10 @@ from cprune_rl.core.protocols import LatencySource, Spending, TaskCost
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
 
-__all__ = ["imagined"]
+__all__ = ["model_problem"]
 
 
-class _ImaginedCosts:
+class _ModelLatency:
     """Cheap looks in the place of true ones (see `contracts.LatencySource`)."""
 
     def __init__(self, problem: Problem) -> None:
@@ -36,7 +36,7 @@ class _ImaginedCosts:
         return self._latency.predict(workloads)
 
 
-def imagined(problem: Problem, curves: LossCurves) -> Problem:
+def model_problem(problem: Problem, curves: LossCurves) -> Problem:
     """The problem with nothing left to pay for.
 
     Args:
@@ -44,4 +44,4 @@ def imagined(problem: Problem, curves: LossCurves) -> Problem:
         curves: what each group is believed to lose.
     """
     oracle = CurveOracle(problem.network, curves, problem.dense_accuracy)
-    return replace(problem, latency=_ImaginedCosts(problem), oracle=oracle, curves=curves)
+    return replace(problem, latency=_ModelLatency(problem), oracle=oracle, curves=curves)

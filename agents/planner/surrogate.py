@@ -31,7 +31,7 @@ from cprune_rl.agents.core.searcher import (
     SearchStep,
 )
 from cprune_rl.agents.planner.loss_posterior import LossPosterior
-from cprune_rl.agents.planner.model_problem import imagined
+from cprune_rl.agents.planner.model_problem import model_problem
 from cprune_rl.agents.planner.moves import ChannelSpace, PlanSpace
 from cprune_rl.core.loss_model import LossCurves
 from cprune_rl.core.network import Network, Plan
@@ -197,7 +197,7 @@ class _Walk:
         """Looks at what somebody proposes who knows the problem as the model has it, if it promises
         to be faster than the best.
         """
-        plan, why = propose(imagined(self._problem, self._posterior.curves))
+        plan, why = propose(model_problem(self._problem, self._posterior.curves))
         if plan not in self._tried and self._predicted_s(plan) < self.best.latency_s:
             self.verify(plan, "roll-out in the model", self.best.latency_s, why)
 

@@ -41,7 +41,7 @@ class GeneratorSettings:
             have to learn them.
         floors: drops in accuracy.
         recorded_share: of the episodes that are on a recorded network as it is.
-        imagined_share: of the episodes in which all is as it is shown, as in the model that the
+        model_share: of the episodes in which all is as it is shown, as in the model that the
             agent has a policy plan in.
         losses: how far they are from what is shown.
         level_sigma: log deviation of the loss shown, of a whole network, from the recording's.
@@ -59,7 +59,7 @@ class GeneratorSettings:
     n_variants: int = 256
     floors: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03)
     recorded_share: float = 0.25
-    imagined_share: float = 0.5
+    model_share: float = 0.5
     losses: LossSpread = field(default_factory=LossSpread)
     level_sigma: float = 0.5
     shown_sigma: float = 0.4
@@ -121,7 +121,7 @@ class GeneratedProblems:
             self._of_layers(even, variant.network, rng),
         )
         latency: LatencySource = ModelledCosts(variant.network, source.model)
-        if rng.random() < s.imagined_share:
+        if rng.random() < s.model_share:
             oracle = CurveOracle(variant.network, curves, recording.dense_accuracy)
         else:
             latency = NoisyCosts(

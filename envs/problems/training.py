@@ -35,7 +35,7 @@ class TrainingProblems:
         shown_sigma: log deviation of a group's loss shown from the fitted curve: what evaluations
             teach of it in a search.
         latency_sigma: log deviation of each task's true latency from the one predicted.
-        imagined_share: of the episodes in which all is as it is shown, as in the model that the
+        model_share: of the episodes in which all is as it is shown, as in the model that the
             agent has a policy plan in.
         start_ratios: shares of all channels with which episodes begin, drawn from; whole networks
             where there are none.
@@ -50,14 +50,14 @@ class TrainingProblems:
     losses: LossSpread = field(default_factory=LossSpread)
     shown_sigma: float = 0.4
     latency_sigma: float = 0.06
-    imagined_share: float = 0.5
+    model_share: float = 0.5
     start_ratios: Sequence[float] = ()
 
     def __call__(self, rng: np.random.Generator) -> Problem:
         """One variation."""
         shown = self.curves.scaled(np.exp(rng.normal(0.0, self.shown_sigma, self.curves.n_units)))
         latency: LatencySource = ModelledCosts(self.network, self.model)
-        if rng.random() < self.imagined_share:
+        if rng.random() < self.model_share:
             oracle = CurveOracle(self.network, shown, self.dense_accuracy)
         else:
             latency = NoisyCosts(

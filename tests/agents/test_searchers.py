@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cprune_rl.agents.baselines.ablations import Unmeasured, by_macs, by_prediction, shuffled
+from cprune_rl.agents.baselines.ablations import LatencyAblation, by_macs, by_prediction, shuffled
 from cprune_rl.agents.baselines.annealing import Annealing
 from cprune_rl.agents.baselines.cprune_published import PublishedCPrune
 from cprune_rl.agents.baselines.evolution import Evolution
@@ -17,7 +17,7 @@ from cprune_rl.agents.baselines.uniform import Uniform
 from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.agents.core.searcher import Budget, Meter, Searcher
 from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
-from cprune_rl.agents.planner.model_problem import imagined
+from cprune_rl.agents.planner.model_problem import model_problem
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
 from cprune_rl.agents.rl.best_of_walks import BestOfWalks
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
@@ -80,9 +80,9 @@ def make(request: pytest.FixtureRequest, agent: PruningAgent) -> Callable[[], Se
         "random": lambda: RandomSearch(n_looks=60),
         "evolution": lambda: Evolution(n_looks=60),
         "annealing": lambda: Annealing(n_looks=60),
-        "rb-cprune": lambda: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
-        "agent-macs": lambda: Unmeasured("agent-macs", agent, by_macs),
-        "agent-shuffled": lambda: Unmeasured("agent-shuffled", agent, shuffled(0)),
+        "rb-cprune": lambda: LatencyAblation("rb-cprune", GreedyCPrune(), by_prediction),
+        "agent-macs": lambda: LatencyAblation("agent-macs", agent, by_macs),
+        "agent-shuffled": lambda: LatencyAblation("agent-shuffled", agent, shuffled(0)),
     }
     return ways[request.param]
 
@@ -114,7 +114,7 @@ def test_a_walk_through_the_model_pays_for_nothing(agent: PruningAgent) -> None:
         dataclasses.asdict(problem.latency.spending),
         dataclasses.asdict(problem.oracle.spending),
     )
-    found = PolicyRollOut(agent.policy).search(imagined(problem, problem.curves), Budget())
+    found = PolicyRollOut(agent.policy).search(model_problem(problem, problem.curves), Budget())
     assert found.best.plan != problem.network.dense
     assert (
         dataclasses.asdict(problem.latency.spending),
@@ -219,14 +219,14 @@ def test_training_problems_vary_and_stay_solvable() -> None:
     half = recorded.network.uniform(0.5)
     assert len({p.floor for p in drawn}) > 1
     assert len({p.oracle.accuracy(half).value for p in drawn}) == 8
-    imagined = [isinstance(p.latency, ModelledCosts) for p in drawn]
-    assert 0 < sum(imagined) < 8, "in some all is as it is shown"
+    are_models = [isinstance(p.latency, ModelledCosts) for p in drawn]
+    assert 0 < sum(are_models) < 8, "in some all is as it is shown"
     assert (
         len({sum(c.latency_s for c in p.latency.measure(half)) for p in drawn})
-        == 8 - sum(imagined) + 1
+        == 8 - sum(are_models) + 1
     )
-    for problem, is_imagined in zip(drawn, imagined, strict=True):
-        if is_imagined:
+    for problem, is_model in zip(drawn, are_models, strict=True):
+        if is_model:
             widths = np.array(half.widths) / np.array(problem.network.dense.widths)
             assert problem.oracle.accuracy(half).value == pytest.approx(
                 problem.dense_accuracy - problem.curves.loss(widths).sum()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cprune_rl.agents.baselines.ablations import Unmeasured, by_prediction
+from cprune_rl.agents.baselines.ablations import LatencyAblation, by_prediction
 from cprune_rl.agents.baselines.annealing import Annealing
 from cprune_rl.agents.baselines.bayesian import Bayes
 from cprune_rl.agents.baselines.cprune_published import PublishedCPrune
@@ -92,7 +92,7 @@ def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None
             FastNAS,
         ),
         lambda: Bayes(20),
-        lambda: Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+        lambda: LatencyAblation("rb-cprune", GreedyCPrune(), by_prediction),
     ],
 )
 def test_no_search_passes_any_budget(
@@ -113,7 +113,7 @@ def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations
 ):
     problem = rehearse("resnet8@znver4-1t").problem
     found, _ = search_within(
-        Unmeasured("rb-cprune", GreedyCPrune(), by_prediction),
+        LatencyAblation("rb-cprune", GreedyCPrune(), by_prediction),
         problem,
         Budget(accuracy_evaluations=6),
     )
