@@ -20,10 +20,10 @@ import numpy as np
 from cprune_rl.agents.core.searcher import (
     AcceptedPlan,
     Budget,
-    Meter,
     OnStep,
     Searcher,
     SearchResult,
+    SearchSession,
     SearchStep,
 )
 from cprune_rl.core.network import Network, Plan, Workload
@@ -55,8 +55,10 @@ class LatencyAblation:
         """Searches by the override, then measures the fastest plan by it, and the fastest of those
         that leave some of the slack, for the final gate to back off to.
         """
-        meter = Meter(problem, budget, on_step)
-        meter.start(math.fsum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
+        session = SearchSession(problem, budget, on_step)
+        session.start(
+            math.fsum(c.latency_s for c in problem.latency.measure(problem.network.dense))
+        )
         accepted: list[AcceptedPlan] = []
 
         def note(step: SearchStep) -> None:
@@ -71,17 +73,17 @@ class LatencyAblation:
             limit = budget.fresh_trials
             if (
                 limit is not None
-                and meter.cost()["fresh_trials"]
+                and session.cost()["fresh_trials"]
                 + least_price(problem.latency, problem.network, plan.plan)
                 > limit
             ):
                 break
             latency_s = math.fsum(c.latency_s for c in problem.latency.measure(plan.plan))
-            is_faster = latency_s < meter.accepted[0].latency_s  # whatever was predicted
-            meter.record(
+            is_faster = latency_s < session.accepted[0].latency_s  # whatever was predicted
+            session.record(
                 SearchStep(plan.plan, "measured in the end", latency_s, plan.accuracy, is_faster)
             )
-        return meter.result(self.name)
+        return session.result(self.name)
 
 
 def _finalists(accepted: Sequence[AcceptedPlan], problem: Problem) -> list[AcceptedPlan]:

@@ -84,7 +84,7 @@ class AMC:
         """
         looks, settings = Looks(problem, budget, on_step), self._settings
         n_groups = len(problem.network.groups)
-        if n_groups and math.isfinite(looks.dense_s) and not looks.meter.is_spent:
+        if n_groups and math.isfinite(looks.dense_s) and not looks.session.is_spent:
             model = _Explorer(
                 "MlpPolicy",
                 _LayerByLayer(looks),
@@ -104,8 +104,10 @@ class AMC:
                 device="cpu",
             )
             model.settings = settings
-            model.learn(settings.episodes * n_groups, callback=lambda *_: not looks.meter.is_spent)
-        return looks.meter.result(self.name)
+            model.learn(
+                settings.episodes * n_groups, callback=lambda *_: not looks.session.is_spent
+            )
+        return looks.session.result(self.name)
 
 
 class _Explorer(DDPG):
@@ -180,7 +182,7 @@ class _LayerByLayer(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def _reward(self) -> float:
         looks = self._looks
-        step = looks.take(self._plan, f"episode {len(looks.meter.history) + 1}")
+        step = looks.take(self._plan, f"episode {len(looks.session.history) + 1}")
         if step.accuracy is None:
             return _LEAST_REWARD
         if not step.accepted:

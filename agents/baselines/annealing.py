@@ -41,7 +41,7 @@ class Annealing:
         looks, rng = Looks(problem, budget, on_step), np.random.default_rng(self._seed)
         now = looks.take(towards(looks, np.ones(len(looks.widths)), looks.slack / 2), "start")
         for number in range(self._n_looks):
-            if looks.meter.is_spent:
+            if looks.session.is_spent:
                 break
             temperature = self._heat * (1 - number / self._n_looks) + 1e-4
             bar = energy(now, problem.floor) - temperature * math.log(
@@ -54,7 +54,7 @@ class Annealing:
             )
             if energy(next_, problem.floor) < bar:
                 now = next_
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
     def _neighbour(self, plan: Plan, looks: Looks, rng: np.random.Generator) -> Plan:
         """One group narrower, or one narrower and one wider."""

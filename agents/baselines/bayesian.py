@@ -57,7 +57,7 @@ class Bayes:
             )
         floor = _Floor(looks)
         for _ in range(self._most_looks):
-            if looks.meter.is_spent:
+            if looks.session.is_spent:
                 break
             trial = study.ask()
             plan = Plan(
@@ -74,7 +74,7 @@ class Bayes:
                 if math.isfinite(step.latency_s)
                 else _FAILED,
             )
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
 
 class _Floor:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 
-from cprune_rl.agents.core.searcher import Budget, Meter, OnStep, SearchResult, SearchStep
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchSession, SearchStep
 from cprune_rl.core.network import Plan
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, kept_by_a_step
 from cprune_rl.envs.problem import Problem
@@ -53,13 +53,13 @@ class PublishedCPrune:
         self, problem: Problem, budget: Budget, on_step: OnStep | None = None
     ) -> SearchResult:
         """Walks again and again until a walk accepts nothing (see `searcher.Searcher`)."""
-        meter = Meter(problem, budget, on_step)
+        session = SearchSession(problem, budget, on_step)
         dense = problem.network.dense
         table = SubgraphTable.build(problem.network, dense, problem.latency.measure(dense))
-        meter.start(table.latency_s)
-        walk = _Walk(problem, meter, self._alpha, self._beta, self._cap)
+        session.start(table.latency_s)
+        walk = _Walk(problem, session, self._alpha, self._beta, self._cap)
         accuracy = problem.dense_accuracy
-        while not meter.is_spent and not walk.is_over and self._alpha * accuracy >= problem.floor:
+        while not session.is_spent and not walk.is_over and self._alpha * accuracy >= problem.floor:
             step = walk.accepted(table, accuracy)
             if step is None or step.accuracy is None:
                 break
@@ -67,7 +67,7 @@ class PublishedCPrune:
                 SubgraphTable.build(problem.network, step.plan, problem.latency.measure(step.plan)),
                 step.accuracy,
             )
-        return meter.result(self.name)
+        return session.result(self.name)
 
 
 class _Walk:
@@ -79,11 +79,11 @@ class _Walk:
     """
 
     def __init__(
-        self, problem: Problem, meter: Meter, alpha: float, beta: float, cap: float
+        self, problem: Problem, session: SearchSession, alpha: float, beta: float, cap: float
     ) -> None:
-        self._problem, self._meter, self._alpha, self._beta, self._cap = (
+        self._problem, self._session, self._alpha, self._beta, self._cap = (
             problem,
-            meter,
+            session,
             alpha,
             beta,
             cap,
@@ -95,7 +95,7 @@ class _Walk:
         """The first candidate that is accepted; None where none is."""
         channels, steps = self._problem.network.dense.widths, _published_steps(table)
         for row in sorted((r for r in table.rows if r.groups), key=lambda r: -r.total_s):
-            if self._meter.is_spent or self.is_over:
+            if self._session.is_spent or self.is_over:
                 return None
             for at in row.subgraphs:
                 groups = self._problem.network.written_groups[at]
@@ -112,16 +112,16 @@ class _Walk:
 
     def _try(self, table: SubgraphTable, row: TaskRow, accuracy: float) -> SearchStep:
         """Tunes a candidate, and asks for its accuracy if it is fast enough."""
-        problem, meter = self._problem, self._meter
+        problem, session = self._problem, self._session
         plan = self._narrowed(table, row)
         before = problem.latency.spending.fresh_trials
         latency = math.fsum(c.latency_s for c in problem.latency.measure(plan))
         made = problem.latency.spending.fresh_trials - before
-        meter.charge(
+        session.charge(
             max(_TRIALS_A_TASK * len({w.key for w in problem.network.workloads(plan)}) - made, 0)
         )
         what = problem.network.subgraphs[row.subgraphs[0]].name
-        if not math.isfinite(latency) or latency > self._beta * table.latency_s or meter.is_spent:
+        if not math.isfinite(latency) or latency > self._beta * table.latency_s or session.is_spent:
             step = SearchStep(plan, what, latency, None, False)
         else:
             tried = problem.oracle.accuracy(plan)
@@ -134,7 +134,7 @@ class _Walk:
                 tried.value >= max(self._alpha * accuracy, problem.floor),
                 standard_error=tried.standard_error,
             )
-        meter.record(step)
+        session.record(step)
         return step
 
     def _narrowed(self, table: SubgraphTable, row: TaskRow) -> Plan:

@@ -51,7 +51,7 @@ class Evolution:
         looks, rng = Looks(problem, budget, on_step), np.random.default_rng(self._seed)
         alive: deque[SearchStep] = deque(maxlen=self._population)
         for number in range(self._n_looks):
-            if looks.meter.is_spent:
+            if looks.session.is_spent:
                 break
             if number < self._population:
                 child, what = (
@@ -65,7 +65,7 @@ class Evolution:
             else:
                 child, what = self._child(looks, alive, rng), "child"
             alive.append(looks.take(child, f"{what} {number + 1}"))
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
     def _child(self, looks: Looks, alive: Sequence[SearchStep], rng: np.random.Generator) -> Plan:
         """Of the best of a tournament, crossed with another's in half of the cases, and mutated:

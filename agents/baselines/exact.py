@@ -52,11 +52,11 @@ class Exact:
             problem.network.touched_groups,
         )
         found = program.least_latency(looks.slack, self._effort)
-        if found is not None and not looks.meter.is_spent:
+        if found is not None and not looks.session.is_spent:
             why = (
                 PROVEN
                 if found.is_optimal
                 else f"not proven optimal: none is faster than {found.bound:.6g} s"
             )
             looks.take(found.plan, "exact", why)
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)

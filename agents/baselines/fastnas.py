@@ -46,14 +46,14 @@ class FastNAS:
         every = np.unique(np.concatenate(sensitivities))
         thresholds = every[every <= max(looks.slack, 0.0)]
         low, high = 0, len(thresholds)
-        while high - low > 1 and not looks.meter.is_spent:
+        while high - low > 1 and not looks.session.is_spent:
             middle = (low + high) // 2
             step = looks.take(
                 _under(thresholds[middle], sensitivities, looks),
                 f"threshold {thresholds[middle]:.3%}",
             )
             low, high = (middle, high) if step.accepted else (low, middle)
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
     def _sensitivities(self, looks: Looks) -> list[NDArray[np.float64]]:
         """Of each group, the loss at each of its widths:
@@ -63,7 +63,7 @@ class FastNAS:
         entries = self._entries(looks)
         problem, dense = looks.problem, looks.problem.network.dense
         found = dict.fromkeys(enumerate(dense.widths), 0.0)
-        if entries and not looks.meter.is_spent:
+        if entries and not looks.session.is_spent:
             plans = [dense.with_width(g, w) for g, w in entries]
             for (g, w), plan, answer in zip(
                 entries, plans, looks.judge(plans), strict=False

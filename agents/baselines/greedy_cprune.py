@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from cprune_rl.agents.core.searcher import Budget, Meter, OnStep, SearchResult, SearchStep
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchSession, SearchStep
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, lower_multiple
@@ -39,26 +39,31 @@ class GreedyCPrune:
         self, problem: Problem, budget: Budget, on_step: OnStep | None = None
     ) -> SearchResult:
         """Prunes the slowest task until every task is banned (see `searcher.Searcher`)."""
-        meter = Meter(problem, budget, on_step)
+        session = SearchSession(problem, budget, on_step)
         dense = problem.network.dense
         table = _build(problem, dense, problem.latency.measure(dense))
-        meter.start(table.latency_s)
+        session.start(table.latency_s)
         accuracy = problem.dense_accuracy
         banned: set[frozenset[int]] = set()
-        while not meter.is_spent:
+        while not session.is_spent:
             row = _slowest(table, banned)
             if row is None:
                 break
-            step = self._prune_task(problem, meter, table, row, accuracy)
+            step = self._prune_task(problem, session, table, row, accuracy)
             if step is None:
                 banned.add(frozenset(row.groups))
                 continue
             table = _build(problem, step.plan, problem.latency.measure(step.plan))
             accuracy = step.accuracy or accuracy
-        return meter.result(self.name)
+        return session.result(self.name)
 
     def _prune_task(
-        self, problem: Problem, meter: Meter, table: SubgraphTable, row: TaskRow, accuracy: float
+        self,
+        problem: Problem,
+        session: SearchSession,
+        table: SubgraphTable,
+        row: TaskRow,
+        accuracy: float,
     ) -> SearchStep | None:
         """Narrows a task until it is fast enough, doubling the step, then asks for its accuracy;
 
@@ -66,20 +71,20 @@ class GreedyCPrune:
         """
         count = 1
         what = problem.network.subgraphs[row.subgraphs[0]].name
-        while not meter.is_spent:
+        while not session.is_spent:
             plan = _narrowed(problem, table, row, count)
             if plan is None:
                 return None
             costs = problem.latency.measure(plan)
             latency = sum(c.latency_s for c in costs)
             if not math.isfinite(latency) or latency > self._beta * table.latency_s:
-                meter.record(SearchStep(plan, f"{what} x{count}", latency, None, False))
+                session.record(SearchStep(plan, f"{what} x{count}", latency, None, False))
                 count *= 2
                 continue
             tried = problem.oracle.accuracy(plan).value
             accepted = tried >= self._alpha * accuracy and tried >= problem.floor
             step = SearchStep(plan, f"{what} x{count}", latency, tried, accepted)
-            meter.record(step)
+            session.record(step)
             return step if accepted else None
         return None
 

@@ -44,7 +44,7 @@ class HALP:
         """Seeks the lowest latency target whose plan holds (see `searcher.Searcher`)."""
         looks = Looks(problem, budget, on_step)
         seek_target(looks, _Knapsack(looks, self._n_steps), self._most_looks)
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
 
 class _Knapsack:

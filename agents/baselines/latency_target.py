@@ -56,8 +56,8 @@ def seek_target(looks: Looks, planner: Planner, most_looks: int) -> None:
         held_s / stride if fitting is None else min(looks.predicted_s(fitting), held_s / stride)
     )
     while (
-        len(looks.meter.history) < most_looks
-        and not looks.meter.is_spent
+        len(looks.session.history) < most_looks
+        and not looks.session.is_spent
         and held_s > missed_s * _CLOSE
     ):
         step = _reach(looks, planner, target_s)
@@ -73,7 +73,11 @@ def seek_target(looks: Looks, planner: Planner, most_looks: int) -> None:
             target_s = math.sqrt(missed_s * held_s)
         stride *= stride
     for factor in _LOOSER:
-        if held_s < looks.dense_s and factor * held_s < looks.dense_s and not looks.meter.is_spent:
+        if (
+            held_s < looks.dense_s
+            and factor * held_s < looks.dense_s
+            and not looks.session.is_spent
+        ):
             _reach(looks, planner, factor * held_s, looks.dense_s)
 
 
@@ -88,7 +92,7 @@ def _reach(
     """
     step = None
     for left in reversed(range(_TRIES)):
-        plan = None if looks.meter.is_spent else planner.within(target_s)
+        plan = None if looks.session.is_spent else planner.within(target_s)
         if plan is None:
             break
         below_s = min(

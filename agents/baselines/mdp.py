@@ -39,7 +39,7 @@ class MDP:
         """Seeks the lowest latency target whose plan holds (see `searcher.Searcher`)."""
         looks = Looks(problem, budget, on_step)
         seek_target(looks, _Joint(looks, self._effort), self._most_looks)
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
 
 class _Joint:
@@ -60,7 +60,7 @@ class _Joint:
 
     def _program(self) -> WidthProgram:
         looks, problem = self._looks, self._looks.problem
-        best = min(looks.meter.accepted, key=lambda a: a.latency_s)
+        best = min(looks.session.accepted, key=lambda a: a.latency_s)
         return WidthProgram.of(
             problem, looks.widths, problem.curves, best.plan, problem.network.touched_groups
         )

@@ -41,7 +41,7 @@ class NetAdapt:
         looks = Looks(problem, budget, on_step)
         plan, latency_s = problem.network.dense, looks.dense_s
         cut_s, n_halvings, slower = self._cut * latency_s, 0, set[Plan]()
-        while not looks.meter.is_spent:
+        while not looks.session.is_spent:
             step = _round(looks, plan, latency_s - cut_s, slower)
             if step is None and n_halvings == self._n_halvings:
                 break
@@ -51,7 +51,7 @@ class NetAdapt:
                 plan, latency_s, cut_s = step.plan, step.latency_s, cut_s * self._decay
             else:
                 slower.add(step.plan)  # the round is tried again, with what was learnt
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
 
 def _round(looks: Looks, plan: Plan, target_s: float, slower: set[Plan]) -> SearchStep | None:

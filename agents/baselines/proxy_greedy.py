@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cprune_rl.agents.core.searcher import Budget, Meter, OnStep, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchSession
 from cprune_rl.agents.rl.rollout import RollOut
 from cprune_rl.envs.actions.base import Menu
 from cprune_rl.envs.observation import N_GLOBALS
@@ -45,15 +45,15 @@ class ProxyGreedy:
         """Takes the legal step of the highest score until none promises a gain (see
         `searcher.Searcher`).
         """
-        meter = Meter(problem, budget, on_step)
+        session = SearchSession(problem, budget, on_step)
         RollOut(
             problem,
-            meter,
+            session,
             max_rows=len(problem.network.subgraphs),
             max_rejections=self._max_rejections,
             menu=self._menu,
         ).run(_choose)
-        return meter.result(self.name)
+        return session.result(self.name)
 
 
 def _choose(observation: np.ndarray, mask: np.ndarray) -> int:

@@ -38,10 +38,10 @@ class RandomSearch:
         """Draws and looks."""
         looks, rng = Looks(problem, budget, on_step), np.random.default_rng(self._seed)
         for number in range(self._n_looks):
-            if looks.meter.is_spent:
+            if looks.session.is_spent:
                 break
             plan = towards(
                 looks, random_direction(looks, 0.6, rng), looks.slack * rng.uniform(0.3, 1.3)
             )
             looks.take(plan, f"draw {number + 1}", below_s=looks.best_s)
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)

@@ -33,7 +33,7 @@ class Uniform:
             0,
         )
         for ratio in _RATIOS:
-            if looks.meter.is_spent or n_failed == _PATIENCE:
+            if looks.session.is_spent or n_failed == _PATIENCE:
                 break
             step = looks.take(
                 nearest(looks.widths, dense * ratio),
@@ -47,4 +47,4 @@ class Uniform:
                 if step.accepted
                 else n_failed
             )
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)

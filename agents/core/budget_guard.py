@@ -12,7 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cprune_rl.agents.core.searcher import Budget, Meter, OnStep, Searcher, SearchResult, SearchStep
+from cprune_rl.agents.core.searcher import (
+    Budget,
+    OnStep,
+    Searcher,
+    SearchResult,
+    SearchSession,
+    SearchStep,
+)
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.protocols import (
     Accuracy,
@@ -52,44 +59,44 @@ def search_within(
     Returns:
         What it found, and whether it was the guard that ended it.
     """
-    meter = Meter(problem, budget)
+    session = SearchSession(problem, budget)
     dense = problem.network.dense
-    meter.start(math.fsum(c.latency_s for c in problem.latency.measure(dense)))
-    guard = _Guard(meter, other_s or (lambda: 0.0))
+    session.start(math.fsum(c.latency_s for c in problem.latency.measure(dense)))
+    guard = _BudgetGuard(session, other_s or (lambda: 0.0))
 
     def note(step: SearchStep) -> None:
-        meter.record(step)
+        session.record(step)
         if on_step is not None:
             on_step(step)
 
     guarded = replace(
         problem,
-        latency=_GuardedCosts(problem.latency, problem.network, guard),
-        oracle=_GuardedOracle(problem.oracle, guard),
+        latency=_BudgetedLatency(problem.latency, problem.network, guard),
+        oracle=_BudgetedOracle(problem.oracle, guard),
     )
     try:
         found = searcher.search(guarded, budget, note)
     except BudgetSpentError:
-        return meter.result(searcher.name), True
-    return replace(found, cost=meter.cost()), False
+        return session.result(searcher.name), True
+    return replace(found, cost=session.cost()), False
 
 
 @dataclass
-class _Guard:
+class _BudgetGuard:
     """Says no."""
 
-    meter: Meter
+    session: SearchSession
     other_s: Callable[[], float]
 
     def check_time(self) -> None:
         """Raises where time is up."""
-        minutes = self.meter.budget.minutes
-        if minutes is not None and self.meter.cost()["wall_s"] + self.other_s() >= 60 * minutes:
+        minutes = self.session.budget.minutes
+        if minutes is not None and self.session.cost()["wall_s"] + self.other_s() >= 60 * minutes:
             raise BudgetSpentError(f"{minutes:g} minutes are over")
 
     def check(self, name: str, more: float) -> None:
         """Raises where `more` of a cost would pass the budget, or time is up."""
-        budget, cost = self.meter.budget, self.meter.cost()
+        budget, cost = self.session.budget, self.session.cost()
         limit: int | None = getattr(budget, name)
         if limit is not None and more > 0 and cost[name] + more > limit:
             raise BudgetSpentError(
@@ -98,10 +105,10 @@ class _Guard:
         self.check_time()
 
 
-class _GuardedCosts:
+class _BudgetedLatency:
     """See the module (and `contracts.LatencySource`)."""
 
-    def __init__(self, source: LatencySource, network: Network, guard: _Guard) -> None:
+    def __init__(self, source: LatencySource, network: Network, guard: _BudgetGuard) -> None:
         self._source, self._network, self._guard = source, network, guard
 
     @property
@@ -120,13 +127,13 @@ class _GuardedCosts:
         return self._source.predict(workloads)
 
 
-class _GuardedOracle:
+class _BudgetedOracle:
     """See the module (and `contracts.AccuracyOracle`);
 
     which answers cost nothing, because they were given before, the guard remembers.
     """
 
-    def __init__(self, oracle: AccuracyOracle, guard: _Guard) -> None:
+    def __init__(self, oracle: AccuracyOracle, guard: _BudgetGuard) -> None:
         self._oracle, self._guard = oracle, guard
         self._given: dict[Plan, Accuracy] = {}
 

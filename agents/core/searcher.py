@@ -22,8 +22,8 @@ __all__ = [
     "TABLE",
     "AcceptedPlan",
     "Budget",
-    "Meter",
     "SearchResult",
+    "SearchSession",
     "SearchStep",
     "Searcher",
     "plan_of",
@@ -67,7 +67,7 @@ class SearchStep:
         accuracy: by the oracle; None where it was not asked.
         accepted: whether it held the floor in the loop, and was kept.
         predicted_share: of the estimate's seconds, what no task was measured for; filled in by
-            `Meter.record`.
+            `SearchSession.record`.
         expected_gain: log latency ratio to the plan it was tried from, as expected before it was
             measured; None where nothing was.
         gain: the same as it came out.
@@ -197,7 +197,7 @@ class Searcher(Protocol):
 
 
 @dataclass
-class Meter:
+class SearchSession:
     """Counts what a search spends on a problem, and writes down what it tried.
 
     Args:

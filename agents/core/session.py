@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cprune_rl.agents.core.searcher import Budget, Meter, OnStep, SearchStep
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession, SearchStep
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import Accuracy
 from cprune_rl.core.subgraph_table import SubgraphTable
@@ -32,17 +32,17 @@ class Looks:
         on_step: told of every candidate.
 
     Attributes:
-        meter: counts, and writes everything down.
+        session: counts, and writes everything down.
         widths: legal ones of each group, ascending, the dense one last.
         slack: accuracy that may be lost.
     """
 
     def __init__(self, problem: Problem, budget: Budget, on_step: OnStep | None = None) -> None:
-        self.problem, self.meter = problem, Meter(problem, budget, on_step)
+        self.problem, self.session = problem, SearchSession(problem, budget, on_step)
         dense = problem.network.dense
         costs = problem.latency.measure(dense)
         dense_s = sum(c.latency_s for c in costs)
-        self.meter.start(dense_s)
+        self.session.start(dense_s)
         self.widths = legal_widths(
             problem.network, SubgraphTable.build(problem.network, dense, costs).steps
         )
@@ -53,21 +53,21 @@ class Looks:
     @property
     def dense_s(self) -> float:
         """Latency of the dense network."""
-        return self.meter.accepted[0].latency_s
+        return self.session.accepted[0].latency_s
 
     @property
     def best_s(self) -> float:
         """Latency of the fastest accepted plan."""
-        return min(a.latency_s for a in self.meter.accepted)
+        return min(a.latency_s for a in self.session.accepted)
 
     @property
     def n_evaluations_left(self) -> int | None:
         """Accuracy evaluations that the budget still allows; None: any number."""
-        limit = self.meter.budget.accuracy_evaluations
+        limit = self.session.budget.accuracy_evaluations
         return (
             None
             if limit is None
-            else max(limit - int(self.meter.cost()["accuracy_evaluations"]), 0)
+            else max(limit - int(self.session.cost()["accuracy_evaluations"]), 0)
         )
 
     def predicted_s(self, plan: Plan) -> float:
@@ -119,7 +119,7 @@ class Looks:
                 answer.standard_error,
             )
         self._taken[plan] = step
-        self.meter.record(step)
+        self.session.record(step)
         return step
 
     def judge(self, plans: Sequence[Plan]) -> list[Accuracy]:
@@ -134,7 +134,7 @@ class Looks:
 
         its estimate is of cheap looks.
         """
-        self.meter.record(
+        self.session.record(
             SearchStep(
                 plan,
                 what,

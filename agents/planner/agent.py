@@ -7,7 +7,7 @@ its accuracy asked for, where it promises to be faster than what is verified. A 
 on the model go on
 from there (`surrogate`), each with one true look, and every answer is learnt from, so that the next
 turn plans in a better
-model. All write into one meter, so the fastest plan that any of them verified is the answer.
+model. All write into one session, so the fastest plan that any of them verified is the answer.
 
 A study on a simulator had the policy walk the true problem first (`PolicyRollOut`). In rehearsals
 of recorded devices that
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import Budget, Meter, OnStep, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchSession
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.rl.rollout import RollOut
@@ -53,15 +53,15 @@ class PolicyRollOut:
         self, problem: Problem, budget: Budget, on_step: OnStep | None = None
     ) -> SearchResult:
         """One roll-out."""
-        meter = Meter(problem, budget, on_step)
+        session = SearchSession(problem, budget, on_step)
         RollOut(
             problem,
-            meter,
+            session,
             self._policy.observation_space.shape[0],
             max_rejections=self._max_rejections,
             menu=self._menu,
         ).run(self._choose)
-        return meter.result(self.name)
+        return session.result(self.name)
 
     def _choose(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[int, str]:
         action, _ = self._policy.predict(observation, action_masks=mask, deterministic=True)
@@ -87,10 +87,10 @@ class PruningAgent:
         self, problem: Problem, budget: Budget, on_step: OnStep | None = None
     ) -> SearchResult:
         """Takes its turns, until they are done or the budget is spent."""
-        meter = Meter(problem, budget, on_step)
+        session = SearchSession(problem, budget, on_step)
         return (
             SurrogateSearch(self.surrogate)
-            .take_turns(problem, meter, self._propose)
+            .take_turns(problem, session, self._propose)
             .result(self.name)
         )
 

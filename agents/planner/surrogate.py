@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from cprune_rl.agents.core.searcher import (
     AcceptedPlan,
     Budget,
-    Meter,
     OnStep,
     SearchResult,
+    SearchSession,
     SearchStep,
 )
 from cprune_rl.agents.planner.loss_posterior import LossPosterior
@@ -107,48 +107,54 @@ class SurrogateSearch:
         """Starts from the dense network, with what was predicted of its groups (see
         `searcher.Searcher`).
         """
-        return self.take_turns(problem, Meter(problem, budget, on_step)).result(self.name)
+        return self.take_turns(problem, SearchSession(problem, budget, on_step)).result(self.name)
 
-    def take_turns(self, problem: Problem, meter: Meter, propose: Propose | None = None) -> Meter:
+    def take_turns(
+        self, problem: Problem, session: SearchSession, propose: Propose | None = None
+    ) -> SearchSession:
         """Refines again and again.
 
         Args:
             problem: what to solve.
-            meter: counts, and writes everything down.
+            session: counts, and writes everything down.
             propose: who says what to look at first in each turn, given the problem as the model has
                 it by then.
         """
         for turn in range(self._settings.turns):
             if (
-                turn == 0 or not meter.is_spent
+                turn == 0 or not session.is_spent
             ):  # the first measures the dense plan, which is always an answer
-                self.refine(problem, meter, propose, turn)
-        return meter
+                self.refine(problem, session, propose, turn)
+        return session
 
     def refine(
-        self, problem: Problem, meter: Meter, propose: Propose | None = None, turn: int = 0
+        self,
+        problem: Problem,
+        session: SearchSession,
+        propose: Propose | None = None,
+        turn: int = 0,
     ) -> None:
-        """Goes on from what a meter has written down:
+        """Goes on from what a session has written down:
 
         its evaluations are learnt from, its best plan is where the search starts.
 
         Args:
             problem: what to solve.
-            meter: counts, and writes the rounds down.
+            session: counts, and writes the rounds down.
             propose: who says what to look at first, given the problem as the model has it.
             turn: its number: each draws its own.
         """
         walk, settings = (
-            _Walk(problem, meter, self._settings, turn, self._make_space),
+            _Walk(problem, session, self._settings, turn, self._make_space),
             self._settings,
         )
         idle = 0
-        if propose is not None and not meter.is_spent:
+        if propose is not None and not session.is_spent:
             walk.follow(propose)
         if turn == 0:
             walk.verify_fallbacks([settings.first_fallback_share])
         for number in range(settings.rounds):
-            if meter.is_spent or idle >= settings.patience:
+            if session.is_spent or idle >= settings.patience:
                 break
             plan = walk.faster(number)
             idle = (
@@ -171,18 +177,18 @@ class _Walk:
     def __init__(
         self,
         problem: Problem,
-        meter: Meter,
+        session: SearchSession,
         settings: SurrogateSettings,
         turn: int,
         make_space: MakeSpace,
     ) -> None:
         dense = problem.network.dense
-        if not meter.accepted:
-            meter.start(sum(c.latency_s for c in problem.latency.measure(dense)))
+        if not session.accepted:
+            session.start(sum(c.latency_s for c in problem.latency.measure(dense)))
         costs = problem.latency.measure(problem.beginning)
-        self._problem, self._meter, self._settings, self._turn = problem, meter, settings, turn
-        self._posterior = LossPosterior.of(problem, meter.history)
-        self._tried = {step.plan for step in meter.history} | {dense}
+        self._problem, self._session, self._settings, self._turn = problem, session, settings, turn
+        self._posterior = LossPosterior.of(problem, session.history)
+        self._tried = {step.plan for step in session.history} | {dense}
         self._annealing = _Annealing(
             problem,
             make_space(problem, SubgraphTable.build(problem.network, problem.beginning, costs)),
@@ -191,7 +197,7 @@ class _Walk:
     @property
     def best(self) -> AcceptedPlan:
         """The fastest verified plan."""
-        return min(self._meter.accepted, key=lambda a: a.latency_s)
+        return min(self._session.accepted, key=lambda a: a.latency_s)
 
     def follow(self, propose: Propose) -> None:
         """Looks at what somebody proposes who knows the problem as the model has it, if it promises
@@ -225,14 +231,14 @@ class _Walk:
         the fastest plan expected to use no more of it, the oracle believed in part, and to hold,
         the oracle believed.
         """
-        dense_s, settings = self._meter.accepted[0].latency_s, self._settings
+        dense_s, settings = self._session.accepted[0].latency_s, self._settings
         for share in shares:
             rng = np.random.default_rng([settings.seed, self._turn, 1000 + round(1000 * share)])
             model = self._model(
                 (share, 1 + settings.trust * (self._posterior.factors - 1)),
                 (settings.margin, self._posterior.factors),
             )
-            if self._meter.is_spent:
+            if self._session.is_spent:
                 return
             # From the fastest plan, or from the beginning where that one loses so much that no
             # short way leads back.
@@ -253,14 +259,14 @@ class _Walk:
 
         whether it was faster and held.
         """
-        problem, meter = self._problem, self._meter
+        problem, session = self._problem, self._session
         self._tried.add(plan)
         best_s = self.best.latency_s
         expected = _log_gain(best_s, self._predicted_s(plan))
         latency = sum(c.latency_s for c in problem.latency.measure(plan))
         gain = _log_gain(best_s, latency)
         if gain is None or latency >= below_s:
-            meter.record(
+            session.record(
                 SearchStep(
                     plan,
                     f"turn {self._turn + 1}, {what}",
@@ -290,7 +296,7 @@ class _Walk:
             why,
             accuracy.standard_error,
         )
-        meter.record(step)
+        session.record(step)
         return holds
 
     def _predicted_s(self, plan: Plan) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import Budget, Meter, OnStep, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchSession
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.rl.rollout import RollOut
 from cprune_rl.envs.problem import Problem
@@ -37,15 +37,15 @@ class BestOfWalks:
         self, problem: Problem, budget: Budget, on_step: OnStep | None = None
     ) -> SearchResult:
         """Walks; a later walk pays for nothing that an earlier one has seen."""
-        meter = Meter(problem, budget, on_step)
+        session = SearchSession(problem, budget, on_step)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             for walk in range(self._n_walks):
-                if walk == 0 or not meter.is_spent:
-                    RollOut(problem, meter, self._policy.observation_space.shape[0]).run(
+                if walk == 0 or not session.is_spent:
+                    RollOut(problem, session, self._policy.observation_space.shape[0]).run(
                         functools.partial(self._choose, walk == 0)
                     )
-        return meter.result(self.name)
+        return session.result(self.name)
 
     def _choose(
         self, is_first: bool, observation: NDArray[np.float32], mask: NDArray[np.bool_]

@@ -1,4 +1,4 @@
-"""One walk through the environment, by whatever chooses the actions, written down by a meter."""
+"""One walk through the environment, by whatever chooses the actions, written down by a session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import Meter, SearchStep
+from cprune_rl.agents.core.searcher import SearchSession, SearchStep
 from cprune_rl.envs.actions.base import Menu, Move
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
@@ -25,7 +25,7 @@ class RollOut:
 
     Args:
         problem: what to solve.
-        meter: counts and writes down.
+        session: counts and writes down.
         max_rows: rows of the observation.
         max_steps: truncation: far more than a walk takes, so that it never binds.
         max_rejections: the walk ends after so many.
@@ -35,13 +35,13 @@ class RollOut:
     def __init__(
         self,
         problem: Problem,
-        meter: Meter,
+        session: SearchSession,
         max_rows: int,
         max_steps: int = 1000,
         max_rejections: int = 8,
         menu: Menu | None = None,
     ) -> None:
-        self._meter = meter
+        self._session = session
         options: dict[str, Any] = {
             "max_rows": max_rows,
             "max_steps": max_steps,
@@ -66,10 +66,10 @@ class RollOut:
             DeviceError: the device is gone.
         """
         obs, info = self._env.reset(seed=0)
-        if not self._meter.accepted:  # the meter may have seen another walk
-            self._meter.start(self._dense_s(info["latency_s"]))
+        if not self._session.accepted:  # the session may have seen another walk
+            self._session.start(self._dense_s(info["latency_s"]))
         done = False
-        while not done and not self._meter.is_spent:
+        while not done and not self._session.is_spent:
             chosen = choose(obs, self._core.action_masks())
             action, why = chosen if isinstance(chosen, tuple) else (chosen, "")
             move = self._core.move(action)
@@ -89,7 +89,7 @@ class RollOut:
                     if math.isfinite(info["tried_latency_s"])
                     else None
                 )
-                self._meter.record(
+                self._session.record(
                     SearchStep(
                         move.plan,
                         what,

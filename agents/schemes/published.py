@@ -81,14 +81,14 @@ class PublishedMapping:
         looks, settings = Looks(problem, budget, on_step), self._settings
         layers = list(problem.network.blocked_layers)
         if not layers or not math.isfinite(looks.dense_s):
-            return looks.meter.result(self.name)
+            return looks.session.result(self.name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             agent = _Agent(_features(problem), _allowed(problem), settings.width)
             optimizer = torch.optim.Adam(agent.parameters(), settings.learning_rate)
             mean: float | None = None
             for episode in range(settings.episodes):
-                if looks.meter.is_spent:
+                if looks.session.is_spent:
                     break
                 drawn, log_probability = agent.draw()
                 reward = self._reward(looks, _plan(problem, layers, drawn), episode)
@@ -100,7 +100,7 @@ class PublishedMapping:
                 optimizer.zero_grad()
                 (-(reward - mean) * log_probability).backward()  # type: ignore[no-untyped-call]  # torch's own
                 optimizer.step()
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
     def _reward(self, looks: Looks, plan: Plan, episode: int) -> float:
         step = looks.take(plan, f"episode {episode + 1}")

@@ -58,11 +58,11 @@ class MappingRule:
         """Maps, then lowers the density (see `searcher.Searcher`)."""
         looks = Looks(problem, budget, on_step)
         start = problem.beginning
-        if start != problem.network.dense and not looks.meter.is_spent:
+        if start != problem.network.dense and not looks.session.is_spent:
             looks.take(start, "pruned channels")
-        if not looks.meter.is_spent:
+        if not looks.session.is_spent:
             self._lower(looks, start, self._mapping(looks, start))
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
     def _mapping(self, looks: Looks, start: Plan) -> dict[str, Scheme]:
         """Of each layer that is to be pruned its scheme, at the reference density;
@@ -76,12 +76,12 @@ class MappingRule:
             SHAPES if problem.dense_accuracy < _HARD else (s for s in SHAPES if s.kind != "pattern")
         ):
             layers = {layer: network.blocked_layers[layer] for layer in able(network, shape.kind)}
-            if looks.meter.is_spent or not layers:
+            if looks.session.is_spent or not layers:
                 continue
             plan = _with_schemes(start, {layer: Scheme(*shape, _REFERENCE) for layer in layers})
             costs = [c.latency_s for c in problem.latency.measure(plan)]
             tried[shape] = {layer: costs[at] for layer, at in layers.items()}
-            looks.meter.record(
+            looks.session.record(
                 SearchStep(plan, f"{TABLE}{_named(shape)}", math.fsum(costs), None, False)
             )
         found, reasons = {}, []
@@ -98,7 +98,7 @@ class MappingRule:
             if scheme is not None:
                 found[layer] = scheme
         told = "; ".join(reasons) or "no layer of this network can be pruned by a scheme"
-        looks.meter.record(
+        looks.session.record(
             SearchStep(start, f"{TABLE}what it says", math.fsum(dense), None, False, why=told)
         )
         return found
@@ -172,7 +172,7 @@ class MappingRule:
             )  # slower than the start: only a lower density can be faster
 
         for density in _DENSITIES:
-            if looks.meter.is_spent:
+            if looks.session.is_spent:
                 return
             if holds(density):
                 held = density
@@ -180,7 +180,7 @@ class MappingRule:
                 missed = density
                 break
         for _ in range(_BISECTIONS if missed else 0):
-            if looks.meter.is_spent:
+            if looks.session.is_spent:
                 return
             between = math.sqrt(held * missed)
             held, missed = (between, missed) if holds(between) else (held, between)

@@ -7,7 +7,7 @@ The same agent as the one that narrows groups (`agent`), on another menu: a turn
 plan that the policy comes to
 in a model of the problem, what is verified mends the model, annealing goes on over the schemes of
 single layers, which tasks need not
-share. The rule's plans (`mapping_rule`) are in the same meter, so that the search is never slower
+share. The rule's plans (`mapping_rule`) are in the same session, so that the search is never slower
 than the rule among what held in the loop.
 """
 
@@ -17,7 +17,14 @@ import math
 from dataclasses import dataclass, field, replace
 
 from cprune_rl.agents.core.budget_guard import search_within
-from cprune_rl.agents.core.searcher import Budget, Meter, OnStep, Searcher, SearchResult, SearchStep
+from cprune_rl.agents.core.searcher import (
+    Budget,
+    OnStep,
+    Searcher,
+    SearchResult,
+    SearchSession,
+    SearchStep,
+)
 from cprune_rl.agents.planner.agent import PolicyRollOut
 from cprune_rl.agents.planner.moves import JointSpace, PlanSpace, SchemeSpace
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
@@ -49,16 +56,16 @@ class MappingSearch:
         self, problem: Problem, budget: Budget, on_step: OnStep | None = None
     ) -> SearchResult:
         """Begins with the rule, and takes its turns until they are done or the budget is spent."""
-        meter = Meter(problem, budget, on_step)
-        meter.start(sum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
+        session = SearchSession(problem, budget, on_step)
+        session.start(sum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
         MappingRule().search(
-            problem, budget, meter.record
+            problem, budget, session.record
         )  # it ends by itself, after ten looks or so
-        if not problem.network.blocked_layers or meter.is_spent:
-            return meter.result(self.name)
+        if not problem.network.blocked_layers or session.is_spent:
+            return session.result(self.name)
         search = SurrogateSearch(self.surrogate, _schemes)
         return search.take_turns(
-            problem, meter, self._propose if self.policy is not None else None
+            problem, session, self._propose if self.policy is not None else None
         ).result(self.name)
 
     def _propose(self, model: Problem) -> tuple[Plan, str]:
@@ -102,18 +109,18 @@ class ChannelsThenSchemes:
 
         whatever holds the problem's own floor is an answer.
         """
-        meter = Meter(problem, budget, on_step)
-        meter.start(sum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
+        session = SearchSession(problem, budget, on_step)
+        session.start(sum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
 
         def note(step: SearchStep) -> None:
-            if step.accepted and any(step.plan == a.plan for a in meter.accepted):
+            if step.accepted and any(step.plan == a.plan for a in session.accepted):
                 return  # where the second search begins
             holds = (
                 step.accuracy is not None
                 and math.isfinite(step.latency_s)
                 and step.accuracy >= problem.floor
             )
-            meter.record(replace(step, accepted=step.accepted or holds))
+            session.record(replace(step, accepted=step.accepted or holds))
 
         first, _ = search_within(self.channels, problem, budget.part(self.share), note)
         kept = problem.dense_accuracy - self.share * (problem.dense_accuracy - problem.floor)
@@ -124,13 +131,15 @@ class ChannelsThenSchemes:
         )
         starts = dict.fromkeys((first.accepted[0].plan, start.plan))
         for n_done, plan in enumerate(starts):
-            if not meter.is_spent:
+            if not session.is_spent:
                 self.schemes.search(
-                    replace(problem, start=plan), meter.left.part(1 / (len(starts) - n_done)), note
+                    replace(problem, start=plan),
+                    session.left.part(1 / (len(starts) - n_done)),
+                    note,
                 )
-        if self.surrogate is not None and problem.network.blocked_layers and not meter.is_spent:
-            SurrogateSearch(self.surrogate, _both).refine(problem, meter)
-        return meter.result(self.name)
+        if self.surrogate is not None and problem.network.blocked_layers and not session.is_spent:
+            SurrogateSearch(self.surrogate, _both).refine(problem, session)
+        return session.result(self.name)
 
 
 def _schemes(problem: Problem, _: SubgraphTable) -> PlanSpace:

@@ -164,7 +164,7 @@ class TaskCost:
 
 @dataclass
 class Spending:
-    """What a source of latencies or an oracle has spent so far; a meter takes differences of it.
+    """What a source of latencies or an oracle has spent so far; a session takes differences of it.
 
     Attributes:
         fresh_trials: programs built and timed because the cost cache did not hold them.

@@ -15,7 +15,7 @@ from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.baselines.random_search import RandomSearch
 from cprune_rl.agents.baselines.uniform import Uniform
 from cprune_rl.agents.core.pareto import back_off, pareto_front
-from cprune_rl.agents.core.searcher import Budget, Meter, Searcher
+from cprune_rl.agents.core.searcher import Budget, Searcher, SearchSession
 from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
 from cprune_rl.agents.planner.model_problem import model_problem
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
@@ -155,7 +155,7 @@ def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hol
     narrowest = problem.network.uniform(1 / 8)
     found = (
         SurrogateSearch()
-        .take_turns(kind, Meter(kind, Budget()), lambda model: (narrowest, ""))
+        .take_turns(kind, SearchSession(kind, Budget()), lambda model: (narrowest, ""))
         .result("toy")
     )
     assert found.best.plan == narrowest

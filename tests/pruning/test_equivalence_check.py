@@ -38,7 +38,7 @@ class Spendthrift:
                     problem.network.dense.with_width(group, widths[-min(at, len(widths))]),
                     f"{at} narrower",
                 )
-        return looks.meter.result(self.name)
+        return looks.session.result(self.name)
 
 
 def test_a_search_that_ignores_its_budget_is_stopped_with_what_it_has() -> None:
