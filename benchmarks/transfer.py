@@ -68,11 +68,12 @@ from scipy.stats import bootstrap
 from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.core.pareto import back_off, pareto_front
-from cprune_rl.agents.core.searcher import AcceptedPlan, Budget, Searcher, SearchStep
+from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.core.search_result import AcceptedPlan, SearchStep
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings

@@ -26,7 +26,7 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
-from cprune_rl.agents.core.searcher import AcceptedPlan, Budget
+from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.compiler.deploy.build import build_network, time_interleaved
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.target import vector_width
@@ -42,6 +42,7 @@ from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch, Tuni
 from cprune_rl.compiler.tuning.trials import TrialRunner
 from cprune_rl.core.loss_model import LossCurves
 from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.search_result import AcceptedPlan
 from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import CurveOracle

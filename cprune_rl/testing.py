@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import Budget, Searcher, SearchResult
+from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.core.loss_model import LossCurves
 from cprune_rl.core.network import (
     Blocked,
@@ -29,6 +29,7 @@ from cprune_rl.core.network import (
     Workload,
 )
 from cprune_rl.core.protocols import Accuracy, Artifact, Device, Measurement, Spending, TaskCost
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
 from cprune_rl.envs.problem import Problem
 

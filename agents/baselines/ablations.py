@@ -17,17 +17,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from cprune_rl.agents.core.searcher import (
-    AcceptedPlan,
-    Budget,
-    OnStep,
-    Searcher,
-    SearchResult,
-    SearchSession,
-    SearchStep,
-)
+from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchSession
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.protocols import LatencySource, Spending, TaskCost, least_price
+from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from stable_baselines3 import DDPG
 from stable_baselines3.common.noise import ActionNoise
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["AMC", "AMCSettings"]

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import math
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchSession, SearchStep
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchResult, SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, kept_by_a_step
 from cprune_rl.envs.problem import Problem
 

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from cprune_rl.agents.baselines.plan_sampling import energy, moved, random_direction, towards
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchStep
+from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["Evolution"]

@@ -13,9 +13,10 @@ tests.
 from __future__ import annotations
 
 from cprune_rl.agents.baselines.width_milp import Effort, WidthProgram
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["PROVEN", "Exact"]

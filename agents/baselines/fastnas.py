@@ -15,10 +15,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.loss_model import LossCurves
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["FastNAS"]

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from cprune_rl.agents.baselines.latency_target import seek_target
 from cprune_rl.agents.baselines.width_milp import Effort, Solution, WidthProgram
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["HALP"]

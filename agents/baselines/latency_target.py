@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from cprune_rl.agents.core.searcher import SearchStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchStep
 
 __all__ = ["Planner", "seek_target"]
 

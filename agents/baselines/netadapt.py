@@ -12,9 +12,10 @@ and is not kept where it is no faster.
 
 from __future__ import annotations
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchStep
+from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["NetAdapt"]

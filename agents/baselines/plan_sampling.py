@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import SearchStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchStep
 
 __all__ = ["energy", "moved", "nearest", "random_direction", "towards"]
 

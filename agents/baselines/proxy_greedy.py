@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchSession
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.agents.rl.rollout import RollOut
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.actions.base import Menu
 from cprune_rl.envs.observation import N_GLOBALS
 from cprune_rl.envs.problem import Problem

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from cprune_rl.agents.baselines.plan_sampling import nearest
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["Uniform"]

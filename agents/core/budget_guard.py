@@ -12,14 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cprune_rl.agents.core.searcher import (
-    Budget,
-    OnStep,
-    Searcher,
-    SearchResult,
-    SearchSession,
-    SearchStep,
-)
+from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchSession
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.protocols import (
     Accuracy,
@@ -29,6 +22,7 @@ from cprune_rl.core.protocols import (
     TaskCost,
     least_price,
 )
+from cprune_rl.core.search_result import SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 

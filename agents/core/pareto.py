@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cprune_rl.agents.core.searcher import AcceptedPlan
+from cprune_rl.core.search_result import AcceptedPlan
 
 __all__ = ["back_off", "max_checks", "pareto_front"]
 

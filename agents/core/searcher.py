@@ -11,26 +11,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 
-__all__ = [
-    "TABLE",
-    "AcceptedPlan",
-    "Budget",
-    "SearchResult",
-    "SearchSession",
-    "SearchStep",
-    "Searcher",
-    "plan_of",
-]
-
-TABLE = "table: "
-"""What begins with it in a step's `what` was measured to know, not as a candidate."""
+__all__ = ["Budget", "OnStep", "SearchSession", "Searcher"]
 
 
 @dataclass(frozen=True)
@@ -54,121 +42,6 @@ class Budget:
             for limit in (self.fresh_trials, self.accuracy_evaluations)
         )
         return Budget(trials, evaluations, None if self.minutes is None else share * self.minutes)
-
-
-@dataclass(frozen=True)
-class SearchStep:
-    """One candidate that a search tried.
-
-    Attributes:
-        plan: the candidate.
-        what: the task that was narrowed, or why the search looked here.
-        latency_s: estimate; infinite where it could not be measured.
-        accuracy: by the oracle; None where it was not asked.
-        accepted: whether it held the floor in the loop, and was kept.
-        predicted_share: of the estimate's seconds, what no task was measured for; filled in by
-            `SearchSession.record`.
-        expected_gain: log latency ratio to the plan it was tried from, as expected before it was
-            measured; None where nothing was.
-        gain: the same as it came out.
-        why: what spoke for it.
-        standard_error: of the accuracy, as the oracle states it.
-    """
-
-    plan: Plan
-    what: str
-    latency_s: float
-    accuracy: float | None
-    accepted: bool
-    predicted_share: float = 0.0
-    expected_gain: float | None = None
-    gain: float | None = None
-    why: str = ""
-    standard_error: float = 0.0
-
-
-@dataclass(frozen=True)
-class AcceptedPlan:
-    """A plan that held the floor in the loop.
-
-    Attributes:
-        plan: what is kept.
-        latency_s: estimate.
-        accuracy: by the oracle.
-    """
-
-    plan: Plan
-    latency_s: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found and what it cost.
-
-    Attributes:
-        method: name of the searcher.
-        accepted: plans that held the floor in the loop, the dense one first, in the order they were
-            found.
-        history: every candidate.
-        cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s, wall_s.
-    """
-
-    method: str
-    accepted: tuple[AcceptedPlan, ...]
-    history: tuple[SearchStep, ...]
-    cost: dict[str, float]
-
-    @property
-    def best(self) -> AcceptedPlan:
-        """The accepted plan of lowest latency."""
-        return min(self.accepted, key=lambda a: a.latency_s)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        history = [
-            {
-                **asdict(s),
-                **_plan_to_json(s.plan),
-                "latency_s": s.latency_s if math.isfinite(s.latency_s) else None,
-            }
-            for s in self.history
-        ]
-        accepted = [
-            {**_plan_to_json(a.plan), "latency_s": a.latency_s, "accuracy": a.accuracy}
-            for a in self.accepted
-        ]
-        return {"method": self.method, "accepted": accepted, "history": history, "cost": self.cost}
-
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> SearchResult:
-        """The inverse of `to_json`."""
-        history = (_step_from_json(s) for s in value["history"])
-        accepted = (
-            AcceptedPlan(plan_of(a), a["latency_s"], a["accuracy"]) for a in value["accepted"]
-        )
-        return SearchResult(value["method"], tuple(accepted), tuple(history), value["cost"])
-
-
-def _plan_to_json(plan: Plan) -> dict[str, Any]:
-    return {"plan": list(plan.widths), **({"schemes": dict(plan.schemes)} if plan.schemes else {})}
-
-
-def plan_of(value: dict[str, Any]) -> Plan:
-    """The plan of a candidate as `SearchResult.to_json` writes it."""
-    return Plan(tuple(value["plan"]), tuple(value.get("schemes", {}).items()))
-
-
-def _step_from_json(value: dict[str, Any]) -> SearchStep:
-    latency_s = math.inf if value["latency_s"] is None else value["latency_s"]
-    more = {
-        name: value[name]
-        for name in ("predicted_share", "expected_gain", "gain", "why", "standard_error")
-        if name in value
-    }
-    return SearchStep(
-        plan_of(value), value["what"], latency_s, value["accuracy"], value["accepted"], **more
-    )
 
 
 OnStep = Callable[[SearchStep], None]
@@ -292,7 +165,12 @@ class SearchSession:
 
     def result(self, method: str) -> SearchResult:
         """What the search found."""
-        return SearchResult(method, tuple(self.accepted), tuple(self.history), self.cost())
+        return SearchResult(
+            method=method,
+            accepted=tuple(self.accepted),
+            history=tuple(self.history),
+            cost=self.cost(),
+        )
 
     def _totals(self) -> dict[str, float]:
         latency, oracle = self.problem.latency.spending, self.problem.oracle.spending

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession, SearchStep
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import Accuracy
+from cprune_rl.core.search_result import SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import Problem
 

@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchSession
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.rl.rollout import RollOut
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.actions.base import Menu
 from cprune_rl.envs.problem import Problem
 

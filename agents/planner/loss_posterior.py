@@ -15,9 +15,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import SearchStep
 from cprune_rl.core.loss_model import LossCurves
 from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.search_result import SearchStep
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["LossPosterior"]

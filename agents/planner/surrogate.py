@@ -22,19 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import (
-    AcceptedPlan,
-    Budget,
-    OnStep,
-    SearchResult,
-    SearchSession,
-    SearchStep,
-)
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.agents.planner.loss_posterior import LossPosterior
 from cprune_rl.agents.planner.model_problem import model_problem
 from cprune_rl.agents.planner.moves import ChannelSpace, PlanSpace
 from cprune_rl.core.loss_model import LossCurves
 from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import Problem
 

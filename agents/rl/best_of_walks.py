@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult, SearchSession
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.rl.rollout import RollOut
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["BestOfWalks"]

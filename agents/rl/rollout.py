@@ -10,7 +10,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import SearchSession, SearchStep
+from cprune_rl.agents.core.searcher import SearchSession
+from cprune_rl.core.search_result import SearchStep
 from cprune_rl.envs.actions.base import Menu, Move
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem

@@ -23,10 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import KINDS
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.actions.layer_schemes import SCHEMES, able
 from cprune_rl.envs.problem import Problem
 

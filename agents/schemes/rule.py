@@ -22,10 +22,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cprune_rl.agents.core.searcher import TABLE, Budget, OnStep, SearchResult, SearchStep
+from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import KINDS, MOST_OF_PATTERNS, Scheme
+from cprune_rl.core.search_result import TABLE_PREFIX, SearchResult, SearchStep
 from cprune_rl.envs.actions.layer_schemes import ALL_CHANNELS, SHAPES, Shape, able
 from cprune_rl.envs.problem import Problem
 
@@ -82,7 +83,7 @@ class MappingRule:
             costs = [c.latency_s for c in problem.latency.measure(plan)]
             tried[shape] = {layer: costs[at] for layer, at in layers.items()}
             looks.session.record(
-                SearchStep(plan, f"{TABLE}{_named(shape)}", math.fsum(costs), None, False)
+                SearchStep(plan, f"{TABLE_PREFIX}{_named(shape)}", math.fsum(costs), None, False)
             )
         found, reasons = {}, []
         for layer, at in network.blocked_layers.items():
@@ -99,7 +100,9 @@ class MappingRule:
                 found[layer] = scheme
         told = "; ".join(reasons) or "no layer of this network can be pruned by a scheme"
         looks.session.record(
-            SearchStep(start, f"{TABLE}what it says", math.fsum(dense), None, False, why=told)
+            SearchStep(
+                start, f"{TABLE_PREFIX}what it says", math.fsum(dense), None, False, why=told
+            )
         )
         return found
 

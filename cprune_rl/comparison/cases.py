@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cprune_rl.agents.core.pareto import back_off, pareto_front
-from cprune_rl.agents.core.searcher import AcceptedPlan
 from cprune_rl.comparison.records import Case
+from cprune_rl.core.search_result import AcceptedPlan
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import read_recording, without_floor
 from cprune_rl.envs.problems.replay import Rehearsal, rehearse

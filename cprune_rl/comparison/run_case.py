@@ -18,11 +18,12 @@ from typing import Any
 import cprune_rl
 from cprune_rl.agents.baselines.exact import PROVEN
 from cprune_rl.agents.core.budget_guard import search_within
-from cprune_rl.agents.core.searcher import AcceptedPlan, Budget, SearchStep
+from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.registry import METHODS, Brought
 from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, kept, open_case
 from cprune_rl.comparison.policy_store import Shelf
 from cprune_rl.comparison.records import COSTS, Case, Row
+from cprune_rl.core.search_result import AcceptedPlan, SearchStep
 from cprune_rl.core.system_info import describe_system
 from cprune_rl.envs.problems.replay import Rehearsal
 

@@ -18,8 +18,8 @@ from torch import nn
 from cprune_rl.accuracy.final_gate import Verdict, judge
 from cprune_rl.accuracy.training import evaluate, recalibrate, right_answers
 from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
-from cprune_rl.agents.core.searcher import SearchResult
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pipeline.context import Comparison, FinishedNetwork, Workbench

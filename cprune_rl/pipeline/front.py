@@ -18,8 +18,8 @@ from rich.table import Table
 
 from cprune_rl.accuracy.final_gate import difference_interval
 from cprune_rl.accuracy.training import right_answers
-from cprune_rl.agents.core.searcher import SearchResult
 from cprune_rl.core.intervals import accuracy_interval
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.pipeline.context import Comparison, FinishedNetwork, Workbench
 from cprune_rl.pipeline.finalize import FinalGate, Finalist, finish, timed_side_by_side
 from cprune_rl.pipeline.progress import Reporter

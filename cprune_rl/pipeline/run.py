@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from cprune_rl.accuracy.training import right_answers
-from cprune_rl.agents.core.searcher import SearchResult, plan_of
 from cprune_rl.core.intervals import accuracy_interval
 from cprune_rl.core.result import Figures, MethodResult, Result
+from cprune_rl.core.search_result import SearchResult, plan_from_json
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import save_recorded
@@ -254,7 +254,7 @@ def record_problem(bench: Workbench, folder: RunFolder, files: Sequence[str]) ->
     """
     searches = [folder.read_json(file) for file in files]
     plans = {
-        plan_of(step)
+        plan_from_json(step)
         for search in searches
         if search
         for step in search["history"]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from cprune_rl.agents.core.searcher import TABLE, SearchStep
+from cprune_rl.core.search_result import TABLE_PREFIX, SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.pipeline.progress import Reporter
 from cprune_rl.pipeline.run_folder import RunFolder
@@ -104,7 +104,7 @@ class Narrator:
                 self._writer.add_scalar(f"{tags[name]}/{self._method}", value, self._n)
 
     def _verdict(self, step: SearchStep) -> str:
-        if step.accepted or step.what.startswith(TABLE):
+        if step.accepted or step.what.startswith(TABLE_PREFIX):
             return "kept" if step.accepted else ""
         return (
             "too slow"

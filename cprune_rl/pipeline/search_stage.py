@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.core.budget_guard import search_within
-from cprune_rl.agents.core.searcher import Budget, Searcher, SearchResult
+from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.planner.surrogate import SurrogateSettings
 from cprune_rl.agents.policies import find_policy, open_policy
@@ -23,6 +23,7 @@ from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import ChannelsThenSchemes, MappingSearch
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.actions.base import Menu
 from cprune_rl.envs.actions.channel_steps import ChannelMenu
 from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeMenu

@@ -22,7 +22,7 @@ from rich.table import Table
 from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.core.pareto import back_off, pareto_front
-from cprune_rl.agents.core.searcher import AcceptedPlan, Budget, Searcher
+from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
 from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
@@ -30,6 +30,7 @@ from cprune_rl.agents.rl.training import Trained, TrainingSettings, check_learne
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch
 from cprune_rl.core.json_text import dump_json
+from cprune_rl.core.search_result import AcceptedPlan
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.envs.actions.channel_steps import ChannelMenu
 from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeMenu

@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from cprune_rl.agents.core.searcher import SearchResult
 from cprune_rl.core.network import Plan
 from cprune_rl.core.result import Result
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.reporting.run_plots import (
     CalibrationMap,

@@ -13,9 +13,9 @@ import numpy as np
 matplotlib.use("Agg")  # no display is needed, or taken
 from matplotlib import pyplot as plt
 
-from cprune_rl.agents.core.searcher import SearchResult
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.result import Result
+from cprune_rl.core.search_result import SearchResult
 
 __all__ = [
     "CalibrationMap",

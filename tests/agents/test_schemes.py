@@ -8,7 +8,7 @@ import math
 import pytest
 
 from cprune_rl.agents.core.budget_guard import search_within
-from cprune_rl.agents.core.searcher import Budget, SearchResult
+from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.schemes.published import PublishedMapping, PublishedSettings
 from cprune_rl.agents.schemes.rule import MappingRule
@@ -16,6 +16,7 @@ from cprune_rl.agents.schemes.search import ChannelsThenSchemes, MappingSearch
 from cprune_rl.core.network import Plan, Workload
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.scheme import Scheme
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.setup import check_names

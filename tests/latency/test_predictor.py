@@ -22,11 +22,12 @@ from benchmarks.predictor_study.leave_one_network_out import (
 )
 from benchmarks.predictor_study.plan_choice_regret import measured_plans
 from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
-from cprune_rl.agents.core.searcher import Budget, SearchResult
+from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE, DeviceDescriptor
 from cprune_rl.core.loss_model import LossCurves
 from cprune_rl.core.network import Network, OperatorKind, Plan, Workload
 from cprune_rl.core.protocols import Measurement, TaskCost
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.cost_cache import SqlStore, StoredTrial
 from cprune_rl.errors import ConfigError, DataError
 from cprune_rl.latency.interpolation import CostModel, EstimatedCosts

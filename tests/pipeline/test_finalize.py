@@ -14,9 +14,9 @@ from torch import nn
 
 from cprune_rl.accuracy.final_gate import Verdict
 from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
-from cprune_rl.agents.core.searcher import AcceptedPlan, SearchResult
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import AcceptedPlan, SearchResult
 from cprune_rl.pipeline.context import Comparison, FinishedNetwork
 from cprune_rl.pipeline.finalize import Finalist, fastest, finish, timed_side_by_side
 from cprune_rl.pipeline.progress import Reporter
@@ -42,12 +42,12 @@ class WidthGate:
 def search(n_plans: int) -> SearchResult:
     """Plans of falling width and latency, the dense one first."""
     return SearchResult(
-        "toy",
-        tuple(
+        method="toy",
+        accepted=tuple(
             AcceptedPlan(Plan((100 - i,)), 1.0 - i / 100, 0.9 - i / 1000) for i in range(n_plans)
         ),
-        (),
-        {},
+        history=(),
+        cost={},
     )
 
 
@@ -100,7 +100,7 @@ def test_the_gate_is_told_exactly_how_often_it_may_be_asked(n_plans: int) -> Non
 def test_a_slower_plan_found_later_is_not_on_the_pareto_front() -> None:
     result = search(3)
     slower = AcceptedPlan(Plan((10,)), 2.0, 0.9)
-    with_slower = SearchResult("toy", (*result.accepted, slower), (), {})
+    with_slower = replace(result, accepted=(*result.accepted, slower))
     assert finish(with_slower, WidthGate(0), Reporter()).plan == Plan((98,))
 
 
@@ -127,7 +127,7 @@ def test_a_search_that_accepted_what_another_one_kept_ends_no_slower() -> None:
     assert alone.plan.widths[0] > 92
     assert beside.plan == first.plan
     assert beside.method == longer.method
-    other = SearchResult("other", longer.accepted[:3], (), {})
+    other = replace(longer, method="other", accepted=longer.accepted[:3])
     assert finish(other, Moody(0), Reporter(), [first]).plan.widths[0] >= 98, (
         "a plan that it did not accept is not its own"
     )

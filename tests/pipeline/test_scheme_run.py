@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cprune_rl.accuracy import data
-from cprune_rl.agents.core.searcher import TABLE
+from cprune_rl.core.search_result import TABLE_PREFIX
 from cprune_rl.pipeline import config
 from cprune_rl.pipeline.progress import Reporter
 from cprune_rl.pipeline.run import run
@@ -78,7 +78,7 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(
     check_names(options)
     result = run(RunFolder.create(options), Reporter())
     assert result.main.method == "channels-then-schemes"
-    table = [step for step in result.main.history if step["what"].startswith(TABLE)]
+    table = [step for step in result.main.history if step["what"].startswith(TABLE_PREFIX)]
     assert any("of dense" in step["why"] or "dense, " in step["why"] for step in table), (
         "each layer's reason is told"
     )

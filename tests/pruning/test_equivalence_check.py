@@ -15,9 +15,10 @@ from cprune_rl.agents.baselines.halp import HALP
 from cprune_rl.agents.baselines.mdp import MDP
 from cprune_rl.agents.baselines.netadapt import NetAdapt
 from cprune_rl.agents.core.budget_guard import search_within
-from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchResult
+from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.replay import TRIALS_EACH, rehearse
 from cprune_rl.testing import toy_problem

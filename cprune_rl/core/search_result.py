@@ -1,0 +1,134 @@
+"""What a search tried, what it accepted and what it cost; one JSON file holds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cprune_rl.core.network import Plan
+
+__all__ = ["TABLE_PREFIX", "AcceptedPlan", "SearchResult", "SearchStep", "plan_from_json"]
+
+TABLE_PREFIX = "table: "
+"""Begins the `what` of a step that was measured to know something, and is no candidate."""
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One candidate that a search tried.
+
+    Attributes:
+        plan: the candidate.
+        what: the task that was narrowed, or the part of the search that tried the plan.
+        latency_s: estimate; infinite where it could not be measured.
+        accuracy: by the oracle; None where it was not asked.
+        accepted: whether it held the floor in the loop, and was kept.
+        predicted_share: share of the estimate that is predicted, not measured; filled in by
+            `SearchSession.record`.
+        expected_gain: log latency ratio to the plan it was tried from, as predicted; None where
+            nothing was.
+        gain: the same as measured.
+        why: what spoke for it.
+        standard_error: of the accuracy, as the oracle states it.
+    """
+
+    plan: Plan
+    what: str
+    latency_s: float
+    accuracy: float | None = None
+    accepted: bool = False
+    predicted_share: float = 0.0
+    expected_gain: float | None = None
+    gain: float | None = None
+    why: str = ""
+    standard_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class AcceptedPlan:
+    """A plan that held the floor in the loop.
+
+    Attributes:
+        plan: what is kept.
+        latency_s: estimate.
+        accuracy: by the oracle.
+    """
+
+    plan: Plan
+    latency_s: float
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What a search found and what it cost.
+
+    Attributes:
+        method: name of the searcher.
+        accepted: plans that held the floor in the loop, the dense one first, in the order they were
+            found.
+        history: every candidate.
+        cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s, wall_s.
+    """
+
+    method: str
+    accepted: tuple[AcceptedPlan, ...]
+    history: tuple[SearchStep, ...]
+    cost: dict[str, float]
+
+    @property
+    def best(self) -> AcceptedPlan:
+        """The accepted plan of lowest latency."""
+        return min(self.accepted, key=lambda a: a.latency_s)
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it as plain values."""
+        return {
+            "method": self.method,
+            "accepted": [
+                _plan_to_json(a.plan) | {"latency_s": a.latency_s, "accuracy": a.accuracy}
+                for a in self.accepted
+            ],
+            "history": [_step_to_json(step) for step in self.history],
+            "cost": self.cost,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> SearchResult:
+        """Read what `to_json` wrote."""
+        accepted = [
+            AcceptedPlan(plan_from_json(a), a["latency_s"], a["accuracy"])
+            for a in value["accepted"]
+        ]
+        return SearchResult(
+            method=value["method"],
+            accepted=tuple(accepted),
+            history=tuple(_step_from_json(step) for step in value["history"]),
+            cost=value["cost"],
+        )
+
+
+def plan_from_json(value: Mapping[str, Any]) -> Plan:
+    """Read the plan of a candidate as `SearchResult.to_json` writes it."""
+    return Plan(tuple(value["plan"]), tuple(value.get("schemes", {}).items()))
+
+
+def _plan_to_json(plan: Plan) -> dict[str, Any]:
+    value: dict[str, Any] = {"plan": list(plan.widths)}
+    if plan.schemes:
+        value["schemes"] = dict(plan.schemes)
+    return value
+
+
+def _step_to_json(step: SearchStep) -> dict[str, Any]:
+    latency_s = step.latency_s if math.isfinite(step.latency_s) else None
+    return asdict(step) | _plan_to_json(step.plan) | {"latency_s": latency_s}
+
+
+def _step_from_json(value: Mapping[str, Any]) -> SearchStep:
+    fields = {name: field for name, field in value.items() if name not in ("plan", "schemes")}
+    if fields["latency_s"] is None:
+        fields["latency_s"] = math.inf
+    return SearchStep(plan=plan_from_json(value), **fields)
