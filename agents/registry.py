@@ -29,10 +29,11 @@ from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.baselines.random_search import RandomSearch
 from cprune_rl.agents.baselines.uniform import Uniform
 from cprune_rl.agents.core.searcher import Searcher
-from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
+from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.rl.best_of_walks import BestOfWalks
 from cprune_rl.agents.rl.policy import RowPolicy
+from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.schemes.published import PublishedMapping, PublishedSettings
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch

@@ -19,55 +19,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.rl.policy import RowPolicy
-from cprune_rl.agents.rl.rollout import RollOut
+from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult
-from cprune_rl.envs.actions.base import Menu
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["PolicyRollOut", "PruningAgent"]
-
-
-class PolicyRollOut:
-    """Rolls a trained policy out once, greedily decoded (see `searcher.Searcher`).
-
-    Args:
-        policy: trained before; reads tables of `policy.observation_space.shape[0]` rows.
-        max_rejections: the roll-out ends after so many.
-        menu: that it was trained on; narrower groups where not given.
-    """
-
-    name = "roll-out"
-
-    def __init__(
-        self, policy: RowPolicy, max_rejections: int = 8, menu: Menu | None = None
-    ) -> None:
-        self._policy, self._max_rejections, self._menu = policy, max_rejections, menu
-
-    def search(
-        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
-    ) -> SearchResult:
-        """One roll-out."""
-        session = SearchSession(problem, budget, on_step)
-        RollOut(
-            problem,
-            session,
-            self._policy.observation_space.shape[0],
-            max_rejections=self._max_rejections,
-            menu=self._menu,
-        ).run(self._choose)
-        return session.result(self.name)
-
-    def _choose(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[int, str]:
-        action, _ = self._policy.predict(observation, action_masks=mask, deterministic=True)
-        learned, analytic = self._policy.explain(observation, int(action))
-        return int(action), f"score {analytic:+.1f}, learned {learned:+.1f}"
+__all__ = ["PruningAgent"]
 
 
 @dataclass(frozen=True)

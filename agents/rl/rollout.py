@@ -10,13 +10,14 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.searcher import SearchSession
-from cprune_rl.core.search_result import SearchStep
+from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
+from cprune_rl.agents.rl.policy import RowPolicy
+from cprune_rl.core.search_result import SearchResult, SearchStep
 from cprune_rl.envs.actions.base import Menu, Move
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["Choose", "RollOut"]
+__all__ = ["Choose", "PolicyRollOut", "RollOut"]
 
 Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], "int | tuple[int, str]"]
 
@@ -116,3 +117,39 @@ class RollOut:
     def _describe(self, move: Move) -> str:
         first = self._core.state.table.rows[move.row].subgraphs[0]
         return f"{self._core.problem.network.subgraphs[first].name} {self._core.menu.describe(move.change)}"
+
+
+class PolicyRollOut:
+    """Rolls a trained policy out once, greedily decoded (see `searcher.Searcher`).
+
+    Args:
+        policy: trained before; reads tables of `policy.observation_space.shape[0]` rows.
+        max_rejections: the roll-out ends after so many.
+        menu: that it was trained on; narrower groups where not given.
+    """
+
+    name = "roll-out"
+
+    def __init__(
+        self, policy: RowPolicy, max_rejections: int = 8, menu: Menu | None = None
+    ) -> None:
+        self._policy, self._max_rejections, self._menu = policy, max_rejections, menu
+
+    def search(
+        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
+    ) -> SearchResult:
+        """One roll-out."""
+        session = SearchSession(problem, budget, on_step)
+        RollOut(
+            problem,
+            session,
+            self._policy.observation_space.shape[0],
+            max_rejections=self._max_rejections,
+            menu=self._menu,
+        ).run(self._choose)
+        return session.result(self.name)
+
+    def _choose(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[int, str]:
+        action, _ = self._policy.predict(observation, action_masks=mask, deterministic=True)
+        learned, analytic = self._policy.explain(observation, int(action))
+        return int(action), f"score {analytic:+.1f}, learned {learned:+.1f}"

@@ -22,9 +22,9 @@ from stable_baselines3.common.logger import configure
 
 import cprune_rl  # noqa: F401  # registers the environments
 from cprune_rl.agents.core.searcher import Budget
-from cprune_rl.agents.planner.agent import PolicyRollOut
 from cprune_rl.agents.rl.learners import LEARNERS, Learner
 from cprune_rl.agents.rl.policy import RowPolicy
+from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.vec_env import ProblemVecEnv
 from cprune_rl.envs.actions.base import Menu
 from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler

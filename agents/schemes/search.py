@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 
 from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchSession
-from cprune_rl.agents.planner.agent import PolicyRollOut
 from cprune_rl.agents.planner.moves import JointSpace, PlanSpace, SchemeSpace
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.rl.policy import RowPolicy
+from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult, SearchStep

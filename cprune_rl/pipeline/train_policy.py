@@ -23,9 +23,10 @@ from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.agents.core.searcher import Budget, Searcher
-from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
+from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
+from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import Trained, TrainingSettings, check_learner, train_policy
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch

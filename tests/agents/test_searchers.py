@@ -16,10 +16,11 @@ from cprune_rl.agents.baselines.random_search import RandomSearch
 from cprune_rl.agents.baselines.uniform import Uniform
 from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.agents.core.searcher import Budget, Searcher, SearchSession
-from cprune_rl.agents.planner.agent import PolicyRollOut, PruningAgent
+from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.planner.model_problem import model_problem
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
 from cprune_rl.agents.rl.best_of_walks import BestOfWalks
+from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.core.loss_model import LossCurves
 from cprune_rl.envs.problems.loss_model_oracle import CurveOracle

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from cprune_rl.agents.core.searcher import Budget
-from cprune_rl.agents.planner.agent import PolicyRollOut
 from cprune_rl.agents.rl.dqn import _legal
 from cprune_rl.agents.rl.policy import load_policy, save_policy
+from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
 from cprune_rl.envs.cprune_env import CPruneEnv

@@ -13,7 +13,7 @@ from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
 import cprune_rl  # noqa: F401  # registers the environments
 from cprune_rl.agents.core.searcher import Budget
-from cprune_rl.agents.planner.agent import PolicyRollOut
+from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
