@@ -37,8 +37,8 @@ from cprune_rl.latency.interpolation import CostModel, ModelledCosts
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.context import full_settings
 from cprune_rl.pipeline.oracle_setup import equal_latency_plans, supernet_evaluation
-from cprune_rl.pipeline.progress import Reporter
-from cprune_rl.pipeline.setup import open_subject
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.setup import load_trained_model
 
 NETWORKS = tuple(
     sorted({name.partition("@")[0] for name in recorded_names() if name.endswith("@znver4-1t")})
@@ -61,7 +61,7 @@ def measure(
         storage: keeps every answer.
         steps: of the full fine-tune; a run's own where not given.
     """
-    reporter = Reporter()
+    progress = ProgressLog()
     config = load_config(
         None,
         {
@@ -71,7 +71,7 @@ def measure(
             "storage": storage,
         },
     )
-    subject = open_subject(config, reporter)
+    trained_model = load_trained_model(config, progress)
     recording = read_recording(f"{network}@znver4-1t")
     plans = equal_latency_plans(
         recording.network,
@@ -80,31 +80,33 @@ def measure(
         n_plans,
         seed,
     )
-    dense_accuracy = evaluate(subject.model, subject.data.search)
+    dense_accuracy = evaluate(trained_model.model, trained_model.data.search)
     store = open_store(storage)
     settings = full_settings(config)
-    full = subject.finetuned(
+    full = trained_model.finetuned(
         settings if steps is None else dataclasses.replace(settings, n_steps=steps)
     )
     started = time.perf_counter()
-    supernet = supernet_evaluation(config, subject, reporter)
+    supernet = supernet_evaluation(config, trained_model, progress)
     training_s = {"supernet": time.perf_counter() - started}
     evaluations: dict[str, Recalibrated | Finetuned] = {
         "macs": full,
-        "recalibrate": Recalibrated(subject.pruned, subject.weights, subject.data),
+        "recalibrate": Recalibrated(
+            trained_model.pruned, trained_model.weights, trained_model.data
+        ),
     }
     evaluations |= {
-        f"finetune:{n}": subject.finetuned(
+        f"finetune:{n}": trained_model.finetuned(
             TrainSettings(n, learning_rate=0.02, warmup=0.1, seed=seed)
         )
         for n in (20, 50, 200)
     }
     evaluations["supernet"] = supernet
     truth = _answers(
-        PlanOracle(full, subject.data, store, dense_accuracy),
+        PlanOracle(full, trained_model.data, store, dense_accuracy),
         plans,
         full,
-        reporter,
+        progress,
         f"{network}: full fine-tunes",
     )
     asked: dict[str, Any] = {
@@ -117,11 +119,11 @@ def measure(
         {**asked, "oracle": "truth", "accuracy": [round(float(v), 5) for v in truth]}
     ]
     for name, evaluation in evaluations.items():
-        oracle = PlanOracle(evaluation, subject.data, store, dense_accuracy)
+        oracle = PlanOracle(evaluation, trained_model.data, store, dense_accuracy)
         values = (
             np.array([float(recording.network.macs(p)) for p in plans])
             if name == "macs"
-            else _answers(oracle, plans, evaluation, reporter, f"{network}: {name}")
+            else _answers(oracle, plans, evaluation, progress, f"{network}: {name}")
         )
         found = rank_correlation(values, truth)
         rows.append(
@@ -143,9 +145,9 @@ def measure(
 
 
 def _answers(
-    oracle: PlanOracle, plans: list[Plan], evaluation: Evaluation, reporter: Reporter, what: str
+    oracle: PlanOracle, plans: list[Plan], evaluation: Evaluation, progress: ProgressLog, what: str
 ) -> NDArray[np.float64]:
-    with reporter.part(what, len(plans)) as advance:
+    with progress.track(what, len(plans)) as advance:
         return np.array(oracle.evaluate_all(plans, evaluation, advance))
 
 

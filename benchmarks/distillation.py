@@ -26,8 +26,8 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.context import full_settings
-from cprune_rl.pipeline.progress import Reporter
-from cprune_rl.pipeline.setup import open_subject
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.setup import load_trained_model
 
 
 def measure(
@@ -42,24 +42,24 @@ def measure(
         seeds: of the fine-tunes.
     """
     config = load_config(None, {"model": network, "device": f"recorded:{network}"})
-    subject = open_subject(config, Reporter())
-    images = (subject.data.gate, subject.data.search)
-    dense = float(np.mean([evaluate(subject.model, split) for split in images]))
+    trained_model = load_trained_model(config, ProgressLog())
+    images = (trained_model.data.gate, trained_model.data.search)
+    dense = float(np.mean([evaluate(trained_model.model, split) for split in images]))
     rows = []
     for ratio in kept:
         plan = Plan(
-            tuple(max(g.minimum, round(g.channels * ratio)) for g in subject.coupled.groups)
+            tuple(max(g.minimum, round(g.channels * ratio)) for g in trained_model.coupled.groups)
         )
         for share in shares:
             accuracies, started = [], time.perf_counter()
             for seed in seeds:
-                pruned = subject.pruned(plan)
-                recalibrate(pruned, subject.data.train)
+                pruned = trained_model.pruned(plan)
+                recalibrate(pruned, trained_model.data.train)
                 train(
                     pruned,
-                    subject.data,
+                    trained_model.data,
                     replace(full_settings(config), seed=seed, distillation=share),
-                    teacher=subject.model,
+                    teacher=trained_model.model,
                 )
                 accuracies.append(float(np.mean([evaluate(pruned, split) for split in images])))
             seconds = (time.perf_counter() - started) / len(seeds)

@@ -36,8 +36,8 @@ from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import PlanError
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.context import full_settings
-from cprune_rl.pipeline.progress import Reporter
-from cprune_rl.pipeline.setup import open_subject
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.setup import load_trained_model
 
 NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small")
 _SHAPES = (
@@ -117,25 +117,25 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
         steps: of the full fine-tune; a run's own where not given.
         storage: keeps every answer.
     """
-    reporter = Reporter()
+    progress = ProgressLog()
     config = load_config(None, {"model": name, "storage": storage, "finetune_steps": steps})
-    subject = open_subject(config, reporter)
-    network = _lowered(name, subject.model, subject.example, subject.coupled)
+    trained_model = load_trained_model(config, progress)
+    network = _lowered(name, trained_model.model, trained_model.example, trained_model.coupled)
     settings = full_settings(config)
     full, short = (
-        subject.finetuned(settings, is_gradual=True),
-        subject.finetuned(TrainSettings(_SHORT, learning_rate=0.02, warmup=0.1)),
+        trained_model.finetuned(settings, is_gradual=True),
+        trained_model.finetuned(TrainSettings(_SHORT, learning_rate=0.02, warmup=0.1)),
     )
-    dense_accuracy = evaluate(subject.model, subject.data.search)
+    dense_accuracy = evaluate(trained_model.model, trained_model.data.search)
     store = open_store(storage)
     oracle, plans = (
-        PlanOracle(full, subject.data, store, dense_accuracy),
+        PlanOracle(full, trained_model.data, store, dense_accuracy),
         plans_of(network, n_random, 0),
     )
     started = time.perf_counter()
-    with reporter.part(f"{name}: full fine-tunes", len(plans)) as advance:
+    with progress.track(f"{name}: full fine-tunes", len(plans)) as advance:
         true = oracle.evaluate_all(plans, full, advance)
-    with reporter.part(f"{name}: short ones", len(plans)) as advance:
+    with progress.track(f"{name}: short ones", len(plans)) as advance:
         told = oracle.evaluate_all(plans, short, advance)
     store.close()
     dense = network.dense
@@ -143,7 +143,7 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
         "network": name,
         "steps": settings.n_steps,
         "dense_accuracy": round(dense_accuracy, 5),
-        "images": len(subject.data.search),
+        "images": len(trained_model.data.search),
         "seconds": round(time.perf_counter() - started, 1),
         "layers": {
             layer: [channels, network.workload(at, dense).macs]

@@ -80,7 +80,7 @@ from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problems.registry import CLASS_ORDER, recorded_names
 from cprune_rl.envs.problems.replay import Rehearsal, rehearse
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 
 FAMILIES = {
     "resnet": ("resnet8", "resnet20"),
@@ -258,7 +258,7 @@ def train(
     file = folder / "policy.json"
     if not file.is_file() or json.loads(file.read_text())["card"] != card:
         problems = GeneratedProblems(names, generated)
-        with Reporter().part(f"Training {folder.name}", timesteps) as advance:
+        with ProgressLog().track(f"Training {folder.name}", timesteps) as advance:
             trained = train_policy(
                 problems,
                 TrainingSettings(timesteps, n_workers=None, max_rows=MAX_ROWS, seed=seed),
@@ -642,7 +642,7 @@ def main() -> None:
         jobs = PARTS[part](options.policies, options.timesteps, options.seeds, options.trainings)
         with (
             multiprocessing.get_context("spawn").Pool(2) as pool,
-            Reporter().part(f"Searching, {part}", len(jobs)) as advance,
+            ProgressLog().track(f"Searching, {part}", len(jobs)) as advance,
         ):
             rows = []
             for done, row in enumerate(pool.imap_unordered(run_job, jobs, chunksize=4), start=1):

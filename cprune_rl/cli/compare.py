@@ -80,12 +80,12 @@ def compare(
 ) -> None:
     """Compare search methods on recorded problems within equal budgets, and write a page about it."""
     from cprune_rl.agents.registry import METHODS, methods_of
-    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.progress import ProgressLog
 
-    reporter = Reporter()
+    progress = ProgressLog()
     if show:
         for name, method in METHODS.items():
-            reporter.say(f"  {name:18} {method.what}")
+            progress.print(f"  {name:18} {method.what}")
         return
     from cprune_rl.comparison.cases import cases_of
     from cprune_rl.comparison.compiler_evidence import one_each
@@ -118,8 +118,8 @@ def compare(
         timesteps,
         own_timesteps,
     )
-    run_campaign(campaign, reporter)
-    report(out, reporter)
+    run_campaign(campaign, progress)
+    report(out, progress)
 
 
 def _parts(text: str) -> list[str]:
@@ -129,6 +129,6 @@ def _parts(text: str) -> list[str]:
 def leaderboard(folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")]) -> None:
     """Rank methods by the rows of comparisons that hold when their searches are run again."""
     from cprune_rl.comparison.report.write import rank
-    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.progress import ProgressLog
 
-    rank(folder, Reporter())
+    rank(folder, ProgressLog())

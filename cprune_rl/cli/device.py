@@ -63,14 +63,14 @@ def probe(
     parse_device(device)
     from cprune_rl.compiler.tuning.probe import N_WORKLOADS, probe_device
     from cprune_rl.cost_cache import default_url, open_store
-    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.progress import ProgressLog
 
-    reporter = Reporter()
+    progress = ProgressLog()
     store = None if fresh else open_store(storage or default_url())
     try:
         with (
             open_device(device) as opened,
-            reporter.part(f"Probing {opened.name}", N_WORKLOADS) as advance,
+            progress.track(f"Probing {opened.name}", N_WORKLOADS) as advance,
         ):
             found = probe_device(opened, store, advance)
             name, fingerprint = opened.name, opened.fingerprint
@@ -141,9 +141,9 @@ def compare(
     is the second really faster than the first? With 95 % intervals and the noise floor.
     """
     from cprune_rl.pipeline.compare_builds import compare_networks
-    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.progress import ProgressLog
 
-    timed = compare_networks(device, networks, input_shape, rounds, Reporter())
+    timed = compare_networks(device, networks, input_shape, rounds, ProgressLog())
     if as_json:
         print(json.dumps(dataclasses.asdict(timed), indent=1))
         return

@@ -54,7 +54,7 @@ def record(
     that need neither.
     """
     from cprune_rl.pipeline.config import load_config
-    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.progress import ProgressLog
     from cprune_rl.pipeline.record import record as run
 
     options = load_config(
@@ -73,4 +73,4 @@ def record(
     from cprune_rl.pipeline.setup import check_names
 
     check_names(options)
-    run(options, minutes, to, Reporter(), curves_of)
+    run(options, minutes, to, ProgressLog(), curves_of)

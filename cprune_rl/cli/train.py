@@ -114,15 +114,15 @@ def _train_policy(flags: dict[str, Any]) -> None:
             f"--{stray[0].replace('_', '-')} is of a run: a policy for many problems is trained on recordings, by {', '.join(PolicyConfig.model_fields)}"
         )
     options = load_policy_config(flags)
-    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.progress import ProgressLog
     from cprune_rl.pipeline.train_policy import train_on_problems
 
-    reporter = Reporter()
+    progress = ProgressLog()
     try:
-        with reporter.interruptible():
-            train_on_problems(options, reporter)
+        with progress.interruptible():
+            train_on_problems(options, progress)
     except KeyboardInterrupt:
-        reporter.say("Stopped. The last checkpoint is kept; the same command goes on from it.")
+        progress.print("Stopped. The last checkpoint is kept; the same command goes on from it.")
         raise typer.Exit(_INTERRUPTED) from None
 
 
@@ -166,18 +166,18 @@ def _run(
 
 def _go(folder: RunFolder) -> None:
     from cprune_rl.pipeline.front import sweep
-    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.progress import ProgressLog
     from cprune_rl.pipeline.run import run
 
-    reporter = Reporter()
+    progress = ProgressLog()
     try:
-        with reporter.interruptible():
+        with progress.interruptible():
             if folder.config.front:
-                sweep(folder, reporter)
+                sweep(folder, progress)
             else:
-                run(folder, reporter)
+                run(folder, progress)
     except KeyboardInterrupt:
-        reporter.say(
+        progress.print(
             f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}"
         )
         raise typer.Exit(_INTERRUPTED) from None

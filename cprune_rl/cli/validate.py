@@ -29,7 +29,7 @@ def validate(
     """Rebuild the networks of a run or of a front from their files and check what is claimed of
     them; run a comparison's row again.
     """
-    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.progress import ProgressLog
 
     if run.suffix == ".json":
         from cprune_rl.comparison.validation import check_row
@@ -43,20 +43,20 @@ def validate(
         from cprune_rl.validation.run import validate_run
 
         checks = validate_run(run)
-    reporter = Reporter()
+    progress = ProgressLog()
     words = {True: "ok         ", False: "FAIL       ", None: "not checked"}
     for check in checks:
-        reporter.say(f"  {words[check.passed]} {check.claim}: {check.found}")
+        progress.print(f"  {words[check.passed]} {check.claim}: {check.found}")
     n_checked, n_failed = (
         sum(c.passed is not None for c in checks),
         sum(c.passed is False for c in checks),
     )
     if n_failed:
-        reporter.say(f"{n_failed} of {n_checked} claims do not hold")
+        progress.print(f"{n_failed} of {n_checked} claims do not hold")
         raise typer.Exit(1)
     unchecked = (
         ""
         if n_checked == len(checks)
         else f"; {len(checks) - n_checked} could not be checked, each says why"
     )
-    reporter.say(f"all {n_checked} claims hold{unchecked}")
+    progress.print(f"all {n_checked} claims hold{unchecked}")

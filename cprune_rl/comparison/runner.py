@@ -30,7 +30,7 @@ from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.envs.problems.registry import has_schemes
 from cprune_rl.errors import ConfigError, CPruneError
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 
 __all__ = ["Campaign", "parse_budget", "row_path", "run_campaign"]
 
@@ -135,12 +135,12 @@ def row_path(folder: Path, case: Case, method: str) -> Path:
     )
 
 
-def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
+def run_campaign(campaign: Campaign, progress: ProgressLog) -> None:
     """Trains the policies that are needed, then runs what the folder has no row of.
 
     Args:
         campaign: what is compared.
-        reporter: told what is going on.
+        progress: told what is going on.
 
     Raises:
         ConfigError: the folder holds a comparison on other terms, or there is no such backend.
@@ -175,7 +175,7 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
         [j for j in todo if j.name != "transferred"],
     ):  # what others begin with first
         if jobs:
-            with reporter.part(
+            with progress.track(
                 f"Training policies ({', '.join(dict.fromkeys(j.name for j in jobs))})", len(jobs)
             ) as advance:
                 run_all(jobs, _work, _give_up, campaign.n_jobs, advance)
@@ -196,9 +196,9 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
         )
     missing = [job for job in runs if _is_missing(row_path(folder, job.case, job.name))]
     if len(missing) < len(runs):
-        reporter.say(f"    {len(runs) - len(missing)} of {len(runs)} runs are there already")
+        progress.print(f"    {len(runs) - len(missing)} of {len(runs)} runs are there already")
     if missing:
-        with reporter.part("Searching", len(missing)) as advance:
+        with progress.track("Searching", len(missing)) as advance:
             run_all(missing, _work, _give_up, campaign.n_jobs, advance)
     with contextlib.suppress(OSError):
         (folder / _RUNNING).rmdir()
@@ -208,9 +208,9 @@ def run_campaign(campaign: Campaign, reporter: Reporter) -> None:
         if (row := read_row(row_path(folder, job.case, job.name))).error is not None
     ]
     for row in failed[:5]:
-        reporter.say(f"    {row.method} on {row.problem}, seed {row.seed}, failed: {row.error}")
+        progress.print(f"    {row.method} on {row.problem}, seed {row.seed}, failed: {row.error}")
     if len(failed) > 5:
-        reporter.say(f"    and {len(failed) - 5} more failed")
+        progress.print(f"    and {len(failed) - 5} more failed")
     session |= {"seconds": round(time.time() - started, 1), "runs": len(missing)}
     sessions.write_text(dump_json(log))
 

@@ -12,7 +12,7 @@ from cprune_rl.compiler.deploy.build import SideBySide, compare_libraries
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.errors import ConfigError, PlanError
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pruning.surgery import PlanFile
 
 __all__ = ["compare_networks"]
@@ -23,7 +23,7 @@ def compare_networks(
     networks: Sequence[Path],
     input_shape: str | None,
     n_rounds: int,
-    reporter: Reporter,
+    progress: ProgressLog,
 ) -> SideBySide:
     """Times compiled networks in turns and compares each with the first.
 
@@ -32,7 +32,7 @@ def compare_networks(
         networks: run folders, whose `lib.so` is meant, or libraries.
         input_shape: of one batch, e.g. "1,3,32,32"; None to read it off the run folders.
         n_rounds: each network is timed once in each.
-        reporter: told what is going on.
+        progress: told what is going on.
 
     Raises:
         ConfigError: fewer than two networks, a file that is not there, a shape that is none, a
@@ -49,7 +49,7 @@ def compare_networks(
         )
     libraries = _named([_library(path) for path in networks])
     shape = _input_shape(list(libraries.values()), input_shape)
-    with open_device(device) as opened, reporter.part("Timing them in turns", None):
+    with open_device(device) as opened, progress.track("Timing them in turns", None):
         return compare_libraries(opened, libraries, shape, n_rounds)
 
 

@@ -1,16 +1,13 @@
-"""What a run works with: the parts that every run has, and the lab, where its latencies come from.
+"""What a run works with: the parts that every run has, and the backend, where its latencies come from.
 
-A lab is a compiler with a device behind it (`job.compiled`) or a recording (`job.recorded`); put
+A backend is a compiler with a device behind it (`job.compiled`) or a recording (`job.recorded`); put
 together by
 `job.assemble`. Nothing here loads tvm, so a run on a recording never does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -19,111 +16,16 @@ from cprune_rl.accuracy.calibration import CalibrationPoint, Calibrations
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.core.device_descriptor import DeviceDescriptor
-from cprune_rl.core.intervals import Interval
 from cprune_rl.core.loss_model import LossCurves
-from cprune_rl.core.network import Network, Plan, Workload
-from cprune_rl.core.protocols import LatencySource, TaskCost
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import FloorError
-from cprune_rl.latency.interpolation import CostModel
+from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.config import RunConfig
-from cprune_rl.pipeline.progress import Reporter
-from cprune_rl.pipeline.trained_model import Subject
+from cprune_rl.pipeline.trained_model import TrainedModel
 from cprune_rl.pruning.groups import CoupledGroups
 
-__all__ = ["Comparison", "FinishedNetwork", "Lab", "Workbench", "full_settings"]
-
-
-@dataclass(frozen=True)
-class FinishedNetwork:
-    """A network to compare: what it keeps, and its trained weights."""
-
-    plan: Plan
-    model: nn.Module
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How fast finished networks are, side by side.
-
-    Attributes:
-        estimate_ms: of each network the sum of its tasks.
-        speedup: of each but "dense", dense over its latency: measured where `latency_ms` is, else
-            of the estimates.
-        latency_ms: of each network as a whole, measured; empty where there was no device.
-        noise_floor: see `intervals.noise_floor`; None where nothing was timed.
-        libraries: of each network, compiled; empty where there was no compiler.
-    """
-
-    estimate_ms: Mapping[str, float]
-    speedup: Mapping[str, Interval]
-    latency_ms: Mapping[str, Interval] = field(default_factory=dict)
-    noise_floor: float | None = None
-    libraries: Mapping[str, Path] = field(default_factory=dict)
-
-
-class Lab(Protocol):
-    """Where latencies come from. Opened with its dense network's tasks known; not thread-safe."""
-
-    @property
-    def device_name(self) -> str:
-        """In full: it opens the same device again."""
-
-    @property
-    def network(self) -> Network:
-        """The description that tables, plans and searches speak of."""
-
-    @property
-    def descriptor(self) -> DeviceDescriptor:
-        """What an agent knows of the device."""
-
-    @property
-    def cost_model(self) -> CostModel:
-        """What an agent may train on."""
-
-    @property
-    def spent(self) -> Mapping[str, float]:
-        """Trials and seconds that went into `cost_model`."""
-
-    @property
-    def spent_on_schemes(self) -> Mapping[str, float]:
-        """The same of what was measured of layers that are pruned by schemes."""
-
-    @property
-    def latency_source(self) -> str:
-        """`result.MEASURED`, or whose recording the latencies are out of."""
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """What was timed where, when and with which versions: for a recording of this run."""
-
-    def source(self) -> LatencySource:
-        """Latencies for one search, with counters of its own.
-
-        Raises:
-            DeviceError: the device is gone.
-        """
-
-    def known(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
-        """Every task that was timed, those of some plans included:
-
-        what a recording of this run holds.
-        """
-
-    def compare(
-        self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter
-    ) -> Comparison:
-        """Compares finished networks on equal terms; the first is "dense".
-
-        Args:
-            networks: by name.
-            folder: of the run; what is built for it is kept there.
-            reporter: told what is going on.
-
-        Raises:
-            DeviceError: the device is gone.
-        """
+__all__ = ["RunContext", "full_settings"]
 
 
 def full_settings(config: RunConfig) -> TrainSettings:
@@ -138,13 +40,13 @@ def full_settings(config: RunConfig) -> TrainSettings:
 
 
 @dataclass
-class Workbench:
+class RunContext:
     """Everything a run works with, whatever its latencies come from.
 
     Attributes:
         config: its options.
-        subject: the trained network, its groups and its images.
-        lab: where latencies come from.
+        trained_model: the trained network, its groups and its images.
+        backend: where latencies come from.
         oracle: of accuracy, not calibrated.
         dense_accuracy: on the search images.
         calibrations: from the oracle's losses to those after the full fine-tune.
@@ -157,8 +59,8 @@ class Workbench:
     """
 
     config: RunConfig
-    subject: Subject
-    lab: Lab
+    trained_model: TrainedModel
+    backend: LatencyBackend
     oracle: PlanOracle
     dense_accuracy: float
     calibrations: Calibrations = field(default_factory=Calibrations)
@@ -170,22 +72,22 @@ class Workbench:
     @property
     def network(self) -> Network:
         """Its subgraphs."""
-        return self.lab.network
+        return self.backend.network
 
     @property
     def data(self) -> ImageData:
         """Images."""
-        return self.subject.data
+        return self.trained_model.data
 
     @property
     def model(self) -> nn.Module:
         """The trained dense network."""
-        return self.subject.model
+        return self.trained_model.model
 
     @property
     def coupled(self) -> CoupledGroups:
         """Its groups, importance and ranking."""
-        return self.subject.coupled
+        return self.trained_model.coupled
 
     @property
     def finetune_settings(self) -> TrainSettings:
@@ -216,15 +118,15 @@ class Workbench:
                 f"the margin {self.config.margin:g} leaves nothing to lose between the dense network's accuracy {self.dense_accuracy:.4f} and the floor {floor:.4f}: give less"
             )
         floor += self.config.margin
-        name = f"{self.network.name}/{self.data.name}@{self.lab.device_name}"
+        name = f"{self.network.name}/{self.data.name}@{self.backend.device_name}"
         oracle = self.oracle.view(self.calibrations)
         return Problem(
             name,
             self.network,
-            self.lab.source(),
+            self.backend.source(),
             oracle,
             self.curves,
             self.dense_accuracy,
             floor,
-            self.lab.descriptor,
+            self.backend.descriptor,
         )

@@ -22,13 +22,14 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.models.weights import network_hash
-from cprune_rl.pipeline.context import Comparison, FinishedNetwork, Workbench
-from cprune_rl.pipeline.progress import Reporter
-from cprune_rl.pipeline.trained_cache import trained
+from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
+from cprune_rl.pipeline.context import RunContext
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.trained_cache import train_or_load
 from cprune_rl.pipeline.trained_model import GRADUAL_PRUNING, gradual_pruning
 from cprune_rl.pruning.scheme_masks import bake_masks
 
-__all__ = ["FinalGate", "Finalist", "fastest", "finish", "timed_side_by_side"]
+__all__ = ["FinalGate", "Finalist", "compare_finalists", "finalize", "select_fastest"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Finalist:
 
 
 class Gate(Protocol):
-    """What `finish` asks: a fine-tuned network, and whether it holds the floor."""
+    """What `finalize` asks: a fine-tuned network, and whether it holds the floor."""
 
-    def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+    def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> nn.Module:
         """The plan's network after the full fine-tune;
 
         the dense plan is the base network itself.
@@ -70,23 +71,23 @@ class FinalGate:
     """Fine-tunes plans in full and judges them against the dense network on the gate images.
 
     Args:
-        bench: the run's parts.
+        context: the run's parts.
     """
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
-        self._dense_correct = self.correct(bench.model)
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._dense_correct = self.correct(context.model)
         self.floor = resolve_floor(
-            bench.config.floor, float(self._dense_correct.mean()), may_exceed=True
+            context.config.floor, float(self._dense_correct.mean()), may_exceed=True
         )
 
     def correct(self, model: nn.Module) -> NDArray[np.bool_]:
         """Which gate images a network gets right."""
-        return right_answers(model, self._bench.data.gate)
+        return right_answers(model, self._context.data.gate)
 
     def judge(self, model: nn.Module, n_looks: int) -> Verdict:
         """Whether a finished network holds the floor, where the search may ask `n_looks` times."""
-        config = self._bench.config
+        config = self._context.config
         return judge(
             self._dense_correct,
             self.correct(model),
@@ -94,25 +95,25 @@ class FinalGate:
             n_looks,
             1 - config.confidence,
             is_absolute=config.floor > 0,
-            is_dense=model is self._bench.model,
+            is_dense=model is self._context.model,
         )
 
-    def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+    def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> nn.Module:
         """The plan's network after the full fine-tune;
 
         the dense plan is the base network itself.
         """
-        bench = self._bench
-        if plan == bench.network.dense:
-            return bench.model
-        model = bench.subject.pruned(plan)
-        identity = f"plan:{network_hash(model)}:of:{bench.subject.weights}"
-        n_steps = bench.finetune_settings.n_steps
+        context = self._context
+        if plan == context.network.dense:
+            return context.model
+        model = context.trained_model.pruned(plan)
+        identity = f"plan:{network_hash(model)}:of:{context.trained_model.weights}"
+        n_steps = context.finetune_settings.n_steps
         prune_further = gradual_pruning(model, plan, n_steps)
         if prune_further is not None:
             identity += f":{plan.schemes}:{GRADUAL_PRUNING}"
-        recalibrate(model, bench.data.train)
-        with reporter.part(what, n_steps) as advance:
+        recalibrate(model, context.data.train)
+        with progress.track(what, n_steps) as advance:
 
             def on_step(step: int, loss: float) -> None:
                 advance(step)
@@ -120,14 +121,16 @@ class FinalGate:
                     prune_further(step, loss)
 
             finished = bake_masks(
-                trained(model, identity, bench.data, bench.finetune_settings, on_step, bench.model)
+                train_or_load(
+                    model, identity, context.data, context.finetune_settings, on_step, context.model
+                )
             )
-        bench.refit(plan, evaluate(finished, bench.data.search))
+        context.refit(plan, evaluate(finished, context.data.search))
         return finished
 
 
-def finish(
-    result: SearchResult, gate: Gate, reporter: Reporter, finished: Sequence[Finalist] = ()
+def finalize(
+    result: SearchResult, gate: Gate, progress: ProgressLog, finished: Sequence[Finalist] = ()
 ) -> Finalist:
     """A fast one of a search's accepted plans that holds the floor after fine-tuning (see
     `agents.back_off`).
@@ -135,23 +138,23 @@ def finish(
     Args:
         result: of the search.
         gate: the final gate.
-        reporter: told what is going on.
+        progress: told what is going on.
         finished: networks of other searches for the same floor. A plan among them that this search
             accepted as well is its own: so a search
             that includes another one's plans ends no slower, whatever plans are tried; by the
-            estimate here, on the device by `fastest`.
+            estimate here, on the device by `select_fastest`.
     """
     front = pareto_front(result.accepted)
     judged: dict[int, tuple[nn.Module, Verdict]] = {}
 
     def holds(at: int) -> bool:
         model = gate.finetune(
-            front[at].plan, reporter, f"Fine-tuning plan {at} of {len(front) - 1} ({result.method})"
+            front[at].plan, progress, f"Fine-tuning plan {at} of {len(front) - 1} ({result.method})"
         )
         judged[at] = model, gate.judge(model, max_checks(len(front)))
         verdict = judged[at][1]
         if not verdict.passed and at > 0:
-            reporter.say(
+            progress.print(
                 f"    plan {at}: the gate's lower bound {verdict.lower_bound:.4f} is below the floor {verdict.floor:.4f}; backing off"
             )
         return verdict.passed
@@ -161,7 +164,7 @@ def finish(
     if at == 0:
         holds(at)
         if n_finetuned:
-            reporter.say(
+            progress.print(
                 "    the gate refused whatever was tried: a --margin has the search keep some accuracy above the floor, --finetune-steps loses less"
             )
     own = Finalist(result.method, front[at].plan, *judged[at], n_finetuned)
@@ -182,7 +185,9 @@ def finish(
     return replace(first, alternatives=tuple(others))
 
 
-def fastest(finalists: Mapping[str, Finalist], comparison: Comparison) -> dict[str, Finalist]:
+def select_fastest(
+    finalists: Mapping[str, Finalist], comparison: Comparison
+) -> dict[str, Finalist]:
     """Each search's finalist, or the alternative that was timed faster by more than the noise
     floor.
 
@@ -210,8 +215,8 @@ def fastest(finalists: Mapping[str, Finalist], comparison: Comparison) -> dict[s
     return chosen
 
 
-def timed_side_by_side(
-    bench: Workbench, finalists: Mapping[str, Finalist], folder: Path, reporter: Reporter
+def compare_finalists(
+    context: RunContext, finalists: Mapping[str, Finalist], folder: Path, progress: ProgressLog
 ) -> tuple[dict[str, Finalist], dict[str, FinishedNetwork], Comparison]:
     """Compares the finished networks with the dense one;
 
@@ -221,10 +226,10 @@ def timed_side_by_side(
     too fast in it.
 
     Args:
-        bench: the run's parts.
+        context: the run's parts.
         finalists: by name.
         folder: where the networks are built.
-        reporter: told what is going on.
+        progress: told what is going on.
 
     Returns:
         The finalists, all networks, the dense one first, and how fast they are; by name.
@@ -232,16 +237,16 @@ def timed_side_by_side(
 
     def compare(of: Mapping[str, Finalist]) -> tuple[dict[str, FinishedNetwork], Comparison]:
         networks = {
-            "dense": FinishedNetwork(bench.network.dense, bench.model),
+            "dense": FinishedNetwork(context.network.dense, context.model),
             **{name: FinishedNetwork(f.plan, f.model) for name, f in of.items()},
         }
-        return networks, bench.lab.compare(networks, folder, reporter)
+        return networks, context.backend.compare(networks, folder, progress)
 
     networks, comparison = compare(finalists)
-    chosen = fastest(finalists, comparison)
+    chosen = select_fastest(finalists, comparison)
     changed = [name for name, finalist in chosen.items() if finalist.plan != finalists[name].plan]
     if changed:
-        reporter.say(
+        progress.print(
             f"    On the device a network of another search, which {' and '.join(changed)} accepted too, is faster: it is taken, and all are timed again"
         )
         networks, comparison = compare(chosen)

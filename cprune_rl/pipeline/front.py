@@ -20,13 +20,14 @@ from cprune_rl.accuracy.final_gate import difference_interval
 from cprune_rl.accuracy.training import right_answers
 from cprune_rl.core.intervals import accuracy_interval
 from cprune_rl.core.search_result import SearchResult
-from cprune_rl.pipeline.context import Comparison, FinishedNetwork, Workbench
-from cprune_rl.pipeline.finalize import FinalGate, Finalist, finish, timed_side_by_side
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
+from cprune_rl.pipeline.context import RunContext
+from cprune_rl.pipeline.finalize import FinalGate, Finalist, compare_finalists, finalize
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run import methods_of_run, record_problem
 from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pipeline.search_stage import search
-from cprune_rl.pipeline.setup import open_workbench
+from cprune_rl.pipeline.setup import open_context
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
 from cprune_rl.reporting.run_plots import plot_front
 
@@ -79,53 +80,53 @@ class _Search:
         return f"{self.method}{self.floor:+g}"
 
 
-def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
+def sweep(folder: RunFolder, progress: ProgressLog) -> list[FrontPoint]:
     """Prunes for each floor, by each method, and compares all.
 
     Args:
         folder: whose options say which floors; gets `front.json`, `front.png`, `problem.json` and a
             folder for each floor (and method, where there are several)
             with its network, and one for the dense network; searches that it has are not repeated.
-        reporter: told what is going on.
+        progress: told what is going on.
 
     Returns:
         The dense network first, then a point for each floor in the order asked for; the run's own
         method last.
 
     Raises:
-        CPruneError: see `open_workbench`.
+        CPruneError: see `open_context`.
     """
     config, floors = folder.config, folder.config.front
     torch.manual_seed(config.seed)
-    with open_workbench(config, reporter, folder.started) as bench:
-        benches = {
-            floor: dataclasses.replace(bench, config=config.model_copy(update={"floor": floor}))
+    with open_context(config, progress, folder.started) as context:
+        contexts = {
+            floor: dataclasses.replace(context, config=config.model_copy(update={"floor": floor}))
             for floor in floors
         }
-        for of_floor in benches.values():
+        for of_floor in contexts.values():
             of_floor.problem()  # a floor that nothing can hold is told before anything is searched
         methods = methods_of_run(config.model_copy(update={"rival": False}))
         searches = [
-            _Search(m, floor, search(of_floor, folder, reporter, m, f"{m}{floor:+g}"))
+            _Search(m, floor, search(of_floor, folder, progress, m, f"{m}{floor:+g}"))
             for m in methods
-            for floor, of_floor in benches.items()
+            for floor, of_floor in contexts.items()
         ]
         finalists: list[Finalist] = []
         # after all of them: what full fine-tunes tell of the oracle would favour methods that
         # search later
         for s in searches:
             others = [f for f, of in zip(finalists, searches, strict=False) if of.floor == s.floor]
-            finalists.append(finish(s.found, FinalGate(benches[s.floor]), reporter, others))
+            finalists.append(finalize(s.found, FinalGate(contexts[s.floor]), progress, others))
         names = [s.name if len(methods) > 1 else f"{s.floor:+g}" for s in searches]
-        chosen, networks, comparison = timed_side_by_side(
-            bench, dict(zip(names, finalists, strict=True)), folder.path, reporter
+        chosen, networks, comparison = compare_finalists(
+            context, dict(zip(names, finalists, strict=True)), folder.path, progress
         )
         for name, network in networks.items():
-            _write_network(bench, folder.path / _folder_of(name), name, network, comparison)
-        points = [_point(bench, comparison, "dense", networks["dense"], ("dense", None), {}, {})]
+            _write_network(context, folder.path / _folder_of(name), name, network, comparison)
+        points = [_point(context, comparison, "dense", networks["dense"], ("dense", None), {}, {})]
         points += [
             _point(
-                bench,
+                context,
                 comparison,
                 name,
                 networks[name],
@@ -135,24 +136,24 @@ def sweep(folder: RunFolder, reporter: Reporter) -> list[FrontPoint]:
             )
             for name, s in zip(names, searches, strict=True)
         ]
-        record_problem(bench, folder, [f"search_{s.name}.json" for s in searches])
+        record_problem(context, folder, [f"search_{s.name}.json" for s in searches])
     folder.write_json(
         "front.json",
         {
-            "latency_source": bench.lab.latency_source,
+            "latency_source": context.backend.latency_source,
             "points": [dataclasses.asdict(p) for p in points],
         },
     )
     folder.file("front.png").write_bytes(plot_front(points))
-    reporter.console.print(_table(points))
-    reporter.say(
+    progress.console.print(_table(points))
+    progress.print(
         f"Front: {folder.path} (front.png, front.json, and a folder for each floor; check it with `cprune-rl validate {folder.path}`)"
     )
     return points
 
 
 def _point(
-    bench: Workbench,
+    context: RunContext,
     comparison: Comparison,
     name: str,
     network: FinishedNetwork,
@@ -162,10 +163,10 @@ def _point(
 ) -> FrontPoint:
     latency, ratio = comparison.latency_ms.get(name), comparison.speedup.get(name)
     right, of_dense = (
-        right_answers(model, bench.data.test) for model in (network.model, bench.model)
+        right_answers(model, context.data.test) for model in (network.model, context.model)
     )
     accuracy, gained = accuracy_interval(right), difference_interval(right, of_dense)
-    is_dense = ratio is None or network.plan == bench.network.dense
+    is_dense = ratio is None or network.plan == context.network.dense
     return FrontPoint(
         *asked,
         _folder_of(name),
@@ -185,14 +186,14 @@ def _folder_of(name: str) -> str:
 
 
 def _write_network(
-    bench: Workbench, folder: Path, name: str, network: FinishedNetwork, comparison: Comparison
+    context: RunContext, folder: Path, name: str, network: FinishedNetwork, comparison: Comparison
 ) -> None:
     folder.mkdir(exist_ok=True)
-    kept = kept_indices(bench.coupled, network.plan)
+    kept = kept_indices(context.coupled, network.plan)
     PlanFile(
-        bench.config.network_name,
-        bench.data.n_classes,
-        bench.data.input_shape,
+        context.config.network_name,
+        context.data.n_classes,
+        context.data.input_shape,
         kept,
         network.plan.schemes,
     ).write(folder, network.model)

@@ -28,10 +28,10 @@ from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.latency.interpolation import CostModel, ModelledCosts
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pipeline.config import RunConfig
-from cprune_rl.pipeline.context import Workbench, full_settings
-from cprune_rl.pipeline.progress import Reporter
-from cprune_rl.pipeline.trained_cache import is_supernet_trained, supernet_of
-from cprune_rl.pipeline.trained_model import Subject
+from cprune_rl.pipeline.context import RunContext, full_settings
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.trained_cache import is_supernet_cached, train_or_load_supernet
+from cprune_rl.pipeline.trained_model import TrainedModel
 from cprune_rl.pruning.channel_masks import ChannelMasks
 
 __all__ = ["calibrate", "equal_latency_plans", "open_oracle", "supernet_evaluation"]
@@ -52,28 +52,28 @@ _SPARSEST = 0.03  # density
 
 def open_oracle(
     config: RunConfig,
-    subject: Subject,
+    trained_model: TrainedModel,
     network: Network,
     costs: CostModel,
     store: CostStore,
     dense_accuracy: float,
     since: float,
-    reporter: Reporter,
+    progress: ProgressLog,
 ) -> PlanOracle:
     """Makes the oracle that a run asks for.
 
     Args:
         config: of the run.
-        subject: what is judged.
+        trained_model: what is judged.
         network: its description, for plans of equal latency.
         costs: of its tasks, for the same.
         store: keeps every answer.
         dense_accuracy: on the search images.
         since: see `PlanOracle`.
-        reporter: told what is going on.
+        progress: told what is going on.
     """
     kind, _, steps = config.oracle.partition(":")
-    short = subject.finetuned(
+    short = trained_model.finetuned(
         TrainSettings(
             int(steps or config.budgets.oracle_steps),
             learning_rate=0.02,
@@ -82,13 +82,13 @@ def open_oracle(
         )
     )
     make = functools.partial(
-        PlanOracle, data=subject.data, store=store, dense_accuracy=dense_accuracy, since=since
+        PlanOracle, data=trained_model.data, store=store, dense_accuracy=dense_accuracy, since=since
     )
     if kind == "finetune":
         return make(short)
     if kind == "recalibrate":
-        return make(Recalibrated(subject.pruned, subject.weights, subject.data))
-    supernet = supernet_evaluation(config, subject, reporter)
+        return make(Recalibrated(trained_model.pruned, trained_model.weights, trained_model.data))
+    supernet = supernet_evaluation(config, trained_model, progress)
     reference = make(supernet).evaluate(network.dense)
     oracle = make(supernet, reference=reference)
     instead = f"the supernet is not believed, plans are judged by {short.settings.n_steps} steps of training each"
@@ -104,17 +104,17 @@ def open_oracle(
         )
         what = f"plans of equal latency{', pruned by schemes' if by_schemes else ''}"
         if len(plans) < _LEAST_PLANS:
-            reporter.say(f"    There are only {len(plans)} {what} to ask it about: {instead}")
+            progress.print(f"    There are only {len(plans)} {what} to ask it about: {instead}")
             return make(short)
         correlation = _proof(
             oracle,
-            subject.finetuned(full_settings(config), is_gradual=by_schemes),
+            trained_model.finetuned(full_settings(config), is_gradual=by_schemes),
             plans,
             what,
-            reporter,
+            progress,
         )
         if correlation.value < _LEAST_CORRELATION:
-            reporter.say(f"    Below {_LEAST_CORRELATION:g}: {instead}")
+            progress.print(f"    Below {_LEAST_CORRELATION:g}: {instead}")
             return make(short)
         notes.append(
             f"over {len(plans)} {what}: {correlation.value:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]"
@@ -123,52 +123,54 @@ def open_oracle(
     return oracle
 
 
-def supernet_evaluation(config: RunConfig, subject: Subject, reporter: Reporter) -> Recalibrated:
+def supernet_evaluation(
+    config: RunConfig, trained_model: TrainedModel, progress: ProgressLog
+) -> Recalibrated:
     """Trains the supernet, or reads it where it was trained before.
 
     Args:
         config: of the run.
-        subject: what is judged.
-        reporter: told what is going on.
+        trained_model: what is judged.
+        progress: told what is going on.
     """
-    groups = subject.coupled.groups
+    groups = trained_model.coupled.groups
     space = PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups))
     settings = SupernetSettings(config.budgets.supernet_steps, seed=config.seed)
-    masks = ChannelMasks(subject.model, subject.coupled)
+    masks = ChannelMasks(trained_model.model, trained_model.coupled)
     verb = (
         "Reading"
-        if is_supernet_trained(subject.weights, space, subject.data, settings)
+        if is_supernet_cached(trained_model.weights, space, trained_model.data, settings)
         else "Training"
     )
-    with reporter.part(f"{verb} the supernet", settings.n_steps) as advance:
-        supernet = supernet_of(
-            copy.deepcopy(subject.model),
-            subject.weights,
+    with progress.track(f"{verb} the supernet", settings.n_steps) as advance:
+        supernet = train_or_load_supernet(
+            copy.deepcopy(trained_model.model),
+            trained_model.weights,
             masks.of,
             space,
-            subject.data,
+            trained_model.data,
             settings,
             advance,
         )
     return Recalibrated(
-        functools.partial(subject.pruned_of, supernet),
+        functools.partial(trained_model.pruned_of, supernet),
         f"supernet:{network_hash(supernet)}",
-        subject.data,
+        trained_model.data,
         "supernet",
     )
 
 
 def _proof(
-    oracle: PlanOracle, full: Evaluation, plans: Sequence[Plan], what: str, reporter: Reporter
+    oracle: PlanOracle, full: Evaluation, plans: Sequence[Plan], what: str, progress: ProgressLog
 ) -> Interval:
     """Rank correlation of the supernet with full fine-tunes, on plans that nothing but accuracy
     tells apart.
     """
-    with reporter.part("Asking the supernet to earn its place", 2 * len(plans)) as advance:
+    with progress.track("Asking the supernet to earn its place", 2 * len(plans)) as advance:
         judged = oracle.evaluate_all(plans, on_plan=advance)
         truth = oracle.evaluate_all(plans, full, on_plan=lambda done: advance(len(plans) + done))
     found = rank_correlation(np.array(judged), np.array(truth))
-    reporter.say(
+    progress.print(
         f"    It ranks {len(plans)} {what} as full fine-tunes do with a rank correlation of {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
     )
     return found
@@ -264,23 +266,23 @@ def _scheme_direction(network: Network, rng: np.random.Generator) -> Callable[[f
     return plan
 
 
-def calibrate(bench: Workbench, reporter: Reporter) -> None:
+def calibrate(context: RunContext, progress: ProgressLog) -> None:
     """Fine-tunes a few uniform plans in full:
 
     they calibrate the oracle, and tell how much accuracy channels, and schemes, are worth.
     """
-    config, network = bench.config, bench.network
+    config, network = context.config, context.network
     narrow = _fine_tuned(
-        bench,
-        reporter,
+        context,
+        progress,
         "channels",
         lambda shares: [network.uniform(r) for r in shares],
         config.budgets.calibration,
     )
     sparse = (
         _fine_tuned(
-            bench,
-            reporter,
+            context,
+            progress,
             "schemes",
             lambda densities: _sparse_plans(network, densities),
             config.budgets.scheme_calibration,
@@ -288,19 +290,19 @@ def calibrate(bench: Workbench, reporter: Reporter) -> None:
         if config.has_schemes
         else []
     )
-    bench.calibration_points += [*narrow, *sparse]
-    bench.calibrations = Calibrations.fit(bench.calibration_points, network.dense.widths)
+    context.calibration_points += [*narrow, *sparse]
+    context.calibrations = Calibrations.fit(context.calibration_points, network.dense.widths)
     kept = np.array([p.plan.widths for p in narrow]) / np.array(network.dense.widths)
-    bench.curves = LossCurves.even(kept, np.array([p.lost for p in narrow]))
+    context.curves = LossCurves.even(kept, np.array([p.lost for p in narrow]))
     if sparse:
-        bench.curves = bench.curves.with_layers(
+        context.curves = context.curves.with_layers(
             network, [p.plan for p in sparse], np.array([p.lost for p in sparse])
         )
 
 
 def _fine_tuned(
-    bench: Workbench,
-    reporter: Reporter,
+    context: RunContext,
+    progress: ProgressLog,
     what: str,
     plans_at: Callable[[Sequence[float]], list[Plan]],
     shares: Sequence[float],
@@ -309,27 +311,29 @@ def _fine_tuned(
     allows: between its points a calibration is sure, beyond them it is a guess.
 
     Args:
-        bench: the run's parts.
-        reporter: told what is going on.
+        context: the run's parts.
+        progress: told what is going on.
         what: is pruned.
         plans_at: plans that keep shares.
         shares: in (0, 1].
     """
-    config, oracle = bench.config, bench.oracle
-    full = bench.subject.finetuned(full_settings(config), is_gradual=what == "schemes")
+    config, oracle = context.config, context.oracle
+    full = context.trained_model.finetuned(full_settings(config), is_gradual=what == "schemes")
     slack = max(
-        bench.dense_accuracy - resolve_floor(floor, bench.dense_accuracy, may_exceed=True)
+        context.dense_accuracy - resolve_floor(floor, context.dense_accuracy, may_exceed=True)
         for floor in config.front or (config.floor,)
     )
 
     def judged(plans: Sequence[Plan]) -> list[CalibrationPoint]:
         if not plans:
             return []
-        with reporter.part(f"Calibrating the accuracy oracle on {what}", 2 * len(plans)) as advance:
+        with progress.track(
+            f"Calibrating the accuracy oracle on {what}", 2 * len(plans)
+        ) as advance:
             seen = oracle.losses(plans, advance)
             true = oracle.evaluate_all(plans, full, lambda done: advance(len(plans) + done))
         return [
-            CalibrationPoint(plan, raw, bench.dense_accuracy - accuracy)
+            CalibrationPoint(plan, raw, context.dense_accuracy - accuracy)
             for plan, raw, accuracy in zip(plans, seen, true, strict=True)
         ]
 

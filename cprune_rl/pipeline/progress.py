@@ -22,13 +22,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Reporter"]
+__all__ = ["ProgressLog"]
 
 _PLAIN_WIDTH = 150  # a log file has no edge to wrap at
 Advance = Callable[[int], None]
 
 
-class Reporter:
+class ProgressLog:
     """Prints to a console.
 
     Args:
@@ -74,12 +74,12 @@ class Reporter:
         if self._is_stopped:
             raise KeyboardInterrupt
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """One line."""
         self.console.print(text, highlight=False)
 
     @contextlib.contextmanager
-    def part(self, what: str, total: int | None) -> Iterator[Advance]:
+    def track(self, what: str, total: int | None) -> Iterator[Advance]:
         """A long part of the run.
 
         Args:
@@ -111,4 +111,4 @@ class Reporter:
             yield lambda _: self._check()
         seconds = time.perf_counter() - started
         self.stages_s[what] = round(self.stages_s.get(what, 0.0) + seconds, 1)
-        self.say(f"  {what:48} {seconds:7.1f} s")
+        self.print(f"  {what:48} {seconds:7.1f} s")

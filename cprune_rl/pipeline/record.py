@@ -33,10 +33,10 @@ from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
 from cprune_rl.envs.problems.registry import open_recorded, save_recorded
 from cprune_rl.errors import ConfigError
 from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
+from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.config import RunConfig
-from cprune_rl.pipeline.context import Lab
-from cprune_rl.pipeline.progress import Reporter
-from cprune_rl.pipeline.setup import open_untrained_lab, open_workbench
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.setup import open_context, open_untrained_backend
 
 __all__ = ["record"]
 
@@ -46,7 +46,11 @@ _WALK_FLOOR = -0.06  # where random walks turn back
 
 
 def record(
-    config: RunConfig, minutes: float, path: Path, reporter: Reporter, curves_of: str | None = None
+    config: RunConfig,
+    minutes: float,
+    path: Path,
+    progress: ProgressLog,
+    curves_of: str | None = None,
 ) -> int:
     """Measures what searches can reach and writes a recorded problem.
 
@@ -54,7 +58,7 @@ def record(
         config: network, device, data, storage.
         minutes: for visiting plans, after the dense network is tuned and the oracle calibrated.
         path: file to write.
-        reporter: told what is going on.
+        progress: told what is going on.
         curves_of: a recording of the same network on another device: accuracy does not depend on
             the device, so
             its loss curves are taken and nothing is trained.
@@ -65,7 +69,7 @@ def record(
     Raises:
         ConfigError: the device is a recording itself, `curves_of` is of another network, or `path`
             is in no folder.
-        CPruneError: see `open_workbench`; what was measured stays in the cost cache.
+        CPruneError: see `open_context`; what was measured stays in the cost cache.
     """
     if isinstance(parse_device(config.device), RecordedSpec):
         raise ConfigError(
@@ -77,17 +81,24 @@ def record(
         raise ConfigError(
             f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}. Name a file in one that is there."
         )
-    with _measurable(config, reporter, curves_of) as (problem, lab, data):
-        recorded = CostModel(lab.cost_model.measured())
-        problem = replace(problem, latency=EstimatedCosts(lab.network, lab.source(), recorded))
+    with _measurable(config, progress, curves_of) as (problem, backend, data):
+        recorded = CostModel(backend.cost_model.measured())
+        problem = replace(
+            problem, latency=EstimatedCosts(backend.network, backend.source(), recorded)
+        )
         started, n_plans = time.monotonic(), 0
-        with reporter.part("Visiting plans, % of the time", 100) as advance:
+        with progress.track("Visiting plans, % of the time", 100) as advance:
             for _ in _plans(problem, started + 60 * minutes):
                 n_plans += 1
                 advance(min(100, round(100 * (time.monotonic() - started) / (60 * minutes))))
-        provenance = {**lab.provenance, "data": data, "curves_of": curves_of, "n_plans": n_plans}
+        provenance = {
+            **backend.provenance,
+            "data": data,
+            "curves_of": curves_of,
+            "n_plans": n_plans,
+        }
         save_recorded(path, problem, recorded.measured(), problem.curves, provenance)
-        reporter.say(
+        progress.print(
             f"{path}: {len(recorded.known)} tasks of {n_plans} plans; {problem.latency.spending.fresh_trials} fresh trials"
         )
         return len(recorded.known)
@@ -95,43 +106,43 @@ def record(
 
 @contextlib.contextmanager
 def _measurable(
-    config: RunConfig, reporter: Reporter, curves_of: str | None
-) -> Iterator[tuple[Problem, Lab, str]]:
+    config: RunConfig, progress: ProgressLog, curves_of: str | None
+) -> Iterator[tuple[Problem, LatencyBackend, str]]:
     """A problem whose latencies are measured and whose accuracies are read off loss curves, its
-    lab, and its data set.
+    backend, and its data set.
 
     A recording is about latency: nothing is fine-tuned for a plan that is visited.
     """
     if curves_of is None:
-        with open_workbench(config, reporter, time.time()) as bench:
-            oracle = CurveOracle(bench.network, bench.curves, bench.dense_accuracy)
-            yield replace(bench.problem(), oracle=oracle), bench.lab, bench.data.name
+        with open_context(config, progress, time.time()) as context:
+            oracle = CurveOracle(context.network, context.curves, context.dense_accuracy)
+            yield replace(context.problem(), oracle=oracle), context.backend, context.data.name
         return
     known = open_recorded(curves_of)
-    with open_untrained_lab(config, reporter, time.time()) as lab:
-        if lab.network.groups != known.network.groups:
+    with open_untrained_backend(config, progress, time.time()) as backend:
+        if backend.network.groups != known.network.groups:
             raise ConfigError(
                 f"{curves_of!r} is a recording of {known.network.name}, whose groups are not those of {config.network_name}"
             )
-        name = f"{lab.network.name}/{config.data}@{lab.device_name}"
+        name = f"{backend.network.name}/{config.data}@{backend.device_name}"
         if config.has_schemes and not len(known.curves.layers):
             raise ConfigError(
                 f"{curves_of!r} was recorded without schemes, so it does not know what layers lose: leave --curves-of out, or --schemes"
             )
         curves = known.curves if config.has_schemes else replace(known.curves, layers=np.empty(0))
-        oracle = CurveOracle(lab.network, curves, known.dense_accuracy)
+        oracle = CurveOracle(backend.network, curves, known.dense_accuracy)
         yield (
             Problem(
                 name,
-                lab.network,
-                lab.source(),
+                backend.network,
+                backend.source(),
                 oracle,
                 curves,
                 known.dense_accuracy,
                 known.floor,
-                lab.descriptor,
+                backend.descriptor,
             ),
-            lab,
+            backend,
             config.data,
         )
 

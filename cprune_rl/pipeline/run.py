@@ -1,4 +1,4 @@
-"""The run: assemble, train the agent, search, finish, compare, write everything down.
+"""The run: assemble, train the agent, search, finalize, compare, write everything down.
 
 Each stage leaves its result in the run folder and is not repeated by `--resume`; what is inside a
 stage
@@ -22,12 +22,13 @@ from cprune_rl.envs.problems.registry import save_recorded
 from cprune_rl.models.export import export_torch
 from cprune_rl.models.weights import save_weights
 from cprune_rl.pipeline import search_stage as searching
+from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.config import RunConfig
-from cprune_rl.pipeline.context import Comparison, FinishedNetwork, Workbench
-from cprune_rl.pipeline.finalize import FinalGate, Finalist, finish, timed_side_by_side
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.context import RunContext
+from cprune_rl.pipeline.finalize import FinalGate, Finalist, compare_finalists, finalize
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_folder import RunFolder
-from cprune_rl.pipeline.setup import open_workbench
+from cprune_rl.pipeline.setup import open_context
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
 from cprune_rl.reporting.run_page import Judging, write_page
 from cprune_rl.reporting.run_plots import CalibrationMap
@@ -36,77 +37,79 @@ from cprune_rl.reporting.tables import noise_line, predicted_line, result_table,
 __all__ = ["methods_of_run", "record_problem", "run"]
 
 
-def run(folder: RunFolder, reporter: Reporter) -> Result:
+def run(folder: RunFolder, progress: ProgressLog) -> Result:
     """Goes the whole way from a network's name to a compiled, pruned network.
 
     Args:
         folder: where everything is written; what is there already is not done again.
-        reporter: told what is going on.
+        progress: told what is going on.
 
     Raises:
-        CPruneError: see `open_workbench`; what was done so far stays in the folder and the cost
+        CPruneError: see `open_context`; what was done so far stays in the folder and the cost
             cache.
     """
     config = folder.config
     torch.manual_seed(config.seed)
-    with open_workbench(config, reporter, folder.started) as bench:
-        table = _dense_table(bench)
-        reporter.console.print(subgraph_table(table))
+    with open_context(config, progress, folder.started) as context:
+        table = _dense_table(context)
+        progress.console.print(subgraph_table(table))
         searches = [
-            searching.search(bench, folder, reporter, method) for method in methods_of_run(config)
+            searching.search(context, folder, progress, method) for method in methods_of_run(config)
         ]
-        gate = FinalGate(bench)
+        gate = FinalGate(context)
         finalists: list[Finalist] = []
         for search in searches:
-            finalists.append(finish(search, gate, reporter, finalists))
-        chosen, networks, comparison = timed_side_by_side(
-            bench, {f.method: f for f in finalists}, folder.path, reporter
+            finalists.append(finalize(search, gate, progress, finalists))
+        chosen, networks, comparison = compare_finalists(
+            context, {f.method: f for f in finalists}, folder.path, progress
         )
         finalists = list(chosen.values())
         result = _result(
-            bench,
+            context,
             folder,
             searches,
             finalists,
             networks,
             comparison,
-            {**reporter.stages_s, "all": round(time.time() - folder.started, 1)},
+            {**progress.stages_s, "all": round(time.time() - folder.started, 1)},
         )
-        _write_network(bench, folder, finalists[-1], comparison)
-        record_problem(bench, folder, [f"search_{m}.json" for m in methods_of_run(config)])
+        _write_network(context, folder, finalists[-1], comparison)
+        record_problem(context, folder, [f"search_{m}.json" for m in methods_of_run(config)])
         result.write(folder.file("result.json"))
         system, command = (
             folder.read_json("system.json") or {},
             folder.file("command.txt").read_text().strip(),
         )
         plans = [(f.method, f.plan) for f in finalists]
-        judging = Judging(bench.oracle.name, bench.oracle.note, _maps(bench), bench.data.describe())
+        judging = Judging(
+            context.oracle.name, context.oracle.note, _maps(context), context.data.describe()
+        )
         write_page(
             folder.file("report.html"),
             result,
             table,
             searches,
             plans,
-            bench.problem().floor,
+            context.problem().floor,
             judging,
             system,
             command,
         )
-    reporter.console.print(result_table(result))
+    progress.console.print(result_table(result))
     for line in (noise_line(result), predicted_line(result)):
         if line:
-            reporter.say(line)
-    if finalists[-1].plan == bench.network.dense:
-        reporter.say(
+            progress.print(line)
+    if finalists[-1].plan == context.network.dense:
+        progress.print(
             "No plan holds this floor: the result is the dense network, speed-up 1.0. A lower --floor gives the search room."
         )
     floor = resolve_floor(config.floor, result.dense.accuracy_test, may_exceed=True)
     for method in (*result.rivals, result.main):
         holds = "holds" if method.pruned.accuracy_test >= floor else "does NOT hold"
-        reporter.say(
+        progress.print(
             f"{method.method}: the floor, {floor:.2%} on test images, {holds} ({method.pruned.accuracy_test:.2%})"
         )
-    reporter.say(
+    progress.print(
         f"Run folder: {folder.path} (open report.html; check it with `cprune-rl validate {folder.path}`)"
     )
     return result
@@ -122,29 +125,29 @@ def methods_of_run(config: RunConfig) -> list[str]:
     ]
 
 
-def _maps(bench: Workbench) -> list[CalibrationMap]:
+def _maps(context: RunContext) -> list[CalibrationMap]:
     """For the page: what the oracle's answers were mapped by."""
     found = []
     for what, calibration, has_schemes in (
-        ("channels", bench.calibrations.channels, False),
-        ("schemes", bench.calibrations.schemes, True),
+        ("channels", context.calibrations.channels, False),
+        ("schemes", context.calibrations.schemes, True),
     ):
         points = [
             (p.seen, p.lost)
-            for p in bench.calibration_points
+            for p in context.calibration_points
             if bool(p.plan.schemes) == has_schemes
         ]
         found += [CalibrationMap(what, points, calibration, calibration.residual)] if points else []
     return found
 
 
-def _dense_table(bench: Workbench) -> SubgraphTable:
-    costs = bench.lab.source().measure(bench.network.dense)
-    return SubgraphTable.build(bench.network, bench.network.dense, costs)
+def _dense_table(context: RunContext) -> SubgraphTable:
+    costs = context.backend.source().measure(context.network.dense)
+    return SubgraphTable.build(context.network, context.network.dense, costs)
 
 
 def _result(
-    bench: Workbench,
+    context: RunContext,
     folder: RunFolder,
     searches: Sequence[SearchResult],
     finalists: Sequence[Finalist],
@@ -153,16 +156,16 @@ def _result(
     stages_s: dict[str, float],
 ) -> Result:
     """Joins what the searches cost, what the finished networks are and how fast they are."""
-    config = bench.config
+    config = context.config
     figures = {
-        name: _figures(bench, comparison, name, network) for name, network in networks.items()
+        name: _figures(context, comparison, name, network) for name, network in networks.items()
     }
     methods = []
     for search, finalist in zip(searches, finalists, strict=True):
         ratio = comparison.speedup[finalist.method]
         speedup, interval = (
             (1.0, (1.0, 1.0))
-            if finalist.plan == bench.network.dense
+            if finalist.plan == context.network.dense
             else (ratio.value, (ratio.low, ratio.high))
         )
         cost = {**search.cost, "full_finetunes": finalist.n_finetuned}
@@ -185,7 +188,7 @@ def _result(
                 f"{finalist.method}/accuracy_test": figures[finalist.method].accuracy_test,
             },
         )
-    names = (config.network_name, config.data, bench.lab.device_name, config.own_method)
+    names = (config.network_name, config.data, context.backend.device_name, config.own_method)
     rivals = tuple(methods[:-1])
     return Result(
         *names,
@@ -196,21 +199,21 @@ def _result(
         rivals,
         config.fast,
         comparison.noise_floor,
-        bench.lab.latency_source,
+        context.backend.latency_source,
         config.top,
         stages_s,
     )
 
 
 def _figures(
-    bench: Workbench, comparison: Comparison, name: str, network: FinishedNetwork
+    context: RunContext, comparison: Comparison, name: str, network: FinishedNetwork
 ) -> Figures:
     latency = comparison.latency_ms.get(name)
     value, interval = (
         (None, None) if latency is None else (latency.value, (latency.low, latency.high))
     )
-    accuracy = accuracy_interval(right_answers(network.model, bench.data.test))
-    size = count_parameters(network.model, network.plan.schemes), bench.network.macs(network.plan)
+    accuracy = accuracy_interval(right_answers(network.model, context.data.test))
+    size = count_parameters(network.model, network.plan.schemes), context.network.macs(network.plan)
     return Figures(
         value,
         interval,
@@ -222,33 +225,33 @@ def _figures(
 
 
 def _write_network(
-    bench: Workbench, folder: RunFolder, finalist: Finalist, comparison: Comparison
+    context: RunContext, folder: RunFolder, finalist: Finalist, comparison: Comparison
 ) -> None:
     """`plan.json`, `model.safetensors`, `model.pt2`;
 
     `lib.so` and the dense network's library where there was a compiler.
     """
-    kept = kept_indices(bench.coupled, finalist.plan)
+    kept = kept_indices(context.coupled, finalist.plan)
     PlanFile(
-        bench.config.network_name,
-        bench.data.n_classes,
-        bench.data.input_shape,
+        context.config.network_name,
+        context.data.n_classes,
+        context.data.input_shape,
         kept,
         finalist.plan.schemes,
     ).write(folder.path, finalist.model)
-    export_torch(finalist.model, bench.data.input_shape, folder.file("model.pt2"))
+    export_torch(finalist.model, context.data.input_shape, folder.file("model.pt2"))
     for source, name in ((finalist.method, "lib.so"), ("dense", "dense.so")):
         if source in comparison.libraries:
             folder.file(name).write_bytes(comparison.libraries[source].read_bytes())
-    save_weights(bench.model, folder.file("dense.safetensors"))
+    save_weights(context.model, folder.file("dense.safetensors"))
 
 
-def record_problem(bench: Workbench, folder: RunFolder, files: Sequence[str]) -> None:
+def record_problem(context: RunContext, folder: RunFolder, files: Sequence[str]) -> None:
     """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run
     timed; plans that were estimated by prediction are not timed for it.
 
     Args:
-        bench: the run's parts.
+        context: the run's parts.
         folder: of the run.
         files: of its searches.
     """
@@ -260,11 +263,11 @@ def record_problem(bench: Workbench, folder: RunFolder, files: Sequence[str]) ->
         for step in search["history"]
         if not step.get("predicted_share")
     }
-    provenance = {**bench.lab.provenance, "data": bench.data.name}
+    provenance = {**context.backend.provenance, "data": context.data.name}
     save_recorded(
         folder.file("problem.json"),
-        bench.problem(),
-        bench.lab.known(plans),
-        bench.curves,
+        context.problem(),
+        context.backend.timed_tasks(plans),
+        context.curves,
         provenance,
     )

@@ -13,19 +13,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cprune_rl.core.search_result import TABLE_PREFIX, SearchStep
 from cprune_rl.envs.problem import Problem
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_folder import RunFolder
 
-__all__ = ["Narrator"]
+__all__ = ["SearchLogger"]
 
 
-class Narrator:
+class SearchLogger:
     """Told of each candidate.
 
     Args:
         problem: that is searched.
         folder: whose `metrics.csv` gets a line.
-        reporter: prints a line.
+        progress: prints a line.
         writer: of TensorBoard events.
         method: name of the search.
         advance: told which share of the slack is used, in percent.
@@ -35,16 +35,16 @@ class Narrator:
         self,
         problem: Problem,
         folder: RunFolder,
-        reporter: Reporter,
+        progress: ProgressLog,
         writer: SummaryWriter,
         method: str,
         advance: Callable[[int], None],
     ) -> None:
         self._advance = advance
-        self._problem, self._folder, self._reporter, self._writer, self._method = (
+        self._problem, self._folder, self._progress, self._writer, self._method = (
             problem,
             folder,
-            reporter,
+            progress,
             writer,
             method,
         )
@@ -67,11 +67,11 @@ class Narrator:
         reasons = step.why.split("; ")
         why = f" ({step.why})" if step.why and len(reasons) == 1 else ""
         predicted = f", {step.predicted_share:.0%} of it predicted" if step.predicted_share else ""
-        self._reporter.say(
+        self._progress.print(
             f"    {self._n:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms  accuracy {accuracy}{slack}  {verdict}{hope}{predicted}{why}"
         )
         for reason in reasons if len(reasons) > 1 else ():  # a walk through a model
-            self._reporter.say(f"            {reason}")
+            self._progress.print(f"            {reason}")
         spent = self._problem.latency.spending
         values: dict[str, float] = {
             "latency_ms": step.latency_s * 1e3,

@@ -28,23 +28,27 @@ from cprune_rl.envs.actions.base import Menu
 from cprune_rl.envs.actions.channel_steps import ChannelMenu
 from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeMenu
 from cprune_rl.envs.problems.training import TrainingProblems
-from cprune_rl.pipeline.context import Workbench
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.context import RunContext
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_folder import RunFolder
-from cprune_rl.pipeline.search_logger import Narrator
+from cprune_rl.pipeline.search_logger import SearchLogger
 
 __all__ = ["search"]
 
 
 def search(
-    bench: Workbench, folder: RunFolder, reporter: Reporter, method: str, label: str | None = None
+    context: RunContext,
+    folder: RunFolder,
+    progress: ProgressLog,
+    method: str,
+    label: str | None = None,
 ) -> SearchResult:
     """One search, or what the folder has of it.
 
     Args:
-        bench: the run's parts.
+        context: the run's parts.
         folder: keeps the result, and the policy.
-        reporter: told of each candidate.
+        progress: told of each candidate.
         method: a key of `config.METHODS`, or one of `agents.methods`.
         label: what the folder calls the search; the method's name where not given.
 
@@ -55,17 +59,17 @@ def search(
     name = f"search_{label}.json"
     if (known := folder.read_json(name)) is not None:
         return SearchResult.from_json(known)
-    searcher, extra = _searcher(bench, folder, reporter, method)
-    problem = bench.problem()
+    searcher, extra = _searcher(context, folder, progress, method)
+    problem = context.problem()
     with (
         SummaryWriter(str(folder.file("tensorboard"))) as writer,
-        reporter.part(f"Searching with {label}, % of the slack used", 100) as advance,
+        progress.track(f"Searching with {label}, % of the slack used", 100) as advance,
     ):
         result, _ = search_within(
             searcher,
             problem,
-            _budget(bench, extra, reporter),
-            Narrator(problem, folder, reporter, writer, label, advance),
+            _budget(context, extra, progress),
+            SearchLogger(problem, folder, progress, writer, label, advance),
         )
     cost = {
         name: result.cost.get(name, 0.0) + extra.get(name, 0.0) for name in {**result.cost, **extra}
@@ -76,31 +80,31 @@ def search(
 
 
 def _searcher(
-    bench: Workbench, folder: RunFolder, reporter: Reporter, method: str
+    context: RunContext, folder: RunFolder, progress: ProgressLog, method: str
 ) -> tuple[Searcher, dict[str, float]]:
     """Who searches, and what was spent for it beforehand: each method pays for what it reads."""
-    config, turns = bench.config, SurrogateSettings(turns=bench.config.budgets.turns)
+    config, turns = context.config, SurrogateSettings(turns=context.config.budgets.turns)
     if method == "greedy":
         return GreedyCPrune(), {"policy_s": 0.0}
     if method not in OF_RUNS:
         way = METHODS[method]
         known = _sum(
-            bench.model_cost if way.is_prepared else {},
-            bench.scheme_cost if way.has_schemes else {},
+            context.model_cost if way.is_prepared else {},
+            context.scheme_cost if way.has_schemes else {},
         )
-        return rival(method, config.seed, bench.curves), {"policy_s": 0.0, **known}
+        return rival(method, config.seed, context.curves), {"policy_s": 0.0, **known}
     spent, agent, mapping = {"policy_s": 0.0}, None, None
     if method != "mapping-search":
-        policy, seconds = _policy(bench, folder, reporter)
+        policy, seconds = _policy(context, folder, progress)
         agent, spent = (
             PruningAgent(policy, turns),
-            _sum(spent, bench.model_cost, {"policy_s": seconds}),
+            _sum(spent, context.model_cost, {"policy_s": seconds}),
         )
     if method in ("mapping-search", "channels-then-schemes"):
-        policy, seconds = _mapping_policy(bench, folder, reporter)
+        policy, seconds = _mapping_policy(context, folder, progress)
         mapping, spent = (
             MappingSearch(policy, turns),
-            _sum(spent, bench.scheme_cost, {"policy_s": seconds}),
+            _sum(spent, context.scheme_cost, {"policy_s": seconds}),
         )
     if agent is None:
         assert mapping is not None, "one of both"
@@ -109,7 +113,7 @@ def _searcher(
         return agent, spent
     if mapping is None:
         return ChannelsThenSchemes(agent, MappingRule(), name=method), _sum(
-            spent, bench.scheme_cost
+            spent, context.scheme_cost
         )
     return ChannelsThenSchemes(agent, mapping, surrogate=turns), spent
 
@@ -121,15 +125,15 @@ def _sum(*costs: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _budget(bench: Workbench, spent: dict[str, float], reporter: Reporter) -> Budget:
+def _budget(context: RunContext, spent: dict[str, float], progress: ProgressLog) -> Budget:
     """What the search itself may spend: what it was charged with before is taken off."""
-    config = bench.config
+    config = context.config
 
     def left(limit: int | None, name: str) -> int | None:
         if limit is None:
             return None
         if spent.get(name, 0) >= limit:
-            reporter.say(
+            progress.print(
                 f"    The budget of {limit} {name.replace('_', ' ')} went into what an agent has to know before it searches ({spent[name]:.0f}): nothing is searched"
             )
         return max(0, int(limit - spent.get(name, 0)))
@@ -141,38 +145,52 @@ def _budget(bench: Workbench, spent: dict[str, float], reporter: Reporter) -> Bu
     )
 
 
-def _policy(bench: Workbench, folder: RunFolder, reporter: Reporter) -> tuple[RowPolicy, float]:
+def _policy(
+    context: RunContext, folder: RunFolder, progress: ProgressLog
+) -> tuple[RowPolicy, float]:
     """The agent's policy, trained on variations of this problem, taken as it was given, or read
     from the folder; and the seconds its training took.
     """
     return _policy_of(
-        bench, folder, reporter, "policy", ChannelMenu(), bench.config.policy, bench.config.init
+        context,
+        folder,
+        progress,
+        "policy",
+        ChannelMenu(),
+        context.config.policy,
+        context.config.init,
     )
 
 
 def _mapping_policy(
-    bench: Workbench, folder: RunFolder, reporter: Reporter
+    context: RunContext, folder: RunFolder, progress: ProgressLog
 ) -> tuple[RowPolicy, float]:
     """The same of the policy that gives layers schemes."""
     return _policy_of(
-        bench, folder, reporter, "mapping_policy", SchemeMenu(), bench.config.mapping_policy, None
+        context,
+        folder,
+        progress,
+        "mapping_policy",
+        SchemeMenu(),
+        context.config.mapping_policy,
+        None,
     )
 
 
 def _policy_of(
-    bench: Workbench,
+    context: RunContext,
     folder: RunFolder,
-    reporter: Reporter,
+    progress: ProgressLog,
     name: str,
     menu: Menu,
     given: str | None,
     init: str | None,
 ) -> tuple[RowPolicy, float]:
-    max_rows = max(TrainingSettings.max_rows, len(bench.network.subgraphs))
-    budgets, is_mapping = bench.config.budgets, isinstance(menu, SchemeMenu)
+    max_rows = max(TrainingSettings.max_rows, len(context.network.subgraphs))
+    budgets, is_mapping = context.config.budgets, isinstance(menu, SchemeMenu)
     settings = TrainingSettings(
         total_timesteps=budgets.mapping_timesteps if is_mapping else budgets.total_timesteps,
-        seed=bench.config.seed,
+        seed=context.config.seed,
         max_rows=max_rows,
     )
     target = folder.file(name)
@@ -186,12 +204,12 @@ def _policy_of(
         return load_policy(target, max_rows, menu), 0.0
     if not (target / "policy.json").exists():
         problems = TrainingProblems(
-            bench.network,
-            bench.lab.cost_model,
-            bench.curves,
-            bench.dense_accuracy,
-            bench.lab.descriptor,
-            start_ratios=START_RATIOS if is_mapping and bench.config.schemes == "both" else (),
+            context.network,
+            context.backend.cost_model,
+            context.curves,
+            context.dense_accuracy,
+            context.backend.descriptor,
+            start_ratios=START_RATIOS if is_mapping and context.config.schemes == "both" else (),
         )
         start = None if init is None else open_policy(init, max_rows)
         started = time.perf_counter()
@@ -200,14 +218,14 @@ def _policy_of(
             if is_mapping
             else "Training the agent on a model of the problem"
         )
-        with reporter.part(what, settings.total_timesteps) as advance:
+        with progress.track(what, settings.total_timesteps) as advance:
             trained = train_policy(
                 problems, settings, folder.file("tensorboard"), advance, start=start, menu=menu
             )
         card = {
-            "network": bench.network.name,
-            "data": bench.data.name,
-            "device": bench.lab.device_name,
+            "network": context.network.name,
+            "data": context.data.name,
+            "device": context.backend.device_name,
             "total_timesteps": settings.total_timesteps,
             "seed": settings.seed,
             "init": init,

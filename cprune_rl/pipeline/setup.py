@@ -1,6 +1,6 @@
 """Puts a live problem together: base network, groups, latencies, oracle, loss curves.
 
-The one place where the worlds of pruning, accuracy and, behind a lab, the compiler meet. Used by
+The one place where the worlds of pruning, accuracy and, behind a backend, the compiler meet. Used by
 the run and, for
 `gymnasium.make("cprune_rl/CPrune-v0")`, by `envs.problems`. The compiler is loaded where the device
 is one.
@@ -31,6 +31,7 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 from cprune_rl.models.registry import build_model, check_model_name, check_output, load_weights
 from cprune_rl.models.weights import network_hash
+from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.config import (
     DATA_FROM_PATHS,
     EFFORTS,
@@ -39,18 +40,24 @@ from cprune_rl.pipeline.config import (
     RunConfig,
     load_config,
 )
-from cprune_rl.pipeline.context import Lab, Workbench
+from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.oracle_setup import calibrate, open_oracle
-from cprune_rl.pipeline.progress import Reporter
-from cprune_rl.pipeline.trained_cache import is_trained, trained
-from cprune_rl.pipeline.trained_model import Subject
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.trained_cache import is_cached, train_or_load
+from cprune_rl.pipeline.trained_model import TrainedModel
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 from cprune_rl.pruning.importance import IMPORTANCES
 
-__all__ = ["check_names", "open_live", "open_subject", "open_untrained_lab", "open_workbench"]
+__all__ = [
+    "check_names",
+    "load_trained_model",
+    "open_context",
+    "open_live",
+    "open_untrained_backend",
+]
 
 _NEAR_CHANCE = 2.0  # times the accuracy of guessing
-_OpenLab = Callable[[nn.Module, torch.Tensor, CoupledGroups], Lab]
+_OpenBackend = Callable[[nn.Module, torch.Tensor, CoupledGroups], LatencyBackend]
 
 
 def check_names(config: RunConfig) -> None:
@@ -116,53 +123,60 @@ def check_names(config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def open_workbench(config: RunConfig, reporter: Reporter, since: float) -> Iterator[Workbench]:
-    """Trains the base network, finds its groups, opens the lab and calibrates the oracle.
+def open_context(config: RunConfig, progress: ProgressLog, since: float) -> Iterator[RunContext]:
+    """Trains the base network, finds its groups, opens the backend and calibrates the oracle.
 
     Args:
         config: options of the run.
-        reporter: told what is going on.
+        progress: told what is going on.
         since: when the run began, in seconds since the epoch.
 
     Raises:
         CPruneError: an option, the network, the machine's tools, the device, the recording or the
             cost cache is at fault.
     """
-    with _store_and_lab(config, reporter, since) as (store, open_lab):
-        subject = open_subject(config, reporter)
-        dense_accuracy = evaluate(subject.model, subject.data.search)
+    with _store_and_backend(config, progress, since) as (store, open_backend):
+        trained_model = load_trained_model(config, progress)
+        dense_accuracy = evaluate(trained_model.model, trained_model.data.search)
         resolve_floor(config.floor, dense_accuracy)
-        _say_what_to_expect(config, subject.data, dense_accuracy, reporter)
-        lab = open_lab(subject.model, subject.example, subject.coupled)
+        _say_what_to_expect(config, trained_model.data, dense_accuracy, progress)
+        backend = open_backend(trained_model.model, trained_model.example, trained_model.coupled)
         oracle = open_oracle(
-            config, subject, lab.network, lab.cost_model, store, dense_accuracy, since, reporter
-        )
-        bench = Workbench(
             config,
-            subject,
-            lab,
+            trained_model,
+            backend.network,
+            backend.cost_model,
+            store,
+            dense_accuracy,
+            since,
+            progress,
+        )
+        context = RunContext(
+            config,
+            trained_model,
+            backend,
             oracle,
             dense_accuracy,
-            model_cost=dict(lab.spent),
-            scheme_cost=dict(lab.spent_on_schemes),
+            model_cost=dict(backend.spent),
+            scheme_cost=dict(backend.spent_on_schemes),
         )
-        calibrate(bench, reporter)
-        yield bench
+        calibrate(context, progress)
+        yield context
 
 
-def open_subject(config: RunConfig, reporter: Reporter) -> Subject:
+def load_trained_model(config: RunConfig, progress: ProgressLog) -> TrainedModel:
     """Reads the images, trains the network or reads its weights, and finds its groups.
 
     Args:
         config: options of the run.
-        reporter: told what is going on.
+        progress: told what is going on.
 
     Raises:
         CPruneError: an option, the images, the network or its weights are at fault.
     """
-    data, model = _base_network(config, reporter)
+    data, model = _base_network(config, progress)
     example = torch.zeros(data.input_shape)
-    with reporter.part("Finding groups", None):
+    with progress.track("Finding groups", None):
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
         coupled = find_groups(
             model,
@@ -170,24 +184,26 @@ def open_subject(config: RunConfig, reporter: Reporter) -> Subject:
             group_settings(config),
             functools.partial(accumulate_gradients, data=data),
         )
-    return Subject(data, model, example, coupled)
+    return TrainedModel(data, model, example, coupled)
 
 
 @contextlib.contextmanager
-def open_untrained_lab(config: RunConfig, reporter: Reporter, since: float) -> Iterator[Lab]:
-    """The lab of a network with random weights: latencies do not depend on them.
+def open_untrained_backend(
+    config: RunConfig, progress: ProgressLog, since: float
+) -> Iterator[LatencyBackend]:
+    """The backend of a network with random weights: latencies do not depend on them.
 
     Args:
         config: options of the run.
-        reporter: told what is going on.
+        progress: told what is going on.
         since: when the run began, in seconds since the epoch.
 
     Raises:
-        CPruneError: see `open_workbench`.
+        CPruneError: see `open_context`.
     """
-    with _store_and_lab(config, reporter, since) as (_, open_lab):
-        data, model, example = _fresh_network(config, reporter)
-        yield open_lab(
+    with _store_and_backend(config, progress, since) as (_, open_backend):
+        data, model, example = _fresh_network(config, progress)
+        yield open_backend(
             model,
             example,
             find_groups(
@@ -199,39 +215,39 @@ def open_untrained_lab(config: RunConfig, reporter: Reporter, since: float) -> I
         )
 
 
-def open_live(reporter: Reporter | None = None, **options: object) -> Problem:
+def open_live(progress: ProgressLog | None = None, **options: object) -> Problem:
     """A live problem for `cprune_rl/CPrune-v0`; its device closes with the process.
 
     Args:
-        reporter: told what is going on.
+        progress: told what is going on.
         options: of `RunConfig`: `model=`, `data=`, `device=`, `floor=`, `storage=`, `fast=`...
     """
     import atexit
 
-    bench = open_workbench(load_config(None, options), reporter or Reporter(), time.time())
-    problem = bench.__enter__().problem()
-    atexit.register(bench.__exit__, None, None, None)
+    context = open_context(load_config(None, options), progress or ProgressLog(), time.time())
+    problem = context.__enter__().problem()
+    atexit.register(context.__exit__, None, None, None)
     return problem
 
 
 def _say_what_to_expect(
-    config: RunConfig, data: ImageData, dense_accuracy: float, reporter: Reporter
+    config: RunConfig, data: ImageData, dense_accuracy: float, progress: ProgressLog
 ) -> None:
     """The dense network's accuracy, and what is wrong where weights or the floor do not fit the
     data.
     """
-    reporter.say(
+    progress.print(
         f"    The dense network's accuracy is {dense_accuracy:.2%} on {len(data.search):,} images"
     )
     if config.weights is not None and dense_accuracy < _NEAR_CHANCE * config.top / data.n_classes:
         seen = data.train.normalisation
-        reporter.say(
+        progress.print(
             f"    That is hardly better than chance. {config.weights.name} may have been trained on pixels of another scale (here mean {seen.mean}, std {seen.std}): "
             "--data '...?normalise=NAME' or '...?mean=...&std=...' says which; or on other labels."
         )
     least = least_provable_loss(len(data.gate), 1 - config.confidence)
     if -least < config.floor <= 0:
-        reporter.say(
+        progress.print(
             f"    The gate has {len(data.gate):,} images: on so few, even a network that answers as the dense one does may lose {least:.2%}, "
             f"so none can be shown to hold the floor {config.floor:+.2%}. Give more images, a lower --floor or less --confidence."
         )
@@ -248,10 +264,10 @@ def base_settings(config: RunConfig) -> TrainSettings:
 
 
 @contextlib.contextmanager
-def _store_and_lab(
-    config: RunConfig, reporter: Reporter, since: float
-) -> Iterator[tuple[CostStore, _OpenLab]]:
-    """The cost cache, and what opens the lab once the network is there;
+def _store_and_backend(
+    config: RunConfig, progress: ProgressLog, since: float
+) -> Iterator[tuple[CostStore, _OpenBackend]]:
+    """The cost cache, and what opens the backend once the network is there;
 
     both are closed in the end.
     """
@@ -259,38 +275,38 @@ def _store_and_lab(
     with contextlib.ExitStack() as stack:
         store = open_store(config.storage or default_url())
         stack.callback(store.close)
-        yield store, _lab_opener(config, reporter, store, since, stack)
+        yield store, _backend_opener(config, progress, store, since, stack)
 
 
-def _lab_opener(
+def _backend_opener(
     config: RunConfig,
-    reporter: Reporter,
+    progress: ProgressLog,
     store: CostStore,
     since: float,
     stack: contextlib.ExitStack,
-) -> _OpenLab:
-    """What opens the lab once the network is there;
+) -> _OpenBackend:
+    """What opens the backend once the network is there;
 
     a device is opened now, so that one at fault is told at once.
     """
     spec = parse_device(config.device)
     if isinstance(spec, RecordedSpec):
-        from cprune_rl.pipeline.backends.recorded import RecordedLab
+        from cprune_rl.pipeline.backends.recorded import RecordedBackend
 
-        return lambda model, _, coupled: RecordedLab.open(
-            config.device, spec, reporter, model, coupled
+        return lambda model, _, coupled: RecordedBackend.open(
+            config.device, spec, progress, model, coupled
         )
-    from cprune_rl.pipeline.backends.tvm import CompiledLab
+    from cprune_rl.pipeline.backends.tvm import TvmBackend
 
     device = stack.enter_context(open_device(config.device))
-    return functools.partial(CompiledLab.open, config, reporter, device, store, since)
+    return functools.partial(TvmBackend.open, config, progress, device, store, since)
 
 
 def _fresh_network(
-    config: RunConfig, reporter: Reporter
+    config: RunConfig, progress: ProgressLog
 ) -> tuple[ImageData, nn.Module, torch.Tensor]:
     """The images, the network with its starting weights, and one blank image."""
-    with reporter.part(f"Reading the images of {config.data}", None):
+    with progress.track(f"Reading the images of {config.data}", None):
         data = load_data(config.data, config.fast).on(train_device(config.train_device))
     if config.top > 1:
         data = data.judged_by_top(config.top)
@@ -302,9 +318,9 @@ def _fresh_network(
     return data, model, example
 
 
-def _base_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.Module]:
+def _base_network(config: RunConfig, progress: ProgressLog) -> tuple[ImageData, nn.Module]:
     """The network to prune, trained: with the user's weights, or by ourselves."""
-    data, model, example = _fresh_network(config, reporter)
+    data, model, example = _fresh_network(config, progress)
     if config.weights is not None:
         load_weights(model, config.weights)
         return data, model.eval()
@@ -312,11 +328,11 @@ def _base_network(config: RunConfig, reporter: Reporter) -> tuple[ImageData, nn.
         base_settings(config),
         f"base:{config.network_name}:{config.seed}:{network_hash(model)}",
     )
-    is_known = is_trained(identity, data, settings)
+    is_known = is_cached(identity, data, settings)
     # an option that fits no layer, or a network that cannot be pruned, is told before it is trained
     if not is_known:
         find_groups(model, example, dataclasses.replace(group_settings(config), importance="l2"))
     verb = "Reading" if is_known else "Training"
-    with reporter.part(f"{verb} the base network", settings.n_steps) as advance:
-        trained(model, identity, data, settings, lambda step, _: advance(step))
+    with progress.track(f"{verb} the base network", settings.n_steps) as advance:
+        train_or_load(model, identity, data, settings, lambda step, _: advance(step))
     return data, model

@@ -49,14 +49,14 @@ from cprune_rl.envs.problems.replay import Rehearsal, rehearse
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.live_problems import is_live
 from cprune_rl.pipeline.policy_config import PolicyConfig
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 
-__all__ = ["judge", "train_on_problems"]
+__all__ = ["evaluate_searchers", "train_on_problems"]
 
 _CASES = 24  # problems and draws of their losses that a policy is tried on: a minute or two
 
 
-def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
+def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
     """Trains a policy, tries it on what it was not trained on, and writes it down.
 
     A folder in which a training was stopped is gone on with. A long training steps its problems in
@@ -65,7 +65,7 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
 
     Args:
         config: options.
-        reporter: told what is going on.
+        progress: told what is going on.
 
     Returns:
         The policy's folder.
@@ -86,7 +86,7 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
     folder = config.out or Path("policies") / _folder_name(config)
     folder.mkdir(parents=True, exist_ok=True)
     _check_folder(folder, config)
-    reporter.say(
+    progress.print(
         f"Training on {', '.join(names)}"
         + (f"; tried on {', '.join(held_out)}" if held_out else "")
     )
@@ -104,9 +104,9 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
         if config.init is None
         else load_policy(find_policy(config.init), settings.max_rows, menu)
     )
-    with reporter.part("Reading the problems", None):
+    with progress.track("Reading the problems", None):
         problems = _problems(config, names)
-    with reporter.part(f"Training the policy by {config.learner}", config.timesteps) as advance:
+    with progress.track(f"Training the policy by {config.learner}", config.timesteps) as advance:
         trained = train_policy(
             problems,
             settings,
@@ -117,14 +117,14 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
             start,
             menu,
         )
-    with reporter.part("Trying it beside greedy searches", None):
-        results = judge(
-            _judged(config, trained.policy),
+    with progress.track("Trying it beside greedy searches", None):
+        results = evaluate_searchers(
+            _searchers(config, trained.policy),
             held_out or names,
             seeds=range(max(1, min(3, _CASES // len(held_out or names)))),
             with_schemes=config.schemes == "block",
         )
-    reporter.console.print(_table(results, is_held_out=bool(held_out)))
+    progress.console.print(_table(results, is_held_out=bool(held_out)))
     card = _card(config, names, held_out, trained, results)
     save_policy(trained.policy, folder, card, menu)
     (folder / "evaluations.json").write_text(dump_json([vars(e) for e in trained.evaluations]))
@@ -134,7 +134,9 @@ def train_on_problems(config: PolicyConfig, reporter: Reporter) -> Path:
         if config.schemes == "block"
         else f"--policy {folder}"
     )
-    reporter.say(f"Policy: {folder}. Prune with it: cprune-rl prune {use} --model ... --device ...")
+    progress.print(
+        f"Policy: {folder}. Prune with it: cprune-rl prune {use} --model ... --device ..."
+    )
     return folder
 
 
@@ -176,7 +178,7 @@ def _card(
     }
 
 
-def _judged(config: PolicyConfig, policy: RowPolicy) -> tuple[Searcher, ...]:
+def _searchers(config: PolicyConfig, policy: RowPolicy) -> tuple[Searcher, ...]:
     """The agent with a policy, and the policy's roll-out, beside what needs none.
 
     Roll-out and proxy greedy end after eight rejections; `benchmarks/transfer.py` has no such limit
@@ -192,7 +194,7 @@ def _judged(config: PolicyConfig, policy: RowPolicy) -> tuple[Searcher, ...]:
     return PruningAgent(policy), PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune()
 
 
-def judge(
+def evaluate_searchers(
     searchers: Sequence[Searcher],
     names: Sequence[str],
     floors: Sequence[float] = (-0.01, -0.02),

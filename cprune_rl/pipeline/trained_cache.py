@@ -23,7 +23,7 @@ from cprune_rl.accuracy.training import TrainSettings, train
 from cprune_rl.core.network import Plan
 from cprune_rl.models.weights import save_weights
 
-__all__ = ["is_supernet_trained", "is_trained", "supernet_of", "trained"]
+__all__ = ["is_cached", "is_supernet_cached", "train_or_load", "train_or_load_supernet"]
 
 OnStep = Callable[[int, float], None]
 Masks = Callable[[Plan], Mapping[str, torch.Tensor]]
@@ -41,12 +41,12 @@ def _path(identity: str, data: ImageData, settings: TrainSettings | SupernetSett
     )
 
 
-def is_trained(identity: str, data: ImageData, settings: TrainSettings) -> bool:
-    """Whether `trained` would only read a file."""
+def is_cached(identity: str, data: ImageData, settings: TrainSettings) -> bool:
+    """Whether `train_or_load` would only read a file."""
     return _path(identity, data, settings).exists()
 
 
-def trained(
+def train_or_load(
     model: nn.Module,
     identity: str,
     data: ImageData,
@@ -67,21 +67,21 @@ def trained(
     Returns:
         `model`, in evaluation mode.
     """
-    return _kept(
+    return _load_or_train(
         model,
         _path(identity, data, settings),
         lambda: train(model, data, settings, on_step, teacher),
     )
 
 
-def is_supernet_trained(
+def is_supernet_cached(
     weights: str, space: PlanSpace, data: ImageData, settings: SupernetSettings
 ) -> bool:
-    """Whether `supernet_of` would only read a file."""
+    """Whether `train_or_load_supernet` would only read a file."""
     return _path(_supernet(weights, space), data, settings).exists()
 
 
-def supernet_of(
+def train_or_load_supernet(
     model: nn.Module,
     weights: str,
     masks: Masks,
@@ -106,7 +106,7 @@ def supernet_of(
         `model`, in evaluation mode.
     """
     path = _path(_supernet(weights, space), data, settings)
-    return _kept(
+    return _load_or_train(
         model,
         path,
         lambda: train_supernet(
@@ -120,7 +120,7 @@ def _supernet(weights: str, space: PlanSpace) -> str:
     return f"supernet:{weights}:{json.dumps(asdict(space))}"
 
 
-def _kept(model: nn.Module, path: Path, train_it: Callable[[], None]) -> nn.Module:
+def _load_or_train(model: nn.Module, path: Path, train_it: Callable[[], None]) -> nn.Module:
     """Weights from a file, or trained and written to it."""
     if path.exists():
         try:

@@ -24,7 +24,7 @@ from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.pruning.scheme_masks import apply_masks, increase_sparsity
 from cprune_rl.pruning.surgery import prune
 
-__all__ = ["GRADUAL_PRUNING", "Subject", "gradual_pruning"]
+__all__ = ["GRADUAL_PRUNING", "TrainedModel", "gradual_pruning"]
 
 _SPARSER_EVERY = (
     10  # steps of a full fine-tune, at which layers that are pruned by schemes lose further entries
@@ -42,7 +42,7 @@ def gradual_pruning(
     None where no layer is pruned by a scheme.
 
     Args:
-        model: of the plan, as `Subject.pruned` gives it; changed in place.
+        model: of the plan, as `TrainedModel.pruned` gives it; changed in place.
         plan: whose schemes hold from 0.6 of the training on.
         n_steps: of the training.
     """
@@ -61,7 +61,7 @@ def gradual_pruning(
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedModel:
     """What is judged: a trained network, its groups and its images.
 
     Attributes:

@@ -12,9 +12,9 @@ from cprune_rl.accuracy.calibration import CalibrationPoint
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.pipeline.config import load_config
-from cprune_rl.pipeline.context import Workbench
+from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.oracle_setup import calibrate
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.testing import toy_network
 
 DENSE_ACCURACY = 0.9
@@ -43,20 +43,20 @@ class KnownLosses:
 
 def calibrated(exponent: float, **options: Any) -> tuple[list[CalibrationPoint], KnownLosses]:
     oracle = KnownLosses(exponent)
-    subject = SimpleNamespace(finetuned=lambda settings, is_gradual: None)
-    lab = SimpleNamespace(network=toy_network())
-    bench = Workbench(
+    trained_model = SimpleNamespace(finetuned=lambda settings, is_gradual: None)
+    backend = SimpleNamespace(network=toy_network())
+    context = RunContext(
         load_config(None, {"effort": "light", **options}),
-        cast("Any", subject),
-        cast("Any", lab),
+        cast("Any", trained_model),
+        cast("Any", backend),
         cast("Any", oracle),
         DENSE_ACCURACY,
     )
-    calibrate(bench, Reporter())
-    assert bench.calibrations.channels(0.02) == pytest.approx(0.01, rel=0.05), (
+    calibrate(context, ProgressLog())
+    assert context.calibrations.channels(0.02) == pytest.approx(0.01, rel=0.05), (
         "twice as much was seen as lost"
     )
-    return bench.calibration_points, oracle
+    return context.calibration_points, oracle
 
 
 @pytest.mark.parametrize(("floor", "n_points"), [(-0.001, 2), (-0.015, 3), (-0.5, 4)])

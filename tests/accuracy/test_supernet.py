@@ -25,8 +25,8 @@ from cprune_rl.latency.interpolation import CostModel, ModelledCosts
 from cprune_rl.models.registry import build_model
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.oracle_setup import equal_latency_plans
-from cprune_rl.pipeline.trained_cache import is_supernet_trained, supernet_of
-from cprune_rl.pipeline.trained_model import Subject
+from cprune_rl.pipeline.trained_cache import is_supernet_cached, train_or_load_supernet
+from cprune_rl.pipeline.trained_model import TrainedModel
 from cprune_rl.pruning.channel_masks import ChannelMasks
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
@@ -144,9 +144,9 @@ def test_a_supernet_is_trained_once() -> None:
     data, settings_ = small_data(), SupernetSettings(3, batch_size=16, seed=11)
     masks = ChannelMasks(MODELS["resnet8-w8"], GROUPS["resnet8-w8"])
     steps: list[int] = []
-    assert not is_supernet_trained("w", space("resnet8-w8"), data, settings_)
+    assert not is_supernet_cached("w", space("resnet8-w8"), data, settings_)
     first, again = (
-        supernet_of(
+        train_or_load_supernet(
             build_model("resnet8-w8", 10),
             "w",
             masks.of,
@@ -158,8 +158,8 @@ def test_a_supernet_is_trained_once() -> None:
         for _ in range(2)
     )
     assert steps == [1, 2, 3]
-    assert is_supernet_trained("w", space("resnet8-w8"), data, settings_)
-    assert not is_supernet_trained(
+    assert is_supernet_cached("w", space("resnet8-w8"), data, settings_)
+    assert not is_supernet_cached(
         "w", PlanSpace(space("resnet8-w8").channels, space("resnet8-w8").channels), data, settings_
     )
     torch.testing.assert_close(dict(first.state_dict()), dict(again.state_dict()))
@@ -201,19 +201,19 @@ def test_plans_of_equal_latency_may_be_pruned_by_schemes() -> None:
 
 def test_a_supernet_judges_plans_with_schemes_too() -> None:
     data, model, coupled = small_data(), build_model("resnet8-w8", 10), GROUPS["resnet8-w8"]
-    subject = Subject(data, model, torch.zeros(1, 3, 32, 32), coupled)
+    trained_model = TrainedModel(data, model, torch.zeros(1, 3, 32, 32), coupled)
     looked: list[dict[str, Scheme]] = []
 
     def pruner(plan: Plan) -> torch.nn.Module:
         looked.append({layer: Scheme.parse(text) for layer, text in plan.schemes})
-        return subject.pruned_of(model, plan)
+        return trained_model.pruned_of(model, plan)
 
     plan = Plan(
         tuple(max(g.minimum, g.channels // 2) for g in coupled.groups),
         (("blocks.1.conv2", "block(4,0.25)"),),
     )
     assert 0.0 <= Recalibrated(pruner, "supernet", data)(plan) <= 1.0
-    weight = subject.pruned_of(model, plan).get_submodule("blocks.1.conv2").weight
+    weight = trained_model.pruned_of(model, plan).get_submodule("blocks.1.conv2").weight
     assert float((weight != 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert looked == [{"blocks.1.conv2": Scheme("block", 4, 0.25)}]
 

@@ -24,7 +24,7 @@ from cprune_rl.comparison.run_case import run_one
 from cprune_rl.comparison.runner import Campaign, parse_budget, row_path, run_campaign
 from cprune_rl.comparison.validation import check_row, is_valid
 from cprune_rl.errors import ConfigError, UnknownNameError
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 
 CASE = Case("resnet8@znver4-1t", -0.01, "drawn", 0)
 CHEAP = ("cprune", "uniform", "random", "exact")
@@ -72,13 +72,13 @@ def test_no_method_beats_the_optimum(tmp_path: Path) -> None:
 
 
 def test_a_comparison_goes_on_where_it_was_and_refuses_other_terms(tmp_path: Path) -> None:
-    run_campaign(small(tmp_path), Reporter())
+    run_campaign(small(tmp_path), ProgressLog())
     rows = read_rows(tmp_path)
     assert len(rows) == 2 * len(CHEAP)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").iterdir()}
     gone = row_path(tmp_path, CASE, "random")
     gone.unlink()
-    run_campaign(small(tmp_path), Reporter())
+    run_campaign(small(tmp_path), ProgressLog())
     assert read_rows(tmp_path) == [
         replace(r, cost={**r.cost, "think_s": s.cost["think_s"], "wall_s": s.cost["wall_s"]})
         for r, s in zip(rows, read_rows(tmp_path), strict=True)
@@ -91,14 +91,14 @@ def test_a_comparison_goes_on_where_it_was_and_refuses_other_terms(tmp_path: Pat
         1,
     ]
     with pytest.raises(ConfigError, match=r"other terms.*budget"):
-        run_campaign(small(tmp_path, budget=Budget(10, 1)), Reporter())
+        run_campaign(small(tmp_path, budget=Budget(10, 1)), ProgressLog())
 
 
 def test_a_run_that_fails_or_is_killed_is_a_row_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_work", _sabotaged)
-    run_campaign(small(tmp_path, ("cprune", "uniform", "random")), Reporter())
+    run_campaign(small(tmp_path, ("cprune", "uniform", "random")), ProgressLog())
     rows = {(r.case.seed, r.method): r for r in read_rows(tmp_path)}
     assert len(rows) == 6
     failed = rows[0, "uniform"]
@@ -126,7 +126,7 @@ WORK = runner._work
 
 
 def test_a_row_is_checked_by_running_it_again(tmp_path: Path) -> None:
-    run_campaign(small(tmp_path, ("cprune", "random")), Reporter())
+    run_campaign(small(tmp_path, ("cprune", "random")), ProgressLog())
     path = row_path(tmp_path, CASE, "random")
     assert all(check.passed for check in check_row(path))
     row = read_row(path)
@@ -204,9 +204,9 @@ def test_names_and_budgets_are_checked_before_anything_runs() -> None:
 @pytest.mark.slow
 def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="an extra: pip install 'cprune-rl[ray]'")
-    run_campaign(small(tmp_path / "here", ("cprune", "random")), Reporter())
+    run_campaign(small(tmp_path / "here", ("cprune", "random")), ProgressLog())
     try:
-        run_campaign(small(tmp_path / "there", ("cprune", "random"), backend="ray"), Reporter())
+        run_campaign(small(tmp_path / "there", ("cprune", "random"), backend="ray"), ProgressLog())
         assert ray.cluster_resources()["CPU"] == 2
     finally:
         ray.shutdown()
@@ -215,7 +215,7 @@ def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> Non
         (r.case, r.method, r.plan, r.curve) for r in there
     ]
     with pytest.raises(ConfigError, match="processes, ray"):
-        run_campaign(small(tmp_path / "nowhere", backend="slurm"), Reporter())
+        run_campaign(small(tmp_path / "nowhere", backend="slurm"), ProgressLog())
 
 
 def test_what_a_job_prints_is_not_for_the_standard_output(

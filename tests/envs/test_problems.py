@@ -24,7 +24,7 @@ from cprune_rl.latency.recorded import RecordedCosts
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.live_problems import add_live_problem, live_options
 from cprune_rl.pipeline.policy_config import PolicyConfig, load_policy_config
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.train_policy import train_on_problems
 
 
@@ -127,7 +127,7 @@ def test_one_policy_is_trained_on_many_problems_and_judged_on_others(tmp_path: P
         "variants": 8,
         "out": tmp_path / "policy",
     }
-    folder = train_on_problems(load_policy_config(options), Reporter())
+    folder = train_on_problems(load_policy_config(options), ProgressLog())
     card = json.loads((folder / "policy.json").read_text())["card"]
     assert card["trained_on"] == [
         "mobilenetv2-small@znver4-1t",
@@ -140,7 +140,7 @@ def test_one_policy_is_trained_on_many_problems_and_judged_on_others(tmp_path: P
     assert all(r["accuracy_evaluations"] > 0 and r["tasks"] > 0 for r in results)
     assert open_policy(str(folder), 16).observation_space.shape[0] == 16
     with pytest.raises(ConfigError, match="other options"):
-        train_on_problems(load_policy_config({**options, "seed": 1}), Reporter())
+        train_on_problems(load_policy_config({**options, "seed": 1}), ProgressLog())
     fine = train_on_problems(
         load_policy_config(
             {
@@ -151,7 +151,7 @@ def test_one_policy_is_trained_on_many_problems_and_judged_on_others(tmp_path: P
                 "out": tmp_path / "fine",
             }
         ),
-        Reporter(),
+        ProgressLog(),
     )
     assert json.loads((fine / "policy.json").read_text())["card"]["options"]["init"] == str(folder)
 
@@ -169,7 +169,9 @@ def test_a_wrong_choice_of_problems_is_a_clear_error(
     options: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises((ConfigError, UnknownNameError), match=message):
-        train_on_problems(load_policy_config({**options, "out": tmp_path / "policy"}), Reporter())
+        train_on_problems(
+            load_policy_config({**options, "out": tmp_path / "policy"}), ProgressLog()
+        )
 
 
 def test_options_of_a_run_and_of_a_policy_are_not_mixed() -> None:
@@ -208,7 +210,7 @@ def test_a_live_problem_is_kept_as_options_and_opened_by_name(
     assert "net@here" in runner.invoke(app, ["problems", "list"]).output
     assert "threads=2" in runner.invoke(app, ["problems", "show", "net@here"]).output
     with pytest.raises(ConfigError, match="live"):
-        train_on_problems(load_policy_config({"problems": ("net@here",)}), Reporter())
+        train_on_problems(load_policy_config({"problems": ("net@here",)}), ProgressLog())
     with pytest.raises(DataError, match="already"):
         add_live_problem(file, "net@here")
     with pytest.raises(DataError, match="already"):

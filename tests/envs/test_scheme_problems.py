@@ -30,7 +30,7 @@ from cprune_rl.envs.problems.registry import (
 )
 from cprune_rl.envs.problems.replay import TRIALS_EACH, TRIALS_OF_SCHEMES, LossSpread, rehearse
 from cprune_rl.errors import ConfigError, DataError
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.testing import FormulaCosts, toy_network, toy_problem
 
 NAME = "toy@formula"
@@ -156,7 +156,7 @@ def test_mappings_are_compared_on_recordings_that_have_schemes(
             1000,
             1000,
         ),
-        Reporter(),
+        ProgressLog(),
     )
     rows = {
         (r.method, r.problem): r
@@ -185,7 +185,7 @@ def test_mappings_are_compared_on_recordings_that_have_schemes(
                 1000,
                 1000,
             ),
-            Reporter(),
+            ProgressLog(),
         )
 
 

@@ -349,12 +349,13 @@ def test_a_run_predicts_only_where_it_is_asked_to_and_has_learnt_enough(
 
     from cprune_rl.pipeline.backends.tvm import learn_latencies
     from cprune_rl.pipeline.config import RunConfig
-    from cprune_rl.pipeline.progress import Reporter
+    from cprune_rl.pipeline.progress import ProgressLog
 
     console = Console(file=io.StringIO(), width=200)
     store = SqlStore("sqlite://")
     assert (
-        learn_latencies(RunConfig(predict=predict), store, "c", DEVICE, Reporter(console)) is None
+        learn_latencies(RunConfig(predict=predict), store, "c", DEVICE, ProgressLog(console))
+        is None
     )
     assert (said in console.file.getvalue()) if said else not console.file.getvalue()  # type: ignore[attr-defined]
     store.close()

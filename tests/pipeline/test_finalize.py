@@ -17,9 +17,9 @@ from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult
-from cprune_rl.pipeline.context import Comparison, FinishedNetwork
-from cprune_rl.pipeline.finalize import Finalist, fastest, finish, timed_side_by_side
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
+from cprune_rl.pipeline.finalize import Finalist, compare_finalists, finalize, select_fastest
+from cprune_rl.pipeline.progress import ProgressLog
 
 
 class WidthGate:
@@ -28,7 +28,7 @@ class WidthGate:
     def __init__(self, holds_from: int) -> None:
         self.holds_from, self.asked, self.n_looks = holds_from, 0, 0
 
-    def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
+    def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> nn.Module:
         model = nn.Linear(1, 1)
         model.width = torch.tensor(plan.widths[0])
         return model
@@ -55,7 +55,7 @@ def search(n_plans: int) -> SearchResult:
 @given(st.integers(1, 40), st.integers(0, 45))
 def test_the_fastest_plan_that_holds_is_found_in_few_looks(n_plans: int, n_holding: int) -> None:
     gate = WidthGate(100 - n_holding)
-    found = finish(search(n_plans), gate, Reporter())
+    found = finalize(search(n_plans), gate, ProgressLog())
     assert found.plan.widths[0] == 100 - min(n_holding, n_plans - 1)
     assert found.verdict.passed
     assert found.n_finetuned <= gate.n_looks, "the gate allowed for every look that was taken"
@@ -64,7 +64,7 @@ def test_the_fastest_plan_that_holds_is_found_in_few_looks(n_plans: int, n_holdi
 def test_where_nothing_holds_the_dense_network_is_the_answer(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    found = finish(search(20), WidthGate(100), Reporter())
+    found = finalize(search(20), WidthGate(100), ProgressLog())
     assert found.plan == Plan((100,))
     assert "a --margin has the search keep" in capfd.readouterr().err.replace("\n", " ")
 
@@ -101,12 +101,12 @@ def test_a_slower_plan_found_later_is_not_on_the_pareto_front() -> None:
     result = search(3)
     slower = AcceptedPlan(Plan((10,)), 2.0, 0.9)
     with_slower = replace(result, accepted=(*result.accepted, slower))
-    assert finish(with_slower, WidthGate(0), Reporter()).plan == Plan((98,))
+    assert finalize(with_slower, WidthGate(0), ProgressLog()).plan == Plan((98,))
 
 
 @pytest.mark.parametrize("n_plans", [1, 2, 3])
 def test_short_fronts_end(n_plans: int) -> None:
-    assert finish(search(n_plans), WidthGate(100), Reporter()).plan == Plan((100,))
+    assert finalize(search(n_plans), WidthGate(100), ProgressLog()).plan == Plan((100,))
 
 
 def test_a_search_that_accepted_what_another_one_kept_ends_no_slower() -> None:
@@ -117,18 +117,18 @@ def test_a_search_that_accepted_what_another_one_kept_ends_no_slower() -> None:
             verdict = super().judge(model, n_looks)
             return replace(verdict, passed=int(model.width) % 2 == 0)
 
-    first = finish(search(9), Moody(0), Reporter())
+    first = finalize(search(9), Moody(0), ProgressLog())
     assert first.plan == Plan((92,))
     longer = search(10)  # its fastest is refused, and bisection leads elsewhere
     alone, beside = (
-        finish(longer, Moody(0), Reporter()),
-        finish(longer, Moody(0), Reporter(), [first]),
+        finalize(longer, Moody(0), ProgressLog()),
+        finalize(longer, Moody(0), ProgressLog(), [first]),
     )
     assert alone.plan.widths[0] > 92
     assert beside.plan == first.plan
     assert beside.method == longer.method
     other = replace(longer, method="other", accepted=longer.accepted[:3])
-    assert finish(other, Moody(0), Reporter(), [first]).plan.widths[0] >= 98, (
+    assert finalize(other, Moody(0), ProgressLog(), [first]).plan.widths[0] >= 98, (
         "a plan that it did not accept is not its own"
     )
 
@@ -148,16 +148,16 @@ def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
     class Unlucky(Wary):
         """Whose own fine-tune of the narrow network comes to nothing."""
 
-        def finetune(self, plan: Plan, reporter: Reporter, what: str) -> nn.Module:
-            return super().finetune(Plan((96,)) if plan == Plan((95,)) else plan, reporter, what)
+        def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> nn.Module:
+            return super().finetune(Plan((96,)) if plan == Plan((95,)) else plan, progress, what)
 
     found = search(6)
     most = max_checks(len(pareto_front(found.accepted)))
-    first = finish(found, Wary(98), Reporter())
+    first = finalize(found, Wary(98), ProgressLog())
     assert first.plan == Plan((95,))
     fewer = replace(found, accepted=(*found.accepted[:3], found.accepted[5]))
     most, gate = max_checks(len(pareto_front(fewer.accepted))), Unlucky(98)
-    kept = finish(fewer, gate, Reporter(), [first])
+    kept = finalize(fewer, gate, ProgressLog(), [first])
     assert gate.n_looks == most + 1, "its network was looked at once more"
     assert kept.plan == Plan((98,))
 
@@ -173,8 +173,8 @@ def side_by_side(noise_floor: float, **latency_ms: float) -> Comparison:
 
 def two_searches() -> tuple[Finalist, Finalist]:
     """A search that kept a plan, and one that accepted it too and by the estimate has a faster one."""
-    first = finish(search(5), WidthGate(0), Reporter())
-    longer = finish(search(8), WidthGate(0), Reporter(), [first])
+    first = finalize(search(5), WidthGate(0), ProgressLog())
+    longer = finalize(search(8), WidthGate(0), ProgressLog(), [first])
     assert (first.plan, longer.plan) == (Plan((96,)), Plan((93,)))
     assert [f.plan for f in longer.alternatives] == [first.plan], (
         "slower by the estimate, but the device has not spoken yet"
@@ -186,21 +186,21 @@ def two_searches() -> tuple[Finalist, Finalist]:
 def test_of_the_networks_that_hold_the_one_that_is_fastest_on_the_device_is_kept() -> None:
     first, longer = two_searches()
     finalists = {"first": first, "longer": longer}
-    kept = fastest(finalists, side_by_side(0.01, first=1.0, longer=1.05))
+    kept = select_fastest(finalists, side_by_side(0.01, first=1.0, longer=1.05))
     assert kept["longer"].plan == first.plan
     assert kept["first"] is first, "it did not accept the other one's plan"
-    assert fastest(finalists, side_by_side(0.10, first=1.0, longer=1.05)) == finalists, (
+    assert select_fastest(finalists, side_by_side(0.10, first=1.0, longer=1.05)) == finalists, (
         "within the noise floor nothing is faster"
     )
-    assert fastest(finalists, side_by_side(0.01, first=1.0, longer=0.95)) == finalists
-    assert fastest(finalists, Comparison({}, {})) == finalists, (
+    assert select_fastest(finalists, side_by_side(0.01, first=1.0, longer=0.95)) == finalists
+    assert select_fastest(finalists, Comparison({}, {})) == finalists, (
         "without a device the estimate decides"
     )
 
 
 def test_an_alternative_has_to_hold_the_floor() -> None:
-    found, narrow = search(5), finish(search(5), WidthGate(0), Reporter())
-    assert finish(found, WidthGate(98), Reporter(), [narrow]).alternatives == ()
+    found, narrow = search(5), finalize(search(5), WidthGate(0), ProgressLog())
+    assert finalize(found, WidthGate(98), ProgressLog(), [narrow]).alternatives == ()
 
 
 @pytest.mark.parametrize(("longer_ms", "n_timed", "kept"), [(1.2, 2, 96), (0.9, 1, 93)])
@@ -209,19 +209,19 @@ def test_what_was_chosen_by_a_timing_is_timed_again(
 ) -> None:
     timed: list[dict[str, int]] = []
 
-    class ToyLab:
+    class ToyBackend:
         def compare(
-            self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter
+            self, networks: Mapping[str, FinishedNetwork], folder: Path, progress: ProgressLog
         ) -> Comparison:
             timed.append({name: n.plan.widths[0] for name, n in networks.items()})
             return side_by_side(0.01, dense=2.0, first=1.0, longer=longer_ms)
 
     first, longer = two_searches()
-    bench: Any = SimpleNamespace(
-        lab=ToyLab(), network=SimpleNamespace(dense=Plan((100,))), model=nn.Linear(1, 1)
+    context: Any = SimpleNamespace(
+        backend=ToyBackend(), network=SimpleNamespace(dense=Plan((100,))), model=nn.Linear(1, 1)
     )
-    chosen, networks, comparison = timed_side_by_side(
-        bench, {"first": first, "longer": longer}, tmp_path, Reporter()
+    chosen, networks, comparison = compare_finalists(
+        context, {"first": first, "longer": longer}, tmp_path, ProgressLog()
     )
     assert len(timed) == n_timed
     assert timed[-1] == {"dense": 100, "first": 96, "longer": kept}

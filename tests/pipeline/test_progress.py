@@ -8,26 +8,26 @@ import threading
 import pytest
 from rich.console import Console
 
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_a_part_is_told_with_its_seconds(is_terminal: bool) -> None:
     written = io.StringIO()
-    reporter = Reporter(Console(file=written, force_terminal=is_terminal))
+    progress = ProgressLog(Console(file=written, force_terminal=is_terminal))
     for _ in range(2):
-        with reporter.part("Counting", 3) as advance:
+        with progress.track("Counting", 3) as advance:
             advance(1)
     assert "Counting" in written.getvalue()
-    assert set(reporter.stages_s) == {"Counting"}
+    assert set(progress.stages_s) == {"Counting"}
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_ctrl_c_that_python_forgot_is_heard_at_the_next_unit_of_work(is_terminal: bool) -> None:
-    reporter, done = Reporter(Console(file=io.StringIO(), force_terminal=is_terminal)), []
+    progress, done = ProgressLog(Console(file=io.StringIO(), force_terminal=is_terminal)), []
 
     def work() -> None:
-        with reporter.interruptible(), reporter.part("Counting", 3) as advance:
+        with progress.interruptible(), progress.track("Counting", 3) as advance:
             advance(1)
             with contextlib.suppress(KeyboardInterrupt):  # as where it meets a destructor
                 signal.raise_signal(signal.SIGINT)
@@ -43,21 +43,21 @@ def test_ctrl_c_that_python_forgot_is_heard_at_the_next_unit_of_work(is_terminal
     finally:
         signal.signal(signal.SIGINT, before)
     assert done == ["went on"]
-    with reporter.part("Counting again", 1) as advance:
+    with progress.track("Counting again", 1) as advance:
         advance(1)
 
 
 def test_where_ctrl_c_is_ignored_or_not_ours_it_stays_so() -> None:
-    reporter = Reporter(Console(file=io.StringIO()))
+    progress = ProgressLog(Console(file=io.StringIO()))
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with reporter.interruptible():
+        with progress.interruptible():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         errors = []
 
         def work() -> None:
             try:
-                with reporter.interruptible():
+                with progress.interruptible():
                     pass
             except ValueError as error:  # Python allows handlers in its main thread alone
                 errors.append(error)

@@ -19,14 +19,14 @@ from cprune_rl.cli import app
 from cprune_rl.core.result import Result
 from cprune_rl.errors import ConfigError, CPruneError, FloorError
 from cprune_rl.pipeline import config
-from cprune_rl.pipeline.backends.recorded import RecordedLab
+from cprune_rl.pipeline.backends.recorded import RecordedBackend
 from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.finalize import FinalGate
 from cprune_rl.pipeline.front import sweep
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run import run
 from cprune_rl.pipeline.run_folder import RunFolder
-from cprune_rl.pipeline.setup import check_names, open_workbench
+from cprune_rl.pipeline.setup import check_names, open_context
 from cprune_rl.testing import toy_problem
 from cprune_rl.validation.front import validate_front
 
@@ -85,7 +85,7 @@ def test_a_policy_prunes_alone_and_what_it_did_is_told(
 ) -> None:
     result = run(
         RunFolder.create(load_config(None, {**options, "out": tmp_path / "run"}, {"rival": False})),
-        Reporter(),
+        ProgressLog(),
     )
     assert isinstance(result, Result)
     assert result.rivals == ()
@@ -113,23 +113,23 @@ def test_a_budget_ends_the_search_and_what_was_spent_before_is_taken_off(
                 None, {**options, "max_evaluations": 1, "out": tmp_path / "run"}, {"rival": False}
             )
         ),
-        Reporter(),
+        ProgressLog(),
     )
     found = json.loads((tmp_path / "run" / "search_agent.json").read_text())
     assert found["cost"]["accuracy_evaluations"] == 1
-    made = RecordedLab.__init__
+    made = RecordedBackend.__init__
 
-    def paid(self: RecordedLab, *arguments: object, **more: object) -> None:
+    def paid(self: RecordedBackend, *arguments: object, **more: object) -> None:
         made(self, *arguments, **more)
         self.spent = {"fresh_trials": 7}
 
-    monkeypatch.setattr(RecordedLab, "__init__", paid)
+    monkeypatch.setattr(RecordedBackend, "__init__", paid)
     small = {
         "max_trials": 5,
         "storage": f"sqlite:///{tmp_path}/fresh.db",
         "out": tmp_path / "small",
     }
-    run(RunFolder.create(load_config(None, {**options, **small}, {"rival": False})), Reporter())
+    run(RunFolder.create(load_config(None, {**options, **small}, {"rival": False})), ProgressLog())
     assert "nothing is searched" in capfd.readouterr().err.replace("\n", " ")
 
 
@@ -140,7 +140,7 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
     folder = RunFolder.create(
         load_config(None, {**options, "front": "-0.9,-1", "out": tmp_path / "front"})
     )
-    points = sweep(folder, Reporter())
+    points = sweep(folder, ProgressLog())
     assert [p.floor for p in points] == [None, -0.9, -1.0]
     assert points[0].speedup == (1.0, 1.0, 1.0)
     assert all(p.cost["accuracy_evaluations"] >= 1 for p in points[1:])
@@ -148,7 +148,7 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
     assert {p.name for p in folder.path.glob("floor*")} == {"floor-0.9", "floor-1"}
     assert all((folder.path / name / "plan.json").is_file() for name in ("floor-0.9", "floor-1"))
     before = (folder.path / "search_agent-1.json").stat().st_mtime_ns
-    again = sweep(RunFolder.resume(folder.path), Reporter())
+    again = sweep(RunFolder.resume(folder.path), ProgressLog())
     assert [p.shown_ms for p in again] == [p.shown_ms for p in points]
     assert (folder.path / "search_agent-1.json").stat().st_mtime_ns == before
     checks = validate_front(folder.path)
@@ -172,13 +172,13 @@ def test_a_margin_is_kept_above_the_floor_by_the_search_and_not_by_the_gate(
     options: dict[str, object], tmp_path: Path
 ) -> None:
     options = {**options, "floor": -0.05, "margin": 0.01, "out": tmp_path / "run"}
-    with open_workbench(load_config(None, options), Reporter(), 0.0) as bench:
-        assert bench.problem().floor == pytest.approx(bench.dense_accuracy - 0.04)
-        gate = FinalGate(bench)
-        assert gate.floor == pytest.approx(float(gate.correct(bench.model).mean()) - 0.05)
+    with open_context(load_config(None, options), ProgressLog(), 0.0) as context:
+        assert context.problem().floor == pytest.approx(context.dense_accuracy - 0.04)
+        gate = FinalGate(context)
+        assert gate.floor == pytest.approx(float(gate.correct(context.model).mean()) - 0.05)
         with pytest.raises(FloorError, match=r"the margin 0\.06 leaves nothing to lose"):
             dataclasses.replace(
-                bench, config=bench.config.model_copy(update={"margin": 0.06})
+                context, config=context.config.model_copy(update={"margin": 0.06})
             ).problem()
 
 

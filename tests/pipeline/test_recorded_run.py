@@ -34,7 +34,7 @@ import numpy as np
 from cprune_rl.accuracy import data
 from cprune_rl.pipeline import config
 from cprune_rl.pipeline.run_folder import RunFolder
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run import run
 from cprune_rl.validation.run import validate_run
 
@@ -47,7 +47,7 @@ data.DATA_SETS["dots"] = data.DataKind(images, "noise", (), ())
 config.FAST = config.Budgets(base_steps=2, finetune_steps=1, oracle_steps=1, calibration=(0.75, 0.5), total_timesteps=2048)
 folder = Path(sys.argv[1])
 options = dict(model="resnet8", data="dots", device=sys.argv[2], floor=-1.0, fast=True, storage=f"sqlite:///{folder}.db")
-run(RunFolder.create(config.RunConfig(**options, rivals="mdp,uniform,cprune", out=folder)), Reporter())
+run(RunFolder.create(config.RunConfig(**options, rivals="mdp,uniform,cprune", out=folder)), ProgressLog())
 checks = validate_run(folder)
 assert all(c.passed is not False for c in checks), checks
 print("not checked:", [c.claim for c in checks if c.passed is None])

@@ -15,7 +15,7 @@ import torch
 from cprune_rl.accuracy import data
 from cprune_rl.core.search_result import TABLE_PREFIX
 from cprune_rl.pipeline import config
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run import run
 from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pipeline.setup import check_names
@@ -76,7 +76,7 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(
         out=tmp_path / "run",
     )
     check_names(options)
-    result = run(RunFolder.create(options), Reporter())
+    result = run(RunFolder.create(options), ProgressLog())
     assert result.main.method == "channels-then-schemes"
     table = [step for step in result.main.history if step["what"].startswith(TABLE_PREFIX)]
     assert any("of dense" in step["why"] or "dense, " in step["why"] for step in table), (

@@ -26,7 +26,7 @@ from cprune_rl.comparison.validation import is_valid
 from cprune_rl.core.system_info import describe_system, now_utc
 from cprune_rl.envs.problems.registry import describe_recorded
 from cprune_rl.envs.problems.replay import TRIALS_EACH, TRIALS_OF_SCHEMES
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.reporting.figure import Picture
 
 __all__ = ["rank", "report"]
@@ -34,19 +34,19 @@ __all__ = ["rank", "report"]
 _CONTROLS = tuple(name for name, method in METHODS.items() if method.role == "control")
 
 
-def report(folder: Path, reporter: Reporter) -> Comparison:
+def report(folder: Path, progress: ProgressLog) -> Comparison:
     """Writes `report.html` with its pictures and tables, and prints the standings.
 
     Args:
         folder: of the comparison.
-        reporter: told what is going on.
+        progress: told what is going on.
 
     Raises:
         ConfigError: there are no rows, or one is damaged.
     """
     rows = read_rows(folder)
     problems = sorted({r.problem for r in rows})
-    with reporter.part("Writing the page", None):
+    with progress.track("Writing the page", None):
         found = write_page(
             folder,
             rows,
@@ -55,31 +55,31 @@ def report(folder: Path, reporter: Reporter) -> Comparison:
             [proxies(name) for name in problems],
             _CONTROLS,
         )
-    _print(found, reporter.console)
-    reporter.say(
+    _print(found, progress.console)
+    progress.print(
         f"Page: {folder / 'report.html'}; tables and pictures beside it. Check a row with `cprune-rl validate {folder / 'rows'}/NAME.json`"
     )
     return found
 
 
-def rank(folder: Path, reporter: Reporter) -> Comparison:
+def rank(folder: Path, progress: ProgressLog) -> Comparison:
     """Runs every row's search again, and ranks methods by those that came to the same.
 
     Args:
         folder: of the comparison.
-        reporter: told what is going on.
+        progress: told what is going on.
 
     Raises:
         ConfigError: no row holds.
     """
     paths = sorted((folder / "rows").glob("*.json"))
     valid: set[Path] = set()
-    with reporter.part("Running every search again", len(paths)) as advance:
+    with progress.track("Running every search again", len(paths)) as advance:
         for done, path in enumerate(paths, start=1):
             if is_valid(path):
                 valid.add(path)
             advance(done)
-    return write_leaderboard(folder, valid.__contains__, reporter.console, _CONTROLS)
+    return write_leaderboard(folder, valid.__contains__, progress.console, _CONTROLS)
 
 
 def _about(folder: Path, rows: Sequence[Row]) -> About:

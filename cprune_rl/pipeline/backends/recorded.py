@@ -1,4 +1,4 @@
-"""A lab that is a recording: latencies are read out of it, and nothing is built or timed.
+"""A backend that is a recording: latencies are read out of it, and nothing is built or timed.
 
 What cannot be had without a device is not made up: there is no library and no latency of a whole
 network, and
@@ -31,11 +31,11 @@ from cprune_rl.envs.problems.registry import (
 from cprune_rl.errors import ConfigError, ModelError
 from cprune_rl.latency.interpolation import CostModel
 from cprune_rl.latency.recorded import RecordedCosts, RecordedTasks
-from cprune_rl.pipeline.context import Comparison, FinishedNetwork
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pruning.groups import CoupledGroups
 
-__all__ = ["RecordedLab", "check_recorded_model"]
+__all__ = ["RecordedBackend", "check_recorded_model"]
 
 _N_DRAWS = 200  # of the recording's noise, for the interval of a speed-up
 
@@ -62,8 +62,8 @@ def check_recorded_model(spec: RecordedSpec, network_name: str) -> None:
 
 
 @dataclass
-class RecordedLab:
-    """See the module, and `bench.Lab`.
+class RecordedBackend:
+    """See the module, and `base.LatencyBackend`.
 
     Attributes:
         device_name: as the user gave it.
@@ -89,16 +89,16 @@ class RecordedLab:
     def open(
         device_name: str,
         spec: RecordedSpec,
-        reporter: Reporter,
+        progress: ProgressLog,
         model: nn.Module,
         coupled: CoupledGroups,
-    ) -> RecordedLab:
+    ) -> RecordedBackend:
         """Reads a recording and sees that it is of this network.
 
         Args:
             device_name: as the user gave it.
             spec: what it says.
-            reporter: told whose recording it is.
+            progress: told whose recording it is.
             model: the dense network.
             coupled: its groups.
 
@@ -115,8 +115,8 @@ class RecordedLab:
             if spec.noise_seed is None
             else f"{said}; with noise of that size, seed {spec.noise_seed}"
         )
-        reporter.say(f"    No device: latencies are estimates. {source}")
-        return RecordedLab(
+        progress.print(f"    No device: latencies are estimates. {source}")
+        return RecordedBackend(
             device_name, recording, tasks, spec.noise_seed, source, CostModel(recording.costs)
         )
 
@@ -139,12 +139,12 @@ class RecordedLab:
         """The recording with counters of its own."""
         return RecordedCosts(self.network, self.tasks, self.noise_seed)
 
-    def known(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
+    def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
         """The recorded tasks: what is interpolated between them is known no better after a run."""
         return self.tasks.measured()
 
     def compare(
-        self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter
+        self, networks: Mapping[str, FinishedNetwork], folder: Path, progress: ProgressLog
     ) -> Comparison:
         """Adds up the tasks of each network;
 

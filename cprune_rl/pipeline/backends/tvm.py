@@ -1,4 +1,4 @@
-"""A lab with a compiler and a device:
+"""A backend with a compiler and a device:
 
 tasks are tuned and timed, finished networks built and timed as a whole.
 
@@ -38,17 +38,17 @@ from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
 from cprune_rl.latency.predicted import PredictedCosts
 from cprune_rl.latency.predictor import LatencyPredictor
 from cprune_rl.latency.task_features import stored_samples
+from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.config import RunConfig
-from cprune_rl.pipeline.context import Comparison, FinishedNetwork
-from cprune_rl.pipeline.progress import Reporter
+from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pruning.groups import CoupledGroups
 
-__all__ = ["CompiledLab"]
+__all__ = ["TvmBackend"]
 
 
 @dataclass
-class CompiledLab:
-    """See the module, and `bench.Lab`.
+class TvmBackend:
+    """See the module, and `base.LatencyBackend`.
 
     Attributes:
         config: of the run.
@@ -78,20 +78,20 @@ class CompiledLab:
     @staticmethod
     def open(
         config: RunConfig,
-        reporter: Reporter,
+        progress: ProgressLog,
         device: RpcDevice,
         store: CostStore,
         since: float,
         model: nn.Module,
         example: torch.Tensor,
         coupled: CoupledGroups,
-    ) -> CompiledLab:
+    ) -> TvmBackend:
         """Lowers the network, probes the device, tunes the dense network's tasks and measures a few
         narrower ones.
 
         Args:
             config: of the run.
-            reporter: told what is going on.
+            progress: told what is going on.
             device: where to time.
             store: the cost cache.
             since: when the run began, in seconds since the epoch.
@@ -103,21 +103,21 @@ class CompiledLab:
             CPruneError: the network cannot be lowered, a task has no program, or the device is
                 gone.
         """
-        with reporter.part("Finding tasks", None):
+        with progress.track("Finding tasks", None):
             exported = ExportedNetwork.export(model, example, coupled.axes, device.target)
             forms = find_forms(config.network_name, exported, coupled.groups, coupled.unprunable)
         if forms.note:
-            reporter.say(f"    {forms.note}")
+            progress.print(f"    {forms.note}")
         tuner = NetworkTuner(forms, device, store, tuner_settings(config), since)
-        with reporter.part("Probing the device", N_WORKLOADS) as advance:
+        with progress.track("Probing the device", N_WORKLOADS) as advance:
             descriptor = probe_device(device, store, advance)
-        lab = CompiledLab(config, tuple(example.shape), forms, device, tuner, descriptor)
-        lab._tune(reporter)
-        lab._sweep(reporter)
+        backend = TvmBackend(config, tuple(example.shape), forms, device, tuner, descriptor)
+        backend._tune(progress)
+        backend._sweep(progress)
         if config.has_schemes:
-            lab._sweep_schemes(reporter)
-        lab.predictor = learn_latencies(config, store, device.context, descriptor, reporter)
-        return lab
+            backend._sweep_schemes(progress)
+        backend.predictor = learn_latencies(config, store, device.context, descriptor, progress)
+        return backend
 
     @property
     def device_name(self) -> str:
@@ -153,7 +153,7 @@ class CompiledLab:
         widest = math.inf if self.config.no_measure else self.config.predict
         return PredictedCosts(self.network, source, self.predictor, self.descriptor, widest)
 
-    def known(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
+    def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
         """What the cost model was taught, and the tasks of the plans."""
         recorded = CostModel(self.cost_model.measured())
         source = (
@@ -167,16 +167,16 @@ class CompiledLab:
         return recorded.measured()
 
     def compare(
-        self, networks: Mapping[str, FinishedNetwork], folder: Path, reporter: Reporter
+        self, networks: Mapping[str, FinishedNetwork], folder: Path, progress: ProgressLog
     ) -> Comparison:
         """Tunes all networks from one pool, builds them, times them in turns."""
         plans = [n.plan for n in networks.values()]
-        with reporter.part(
+        with progress.track(
             "Offering every program to every plan", self.tuner.n_cross_apply_tasks(plans)
         ) as advance:
             self.tuner.cross_apply(plans, advance)
-        libraries = self._build(networks, folder / "built", reporter)
-        with reporter.part("Timing them in turns", None):
+        libraries = self._build(networks, folder / "built", progress)
+        with progress.track("Timing them in turns", None):
             timed = compare_libraries(
                 self.device,
                 libraries,
@@ -196,11 +196,11 @@ class CompiledLab:
         )
 
     def _build(
-        self, networks: Mapping[str, FinishedNetwork], built: Path, reporter: Reporter
+        self, networks: Mapping[str, FinishedNetwork], built: Path, progress: ProgressLog
     ) -> dict[str, Path]:
         built.mkdir(exist_ok=True)
         libraries = {name: built / f"{name}.so" for name in networks}
-        with reporter.part("Building the networks", len(networks)) as advance:
+        with progress.track("Building the networks", len(networks)) as advance:
             for done, (name, network) in enumerate(networks.items(), start=1):
                 build_network(
                     self.forms,
@@ -213,9 +213,9 @@ class CompiledLab:
                 advance(done)
         return libraries
 
-    def _tune(self, reporter: Reporter) -> None:
+    def _tune(self, progress: ProgressLog) -> None:
         dense = self.network.dense
-        with reporter.part(
+        with progress.track(
             "Tuning the dense network's tasks", self.tuner.n_dense_tasks()
         ) as advance:
             self.tuner.tune_dense(advance)
@@ -229,7 +229,7 @@ class CompiledLab:
                 f"no program of task {failed[0][0].key[:80]} runs on {self.device.name}: {failed[0][1].error}"
             )
 
-    def _sweep(self, reporter: Reporter) -> None:
+    def _sweep(self, progress: ProgressLog) -> None:
         """Measures the dense network and the uniform plans that the cost model starts from."""
         before = dataclasses.asdict(self.tuner.spending)
         plans = [
@@ -241,14 +241,14 @@ class CompiledLab:
             ),
         ]
         if len(plans) > 1:
-            with reporter.part(
+            with progress.track(
                 "Measuring narrower tasks", self.tuner.n_cross_apply_tasks(plans)
             ) as advance:
                 self.tuner.extend_pool(plans[1:], advance)
         self._learn(plans)
         self.spent = self._since(before)
 
-    def _sweep_schemes(self, reporter: Reporter) -> None:
+    def _sweep_schemes(self, progress: ProgressLog) -> None:
         """Measures every kind of scheme on all layers at a few densities, the first tuned hard:
 
         blocks have no programs in the dense network's pool.
@@ -259,13 +259,13 @@ class CompiledLab:
         )
         plans = {density: scheme_plans(self.network, density) for density in (first, *others)}
         if not plans[first]:
-            reporter.say("    No layer of this network can be pruned by a scheme")
+            progress.print("    No layer of this network can be pruned by a scheme")
             return
-        with reporter.part(
+        with progress.track(
             "Tuning layers in blocks, kernels and patterns", len(plans[first])
         ) as advance:
             self.tuner.tune_block_sparse(plans[first], advance)
-        with reporter.part("Measuring sparser ones", sum(map(len, plans.values()))) as advance:
+        with progress.track("Measuring sparser ones", sum(map(len, plans.values()))) as advance:
             for done, plan in enumerate(itertools.chain.from_iterable(plans.values()), start=1):
                 self._learn([plan])
                 advance(done)
@@ -290,7 +290,7 @@ def learn_latencies(
     store: CostStore,
     context: str,
     descriptor: DeviceDescriptor,
-    reporter: Reporter,
+    progress: ProgressLog,
 ) -> LatencyPredictor | None:
     """Learns to predict from all that the cost cache holds of a device.
 
@@ -299,7 +299,7 @@ def learn_latencies(
         store: the cost cache.
         context: whose trials.
         descriptor: of the device.
-        reporter: told where there is too little to learn from.
+        progress: told where there is too little to learn from.
 
     Returns:
         None where every task is to be measured.
@@ -310,7 +310,7 @@ def learn_latencies(
     if not config.predict and not config.no_measure:
         return None
     try:
-        with reporter.part("Learning to predict latencies", None):
+        with progress.track("Learning to predict latencies", None):
             return LatencyPredictor.fit(
                 stored_samples(store, context, descriptor), seed=config.seed
             )
@@ -319,7 +319,7 @@ def learn_latencies(
             raise ConfigError(
                 f"--no-measure has nothing to predict from: {error}. Prune or record other networks on this device first, or leave it out."
             ) from error
-        reporter.say(f"    Every task is measured: {error}")
+        progress.print(f"    Every task is measured: {error}")
         return None
 
 
