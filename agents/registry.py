@@ -37,7 +37,7 @@ from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.schemes.published import PublishedMapping, PublishedSettings
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.errors import ConfigError, UnknownNameError
 
 __all__ = ["METHODS", "OF_RUNS", "Brought", "Method", "check_rivals", "methods_of", "rival"]
@@ -57,7 +57,7 @@ class Brought:
 
     policy: Callable[[], RowPolicy]
     seed: int
-    truth: LossCurves
+    truth: LossModel
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def check_rivals(names: Sequence[str], has_schemes: bool) -> None:
             )
 
 
-def rival(name: str, seed: int, truth: LossCurves) -> Searcher:
+def rival(name: str, seed: int, truth: LossModel) -> Searcher:
     """A method that brings no policy along.
 
     Args:

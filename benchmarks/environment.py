@@ -48,7 +48,11 @@ def training_steps_a_second(n_steps: int, problem: str | None) -> float:
     recorded = open_recorded(problem)
     measured = CostModel(recorded.latency.measured())
     problems = TrainingProblems(
-        recorded.network, measured, recorded.curves, recorded.dense_accuracy, recorded.descriptor
+        recorded.network,
+        measured,
+        recorded.loss_model,
+        recorded.dense_accuracy,
+        recorded.descriptor,
     )
     started = time.process_time()
     train_policy(problems, TrainingSettings(total_timesteps=n_steps))

@@ -242,7 +242,7 @@ def main() -> None:
         fit(
             "group by group",
             [
-                r.curves.scale * (1 - k) ** r.curves.power
+                r.loss_model.scale * (1 - k) ** r.loss_model.power
                 for k, r in zip(kept, recordings, strict=True)
             ],
             losses,

@@ -86,7 +86,7 @@ def _measured(name: str) -> MeasuredNetwork:
         raise DataError(f"{name!r} holds no measured tasks")
     device = Path(name).name.removesuffix(".gz").removesuffix(".json").partition("@")[2]
     return MeasuredNetwork(
-        problem.network, source.measured(), problem.curves, problem.descriptor, device
+        problem.network, source.measured(), problem.loss_model, problem.descriptor, device
     )
 
 

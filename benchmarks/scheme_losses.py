@@ -9,7 +9,7 @@ own; and uniform plans
 of channels beside them. Densities of blocks and channels are comparable by what they leave to
 compute. Nothing is compiled. Answers are kept, so that a run which was
 stopped goes on. To the result is fitted what a search predicts of losses
-(`cprune_rl.core.loss_model.hardness`): a level for each network; for all
+(`cprune_rl.core.loss_model.scheme_penalty`): a level for each network; for all
 of them the powers of block size and density, and how much worse than blocks whole kernels and
 patterns are. `--fit FILE` fits to what is kept in a file.
 """

@@ -40,12 +40,12 @@ from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace, random_
 from cprune_rl.compiler.tuning.task_tuner import TaskTuner, TuningTask
 from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch, TuningBudget
 from cprune_rl.compiler.tuning.trials import TrialRunner
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.search_result import AcceptedPlan
 from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
 from cprune_rl.models.registry import build_model
@@ -88,21 +88,21 @@ class Bench:
         self.tuner.tune_dense()
 
     def problem(self) -> Problem:
-        """Pruning it with the packaged recording's loss curves for an oracle:
+        """Pruning it with the packaged recording's loss model for an oracle:
 
         these experiments are about latency.
         """
         recorded = open_recorded(self.name)
         network = self.forms.network
-        curves = LossCurves(recorded.curves.scale, recorded.curves.power)
-        oracle = CurveOracle(network, curves, recorded.dense_accuracy)
+        loss_model = LossModel(recorded.loss_model.scale, recorded.loss_model.power)
+        oracle = LossModelOracle(network, loss_model, recorded.dense_accuracy)
         latency = EstimatedCosts(network, self.tuner.view(), CostModel())
         return Problem(
             self.name,
             network,
             latency,
             oracle,
-            curves,
+            loss_model,
             recorded.dense_accuracy,
             recorded.dense_accuracy - LOSS,
         )

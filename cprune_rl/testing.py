@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.agents.core.searcher import Budget, Searcher
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import (
     Blocked,
     Extent,
@@ -189,11 +189,11 @@ def toy_problem(
     """
     network = toy_network(widths)
     n_groups = len(network.groups)
-    curves = LossCurves(
+    loss_model = LossModel(
         np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.blocked_layers), 3e-4)
     )
     return Problem(
-        "toy", network, costs(network), FormulaOracle(network), curves, 0.95, 0.95 - drop
+        "toy", network, costs(network), FormulaOracle(network), loss_model, 0.95, 0.95 - drop
     )
 
 

@@ -125,7 +125,7 @@ class Observer:
             5.0,
         )
         columns = [
-            _row_columns(view, trust, *self._menu.shape_of_losses(problem.curves)),
+            _row_columns(view, trust, *self._menu.shape_of_losses(problem.loss_model)),
             self._menu.columns(self.network, state.plan, rows),
         ]
         values = np.concatenate(

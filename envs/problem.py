@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE, DeviceDescriptor
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import AccuracyOracle, LatencySource
 from cprune_rl.errors import FloorError
@@ -22,7 +22,7 @@ class Problem:
         network: what can be pruned.
         latency: task latencies.
         oracle: accuracy of plans.
-        curves: predicted loss of each group: what an agent knows before it asks the oracle.
+        loss_model: predicted loss of each group: what an agent knows before it asks the oracle.
         dense_accuracy: of the dense network, in [0, 1].
         floor: accuracy that must hold, in [0, dense_accuracy].
         descriptor: of the device; the default says nothing of it.
@@ -33,7 +33,7 @@ class Problem:
     network: Network
     latency: LatencySource
     oracle: AccuracyOracle
-    curves: LossCurves
+    loss_model: LossModel
     dense_accuracy: float
     floor: float
     descriptor: DeviceDescriptor = UNKNOWN_DEVICE

@@ -22,7 +22,7 @@ while not done:
     obs, reward, terminated, truncated, info = env.step(action)
     total += reward
     done = terminated or truncated
-print("by the recording's fitted loss curves, an estimate:")
+print("by the recording's loss model, an estimate:")
 print(
     f"{info['dense_latency_s'] * 1e3:.3f} ms -> {info['latency_s'] * 1e3:.3f} ms, {math.exp(total):.2f}x, accuracy {info['accuracy']:.4f}"
 )

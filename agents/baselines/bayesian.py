@@ -5,7 +5,7 @@ A trial is a plan, one integer for each group: its place among the legal widths.
 log latency, measured each time; the
 constraint is the floor. A trial that is no faster than the best plan is not worth an evaluation:
 its constraint is the loss predicted for it,
-by the curves shown and the factor by which evaluations were off from them, so that the estimator
+by the predicted losses and the factor by which evaluations were off from them, so that the estimator
 still learns where plans hold.
 """
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from cprune_rl.agents.baselines.width_milp import Effort, WidthProgram
 from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
 
@@ -34,7 +34,7 @@ class Exact:
 
     name = "exact"
 
-    def __init__(self, truth: LossCurves, effort: Effort | None = None) -> None:
+    def __init__(self, truth: LossModel, effort: Effort | None = None) -> None:
         self._truth, self._effort = truth, effort or Effort(time_limit_s=300.0, relative_gap=0.0)
 
     def search(

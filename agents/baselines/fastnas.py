@@ -6,7 +6,7 @@ Each entry of the map is an accuracy evaluation of a plan in which one group is 
 then takes the narrowest width whose
 entry is under the threshold, and the threshold is bisected, a true look at each plan. Stronger than
 as published: between the entries
-of the map it goes by the curves shown, so that every legal width is a choice, and where the budget
+of the map it goes by the predicted losses, so that every legal width is a choice, and where the budget
 is too small for an entry they stand for it.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
@@ -72,7 +72,7 @@ class FastNAS:
                 looks.record_judged(plan, f"map: {problem.network.groups[g].name} at {w}", answer)
                 found[g, w] = problem.dense_accuracy - answer.value
         return [
-            _curve(problem.curves, g, np.array(widths), found)
+            _curve(problem.loss_model, g, np.array(widths), found)
             for g, widths in enumerate(looks.widths)
         ]
 
@@ -103,13 +103,16 @@ class FastNAS:
 
 
 def _curve(
-    curves: LossCurves, group: int, widths: NDArray[np.int64], found: dict[tuple[int, int], float]
+    loss_model: LossModel,
+    group: int,
+    widths: NDArray[np.int64],
+    found: dict[tuple[int, int], float],
 ) -> NDArray[np.float64]:
     """Losses at widths, ascending, of which the last is dense:
 
     as found, and as the curve shown goes between them.
     """
-    shown = LossCurves(curves.scale[[group]], curves.power[[group]]).loss(
+    shown = LossModel(loss_model.scale[[group]], loss_model.power[[group]]).group_losses(
         widths[:, None] / widths[-1]
     )[:, 0]
     known = [i for i, w in enumerate(widths) if (group, int(w)) in found]

@@ -89,7 +89,7 @@ class _Knapsack:
             tuple(w for w in legal if w <= kept)
             for legal, kept in zip(looks.widths, plan.widths, strict=True)
         )
-        return WidthProgram.of(looks.problem, widths, looks.problem.curves, plan, self._written)
+        return WidthProgram.of(looks.problem, widths, looks.problem.loss_model, plan, self._written)
 
 
 def _plan_of(solution: Solution | None) -> Plan | None:

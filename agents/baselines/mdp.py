@@ -63,5 +63,5 @@ class _Joint:
         looks, problem = self._looks, self._looks.problem
         best = min(looks.session.accepted, key=lambda a: a.latency_s)
         return WidthProgram.of(
-            problem, looks.widths, problem.curves, best.plan, problem.network.touched_groups
+            problem, looks.widths, problem.loss_model, best.plan, problem.network.touched_groups
         )

@@ -4,7 +4,7 @@ the best ratio of expected latency gain to expected loss, corrected by what step
 cost.
 
 The strongest cheap rule there is: NetAdapt's (Yang et al., ECCV 2018) with the predicted loss
-curves in the place of an
+model in the place of an
 accuracy evaluation of every candidate. It walks the environment, so it sees what an agent sees and
 plays by its rules.
 """

@@ -2,7 +2,7 @@
 
 the baseline that a clever search has to beat.
 
-A random direction is gone in as far as the curves that are shown allow, so that no look is wasted
+A random direction is gone in as far as the predicted losses allow, so that no look is wasted
 on plans that lose ten times
 too much or hardly anything.
 """

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Plan
 from cprune_rl.envs.problem import Problem
 
@@ -88,7 +88,7 @@ class WidthProgram:
     def of(
         problem: Problem,
         widths: tuple[tuple[int, ...], ...],
-        curves: LossCurves,
+        loss_model: LossModel,
         plan: Plan,
         varied: Sequence[tuple[int, ...]],
     ) -> WidthProgram:
@@ -97,7 +97,7 @@ class WidthProgram:
         Args:
             problem: whose latencies are read.
             widths: of each group, those that it may take.
-            curves: what each group loses.
+            loss_model: what each group loses.
             plan: the width of whatever is not varied.
             varied: of each subgraph, positions of the groups whose widths its latency is a function
                 of. Where their combinations are
@@ -120,9 +120,9 @@ class WidthProgram:
                 tables[at] = tables[at] + seconds if at in tables else seconds
         dense = problem.network.dense.widths
         losses = (
-            LossCurves(curves.scale[[g]], curves.power[[g]]).loss(np.array(w)[:, None] / dense[g])[
-                :, 0
-            ]
+            LossModel(loss_model.scale[[g]], loss_model.power[[g]]).group_losses(
+                np.array(w)[:, None] / dense[g]
+            )[:, 0]
             for g, w in enumerate(widths)
         )
         return WidthProgram(widths, tuple(losses), tables)

@@ -78,8 +78,10 @@ class Looks:
         )
 
     def predicted_loss(self, plan: Plan) -> float:
-        """Loss by the curves shown, in accuracy."""
-        return float(self.problem.curves.loss(np.array(plan.widths) / self._dense_widths).sum())
+        """Predicted loss, in accuracy."""
+        return float(
+            self.problem.loss_model.group_losses(np.array(plan.widths) / self._dense_widths).sum()
+        )
 
     def take(self, plan: Plan, what: str, why: str = "", below_s: float = math.inf) -> SearchStep:
         """Measures a plan and, if it is faster than that, asks for its accuracy;

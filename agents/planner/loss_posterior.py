@@ -1,6 +1,6 @@
 """What accuracy evaluations say of each group's and layer's loss:
 
-a Bayesian linear model over the predicted loss curves.
+a Bayesian linear model over the predicted losses.
 
 The loss of a plan is taken for the sum over units (groups, and layers that schemes may prune) of an
 unknown factor times the
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.search_result import SearchStep
 from cprune_rl.envs.problem import Problem
@@ -29,7 +29,7 @@ _SPREAD = (
     0.4  # and of each group's own part; as fine-tuned plans deviate (`benchmarks/loss_model.py`)
 )
 _LEAST = 0.05  # of a factor: no group is free
-_NOISE = 5e-4  # in accuracy, on top of the oracle's own error: what no sum of curves explains
+_NOISE = 5e-4  # in accuracy, on top of the oracle's own error: what no sum of losses explains
 
 
 class LossPosterior:
@@ -37,14 +37,14 @@ class LossPosterior:
 
     Args:
         network: whose plans are judged.
-        curves: predicted for each unit.
+        loss_model: predicted for each unit.
     """
 
-    def __init__(self, network: Network, curves: LossCurves) -> None:
-        self._network, self._curves = network, curves
-        n_groups = len(curves.scale)
-        self.factors = np.ones(curves.n_units)
-        self._covariance = np.eye(curves.n_units) * _SPREAD**2
+    def __init__(self, network: Network, loss_model: LossModel) -> None:
+        self._network, self._loss_model = network, loss_model
+        n_groups = len(loss_model.scale)
+        self.factors = np.ones(loss_model.n_units)
+        self._covariance = np.eye(loss_model.n_units) * _SPREAD**2
         for units in (
             slice(None, n_groups),
             slice(n_groups, None),
@@ -56,10 +56,10 @@ class LossPosterior:
         """That of a problem after the evaluations of a search.
 
         Args:
-            problem: whose curves are believed before any evaluation.
+            problem: whose loss model is believed before any evaluation.
             history: steps without an accuracy teach nothing.
         """
-        posterior = LossPosterior(problem.network, problem.curves)
+        posterior = LossPosterior(problem.network, problem.loss_model)
         for step in history:
             if step.accuracy is not None:
                 posterior.learn(
@@ -68,17 +68,17 @@ class LossPosterior:
         return posterior
 
     @property
-    def curves(self) -> LossCurves:
+    def loss_model(self) -> LossModel:
         """Expected of each unit now."""
-        return self.curves_of(self.factors)
+        return self.loss_model_with(self.factors)
 
-    def curves_of(self, factors: NDArray[np.float64]) -> LossCurves:
-        """The curves with factors of their own.
+    def loss_model_with(self, factors: NDArray[np.float64]) -> LossModel:
+        """The loss model with other factors.
 
         Args:
             factors: `(n_units,)`, such as `draw` gives.
         """
-        return self._curves.scaled(factors)
+        return self._loss_model.scaled(factors)
 
     def learn(self, plan: Plan, loss: float, standard_error: float = 0.0) -> None:
         """Takes an evaluation in.
@@ -88,7 +88,7 @@ class LossPosterior:
             loss: in accuracy, against the dense network.
             standard_error: of it.
         """
-        x = self._curves.of_plan(self._network, plan)
+        x = self._loss_model.plan_losses(self._network, plan)
         spread = self._covariance @ x
         gain = spread / (x @ spread + _NOISE**2 + standard_error**2)
         self.factors = np.maximum(self.factors + gain * (loss - x @ self.factors), _LEAST)
@@ -96,7 +96,7 @@ class LossPosterior:
 
     def loss(self, plan: Plan) -> float:
         """Expected loss of a plan, in accuracy."""
-        return float(self._curves.of_plan(self._network, plan) @ self.factors)
+        return float(self._loss_model.plan_losses(self._network, plan) @ self.factors)
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Factors as they may truly be, `(n_units,)`."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Plan, Workload
 from cprune_rl.core.protocols import LatencySource, Spending, TaskCost
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 
 __all__ = ["model_problem"]
 
@@ -36,12 +36,12 @@ class _ModelLatency:
         return self._latency.predict(workloads)
 
 
-def model_problem(problem: Problem, curves: LossCurves) -> Problem:
+def model_problem(problem: Problem, loss_model: LossModel) -> Problem:
     """The problem with nothing left to pay for.
 
     Args:
         problem: whose cheap looks are believed.
-        curves: what each group is believed to lose.
+        loss_model: what each group is believed to lose.
     """
-    oracle = CurveOracle(problem.network, curves, problem.dense_accuracy)
-    return replace(problem, latency=_ModelLatency(problem), oracle=oracle, curves=curves)
+    oracle = LossModelOracle(problem.network, loss_model, problem.dense_accuracy)
+    return replace(problem, latency=_ModelLatency(problem), oracle=oracle, loss_model=loss_model)

@@ -26,7 +26,7 @@ from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.agents.planner.loss_posterior import LossPosterior
 from cprune_rl.agents.planner.model_problem import model_problem
 from cprune_rl.agents.planner.moves import ChannelSpace, PlanSpace
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable
@@ -197,7 +197,7 @@ class _Walk:
         """Looks at what somebody proposes who knows the problem as the model has it, if it promises
         to be faster than the best.
         """
-        plan, why = propose(model_problem(self._problem, self._posterior.curves))
+        plan, why = propose(model_problem(self._problem, self._posterior.loss_model))
         if plan not in self._tried and self._predicted_s(plan) < self.best.latency_s:
             self.verify(plan, "roll-out in the model", self.best.latency_s, why)
 
@@ -305,7 +305,8 @@ class _Walk:
         return _LossModel(
             self._problem.network,
             tuple(
-                (self._posterior.curves_of(factors), share * slack) for share, factors in beliefs
+                (self._posterior.loss_model_with(factors), share * slack)
+                for share, factors in beliefs
             ),
         )
 
@@ -320,7 +321,7 @@ class _LossModel:
     """What may be believed of losses, and how much each belief allows to be lost."""
 
     network: Network
-    limits: tuple[tuple[LossCurves, float], ...]
+    limits: tuple[tuple[LossModel, float], ...]
 
     def excess(self, plan: Plan) -> float:
         """Expected loss beyond what is allowed, by the strictest belief;
@@ -328,8 +329,8 @@ class _LossModel:
         at most 0 where a plan fits.
         """
         return max(
-            float(curves.of_plan(self.network, plan).sum()) - allowed
-            for curves, allowed in self.limits
+            float(loss_model.plan_losses(self.network, plan).sum()) - allowed
+            for loss_model, allowed in self.limits
         )
 
 

@@ -34,7 +34,7 @@ __all__ = ["MappingRule"]
 
 _REFERENCE = 0.25  # density at which shapes are compared
 # times as fast as blocks of the same density must whole kernels be: they lose as much as blocks
-# that are so much sparser (`losses.hardness`)
+# that are so much sparser (`losses.scheme_penalty`)
 _KERNELS_WORTH = 1.8
 _DENSITIES = (0.7, 0.5, 0.35, 0.25, 0.175, 0.125, 0.09)
 _BISECTIONS = 2

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from cprune_rl.core.device_descriptor import DeviceDescriptor
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Workload
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.errors import DataError
@@ -70,14 +70,14 @@ class MeasuredNetwork:
     Attributes:
         network: its subgraphs.
         costs: measured tasks.
-        curves: predicted loss of each group.
+        loss_model: predicted loss of each group.
         device: figures of the device.
         device_name: for tables.
     """
 
     network: Network
     costs: Sequence[tuple[Workload, TaskCost]]
-    curves: LossCurves
+    loss_model: LossModel
     device: DeviceDescriptor
     device_name: str = ""
 
@@ -202,7 +202,9 @@ def judge(
         )
     }
     estimates = known_s | {key: p.latency_s for key, p in found.items()}
-    decisions = judge_decisions(measured.network, measured.costs, estimates, measured.curves, seed)
+    decisions = judge_decisions(
+        measured.network, measured.costs, estimates, measured.loss_model, seed
+    )
     return Judgement(
         measured.network.name,
         measured.device_name,

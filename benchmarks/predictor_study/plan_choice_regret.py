@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.protocols import TaskCost
 
@@ -140,7 +140,7 @@ def judge_decisions(
     network: Network,
     measured: Sequence[tuple[Workload, TaskCost]],
     estimates_s: Mapping[str, float],
-    curves: LossCurves,
+    loss_model: LossModel,
     seed: int = 0,
 ) -> Decisions | None:
     """Judges predictions by the plans they choose.
@@ -149,7 +149,7 @@ def judge_decisions(
         network: what the plans belong to.
         measured: its measured tasks.
         estimates_s: what the decisions go by: seconds of each task, by key.
-        curves: predicted loss of each group: candidates have about the same.
+        loss_model: predicted loss of each group: candidates have about the same.
         seed: of plans and draws.
 
     Returns:
@@ -165,7 +165,7 @@ def judge_decisions(
         for of in (true_s, estimates_s)
     )
     kept = np.array([p.widths for p in plans]) / np.array(network.dense.widths)
-    draws = _draws(np.asarray(curves.loss(kept).sum(axis=-1)), rng)
+    draws = _draws(np.asarray(loss_model.group_losses(kept).sum(axis=-1)), rng)
     by_predictions, by_macs, by_chance = (
         np.array([true[d][np.argmin(by[d])] / true[d].min() - 1 for d in draws])
         for by in (predicted, np.array([network.macs(p) for p in plans]), rng.random(len(plans)))

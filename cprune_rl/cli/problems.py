@@ -62,7 +62,7 @@ def list_problems() -> None:
             str(said.n_tasks),
             f"{said.dense_latency_s * 1e3:.3f}",
             f"{recording.dense_accuracy:.2%}",
-            "yes" if len(recording.curves.layers) else "",
+            "yes" if len(recording.loss_model.layer_scale) else "",
             own,
         )
     console = Console()
@@ -106,13 +106,13 @@ def show(
     )
     console.print(f"  latencies: {said.source}")
     console.print(
-        f"  dense estimate: {said.dense_latency_s * 1e3:.3f} ms; accuracy: loss curves fitted to the oracle's answers"
+        f"  dense estimate: {said.dense_latency_s * 1e3:.3f} ms; accuracy: a loss model fitted to the oracle's answers"
     )
     console.print(f"  made by: {said.command}")
     view = Table("group", "channels", "at least", "loss of accuracy at half of it", "layers")
-    curves = problem.curves
+    loss_model = problem.loss_model
     for at, group in enumerate(problem.network.groups):
-        half = float(curves.scale[at] * 0.5 ** curves.power[at])
+        half = float(loss_model.scale[at] * 0.5 ** loss_model.power[at])
         view.add_row(
             group.name,
             str(group.channels),

@@ -163,7 +163,7 @@ class Shelf:
             ):
                 seen.learn(workload, cost)
         return TrainingProblems(
-            problem.network, seen, problem.curves, problem.dense_accuracy, problem.descriptor
+            problem.network, seen, problem.loss_model, problem.dense_accuracy, problem.descriptor
         ), {"trained_on": [case.problem]}
 
     def _rows(self, problem: str) -> int:

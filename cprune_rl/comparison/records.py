@@ -71,7 +71,7 @@ class Row:
         ended: why: the method was done, a budget was used up, or it failed.
         error: what failed; None otherwise.
         budget: what was allowed, by the names in `BUDGETS`; None is no limit.
-        losses: where the true losses are from: drawn around the curves shown, or the recording's
+        losses: where the true losses are from: drawn around the predicted losses, or the recording's
             own.
         commit: of this package.
         versions: of packages, by name.

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.scheme import Scheme
 
-__all__ = ["DENSITY_POWER", "LossCurves", "hardness"]
+__all__ = ["DENSITY_POWER", "LossModel", "scheme_penalty"]
 
 _EVEN_POWER = (
     3.5  # fitted to fine-tuned plans: a little pruning is nearly free, the last channels are not
 )
 _LEAST_SCALE = 1e-4  # in accuracy: no group is free
-_LEAST_OF_LAYERS = 1e-7  # the same of a hardness of 1: those of schemes go into the thousands
+_LEAST_OF_LAYERS = 1e-7  # the same of a penalty of 1: those of schemes go into the thousands
 DENSITY_POWER = 1.7
 """Of one over the density, as a layer's loss goes with it."""
 _BLOCK_POWER = 0.5  # of the block size
@@ -36,7 +36,7 @@ _COARSENESS = {
 }  # whole kernels lose as much as blocks of 0.55 times the density
 
 
-def hardness(scheme: Scheme, channels_out: int) -> float:
+def scheme_penalty(scheme: Scheme, channels_out: int) -> float:
     """How much a layer loses by a scheme, in the same unit for all of them.
 
     Args:
@@ -50,26 +50,26 @@ def hardness(scheme: Scheme, channels_out: int) -> float:
 
 
 @dataclass(frozen=True)
-class LossCurves:
+class LossModel:
     """Predicted accuracy loss of each group, `scale * (1 - kept ratio) ** power`, and of each layer
-    that a scheme prunes, `layers * hardness`.
+    that a scheme prunes, `layer_scale * scheme_penalty`.
 
     Attributes:
         scale: `(n_groups,)` loss, in accuracy, where a whole group would go.
         power: `(n_groups,)` curvature, above 0.
-        layers: `(n_layers,)` loss, in accuracy, of each of `Network.blocked_layers` at a hardness
+        layer_scale: `(n_layers,)` loss, in accuracy, of each of `Network.blocked_layers` at a penalty
             of 1; empty where nothing is known of schemes.
     """
 
     scale: NDArray[np.float64] = field(repr=False)
     power: NDArray[np.float64] = field(repr=False)
-    layers: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty(0))
+    layer_scale: NDArray[np.float64] = field(repr=False, default_factory=lambda: np.empty(0))
 
     @staticmethod
-    def even(kept: NDArray[np.float64], losses: NDArray[np.float64]) -> LossCurves:
+    def fit_uniform(kept: NDArray[np.float64], losses: NDArray[np.float64]) -> LossModel:
         """One curve for every group, of a power that is known and a scale that is fitted.
 
-        On fine-tuned plans of three networks it is likelier than curves that were measured group by
+        On fine-tuned plans of three networks it is likelier than one that was measured group by
         group, a group
         pruned at a time, and ranked plans better in four of six cases (`benchmarks/loss_model.py`).
 
@@ -78,13 +78,13 @@ class LossCurves:
             losses: of the same plans, `(n_plans,)` in accuracy.
         """
         removed = (np.clip(1.0 - kept, 0.0, 1.0) ** _EVEN_POWER).sum(axis=1)
-        return LossCurves(
+        return LossModel(
             np.full(kept.shape[1], _level(removed, losses)), np.full(kept.shape[1], _EVEN_POWER)
         )
 
-    def with_layers(
+    def with_fitted_layers(
         self, network: Network, plans: Sequence[Plan], losses: NDArray[np.float64]
-    ) -> LossCurves:
+    ) -> LossModel:
         """The same with one level for every layer that a scheme may prune, fitted.
 
         Args:
@@ -92,9 +92,9 @@ class LossCurves:
             plans: that prune by schemes alone.
             losses: of these plans, `(n_plans,)` in accuracy.
         """
-        unit = LossCurves(self.scale, self.power, np.ones(len(network.blocked_layers)))
-        told = np.array([unit.of_layers(network, plan).sum() for plan in plans])
-        return LossCurves(
+        unit = LossModel(self.scale, self.power, np.ones(len(network.blocked_layers)))
+        told = np.array([unit.layer_losses(network, plan).sum() for plan in plans])
+        return LossModel(
             self.scale,
             self.power,
             np.full(len(network.blocked_layers), _level(told, losses, _LEAST_OF_LAYERS)),
@@ -103,9 +103,9 @@ class LossCurves:
     @property
     def n_units(self) -> int:
         """Groups, and layers that a scheme may prune."""
-        return len(self.scale) + len(self.layers)
+        return len(self.scale) + len(self.layer_scale)
 
-    def loss(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
+    def group_losses(self, kept: NDArray[np.float64]) -> NDArray[np.float64]:
         """Loss of each group.
 
         Args:
@@ -115,41 +115,43 @@ class LossCurves:
             self.scale * np.minimum(np.maximum(1.0 - kept, 0.0), 1.0) ** self.power
         )  # np.clip takes five times as long on so few values
 
-    def of_layers(self, network: Network, plan: Plan) -> NDArray[np.float64]:
+    def layer_losses(self, network: Network, plan: Plan) -> NDArray[np.float64]:
         """Loss of each layer by its scheme, `(n_layers,)`.
 
         Args:
             network: whose plan.
             plan: to be judged.
         """
-        found = np.zeros(len(self.layers))
+        found = np.zeros(len(self.layer_scale))
         for layer, text in plan.schemes if len(found) else ():
             at = network.layer_index[layer]
-            found[at] = self.layers[at] * hardness(Scheme.parse(text), network.layer_channels[at])
+            found[at] = self.layer_scale[at] * scheme_penalty(
+                Scheme.parse(text), network.layer_channels[at]
+            )
         return found
 
-    def of_plan(self, network: Network, plan: Plan) -> NDArray[np.float64]:
+    def plan_losses(self, network: Network, plan: Plan) -> NDArray[np.float64]:
         """Loss of each group, then of each layer, `(n_units,)`.
 
         Args:
             network: whose plan.
             plan: to be judged.
         """
-        of_groups = self.loss(np.array(plan.widths) / network.dense.widths)
+        of_groups = self.group_losses(np.array(plan.widths) / network.dense.widths)
         return (
-            np.concatenate([of_groups, self.of_layers(network, plan)])
-            if len(self.layers)
+            np.concatenate([of_groups, self.layer_losses(network, plan)])
+            if len(self.layer_scale)
             else of_groups
         )
 
-    def scaled(self, factors: NDArray[np.float64]) -> LossCurves:
-        """The curves times factors.
+    def scaled(self, factors: NDArray[np.float64]) -> LossModel:
+        """The model with its losses times factors.
 
         Args:
             factors: `(n_units,)`.
         """
         n = len(self.scale)
-        return LossCurves(self.scale * factors[:n], self.power, self.layers * factors[n:])
+        return LossModel(self.scale * factors[:n], self.power, self.layer_scale * factors[n:])
 
 
 def _level(

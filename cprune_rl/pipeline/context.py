@@ -16,7 +16,7 @@ from cprune_rl.accuracy.calibration import CalibrationPoint, Calibrations
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import FloorError
@@ -51,7 +51,7 @@ class RunContext:
         dense_accuracy: on the search images.
         calibrations: from the oracle's losses to those after the full fine-tune.
         calibration_points: what they were fitted on.
-        curves: predicted loss of each group, from the plans of the calibration.
+        loss_model: predicted loss of each group, from the plans of the calibration.
         model_cost: trials and seconds that went into the cost model: only an agent that plans in it
             needs it, so its
             search is charged with them.
@@ -65,7 +65,7 @@ class RunContext:
     dense_accuracy: float
     calibrations: Calibrations = field(default_factory=Calibrations)
     calibration_points: list[CalibrationPoint] = field(default_factory=list)
-    curves: LossCurves = field(default_factory=lambda: LossCurves(np.empty(0), np.empty(0)))
+    loss_model: LossModel = field(default_factory=lambda: LossModel(np.empty(0), np.empty(0)))
     model_cost: dict[str, float] = field(default_factory=dict)
     scheme_cost: dict[str, float] = field(default_factory=dict)
 
@@ -125,7 +125,7 @@ class RunContext:
             self.network,
             self.backend.source(),
             oracle,
-            self.curves,
+            self.loss_model,
             self.dense_accuracy,
             floor,
             self.backend.descriptor,

@@ -18,7 +18,7 @@ from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, Recalibrated
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.intervals import Interval, rank_correlation
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource
 from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
@@ -293,9 +293,9 @@ def calibrate(context: RunContext, progress: ProgressLog) -> None:
     context.calibration_points += [*narrow, *sparse]
     context.calibrations = Calibrations.fit(context.calibration_points, network.dense.widths)
     kept = np.array([p.plan.widths for p in narrow]) / np.array(network.dense.widths)
-    context.curves = LossCurves.even(kept, np.array([p.lost for p in narrow]))
+    context.loss_model = LossModel.fit_uniform(kept, np.array([p.lost for p in narrow]))
     if sparse:
-        context.curves = context.curves.with_layers(
+        context.loss_model = context.loss_model.with_fitted_layers(
             network, [p.plan for p in sparse], np.array([p.lost for p in sparse])
         )
 

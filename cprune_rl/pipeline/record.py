@@ -29,7 +29,7 @@ from cprune_rl.envs.actions.channel_steps import ChannelMenu
 from cprune_rl.envs.actions.layer_schemes import DENSITIES, SchemeMenu, scheme_plans
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, save_recorded
 from cprune_rl.errors import ConfigError
 from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
@@ -61,7 +61,7 @@ def record(
         progress: told what is going on.
         curves_of: a recording of the same network on another device: accuracy does not depend on
             the device, so
-            its loss curves are taken and nothing is trained.
+            its loss model is taken and nothing is trained.
 
     Returns:
         Tasks recorded.
@@ -97,7 +97,7 @@ def record(
             "curves_of": curves_of,
             "n_plans": n_plans,
         }
-        save_recorded(path, problem, recorded.measured(), problem.curves, provenance)
+        save_recorded(path, problem, recorded.measured(), problem.loss_model, provenance)
         progress.print(
             f"{path}: {len(recorded.known)} tasks of {n_plans} plans; {problem.latency.spending.fresh_trials} fresh trials"
         )
@@ -108,14 +108,14 @@ def record(
 def _measurable(
     config: RunConfig, progress: ProgressLog, curves_of: str | None
 ) -> Iterator[tuple[Problem, LatencyBackend, str]]:
-    """A problem whose latencies are measured and whose accuracies are read off loss curves, its
+    """A problem whose latencies are measured and whose accuracies are those of a loss model, its
     backend, and its data set.
 
     A recording is about latency: nothing is fine-tuned for a plan that is visited.
     """
     if curves_of is None:
         with open_context(config, progress, time.time()) as context:
-            oracle = CurveOracle(context.network, context.curves, context.dense_accuracy)
+            oracle = LossModelOracle(context.network, context.loss_model, context.dense_accuracy)
             yield replace(context.problem(), oracle=oracle), context.backend, context.data.name
         return
     known = open_recorded(curves_of)
@@ -125,19 +125,23 @@ def _measurable(
                 f"{curves_of!r} is a recording of {known.network.name}, whose groups are not those of {config.network_name}"
             )
         name = f"{backend.network.name}/{config.data}@{backend.device_name}"
-        if config.has_schemes and not len(known.curves.layers):
+        if config.has_schemes and not len(known.loss_model.layer_scale):
             raise ConfigError(
                 f"{curves_of!r} was recorded without schemes, so it does not know what layers lose: leave --curves-of out, or --schemes"
             )
-        curves = known.curves if config.has_schemes else replace(known.curves, layers=np.empty(0))
-        oracle = CurveOracle(backend.network, curves, known.dense_accuracy)
+        loss_model = (
+            known.loss_model
+            if config.has_schemes
+            else replace(known.loss_model, layer_scale=np.empty(0))
+        )
+        oracle = LossModelOracle(backend.network, loss_model, known.dense_accuracy)
         yield (
             Problem(
                 name,
                 backend.network,
                 backend.source(),
                 oracle,
-                curves,
+                loss_model,
                 known.dense_accuracy,
                 known.floor,
                 backend.descriptor,
@@ -159,7 +163,7 @@ def _plans(whole: Problem, deadline: float) -> Iterator[Plan]:
     for plan in (network.dense, *(network.uniform(ratio) for ratio in _EVEN)):
         whole.latency.measure(plan)
         yield plan
-    has_schemes = len(whole.curves.layers) > 0
+    has_schemes = len(whole.loss_model.layer_scale) > 0
     for plan in (p for density in DENSITIES if has_schemes for p in scheme_plans(network, density)):
         if time.monotonic() < deadline:
             whole.latency.measure(plan)

@@ -268,6 +268,6 @@ def record_problem(context: RunContext, folder: RunFolder, files: Sequence[str])
         folder.file("problem.json"),
         context.problem(),
         context.backend.timed_tasks(plans),
-        context.curves,
+        context.loss_model,
         provenance,
     )

@@ -92,7 +92,7 @@ def _searcher(
             context.model_cost if way.is_prepared else {},
             context.scheme_cost if way.has_schemes else {},
         )
-        return rival(method, config.seed, context.curves), {"policy_s": 0.0, **known}
+        return rival(method, config.seed, context.loss_model), {"policy_s": 0.0, **known}
     spent, agent, mapping = {"policy_s": 0.0}, None, None
     if method != "mapping-search":
         policy, seconds = _policy(context, folder, progress)
@@ -206,7 +206,7 @@ def _policy_of(
         problems = TrainingProblems(
             context.network,
             context.backend.cost_model,
-            context.curves,
+            context.loss_model,
             context.dense_accuracy,
             context.backend.descriptor,
             start_ratios=START_RATIOS if is_mapping and context.config.schemes == "both" else (),

@@ -1,4 +1,4 @@
-"""Puts a live problem together: base network, groups, latencies, oracle, loss curves.
+"""Puts a live problem together: base network, groups, latencies, oracle, loss model.
 
 The one place where the worlds of pruning, accuracy and, behind a backend, the compiler meet. Used by
 the run and, for

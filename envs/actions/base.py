@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
@@ -120,7 +120,7 @@ class Menu(Protocol):
         """Those that changes of a row touch."""
 
     def shape_of_losses(
-        self, curves: LossCurves
+        self, loss_model: LossModel
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scale and power of each unit, `(n_units,)` each."""
 

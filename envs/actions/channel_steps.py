@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, lower_multiple
 from cprune_rl.envs.actions.base import EpisodeState, Move, Options, log_ratio
@@ -41,14 +41,14 @@ class ChannelMenu:
         return row.groups
 
     def shape_of_losses(
-        self, curves: LossCurves
+        self, loss_model: LossModel
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Menu`."""
-        return curves.scale, curves.power
+        return loss_model.scale, loss_model.power
 
     def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
         """See `Menu`."""
-        return problem.curves.loss(
+        return problem.loss_model.group_losses(
             np.array(plan.widths) / np.array(problem.network.dense.widths, float)
         )
 
@@ -71,7 +71,9 @@ class ChannelMenu:
             )
             legal[at] = True
             removed[at] = (1 - after / kept).sum(axis=1) / np.array([len(m.units) for m in moves])
-            loss[at] = (problem.curves.loss(after) - problem.curves.loss(kept)).sum(axis=1)
+            loss[at] = (
+                problem.loss_model.group_losses(after) - problem.loss_model.group_losses(kept)
+            ).sum(axis=1)
             gain[at] = _log_gains(problem, state, moves)
         found = {(m.row, m.change): m for m in moves}
         return Options(legal, removed, gain, loss, lambda row, change: found[row, change])

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.core.loss_model import DENSITY_POWER, LossCurves, hardness
+from cprune_rl.core.loss_model import DENSITY_POWER, LossModel, scheme_penalty
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.scheme import KINDS, MOST_OF_PATTERNS, Scheme
 from cprune_rl.core.subgraph_table import TaskRow
@@ -73,12 +73,12 @@ class _Offers:
     Attributes:
         allowed: `(n_layers, n_schemes)` whether a layer can be pruned so.
         workloads: the task of each allowed pair, row by row.
-        hardness: `(n_layers, n_schemes)`.
+        scheme_penalty: `(n_layers, n_schemes)`.
     """
 
     allowed: NDArray[np.bool_]
     workloads: list[Workload]
-    hardness: NDArray[np.float64]
+    scheme_penalty: NDArray[np.float64]
 
     @cached_property
     def at(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -150,14 +150,14 @@ class SchemeMenu:
         )
 
     def shape_of_losses(
-        self, curves: LossCurves
+        self, loss_model: LossModel
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Menu`."""
-        return curves.layers, np.full(len(curves.layers), DENSITY_POWER)
+        return loss_model.layer_scale, np.full(len(loss_model.layer_scale), DENSITY_POWER)
 
     def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
         """See `Menu`."""
-        return problem.curves.of_layers(problem.network, plan)
+        return problem.loss_model.layer_losses(problem.network, plan)
 
     def options(self, problem: Problem, state: EpisodeState, max_rows: int) -> Options:
         """See `Menu`; sparser than what the layers have, than anything of the kind that was
@@ -167,7 +167,7 @@ class SchemeMenu:
             ConfigError: nothing is known of what layers lose.
         """
         network, rows = problem.network, state.table.rows[:max_rows]
-        if len(problem.curves.layers) != len(network.blocked_layers):
+        if len(problem.loss_model.layer_scale) != len(network.blocked_layers):
             raise ConfigError(
                 f"{problem.name} was opened for channels alone: open it with schemes='block' (--schemes block), so that the oracle says what layers lose"
             )
@@ -192,8 +192,8 @@ class SchemeMenu:
         n_members = member.sum(axis=1, keepdims=True)
         legal = (n_members > 0) & (member @ ~may == 0) & (gain > 0)
         lost = (
-            problem.curves.layers[:, None] * offers.hardness
-            - problem.curves.of_layers(network, state.plan)[:, None]
+            problem.loss_model.layer_scale[:, None] * offers.scheme_penalty
+            - problem.loss_model.layer_losses(network, state.plan)[:, None]
         )
         removed = (member @ (1 - wanted / density)) / np.maximum(n_members, 1)
         return Options(
@@ -269,6 +269,6 @@ def _offers(network: Network, plan: Plan) -> _Offers:
         subgraphs[i].workload(widths, SCHEMES[s]) for i, s in zip(*np.nonzero(allowed), strict=True)
     ]
     hard = np.array(
-        [[hardness(s, channels) for s in SCHEMES] for channels in network.layer_channels]
+        [[scheme_penalty(s, channels) for s in SCHEMES] for channels in network.layer_channels]
     ).reshape(len(layers), len(SCHEMES))
     return _Offers(allowed, workloads, hard)

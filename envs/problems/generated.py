@@ -4,7 +4,7 @@ Each is a variant of a recorded network on the device it was recorded on: latenc
 from what was timed, off
 by as much as the interpolation is (tasks left out in turn); losses drawn around those that oracles
 gave, and off from what
-the agent is shown, by as much as fine-tuned plans were found to be (`rehearsals.LossSpread`). In a
+the agent is shown, by as much as fine-tuned plans were found to be (`rehearsals.LossNoise`). In a
 share of the episodes
 all is as shown. Nothing is compiled, timed or trained for a problem.
 """
@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network
 from cprune_rl.core.protocols import LatencySource
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.network_variants import Variant, vary
 from cprune_rl.envs.problems.registry import Recording, read_recording
-from cprune_rl.envs.problems.replay import LossSpread, even_curves
+from cprune_rl.envs.problems.replay import LossNoise, uniform_loss_model
 from cprune_rl.latency.interpolation import CostModel, ModelledCosts, NoisyCosts
 from cprune_rl.latency.recorded import interpolation_error
 
@@ -45,7 +45,7 @@ class GeneratorSettings:
             agent has a policy plan in.
         losses: how far they are from what is shown.
         level_sigma: log deviation of the loss shown, of a whole network, from the recording's.
-        shown_sigma: log deviation of a group's loss shown from that: what evaluations taught of it
+        prediction_sigma: log deviation of a group's loss shown from that: what evaluations taught of it
             beforehand.
         least_latency_sigma: log deviation of a task's latency from the interpolation, where the
             recording's own error is less.
@@ -60,9 +60,9 @@ class GeneratorSettings:
     floors: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03)
     recorded_share: float = 0.25
     model_share: float = 0.5
-    losses: LossSpread = field(default_factory=LossSpread)
+    losses: LossNoise = field(default_factory=LossNoise)
     level_sigma: float = 0.5
-    shown_sigma: float = 0.4
+    prediction_sigma: float = 0.4
     least_latency_sigma: float = 0.03
     is_device_hidden: bool = False
     start_ratios: tuple[float, ...] = ()
@@ -113,16 +113,18 @@ class GeneratedProblems:
         else:
             source, variant = self._variants[int(rng.integers(len(self._variants)))]
         recording, n = source.recording, len(variant.network.groups)
-        even = even_curves(recording)  # in total as much for a variant of more groups, or fewer
+        even = uniform_loss_model(
+            recording
+        )  # in total as much for a variant of more groups, or fewer
         level = float(even.scale.sum()) / n * np.exp(rng.normal(0.0, s.level_sigma))
-        curves = LossCurves(
-            level * np.exp(rng.normal(0.0, s.shown_sigma, n)),
+        loss_model = LossModel(
+            level * np.exp(rng.normal(0.0, s.prediction_sigma, n)),
             np.full(n, even.power[0]),
             self._of_layers(even, variant.network, rng),
         )
         latency: LatencySource = ModelledCosts(variant.network, source.model)
         if rng.random() < s.model_share:
-            oracle = CurveOracle(variant.network, curves, recording.dense_accuracy)
+            oracle = LossModelOracle(variant.network, loss_model, recording.dense_accuracy)
         else:
             latency = NoisyCosts(
                 variant.network,
@@ -131,7 +133,7 @@ class GeneratedProblems:
                 max(source.error, s.least_latency_sigma),
             )
             oracle = s.losses.oracle(
-                variant.network, s.losses.draw(curves, rng), recording.dense_accuracy, rng
+                variant.network, s.losses.draw(loss_model, rng), recording.dense_accuracy, rng
             )
         floor = recording.dense_accuracy - float(rng.choice(np.asarray(s.floors)))
         start = (
@@ -148,7 +150,7 @@ class GeneratedProblems:
             variant.network,
             latency,
             oracle,
-            curves,
+            loss_model,
             recording.dense_accuracy,
             floor,
             device,
@@ -156,14 +158,14 @@ class GeneratedProblems:
         )
 
     def _of_layers(
-        self, even: LossCurves, network: Network, rng: np.random.Generator
+        self, even: LossModel, network: Network, rng: np.random.Generator
     ) -> NDArray[np.float64]:
         """Losses shown of the layers that schemes may prune, as far as the recording says;
 
         by a generator of their own.
         """
         own, s = rng.spawn(1)[0], self.settings
-        n = len(network.blocked_layers) if len(even.layers) else 0
-        return float(even.layers.mean() if n else 0.0) * np.exp(
-            own.normal(0.0, s.level_sigma) + own.normal(0.0, s.shown_sigma, n)
+        n = len(network.blocked_layers) if len(even.layer_scale) else 0
+        return float(even.layer_scale.mean() if n else 0.0) * np.exp(
+            own.normal(0.0, s.level_sigma) + own.normal(0.0, s.prediction_sigma, n)
         )

@@ -1,4 +1,4 @@
-"""Accuracy by fitted loss curves: the oracle of problems that have no images behind them."""
+"""Accuracy by a fitted loss model: the oracle of problems that have no images behind them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import Accuracy, Spending
 
-__all__ = ["CurveOracle"]
+__all__ = ["LossModelOracle"]
 
 _NORMAL = statistics.NormalDist()
 
 
-class CurveOracle:
-    """An accuracy oracle that reads fitted loss curves (see `contracts.AccuracyOracle`).
+class LossModelOracle:
+    """An accuracy oracle that reads a fitted loss model (see `contracts.AccuracyOracle`).
 
     Each plan that it was not asked for before counts as an evaluation, as it would be one of a real
     oracle.
 
     Args:
         network: whose plans are judged.
-        curves: loss of each group, and of each layer that a scheme may prune.
+        loss_model: loss of each group, and of each layer that a scheme may prune.
         dense_accuracy: of the dense network.
         noise: standard deviation of the answers: a plan's answer stays the same, as that of a real
             oracle does.
@@ -36,14 +36,19 @@ class CurveOracle:
     def __init__(
         self,
         network: Network,
-        curves: LossCurves,
+        loss_model: LossModel,
         dense_accuracy: float,
         noise: float = 0.0,
         seed: int = 0,
         standard_error: float | None = None,
     ) -> None:
         self._network, self._dense = network, np.array(network.dense.widths, float)
-        self._curves, self._accuracy, self._noise, self._seed = curves, dense_accuracy, noise, seed
+        self._loss_model, self._accuracy, self._noise, self._seed = (
+            loss_model,
+            dense_accuracy,
+            noise,
+            seed,
+        )
         self._standard_error = noise if standard_error is None else standard_error
         self.spending = Spending()
         self._asked: set[Plan] = set()
@@ -59,10 +64,10 @@ class CurveOracle:
         )
 
     def loss(self, plan: Plan) -> float:
-        """What the curves say, without noise; no evaluation."""
-        of_groups = float(self._curves.loss(np.array(plan.widths) / self._dense).sum())
+        """What the loss model says, without noise; no evaluation."""
+        of_groups = float(self._loss_model.group_losses(np.array(plan.widths) / self._dense).sum())
         return (
-            of_groups + float(self._curves.of_layers(self._network, plan).sum())
+            of_groups + float(self._loss_model.layer_losses(self._network, plan).sum())
             if plan.schemes
             else of_groups
         )

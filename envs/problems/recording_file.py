@@ -22,7 +22,7 @@ import numpy as np
 
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.json_text import dump_json
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, OperatorKind, Workload
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.envs.problem import Problem
@@ -47,7 +47,7 @@ class Recording:
         name: of the problem.
         network: what is pruned.
         costs: the tasks that were timed.
-        curves: loss curves fitted to the oracle's answers.
+        loss_model: loss model fitted to the oracle's answers.
         dense_accuracy: of the dense network, in [0, 1].
         floor: as asked for when it was recorded, relative to the dense network: 0 or less.
         descriptor: of the device.
@@ -57,7 +57,7 @@ class Recording:
     name: str
     network: Network
     costs: tuple[tuple[Workload, TaskCost], ...]
-    curves: LossCurves
+    loss_model: LossModel
     dense_accuracy: float
     floor: float
     descriptor: DeviceDescriptor
@@ -68,7 +68,7 @@ def save_recorded(
     path: Path,
     problem: Problem,
     costs: Sequence[tuple[Workload, TaskCost]],
-    curves: LossCurves,
+    loss_model: LossModel,
     provenance: Mapping[str, Any],
 ) -> None:
     """Writes a recorded problem; gzipped where the name ends so.
@@ -77,7 +77,7 @@ def save_recorded(
         path: file to write.
         problem: the problem that was recorded.
         costs: measured tasks.
-        curves: loss curves fitted to the oracle's answers.
+        loss_model: loss model fitted to the oracle's answers.
         provenance: what was recorded where, when and by which command.
     """
     value = {
@@ -95,9 +95,9 @@ def save_recorded(
             for w, c in costs
         ],
         "curves": {
-            "scale": curves.scale.tolist(),
-            "power": curves.power.tolist(),
-            **({"layers": curves.layers.tolist()} if len(curves.layers) else {}),
+            "scale": loss_model.scale.tolist(),
+            "power": loss_model.power.tolist(),
+            **({"layers": loss_model.layer_scale.tolist()} if len(loss_model.layer_scale) else {}),
         },
         "dense_accuracy": problem.dense_accuracy,
         "floor": problem.floor - problem.dense_accuracy,
@@ -214,7 +214,7 @@ def _from_json(value: Mapping[str, Any]) -> Recording:
         if "layers" in told
         else []
     )
-    curves = LossCurves(
+    loss_model = LossModel(
         np.array(numbers(told["scale"], "scale", n, 0.0)),
         np.array(numbers(told["power"], "power", n, 1e-3)),
         np.array(of_layers, float),
@@ -227,7 +227,7 @@ def _from_json(value: Mapping[str, Any]) -> Recording:
         str(value["name"]),
         network,
         costs,
-        curves,
+        loss_model,
         accuracy,
         number(value["floor"], "floor", -1.0, 0.0),
         descriptor,

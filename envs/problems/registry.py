@@ -2,7 +2,7 @@
 
 A recorded problem needs neither compiler nor device nor images: its file holds the network's groups
 and subgraphs,
-the measured tasks, and the loss curves fitted to an oracle. The packaged ones are `<model>@<device
+the measured tasks, and the loss model fitted to an oracle. The packaged ones are `<model>@<device
 class>`. A name may
 end in a floor: `resnet8@znver4-2t:-0.02`.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from platformdirs import user_data_path
 
 from cprune_rl.envs.problem import Problem, resolve_floor
-from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.recording_file import Recording, read_recording_file, save_recorded
 from cprune_rl.errors import DataError, UnknownNameError
 from cprune_rl.latency.recorded import RecordedCosts, RecordedTasks
@@ -87,12 +87,12 @@ def open_recorded(
     name, asked = without_floor(name or _DEFAULT)
     r = read_recording(name)
     latency = RecordedCosts(r.network, RecordedTasks(r.costs), noise_seed)
-    oracle = CurveOracle(r.network, r.curves, r.dense_accuracy)
+    oracle = LossModelOracle(r.network, r.loss_model, r.dense_accuracy)
     absolute = resolve_floor(
         next(f for f in (floor, asked, r.floor) if f is not None), r.dense_accuracy
     )
     return Problem(
-        r.name, r.network, latency, oracle, r.curves, r.dense_accuracy, absolute, r.descriptor
+        r.name, r.network, latency, oracle, r.loss_model, r.dense_accuracy, absolute, r.descriptor
     )
 
 
@@ -115,7 +115,7 @@ def has_schemes(name: str) -> bool:
 
     arguments and errors are those of `open_recorded`.
     """
-    return len(read_recording(name).curves.layers) > 0
+    return len(read_recording(name).loss_model.layer_scale) > 0
 
 
 def full_name(name: str) -> str:

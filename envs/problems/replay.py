@@ -2,11 +2,11 @@
 
 nothing is known that was not paid for.
 
-A recording answers any look at once, and its loss curves are its oracle: opened as it is, a problem
+A recording answers any look at once, and its loss model is its oracle: opened as it is, a problem
 tells a search the
 truth beforehand. In a rehearsal a task that was not looked at is interpolated from those that were,
 and the true losses
-deviate from the curves shown, by a seed and by a spread (`LossSpread`), and the oracle's answers
+deviate from the predicted losses, by a seed and by a spread (`LossNoise`), and the oracle's answers
 are biased and noisy. What a live run
 measures before it searches is counted; the calibration, which every search uses, is not. Policies
 are judged on rehearsals.
@@ -23,17 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.envs.actions.layer_schemes import scheme_plans
 from cprune_rl.envs.problem import Problem, resolve_floor
-from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import Recording, read_recording, without_floor
 from cprune_rl.errors import DataError
 from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
 from cprune_rl.latency.recorded import RecordedCosts, RecordedTasks
 
-__all__ = ["TRIALS_EACH", "TRIALS_OF_SCHEMES", "LossSpread", "Rehearsal", "even_curves", "rehearse"]
+__all__ = [
+    "TRIALS_EACH",
+    "TRIALS_OF_SCHEMES",
+    "LossNoise",
+    "Rehearsal",
+    "rehearse",
+    "uniform_loss_model",
+]
 
 # fresh trials that a look at a task took in live runs with full effort: 16 by greedy CPrune, 20 by
 # the agent (docs/results/resnet8.json)
@@ -50,14 +57,14 @@ _SCHEME_SWEEP = (
 
 
 @dataclass(frozen=True)
-class LossSpread:
-    """How far true losses are from the curves that are shown, and an oracle's answers from them.
+class LossNoise:
+    """How far true losses are from those that are predicted, and an oracle's answers from them.
 
     As fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`), but for
     three that are assumed: the level's
     deviation, which was less between two trainings of a network; that of each group's power, which
     keeps the truth out
-    of the family of curves that a search believes in; and the error that an oracle states, 0.3 to
+    of the family of models that a search believes in; and the error that an oracle states, 0.3 to
     0.9 points in live runs.
     The oracle's are those of 50-step fine-tunes, calibrated on plans of half the latency, where a
     run has uniform plans.
@@ -66,8 +73,8 @@ class LossSpread:
         level: log deviation of a whole network's loss.
         group: log deviation of a group's loss from that.
         power: log deviation of a group's curvature.
-        told_level: log deviation of what an oracle says of all losses.
-        told_group: log deviation of what it says of a group's: plans that are much alike are
+        oracle_level: log deviation of what an oracle says of all losses.
+        oracle_group: log deviation of what it says of a group's: plans that are much alike are
             misjudged alike.
         noise: standard deviation of what is left of an oracle's error, in accuracy.
         standard_error: that an oracle states, in accuracy.
@@ -76,13 +83,13 @@ class LossSpread:
     level: float = 0.2
     group: float = 0.4
     power: float = 0.2
-    told_level: float = 0.2
-    told_group: float = 0.4
+    oracle_level: float = 0.2
+    oracle_group: float = 0.4
     noise: float = 0.0013
     standard_error: float = 0.0025
 
-    def draw(self, shown: LossCurves, rng: np.random.Generator) -> LossCurves:
-        """A truth for the curves shown."""
+    def draw(self, shown: LossModel, rng: np.random.Generator) -> LossModel:
+        """A truth for the predicted losses."""
         n = len(shown.scale)
         factors = _log_normal(self.level, 1, rng) * _log_normal(self.group, n, rng)
         powers = _log_normal(self.power, n, rng)
@@ -92,28 +99,30 @@ class LossSpread:
         )
 
     def oracle(
-        self, network: Network, truth: LossCurves, dense_accuracy: float, rng: np.random.Generator
-    ) -> CurveOracle:
+        self, network: Network, truth: LossModel, dense_accuracy: float, rng: np.random.Generator
+    ) -> LossModelOracle:
         """An oracle that is off as a real one is."""
-        factors = _log_normal(self.told_level, 1, rng) * _log_normal(
-            self.told_group, len(truth.scale), rng
+        factors = _log_normal(self.oracle_level, 1, rng) * _log_normal(
+            self.oracle_group, len(truth.scale), rng
         )
         told = truth.scaled(
-            np.concatenate([factors, self._of_layers(truth, self.told_level, self.told_group, rng)])
+            np.concatenate(
+                [factors, self._of_layers(truth, self.oracle_level, self.oracle_group, rng)]
+            )
         )
-        return CurveOracle(
+        return LossModelOracle(
             network, told, dense_accuracy, self.noise, int(rng.integers(2**31)), self.standard_error
         )
 
     def _of_layers(
-        self, curves: LossCurves, level: float, each: float, rng: np.random.Generator
+        self, loss_model: LossModel, level: float, each: float, rng: np.random.Generator
     ) -> NDArray[np.float64]:
         """Factors of the layers that schemes may prune, by a generator of their own:
 
         channels are drawn alike whether there are any or not.
         """
         own = rng.spawn(1)[0]
-        return _log_normal(level, 1, own) * _log_normal(each, len(curves.layers), own)
+        return _log_normal(level, 1, own) * _log_normal(each, len(loss_model.layer_scale), own)
 
 
 def _log_normal(sigma: float, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -138,7 +147,7 @@ class Rehearsal:
     tasks: int
     charged: int
     trials: int
-    truth: LossCurves
+    truth: LossModel
 
     def holds(self, plan: Plan) -> bool:
         """Whether a plan truly holds the floor;
@@ -150,7 +159,11 @@ class Rehearsal:
     def accuracy(self, plan: Plan) -> float:
         """What a plan truly has."""
         problem = self.problem
-        return CurveOracle(problem.network, self.truth, problem.dense_accuracy).accuracy(plan).value
+        return (
+            LossModelOracle(problem.network, self.truth, problem.dense_accuracy)
+            .accuracy(plan)
+            .value
+        )
 
 
 def rehearse(
@@ -188,7 +201,7 @@ def rehearse(
     """
     bare, asked = without_floor(name)
     recording, tasks = _opened(bare)
-    if with_schemes and not len(recording.curves.layers):
+    if with_schemes and not len(recording.loss_model.layer_scale):
         raise DataError(
             f"{bare} was recorded without schemes: record it with --schemes block, or take another (`cprune-rl problems list` says which have them)"
         )
@@ -197,14 +210,14 @@ def rehearse(
         next(f for f in (floor, asked, recording.floor) if f is not None), recording.dense_accuracy
     )
     shown, spread, rng = (
-        even_curves(recording),
-        LossSpread(),
+        uniform_loss_model(recording),
+        LossNoise(),
         np.random.default_rng([seed, zlib.crc32(recording.name.encode())]),
     )
     truth = (
         spread.draw(shown, rng)
         if losses == "drawn"
-        else replace(spread, group=0.0, power=0.0).draw(recording.curves, rng)
+        else replace(spread, group=0.0, power=0.0).draw(recording.loss_model, rng)
     )
     recorded = RecordedCosts(network, tasks, trials_each=TRIALS_EACH)
     costs = recorded if is_known else EstimatedCosts(network, recorded, CostModel())
@@ -218,7 +231,7 @@ def rehearse(
             costs.measure(plan)
     n_known = recorded.spending.cached_trials
     oracle = (
-        CurveOracle(network, truth, recording.dense_accuracy)
+        LossModelOracle(network, truth, recording.dense_accuracy)
         if is_known
         else spread.oracle(network, truth, recording.dense_accuracy, rng)
     )
@@ -237,18 +250,18 @@ def rehearse(
     return Rehearsal(problem, n_known, n_known - n_dense, trials, truth)
 
 
-def even_curves(recording: Recording) -> LossCurves:
+def uniform_loss_model(recording: Recording) -> LossModel:
     """What a live run would show:
 
     the loss that a uniform plan has by the recording, evenly shared between the groups.
 
     Args:
-        recording: its own curves may have been measured group by group.
+        recording: its own losses may have been measured group by group.
     """
     half = np.full((1, len(recording.network.groups)), _HALF)
     return replace(
-        LossCurves.even(half, recording.curves.loss(half).sum(axis=1)),
-        layers=recording.curves.layers,
+        LossModel.fit_uniform(half, recording.loss_model.group_losses(half).sum(axis=1)),
+        layer_scale=recording.loss_model.layer_scale,
     )
 
 

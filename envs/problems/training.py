@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cprune_rl.core.device_descriptor import DeviceDescriptor
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network
 from cprune_rl.core.protocols import LatencySource
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
-from cprune_rl.envs.problems.replay import LossSpread
+from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
+from cprune_rl.envs.problems.replay import LossNoise
 from cprune_rl.latency.interpolation import CostModel, ModelledCosts, NoisyCosts
 
 __all__ = ["TrainingProblems"]
@@ -27,12 +27,12 @@ class TrainingProblems:
     Attributes:
         network: what is pruned.
         model: interpolated latencies.
-        curves: fitted loss curves, around which those are drawn that the agent is shown.
+        loss_model: fitted loss model, around which those are drawn that the agent is shown.
         dense_accuracy: of the dense network.
         descriptor: of the device.
         floors: drops in accuracy to draw from.
-        losses: how far true losses are from the curves shown.
-        shown_sigma: log deviation of a group's loss shown from the fitted curve: what evaluations
+        losses: how far true losses are from the predicted losses.
+        prediction_sigma: log deviation of a group's loss shown from the fitted curve: what evaluations
             teach of it in a search.
         latency_sigma: log deviation of each task's true latency from the one predicted.
         model_share: of the episodes in which all is as it is shown, as in the model that the
@@ -43,22 +43,24 @@ class TrainingProblems:
 
     network: Network
     model: CostModel
-    curves: LossCurves
+    loss_model: LossModel
     dense_accuracy: float
     descriptor: DeviceDescriptor
     floors: Sequence[float] = (0.005, 0.01, 0.02, 0.03)
-    losses: LossSpread = field(default_factory=LossSpread)
-    shown_sigma: float = 0.4
+    losses: LossNoise = field(default_factory=LossNoise)
+    prediction_sigma: float = 0.4
     latency_sigma: float = 0.06
     model_share: float = 0.5
     start_ratios: Sequence[float] = ()
 
     def __call__(self, rng: np.random.Generator) -> Problem:
         """One variation."""
-        shown = self.curves.scaled(np.exp(rng.normal(0.0, self.shown_sigma, self.curves.n_units)))
+        shown = self.loss_model.scaled(
+            np.exp(rng.normal(0.0, self.prediction_sigma, self.loss_model.n_units))
+        )
         latency: LatencySource = ModelledCosts(self.network, self.model)
         if rng.random() < self.model_share:
-            oracle = CurveOracle(self.network, shown, self.dense_accuracy)
+            oracle = LossModelOracle(self.network, shown, self.dense_accuracy)
         else:
             latency = NoisyCosts(
                 self.network, latency, int(rng.integers(2**31)), self.latency_sigma

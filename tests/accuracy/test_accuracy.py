@@ -25,7 +25,7 @@ from cprune_rl.accuracy.training import (
     train,
     train_device,
 )
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Plan
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import ConfigError, UnknownNameError
@@ -225,13 +225,13 @@ def test_a_better_answer_of_the_oracle_is_never_rated_alike() -> None:
 
 def test_even_loss_curves_add_up_to_what_plans_lost() -> None:
     kept = np.array([[0.75, 0.75, 0.75], [0.5, 0.5, 0.5]])
-    curves = LossCurves.even(kept, np.array([0.0, 0.03]))
-    assert np.ptp(curves.scale) == 0.0
-    assert curves.loss(kept[1]).sum() == pytest.approx(0.03, rel=0.01), (
+    loss_model = LossModel.fit_uniform(kept, np.array([0.0, 0.03]))
+    assert np.ptp(loss_model.scale) == 0.0
+    assert loss_model.group_losses(kept[1]).sum() == pytest.approx(0.03, rel=0.01), (
         "the plan that lost more says more"
     )
-    assert curves.loss(np.ones(3)).sum() == 0.0
-    assert LossCurves.even(kept, np.array([-0.01, -0.002])).scale.min() > 0, (
+    assert loss_model.group_losses(np.ones(3)).sum() == 0.0
+    assert LossModel.fit_uniform(kept, np.array([-0.01, -0.002])).scale.min() > 0, (
         "no group is free, whatever luck fine-tunes had"
     )
 

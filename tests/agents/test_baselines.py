@@ -31,7 +31,7 @@ SMALL_AMC = AMCSettings(episodes=40, random_episodes=20, width=32)
 WAYS: dict[str, Callable[[], Searcher]] = {
     "halp": HALP,
     "mdp": MDP,
-    "exact": lambda: Exact(toy_problem().curves),
+    "exact": lambda: Exact(toy_problem().loss_model),
     "fastnas": FastNAS,
     "netadapt": NetAdapt,
     "bayes": lambda: Bayes(most_looks=40),
@@ -129,7 +129,11 @@ def test_a_programs_tables_add_up_to_the_cheap_looks() -> None:
     problem = rehearse("resnet8@znver4-1t", -0.02).problem
     looks = Looks(problem, Budget())
     program = WidthProgram.of(
-        problem, looks.widths, problem.curves, problem.network.dense, problem.network.touched_groups
+        problem,
+        looks.widths,
+        problem.loss_model,
+        problem.network.dense,
+        problem.network.touched_groups,
     )
     rng = np.random.default_rng(0)
     for _ in range(10):

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprune_rl.agents.planner.loss_posterior import LossPosterior
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Plan
 from cprune_rl.testing import toy_network
 
 NETWORK = toy_network()
-SHOWN = LossCurves(np.array([0.02, 0.04, 0.01]), np.array([1.5, 2.0, 1.2]))
+SHOWN = LossModel(np.array([0.02, 0.04, 0.01]), np.array([1.5, 2.0, 1.2]))
 
 
 def _deviation(posterior: LossPosterior) -> float:
@@ -21,13 +21,20 @@ def _deviation(posterior: LossPosterior) -> float:
         np.array(NETWORK.uniform(0.4).widths) / np.array(NETWORK.dense.widths),
     )
     return float(
-        np.std([posterior.curves_of(posterior.draw(rng)).loss(kept).sum() for _ in range(200)])
+        np.std(
+            [
+                posterior.loss_model_with(posterior.draw(rng)).group_losses(kept).sum()
+                for _ in range(200)
+            ]
+        )
     )
 
 
 def test_before_any_evaluation_the_predicted_curves_are_believed() -> None:
     posterior, half = LossPosterior(NETWORK, SHOWN), NETWORK.uniform(0.5)
-    assert posterior.loss(half) == pytest.approx(SHOWN.loss(np.full(3, 0.5)).sum(), rel=0.05)
+    assert posterior.loss(half) == pytest.approx(
+        SHOWN.group_losses(np.full(3, 0.5)).sum(), rel=0.05
+    )
     assert posterior.loss(NETWORK.dense) == 0.0
     rng = np.random.default_rng(0)
     assert np.std([posterior.draw(rng) for _ in range(50)], axis=0).min() > 0.2, (
@@ -40,20 +47,25 @@ def test_before_any_evaluation_the_predicted_curves_are_believed() -> None:
 def test_a_dozen_evaluations_tell_the_true_loss_of_a_plan_not_seen(
     factors: list[float], seed: int
 ) -> None:
-    truth = LossCurves(SHOWN.scale * np.array(factors), SHOWN.power)
+    truth = LossModel(SHOWN.scale * np.array(factors), SHOWN.power)
     posterior, rng = LossPosterior(NETWORK, SHOWN), np.random.default_rng(seed)
     before = _deviation(posterior)
     for _ in range(12):
         plan = Plan(tuple(int(rng.integers(g.minimum, g.channels + 1)) for g in NETWORK.groups))
         posterior.learn(
-            plan, float(truth.loss(np.array(plan.widths) / np.array(NETWORK.dense.widths)).sum())
+            plan,
+            float(truth.group_losses(np.array(plan.widths) / np.array(NETWORK.dense.widths)).sum()),
         )
     new = NETWORK.uniform(0.4)
-    expected = float(truth.loss(np.array(new.widths) / np.array(NETWORK.dense.widths)).sum())
+    expected = float(
+        truth.group_losses(np.array(new.widths) / np.array(NETWORK.dense.widths)).sum()
+    )
     assert posterior.loss(new) == pytest.approx(expected, abs=0.003)
     assert _deviation(posterior) < before / 2
     np.testing.assert_allclose(
-        posterior.curves.loss(np.array(new.widths) / np.array(NETWORK.dense.widths)).sum(),
+        posterior.loss_model.group_losses(
+            np.array(new.widths) / np.array(NETWORK.dense.widths)
+        ).sum(),
         posterior.loss(new),
     )
 

@@ -91,13 +91,15 @@ def test_where_no_layer_can_be_pruned_so_it_is_told() -> None:
     result = MappingRule().search(dataclasses.replace(problem, network=bare), Budget())
     assert [s.why for s in result.history] == ["no layer of this network can be pruned by a scheme"]
     assert result.best.plan == bare.dense
-    curves = dataclasses.replace(problem.curves, layers=problem.curves.layers[:0])
+    loss_model = dataclasses.replace(
+        problem.loss_model, layer_scale=problem.loss_model.layer_scale[:0]
+    )
     both = ChannelsThenSchemes(
         SurrogateSearch(SurrogateSettings(turns=1)),
         MappingSearch(),
         surrogate=SurrogateSettings(turns=1),
     )
-    found = both.search(dataclasses.replace(problem, network=bare, curves=curves), Budget())
+    found = both.search(dataclasses.replace(problem, network=bare, loss_model=loss_model), Budget())
     assert found.best.latency_s < found.accepted[0].latency_s, (
         "its channels are pruned all the same"
     )

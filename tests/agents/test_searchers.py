@@ -22,10 +22,10 @@ from cprune_rl.agents.planner.surrogate import SurrogateSearch
 from cprune_rl.agents.rl.best_of_walks import BestOfWalks
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
-from cprune_rl.core.loss_model import LossCurves
-from cprune_rl.envs.problems.loss_model_oracle import CurveOracle
+from cprune_rl.core.loss_model import LossModel
+from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
-from cprune_rl.envs.problems.replay import LossSpread, rehearse
+from cprune_rl.envs.problems.replay import LossNoise, rehearse
 from cprune_rl.envs.problems.training import TrainingProblems
 from cprune_rl.latency.interpolation import CostModel, ModelledCosts
 from cprune_rl.latency.recorded import RecordedCosts
@@ -115,7 +115,7 @@ def test_a_walk_through_the_model_pays_for_nothing(agent: PruningAgent) -> None:
         dataclasses.asdict(problem.latency.spending),
         dataclasses.asdict(problem.oracle.spending),
     )
-    found = PolicyRollOut(agent.policy).search(model_problem(problem, problem.curves), Budget())
+    found = PolicyRollOut(agent.policy).search(model_problem(problem, problem.loss_model), Budget())
     assert found.best.plan != problem.network.dense
     assert (
         dataclasses.asdict(problem.latency.spending),
@@ -151,7 +151,7 @@ def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hol
     kind = dataclasses.replace(
         problem,
         oracle=FormulaOracle(problem.network, scale=drop / 6),
-        curves=dataclasses.replace(problem.curves, scale=np.full(3, drop / 3)),
+        loss_model=dataclasses.replace(problem.loss_model, scale=np.full(3, drop / 3)),
     )
     narrowest = problem.network.uniform(1 / 8)
     found = (
@@ -170,9 +170,9 @@ def test_a_rehearsals_oracle_is_off_alike_for_plans_much_alike_and_says_the_same
     plans = [network.uniform(r) for r in np.linspace(0.3, 0.9, 40)]
     said = [p.value for p in first.problem.oracle.accuracies(plans)]
     assert said == [p.value for p in second.problem.oracle.accuracies(plans)]
-    truth = CurveOracle(network, first.truth, first.problem.dense_accuracy)
+    truth = LossModelOracle(network, first.truth, first.problem.dense_accuracy)
     errors = np.array(said) - [a.value for a in truth.accuracies(plans)]
-    noise, steps = LossSpread().noise, np.diff(errors)
+    noise, steps = LossNoise().noise, np.diff(errors)
     assert np.abs(steps).mean() < 3 * noise, "a little narrower, and misjudged as much"
     assert np.abs(errors).max() > 3 * noise
     assert len({a.standard_error for a in first.problem.oracle.accuracies(plans)}) == 1
@@ -183,18 +183,18 @@ def test_a_rehearsal_of_recorded_losses_hides_them_behind_one_curve() -> None:
         rehearse("resnet8@znver4-1t", losses="recorded"),
         read_recording("resnet8@znver4-1t"),
     )
-    np.testing.assert_array_equal(rehearsal.truth.power, recording.curves.power)
-    ratios = rehearsal.truth.scale / recording.curves.scale
+    np.testing.assert_array_equal(rehearsal.truth.power, recording.loss_model.power)
+    ratios = rehearsal.truth.scale / recording.loss_model.scale
     np.testing.assert_allclose(ratios, ratios[0])
-    shown = rehearsal.problem.curves
+    shown = rehearsal.problem.loss_model
     assert len(set(shown.scale)) == len(set(shown.power)) == 1
     assert set(rehearse("resnet8@znver4-1t").truth.power) != set(rehearsal.truth.power)
 
 
 def test_true_losses_are_drawn_around_what_is_shown() -> None:
     shown, spread, rng = (
-        LossCurves(np.full(4, 0.02), np.full(4, 3.5)),
-        LossSpread(),
+        LossModel(np.full(4, 0.02), np.full(4, 3.5)),
+        LossNoise(),
         np.random.default_rng(0),
     )
     drawn = [spread.draw(shown, rng) for _ in range(4000)]
@@ -213,7 +213,7 @@ def test_training_problems_vary_and_stay_solvable() -> None:
     assert isinstance(recorded.latency, RecordedCosts)
     model = CostModel(recorded.latency.measured())
     problems = TrainingProblems(
-        recorded.network, model, recorded.curves, recorded.dense_accuracy, recorded.descriptor
+        recorded.network, model, recorded.loss_model, recorded.dense_accuracy, recorded.descriptor
     )
     rng = np.random.default_rng(0)
     drawn = [problems(rng) for _ in range(8)]
@@ -230,7 +230,7 @@ def test_training_problems_vary_and_stay_solvable() -> None:
         if is_model:
             widths = np.array(half.widths) / np.array(problem.network.dense.widths)
             assert problem.oracle.accuracy(half).value == pytest.approx(
-                problem.dense_accuracy - problem.curves.loss(widths).sum()
+                problem.dense_accuracy - problem.loss_model.group_losses(widths).sum()
             )
         assert problem.latency.predict(problem.network.workloads(half)) == problem.latency.measure(
             half

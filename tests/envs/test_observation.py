@@ -52,7 +52,9 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
     kept = [w / d for w, d in zip(state.plan.widths, dense, strict=True)]
 
     def curve(group: int, ratio: float) -> float:
-        return float(problem.curves.scale[group] * (1 - ratio) ** problem.curves.power[group])
+        return float(
+            problem.loss_model.scale[group] * (1 - ratio) ** problem.loss_model.power[group]
+        )
 
     total = state.table.latency_s
     mean_dense = state.dense_latency_s / len(network.subgraphs)
@@ -88,10 +90,10 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
             "stride": operator.stride - 1.0,
             "log2_height": math.log2(max(operator.height, 1)) / 3,
             "log_importance": math.log(
-                sum(problem.curves.scale[g] for g in row.groups) * 100 + 0.01
+                sum(problem.loss_model.scale[g] for g in row.groups) * 100 + 0.01
             )
             / 2,
-            "curvature": sum(problem.curves.power[g] for g in row.groups) / n_written - 2,
+            "curvature": sum(problem.loss_model.power[g] for g in row.groups) / n_written - 2,
             "log_realised_over_predicted": math.log(trust),
             "evidence": min(predicted * 100, 2.0),
             "log_slack": math.log(slack + 0.01) / 2,

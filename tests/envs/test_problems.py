@@ -42,7 +42,7 @@ def recording(tmp_path: Path) -> Path:
     assert isinstance(problem.latency, RecordedCosts)
     file = tmp_path / "pixel8.json.gz"
     save_recorded(
-        file, problem, problem.latency.measured(), problem.curves, {"device": "cpu=Tensor G3"}
+        file, problem, problem.latency.measured(), problem.loss_model, {"device": "cpu=Tensor G3"}
     )
     return file
 

@@ -50,7 +50,7 @@ def save_toy(path: Path, spread: float = 0.05) -> Problem:
                 problem.network.workloads(plan), problem.latency.measure(plan), strict=True
             )
         }
-    save_recorded(path, problem, list(known.values()), problem.curves, PROVENANCE)
+    save_recorded(path, problem, list(known.values()), problem.loss_model, PROVENANCE)
     return problem
 
 
@@ -135,7 +135,7 @@ CHANGES: dict[str, Change] = {
     "infinite spread": lambda v: v["tasks"][0].update(spread=math.inf),
     "a number beyond floats": lambda v: v["tasks"][0].update(latency_s=10**400),
     "tile factors of 0": lambda v: v["tasks"][0].update(tile_factors=[0]),
-    "curves of another length": lambda v: v["curves"].update(scale=[0.1]),
+    "losses of another length": lambda v: v["curves"].update(scale=[0.1]),
     "power 0": lambda v: v["curves"].update(power=[0, 0, 0]),
     "accuracy above 1": lambda v: v.update(dense_accuracy=1.5),
     "an absolute floor": lambda v: v.update(floor=0.5),

@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy, spaces
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
-from cprune_rl.core.loss_model import LossCurves, hardness
+from cprune_rl.core.loss_model import LossModel, scheme_penalty
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.scheme import Scheme
@@ -151,7 +151,7 @@ def test_columns_say_what_a_row_has_and_what_changes_would_do() -> None:
         env.state.table.latency_s
         / sum(c.latency_s for c in problem.latency.predict(network.workloads(move.plan)))
     )
-    loss = problem.curves.of_layers(network, move.plan).sum()
+    loss = problem.loss_model.layer_losses(network, move.plan).sum()
     slack = (problem.dense_accuracy - problem.floor) * 100
     name = SchemeMenu.changes[change]
     assert obs[row, names.index(f"legal_{name}")] == 1.0
@@ -169,7 +169,7 @@ def test_columns_say_what_a_row_has_and_what_changes_would_do() -> None:
 
 def test_a_problem_of_channels_alone_is_refused() -> None:
     problem = toy_problem()
-    bare = replace(problem, curves=replace(problem.curves, layers=np.empty(0)))
+    bare = replace(problem, loss_model=replace(problem.loss_model, layer_scale=np.empty(0)))
     with pytest.raises(ConfigError, match="opened for channels alone"):
         CPruneEnv(bare, ROWS, menu=SchemeMenu()).reset(seed=0)
 
@@ -200,14 +200,16 @@ def test_tables_of_latencies_have_every_shape_on_all_layers_that_take_it() -> No
 
 def test_losses_of_layers_go_with_density_block_and_kind() -> None:
     network = toy_network()
-    curves = LossCurves(np.full(3, 0.05), np.full(3, 2.0), np.array([1e-5, 3e-5]))
+    loss_model = LossModel(np.full(3, 0.05), np.full(3, 2.0), np.array([1e-5, 3e-5]))
     plan = Plan(network.dense.widths, (("conv2", "block(8,0.25)"),))
-    found = curves.of_plan(network, plan)
-    np.testing.assert_allclose(found, [0, 0, 0, 0, 3e-5 * hardness(Scheme("block", 8, 0.25), 32)])
+    found = loss_model.plan_losses(network, plan)
     np.testing.assert_allclose(
-        curves.scaled(np.arange(1.0, 6.0)).of_plan(network, plan)[-1], 5 * found[-1]
+        found, [0, 0, 0, 0, 3e-5 * scheme_penalty(Scheme("block", 8, 0.25), 32)]
     )
-    assert hardness(Scheme("block", 8, 1.0), 32) == 0.0
+    np.testing.assert_allclose(
+        loss_model.scaled(np.arange(1.0, 6.0)).plan_losses(network, plan)[-1], 5 * found[-1]
+    )
+    assert scheme_penalty(Scheme("block", 8, 1.0), 32) == 0.0
     order = [
         Scheme("block", 8, 0.5),
         Scheme("block", 8, 0.25),
@@ -215,15 +217,15 @@ def test_losses_of_layers_go_with_density_block_and_kind() -> None:
         Scheme("kernel", 32, 0.25),
         Scheme("kernel", 32, 0.125),
     ]
-    hard = [hardness(s, 64) for s in order]
+    hard = [scheme_penalty(s, 64) for s in order]
     assert hard == sorted(hard)
-    assert hardness(Scheme("block", 1 << 20, 0.25), 32) == hardness(
+    assert scheme_penalty(Scheme("block", 1 << 20, 0.25), 32) == scheme_penalty(
         Scheme("block", 32, 0.25), 32
     ), "a layer's block has no more channels than the layer"
-    fitted = LossCurves(np.full(3, 0.05), np.full(3, 2.0)).with_layers(
+    fitted = LossModel(np.full(3, 0.05), np.full(3, 2.0)).with_fitted_layers(
         network, [plan], np.array([found.sum()])
     )
-    np.testing.assert_allclose(fitted.layers, 3e-5)
+    np.testing.assert_allclose(fitted.layer_scale, 3e-5)
 
 
 def known_costs() -> CostModel:
@@ -243,9 +245,9 @@ def known_costs() -> CostModel:
 @pytest.mark.slow
 def test_a_policy_learns_on_drawn_problems_and_reads_its_own_menu_alone(tmp_path: Path) -> None:
     folder = tmp_path / "policy"
-    network, curves = toy_network(), toy_problem().curves
+    network, loss_model = toy_network(), toy_problem().loss_model
     problems = TrainingProblems(
-        network, known_costs(), curves, 0.95, UNKNOWN_DEVICE, start_ratios=(1.0, 0.75)
+        network, known_costs(), loss_model, 0.95, UNKNOWN_DEVICE, start_ratios=(1.0, 0.75)
     )
     drawn = problems(np.random.default_rng(0))
     assert drawn.start is not None

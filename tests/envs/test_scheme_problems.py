@@ -28,7 +28,7 @@ from cprune_rl.envs.problems.registry import (
     read_recording,
     save_recorded,
 )
-from cprune_rl.envs.problems.replay import TRIALS_EACH, TRIALS_OF_SCHEMES, LossSpread, rehearse
+from cprune_rl.envs.problems.replay import TRIALS_EACH, TRIALS_OF_SCHEMES, LossNoise, rehearse
 from cprune_rl.errors import ConfigError, DataError
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.testing import FormulaCosts, toy_network, toy_problem
@@ -57,7 +57,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         tmp_path / f"{NAME}.json",
         problem,
         list(known.values()),
-        problem.curves,
+        problem.loss_model,
         {"device": "formula"},
     )
     return add_problem(tmp_path / f"{NAME}.json")
@@ -67,7 +67,9 @@ def test_a_recording_keeps_what_layers_lose(recorded: str) -> None:
     assert has_schemes(recorded)
     assert not has_schemes("resnet8@znver4-1t")
     found = read_recording(recorded)
-    np.testing.assert_array_equal(found.curves.layers, toy_problem().curves.layers)
+    np.testing.assert_array_equal(
+        found.loss_model.layer_scale, toy_problem().loss_model.layer_scale
+    )
     assert found.network == toy_network()
     env = gymnasium.make("cprune_rl/SchemeMappingRecorded-v0", problem=recorded, max_rows=8)
     env.reset(seed=0)
@@ -99,16 +101,16 @@ def test_a_strangers_template_of_kernels_is_looked_at(recorded: str, tmp_path: P
 
 def test_a_rehearsal_draws_losses_of_layers_and_channels_are_drawn_as_before(recorded: str) -> None:
     first, again, other = (rehearse(recorded, -0.02, seed, with_schemes=True) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first.truth.layers, again.truth.layers)
-    assert (first.truth.layers != other.truth.layers).all()
+    np.testing.assert_array_equal(first.truth.layer_scale, again.truth.layer_scale)
+    assert (first.truth.layer_scale != other.truth.layer_scale).all()
     assert first.charged > 0, "what every search reads was measured for it, and is charged"
     plain = rehearse(recorded, -0.02, 0)
     assert first.trials - plain.trials == TRIALS_OF_SCHEMES * (first.charged - plain.charged) > 0
     assert plain.trials == TRIALS_EACH * plain.charged
-    shown, spread = toy_problem().curves, LossSpread()
-    bare = replace(shown, layers=np.empty(0))
+    shown, spread = toy_problem().loss_model, LossNoise()
+    bare = replace(shown, layer_scale=np.empty(0))
     with_layers, without = (
-        spread.draw(curves, np.random.default_rng(3)) for curves in (shown, bare)
+        spread.draw(loss_model, np.random.default_rng(3)) for loss_model in (shown, bare)
     )
     np.testing.assert_array_equal(with_layers.scale, without.scale)
     np.testing.assert_array_equal(with_layers.power, without.power)
@@ -123,7 +125,7 @@ def test_training_problems_are_drawn_with_schemes(recorded: str) -> None:
     rng = np.random.default_rng(0)
     drawn = [problems(rng) for _ in range(12)]
     for problem in drawn:
-        assert len(problem.curves.layers) == len(problem.network.blocked_layers) > 0
+        assert len(problem.loss_model.layer_scale) == len(problem.network.blocked_layers) > 0
         assert problem.oracle.accuracy(problem.beginning).value >= problem.floor
     assert len({p.beginning.widths for p in drawn}) > 1
 

@@ -24,7 +24,7 @@ from benchmarks.predictor_study.plan_choice_regret import measured_plans
 from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE, DeviceDescriptor
-from cprune_rl.core.loss_model import LossCurves
+from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, OperatorKind, Plan, Workload
 from cprune_rl.core.protocols import Measurement, TaskCost
 from cprune_rl.core.search_result import SearchResult
@@ -75,8 +75,8 @@ def measured(
                     replace(cost, latency_s=cost.latency_s * math.exp(noise * rng.normal())),
                 ),
             )
-    curves = LossCurves(np.full(len(network.groups), 0.05), np.full(len(network.groups), 2.0))
-    return MeasuredNetwork(network, list(known.values()), curves, DEVICE, "formula")
+    loss_model = LossModel(np.full(len(network.groups), 0.05), np.full(len(network.groups), 2.0))
+    return MeasuredNetwork(network, list(known.values()), loss_model, DEVICE, "formula")
 
 
 def networks(noise: float = 0.0) -> list[MeasuredNetwork]:
