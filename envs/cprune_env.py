@@ -1,4 +1,4 @@
-"""CPrune as a Gymnasium environment: one class, two sources of cost, two menus of changes.
+"""CPrune as a Gymnasium environment: one class, two sources of cost, two sets of actions.
 
 `cprune_rl/CPrune-v0` measures through TVM; `cprune_rl/CPruneRecorded-v0` reads a recording. The
 state is
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import SubgraphTable
-from cprune_rl.envs.actions.base import EpisodeState, Menu, Move, Options
-from cprune_rl.envs.actions.channel_steps import ChannelMenu
+from cprune_rl.envs.actions.base import ActionSet, ActionTable, EpisodeState, PruneAction
+from cprune_rl.envs.actions.channel_steps import ChannelActions
 from cprune_rl.envs.observation import Observer, features
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.rewards import Outcome, get_reward
@@ -56,7 +56,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         max_rejections: the episode ends after so many.
         reward: name of the reward (see `envs.reward`).
         render_mode: "ansi" prints the table.
-        menu: which changes there are: narrower groups where not given (see `envs.menu`).
+        action_set: which changes there are: narrower groups where not given (see `envs.action_set`).
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  # Gymnasium's own declaration
@@ -69,7 +69,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         max_rejections: int = 8,
         reward: str = "gated",
         render_mode: str | None = None,
-        menu: Menu | None = None,
+        action_set: ActionSet | None = None,
     ) -> None:
         if problem is None or isinstance(problem, str):
             from cprune_rl.envs.problems.registry import open_recorded
@@ -79,15 +79,15 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._max_rows, self._max_steps, self._max_rejections = max_rows, max_steps, max_rejections
         self._reward = get_reward(reward)
         self.render_mode = render_mode
-        self.menu: Menu = menu or ChannelMenu()
-        self._n_changes = len(self.menu.changes)
+        self.action_set: ActionSet = action_set or ChannelActions()
+        self._n_changes = len(self.action_set.changes)
         self.observation_space = gymnasium.spaces.Box(
-            -10.0, 10.0, (max_rows, len(features(self.menu))), np.float32
+            -10.0, 10.0, (max_rows, len(features(self.action_set))), np.float32
         )
         self.action_space = gymnasium.spaces.Discrete(self._n_changes * max_rows + 1)
         self._problem: Problem | None = None
         self._state: EpisodeState | None = None
-        self._options: Options | None = None
+        self._action_table: ActionTable | None = None
         self._observer: Observer | None = None
         self.failure: DeviceError | None = None  # that ended the episode
 
@@ -116,23 +116,25 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         sb3-contrib's convention. Stop always is.
         """
         mask = np.zeros(self.stop_action + 1, bool)
-        legal = self.options.legal.ravel()
+        legal = self.action_table.legal.ravel()
         mask[: len(legal)] = legal
         mask[-1] = True
         return mask
 
     @property
-    def options(self) -> Options:
+    def action_table(self) -> ActionTable:
         """What may be done now."""
-        if self._options is None:
+        if self._action_table is None:
             raise gymnasium.error.ResetNeeded("call reset() first")
-        return self._options
+        return self._action_table
 
-    def move(self, action: int) -> Move | None:
+    def prune_action(self, action: int) -> PruneAction | None:
         """What a legal action would do; None for stop."""
         row, change = divmod(int(action), self._n_changes)
-        legal = self.options.legal
-        return self.options.make(row, change) if row < len(legal) and legal[row, change] else None
+        legal = self.action_table.legal
+        return (
+            self.action_table.make(row, change) if row < len(legal) and legal[row, change] else None
+        )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -151,7 +153,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         network, plan, n_units = (
             problem.network,
             problem.beginning,
-            self.menu.n_units(problem.network),
+            self.action_set.n_units(problem.network),
         )
         costs = problem.latency.measure(plan)
         table = _table(problem, plan, costs)
@@ -164,7 +166,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             table,
             accuracy,
             table.latency_s,
-            self.menu.begin(network),
+            self.action_set.begin(network),
             np.zeros(n_units),
             np.zeros(n_units),
         )
@@ -175,7 +177,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self, action: np.int64 | int
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Tries an action; a masked one changes nothing, pays nothing and counts as a rejection."""
-        state, move = self.state, self.move(int(action))
+        state, move = self.state, self.prune_action(int(action))
         if int(action) == self.stop_action:
             return self._observation(), 0.0, True, False, self._info(stopped=True)
         state.n_steps += 1
@@ -201,7 +203,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._look_around()
         terminated = bool(
             state.n_rejections >= self._max_rejections
-            or not self.options.legal.any()
+            or not self.action_table.legal.any()
             or self.failure is not None
         )
         truncated = bool(state.n_steps >= self._max_steps and not terminated)
@@ -233,7 +235,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             "error_details": details,
         }
 
-    def _try(self, move: Move) -> dict[str, Any]:
+    def _try(self, move: PruneAction) -> dict[str, Any]:
         """Measures a move and asks the gate; keeps it, or undoes it and remembers the widths."""
         state, problem = self.state, self.problem
         costs = problem.latency.measure(move.plan)
@@ -265,29 +267,31 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             "standard_error": judged.standard_error,
         }
 
-    def _reject(self, move: Move) -> None:
+    def _reject(self, move: PruneAction) -> None:
         self.state.n_rejections += 1
-        self.menu.ban(self.state, move)
+        self.action_set.reject(self.state, move)
 
-    def _learn_loss(self, move: Move, accuracy: float) -> None:
+    def _learn_loss(self, move: PruneAction, accuracy: float) -> None:
         """Shares the loss that a step brought between its units, as it was predicted."""
         state, problem = self.state, self.problem
-        predicted = self.menu.losses(problem, move.plan) - self.menu.losses(problem, state.plan)
+        predicted = self.action_set.losses(problem, move.plan) - self.action_set.losses(
+            problem, state.plan
+        )
         if (
             predicted.sum() > 0
         ):  # a change of kind may be expected to lose less than what it replaces: nothing is learnt of its size
-            state.predicted += predicted
-            state.realised += (
+            state.predicted_loss += predicted
+            state.observed_loss += (
                 predicted / float(predicted.sum()) * max(state.accuracy - accuracy, 0.0)
             )
 
     def _look_around(self) -> None:
-        self._options = self.menu.options(self.problem, self.state, self._max_rows)
+        self._action_table = self.action_set.action_table(self.problem, self.state, self._max_rows)
 
     def _observation(self) -> NDArray[np.float32]:
         if self._observer is None or self._observer.network is not self.problem.network:
-            self._observer = Observer(self.problem.network, self._max_rows, self.menu)
-        return self._observer.observe(self.problem, self.state, self.options)
+            self._observer = Observer(self.problem.network, self._max_rows, self.action_set)
+        return self._observer.observe(self.problem, self.state, self.action_table)
 
     def _info(self, **more: Any) -> dict[str, Any]:
         state = self.state

@@ -2,7 +2,7 @@
 
 A row is a task of the current table; columns are the same for every network, so one policy reads
 them
-all. Their order is `features`, of the menu that says which changes there are; its hash stands in
+all. Their order is `features`, of the action set that says which changes there are; its hash stands in
 every policy file.
 """
 
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.network import Network
 from cprune_rl.core.subgraph_table import TaskRow
-from cprune_rl.envs.actions.base import EpisodeState, Menu, Options
-from cprune_rl.envs.actions.channel_steps import ChannelMenu
+from cprune_rl.envs.actions.base import ActionSet, ActionTable, EpisodeState
+from cprune_rl.envs.actions.channel_steps import ChannelActions
 from cprune_rl.envs.layout import Layout
 from cprune_rl.envs.problem import Problem
 
@@ -52,19 +52,19 @@ N_GLOBALS = len(_GLOBALS)
 _LOG_2 = math.log(2)
 
 
-def features(menu: Menu) -> tuple[str, ...]:
-    """Names of the columns that an observation has under a menu."""
+def features(action_set: ActionSet) -> tuple[str, ...]:
+    """Names of the columns that an observation has under an action set."""
     return (
         *_PER_ROW,
-        *menu.row_features,
-        *(f"{name}_{change}" for name in _PER_ACTION for change in menu.changes),
+        *action_set.row_features,
+        *(f"{name}_{change}" for name in _PER_ACTION for change in action_set.changes),
         *_GLOBALS,
     )
 
 
-FEATURES = features(ChannelMenu())
+FEATURES = features(ChannelActions())
 N_FEATURES = len(FEATURES)
-N_WIDTHS = len(ChannelMenu.changes)
+N_WIDTHS = len(ChannelActions.changes)
 
 
 def feature_hash(names: Sequence[str] = FEATURES) -> str:
@@ -82,17 +82,17 @@ class Observer:
     Args:
         network: whose tables are observed.
         max_rows: rows of an observation; tasks beyond it are not seen.
-        menu: which changes there are.
+        action_set: which changes there are.
     """
 
-    def __init__(self, network: Network, max_rows: int, menu: Menu) -> None:
-        self.network, self._max_rows, self._menu = network, max_rows, menu
-        self._n_features = len(features(menu))
+    def __init__(self, network: Network, max_rows: int, action_set: ActionSet) -> None:
+        self.network, self._max_rows, self._action_set = network, max_rows, action_set
+        self._n_features = len(features(action_set))
         self._dense = np.array(network.dense.widths, float)
         self._layouts: dict[tuple[tuple[int, ...], ...], Layout] = {}
 
     def observe(
-        self, problem: Problem, state: EpisodeState, options: Options
+        self, problem: Problem, state: EpisodeState, options: ActionTable
     ) -> NDArray[np.float32]:
         """The observation.
 
@@ -118,15 +118,15 @@ class Observer:
         slack = max(state.accuracy - problem.floor, 0.0) * 100
         trust = np.minimum(
             np.maximum(
-                (view.layout.membership @ state.realised * 100 + 0.1)
-                / (view.layout.membership @ state.predicted * 100 + 0.1),
+                (view.layout.membership @ state.observed_loss * 100 + 0.1)
+                / (view.layout.membership @ state.predicted_loss * 100 + 0.1),
                 0.2,
             ),
             5.0,
         )
         columns = [
-            _row_columns(view, trust, *self._menu.shape_of_losses(problem.loss_model)),
-            self._menu.columns(self.network, state.plan, rows),
+            _row_columns(view, trust, *self._action_set.shape_of_losses(problem.loss_model)),
+            self._action_set.columns(self.network, state.plan, rows),
         ]
         values = np.concatenate(
             [
@@ -146,8 +146,8 @@ class Observer:
             self._layouts[sharing] = Layout.of(
                 self.network,
                 rows,
-                [self._menu.units(self.network, row) for row in rows],
-                self._menu.n_units(self.network),
+                [self._action_set.units(self.network, row) for row in rows],
+                self._action_set.n_units(self.network),
             )
         return self._layouts[sharing]
 
@@ -185,7 +185,7 @@ def _globals(view: _View, slack: float) -> NDArray[np.float64]:
 def _row_columns(
     view: _View, trust: NDArray[np.float64], scale: NDArray[np.float64], power: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """`(n, 20)`: the columns that every menu's rows have."""
+    """`(n, 20)`: the columns that every action set's rows have."""
     layout, total = view.layout, view.state.table.latency_s
     mean = view.state.dense_latency_s / len(view.problem.network.subgraphs)
     numbers = np.array(
@@ -216,12 +216,12 @@ def _row_columns(
     columns[:, 16] = np.log(layout.membership @ scale * 100 + 0.01) / 2
     columns[:, 17] = layout.membership @ power / layout.members - 2
     columns[:, 18] = np.log(trust)
-    columns[:, 19] = np.minimum(layout.membership @ view.state.predicted * 100, 2)
+    columns[:, 19] = np.minimum(layout.membership @ view.state.predicted_loss * 100, 2)
     return columns
 
 
 def _action_columns(
-    options: Options, trust: NDArray[np.float64], slack: float
+    options: ActionTable, trust: NDArray[np.float64], slack: float
 ) -> NDArray[np.float64]:
     """`(n, 5 * n_changes)`: legality, fraction removed, log gain, log loss against slack, score."""
     log_gain = np.log(np.maximum(options.gain, 0) + 1e-4)

@@ -16,7 +16,7 @@ import numpy as np
 from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.agents.rl.rollout import RollOut
 from cprune_rl.core.search_result import SearchResult
-from cprune_rl.envs.actions.base import Menu
+from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.observation import N_GLOBALS
 from cprune_rl.envs.problem import Problem
 
@@ -32,13 +32,13 @@ class ProxyGreedy:
 
     Args:
         max_rejections: the walk ends after so many.
-        menu: which changes it chooses among; narrower groups where not given.
+        action_set: which changes it chooses among; narrower groups where not given.
     """
 
     name = "proxy-greedy"
 
-    def __init__(self, max_rejections: int = 8, menu: Menu | None = None) -> None:
-        self._max_rejections, self._menu = max_rejections, menu
+    def __init__(self, max_rejections: int = 8, action_set: ActionSet | None = None) -> None:
+        self._max_rejections, self._action_set = max_rejections, action_set
 
     def search(
         self, problem: Problem, budget: Budget, on_step: OnStep | None = None
@@ -52,7 +52,7 @@ class ProxyGreedy:
             session,
             max_rows=len(problem.network.subgraphs),
             max_rejections=self._max_rejections,
-            menu=self._menu,
+            action_set=self._action_set,
         ).run(_choose)
         return session.result(self.name)
 

@@ -28,8 +28,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 from torch.nn import functional
 
-from cprune_rl.envs.actions.base import Menu
-from cprune_rl.envs.actions.channel_steps import ChannelMenu
+from cprune_rl.envs.actions.base import ActionSet
+from cprune_rl.envs.actions.channel_steps import ChannelActions
 from cprune_rl.envs.observation import N_GLOBALS, feature_hash, features
 from cprune_rl.errors import PolicyError
 
@@ -38,11 +38,13 @@ __all__ = ["RowPolicy", "load_policy", "save_policy", "spaces"]
 _FORMAT = 2  # 2: a device is eight figures of its probe
 
 
-def spaces(menu: Menu, max_rows: int) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+def spaces(
+    action_set: ActionSet, max_rows: int
+) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
     """Observations and actions of tables of up to so many rows, as the environment has them."""
     return gymnasium.spaces.Box(
-        -10.0, 10.0, (max_rows, len(features(menu)))
-    ), gymnasium.spaces.Discrete(len(menu.changes) * max_rows + 1)
+        -10.0, 10.0, (max_rows, len(features(action_set)))
+    ), gymnasium.spaces.Discrete(len(action_set.changes) * max_rows + 1)
 
 
 def _mlp(*sizes: int) -> nn.Sequential:
@@ -166,7 +168,7 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
 
     Args:
         observation_space: `Box(n_rows, n_features)`, as `observation.features` has them of any
-            menu.
+            action_set.
         action_space: `Discrete(n_changes * n_rows + 1)`.
         lr_schedule: as SB3 has it.
         width: of the embeddings.
@@ -227,7 +229,7 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
 
 
 def save_policy(
-    policy: RowPolicy, folder: Path, card: Mapping[str, Any], menu: Menu | None = None
+    policy: RowPolicy, folder: Path, card: Mapping[str, Any], action_set: ActionSet | None = None
 ) -> None:
     """Writes `policy.safetensors` and `policy.json`.
 
@@ -235,7 +237,7 @@ def save_policy(
         policy: what to save.
         folder: made where it is missing.
         card: what it was trained on, for whoever uses it later; plain values.
-        menu: whose changes it chooses among; narrower groups where not given.
+        action_set: whose changes it chooses among; narrower groups where not given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -244,7 +246,7 @@ def save_policy(
         if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))
     }
     save_file(weights, folder / "policy.safetensors")
-    names = features(menu or ChannelMenu())
+    names = features(action_set or ChannelActions())
     layout = {
         "format": _FORMAT,
         "feature_hash": feature_hash(names),
@@ -254,19 +256,19 @@ def save_policy(
     (folder / "policy.json").write_text(json.dumps({**layout, "card": dict(card)}, indent=1))
 
 
-def load_policy(folder: Path, max_rows: int, menu: Menu | None = None) -> RowPolicy:
+def load_policy(folder: Path, max_rows: int, action_set: ActionSet | None = None) -> RowPolicy:
     """Reads a policy; runs no code from the files.
 
     Args:
         folder: that `save_policy` wrote.
         max_rows: tasks of the largest table that it is to read.
-        menu: whose changes it is to choose among; narrower groups where not given.
+        action_set: whose changes it is to choose among; narrower groups where not given.
 
     Raises:
         PolicyError: a file is missing or damaged, or the policy reads another observation.
     """
-    menu = menu or ChannelMenu()
-    names = features(menu)
+    action_set = action_set or ChannelActions()
+    names = features(action_set)
     try:
         layout = json.loads((folder / "policy.json").read_text())
         weights = load_file(folder / "policy.safetensors")
@@ -277,7 +279,7 @@ def load_policy(folder: Path, max_rows: int, menu: Menu | None = None) -> RowPol
         raise PolicyError(
             f"the policy in {folder} reads observation {found} (format {version}), this version gives {feature_hash(names)} (format {_FORMAT}): train it again with this version"
         )
-    policy = RowPolicy(*spaces(menu, max_rows), lambda _: 0.0, width=width)
+    policy = RowPolicy(*spaces(action_set, max_rows), lambda _: 0.0, width=width)
     missing, unexpected = policy.load_state_dict(weights, strict=False)
     missing = [
         k for k in missing if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.core.search_result import SearchResult, SearchStep
-from cprune_rl.envs.actions.base import Menu, Move
+from cprune_rl.envs.actions.base import ActionSet, PruneAction
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
 
@@ -31,7 +31,7 @@ class RollOut:
         max_rows: rows of the observation.
         max_steps: truncation: far more than a walk takes, so that it never binds.
         max_rejections: the walk ends after so many.
-        menu: which changes there are; narrower groups where not given.
+        action_set: which changes there are; narrower groups where not given.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class RollOut:
         max_rows: int,
         max_steps: int = 1000,
         max_rejections: int = 8,
-        menu: Menu | None = None,
+        action_set: ActionSet | None = None,
     ) -> None:
         self._session = session
         options: dict[str, Any] = {
             "max_rows": max_rows,
             "max_steps": max_steps,
             "max_rejections": max_rejections,
-            "menu": menu,
+            "action_set": action_set,
         }
         self._env = gymnasium.make(
             "cprune_rl/CPrune-v0", problem=problem, disable_env_checker=True, **options
@@ -74,10 +74,10 @@ class RollOut:
         while not done and not self._session.is_spent:
             chosen = choose(obs, self._core.action_masks())
             action, why = chosen if isinstance(chosen, tuple) else (chosen, "")
-            move = self._core.move(action)
+            move = self._core.prune_action(action)
             what = "stop" if move is None else self._describe(move)
             expected = (
-                None if move is None else float(self._core.options.gain[move.row, move.change])
+                None if move is None else float(self._core.action_table.gain[move.row, move.change])
             )
             before_s = self._core.state.table.latency_s
             obs, _, terminated, truncated, info = self._env.step(np.int64(action))
@@ -114,9 +114,9 @@ class RollOut:
             else sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
         )
 
-    def _describe(self, move: Move) -> str:
+    def _describe(self, move: PruneAction) -> str:
         first = self._core.state.table.rows[move.row].subgraphs[0]
-        return f"{self._core.problem.network.subgraphs[first].name} {self._core.menu.describe(move.change)}"
+        return f"{self._core.problem.network.subgraphs[first].name} {self._core.action_set.describe(move.change)}"
 
 
 class PolicyRollOut:
@@ -125,15 +125,15 @@ class PolicyRollOut:
     Args:
         policy: trained before; reads tables of `policy.observation_space.shape[0]` rows.
         max_rejections: the roll-out ends after so many.
-        menu: that it was trained on; narrower groups where not given.
+        action_set: that it was trained on; narrower groups where not given.
     """
 
     name = "roll-out"
 
     def __init__(
-        self, policy: RowPolicy, max_rejections: int = 8, menu: Menu | None = None
+        self, policy: RowPolicy, max_rejections: int = 8, action_set: ActionSet | None = None
     ) -> None:
-        self._policy, self._max_rejections, self._menu = policy, max_rejections, menu
+        self._policy, self._max_rejections, self._action_set = policy, max_rejections, action_set
 
     def search(
         self, problem: Problem, budget: Budget, on_step: OnStep | None = None
@@ -145,7 +145,7 @@ class PolicyRollOut:
             session,
             self._policy.observation_space.shape[0],
             max_rejections=self._max_rejections,
-            menu=self._menu,
+            action_set=self._action_set,
         ).run(self._choose)
         return session.result(self.name)
 

@@ -26,7 +26,7 @@ from cprune_rl.agents.rl.learners import LEARNERS, Learner
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.vec_env import ProblemVecEnv
-from cprune_rl.envs.actions.base import Menu
+from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import PolicyError, UnknownNameError
@@ -111,7 +111,7 @@ def train_policy(
     held_out: Sequence[Callable[[], Problem]] = (),
     checkpoint: Path | None = None,
     start: RowPolicy | None = None,
-    menu: Menu | None = None,
+    action_set: ActionSet | None = None,
 ) -> Trained:
     """Trains a row-shared policy on drawn problems.
 
@@ -127,7 +127,7 @@ def train_policy(
             a learner's memory of
             steps is not in it, and is filled anew.
         start: policy whose weights are the beginning; a new one where not given.
-        menu: whose changes it learns to choose among; narrower groups where not given.
+        action_set: whose changes it learns to choose among; narrower groups where not given.
 
     Raises:
         UnknownNameError: there is no such learner.
@@ -140,7 +140,7 @@ def train_policy(
     )
     n_done = 0 if saved is None else int(saved["n_steps"])
     env = ProblemVecEnv(
-        _Make(problems, settings.max_rows, settings.max_steps, menu),
+        _Make(problems, settings.max_rows, settings.max_steps, action_set),
         settings.n_envs,
         _workers(settings),
         settings.seed + n_done * settings.n_envs,
@@ -167,7 +167,7 @@ def train_policy(
         )
         model.num_timesteps = n_done
         watch = _Watch(
-            learner, settings, on_steps, held_out, checkpoint, n_done, saved, n_threads, menu
+            learner, settings, on_steps, held_out, checkpoint, n_done, saved, n_threads, action_set
         )
         watch.init_callback(model)
         if n_done < settings.total_timesteps:
@@ -209,10 +209,10 @@ class _Make:
     problems: ProblemSampler
     max_rows: int
     max_steps: int
-    menu: Menu | None
+    action_set: ActionSet | None
 
     def __call__(self) -> CPruneEnv:
-        return CPruneEnv(self.problems, self.max_rows, self.max_steps, menu=self.menu)
+        return CPruneEnv(self.problems, self.max_rows, self.max_steps, action_set=self.action_set)
 
 
 class _Watch(BaseCallback):
@@ -230,10 +230,10 @@ class _Watch(BaseCallback):
         n_done: int,
         saved: Mapping[str, Any] | None,
         n_threads: int,
-        menu: Menu | None,
+        action_set: ActionSet | None,
     ) -> None:
         super().__init__()
-        self._menu = menu
+        self._action_set = action_set
         self._learner, self._settings, self._on_steps, self._held_out, self._checkpoint = (
             learner,
             settings,
@@ -272,7 +272,7 @@ class _Watch(BaseCallback):
         """Tries the policy on each held-out problem, and saves the training."""
         n_steps = self.model.num_timesteps
         if not self.evaluations or self.evaluations[-1].n_steps < n_steps:
-            policy = PolicyRollOut(self._learner.policy_of(self.model), menu=self._menu)
+            policy = PolicyRollOut(self._learner.policy_of(self.model), action_set=self._action_set)
             for open_problem in self._held_out:
                 problem = open_problem()
                 found = policy.search(problem, Budget())

@@ -3,7 +3,7 @@
 the rule first, then turns of planning in a model by a policy of the scheme environment, and rounds
 of search on it.
 
-The same agent as the one that narrows groups (`agent`), on another menu: a turn begins with the
+The same agent as the one that narrows groups (`agent`), on another set of actions: a turn begins with the
 plan that the policy comes to
 in a model of the problem, what is verified mends the model, annealing goes on over the schemes of
 single layers, which tasks need not
@@ -26,7 +26,7 @@ from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult, SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable
-from cprune_rl.envs.actions.layer_schemes import SchemeMenu
+from cprune_rl.envs.actions.layer_schemes import SchemeActions
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["ChannelsThenSchemes", "MappingSearch"]
@@ -67,7 +67,7 @@ class MappingSearch:
         there.
         """
         assert self.policy is not None
-        found = PolicyRollOut(self.policy, menu=SchemeMenu()).search(model, Budget())
+        found = PolicyRollOut(self.policy, action_set=SchemeActions()).search(model, Budget())
         at = {step.plan: n for n, step in enumerate(found.history)}.get(found.best.plan, -1)
         return found.best.plan, "; ".join(
             f"{step.what}: {step.why}" for step in found.history[: at + 1] if step.accepted

@@ -23,9 +23,9 @@ from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.comparison.cases import open_case
 from cprune_rl.comparison.records import Case
-from cprune_rl.envs.actions.base import Menu
-from cprune_rl.envs.actions.channel_steps import ChannelMenu
-from cprune_rl.envs.actions.layer_schemes import SchemeMenu
+from cprune_rl.envs.actions.base import ActionSet
+from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.layer_schemes import SchemeActions
 from cprune_rl.envs.cprune_env import ProblemSampler
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problems.registry import has_schemes, read_recording, recorded_names
@@ -85,7 +85,7 @@ class Shelf:
         Raises:
             PolicyError: it is not there.
         """
-        return load_policy(self.path(kind, problem), self._rows(problem), _menu(kind))
+        return load_policy(self.path(kind, problem), self._rows(problem), _action_set(kind))
 
     def seconds(self, kind: str, problem: str) -> float:
         """That training it took for this problem alone;
@@ -122,7 +122,7 @@ class Shelf:
             self.timesteps if kind in _OF_FAMILIES else self.own_timesteps,
             max_rows=self._rows(case.problem),
         )
-        trained = train_policy(problems, settings, start=start, menu=_menu(kind))
+        trained = train_policy(problems, settings, start=start, action_set=_action_set(kind))
         save_policy(
             trained.policy,
             path,
@@ -131,7 +131,7 @@ class Shelf:
                 "timesteps": settings.total_timesteps,
                 "train_s": round(time.perf_counter() - started, 1),
             },
-            _menu(kind),
+            _action_set(kind),
         )
         return path
 
@@ -190,8 +190,8 @@ def needed(kinds: Sequence[str], cases: Sequence[Case]) -> list[tuple[str, Case]
     return list(found.values())
 
 
-def _menu(kind: str) -> Menu:
-    return SchemeMenu() if kind == "mapping" else ChannelMenu()
+def _action_set(kind: str) -> ActionSet:
+    return SchemeActions() if kind == "mapping" else ChannelActions()
 
 
 def _file_name(name: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cprune_rl.envs.actions.base import Menu
-from cprune_rl.envs.actions.layer_schemes import SchemeMenu
+from cprune_rl.envs.actions.base import ActionSet
+from cprune_rl.envs.actions.layer_schemes import SchemeActions
 from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler
 from cprune_rl.envs.problem import Problem
 
@@ -18,7 +18,7 @@ def make_live_env(
     max_rejections: int = 8,
     reward: str = "gated",
     render_mode: str | None = None,
-    menu: Menu | None = None,
+    action_set: ActionSet | None = None,
     **options: Any,
 ) -> CPruneEnv:
     """Entry point of `cprune_rl/CPrune-v0`.
@@ -29,7 +29,7 @@ def make_live_env(
         max_rejections: see `CPruneEnv`.
         reward: see `CPruneEnv`.
         render_mode: see `CPruneEnv`.
-        menu: see `CPruneEnv`.
+        action_set: see `CPruneEnv`.
         options: `problem=` a problem put together before, or the name of a live one; options of a
             run: `model=`, `data=`, `device=`, `floor=`, `storage=`...
     """
@@ -45,14 +45,14 @@ def make_live_env(
         problem = open_live(**options)
     elif options:
         raise TypeError(f"problem= is put together already; it takes no {sorted(options)[0]}=")
-    return CPruneEnv(problem, max_rows, max_steps, max_rejections, reward, render_mode, menu)
+    return CPruneEnv(problem, max_rows, max_steps, max_rejections, reward, render_mode, action_set)
 
 
 def make_live_mapping_env(**options: Any) -> CPruneEnv:
     """Entry point of `cprune_rl/SchemeMapping-v0`; arguments are those of `make_live_env`."""
     if "problem" not in options:
         options = {"schemes": "block", **options}
-    return make_live_env(menu=SchemeMenu(), **options)
+    return make_live_env(action_set=SchemeActions(), **options)
 
 
 def make_recorded_mapping_env(
@@ -66,4 +66,4 @@ def make_recorded_mapping_env(
         problem: see `CPruneEnv`.
         options: see `CPruneEnv`.
     """
-    return CPruneEnv(problem, menu=SchemeMenu(), **options)
+    return CPruneEnv(problem, action_set=SchemeActions(), **options)

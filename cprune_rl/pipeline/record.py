@@ -24,9 +24,9 @@ from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.network import Plan
-from cprune_rl.envs.actions.base import Menu
-from cprune_rl.envs.actions.channel_steps import ChannelMenu
-from cprune_rl.envs.actions.layer_schemes import DENSITIES, SchemeMenu, scheme_plans
+from cprune_rl.envs.actions.base import ActionSet
+from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.layer_schemes import DENSITIES, SchemeActions, scheme_plans
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
@@ -181,14 +181,14 @@ def _plans(whole: Problem, deadline: float) -> Iterator[Plan]:
         ):  # schemes of single layers, within channels of which some are gone
             start = network.uniform((1.0, *_EVEN)[seed // 2 % (1 + len(_EVEN))])
             yield from _walk(
-                replace(problem(_WALK_FLOOR), start=start), seed, deadline, SchemeMenu()
+                replace(problem(_WALK_FLOOR), start=start), seed, deadline, SchemeActions()
             )
         else:
-            yield from _walk(problem(_WALK_FLOOR), seed, deadline, ChannelMenu())
+            yield from _walk(problem(_WALK_FLOOR), seed, deadline, ChannelActions())
 
 
-def _walk(problem: Problem, seed: int, deadline: float, menu: Menu) -> Iterator[Plan]:
-    env = CPruneEnv(problem, menu=menu)
+def _walk(problem: Problem, seed: int, deadline: float, action_set: ActionSet) -> Iterator[Plan]:
+    env = CPruneEnv(problem, action_set=action_set)
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)
     ended = False

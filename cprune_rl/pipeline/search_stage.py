@@ -24,9 +24,9 @@ from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import ChannelsThenSchemes, MappingSearch
 from cprune_rl.core.search_result import SearchResult
-from cprune_rl.envs.actions.base import Menu
-from cprune_rl.envs.actions.channel_steps import ChannelMenu
-from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeMenu
+from cprune_rl.envs.actions.base import ActionSet
+from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeActions
 from cprune_rl.envs.problems.training import TrainingProblems
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.progress import ProgressLog
@@ -156,7 +156,7 @@ def _policy(
         folder,
         progress,
         "policy",
-        ChannelMenu(),
+        ChannelActions(),
         context.config.policy,
         context.config.init,
     )
@@ -171,7 +171,7 @@ def _mapping_policy(
         folder,
         progress,
         "mapping_policy",
-        SchemeMenu(),
+        SchemeActions(),
         context.config.mapping_policy,
         None,
     )
@@ -182,12 +182,12 @@ def _policy_of(
     folder: RunFolder,
     progress: ProgressLog,
     name: str,
-    menu: Menu,
+    action_set: ActionSet,
     given: str | None,
     init: str | None,
 ) -> tuple[RowPolicy, float]:
     max_rows = max(TrainingSettings.max_rows, len(context.network.subgraphs))
-    budgets, is_mapping = context.config.budgets, isinstance(menu, SchemeMenu)
+    budgets, is_mapping = context.config.budgets, isinstance(action_set, SchemeActions)
     settings = TrainingSettings(
         total_timesteps=budgets.mapping_timesteps if is_mapping else budgets.total_timesteps,
         seed=context.config.seed,
@@ -201,7 +201,7 @@ def _policy_of(
                 target,
                 ignore=shutil.ignore_patterns("tensorboard", "*.pt", "*.zip"),
             )
-        return load_policy(target, max_rows, menu), 0.0
+        return load_policy(target, max_rows, action_set), 0.0
     if not (target / "policy.json").exists():
         problems = TrainingProblems(
             context.network,
@@ -220,7 +220,12 @@ def _policy_of(
         )
         with progress.track(what, settings.total_timesteps) as advance:
             trained = train_policy(
-                problems, settings, folder.file("tensorboard"), advance, start=start, menu=menu
+                problems,
+                settings,
+                folder.file("tensorboard"),
+                advance,
+                start=start,
+                action_set=action_set,
             )
         card = {
             "network": context.network.name,
@@ -233,6 +238,6 @@ def _policy_of(
         }
         target.mkdir(exist_ok=True)
         trained.algorithm.save(target / "sb3.zip")
-        save_policy(trained.policy, target, card, menu)
+        save_policy(trained.policy, target, card, action_set)
     card = json.loads((target / "policy.json").read_text())["card"]
-    return load_policy(target, max_rows, menu), float(card.get("train_s", 0.0))
+    return load_policy(target, max_rows, action_set), float(card.get("train_s", 0.0))

@@ -33,8 +33,8 @@ from cprune_rl.agents.schemes.search import MappingSearch
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.search_result import AcceptedPlan
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
-from cprune_rl.envs.actions.channel_steps import ChannelMenu
-from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeMenu
+from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeActions
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problems.registry import (
@@ -98,11 +98,11 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
         seed=config.seed,
         max_rows=max(TrainingSettings.max_rows, n_rows),
     )
-    menu = SchemeMenu() if config.schemes == "block" else ChannelMenu()
+    action_set = SchemeActions() if config.schemes == "block" else ChannelActions()
     start = (
         None
         if config.init is None
-        else load_policy(find_policy(config.init), settings.max_rows, menu)
+        else load_policy(find_policy(config.init), settings.max_rows, action_set)
     )
     with progress.track("Reading the problems", None):
         problems = _problems(config, names)
@@ -115,7 +115,7 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
             [_opener(name) for name in held_out],
             folder / "checkpoint.pt",
             start,
-            menu,
+            action_set,
         )
     with progress.track("Trying it beside greedy searches", None):
         results = evaluate_searchers(
@@ -126,7 +126,7 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
         )
     progress.console.print(_table(results, is_held_out=bool(held_out)))
     card = _card(config, names, held_out, trained, results)
-    save_policy(trained.policy, folder, card, menu)
+    save_policy(trained.policy, folder, card, action_set)
     (folder / "evaluations.json").write_text(dump_json([vars(e) for e in trained.evaluations]))
     (folder / "results.json").write_text(dump_json(results))
     use = (
@@ -187,8 +187,8 @@ def _searchers(config: PolicyConfig, policy: RowPolicy) -> tuple[Searcher, ...]:
     if config.schemes == "block":
         return (
             MappingSearch(policy),
-            PolicyRollOut(policy, menu=SchemeMenu()),
-            ProxyGreedy(menu=SchemeMenu()),
+            PolicyRollOut(policy, action_set=SchemeActions()),
+            ProxyGreedy(action_set=SchemeActions()),
             MappingRule(),
         )
     return PruningAgent(policy), PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune()

@@ -2,7 +2,7 @@
 
 the seam between the environment and the kinds of change it knows.
 
-A menu has the same changes for every row. Narrowing groups is one (`channel_menu`), giving layers a
+An action set has the same changes for every row. Narrowing groups is one (`channel_menu`), giving layers a
 scheme another
 (`scheme_menu`). It says which changes are legal where an episode stands, what each would gain and
 lose by cheap looks, and
@@ -26,7 +26,7 @@ from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["EpisodeState", "Menu", "Move", "Options"]
+__all__ = ["ActionSet", "ActionTable", "EpisodeState", "PruneAction"]
 
 
 @dataclass
@@ -39,9 +39,9 @@ class EpisodeState:
         table: the subgraph table of the plan.
         accuracy: of the plan.
         dense_latency_s: estimate of the network that the episode began with.
-        banned: what was rejected in this episode, as the menu notes it.
-        realised: for each unit of the menu the loss in accuracy that its steps brought.
-        predicted: for each unit the loss that was predicted for them.
+        rejected: what was rejected in this episode, as the action set notes it.
+        observed_loss: for each unit of the action set the loss in accuracy that its steps brought.
+        predicted_loss: for each unit the loss that was predicted for them.
         n_steps: actions taken.
         n_rejections: of them rejected.
     """
@@ -51,20 +51,20 @@ class EpisodeState:
     table: SubgraphTable
     accuracy: float
     dense_latency_s: float
-    banned: NDArray[np.float64]
-    realised: NDArray[np.float64]
-    predicted: NDArray[np.float64]
+    rejected: NDArray[np.float64]
+    observed_loss: NDArray[np.float64]
+    predicted_loss: NDArray[np.float64]
     n_steps: int = 0
     n_rejections: int = 0
 
 
 @dataclass(frozen=True)
-class Move:
+class PruneAction:
     """A legal action: a change of a task's row.
 
     Attributes:
         row: row of the table.
-        change: position in the menu.
+        change: position in the action set.
         units: positions of the units it changes.
         plan: the plan it leads to.
     """
@@ -76,7 +76,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Options:
+class ActionTable:
     """What the changes of each row would do, `(n_rows, n_changes)` each;
 
     0 where a change is not legal.
@@ -93,10 +93,10 @@ class Options:
     removed: NDArray[np.float64]
     gain: NDArray[np.float64]
     loss: NDArray[np.float64]
-    make: Callable[[int, int], Move]
+    make: Callable[[int, int], PruneAction]
 
 
-class Menu(Protocol):
+class ActionSet(Protocol):
     """Changes that each row of a table offers.
 
     Keeps nothing of an episode; may remember what depends on a network alone.
@@ -108,10 +108,10 @@ class Menu(Protocol):
 
     @property
     def row_features(self) -> tuple[str, ...]:
-        """Columns that a row has beside those that every menu's rows have."""
+        """Columns that a row has beside those that every action set's rows have."""
 
     def begin(self, network: Network) -> NDArray[np.float64]:
-        """`EpisodeState.banned` where nothing was rejected yet."""
+        """`EpisodeState.rejected` where nothing was rejected yet."""
 
     def n_units(self, network: Network) -> int:
         """Units of the loss model that changes touch."""
@@ -127,10 +127,10 @@ class Menu(Protocol):
     def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
         """Predicted loss of each unit, `(n_units,)`."""
 
-    def options(self, problem: Problem, state: EpisodeState, max_rows: int) -> Options:
+    def action_table(self, problem: Problem, state: EpisodeState, max_rows: int) -> ActionTable:
         """What may be done now, for the first rows of the table."""
 
-    def ban(self, state: EpisodeState, move: Move) -> None:
+    def reject(self, state: EpisodeState, move: PruneAction) -> None:
         """Notes a rejected move, so that neither it nor one that loses more is legal again."""
 
     def columns(self, network: Network, plan: Plan, rows: Sequence[TaskRow]) -> NDArray[np.float64]:

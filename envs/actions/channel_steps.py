@@ -11,53 +11,53 @@ from numpy.typing import NDArray
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, lower_multiple
-from cprune_rl.envs.actions.base import EpisodeState, Move, Options, log_ratio
+from cprune_rl.envs.actions.base import ActionTable, EpisodeState, PruneAction, log_ratio
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["STEP_COUNTS", "ChannelMenu"]
+__all__ = ["STEP_COUNTS", "ChannelActions"]
 
 STEP_COUNTS = (1, 2, 4)
 
 
-class ChannelMenu:
-    """See the module (and `menu.Menu`);
+class ChannelActions:
+    """See the module (and `action_set.ActionSet`);
 
-    units are groups, `banned` holds the largest width rejected of each.
+    units are groups, `rejected` holds the largest width rejected of each.
     """
 
     changes = tuple(f"x{count}" for count in STEP_COUNTS)
     row_features: tuple[str, ...] = ()
 
     def begin(self, network: Network) -> NDArray[np.float64]:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return np.zeros(len(network.groups))
 
     def n_units(self, network: Network) -> int:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return len(network.groups)
 
     def units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return row.groups
 
     def shape_of_losses(
         self, loss_model: LossModel
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return loss_model.scale, loss_model.power
 
     def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return problem.loss_model.group_losses(
             np.array(plan.widths) / np.array(problem.network.dense.widths, float)
         )
 
-    def options(self, problem: Problem, state: EpisodeState, max_rows: int) -> Options:
-        """See `Menu`; every group of a row stays at its minimum or above, and above any width that
+    def action_table(self, problem: Problem, state: EpisodeState, max_rows: int) -> ActionTable:
+        """See `ActionSet`; every group of a row stays at its minimum or above, and above any width that
         was rejected.
         """
         network, n_rows = problem.network, min(len(state.table.rows), max_rows)
-        moves = _moves(network, state.table, state.banned, max_rows)
+        moves = _moves(network, state.table, state.rejected, max_rows)
         legal, (removed, gain, loss) = (
             np.zeros((n_rows, len(STEP_COUNTS)), bool),
             np.zeros((3, n_rows, len(STEP_COUNTS))),
@@ -76,30 +76,30 @@ class ChannelMenu:
             ).sum(axis=1)
             gain[at] = _log_gains(problem, state, moves)
         found = {(m.row, m.change): m for m in moves}
-        return Options(legal, removed, gain, loss, lambda row, change: found[row, change])
+        return ActionTable(legal, removed, gain, loss, lambda row, change: found[row, change])
 
-    def ban(self, state: EpisodeState, move: Move) -> None:
-        """See `Menu`."""
+    def reject(self, state: EpisodeState, move: PruneAction) -> None:
+        """See `ActionSet`."""
         for g in move.units:
-            state.banned[g] = max(state.banned[g], move.plan.widths[g])
+            state.rejected[g] = max(state.rejected[g], move.plan.widths[g])
 
     def columns(self, network: Network, plan: Plan, rows: Sequence[TaskRow]) -> NDArray[np.float64]:
-        """See `Menu`: none."""
+        """See `ActionSet`: none."""
         return np.empty((len(rows), 0))
 
     def describe(self, change: int) -> str:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return self.changes[change]
 
 
 def _moves(
-    network: Network, table: SubgraphTable, banned: NDArray[np.float64], max_rows: int
-) -> list[Move]:
+    network: Network, table: SubgraphTable, rejected: NDArray[np.float64], max_rows: int
+) -> list[PruneAction]:
     moves = []
     plan, schemes = table.plan.widths, table.plan.schemes
     lowest = [
         max(group.minimum, width + 1)
-        for group, width in zip(network.groups, banned.tolist(), strict=True)
+        for group, width in zip(network.groups, rejected.tolist(), strict=True)
     ]
     for w, count in enumerate(STEP_COUNTS):
         narrowed = [
@@ -112,11 +112,13 @@ def _moves(
                 widths = list(plan)
                 for g in row.groups:
                     widths[g] = narrowed[g]
-                moves.append(Move(r, w, row.groups, Plan(tuple(widths), schemes)))
+                moves.append(PruneAction(r, w, row.groups, Plan(tuple(widths), schemes)))
     return moves
 
 
-def _log_gains(problem: Problem, state: EpisodeState, moves: Sequence[Move]) -> NDArray[np.float64]:
+def _log_gains(
+    problem: Problem, state: EpisodeState, moves: Sequence[PruneAction]
+) -> NDArray[np.float64]:
     """Log latency ratio of each move, by cheap looks; 0 where it cannot be told."""
     network = problem.network
     shaped = [network.shaped_by(m.units) for m in moves]

@@ -21,7 +21,7 @@ from cprune_rl.core.loss_model import DENSITY_POWER, LossModel, scheme_penalty
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.scheme import KINDS, MOST_OF_PATTERNS, Scheme
 from cprune_rl.core.subgraph_table import TaskRow
-from cprune_rl.envs.actions.base import EpisodeState, Move, Options, log_ratio
+from cprune_rl.envs.actions.base import ActionTable, EpisodeState, PruneAction, log_ratio
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import ConfigError
 
@@ -31,7 +31,7 @@ __all__ = [
     "SCHEMES",
     "SHAPES",
     "START_RATIOS",
-    "SchemeMenu",
+    "SchemeActions",
     "Shape",
     "able",
     "scheme_plans",
@@ -118,10 +118,10 @@ def scheme_plans(network: Network, density: float) -> list[Plan]:
     ]
 
 
-class SchemeMenu:
-    """See the module (and `menu.Menu`);
+class SchemeActions:
+    """See the module (and `action_set.ActionSet`);
 
-    units are layers, `banned` holds the largest density rejected of each layer and shape.
+    units are layers, `rejected` holds the largest density rejected of each layer and shape.
     """
 
     changes = tuple(
@@ -133,15 +133,15 @@ class SchemeMenu:
         self._offers: dict[tuple[int, tuple[int, ...]], tuple[Network, _Offers]] = {}
 
     def begin(self, network: Network) -> NDArray[np.float64]:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return np.zeros((len(network.blocked_layers), len(SCHEMES)))
 
     def n_units(self, network: Network) -> int:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return len(network.blocked_layers)
 
     def units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
-        """See `Menu`; none where a layer of the row takes no scheme."""
+        """See `ActionSet`; none where a layer of the row takes no scheme."""
         layers = [network.subgraphs[s].blocked for s in row.subgraphs]
         return (
             tuple(network.layer_index[b.layer] for b in layers if b is not None)
@@ -152,15 +152,15 @@ class SchemeMenu:
     def shape_of_losses(
         self, loss_model: LossModel
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return loss_model.layer_scale, np.full(len(loss_model.layer_scale), DENSITY_POWER)
 
     def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
-        """See `Menu`."""
+        """See `ActionSet`."""
         return problem.loss_model.layer_losses(problem.network, plan)
 
-    def options(self, problem: Problem, state: EpisodeState, max_rows: int) -> Options:
-        """See `Menu`; sparser than what the layers have, than anything of the kind that was
+    def action_table(self, problem: Problem, state: EpisodeState, max_rows: int) -> ActionTable:
+        """See `ActionSet`; sparser than what the layers have, than anything of the kind that was
         rejected, and faster by cheap looks.
 
         Raises:
@@ -185,7 +185,7 @@ class SchemeMenu:
         for layer, text in state.plan.schemes:
             density[network.layer_index[layer]] = Scheme.parse(text).density
         wanted = _DENSITY_OF[None, :]
-        may = offers.allowed & (wanted < density) & (wanted > state.banned) & np.isfinite(seconds)
+        may = offers.allowed & (wanted < density) & (wanted > state.rejected) & np.isfinite(seconds)
         faster = np.where(np.isfinite(seconds), seconds, now) - now
         total = state.table.latency_s
         gain = log_ratio(total, total + member @ faster)
@@ -196,7 +196,7 @@ class SchemeMenu:
             - problem.loss_model.layer_losses(network, state.plan)[:, None]
         )
         removed = (member @ (1 - wanted / density)) / np.maximum(n_members, 1)
-        return Options(
+        return ActionTable(
             legal,
             np.where(legal, removed, 0.0),
             np.where(legal, gain, 0.0),
@@ -204,15 +204,15 @@ class SchemeMenu:
             lambda row, change: self._move(network, state, row, change),
         )
 
-    def ban(self, state: EpisodeState, move: Move) -> None:
-        """See `Menu`: as dense or sparser by the same kind, in blocks as large or larger."""
+    def reject(self, state: EpisodeState, move: PruneAction) -> None:
+        """See `ActionSet`: as dense or sparser by the same kind, in blocks as large or larger."""
         refused = SCHEMES[move.change]
         worse = np.array([s.kind == refused.kind and s.block >= refused.block for s in SCHEMES])
         for layer in move.units:
-            state.banned[layer, worse] = np.maximum(state.banned[layer, worse], refused.density)
+            state.rejected[layer, worse] = np.maximum(state.rejected[layer, worse], refused.density)
 
     def columns(self, network: Network, plan: Plan, rows: Sequence[TaskRow]) -> NDArray[np.float64]:
-        """See `Menu`; of a dense row a density of 1 and nothing else."""
+        """See `ActionSet`; of a dense row a density of 1 and nothing else."""
         schemes = network.schemes(plan)
         found = np.zeros((len(rows), len(self.row_features)))
         found[:, 0] = 1.0
@@ -227,18 +227,18 @@ class SchemeMenu:
         return found
 
     def describe(self, change: int) -> str:
-        """See `Menu`."""
+        """See `ActionSet`."""
         scheme = SCHEMES[change]
         return f"{scheme.kind} of {'all' if scheme.block == ALL_CHANNELS else scheme.block}, {scheme.density:.3g}"
 
-    def _move(self, network: Network, state: EpisodeState, row: int, change: int) -> Move:
+    def _move(self, network: Network, state: EpisodeState, row: int, change: int) -> PruneAction:
         layers = [
             b.layer
             for s in state.table.rows[row].subgraphs
             if (b := network.subgraphs[s].blocked) is not None
         ]
         schemes = {**dict(state.plan.schemes), **dict.fromkeys(layers, str(SCHEMES[change]))}
-        return Move(
+        return PruneAction(
             row,
             change,
             tuple(network.layer_index[layer] for layer in layers),

@@ -80,7 +80,7 @@ def test_a_legal_action_is_never_masked_and_a_masked_one_never_legal(seed: int) 
                     * table.steps[g]
                 )
                 >= groups[g].minimum
-                and target > env.state.banned[g]
+                and target > env.state.rejected[g]
                 for g in table.rows[row].groups
             )
             assert mask[action] == legal
@@ -105,11 +105,11 @@ def test_a_rejected_step_is_undone_and_its_width_remembered() -> None:
     env.reset(seed=0)
     before = env.state.plan
     action = int(np.flatnonzero(env.action_masks())[0])
-    move = env.move(action)
+    move = env.prune_action(action)
     _, reward, *_, info = env.step(action)
     assert (reward, info["accepted"], env.state.plan) == (0.0, False, before)
     assert move is not None
-    assert [env.state.banned[g] for g in move.units] == [move.plan.widths[g] for g in move.units]
+    assert [env.state.rejected[g] for g in move.units] == [move.plan.widths[g] for g in move.units]
     assert not env.action_masks()[action]
 
 

@@ -38,7 +38,9 @@ def slow_moves(env: CPruneEnv) -> dict[int, Plan]:
                 width = state.plan.widths[g]
                 for _ in range(count):  # one legal step after the other
                     width = lower_multiple(width, state.table.steps[g], 1)
-                can = can and width >= problem.network.groups[g].minimum and width > state.banned[g]
+                can = (
+                    can and width >= problem.network.groups[g].minimum and width > state.rejected[g]
+                )
                 widths[g] = width
             if can:
                 legal[r * N_WIDTHS + w] = Plan(tuple(widths))
@@ -68,8 +70,8 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
         read = [g for g in network.touched_groups[row.subgraphs[0]] if g not in row.groups]
         n_written = max(len(row.groups), 1)
         realised, predicted = (
-            sum(state.realised[g] for g in row.groups),
-            sum(state.predicted[g] for g in row.groups),
+            sum(state.observed_loss[g] for g in row.groups),
+            sum(state.predicted_loss[g] for g in row.groups),
         )
         trust = min(max((realised * 100 + 0.1) / (predicted * 100 + 0.1), 0.2), 5.0)
         columns = {
@@ -159,7 +161,7 @@ def walk(problem: Problem, seed: int, n_steps: int) -> None:
         moves = slow_moves(env)
         assert set(np.flatnonzero(env.action_masks())) == {*moves, env.stop_action}
         for action, plan in moves.items():
-            found = env.move(action)
+            found = env.prune_action(action)
             assert found is not None
             assert found.plan == plan
         if not moves:

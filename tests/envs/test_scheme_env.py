@@ -21,9 +21,9 @@ from cprune_rl.core.loss_model import LossModel, scheme_penalty
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.scheme import Scheme
-from cprune_rl.envs.actions.base import Move
-from cprune_rl.envs.actions.channel_steps import ChannelMenu
-from cprune_rl.envs.actions.layer_schemes import SCHEMES, SchemeMenu, able, scheme_plans
+from cprune_rl.envs.actions.base import PruneAction
+from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.layer_schemes import SCHEMES, SchemeActions, able, scheme_plans
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.observation import features
 from cprune_rl.envs.problems.training import TrainingProblems
@@ -35,13 +35,13 @@ ROWS = 8
 
 
 def scheme_env(**options: object) -> CPruneEnv:
-    return CPruneEnv(toy_problem(), ROWS, menu=SchemeMenu(), **options)  # type: ignore[arg-type]
+    return CPruneEnv(toy_problem(), ROWS, action_set=SchemeActions(), **options)  # type: ignore[arg-type]
 
 
 def test_it_passes_gymnasiums_checker() -> None:
     env = gymnasium.make("cprune_rl/SchemeMapping-v0", problem=toy_problem(), max_rows=ROWS)
     check_env(env.unwrapped, skip_render_check=True)
-    assert env.observation_space.shape == (ROWS, len(features(SchemeMenu())))
+    assert env.observation_space.shape == (ROWS, len(features(SchemeActions())))
     assert env.action_space.n == ROWS * len(SCHEMES) + 1  # type: ignore[attr-defined]
 
 
@@ -67,19 +67,21 @@ def test_what_is_offered_is_sparser_and_promises_to_be_faster() -> None:
     rows = env.state.table.rows
     for r, row in enumerate(rows):
         layers = [network.subgraphs[s].blocked for s in row.subgraphs]
-        assert env.options.legal[r].any() == all(layers), (
+        assert env.action_table.legal[r].any() == all(layers), (
             "layers that no scheme prunes have no action"
         )
     before = env.state.table.latency_s
     for action in np.flatnonzero(env.action_masks()[:-1]):
-        move = env.move(int(action))
+        move = env.prune_action(int(action))
         assert move is not None
         assert (
             sum(c.latency_s for c in env.problem.latency.predict(network.workloads(move.plan)))
             < before
         )
-    row = next(r for r in range(len(rows)) if env.options.legal[r].any())
-    sparse = next(a for a in np.flatnonzero(env.options.legal[row]) if SCHEMES[a].density == 0.25)
+    row = next(r for r in range(len(rows)) if env.action_table.legal[r].any())
+    sparse = next(
+        a for a in np.flatnonzero(env.action_table.legal[row]) if SCHEMES[a].density == 0.25
+    )
     env.step(row * len(SCHEMES) + int(sparse))
     changed = next(
         r
@@ -87,17 +89,17 @@ def test_what_is_offered_is_sparser_and_promises_to_be_faster() -> None:
         if set(now.subgraphs) == set(rows[row].subgraphs)
     )
     assert env.state.plan.schemes
-    assert all(SCHEMES[a].density < 0.25 for a in np.flatnonzero(env.options.legal[changed])), (
-        "what a layer has lost does not come back"
-    )
+    assert all(
+        SCHEMES[a].density < 0.25 for a in np.flatnonzero(env.action_table.legal[changed])
+    ), "what a layer has lost does not come back"
 
 
 def test_what_was_rejected_is_not_offered_again_nor_what_loses_more() -> None:
-    env = CPruneEnv(toy_problem(drop=1e-5), ROWS, menu=SchemeMenu())
+    env = CPruneEnv(toy_problem(drop=1e-5), ROWS, action_set=SchemeActions())
     env.reset(seed=0)
     row, change = next(
         (r, c)
-        for r, c in zip(*np.nonzero(env.options.legal), strict=True)
+        for r, c in zip(*np.nonzero(env.action_table.legal), strict=True)
         if SCHEMES[c].kind == "block" and SCHEMES[c].density == 0.25
     )
     refused = SCHEMES[change]
@@ -105,14 +107,14 @@ def test_what_was_rejected_is_not_offered_again_nor_what_loses_more() -> None:
     assert not info["accepted"]
     assert reward == 0.0
     assert env.state.plan == env.problem.network.dense
-    for c in np.flatnonzero(env.options.legal[row]):
+    for c in np.flatnonzero(env.action_table.legal[row]):
         other = SCHEMES[c]
         assert not (
             other.kind == refused.kind
             and other.block >= refused.block
             and other.density <= refused.density
         )
-    assert env.options.legal[row].any(), "denser ones, smaller blocks and other kinds are"
+    assert env.action_table.legal[row].any(), "denser ones, smaller blocks and other kinds are"
 
 
 def test_a_change_of_kind_that_promises_to_lose_less_teaches_nothing_of_its_size() -> None:
@@ -123,28 +125,28 @@ def test_a_change_of_kind_that_promises_to_lose_less_teaches_nothing_of_its_size
     widths = env.problem.network.dense.widths
     state.plan = Plan(widths, ((layer, "kernel(8,0.5)"),))
     softer, harder = (
-        Move(0, 0, (unit,), Plan(widths, ((layer, text),)))
+        PruneAction(0, 0, (unit,), Plan(widths, ((layer, text),)))
         for text in ("block(4,0.35)", "kernel(8,0.25)")
     )
     assert (
-        env.menu.losses(env.problem, softer.plan)[unit]
-        < env.menu.losses(env.problem, state.plan)[unit]
+        env.action_set.losses(env.problem, softer.plan)[unit]
+        < env.action_set.losses(env.problem, state.plan)[unit]
     )
     env._learn_loss(softer, state.accuracy - 0.01)
-    assert not state.realised.any()
-    assert not state.predicted.any()
+    assert not state.observed_loss.any()
+    assert not state.predicted_loss.any()
     env._learn_loss(harder, state.accuracy - 0.01)
-    assert state.realised[unit] == pytest.approx(0.01)
-    assert state.predicted[unit] > 0
+    assert state.observed_loss[unit] == pytest.approx(0.01)
+    assert state.predicted_loss[unit] > 0
 
 
 def test_columns_say_what_a_row_has_and_what_changes_would_do() -> None:
-    env, names = scheme_env(), features(SchemeMenu())
+    env, names = scheme_env(), features(SchemeActions())
     obs, _ = env.reset(seed=0)
-    row = next(r for r in range(ROWS) if env.options.legal[r].any())
-    change = int(np.flatnonzero(env.options.legal[row])[0])
+    row = next(r for r in range(ROWS) if env.action_table.legal[r].any())
+    change = int(np.flatnonzero(env.action_table.legal[row])[0])
     assert obs[row, names.index("density")] == 1.0
-    move = env.move(row * len(SCHEMES) + change)
+    move = env.prune_action(row * len(SCHEMES) + change)
     assert move is not None
     problem, network = env.problem, env.problem.network
     gain = math.log(
@@ -153,7 +155,7 @@ def test_columns_say_what_a_row_has_and_what_changes_would_do() -> None:
     )
     loss = problem.loss_model.layer_losses(network, move.plan).sum()
     slack = (problem.dense_accuracy - problem.floor) * 100
-    name = SchemeMenu.changes[change]
+    name = SchemeActions.changes[change]
     assert obs[row, names.index(f"legal_{name}")] == 1.0
     assert obs[row, names.index(f"log_gain_{name}")] == pytest.approx(
         math.log(gain + 1e-4) / 2 + 1.5, rel=1e-4
@@ -171,13 +173,13 @@ def test_a_problem_of_channels_alone_is_refused() -> None:
     problem = toy_problem()
     bare = replace(problem, loss_model=replace(problem.loss_model, layer_scale=np.empty(0)))
     with pytest.raises(ConfigError, match="opened for channels alone"):
-        CPruneEnv(bare, ROWS, menu=SchemeMenu()).reset(seed=0)
+        CPruneEnv(bare, ROWS, action_set=SchemeActions()).reset(seed=0)
 
 
 def test_an_episode_may_begin_with_narrower_groups() -> None:
     problem = toy_problem()
     start = problem.network.uniform(0.9)
-    env = CPruneEnv(replace(problem, start=start), ROWS, menu=SchemeMenu())
+    env = CPruneEnv(replace(problem, start=start), ROWS, action_set=SchemeActions())
     _, info = env.reset(seed=0)
     assert info["plan"] == start
     assert info["accuracy"] == problem.oracle.accuracy(start).value
@@ -257,14 +259,14 @@ def test_a_policy_learns_on_drawn_problems_and_reads_its_own_menu_alone(tmp_path
     trained = train_policy(
         problems,
         TrainingSettings(512, n_envs=8, max_rows=ROWS, options={"n_steps": 16, "batch_size": 64}),
-        menu=SchemeMenu(),
+        action_set=SchemeActions(),
     )
-    save_policy(trained.policy, folder, {}, SchemeMenu())
-    again = load_policy(folder, 2 * ROWS, SchemeMenu())
+    save_policy(trained.policy, folder, {}, SchemeActions())
+    again = load_policy(folder, 2 * ROWS, SchemeActions())
     assert isinstance(again, RowPolicy)
-    assert again.observation_space.shape == spaces(SchemeMenu(), 2 * ROWS)[0].shape
+    assert again.observation_space.shape == spaces(SchemeActions(), 2 * ROWS)[0].shape
     with pytest.raises(PolicyError, match="reads observation"):
         load_policy(folder, ROWS)
-    save_policy(RowPolicy(*spaces(ChannelMenu(), ROWS), lambda _: 0.0), folder, {})
+    save_policy(RowPolicy(*spaces(ChannelActions(), ROWS), lambda _: 0.0), folder, {})
     with pytest.raises(PolicyError, match="reads observation"):
-        load_policy(folder, ROWS, SchemeMenu())
+        load_policy(folder, ROWS, SchemeActions())
