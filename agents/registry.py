@@ -68,7 +68,7 @@ class Method:
         what: it is, with its source.
         make: a searcher.
         policy: kind of policy that it brings along (`comparison.shelf.KINDS`); None for none.
-        is_prepared: whether it reads cheap looks, so that a uniform plan is measured for it, and
+        warm_start: whether it reads cheap looks, so that a uniform plan is measured for it, and
             charged.
         has_schemes: whether it prunes layers by schemes, so that a table of what they take is
             measured for it, and charged.
@@ -79,7 +79,7 @@ class Method:
     what: str
     make: Callable[[Brought], Searcher]
     policy: str | None = None
-    is_prepared: bool = True
+    warm_start: bool = True
     role: str = "rival"
     has_schemes: bool = False
 
@@ -118,12 +118,12 @@ METHODS: dict[str, Method] = {
         "adaptive proxy greedy, no limit to its rejections", lambda b: ProxyGreedy(_UNCAPPED)
     ),
     "cprune": Method(
-        "CPrune (Kim et al., ECCV 2022), repaired", lambda b: GreedyCPrune(), is_prepared=False
+        "CPrune (Kim et al., ECCV 2022), repaired", lambda b: GreedyCPrune(), warm_start=False
     ),
     "cprune-published": Method(
         "CPrune as its authors coded it, 70 trials for each task of each candidate",
         lambda b: PublishedCPrune(),
-        is_prepared=False,
+        warm_start=False,
     ),
     "rb-cprune": Method(
         "CPrune by predicted latencies; its winner, and what it may back off to, are measured",
@@ -150,42 +150,42 @@ METHODS: dict[str, Method] = {
     "evolution": Method(
         "regularised evolution (Real et al., AAAI 2019)",
         lambda b: Evolution(seed=b.seed),
-        is_prepared=False,
+        warm_start=False,
     ),
     "annealing": Method(
-        "simulated annealing on true looks", lambda b: Annealing(seed=b.seed), is_prepared=False
+        "simulated annealing on true looks", lambda b: Annealing(seed=b.seed), warm_start=False
     ),
     "random": Method(
         "random plans that are predicted to use about the slack",
         lambda b: RandomSearch(seed=b.seed),
-        is_prepared=False,
+        warm_start=False,
     ),
     "uniform": Method(
-        "the same share of every group, from wide to narrow", lambda b: Uniform(), is_prepared=False
+        "the same share of every group, from wide to narrow", lambda b: Uniform(), warm_start=False
     ),
     "mapping-rule": Method(
         "a scheme for each layer by rule (Gong et al., 2021)",
         lambda b: MappingRule(),
-        is_prepared=False,
+        warm_start=False,
         has_schemes=True,
     ),
     "mapping-search": Method(
         "the same by search: rule, then turns of planning in a model by a policy of the scheme environment",
         lambda b: MappingSearch(b.policy(), SurrogateSettings(seed=b.seed)),
         "mapping",
-        is_prepared=False,
+        warm_start=False,
         has_schemes=True,
     ),
     "mapping-rounds": Method(
         "that search without a policy",
         lambda b: MappingSearch(None, SurrogateSettings(seed=b.seed), "mapping-rounds"),
-        is_prepared=False,
+        warm_start=False,
         has_schemes=True,
     ),
     "mapping-published": Method(
         "a scheme for each layer by policy gradient, layer by layer (Gong et al., 2021)",
         lambda b: PublishedMapping(PublishedSettings(seed=b.seed)),
-        is_prepared=False,
+        warm_start=False,
         has_schemes=True,
     ),
     "agent-macs": Method(

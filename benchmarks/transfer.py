@@ -1,10 +1,10 @@
-"""What a trained policy is worth on networks and devices that it was not trained on, in rehearsals
+"""What a trained policy is worth on networks and devices that it was not trained on, in replays
 of recorded problems.
 
 `python benchmarks/transfer.py [--part families recorded devices starts live] [--json FILE]
 [--picture FILE] [--policies DIR] [--seeds 5] [--trainings 2] [--timesteps 100000]`.
 
-A rehearsal (`cprune_rl.envs.problems.replay`) answers as a device would: a task that was not looked at
+A replay (`cprune_rl.envs.problems.replay`) answers as a device would: a task that was not looked at
 is interpolated, true losses
 deviate from the curves shown, and an oracle is off by as much as short fine-tunes were found to be
 (`loss_model.py`). So this
@@ -34,7 +34,7 @@ starts: roll-outs on a family by the policy trained without it, by the same trai
     family for a fifth of the
 steps, and by policies trained on the family alone, for as long and in full.
 
-live: results of live runs (`--live`), written by a run as `result.json`, beside what rehearsals of
+live: results of live runs (`--live`), written by a run as `result.json`, beside what replays of
     the network on the class
 `--live-class` promise at the same floor, of the agent with the packaged policy and of greedy
 CPrune.
@@ -79,7 +79,7 @@ from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problems.registry import CLASS_ORDER, recorded_names
-from cprune_rl.envs.problems.replay import Rehearsal, rehearse
+from cprune_rl.envs.problems.replay import Replay, open_replay
 from cprune_rl.pipeline.progress import ProgressLog
 
 FAMILIES = {
@@ -97,7 +97,7 @@ FINETUNE = 20  # evaluations that a full fine-tune is as long as
 
 @dataclass(frozen=True)
 class Case:
-    """One rehearsal: a recording, a floor, a seed of its true losses, and where those come from."""
+    """One replay: a recording, a floor, a seed of its true losses, and where those come from."""
 
     name: str
     floor: float
@@ -128,7 +128,9 @@ class Job:
 
 def reference(case: Case) -> float:
     """Log gain of a long search that knows every latency and every loss."""
-    problem = rehearse(case.name, case.floor, case.seed, is_known=True, losses=case.losses).problem
+    problem = open_replay(
+        case.name, case.floor, case.seed, perfect_information=True, losses=case.losses
+    ).problem
     search = SurrogateSearch(
         SurrogateSettings(
             turns=1,
@@ -179,7 +181,7 @@ def run_job(job: Job) -> dict[str, Any]:
     case, told = job.case, {**asdict(job.case), "method": job.label, "training": job.training}
     if job.method == "reference":
         return {**told, "log_gain": reference(case)}
-    rehearsal = rehearse(
+    replay = open_replay(
         case.name,
         case.floor,
         case.seed,
@@ -187,7 +189,7 @@ def run_job(job: Job) -> dict[str, Any]:
         is_device_hidden=job.is_device_hidden,
         losses=case.losses,
     )
-    problem = rehearsal.problem
+    problem = replay.problem
     spent: list[tuple[int, int]] = []
 
     def note(step: SearchStep) -> None:
@@ -201,10 +203,10 @@ def run_job(job: Job) -> dict[str, Any]:
 
     found = searcher(job.method, job.policy).search(problem, Budget(), note)
     assert all(a.accuracy >= problem.floor for a in found.accepted)
-    curve = [(0, rehearsal.tasks, 0.0)]
+    curve = [(0, replay.n_tasks, 0.0)]
     for at, (evaluations, tasks) in enumerate(spent, start=2):
-        curve.append((evaluations, tasks, finished(rehearsal, found.accepted[:at])[0]))
-    gain, n_finetuned = finished(rehearsal, found.accepted)
+        curve.append((evaluations, tasks, finished(replay, found.accepted[:at])[0]))
+    gain, n_finetuned = finished(replay, found.accepted)
     total = problem.oracle.spending.accuracy_evaluations, problem.latency.spending.cached_trials
     return {
         **told,
@@ -216,7 +218,7 @@ def run_job(job: Job) -> dict[str, Any]:
     }
 
 
-def finished(rehearsal: Rehearsal, accepted: Sequence[AcceptedPlan]) -> tuple[float, int]:
+def finished(replay: Replay, accepted: Sequence[AcceptedPlan]) -> tuple[float, int]:
     """Log gain of the plan that a run would keep of those accepted, because it truly holds, and the
     full fine-tunes that it takes to know.
     """
@@ -225,7 +227,7 @@ def finished(rehearsal: Rehearsal, accepted: Sequence[AcceptedPlan]) -> tuple[fl
 
     def holds(at: int) -> bool:
         asked.append(at)
-        return rehearsal.holds(front[at].plan)
+        return replay.holds(front[at].plan)
 
     return math.log(front[0].latency_s / front[back_off(front, holds)].latency_s), len(asked)
 
@@ -387,7 +389,7 @@ def starts(policies: Path, timesteps: int, seeds: int, trainings: int) -> list[J
 
 
 def live(results: Sequence[Path], device_class: str, seeds: int) -> list[dict[str, Any]]:
-    """What rehearsals promise of a network and floor, and what a live run came to."""
+    """What replays promise of a network and floor, and what a live run came to."""
     told: list[dict[str, Any]] = []
     for file in results:
         result = json.loads(file.read_text())
@@ -734,7 +736,7 @@ def _live_table(runs: Sequence[dict[str, Any]]) -> Table:
         "came [95 %]",
         "evaluations",
     )
-    view = Table(*columns, title="Speed-ups that rehearsals promised, and that live runs came to")
+    view = Table(*columns, title="Speed-ups that replays promised, and that live runs came to")
     for run in runs:
         told = []
         for side in ("promised", "came"):

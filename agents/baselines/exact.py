@@ -2,8 +2,8 @@
 
 the fastest plan whose true loss fits, and whether that is proven.
 
-For the gap that a search leaves on problems where nothing is hidden (`rehearse(...,
-is_known=True)`): cheap looks that are the truth, and
+For the gap that a search leaves on problems where nothing is hidden (`open_replay(...,
+perfect_information=True)`): cheap looks that are the truth, and
 losses that add up. It is no rival: on a device nobody knows either. Its plans are of the dense
 network's legal steps; a search whose steps follow its
 own plan's programs may come to widths that this one does not consider. Called by comparisons and

@@ -47,7 +47,7 @@ def search_within(
         problem: to be searched.
         budget: what may be spent.
         on_step: told of every candidate.
-        other_s: seconds that count as well, beside those by the clock: what a rehearsal's looks
+        other_s: seconds that count as well, beside those by the clock: what a replay's looks
             would have taken.
 
     Returns:

@@ -9,7 +9,7 @@ from there (`surrogate`), each with one true look, and every answer is learnt fr
 turn plans in a better
 model. All write into one session, so the fastest plan that any of them verified is the answer.
 
-A study on a simulator had the policy walk the true problem first (`PolicyRollOut`). In rehearsals
+A study on a simulator had the policy walk the true problem first (`PolicyRollOut`). In replays
 of recorded devices that
 walk took more evaluations than all of the turns, and what it came to was slower
 (`benchmarks/transfer.py`).

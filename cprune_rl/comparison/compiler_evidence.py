@@ -20,7 +20,7 @@ from cprune_rl.core.intervals import Interval, rank_correlation
 from cprune_rl.core.network import Network
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
-from cprune_rl.envs.problems.replay import rehearse
+from cprune_rl.envs.problems.replay import open_replay
 
 __all__ = ["Inversion", "Proxies", "Staircase", "inversion", "one_each", "proxies", "staircase"]
 
@@ -142,9 +142,9 @@ def proxies(problem: str, seed: int = 0) -> Proxies:
         problem: name of the recording.
         seed: of the plans.
     """
-    rehearsal, truth = rehearse(problem), open_recorded(problem)
-    network, cheap, rng = truth.network, rehearsal.problem.latency, np.random.default_rng(seed)
-    looks = Looks(rehearsal.problem, Budget())
+    replay, truth = open_replay(problem), open_recorded(problem)
+    network, cheap, rng = truth.network, replay.problem.latency, np.random.default_rng(seed)
+    looks = Looks(replay.problem, Budget())
     plans = list(
         {
             towards(
@@ -155,7 +155,7 @@ def proxies(problem: str, seed: int = 0) -> Proxies:
     )
     macs, shown, lost = (
         np.array([look(p) for p in plans])
-        for look in (network.macs, looks.predicted_loss, lambda p: -rehearsal.accuracy(p))
+        for look in (network.macs, looks.predicted_loss, lambda p: -replay.accuracy(p))
     )
     predicted, latency = (
         np.array([_sum(look(p)) for p in plans])

@@ -157,7 +157,7 @@ class Shelf:
         for plan in (
             problem.network.dense,
             problem.network.uniform(0.5),
-        ):  # what a rehearsal has looked at by then
+        ):  # what a replay has looked at by then
             for workload, cost in zip(
                 problem.network.workloads(plan), problem.latency.measure(plan), strict=True
             ):

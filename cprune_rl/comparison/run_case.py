@@ -25,7 +25,7 @@ from cprune_rl.comparison.policy_store import Shelf
 from cprune_rl.comparison.records import COSTS, Case, Row
 from cprune_rl.core.search_result import AcceptedPlan, SearchStep
 from cprune_rl.core.system_info import describe_system
-from cprune_rl.envs.problems.replay import Rehearsal
+from cprune_rl.envs.problems.replay import Replay
 
 __all__ = ["code_of", "failed_row", "run_one"]
 
@@ -49,13 +49,13 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
         CPruneError: of the method; the runner makes a row of it.
     """
     way = METHODS[method]
-    is_known = way.role == "reference"
-    rehearsal = open_case(case, way.is_prepared, is_known, way.has_schemes)
-    before = rehearsal.trials
+    perfect_information = way.role == "reference"
+    replay = open_case(case, way.warm_start, perfect_information, way.has_schemes)
+    before = replay.charged_trials
     policy_s = 0.0 if way.policy is None else shelf.seconds(way.policy, case.problem)
     left = (
         Budget()
-        if is_known
+        if perfect_information
         else Budget(
             None if budget.fresh_trials is None else max(0, budget.fresh_trials - before),
             budget.accuracy_evaluations,
@@ -63,9 +63,9 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
         )
     )
     searcher = way.make(
-        Brought(lambda: shelf.load(str(way.policy), case.problem), case.seed, rehearsal.truth)
+        Brought(lambda: shelf.load(str(way.policy), case.problem), case.seed, replay.truth)
     )
-    problem, spent_at = rehearsal.problem, list[tuple[int, int]]()
+    problem, spent_at = replay.problem, list[tuple[int, int]]()
 
     def note(step: SearchStep) -> None:
         if step.accepted:
@@ -90,12 +90,12 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
         ),
     )
     think_s = time.perf_counter() - started
-    best, n_finetuned = kept(rehearsal, found.accepted)
-    trials = 0 if is_known else before + int(found.cost["fresh_trials"])
+    best, n_finetuned = kept(replay, found.accepted)
+    trials = 0 if perfect_information else before + int(found.cost["fresh_trials"])
     evaluations = int(found.cost["accuracy_evaluations"])
     cost = {
         "fresh_trials": trials,
-        "tasks": 0 if is_known else rehearsal.charged + found.cost["cached_trials"],
+        "tasks": 0 if perfect_information else replay.n_charged_tasks + found.cost["cached_trials"],
         "accuracy_evaluations": evaluations,
         "full_finetunes": n_finetuned,
         "measure_s": TRIAL_S * trials,
@@ -105,20 +105,20 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
     }
     cost["wall_s"] = sum(value for name, value in cost.items() if name.endswith("_s"))
     is_stopped = is_stopped or (
-        is_known and all(step.why != PROVEN for step in found.history)
+        perfect_information and all(step.why != PROVEN for step in found.history)
     )  # the solver's time was up
     curve = (
         ()
-        if is_known
-        else _curve(rehearsal, found.accepted, spent_at, before, (trials, evaluations))
+        if perfect_information
+        else _curve(replay, found.accepted, spent_at, before, (trials, evaluations))
     )
     return _row(
-        case, method, budget, rehearsal, best, cost, curve, "budget" if is_stopped else "itself"
+        case, method, budget, replay, best, cost, curve, "budget" if is_stopped else "itself"
     )
 
 
 def _curve(
-    rehearsal: Rehearsal,
+    replay: Replay,
     accepted: Sequence[AcceptedPlan],
     spent_at: Sequence[tuple[int, int]],
     before: int,
@@ -127,12 +127,12 @@ def _curve(
     """What would be kept by when."""
     points = [(float(before), 0.0, 0.0)]
     for at, (trials, evaluations) in enumerate(spent_at, start=2):
-        gain = _log_gain(accepted, kept(rehearsal, accepted[:at])[0])
+        gain = _log_gain(accepted, kept(replay, accepted[:at])[0])
         if gain != points[-1][2]:
             points.append((float(trials), float(evaluations), gain))
     return (
         *points,
-        (float(total[0]), float(total[1]), _log_gain(accepted, kept(rehearsal, accepted)[0])),
+        (float(total[0]), float(total[1]), _log_gain(accepted, kept(replay, accepted)[0])),
     )
 
 
@@ -144,14 +144,14 @@ def _row(
     case: Case,
     method: str,
     budget: Budget,
-    rehearsal: Rehearsal,
+    replay: Replay,
     best: AcceptedPlan,
     cost: dict[str, float],
     curve: tuple[tuple[float, float, float], ...],
     ended: Any,
     error: str | None = None,
 ) -> Row:
-    problem = rehearsal.problem
+    problem = replay.problem
     dense_s = sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
     return Row(
         case.problem,
@@ -160,10 +160,10 @@ def _row(
         method,
         dense_s,
         best.latency_s,
-        rehearsal.accuracy(best.plan),
+        replay.accuracy(best.plan),
         problem.dense_accuracy,
         problem.floor,
-        best.plan == problem.network.dense or rehearsal.holds(best.plan),
+        best.plan == problem.network.dense or replay.holds(best.plan),
         best.plan.widths,
         {name: float(value) for name, value in cost.items()},
         curve,
@@ -194,15 +194,15 @@ def failed_row(case: Case, method: str, budget: Budget, error: str) -> Row:
         budget: that it had.
         error: what failed.
     """
-    rehearsal = open_case(case, is_prepared=False)
-    problem = rehearsal.problem
+    replay = open_case(case, warm_start=False)
+    problem = replay.problem
     dense = problem.network.dense
     dense_s = sum(c.latency_s for c in problem.latency.measure(dense))
     return _row(
         case,
         method,
         budget,
-        rehearsal,
+        replay,
         AcceptedPlan(dense, dense_s, problem.dense_accuracy),
         dict.fromkeys(COSTS, 0.0),
         (),

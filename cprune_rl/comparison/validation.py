@@ -53,13 +53,13 @@ def is_valid(path: Path) -> bool:
 
 def _figures(row: Row) -> list[Check]:
     """Latency, accuracy and floor, from the plan alone."""
-    rehearsal = open_case(row.case, is_known=True)
-    problem, plan = rehearsal.problem, Plan(row.plan, tuple(row.schemes.items()))
+    replay = open_case(row.case, perfect_information=True)
+    problem, plan = replay.problem, Plan(row.plan, tuple(row.schemes.items()))
     dense_s, latency_s = (
         math.fsum(c.latency_s for c in problem.latency.measure(p))
         for p in (problem.network.dense, plan)
     )
-    holds = plan == problem.network.dense or rehearsal.holds(plan)
+    holds = plan == problem.network.dense or replay.holds(plan)
     return [
         Check(
             "latency of the dense network",
@@ -71,8 +71,8 @@ def _figures(row: Row) -> list[Check]:
         ),
         Check(
             "true accuracy of the plan",
-            f"{rehearsal.accuracy(plan):.4%}",
-            _is_near(row.accuracy, rehearsal.accuracy(plan)),
+            f"{replay.accuracy(plan):.4%}",
+            _is_near(row.accuracy, replay.accuracy(plan)),
         ),
         Check(
             "whether it holds the floor",

@@ -89,7 +89,7 @@ def _searcher(
     if method not in OF_RUNS:
         way = METHODS[method]
         known = _sum(
-            context.model_cost if way.is_prepared else {},
+            context.model_cost if way.warm_start else {},
             context.scheme_cost if way.has_schemes else {},
         )
         return rival(method, config.seed, context.loss_model), {"policy_s": 0.0, **known}

@@ -45,7 +45,7 @@ from cprune_rl.envs.problems.registry import (
     recorded_names,
     without_floor,
 )
-from cprune_rl.envs.problems.replay import Rehearsal, rehearse
+from cprune_rl.envs.problems.replay import Replay, open_replay
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.live_problems import is_live
 from cprune_rl.pipeline.policy_config import PolicyConfig
@@ -201,7 +201,7 @@ def evaluate_searchers(
     seeds: Sequence[int] = (0, 1, 2),
     with_schemes: bool = False,
 ) -> list[dict[str, Any]]:
-    """Searchers on rehearsals of recorded problems.
+    """Searchers on replays of recorded problems.
 
     Args:
         searchers: to be judged.
@@ -219,35 +219,35 @@ def evaluate_searchers(
     results: list[dict[str, Any]] = []
     for name, seed in itertools.product(names, seeds):
         for asked, searcher in itertools.product([None] if _has_floor(name) else floors, searchers):
-            rehearsal = rehearse(
+            replay = open_replay(
                 name,
                 asked,
                 seed,
-                is_prepared=not with_schemes and not isinstance(searcher, GreedyCPrune),
+                warm_start=not with_schemes and not isinstance(searcher, GreedyCPrune),
                 with_schemes=with_schemes,
             )
-            found = searcher.search(rehearsal.problem, Budget())
+            found = searcher.search(replay.problem, Budget())
             front = pareto_front(found.accepted)
             finetuned: list[int] = []
-            kept = front[back_off(front, functools.partial(_holds, rehearsal, front, finetuned))]
+            kept = front[back_off(front, functools.partial(_holds, replay, front, finetuned))]
             results.append(
                 {
                     "problem": name,
-                    "floor": round(rehearsal.problem.floor - rehearsal.problem.dense_accuracy, 4),
+                    "floor": round(replay.problem.floor - replay.problem.dense_accuracy, 4),
                     "seed": seed,
                     "method": searcher.name,
                     "speedup": round(front[0].latency_s / kept.latency_s, 4),
                     "accuracy_evaluations": int(found.cost["accuracy_evaluations"]),
-                    "tasks": int(found.cost["cached_trials"]) + rehearsal.tasks,
+                    "tasks": int(found.cost["cached_trials"]) + replay.n_tasks,
                     "full_finetunes": len(finetuned),
                 }
             )
     return results
 
 
-def _holds(rehearsal: Rehearsal, front: Sequence[AcceptedPlan], asked: list[int], at: int) -> bool:
+def _holds(replay: Replay, front: Sequence[AcceptedPlan], asked: list[int], at: int) -> bool:
     asked.append(at)
-    return rehearsal.holds(front[at].plan)
+    return replay.holds(front[at].plan)
 
 
 def _table(results: Sequence[dict[str, Any]], is_held_out: bool) -> Table:
@@ -258,7 +258,7 @@ def _table(results: Sequence[dict[str, Any]], is_held_out: bool) -> Table:
     )
     view = Table(
         title=f"On problems {which}",
-        caption="Rehearsals: latencies recorded, losses drawn. The geometric mean is over problems, floors and draws.",
+        caption="Replays: latencies recorded, losses drawn. The geometric mean is over problems, floors and draws.",
     )
     for column in (
         "method",
@@ -364,7 +364,7 @@ def _has_floor(name: str) -> bool:
 
 
 def _opener(name: str) -> Callable[[], Problem]:
-    return lambda: rehearse(name).problem
+    return lambda: open_replay(name).problem
 
 
 def _folder_name(config: PolicyConfig) -> str:

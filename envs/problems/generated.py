@@ -4,7 +4,7 @@ Each is a variant of a recorded network on the device it was recorded on: latenc
 from what was timed, off
 by as much as the interpolation is (tasks left out in turn); losses drawn around those that oracles
 gave, and off from what
-the agent is shown, by as much as fine-tuned plans were found to be (`rehearsals.LossNoise`). In a
+the agent is shown, by as much as fine-tuned plans were found to be (`replay.LossNoise`). In a
 share of the episodes
 all is as shown. Nothing is compiled, timed or trained for a problem.
 """

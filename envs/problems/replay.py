@@ -4,12 +4,12 @@ nothing is known that was not paid for.
 
 A recording answers any look at once, and its loss model is its oracle: opened as it is, a problem
 tells a search the
-truth beforehand. In a rehearsal a task that was not looked at is interpolated from those that were,
+truth beforehand. In a replay a task that was not looked at is interpolated from those that were,
 and the true losses
 deviate from the predicted losses, by a seed and by a spread (`LossNoise`), and the oracle's answers
 are biased and noisy. What a live run
 measures before it searches is counted; the calibration, which every search uses, is not. Policies
-are judged on rehearsals.
+are judged on replays.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
 from cprune_rl.latency.recorded import RecordedCosts, RecordedTasks
 
 __all__ = [
-    "TRIALS_EACH",
-    "TRIALS_OF_SCHEMES",
+    "TRIALS_PER_SCHEME_TASK",
+    "TRIALS_PER_TASK",
     "LossNoise",
-    "Rehearsal",
-    "rehearse",
+    "Replay",
+    "open_replay",
     "uniform_loss_model",
 ]
 
 # fresh trials that a look at a task took in live runs with full effort: 16 by greedy CPrune, 20 by
 # the agent (docs/results/resnet8.json)
-TRIALS_EACH = 16
+TRIALS_PER_TASK = 16
 # the same of a task of the table of schemes, which is tuned hard where it promises anything, in a
 # live run with light effort (docs/results/schemes/resnet8-1t.json)
-TRIALS_OF_SCHEMES = 25
+TRIALS_PER_SCHEME_TASK = 25
 _HALF = 0.5  # kept ratio of the uniform plan whose loss is taken
 _SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures before it searches
 _SCHEME_SWEEP = (
@@ -131,22 +131,22 @@ def _log_normal(sigma: float, n: int, rng: np.random.Generator) -> NDArray[np.fl
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Replay:
     """A problem and what it cost to know what is known of it from the start.
 
     Attributes:
         problem: to be searched.
-        tasks: looked at before: those of the dense network, of the uniform plan, and of the table
+        n_tasks: looked at before: those of the dense network, of the uniform plan, and of the table
             of schemes.
-        charged: the latter two alone: what only some searches need.
-        trials: that those are charged with.
+        n_charged_tasks: the latter two alone: what only some searches need.
+        charged_trials: that those are charged with.
         truth: of the losses; what the oracle says of them is biased and noisy.
     """
 
     problem: Problem
-    tasks: int
-    charged: int
-    trials: int
+    n_tasks: int
+    n_charged_tasks: int
+    charged_trials: int
     truth: LossModel
 
     def holds(self, plan: Plan) -> bool:
@@ -166,26 +166,26 @@ class Rehearsal:
         )
 
 
-def rehearse(
+def open_replay(
     name: str,
     floor: float | None = None,
     seed: int = 0,
-    is_prepared: bool = True,
-    is_known: bool = False,
+    warm_start: bool = True,
+    perfect_information: bool = False,
     is_device_hidden: bool = False,
     losses: Literal["drawn", "recorded"] = "drawn",
     with_schemes: bool = False,
-) -> Rehearsal:
+) -> Replay:
     """Opens a recorded problem as a search would meet it.
 
     Args:
         name: of the recording (see `recordings.open_recorded`).
         floor: replaces the recorded floor, and that of the name.
         seed: of the true losses.
-        is_prepared: whether a uniform plan was measured before, as a search needs it that reads
+        warm_start: whether a uniform plan was measured before, as a search needs it that reads
             cheap looks; the others are
             not charged with them.
-        is_known: whether everything is known from the start: for a reference that no search can be
+        perfect_information: whether everything is known from the start: for a reference that no search can be
             expected to reach.
         is_device_hidden: whether nothing is said of the device.
         losses: where the true ones come from: drawn around one curve for all groups, the one that
@@ -219,11 +219,11 @@ def rehearse(
         if losses == "drawn"
         else replace(spread, group=0.0, power=0.0).draw(recording.loss_model, rng)
     )
-    recorded = RecordedCosts(network, tasks, trials_each=TRIALS_EACH)
-    costs = recorded if is_known else EstimatedCosts(network, recorded, CostModel())
+    recorded = RecordedCosts(network, tasks, trials_each=TRIALS_PER_TASK)
+    costs = recorded if perfect_information else EstimatedCosts(network, recorded, CostModel())
     costs.measure(network.dense)
     n_dense = recorded.spending.cached_trials
-    for ratio in _SWEEP if is_prepared else ():
+    for ratio in _SWEEP if warm_start else ():
         costs.measure(network.uniform(ratio))
     n_narrow = recorded.spending.cached_trials
     for density in _SCHEME_SWEEP if with_schemes else ():
@@ -232,7 +232,7 @@ def rehearse(
     n_known = recorded.spending.cached_trials
     oracle = (
         LossModelOracle(network, truth, recording.dense_accuracy)
-        if is_known
+        if perfect_information
         else spread.oracle(network, truth, recording.dense_accuracy, rng)
     )
     device = UNKNOWN_DEVICE if is_device_hidden else recording.descriptor
@@ -241,13 +241,13 @@ def rehearse(
         network,
         costs,
         oracle,
-        truth if is_known else shown,
+        truth if perfect_information else shown,
         recording.dense_accuracy,
         absolute,
         device,
     )
-    trials = TRIALS_EACH * (n_narrow - n_dense) + TRIALS_OF_SCHEMES * (n_known - n_narrow)
-    return Rehearsal(problem, n_known, n_known - n_dense, trials, truth)
+    trials = TRIALS_PER_TASK * (n_narrow - n_dense) + TRIALS_PER_SCHEME_TASK * (n_known - n_narrow)
+    return Replay(problem, n_known, n_known - n_dense, trials, truth)
 
 
 def uniform_loss_model(recording: Recording) -> LossModel:

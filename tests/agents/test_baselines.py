@@ -24,7 +24,7 @@ from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.core.session import Looks, legal_widths
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
 from cprune_rl.core.network import Group, Network, Plan
-from cprune_rl.envs.problems.replay import rehearse
+from cprune_rl.envs.problems.replay import open_replay
 from cprune_rl.testing import check_searcher, toy_problem
 
 SMALL_AMC = AMCSettings(episodes=40, random_episodes=20, width=32)
@@ -126,7 +126,7 @@ def test_a_program_finds_what_enumeration_finds(seed: int) -> None:
 
 
 def test_a_programs_tables_add_up_to_the_cheap_looks() -> None:
-    problem = rehearse("resnet8@znver4-1t", -0.02).problem
+    problem = open_replay("resnet8@znver4-1t", -0.02).problem
     looks = Looks(problem, Budget())
     program = WidthProgram.of(
         problem,
@@ -157,12 +157,12 @@ def test_legal_widths_begin_at_the_minimum_and_end_at_the_dense_width() -> None:
 
 
 def test_where_all_is_known_no_search_is_faster_than_the_exact_one() -> None:
-    rehearsal = rehearse("resnet8@znver4-1t", -0.02, is_known=True)
-    exact = Exact(rehearsal.truth).search(rehearsal.problem, Budget())
+    replay = open_replay("resnet8@znver4-1t", -0.02, perfect_information=True)
+    exact = Exact(replay.truth).search(replay.problem, Budget())
     assert exact.history[0].why == "proven optimal"
-    assert rehearsal.holds(exact.best.plan)
+    assert replay.holds(exact.best.plan)
     other = SurrogateSearch().search(
-        rehearse("resnet8@znver4-1t", -0.02, is_known=True).problem, Budget()
+        open_replay("resnet8@znver4-1t", -0.02, perfect_information=True).problem, Budget()
     )
     assert exact.best.latency_s <= other.best.latency_s * (1 + 1e-9)
 

@@ -25,7 +25,7 @@ from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
-from cprune_rl.envs.problems.replay import LossNoise, rehearse
+from cprune_rl.envs.problems.replay import LossNoise, open_replay
 from cprune_rl.envs.problems.training import TrainingProblems
 from cprune_rl.latency.interpolation import CostModel, ModelledCosts
 from cprune_rl.latency.recorded import RecordedCosts
@@ -109,8 +109,8 @@ def test_the_same_seed_and_recorded_costs_give_the_same_plan() -> None:
 
 
 def test_a_walk_through_the_model_pays_for_nothing(agent: PruningAgent) -> None:
-    rehearsal = rehearse("resnet8@znver4-1t", -0.02)
-    problem = rehearsal.problem
+    replay = open_replay("resnet8@znver4-1t", -0.02)
+    problem = replay.problem
     before = (
         dataclasses.asdict(problem.latency.spending),
         dataclasses.asdict(problem.oracle.spending),
@@ -126,8 +126,8 @@ def test_a_walk_through_the_model_pays_for_nothing(agent: PruningAgent) -> None:
 def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_off_to(
     agent: PruningAgent,
 ) -> None:
-    rehearsal = rehearse("resnet8@znver4-1t", -0.02, seed=1)
-    problem = rehearsal.problem
+    replay = open_replay("resnet8@znver4-1t", -0.02, seed=1)
+    problem = replay.problem
     found = agent.search(problem, Budget())
     planned = [s for s in found.history if "roll-out in the model" in s.what]
     assert planned
@@ -139,8 +139,8 @@ def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_of
         "not all is staked on plans that hold by a hair"
     )
     assert [r.latency_s for r in front] == sorted((r.latency_s for r in front), reverse=True)
-    kept = back_off(front, lambda at: rehearsal.holds(front[at].plan))
-    assert rehearsal.holds(front[kept].plan)
+    kept = back_off(front, lambda at: replay.holds(front[at].plan))
+    assert replay.holds(front[kept].plan)
 
 
 @pytest.mark.parametrize("drop", [0.0025, 0.01])
@@ -164,8 +164,8 @@ def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hol
     assert any(2 * shares[-1] < share < 0.75 for share in shares), shares
 
 
-def test_a_rehearsals_oracle_is_off_alike_for_plans_much_alike_and_says_the_same_twice() -> None:
-    first, second = rehearse("resnet8@znver4-1t", -0.02), rehearse("resnet8@znver4-1t", -0.02)
+def test_a_replays_oracle_is_off_alike_for_plans_much_alike_and_says_the_same_twice() -> None:
+    first, second = open_replay("resnet8@znver4-1t", -0.02), open_replay("resnet8@znver4-1t", -0.02)
     network = first.problem.network
     plans = [network.uniform(r) for r in np.linspace(0.3, 0.9, 40)]
     said = [p.value for p in first.problem.oracle.accuracies(plans)]
@@ -178,17 +178,17 @@ def test_a_rehearsals_oracle_is_off_alike_for_plans_much_alike_and_says_the_same
     assert len({a.standard_error for a in first.problem.oracle.accuracies(plans)}) == 1
 
 
-def test_a_rehearsal_of_recorded_losses_hides_them_behind_one_curve() -> None:
-    rehearsal, recording = (
-        rehearse("resnet8@znver4-1t", losses="recorded"),
+def test_a_replay_of_recorded_losses_hides_them_behind_one_curve() -> None:
+    replay, recording = (
+        open_replay("resnet8@znver4-1t", losses="recorded"),
         read_recording("resnet8@znver4-1t"),
     )
-    np.testing.assert_array_equal(rehearsal.truth.power, recording.loss_model.power)
-    ratios = rehearsal.truth.scale / recording.loss_model.scale
+    np.testing.assert_array_equal(replay.truth.power, recording.loss_model.power)
+    ratios = replay.truth.scale / recording.loss_model.scale
     np.testing.assert_allclose(ratios, ratios[0])
-    shown = rehearsal.problem.loss_model
+    shown = replay.problem.loss_model
     assert len(set(shown.scale)) == len(set(shown.power)) == 1
-    assert set(rehearse("resnet8@znver4-1t").truth.power) != set(rehearsal.truth.power)
+    assert set(open_replay("resnet8@znver4-1t").truth.power) != set(replay.truth.power)
 
 
 def test_true_losses_are_drawn_around_what_is_shown() -> None:

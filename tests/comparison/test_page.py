@@ -126,7 +126,7 @@ def test_the_page_names_every_method_and_says_what_it_is(written: Path) -> None:
     assert page.lstrip().startswith("<!doctype html>")
     assert [m for m in METHODS if f'<th scope="row">{m}</th>' not in page] == []
     for part in (
-        "rehearsals of recordings",
+        "replays of recordings",
         "Not images",
         "not independent",
         "cprune-rl compare --out",

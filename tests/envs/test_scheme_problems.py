@@ -1,4 +1,4 @@
-"""Problems with schemes: kept in recordings, drawn for training, rehearsed and compared."""
+"""Problems with schemes: kept in recordings, drawn for training, replayed and compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ from cprune_rl.envs.problems.registry import (
     read_recording,
     save_recorded,
 )
-from cprune_rl.envs.problems.replay import TRIALS_EACH, TRIALS_OF_SCHEMES, LossNoise, rehearse
+from cprune_rl.envs.problems.replay import (
+    TRIALS_PER_SCHEME_TASK,
+    TRIALS_PER_TASK,
+    LossNoise,
+    open_replay,
+)
 from cprune_rl.errors import ConfigError, DataError
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.testing import FormulaCosts, toy_network, toy_problem
@@ -99,14 +104,20 @@ def test_a_strangers_template_of_kernels_is_looked_at(recorded: str, tmp_path: P
         open_recorded(str(tmp_path / "bad.json"))
 
 
-def test_a_rehearsal_draws_losses_of_layers_and_channels_are_drawn_as_before(recorded: str) -> None:
-    first, again, other = (rehearse(recorded, -0.02, seed, with_schemes=True) for seed in (0, 0, 1))
+def test_a_replay_draws_losses_of_layers_and_channels_are_drawn_as_before(recorded: str) -> None:
+    first, again, other = (
+        open_replay(recorded, -0.02, seed, with_schemes=True) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first.truth.layer_scale, again.truth.layer_scale)
     assert (first.truth.layer_scale != other.truth.layer_scale).all()
-    assert first.charged > 0, "what every search reads was measured for it, and is charged"
-    plain = rehearse(recorded, -0.02, 0)
-    assert first.trials - plain.trials == TRIALS_OF_SCHEMES * (first.charged - plain.charged) > 0
-    assert plain.trials == TRIALS_EACH * plain.charged
+    assert first.n_charged_tasks > 0, "what every search reads was measured for it, and is charged"
+    plain = open_replay(recorded, -0.02, 0)
+    assert (
+        first.charged_trials - plain.charged_trials
+        == TRIALS_PER_SCHEME_TASK * (first.n_charged_tasks - plain.n_charged_tasks)
+        > 0
+    )
+    assert plain.charged_trials == TRIALS_PER_TASK * plain.n_charged_tasks
     shown, spread = toy_problem().loss_model, LossNoise()
     bare = replace(shown, layer_scale=np.empty(0))
     with_layers, without = (
@@ -115,7 +126,7 @@ def test_a_rehearsal_draws_losses_of_layers_and_channels_are_drawn_as_before(rec
     np.testing.assert_array_equal(with_layers.scale, without.scale)
     np.testing.assert_array_equal(with_layers.power, without.power)
     with pytest.raises(DataError, match="without schemes"):
-        rehearse("resnet8@znver4-1t", with_schemes=True)
+        open_replay("resnet8@znver4-1t", with_schemes=True)
 
 
 def test_training_problems_are_drawn_with_schemes(recorded: str) -> None:

@@ -20,7 +20,7 @@ from cprune_rl.agents.core.session import Looks
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.problems.replay import TRIALS_EACH, rehearse
+from cprune_rl.envs.problems.replay import TRIALS_PER_TASK, open_replay
 from cprune_rl.testing import toy_problem
 
 
@@ -43,15 +43,15 @@ class Spendthrift:
 
 
 def test_a_search_that_ignores_its_budget_is_stopped_with_what_it_has() -> None:
-    problem = rehearse("resnet8@znver4-1t").problem
+    problem = open_replay("resnet8@znver4-1t").problem
     before = problem.latency.spending.fresh_trials
     found, is_stopped = search_within(Spendthrift(), problem, Budget(accuracy_evaluations=3))
     assert is_stopped
     assert found.cost["accuracy_evaluations"] == 3
     assert len(found.accepted) > 1, "what it had found is kept"
     assert found.best.latency_s < found.accepted[0].latency_s
-    limit = 5 * TRIALS_EACH
-    problem = rehearse("resnet8@znver4-1t").problem
+    limit = 5 * TRIALS_PER_TASK
+    problem = open_replay("resnet8@znver4-1t").problem
     found, is_stopped = search_within(Spendthrift(), problem, Budget(fresh_trials=limit))
     assert is_stopped
     assert found.cost["fresh_trials"] <= limit
@@ -99,7 +99,7 @@ def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None
 def test_no_search_passes_any_budget(
     make: Callable[[], Searcher], trials: int, evaluations: int
 ) -> None:
-    problem = rehearse("vgg-small@znver4-1t", -0.02).problem
+    problem = open_replay("vgg-small@znver4-1t", -0.02).problem
     before = problem.latency.spending.fresh_trials
     found, _ = search_within(make(), problem, Budget(trials, evaluations))
     assert found.cost["fresh_trials"] <= trials
@@ -112,7 +112,7 @@ def test_no_search_passes_any_budget(
 def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations_are_spent() -> (
     None
 ):
-    problem = rehearse("resnet8@znver4-1t").problem
+    problem = open_replay("resnet8@znver4-1t").problem
     found, _ = search_within(
         LatencyAblation("rb-cprune", GreedyCPrune(), by_prediction),
         problem,
@@ -124,7 +124,7 @@ def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations
 
 
 def test_what_looks_would_have_taken_counts_as_time() -> None:
-    problem = rehearse("resnet8@znver4-1t").problem
+    problem = open_replay("resnet8@znver4-1t").problem
     found, is_stopped = search_within(
         GreedyCPrune(),
         problem,
@@ -136,7 +136,7 @@ def test_what_looks_would_have_taken_counts_as_time() -> None:
 
 
 def test_the_published_algorithm_pays_for_tuning_every_task_of_every_candidate() -> None:
-    problem = rehearse("resnet8@znver4-1t", is_prepared=False).problem
+    problem = open_replay("resnet8@znver4-1t", warm_start=False).problem
     before = problem.latency.spending.fresh_trials
     found = PublishedCPrune().search(problem, Budget())
     tasks = [len({w.key for w in problem.network.workloads(step.plan)}) for step in found.history]

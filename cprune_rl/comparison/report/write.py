@@ -25,7 +25,7 @@ from cprune_rl.comparison.statistics import Comparison
 from cprune_rl.comparison.validation import is_valid
 from cprune_rl.core.system_info import describe_system, now_utc
 from cprune_rl.envs.problems.registry import describe_recorded
-from cprune_rl.envs.problems.replay import TRIALS_EACH, TRIALS_OF_SCHEMES
+from cprune_rl.envs.problems.replay import TRIALS_PER_SCHEME_TASK, TRIALS_PER_TASK
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.reporting.figure import Picture
 
@@ -102,8 +102,8 @@ def _about(folder: Path, rows: Sequence[Row]) -> About:
             for name, s in said.items()
         },
         notes=[
-            f"A recording does not hold how many trials a task took: a look at a new one is charged with {TRIALS_EACH} fresh trials, "
-            f"and with {TRIALS_OF_SCHEMES} in the table of schemes that is measured before a search by them; "
+            f"A recording does not hold how many trials a task took: a look at a new one is charged with {TRIALS_PER_TASK} fresh trials, "
+            f"and with {TRIALS_PER_SCHEME_TASK} in the table of schemes that is measured before a search by them; "
             "in live runs with full effort it took greedy CPrune 16 and the agent 20.",
             f"Seconds of measuring and training are worked out from counts, as live runs had them: {TRIAL_S:g} s a trial, {EVALUATION_S:g} s an evaluation, "
             f"{FINETUNE_S:g} s a full fine-tune; those of thinking and of training a policy were taken here.",
