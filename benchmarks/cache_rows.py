@@ -29,7 +29,7 @@ _IN_ONE = 7  # trials that a search makes of one task, and writes at once
 
 _WORKER = """
 import sys
-from cprune_rl.contracts import Measurement
+from cprune_rl.core.protocols import Measurement
 from cprune_rl.cost_cache import StoredTrial, open_store
 url, name, n_tasks, in_one = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 store = open_store(url)

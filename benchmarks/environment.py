@@ -25,7 +25,7 @@ from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.envs.problems.generated import GeneratedProblems
 from cprune_rl.envs.problems.registry import describe_recorded, open_recorded, recorded_names
 from cprune_rl.envs.problems.training import TrainingProblems
-from cprune_rl.latency.interpolation import CostModel
+from cprune_rl.latency.interpolation import LatencyInterpolator
 
 
 def steps_a_second(n_steps: int, problem: str | None) -> float:
@@ -46,7 +46,7 @@ def steps_a_second(n_steps: int, problem: str | None) -> float:
 def training_steps_a_second(n_steps: int, problem: str | None) -> float:
     """MaskablePPO end to end on variations of the recorded problem, for each second of CPU time."""
     recorded = open_recorded(problem)
-    measured = CostModel(recorded.latency.measured())
+    measured = LatencyInterpolator(recorded.latency.measured())
     problems = TrainingProblems(
         recorded.network,
         measured,

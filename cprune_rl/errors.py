@@ -14,7 +14,7 @@
     ├── StoreError (RuntimeError)         the cost cache cannot be read or written
     └── PolicyError (ValueError)          a policy file does not fit this version's observation
 
-A measurement that fails is not among them: it is a value (`contracts.Measurement.error`).
+A measurement that fails is not among them: it is a value (`protocols.Measurement.error`).
 Messages say what happened, the value found, what is allowed, and what to do next.
 """
 

@@ -1,4 +1,4 @@
-"""Small public test doubles, and the conformance suites of the contracts.
+"""Small public test doubles, and the conformance suites of the protocols.
 
 Whoever writes a device, a cost store, an accuracy oracle or a searcher of their own can run the
 same
@@ -34,10 +34,10 @@ from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
 from cprune_rl.envs.problem import Problem
 
 __all__ = [
+    "AnalyticLatency",
+    "AnalyticOracle",
     "DriftingMachine",
-    "FailingCosts",
-    "FormulaCosts",
-    "FormulaOracle",
+    "FailingLatency",
     "check_cost_store",
     "check_device",
     "check_searcher",
@@ -99,7 +99,7 @@ def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Netw
     return Network(name, groups, tuple(subgraphs))
 
 
-class FormulaCosts:
+class AnalyticLatency:
     """A `LatencySource` with a formula for a device: work done in vectors of eight channels."""
 
     def __init__(self, network: Network) -> None:
@@ -132,8 +132,8 @@ class FormulaCosts:
         )
 
 
-class FailingCosts(FormulaCosts):
-    """A `FormulaCosts` on which every plan but the dense one fails to run."""
+class FailingLatency(AnalyticLatency):
+    """A `AnalyticLatency` on which every plan but the dense one fails to run."""
 
     def measure(self, plan: Plan) -> list[TaskCost]:
         """Costs with an error, except of the dense plan."""
@@ -145,7 +145,7 @@ class FailingCosts(FormulaCosts):
         )
 
 
-class FormulaOracle:
+class AnalyticOracle:
     """An `AccuracyOracle` with a formula:
 
     each group loses `scale * (1 - kept)^2`, a layer that is pruned by a scheme 0.3 times as much by
@@ -178,7 +178,7 @@ class FormulaOracle:
 def toy_problem(
     widths: Sequence[int] = (16, 32, 32),
     drop: float = 0.02,
-    costs: Callable[[Network], FormulaCosts] = FormulaCosts,
+    costs: Callable[[Network], AnalyticLatency] = AnalyticLatency,
 ) -> Problem:
     """A problem that is solved in milliseconds.
 
@@ -193,7 +193,7 @@ def toy_problem(
         np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.blocked_layers), 3e-4)
     )
     return Problem(
-        "toy", network, costs(network), FormulaOracle(network), loss_model, 0.95, 0.95 - drop
+        "toy", network, costs(network), AnalyticOracle(network), loss_model, 0.95, 0.95 - drop
     )
 
 
@@ -389,7 +389,7 @@ def check_searcher(make: Callable[[], Searcher], problem: Callable[[], Problem])
     assert limited.cost["accuracy_evaluations"] <= 2, "a spent budget ends the search"
     assert SearchResult.from_json(result.to_json()) == result
     dense = solved.network.dense
-    broken = replace(problem(), latency=FailingCosts(solved.network))
+    broken = replace(problem(), latency=FailingLatency(solved.network))
     assert make().search(broken, Budget()).best.plan == dense, (
         "where nothing can be measured the dense plan is the answer"
     )

@@ -305,4 +305,4 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 
 def _table(problem: Problem, plan: Plan, costs: list[TaskCost]) -> SubgraphTable:
-    return SubgraphTable.build(problem.network, plan, costs)
+    return SubgraphTable.from_costs(problem.network, plan, costs)

@@ -1,4 +1,4 @@
-"""A problem: everything an environment or a searcher needs to know, behind contracts."""
+"""A problem: everything an environment or a searcher needs to know, behind protocols."""
 
 from __future__ import annotations
 

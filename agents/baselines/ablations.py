@@ -19,7 +19,7 @@ import numpy as np
 
 from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchSession
 from cprune_rl.core.network import Network, Plan, Workload
-from cprune_rl.core.protocols import LatencySource, Spending, TaskCost, least_price
+from cprune_rl.core.protocols import LatencySource, Spending, TaskCost, least_trials_needed
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
@@ -67,7 +67,7 @@ class LatencyAblation:
             if (
                 limit is not None
                 and session.cost()["fresh_trials"]
-                + least_price(problem.latency, problem.network, plan.plan)
+                + least_trials_needed(problem.latency, problem.network, plan.plan)
                 > limit
             ):
                 break
@@ -92,7 +92,7 @@ def _finalists(accepted: Sequence[AcceptedPlan], problem: Problem) -> list[Accep
 class _Shown:
     """Latencies by a formula of the problem's own cheap looks;
 
-    nothing is measured (see `contracts.LatencySource`).
+    nothing is measured (see `protocols.LatencySource`).
     """
 
     def __init__(
@@ -161,7 +161,7 @@ def shuffled(seed: int) -> LatencyOverride:
 
 class _Shuffled:
     """True looks, that cost what they cost, and are then told wrongly (see
-    `contracts.LatencySource`).
+    `protocols.LatencySource`).
     """
 
     def __init__(

@@ -28,7 +28,7 @@ import math
 from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult, SearchStep
-from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, kept_by_a_step
+from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, channel_granularity
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["PublishedCPrune"]
@@ -56,7 +56,7 @@ class PublishedCPrune:
         """Walks again and again until a walk accepts nothing (see `searcher.Searcher`)."""
         session = SearchSession(problem, budget, on_step)
         dense = problem.network.dense
-        table = SubgraphTable.build(problem.network, dense, problem.latency.measure(dense))
+        table = SubgraphTable.from_costs(problem.network, dense, problem.latency.measure(dense))
         session.start(table.latency_s)
         walk = _Walk(problem, session, self._alpha, self._beta, self._cap)
         accuracy = problem.dense_accuracy
@@ -65,7 +65,9 @@ class PublishedCPrune:
             if step is None or step.accuracy is None:
                 break
             table, accuracy = (
-                SubgraphTable.build(problem.network, step.plan, problem.latency.measure(step.plan)),
+                SubgraphTable.from_costs(
+                    problem.network, step.plan, problem.latency.measure(step.plan)
+                ),
                 step.accuracy,
             )
         return session.result(self.name)
@@ -158,5 +160,5 @@ def _published_steps(table: SubgraphTable) -> list[int]:
     for row in table.rows:
         if row.tile_factors:
             for g in row.groups:
-                steps[g] = max(steps[g], kept_by_a_step(row.tile_factors, row.lanes))
+                steps[g] = max(steps[g], channel_granularity(row.tile_factors, row.lanes))
     return steps

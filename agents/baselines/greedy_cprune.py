@@ -17,7 +17,7 @@ from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.search_result import SearchResult, SearchStep
-from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, lower_multiple
+from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, width_after_steps
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["GreedyCPrune"]
@@ -91,7 +91,7 @@ class GreedyCPrune:
 
 
 def _build(problem: Problem, plan: Plan, costs: list[TaskCost]) -> SubgraphTable:
-    return SubgraphTable.build(problem.network, plan, costs)
+    return SubgraphTable.from_costs(problem.network, plan, costs)
 
 
 def _slowest(table: SubgraphTable, banned: set[frozenset[int]]) -> TaskRow | None:
@@ -107,7 +107,7 @@ def _narrowed(problem: Problem, table: SubgraphTable, row: TaskRow, count: int) 
     """
     widths = list(table.plan.widths)
     for g in row.groups:
-        widths[g] = lower_multiple(widths[g], table.steps[g], count)
+        widths[g] = width_after_steps(widths[g], table.steps[g], count)
         if widths[g] < problem.network.groups[g].minimum:
             return None
     return Plan(tuple(widths), table.plan.schemes)

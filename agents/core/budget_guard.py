@@ -20,7 +20,7 @@ from cprune_rl.core.protocols import (
     LatencySource,
     Spending,
     TaskCost,
-    least_price,
+    least_trials_needed,
 )
 from cprune_rl.core.search_result import SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
@@ -100,7 +100,7 @@ class _BudgetGuard:
 
 
 class _BudgetedLatency:
-    """See the module (and `contracts.LatencySource`)."""
+    """See the module (and `protocols.LatencySource`)."""
 
     def __init__(self, source: LatencySource, network: Network, guard: _BudgetGuard) -> None:
         self._source, self._network, self._guard = source, network, guard
@@ -112,7 +112,7 @@ class _BudgetedLatency:
 
     def measure(self, plan: Plan) -> list[TaskCost]:
         """True looks, as long as there is something left."""
-        self._guard.check("fresh_trials", least_price(self._source, self._network, plan))
+        self._guard.check("fresh_trials", least_trials_needed(self._source, self._network, plan))
         return self._source.measure(plan)
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
@@ -122,7 +122,7 @@ class _BudgetedLatency:
 
 
 class _BudgetedOracle:
-    """See the module (and `contracts.AccuracyOracle`);
+    """See the module (and `protocols.AccuracyOracle`);
 
     which answers cost nothing, because they were given before, the guard remembers.
     """

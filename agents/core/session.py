@@ -45,7 +45,7 @@ class Looks:
         dense_s = sum(c.latency_s for c in costs)
         self.session.start(dense_s)
         self.widths = legal_widths(
-            problem.network, SubgraphTable.build(problem.network, dense, costs).steps
+            problem.network, SubgraphTable.from_costs(problem.network, dense, costs).steps
         )
         self.slack = problem.dense_accuracy - problem.floor
         self._dense_widths = np.array(dense.widths, float)

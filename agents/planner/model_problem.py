@@ -20,7 +20,7 @@ __all__ = ["model_problem"]
 
 
 class _ModelLatency:
-    """Cheap looks in the place of true ones (see `contracts.LatencySource`)."""
+    """Cheap looks in the place of true ones (see `protocols.LatencySource`)."""
 
     def __init__(self, problem: Problem) -> None:
         self._latency: LatencySource = problem.latency

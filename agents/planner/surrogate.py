@@ -185,7 +185,9 @@ class _Walk:
         self._tried = {step.plan for step in session.history} | {dense}
         self._annealing = _Annealing(
             problem,
-            make_space(problem, SubgraphTable.build(problem.network, problem.beginning, costs)),
+            make_space(
+                problem, SubgraphTable.from_costs(problem.network, problem.beginning, costs)
+            ),
         )
 
     @property

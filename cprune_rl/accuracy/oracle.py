@@ -9,7 +9,7 @@ pruned. Each is biased
 and ranks plans: a monotone map fitted on plans that were fine-tuned in full mends the bias. Several
 plans are looked at
 together where that is faster: one on each core. Called by searches through
-`contracts.AccuracyOracle`.
+`protocols.AccuracyOracle`.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Finetuned:
 
 class PlanOracle:
     """An evaluation whose answers are calibrated, counted, and kept in the cost cache (see
-    `contracts.AccuracyOracle`).
+    `protocols.AccuracyOracle`).
 
     Args:
         evaluation: how a plan is looked at.
@@ -208,12 +208,12 @@ class PlanOracle:
         )
 
     def accuracy(self, plan: Plan) -> Accuracy:
-        """The calibrated accuracy of a plan (see `contracts.AccuracyOracle`)."""
+        """The calibrated accuracy of a plan (see `protocols.AccuracyOracle`)."""
         return self.accuracies([plan])[0]
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
         """The calibrated accuracies of plans that are looked at together (see
-        `contracts.AccuracyOracle`).
+        `protocols.AccuracyOracle`).
         """
         before = self.spending.train_s
         values = self.evaluate_all(plans)

@@ -31,7 +31,7 @@ from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettin
 from cprune_rl.envs.problems.registry import has_schemes, read_recording, recorded_names
 from cprune_rl.envs.problems.training import TrainingProblems
 from cprune_rl.errors import ConfigError
-from cprune_rl.latency.interpolation import CostModel
+from cprune_rl.latency.interpolation import LatencyInterpolator
 
 __all__ = ["KINDS", "Shelf", "family_of", "needed"]
 
@@ -153,7 +153,7 @@ class Shelf:
                 )
             return GeneratedProblems(names, GeneratorSettings()), {"trained_on": names}
         problem = open_case(case).problem
-        seen = CostModel()
+        seen = LatencyInterpolator()
         for plan in (
             problem.network.dense,
             problem.network.uniform(0.5),

@@ -23,10 +23,10 @@ __all__ = [
     "Device",
     "LatencySource",
     "Measurement",
-    "Priced",
     "Spending",
+    "SupportsTrialCount",
     "TaskCost",
-    "least_price",
+    "least_trials_needed",
 ]
 
 
@@ -204,14 +204,14 @@ class LatencySource(Protocol):
 
 
 @runtime_checkable
-class Priced(Protocol):
+class SupportsTrialCount(Protocol):
     """A source of latencies that says beforehand what a look takes; a device cannot."""
 
-    def price(self, plan: Plan) -> int:
+    def trials_needed(self, plan: Plan) -> int:
         """Fresh trials that `measure` would be charged with for a plan."""
 
 
-def least_price(source: LatencySource, network: Network, plan: Plan) -> int:
+def least_trials_needed(source: LatencySource, network: Network, plan: Plan) -> int:
     """Fresh trials that a true look takes:
 
     exactly, where the source says so, else one for each task that was not measured, which is too
@@ -222,8 +222,8 @@ def least_price(source: LatencySource, network: Network, plan: Plan) -> int:
         network: whose plan.
         plan: to be measured.
     """
-    if isinstance(source, Priced):
-        return source.price(plan)
+    if isinstance(source, SupportsTrialCount):
+        return source.trials_needed(plan)
     workloads = {w.key: w for w in network.workloads(plan)}
     return sum(not c.is_measured for c in source.predict(list(workloads.values())))
 

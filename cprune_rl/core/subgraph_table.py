@@ -11,34 +11,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.protocols import TaskCost
 
 __all__ = [
-    "KnownCost",
     "SubgraphTable",
     "TaskRow",
-    "kept_by_a_step",
+    "channel_granularity",
     "legal_step",
-    "lower_multiple",
+    "width_after_steps",
 ]
-
-
-class KnownCost(Protocol):
-    """What a table wants to know of a subgraph's fastest program (`contracts.TaskCost` says it)."""
-
-    @property
-    def latency_s(self) -> float:
-        """Seconds of one run."""
-
-    @property
-    def tile_factors(self) -> tuple[int, ...]:
-        """Split of the output-channel loop, outermost first."""
-
-    @property
-    def lanes(self) -> int:
-        """Channels that one iteration of that loop computes."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +80,7 @@ class SubgraphTable:
         return sum(r.total_s for r in self.rows)
 
     @staticmethod
-    def build(network: Network, plan: Plan, costs: Sequence[KnownCost]) -> SubgraphTable:
+    def from_costs(network: Network, plan: Plan, costs: Sequence[TaskCost]) -> SubgraphTable:
         """Joins a plan with what its subgraphs' fastest programs cost.
 
         Occurrences of one task may differ where their neighbours' layouts do: the row has their
@@ -141,7 +124,7 @@ def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
     for row in rows:
         if not row.tile_factors:
             continue
-        together = kept_by_a_step(row.tile_factors, row.lanes)
+        together = channel_granularity(row.tile_factors, row.lanes)
         units = {
             group: network.units[s].get(group, 1)
             for s in row.subgraphs
@@ -155,7 +138,7 @@ def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
     )
 
 
-def kept_by_a_step(factors: Sequence[int], lanes: int = 1) -> int:
+def channel_granularity(factors: Sequence[int], lanes: int = 1) -> int:
     """Channels that must go together for a program to keep its loop structure.
 
     Args:
@@ -184,7 +167,7 @@ def legal_step(channels: int, producers: Iterable[tuple[int, float]]) -> int:
     Args:
         channels: width of the group in the dense network.
         producers: of each task that writes it, the channels that its program must keep together
-            (`kept_by_a_step`) and its total latency in seconds.
+            (`channel_granularity`) and its total latency in seconds.
 
     Returns:
         A step of 1 to `channels` channels.
@@ -199,7 +182,7 @@ def legal_step(channels: int, producers: Iterable[tuple[int, float]]) -> int:
     return min(step * math.ceil(at_least / step), channels)
 
 
-def lower_multiple(width: int, step: int, count: int) -> int:
+def width_after_steps(width: int, step: int, count: int) -> int:
     """The width that `count` legal steps lead to:
 
     down to the next multiple of `step`, then `count - 1` more.

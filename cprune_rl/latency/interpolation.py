@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from cprune_rl.core.network import Network, Plan, Workload
-from cprune_rl.core.protocols import LatencySource, Spending, TaskCost, least_price
+from cprune_rl.core.protocols import LatencySource, Spending, TaskCost, least_trials_needed
 
-__all__ = ["CostModel", "EstimatedCosts", "ModelledCosts", "NoisyCosts"]
+__all__ = ["InterpolatedLatency", "LatencyInterpolator", "ModelledCosts", "NoisyCosts"]
 
 Shape = tuple[
     int, int, int
@@ -35,7 +35,7 @@ _REACH = 0.25  # log distance in channels over which a measured shape corrects i
 _NOISE_TABLE = np.random.default_rng(0).standard_normal(4096)
 
 
-class CostModel:
+class LatencyInterpolator:
     """Interpolates task latencies over channel counts.
 
     Args:
@@ -165,7 +165,7 @@ def _fit(points: Sequence[Point]) -> NDArray[np.float64]:
     return np.asarray(solution / scale)
 
 
-class EstimatedCosts:
+class InterpolatedLatency:
     """A measured source whose cheap looks are interpolated from everything it has measured.
 
     Args:
@@ -174,7 +174,7 @@ class EstimatedCosts:
         model: learns from every true look.
     """
 
-    def __init__(self, network: Network, source: LatencySource, model: CostModel) -> None:
+    def __init__(self, network: Network, source: LatencySource, model: LatencyInterpolator) -> None:
         self._network, self._source, self._model = network, source, model
         self._failed: dict[str, TaskCost] = {}  # what cannot be measured must not look cheap
 
@@ -184,7 +184,7 @@ class EstimatedCosts:
         return self._source.spending
 
     def measure(self, plan: Plan) -> list[TaskCost]:
-        """True looks (see `contracts.LatencySource`)."""
+        """True looks (see `protocols.LatencySource`)."""
         costs = self._source.measure(plan)
         for workload, cost in zip(self._network.workloads(plan), costs, strict=True):
             self._model.learn(workload, cost)
@@ -194,12 +194,12 @@ class EstimatedCosts:
                 self._failed.pop(workload.key, None)
         return costs
 
-    def price(self, plan: Plan) -> int:
-        """See `contracts.least_price`, of the measured source."""
-        return least_price(self._source, self._network, plan)
+    def trials_needed(self, plan: Plan) -> int:
+        """See `protocols.least_trials_needed`, of the measured source."""
+        return least_trials_needed(self._source, self._network, plan)
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Cheap looks (see `contracts.LatencySource`); a task that failed is told as it failed."""
+        """Cheap looks (see `protocols.LatencySource`); a task that failed is told as it failed."""
         return (
             [self._failed.get(w.key) or self._model.predict(w) for w in workloads]
             if self._failed
@@ -215,7 +215,7 @@ class ModelledCosts:
         model: the recorded tasks.
     """
 
-    def __init__(self, network: Network, model: CostModel) -> None:
+    def __init__(self, network: Network, model: LatencyInterpolator) -> None:
         self._network, self._model = network, model
         self.spending = Spending()
 

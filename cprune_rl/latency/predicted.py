@@ -19,14 +19,14 @@ from cprune_rl.core.protocols import LatencySource, Spending, TaskCost
 from cprune_rl.errors import ConfigError
 from cprune_rl.latency.predictor import LatencyPredictor
 
-__all__ = ["PredictedCosts"]
+__all__ = ["PredictedLatency"]
 
 _SMALL = 0.02  # of the dense network's latency
 
 
-class PredictedCosts:
+class PredictedLatency:
     """A measured source that is not asked where the predictor is sure enough (see
-    `contracts.LatencySource`).
+    `protocols.LatencySource`).
 
     A source measures whole plans, because the forms of neighbours are chosen together: one task
     that is too

@@ -13,9 +13,9 @@ ones. Anchors, the tasks of a dense network, are known before anything is predic
 is predicted
 beside them. Learnt is what a subgraph costs in the form chosen for it, because that is what a plan
 is made of: a
-predictor of each form would have to guess the choice as well. `CostModel` interpolates within a
+predictor of each form would have to guess the choice as well. `LatencyInterpolator` interpolates within a
 network and is a
-lot faster; this one is asked by `predicted.PredictedCosts`, and only where it was switched on.
+lot faster; this one is asked by `predicted.PredictedLatency`, and only where it was switched on.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from statistics import NormalDist
 
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.protocols import Spending, TaskCost
-from cprune_rl.latency.interpolation import CostModel
+from cprune_rl.latency.interpolation import LatencyInterpolator
 
-__all__ = ["RecordedCosts", "RecordedTasks", "interpolation_error"]
+__all__ = ["RecordedLatency", "RecordedTasks", "interpolation_error"]
 
 _NORMAL = NormalDist()
 
@@ -35,7 +35,7 @@ class RecordedTasks:
     """
 
     def __init__(self, known: Iterable[tuple[Workload, TaskCost]]) -> None:
-        self._model = CostModel(known)
+        self._model = LatencyInterpolator(known)
 
     def measured(self) -> list[tuple[Workload, TaskCost]]:
         """Every recorded task."""
@@ -61,8 +61,8 @@ class RecordedTasks:
         )
 
 
-class RecordedCosts:
-    """A `contracts.LatencySource` that reads a recording.
+class RecordedLatency:
+    """A `protocols.LatencySource` that reads a recording.
 
     A look at a task counts as one cached trial, the first time. `is_measured` says whether the
     recording has the
@@ -102,7 +102,7 @@ class RecordedCosts:
         return self.tasks.measured()
 
     def measure(self, plan: Plan) -> list[TaskCost]:
-        """True looks, as far as a recording has them (see `contracts.LatencySource`)."""
+        """True looks, as far as a recording has them (see `protocols.LatencySource`)."""
         looked = self._looked
         return [looked.get(w.key) or self._look(w) for w in self.network.workloads(plan)]
 
@@ -111,7 +111,7 @@ class RecordedCosts:
         answers = self._answers
         return [answers.get(w.key) or self._answer(w) for w in workloads]
 
-    def price(self, plan: Plan) -> int:
+    def trials_needed(self, plan: Plan) -> int:
         """Fresh trials that `measure` would be charged with for a plan."""
         return self.trials_each * len(
             {w.key for w in self.network.workloads(plan)} - self._looked.keys()
@@ -157,7 +157,9 @@ def interpolation_error(known: Iterable[tuple[Workload, TaskCost]]) -> float:
     squares = []
     for tasks in kinds.values():
         for i, (workload, cost) in enumerate(tasks):
-            predicted = CostModel([*tasks[:i], *tasks[i + 1 :]]).predict(workload).latency_s
+            predicted = (
+                LatencyInterpolator([*tasks[:i], *tasks[i + 1 :]]).predict(workload).latency_s
+            )
             if math.isfinite(predicted) and predicted > 0:
                 squares.append(math.log(predicted / cost.latency_s) ** 2)
     return math.sqrt(sum(squares) / len(squares)) if squares else 0.0

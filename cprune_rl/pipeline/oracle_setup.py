@@ -25,7 +25,7 @@ from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.envs.actions.layer_schemes import SHAPES, Shape, able
 from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.latency.interpolation import CostModel, ModelledCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.context import RunContext, full_settings
@@ -54,7 +54,7 @@ def open_oracle(
     config: RunConfig,
     trained_model: TrainedModel,
     network: Network,
-    costs: CostModel,
+    costs: LatencyInterpolator,
     store: CostStore,
     dense_accuracy: float,
     since: float,

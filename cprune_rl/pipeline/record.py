@@ -32,7 +32,7 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, save_recorded
 from cprune_rl.errors import ConfigError
-from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
+from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.progress import ProgressLog
@@ -82,9 +82,9 @@ def record(
             f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}. Name a file in one that is there."
         )
     with _measurable(config, progress, curves_of) as (problem, backend, data):
-        recorded = CostModel(backend.cost_model.measured())
+        recorded = LatencyInterpolator(backend.interpolator.measured())
         problem = replace(
-            problem, latency=EstimatedCosts(backend.network, backend.source(), recorded)
+            problem, latency=InterpolatedLatency(backend.network, backend.source(), recorded)
         )
         started, n_plans = time.monotonic(), 0
         with progress.track("Visiting plans, % of the time", 100) as advance:

@@ -143,7 +143,7 @@ def _maps(context: RunContext) -> list[CalibrationMap]:
 
 def _dense_table(context: RunContext) -> SubgraphTable:
     costs = context.backend.source().measure(context.network.dense)
-    return SubgraphTable.build(context.network, context.network.dense, costs)
+    return SubgraphTable.from_costs(context.network, context.network.dense, costs)
 
 
 def _result(

@@ -205,7 +205,7 @@ def _policy_of(
     if not (target / "policy.json").exists():
         problems = TrainingProblems(
             context.network,
-            context.backend.cost_model,
+            context.backend.interpolator,
             context.loss_model,
             context.dense_accuracy,
             context.backend.descriptor,

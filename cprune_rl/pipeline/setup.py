@@ -145,7 +145,7 @@ def open_context(config: RunConfig, progress: ProgressLog, since: float) -> Iter
             config,
             trained_model,
             backend.network,
-            backend.cost_model,
+            backend.interpolator,
             store,
             dense_accuracy,
             since,

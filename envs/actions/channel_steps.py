@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
-from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, lower_multiple
+from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, width_after_steps
 from cprune_rl.envs.actions.base import ActionTable, EpisodeState, PruneAction, log_ratio
 from cprune_rl.envs.problem import Problem
 
@@ -103,7 +103,7 @@ def _moves(
     ]
     for w, count in enumerate(STEP_COUNTS):
         narrowed = [
-            lower_multiple(width, step, count)
+            width_after_steps(width, step, count)
             for width, step in zip(plan, table.steps, strict=True)
         ]
         legal = [width >= least for width, least in zip(narrowed, lowest, strict=True)]

@@ -26,7 +26,7 @@ from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.network_variants import Variant, vary
 from cprune_rl.envs.problems.registry import Recording, read_recording
 from cprune_rl.envs.problems.replay import LossNoise, uniform_loss_model
-from cprune_rl.latency.interpolation import CostModel, ModelledCosts, NoisyCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts, NoisyCosts
 from cprune_rl.latency.recorded import interpolation_error
 
 __all__ = ["GeneratedProblems", "GeneratorSettings"]
@@ -74,7 +74,7 @@ class _Source:
     """A recording to draw from, with its tasks interpolated."""
 
     recording: Recording
-    model: CostModel
+    model: LatencyInterpolator
     error: float
 
 
@@ -94,7 +94,7 @@ class GeneratedProblems:
 
     def __post_init__(self) -> None:
         self._sources.extend(
-            _Source(r, CostModel(r.costs), interpolation_error(r.costs))
+            _Source(r, LatencyInterpolator(r.costs), interpolation_error(r.costs))
             for r in map(read_recording, self.names)
         )
         rng = np.random.default_rng(self.settings.seed)

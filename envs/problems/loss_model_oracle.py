@@ -18,7 +18,7 @@ _NORMAL = statistics.NormalDist()
 
 
 class LossModelOracle:
-    """An accuracy oracle that reads a fitted loss model (see `contracts.AccuracyOracle`).
+    """An accuracy oracle that reads a fitted loss model (see `protocols.AccuracyOracle`).
 
     Each plan that it was not asked for before counts as an evaluation, as it would be one of a real
     oracle.

@@ -24,7 +24,7 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.recording_file import Recording, read_recording_file, save_recorded
 from cprune_rl.errors import DataError, UnknownNameError
-from cprune_rl.latency.recorded import RecordedCosts, RecordedTasks
+from cprune_rl.latency.recorded import RecordedLatency, RecordedTasks
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -77,7 +77,7 @@ def open_recorded(
             None is `resnet8`.
         floor: replaces the recorded floor, and that of the name (see `resolve_floor`).
         noise_seed: latencies deviate by the recording's own uncertainty, as on a device; None: they
-            do not (see `RecordedCosts`).
+            do not (see `RecordedLatency`).
 
     Raises:
         UnknownNameError: no recording of that name, and no such file.
@@ -86,7 +86,7 @@ def open_recorded(
     """
     name, asked = without_floor(name or _DEFAULT)
     r = read_recording(name)
-    latency = RecordedCosts(r.network, RecordedTasks(r.costs), noise_seed)
+    latency = RecordedLatency(r.network, RecordedTasks(r.costs), noise_seed)
     oracle = LossModelOracle(r.network, r.loss_model, r.dense_accuracy)
     absolute = resolve_floor(
         next(f for f in (floor, asked, r.floor) if f is not None), r.dense_accuracy

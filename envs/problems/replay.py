@@ -30,8 +30,8 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import Recording, read_recording, without_floor
 from cprune_rl.errors import DataError
-from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
-from cprune_rl.latency.recorded import RecordedCosts, RecordedTasks
+from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
+from cprune_rl.latency.recorded import RecordedLatency, RecordedTasks
 
 __all__ = [
     "TRIALS_PER_SCHEME_TASK",
@@ -219,8 +219,12 @@ def open_replay(
         if losses == "drawn"
         else replace(spread, group=0.0, power=0.0).draw(recording.loss_model, rng)
     )
-    recorded = RecordedCosts(network, tasks, trials_each=TRIALS_PER_TASK)
-    costs = recorded if perfect_information else EstimatedCosts(network, recorded, CostModel())
+    recorded = RecordedLatency(network, tasks, trials_each=TRIALS_PER_TASK)
+    costs = (
+        recorded
+        if perfect_information
+        else InterpolatedLatency(network, recorded, LatencyInterpolator())
+    )
     costs.measure(network.dense)
     n_dense = recorded.spending.cached_trials
     for ratio in _SWEEP if warm_start else ():

@@ -14,7 +14,7 @@ from cprune_rl.core.protocols import LatencySource
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.replay import LossNoise
-from cprune_rl.latency.interpolation import CostModel, ModelledCosts, NoisyCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts, NoisyCosts
 
 __all__ = ["TrainingProblems"]
 
@@ -42,7 +42,7 @@ class TrainingProblems:
     """
 
     network: Network
-    model: CostModel
+    model: LatencyInterpolator
     loss_model: LossModel
     dense_accuracy: float
     descriptor: DeviceDescriptor

@@ -21,7 +21,7 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.errors import ConfigError
-from cprune_rl.latency.interpolation import CostModel, ModelledCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts
 from cprune_rl.models.registry import build_model
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.oracle_setup import equal_latency_plans
@@ -30,7 +30,7 @@ from cprune_rl.pipeline.trained_model import TrainedModel
 from cprune_rl.pruning.channel_masks import ChannelMasks
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
-from cprune_rl.testing import FormulaCosts, toy_network
+from cprune_rl.testing import AnalyticLatency, toy_network
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 MODELS = {
@@ -170,7 +170,7 @@ def test_a_supernet_is_trained_once() -> None:
 
 def test_plans_of_equal_latency_are_that_and_differ() -> None:
     problem = open_recorded("resnet8")
-    costs = ModelledCosts(problem.network, CostModel(problem.latency.measured()))  # type: ignore[attr-defined]
+    costs = ModelledCosts(problem.network, LatencyInterpolator(problem.latency.measured()))  # type: ignore[attr-defined]
 
     def latency(plan: Plan) -> float:
         return sum(c.latency_s for c in costs.predict(problem.network.workloads(plan)))
@@ -184,7 +184,7 @@ def test_plans_of_equal_latency_are_that_and_differ() -> None:
 
 def test_plans_of_equal_latency_may_be_pruned_by_schemes() -> None:
     network = toy_network()
-    costs = FormulaCosts(network)
+    costs = AnalyticLatency(network)
     plans = equal_latency_plans(network, costs, 0.5, 6, seed=0, by_schemes=True)
     dense = sum(c.latency_s for c in costs.predict(network.workloads(network.dense)))
     assert len(set(plans)) == 6

@@ -20,10 +20,10 @@ from cprune_rl.core.search_result import SearchResult
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.setup import check_names
-from cprune_rl.testing import FormulaCosts, FormulaOracle, check_searcher, toy_problem
+from cprune_rl.testing import AnalyticLatency, AnalyticOracle, check_searcher, toy_problem
 
 
-class SmallBlocksAreSlow(FormulaCosts):
+class SmallBlocksAreSlow(AnalyticLatency):
     """Blocks of fewer than eight channels take twice as long, and those of the layer `slow` longer
     than dense.
     """
@@ -114,7 +114,7 @@ def test_a_layer_that_no_block_makes_faster_stays_dense(monkeypatch: pytest.Monk
 def test_hard_data_takes_patterns() -> None:
     easy = toy_problem()
     hard = dataclasses.replace(
-        easy, oracle=FormulaOracle(easy.network, 0.7), dense_accuracy=0.7, floor=0.68
+        easy, oracle=AnalyticOracle(easy.network, 0.7), dense_accuracy=0.7, floor=0.68
     )
     assert {s.kind for s in schemes_of(MappingRule().search(hard, Budget())).values()} == {
         "pattern"
@@ -131,7 +131,7 @@ def test_the_density_is_as_low_as_the_floor_allows() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_both_is_never_slower_than_channels_alone(seed: int) -> None:
     channels = SurrogateSearch(SurrogateSettings(turns=1, seed=seed))
-    for costs in (FormulaCosts, SmallBlocksAreSlow):
+    for costs in (AnalyticLatency, SmallBlocksAreSlow):
         alone = channels.search(toy_problem(costs=costs), Budget())
         both = ChannelsThenSchemes(channels, MappingRule()).search(
             toy_problem(costs=costs), Budget()
@@ -155,8 +155,8 @@ def test_schemes_begin_with_all_channels_and_where_half_of_the_slack_is_left() -
     )
 
 
-@pytest.mark.parametrize("costs", [FormulaCosts, SmallBlocksAreSlow])
-def test_both_is_never_slower_than_schemes_alone(costs: type[FormulaCosts]) -> None:
+@pytest.mark.parametrize("costs", [AnalyticLatency, SmallBlocksAreSlow])
+def test_both_is_never_slower_than_schemes_alone(costs: type[AnalyticLatency]) -> None:
     alone = MappingSearch(surrogate=SurrogateSettings(turns=1))
     found = alone.search(toy_problem(costs=costs), Budget())
     both = ChannelsThenSchemes(SurrogateSearch(SurrogateSettings(turns=1)), alone).search(

@@ -27,9 +27,9 @@ from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
 from cprune_rl.envs.problems.replay import LossNoise, open_replay
 from cprune_rl.envs.problems.training import TrainingProblems
-from cprune_rl.latency.interpolation import CostModel, ModelledCosts
-from cprune_rl.latency.recorded import RecordedCosts
-from cprune_rl.testing import FormulaOracle, check_searcher, toy_problem
+from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts
+from cprune_rl.latency.recorded import RecordedLatency
+from cprune_rl.testing import AnalyticOracle, check_searcher, toy_problem
 
 SMALL = TrainingSettings(
     total_timesteps=512, n_envs=8, max_rows=8, options={"n_steps": 16, "batch_size": 64}
@@ -150,7 +150,7 @@ def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hol
     problem = toy_problem(widths=(64, 128, 128), drop=drop)
     kind = dataclasses.replace(
         problem,
-        oracle=FormulaOracle(problem.network, scale=drop / 6),
+        oracle=AnalyticOracle(problem.network, scale=drop / 6),
         loss_model=dataclasses.replace(problem.loss_model, scale=np.full(3, drop / 3)),
     )
     narrowest = problem.network.uniform(1 / 8)
@@ -210,8 +210,8 @@ def test_true_losses_are_drawn_around_what_is_shown() -> None:
 
 def test_training_problems_vary_and_stay_solvable() -> None:
     recorded = open_recorded()
-    assert isinstance(recorded.latency, RecordedCosts)
-    model = CostModel(recorded.latency.measured())
+    assert isinstance(recorded.latency, RecordedLatency)
+    model = LatencyInterpolator(recorded.latency.measured())
     problems = TrainingProblems(
         recorded.network, model, recorded.loss_model, recorded.dense_accuracy, recorded.descriptor
     )

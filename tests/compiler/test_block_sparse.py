@@ -35,7 +35,7 @@ from cprune_rl.core.scheme import Scheme
 from cprune_rl.cost_cache import open_store
 from cprune_rl.cost_cache.archive.safe_traces import trace_problem
 from cprune_rl.errors import ModelError, PlanError
-from cprune_rl.latency.interpolation import CostModel
+from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.pruning.scheme_masks import (
     N_PATTERNS,
     apply_masks,
@@ -46,7 +46,7 @@ from cprune_rl.pruning.scheme_masks import (
     scheme_mask,
 )
 from cprune_rl.pruning.surgery import prune
-from cprune_rl.testing import FormulaCosts, toy_network
+from cprune_rl.testing import AnalyticLatency, toy_network
 from tests.conftest import Lowered
 
 TINY = TuningSettings(
@@ -422,7 +422,7 @@ def test_sums_of_sparse_winograd_products_are_vectors_and_their_programs_can_be_
 
 def test_a_density_that_was_not_timed_is_estimated_between_those_that_were() -> None:
     network = toy_network()
-    true, model = FormulaCosts(network), CostModel()
+    true, model = AnalyticLatency(network), LatencyInterpolator()
     plans = {
         density: Plan(network.dense.widths, (("conv1", f"block(8,{density})"),))
         for density in (0.5, 0.25, 0.125)

@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 
 from cprune_rl.core.network import Extent, Network, Plan
 from cprune_rl.core.protocols import TaskCost
-from cprune_rl.core.subgraph_table import SubgraphTable, kept_by_a_step, legal_step, lower_multiple
+from cprune_rl.core.subgraph_table import (
+    SubgraphTable,
+    channel_granularity,
+    legal_step,
+    width_after_steps,
+)
 from cprune_rl.errors import PlanError
-from cprune_rl.testing import FormulaCosts, toy_network
+from cprune_rl.testing import AnalyticLatency, toy_network
 
 factors = st.lists(st.integers(1, 8), min_size=2, max_size=4).map(tuple)
 
@@ -22,7 +27,7 @@ def test_an_extent_is_linear_in_the_widths() -> None:
 
 
 def test_the_step_keeps_every_other_tile_factor() -> None:
-    assert legal_step(64, [(kept_by_a_step((2, 2, 1, 16)), 1.0)]) == 4
+    assert legal_step(64, [(channel_granularity((2, 2, 1, 16)), 1.0)]) == 4
 
 
 def test_two_producers_step_by_the_least_common_multiple_not_the_maximum() -> None:
@@ -36,8 +41,8 @@ def test_the_costliest_producer_decides_where_the_multiple_is_too_large() -> Non
 
 
 def test_packed_channels_go_by_whole_vectors_where_the_group_is_wide_enough() -> None:
-    assert kept_by_a_step((2, 1, 2, 1), lanes=16) == 32
-    assert legal_step(64, [(kept_by_a_step((1, 1, 4, 1), lanes=16), 1.0)]) == 16
+    assert channel_granularity((2, 1, 2, 1), lanes=16) == 32
+    assert legal_step(64, [(channel_granularity((1, 1, 4, 1), lanes=16), 1.0)]) == 16
     assert (
         legal_step(16, [(16, 1.0)]) == 4
     )  # one vector holds the whole group: a quarter of it goes at a time
@@ -55,7 +60,9 @@ def test_a_step_counts_the_channels_that_go_together() -> None:
         ),
     )
     costs, group = [TaskCost(1e-3, (8, 16))] * len(network.subgraphs), network.group_index[name]
-    assert [SubgraphTable.build(n, n.dense, costs).steps[group] for n in (network, of_four)] == [
+    assert [
+        SubgraphTable.from_costs(n, n.dense, costs).steps[group] for n in (network, of_four)
+    ] == [
         8,
         2,
     ], "8 channels are 2 units of 4"
@@ -71,7 +78,9 @@ def test_a_shared_task_counts_the_channels_of_each_group_that_it_writes() -> Non
         for s in network.subgraphs
     ]
     network = replace(network, subgraphs=tuple(subgraphs))
-    table = SubgraphTable.build(network, network.dense, [TaskCost(1e-3, (8, 16))] * len(subgraphs))
+    table = SubgraphTable.from_costs(
+        network, network.dense, [TaskCost(1e-3, (8, 16))] * len(subgraphs)
+    )
     assert [row.weight for row in table.rows] == [1, 2, 1]
     assert table.steps[1:] == (2, 2)
 
@@ -91,7 +100,7 @@ def test_a_step_fits_the_group(channels: int, producers: list[tuple[int, float]]
 def test_a_narrower_width_is_a_multiple_of_the_step_below(
     width: int, step: int, count: int
 ) -> None:
-    narrower = lower_multiple(width, step, count)
+    narrower = width_after_steps(width, step, count)
     assert narrower < width
     assert narrower % step == 0
     assert width - narrower <= count * step
@@ -104,11 +113,11 @@ def test_a_network_survives_json() -> None:
 
 def test_equal_workloads_share_a_row_and_split_when_their_widths_part() -> None:
     network = toy_network((16, 16, 16, 16))
-    costs = FormulaCosts(network)
+    costs = AnalyticLatency(network)
 
     def table(plan: Plan) -> SubgraphTable:
         measured = costs.measure(plan)
-        return SubgraphTable.build(network, plan, measured)
+        return SubgraphTable.from_costs(network, plan, measured)
 
     dense = table(network.dense)
     assert [r.weight for r in dense.rows] == [1, 2, 1, 1]  # conv1 and conv3 are the same task

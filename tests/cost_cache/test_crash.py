@@ -19,7 +19,7 @@ N_WRITERS, N_KILLED, IN_ONE = 8, 6, 5
 
 _WRITER = """
 import sys, itertools
-from cprune_rl.contracts import Measurement
+from cprune_rl.core.protocols import Measurement
 from cprune_rl.cost_cache import StoredTrial, Tuning, open_store
 store, name = open_store(sys.argv[1]), sys.argv[2]
 for n in itertools.count():

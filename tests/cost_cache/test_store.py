@@ -17,8 +17,8 @@ from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Accuracy, Measurement, TaskCost
 from cprune_rl.cost_cache import Provenance, SqlStore, StoredTrial, default_url, open_store
 from cprune_rl.errors import StoreError
-from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
-from cprune_rl.testing import FailingCosts, FormulaCosts, check_cost_store, toy_network
+from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
+from cprune_rl.testing import AnalyticLatency, FailingLatency, check_cost_store, toy_network
 
 
 def test_a_database_passes_the_conformance_suite(storage: str) -> None:
@@ -124,7 +124,7 @@ def test_a_url_that_cannot_be_read_is_not_shown_with_its_password(url: str) -> N
 
 _OPENER = """
 import sys
-from cprune_rl.contracts import Measurement
+from cprune_rl.core.protocols import Measurement
 from cprune_rl.cost_cache import StoredTrial, open_store
 print("ready", flush=True)
 sys.stdin.readline()
@@ -196,8 +196,8 @@ def test_a_trial_says_who_measured_it_and_when() -> None:
 
 def test_the_model_gives_back_what_was_measured_and_interpolates_between() -> None:
     network = toy_network((64, 64, 64))
-    costs = FormulaCosts(network)
-    model = CostModel()
+    costs = AnalyticLatency(network)
+    model = LatencyInterpolator()
     for ratio in (1.0, 0.75, 0.5, 0.25):
         plan = network.uniform(ratio)
         for workload, cost in zip(network.workloads(plan), costs.measure(plan), strict=True):
@@ -214,18 +214,18 @@ def test_the_model_gives_back_what_was_measured_and_interpolates_between() -> No
 def test_a_failed_task_teaches_the_model_nothing() -> None:
     network = toy_network()
     workload = network.workloads(network.dense)[0]
-    model = CostModel([(workload, TaskCost(math.inf, error="crashed"))])
+    model = LatencyInterpolator([(workload, TaskCost(math.inf, error="crashed"))])
     assert model.known == {}
     assert math.isinf(model.predict(workload).latency_s)
 
 
 def test_what_failed_once_it_was_looked_at_does_not_look_cheap_after_that() -> None:
     network = toy_network()
-    source = FailingCosts(network)
-    costs = EstimatedCosts(
+    source = FailingLatency(network)
+    costs = InterpolatedLatency(
         network,
         source,
-        CostModel(
+        LatencyInterpolator(
             zip(network.workloads(network.dense), source.measure(network.dense), strict=True)
         ),
     )
@@ -237,11 +237,11 @@ def test_what_failed_once_it_was_looked_at_does_not_look_cheap_after_that() -> N
 
 def test_an_estimate_becomes_a_measurement_once_it_was_looked_at() -> None:
     network = toy_network()
-    source = FormulaCosts(network)
-    model = CostModel(
+    source = AnalyticLatency(network)
+    model = LatencyInterpolator(
         zip(network.workloads(network.dense), source.measure(network.dense), strict=True)
     )
-    costs = EstimatedCosts(network, source, model)
+    costs = InterpolatedLatency(network, source, model)
     narrow = network.workloads(network.uniform(0.5))
     assert not any(c.is_measured for c in costs.predict(narrow)[:3])
     measured = costs.measure(network.uniform(0.5))

@@ -21,7 +21,7 @@ from cprune_rl.envs import CPruneEnv, resolve_floor
 from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
 from cprune_rl.envs.observation import FEATURES, N_WIDTHS
 from cprune_rl.errors import DeviceError, FloorError, UnknownNameError
-from cprune_rl.testing import FailingCosts, FormulaCosts, toy_problem
+from cprune_rl.testing import AnalyticLatency, FailingLatency, toy_problem
 
 
 def roll(env: CPruneEnv, seed: int) -> tuple[list[float], list[dict]]:
@@ -114,7 +114,7 @@ def test_a_rejected_step_is_undone_and_its_width_remembered() -> None:
 
 
 def test_a_failed_measurement_is_a_rejected_step_that_says_why() -> None:
-    env = CPruneEnv(toy_problem(costs=FailingCosts))
+    env = CPruneEnv(toy_problem(costs=FailingLatency))
     env.reset(seed=0)
     _, reward, _, _, info = env.step(int(np.flatnonzero(env.action_masks())[0]))
     assert (reward, info["accepted"], info["error_type"], info["error_details"]) == (
@@ -183,7 +183,7 @@ def test_a_floor_that_nothing_can_hold_is_refused(floor: float) -> None:
         resolve_floor(floor, 0.95)
 
 
-class GoneDevice(FormulaCosts):
+class GoneDevice(AnalyticLatency):
     """A device that answers for the dense network, then is gone until it is asked again from the
     start.
     """

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.core.network import Plan
-from cprune_rl.core.subgraph_table import SubgraphTable, lower_multiple
+from cprune_rl.core.subgraph_table import SubgraphTable, width_after_steps
 from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS, N_WIDTHS
@@ -37,7 +37,7 @@ def slow_moves(env: CPruneEnv) -> dict[int, Plan]:
             for g in row.groups:
                 width = state.plan.widths[g]
                 for _ in range(count):  # one legal step after the other
-                    width = lower_multiple(width, state.table.steps[g], 1)
+                    width = width_after_steps(width, state.table.steps[g], 1)
                 can = (
                     can and width >= problem.network.groups[g].minimum and width > state.rejected[g]
                 )

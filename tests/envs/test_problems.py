@@ -20,7 +20,7 @@ from cprune_rl.envs.problems.registry import (
     save_recorded,
 )
 from cprune_rl.errors import ConfigError, DataError, FloorError, UnknownNameError
-from cprune_rl.latency.recorded import RecordedCosts
+from cprune_rl.latency.recorded import RecordedLatency
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.live_problems import add_live_problem, live_options
 from cprune_rl.pipeline.policy_config import PolicyConfig, load_policy_config
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def recording(tmp_path: Path) -> Path:
     """A recording of somebody's device: the packaged one under another name."""
     problem = open_recorded("resnet8@znver4-1t")
-    assert isinstance(problem.latency, RecordedCosts)
+    assert isinstance(problem.latency, RecordedLatency)
     file = tmp_path / "pixel8.json.gz"
     save_recorded(
         file, problem, problem.latency.measured(), problem.loss_model, {"device": "cpu=Tensor G3"}

@@ -25,7 +25,7 @@ from cprune_rl.envs.problems.registry import (
     save_recorded,
 )
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
-from cprune_rl.latency.recorded import RecordedCosts, RecordedTasks, interpolation_error
+from cprune_rl.latency.recorded import RecordedLatency, RecordedTasks, interpolation_error
 from cprune_rl.testing import toy_problem
 
 PROVENANCE = {
@@ -216,7 +216,7 @@ def test_a_seed_is_a_device_of_its_own_and_says_what_was_measured(seed: int) -> 
     ]
     tasks = RecordedTasks(zip(dense, costs, strict=True))
     still, noisy, twin, other = (
-        RecordedCosts(network, tasks, s) for s in (None, seed, seed, seed + 1)
+        RecordedLatency(network, tasks, s) for s in (None, seed, seed, seed + 1)
     )
     assert noisy.predict(dense) == still.predict(dense), "a cheap look is no look at a device"
     looked = noisy.measure(network.dense)
@@ -239,7 +239,7 @@ def test_looks_deviate_by_the_spread_that_was_measured() -> None:
     tasks = RecordedTasks(zip(network.workloads(dense), truth, strict=True))
     drawn = np.array(
         [
-            [c.latency_s for c in RecordedCosts(network, tasks, seed).measure(dense)]
+            [c.latency_s for c in RecordedLatency(network, tasks, seed).measure(dense)]
             for seed in range(400)
         ]
     )
@@ -250,7 +250,7 @@ def test_looks_deviate_by_the_spread_that_was_measured() -> None:
 
 def test_interpolated_tasks_deviate_by_the_error_of_the_interpolation(toy: Path) -> None:
     recorded = open_recorded(str(toy)).latency
-    assert isinstance(recorded, RecordedCosts)
+    assert isinstance(recorded, RecordedLatency)
     error = recorded.tasks.interpolation_error
     assert 0 < error == interpolation_error(recorded.measured()) < 1
     between = recorded.network.uniform(0.9)
@@ -260,7 +260,7 @@ def test_interpolated_tasks_deviate_by_the_error_of_the_interpolation(toy: Path)
         [
             [
                 c.latency_s
-                for c in RecordedCosts(recorded.network, recorded.tasks, seed).measure(between)
+                for c in RecordedLatency(recorded.network, recorded.tasks, seed).measure(between)
             ]
             for seed in range(400)
         ]

@@ -28,8 +28,8 @@ from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.observation import features
 from cprune_rl.envs.problems.training import TrainingProblems
 from cprune_rl.errors import ConfigError, PolicyError
-from cprune_rl.latency.interpolation import CostModel
-from cprune_rl.testing import FormulaCosts, toy_network, toy_problem
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.testing import AnalyticLatency, toy_network, toy_problem
 
 ROWS = 8
 
@@ -230,9 +230,9 @@ def test_losses_of_layers_go_with_density_block_and_kind() -> None:
     np.testing.assert_allclose(fitted.layer_scale, 3e-5)
 
 
-def known_costs() -> CostModel:
-    network, model = toy_network(), CostModel()
-    source = FormulaCosts(network)
+def known_costs() -> LatencyInterpolator:
+    network, model = toy_network(), LatencyInterpolator()
+    source = AnalyticLatency(network)
     for plan in (
         network.dense,
         network.uniform(0.5),

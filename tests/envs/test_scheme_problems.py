@@ -36,7 +36,7 @@ from cprune_rl.envs.problems.replay import (
 )
 from cprune_rl.errors import ConfigError, DataError
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.testing import FormulaCosts, toy_network, toy_problem
+from cprune_rl.testing import AnalyticLatency, toy_network, toy_problem
 
 NAME = "toy@formula"
 
@@ -209,4 +209,4 @@ def test_a_budget_of_evaluations_is_shared_with_the_rule() -> None:
     )
     assert found.cost["accuracy_evaluations"] <= 8
     assert any(step.what.startswith("turn") for step in found.history), "the search has its part"
-    assert isinstance(problem.latency, FormulaCosts)
+    assert isinstance(problem.latency, AnalyticLatency)

@@ -30,8 +30,8 @@ from cprune_rl.core.protocols import Measurement, TaskCost
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.cost_cache import SqlStore, StoredTrial
 from cprune_rl.errors import ConfigError, DataError
-from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
-from cprune_rl.latency.predicted import PredictedCosts
+from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
+from cprune_rl.latency.predicted import PredictedLatency
 from cprune_rl.latency.predictor import LatencyPredictor
 from cprune_rl.latency.task_features import (
     FEATURES,
@@ -41,7 +41,7 @@ from cprune_rl.latency.task_features import (
     kind,
     stored_samples,
 )
-from cprune_rl.testing import FormulaCosts, toy_network, toy_problem
+from cprune_rl.testing import AnalyticLatency, toy_network, toy_problem
 
 DEVICE = replace(
     UNKNOWN_DEVICE,
@@ -59,7 +59,7 @@ def measured(
 ) -> MeasuredNetwork:
     """A network with the tasks of random plans measured."""
     rng = np.random.default_rng(seed)
-    source, known = FormulaCosts(network), {}
+    source, known = AnalyticLatency(network), {}
     for _ in range(n_plans):
         plan = Plan(
             tuple(
@@ -197,14 +197,14 @@ class Believing(LatencyPredictor):
 
 def predicted_costs(
     predictor: LatencyPredictor, half: float, widest: float = 0.2
-) -> tuple[Network, Believing, PredictedCosts]:
+) -> tuple[Network, Believing, PredictedLatency]:
     network, believing = toy_network(), Believing(predictor, half)
     return (
         network,
         believing,
-        PredictedCosts(
+        PredictedLatency(
             network,
-            EstimatedCosts(network, FormulaCosts(network), CostModel()),
+            InterpolatedLatency(network, AnalyticLatency(network), LatencyInterpolator()),
             believing,
             DEVICE,
             widest,
@@ -235,7 +235,7 @@ def test_a_task_that_is_predicted_widely_is_measured_and_then_known(
     assert not any(c.is_measured for c in costs.predict(network.workloads(network.dense)))
     first = costs.measure(network.dense)
     assert costs.spending.fresh_trials == 4
-    assert first == FormulaCosts(network).measure(network.dense)
+    assert first == AnalyticLatency(network).measure(network.dense)
     believing.half = 0.0
     assert (
         costs.measure(network.dense) == costs.predict(network.workloads(network.dense)) == first
@@ -249,9 +249,9 @@ def test_no_plan_is_measured_for_the_sake_of_a_task_that_hardly_counts(
     predictor: LatencyPredictor,
 ) -> None:
     network = toy_network((64, 64, 64))
-    source = EstimatedCosts(network, FormulaCosts(network), CostModel())
+    source = InterpolatedLatency(network, AnalyticLatency(network), LatencyInterpolator())
     source.measure(network.dense)
-    costs = PredictedCosts(network, source, Believing(predictor, 1.0), DEVICE, 0.5)
+    costs = PredictedLatency(network, source, Believing(predictor, 1.0), DEVICE, 0.5)
     found = costs.predict(network.workloads(network.uniform(0.5)))
     assert [c.interval_s is not None for c in found] == [False, False, False, True], (
         "the linear layer is a hundredth of this network"
@@ -266,11 +266,13 @@ def test_a_source_that_believes_nothing_is_a_clear_error(predictor: LatencyPredi
 def test_a_search_says_how_much_of_each_estimate_was_predicted(predictor: LatencyPredictor) -> None:
     problem = toy_problem()
     assert {s.predicted_share for s in GreedyCPrune().search(problem, Budget()).history} == {0.0}
-    source = EstimatedCosts(problem.network, problem.latency, CostModel())
+    source = InterpolatedLatency(problem.network, problem.latency, LatencyInterpolator())
     result = GreedyCPrune().search(
         replace(
             problem,
-            latency=PredictedCosts(problem.network, source, Believing(predictor, 0.1), DEVICE, 0.2),
+            latency=PredictedLatency(
+                problem.network, source, Believing(predictor, 0.1), DEVICE, 0.2
+            ),
         ),
         Budget(),
     )

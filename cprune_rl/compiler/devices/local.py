@@ -163,7 +163,7 @@ class LocalSession(RpcSession):
 
 
 class LocalDevice(RpcDevice):
-    """This machine's CPU (see `contracts.Device`).
+    """This machine's CPU (see `protocols.Device`).
 
     One thread is the default: it is how small networks are deployed at the edge, and on a shared
     machine the only form whose timings are quiet. The session is pinned to the last `n_threads`

@@ -65,7 +65,7 @@ class TimingSettings:
 
 
 class RpcDevice(ABC):
-    """A device behind TVM's RPC (see `contracts.Device`).
+    """A device behind TVM's RPC (see `protocols.Device`).
 
     Where it has several links, programs are timed on all of them at once: they are machines of one
     kind.
@@ -152,7 +152,7 @@ class RpcDevice(ABC):
         return self._look(self._first())
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
-        """Times each artifact alone, on the next free link (see `contracts.Device.time`)."""
+        """Times each artifact alone, on the next free link (see `protocols.Device.time`)."""
         results: dict[int, Measurement] = {}
         waiting = deque(range(len(artifacts)))
         self._reference_artifact()  # built once, before several threads ask for it
@@ -180,7 +180,7 @@ class RpcDevice(ABC):
         self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]
     ) -> tuple[NDArray[np.generic], ...] | Measurement:
         """Runs a program, and once again where its session was lost or ended under it (see
-        `contracts.Device.run`): a second time is the program's doing.
+        `protocols.Device.run`): a second time is the program's doing.
         """
 
         def work(session: Any) -> tuple[NDArray[np.generic], ...]:

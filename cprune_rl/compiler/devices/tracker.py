@@ -152,7 +152,7 @@ def _ask_llvm(session: Any, what: str) -> str:
 
 
 class TrackerDevice(RpcDevice):
-    """Devices of one key behind a tracker (see `contracts.Device`).
+    """Devices of one key behind a tracker (see `protocols.Device`).
 
     Args:
         spec: what the device's name says.

@@ -91,7 +91,7 @@ class _Shared:
 
 
 class NetworkTuner:
-    """A `LatencySource` that times programs (see `contracts.LatencySource`).
+    """A `LatencySource` that times programs (see `protocols.LatencySource`).
 
     Args:
         forms: the network whose tasks are asked for.
@@ -221,7 +221,7 @@ class NetworkTuner:
         self._keep_dense()
 
     def measure(self, plan: Plan) -> list[TaskCost]:
-        """Times the tasks of a plan that were not timed before (see `contracts.LatencySource`)."""
+        """Times the tasks of a plan that were not timed before (see `protocols.LatencySource`)."""
         if plan not in self._plans:
             costs = self._composed(plan)
             self._plans[plan] = costs

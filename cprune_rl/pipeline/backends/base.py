@@ -13,7 +13,7 @@ from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.protocols import LatencySource, TaskCost
-from cprune_rl.latency.interpolation import CostModel
+from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.pipeline.progress import ProgressLog
 
 __all__ = ["Comparison", "FinishedNetwork", "LatencyBackend"]
@@ -63,12 +63,12 @@ class LatencyBackend(Protocol):
         """What an agent knows of the device."""
 
     @property
-    def cost_model(self) -> CostModel:
+    def interpolator(self) -> LatencyInterpolator:
         """What an agent may train on."""
 
     @property
     def spent(self) -> Mapping[str, float]:
-        """Trials and seconds that went into `cost_model`."""
+        """Trials and seconds that went into `interpolator`."""
 
     @property
     def spent_on_schemes(self) -> Mapping[str, float]:

@@ -29,8 +29,8 @@ from cprune_rl.envs.problems.registry import (
     recorded_names,
 )
 from cprune_rl.errors import ConfigError, ModelError
-from cprune_rl.latency.interpolation import CostModel
-from cprune_rl.latency.recorded import RecordedCosts, RecordedTasks
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.recorded import RecordedLatency, RecordedTasks
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pruning.groups import CoupledGroups
@@ -69,9 +69,9 @@ class RecordedBackend:
         device_name: as the user gave it.
         recording: what is in the file.
         tasks: its tasks, and what is interpolated between them.
-        noise_seed: see `RecordedCosts`.
+        noise_seed: see `RecordedLatency`.
         latency_source: whose recording it is, for results.
-        cost_model: every recorded task.
+        interpolator: every recorded task.
         spent: nothing.
         spent_on_schemes: nothing.
     """
@@ -81,7 +81,7 @@ class RecordedBackend:
     tasks: RecordedTasks
     noise_seed: int | None
     latency_source: str
-    cost_model: CostModel
+    interpolator: LatencyInterpolator
     spent: dict[str, float] = field(default_factory=dict)
     spent_on_schemes: dict[str, float] = field(default_factory=dict)
 
@@ -117,7 +117,12 @@ class RecordedBackend:
         )
         progress.print(f"    No device: latencies are estimates. {source}")
         return RecordedBackend(
-            device_name, recording, tasks, spec.noise_seed, source, CostModel(recording.costs)
+            device_name,
+            recording,
+            tasks,
+            spec.noise_seed,
+            source,
+            LatencyInterpolator(recording.costs),
         )
 
     @property
@@ -137,7 +142,7 @@ class RecordedBackend:
 
     def source(self) -> LatencySource:
         """The recording with counters of its own."""
-        return RecordedCosts(self.network, self.tasks, self.noise_seed)
+        return RecordedLatency(self.network, self.tasks, self.noise_seed)
 
     def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
         """The recorded tasks: what is interpolated between them is known no better after a run."""
@@ -167,7 +172,7 @@ class RecordedBackend:
 
     def _seconds(self, plan: Plan, noise_seed: int | None) -> float:
         return math.fsum(
-            c.latency_s for c in RecordedCosts(self.network, self.tasks, noise_seed).measure(plan)
+            c.latency_s for c in RecordedLatency(self.network, self.tasks, noise_seed).measure(plan)
         )
 
 

@@ -34,8 +34,8 @@ from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.envs.actions.layer_schemes import scheme_plans
 from cprune_rl.errors import ConfigError, DataError, ModelError
-from cprune_rl.latency.interpolation import CostModel, EstimatedCosts
-from cprune_rl.latency.predicted import PredictedCosts
+from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
+from cprune_rl.latency.predicted import PredictedLatency
 from cprune_rl.latency.predictor import LatencyPredictor
 from cprune_rl.latency.task_features import stored_samples
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
@@ -57,7 +57,7 @@ class TvmBackend:
         device: where it is timed.
         tuner: true latencies.
         descriptor: of the device.
-        cost_model: what the dense network and a uniform plan or two taught.
+        interpolator: what the dense network and a uniform plan or two taught.
         spent: trials and seconds that went into it.
         spent_on_schemes: the same of what it was taught of layers that are pruned by schemes.
         predictor: of tasks that were not measured; None where all are to be.
@@ -69,7 +69,7 @@ class TvmBackend:
     device: RpcDevice
     tuner: NetworkTuner
     descriptor: DeviceDescriptor
-    cost_model: CostModel = field(default_factory=CostModel)
+    interpolator: LatencyInterpolator = field(default_factory=LatencyInterpolator)
     spent: dict[str, float] = field(default_factory=dict)
     spent_on_schemes: dict[str, float] = field(default_factory=dict)
     predictor: LatencyPredictor | None = None
@@ -145,17 +145,19 @@ class TvmBackend:
 
         predicts in place of measuring where the run asked for it.
         """
-        source = EstimatedCosts(
-            self.network, self.tuner.view(), CostModel(self.cost_model.measured())
+        source = InterpolatedLatency(
+            self.network,
+            self.tuner.view(),
+            LatencyInterpolator(self.interpolator.measured()),
         )
         if self.predictor is None:
             return source
         widest = math.inf if self.config.no_measure else self.config.predict
-        return PredictedCosts(self.network, source, self.predictor, self.descriptor, widest)
+        return PredictedLatency(self.network, source, self.predictor, self.descriptor, widest)
 
     def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
         """What the cost model was taught, and the tasks of the plans."""
-        recorded = CostModel(self.cost_model.measured())
+        recorded = LatencyInterpolator(self.interpolator.measured())
         source = (
             self.tuner.view()
         )  # what the searches saw: the final exchange has tuned some tasks further since
@@ -276,7 +278,7 @@ class TvmBackend:
             for workload, cost in zip(
                 self.network.workloads(plan), self.tuner.measure(plan), strict=True
             ):
-                self.cost_model.learn(workload, cost)
+                self.interpolator.learn(workload, cost)
 
     def _since(self, before: Mapping[str, float]) -> dict[str, float]:
         return {
