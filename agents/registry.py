@@ -40,13 +40,13 @@ from cprune_rl.agents.schemes.search import MappingSearch
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.errors import ConfigError, UnknownNameError
 
-__all__ = ["METHODS", "OF_RUNS", "Brought", "Method", "check_rivals", "methods_of", "rival"]
+__all__ = ["METHODS", "OF_RUNS", "Method", "MethodContext", "check_rivals", "methods_of", "rival"]
 
 _UNCAPPED = 1000  # rejections of proxy greedy: it ends by itself, not by a limit
 
 
 @dataclass(frozen=True)
-class Brought:
+class MethodContext:
     """What a method may bring along.
 
     Attributes:
@@ -67,7 +67,7 @@ class Method:
     Attributes:
         what: it is, with its source.
         make: a searcher.
-        policy: kind of policy that it brings along (`comparison.shelf.KINDS`); None for none.
+        policy: kind of policy that it brings along (`comparison.policy_store.KINDS`); None for none.
         warm_start: whether it reads cheap looks, so that a uniform plan is measured for it, and
             charged.
         has_schemes: whether it prunes layers by schemes, so that a table of what they take is
@@ -77,7 +77,7 @@ class Method:
     """
 
     what: str
-    make: Callable[[Brought], Searcher]
+    make: Callable[[MethodContext], Searcher]
     policy: str | None = None
     warm_start: bool = True
     role: str = "rival"
@@ -266,7 +266,7 @@ def rival(name: str, seed: int, truth: LossModel) -> Searcher:
     def no_policy() -> RowPolicy:
         raise ConfigError(f"{name} brings no policy along")
 
-    return METHODS[name].make(Brought(no_policy, seed, truth))
+    return METHODS[name].make(MethodContext(no_policy, seed, truth))
 
 
 def _is_rival(method: Method) -> bool:

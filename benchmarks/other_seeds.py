@@ -20,11 +20,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cprune_rl.comparison.records import Row, read_rows
+from cprune_rl.comparison.records import RunRecord, read_records
 from cprune_rl.comparison.statistics import Comparison, compare
 
 
-def compare_seeds(first: list[Row], other: list[Row]) -> list[dict[str, Any]]:
+def compare_seeds(first: list[RunRecord], other: list[RunRecord]) -> list[dict[str, Any]]:
     """A line for each method that both have.
 
     Args:
@@ -48,7 +48,7 @@ def compare_seeds(first: list[Row], other: list[Row]) -> list[dict[str, Any]]:
     return lines
 
 
-def _compared(rows: list[Row]) -> Comparison:
+def _compared(rows: list[RunRecord]) -> Comparison:
     floor = compare(rows).floor
     return compare([r for r in rows if floor is None or r.floor == floor])
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("other", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    first, other = read_rows(options.comparison), read_rows(options.other)
+    first, other = read_records(options.comparison), read_records(options.other)
     lines = compare_seeds(first, other)
     view = Table("method", "share, IQM [95 %]", "other seeds", "inside")
     for line in lines:

@@ -87,10 +87,10 @@ def compare(
         for name, method in METHODS.items():
             progress.print(f"  {name:18} {method.what}")
         return
-    from cprune_rl.comparison.cases import cases_of
-    from cprune_rl.comparison.compiler_evidence import one_each
+    from cprune_rl.comparison.cases import make_cases
+    from cprune_rl.comparison.compiler_evidence import one_per_network
     from cprune_rl.comparison.report.write import report
-    from cprune_rl.comparison.runner import Campaign, parse_budget, run_campaign
+    from cprune_rl.comparison.runner import Experiment, parse_budget, run_experiment
     from cprune_rl.envs.problems.registry import has_schemes, recorded_names
 
     if losses not in ("drawn", "recorded"):
@@ -101,14 +101,14 @@ def compare(
         if problems in every
         else _parts(problems)
     )
-    names += [f"{name}:{floor}" for name in one_each(names) for floor in _parts(fronts)]
-    cases = cases_of(
+    names += [f"{name}:{floor}" for name in one_per_network(names) for floor in _parts(fronts)]
+    cases = make_cases(
         names,
         range(first_seed, first_seed + seeds),
         "recorded" if losses == "recorded" else "drawn",
     )
     chosen = methods_of(_parts(methods))
-    campaign = Campaign(
+    experiment = Experiment(
         out,
         tuple(cases),
         tuple(chosen),
@@ -118,7 +118,7 @@ def compare(
         timesteps,
         own_timesteps,
     )
-    run_campaign(campaign, progress)
+    run_experiment(experiment, progress)
     report(out, progress)
 
 

@@ -32,9 +32,9 @@ def validate(
     from cprune_rl.pipeline.progress import ProgressLog
 
     if run.suffix == ".json":
-        from cprune_rl.comparison.validation import check_row
+        from cprune_rl.comparison.validation import check_record
 
-        checks = check_row(run)
+        checks = check_record(run)
     elif (run / "front.json").exists():
         from cprune_rl.validation.front import validate_front
 

@@ -19,7 +19,7 @@ from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import read_recording, without_floor
 from cprune_rl.envs.problems.replay import Replay, open_replay
 
-__all__ = ["EVALUATION_S", "FINETUNE_S", "TRIAL_S", "Losses", "cases_of", "kept", "open_case"]
+__all__ = ["EVALUATION_S", "FINETUNE_S", "TRIAL_S", "Losses", "kept", "make_cases", "open_case"]
 
 Losses = Literal["drawn", "recorded"]
 # Seconds of the live runs that the recordings' device class had (docs/results/resnet8.json): what a
@@ -55,7 +55,7 @@ def open_case(
     )
 
 
-def cases_of(names: Sequence[str], seeds: Sequence[int], losses: Losses = "drawn") -> list[Case]:
+def make_cases(names: Sequence[str], seeds: Sequence[int], losses: Losses = "drawn") -> list[Case]:
     """Every problem with every seed.
 
     Args:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cprune_rl.comparison.records import Case, Row
+from cprune_rl.comparison.records import Case, RunRecord
 from cprune_rl.comparison.scores import EXACT, Scores
 
-__all__ = ["remarks"]
+__all__ = ["find_caveats"]
 
 _FEW_PROBLEMS = 8  # below it a bootstrap over them is known to be too narrow
 
 
-def remarks(rows: Sequence[Row], scores: Scores) -> list[str]:
+def find_caveats(rows: Sequence[RunRecord], scores: Scores) -> list[str]:
     """Sentences, none where nothing is odd.
 
     Args:

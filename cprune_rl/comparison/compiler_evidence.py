@@ -22,7 +22,15 @@ from cprune_rl.core.protocols import TaskCost
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
 from cprune_rl.envs.problems.replay import open_replay
 
-__all__ = ["Inversion", "Proxies", "Staircase", "inversion", "one_each", "proxies", "staircase"]
+__all__ = [
+    "Inversion",
+    "Proxies",
+    "Staircase",
+    "inversion",
+    "one_per_network",
+    "proxies",
+    "staircase",
+]
 
 _N_PLANS = 300
 
@@ -173,7 +181,7 @@ def _sum(costs: Sequence[TaskCost]) -> float:
     return math.fsum(c.latency_s for c in costs)
 
 
-def one_each(problems: Sequence[str]) -> list[str]:
+def one_per_network(problems: Sequence[str]) -> list[str]:
     """One recording of each network, the first named: a picture for each would be too many."""
     first: dict[str, str] = {}
     for name in problems:

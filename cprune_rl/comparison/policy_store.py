@@ -33,7 +33,7 @@ from cprune_rl.envs.problems.training import TrainingProblems
 from cprune_rl.errors import ConfigError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 
-__all__ = ["KINDS", "Shelf", "family_of", "needed"]
+__all__ = ["KINDS", "PolicyStore", "needed", "network_family"]
 
 KINDS = ("transferred", "scratch", "finetuned", "mapping")
 _OF_FAMILIES = {
@@ -43,7 +43,7 @@ _OF_FAMILIES = {
 _MAX_ROWS = TrainingSettings.max_rows
 
 
-def family_of(name: str) -> str:
+def network_family(name: str) -> str:
     """Family of a recorded problem's network, by the letters that its name begins with:
 
     `resnet` of `resnet20@znver4-1t`.
@@ -53,7 +53,7 @@ def family_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class PolicyStore:
     """See the module.
 
     Attributes:
@@ -74,7 +74,7 @@ class Shelf:
             problem: name of the recording that it is to prune.
         """
         return self.folder / (
-            f"{_OF_FAMILIES[kind]}-{family_of(problem)}"
+            f"{_OF_FAMILIES[kind]}-{network_family(problem)}"
             if kind in _OF_FAMILIES
             else f"{kind}-{_file_name(problem)}"
         )
@@ -137,12 +137,12 @@ class Shelf:
 
     def _problems(self, kind: str, case: Case) -> tuple[ProblemSampler, dict[str, Any]]:
         if kind in _OF_FAMILIES:
-            family = family_of(case.problem)
+            family = network_family(case.problem)
             is_mapping = kind == "mapping"
             names = [
                 n
                 for n in recorded_names(is_with_added=is_mapping)
-                if family_of(n) != family and (not is_mapping or has_schemes(n))
+                if network_family(n) != family and (not is_mapping or has_schemes(n))
             ]
             if not names:
                 add = (
@@ -184,7 +184,7 @@ def needed(kinds: Sequence[str], cases: Sequence[Case]) -> list[tuple[str, Case]
     for kind in wanted:
         for case in cases if kind != "mapping" else [c for c in cases if has_schemes(c.problem)]:
             found.setdefault(
-                (kind, family_of(case.problem) if kind in _OF_FAMILIES else case.problem),
+                (kind, network_family(case.problem) if kind in _OF_FAMILIES else case.problem),
                 (kind, case),
             )
     return list(found.values())

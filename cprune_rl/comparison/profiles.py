@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.comparison.bootstrap import band, interval, mean, over_problems
 from cprune_rl.comparison.cases import EVALUATION_S, TRIAL_S
-from cprune_rl.comparison.records import Row
+from cprune_rl.comparison.records import RunRecord
 from cprune_rl.comparison.scores import Scores
 from cprune_rl.core.intervals import Interval
 
@@ -88,7 +88,7 @@ def cost_curves(scores: Scores, weights: Array, cost: str) -> dict[str, Curve]:
         cost: of `COSTS_OVER`; seconds are those of looks, as live runs had them, and of training a
             policy for the problem alone.
     """
-    rows = {m: scores.of(m) for m in scores.methods}
+    rows = {m: scores.records_of(m) for m in scores.methods}
     known = [r for of in rows.values() for r in of if r is not None]
     gained = [
         x
@@ -112,7 +112,7 @@ def cost_curves(scores: Scores, weights: Array, cost: str) -> dict[str, Curve]:
     return found
 
 
-def _spent(row: Row, cost: str) -> list[float]:
+def _spent(row: RunRecord, cost: str) -> list[float]:
     """By each point of a row's curve."""
     trial, evaluation = COSTS_OVER[cost]
     before = row.cost["policy_s"] if cost == "seconds" else 0.0
@@ -121,7 +121,7 @@ def _spent(row: Row, cost: str) -> list[float]:
     ]
 
 
-def _all_spent(row: Row, cost: str) -> float:
+def _all_spent(row: RunRecord, cost: str) -> float:
     """By the end."""
     trial, evaluation = COSTS_OVER[cost]
     return (
@@ -131,7 +131,7 @@ def _all_spent(row: Row, cost: str) -> float:
     )
 
 
-def _reached(row: Row, cost: str, budgets: Array) -> Array:
+def _reached(row: RunRecord, cost: str, budgets: Array) -> Array:
     """Log gain at each budget:
 
     of the curve so far, and of the plan that was kept once the run is over.
@@ -177,7 +177,7 @@ def fronts(scores: Scores, weights: Array) -> dict[str, Front]:
     own_weights = over_problems(problem, problem, len(weights))
     found = {}
     for method, log_gain in zip(scores.methods, scores.log_gain, strict=True):
-        points = np.array([np.nan if r is None else _points(r) for r in scores.of(method)])
+        points = np.array([np.nan if r is None else _points(r) for r in scores.records_of(method)])
         clouds: dict[int, list[tuple[float, float]]] = {at: [] for at in kept.values()}
         for draw, gain, point, is_wanted in zip(draws, log_gain, points, is_front, strict=True):
             if is_wanted and not np.isnan(gain):
@@ -207,5 +207,5 @@ def fronts(scores: Scores, weights: Array) -> dict[str, Front]:
     return found
 
 
-def _points(row: Row) -> float:
+def _points(row: RunRecord) -> float:
     return 100 * (row.accuracy - row.dense_accuracy) if row.holds and row.error is None else 0.0

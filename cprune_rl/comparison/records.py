@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.errors import ConfigError
 
-__all__ = ["BUDGETS", "COSTS", "Case", "Row", "read_row", "read_rows"]
+__all__ = ["BUDGETS", "COSTS", "Case", "RunRecord", "read_record", "read_records"]
 
 COSTS = (
     "fresh_trials",
@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRecord:
     """One finished run.
 
     Attributes:
@@ -146,7 +146,7 @@ class Row:
         return dump_json(asdict(_File("cprune-rl comparison row 1", self)))
 
     @staticmethod
-    def from_json(text: str, source: str = "this text") -> Row:
+    def from_json(text: str, source: str = "this text") -> RunRecord:
         """Reads what `to_json` wrote.
 
         Args:
@@ -172,7 +172,7 @@ class Row:
 @dataclass(frozen=True)
 class _File:
     format: Literal["cprune-rl comparison row 1"]
-    row: Row
+    row: RunRecord
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
@@ -180,7 +180,7 @@ class _File:
 _FILE = TypeAdapter(_File)
 
 
-def read_row(path: Path) -> Row:
+def read_record(path: Path) -> RunRecord:
     """Reads one file.
 
     Raises:
@@ -192,10 +192,10 @@ def read_row(path: Path) -> Row:
         raise ConfigError(
             f"{path} is no row of a comparison: {error}. Remove it, and `cprune-rl compare` runs that method on that problem again."
         ) from error
-    return Row.from_json(text, str(path))
+    return RunRecord.from_json(text, str(path))
 
 
-def read_rows(folder: Path) -> list[Row]:
+def read_records(folder: Path) -> list[RunRecord]:
     """Reads `rows/*.json` of a comparison's folder, sorted by name.
 
     Raises:
@@ -204,7 +204,7 @@ def read_rows(folder: Path) -> list[Row]:
     paths = sorted((folder / "rows").glob("*.json"))
     if not paths:
         raise ConfigError(f"no rows/*.json in {folder}: `cprune-rl compare` writes them.")
-    rows = [read_row(path) for path in paths]
+    rows = [read_record(path) for path in paths]
     seen: dict[tuple[Case, str], Path] = {}
     for path, row in zip(paths, rows, strict=True):
         other = seen.setdefault((row.case, row.method), path)

@@ -19,15 +19,15 @@ import cprune_rl
 from cprune_rl.agents.baselines.exact import PROVEN
 from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.searcher import Budget
-from cprune_rl.agents.registry import METHODS, Brought
+from cprune_rl.agents.registry import METHODS, MethodContext
 from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, kept, open_case
-from cprune_rl.comparison.policy_store import Shelf
-from cprune_rl.comparison.records import COSTS, Case, Row
+from cprune_rl.comparison.policy_store import PolicyStore
+from cprune_rl.comparison.records import COSTS, Case, RunRecord
 from cprune_rl.core.search_result import AcceptedPlan, SearchStep
 from cprune_rl.core.system_info import describe_system
 from cprune_rl.envs.problems.replay import Replay
 
-__all__ = ["code_of", "failed_row", "run_one"]
+__all__ = ["code_version", "failed_record", "run_case"]
 
 _LINKED = (
     "agents",
@@ -36,14 +36,14 @@ _LINKED = (
 )  # folders that a glob does not follow where they are links
 
 
-def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
+def run_case(case: Case, method: str, budget: Budget, policies: PolicyStore) -> RunRecord:
     """One method on one case.
 
     Args:
         case: what it is tried on.
         method: a key of `METHODS`.
         budget: that no look may pass; what is measured for the method beforehand is taken off it.
-        shelf: has the policy that it brings along.
+        policies: has the policy that it brings along.
 
     Raises:
         CPruneError: of the method; the runner makes a row of it.
@@ -52,7 +52,7 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
     perfect_information = way.role == "reference"
     replay = open_case(case, way.warm_start, perfect_information, way.has_schemes)
     before = replay.charged_trials
-    policy_s = 0.0 if way.policy is None else shelf.seconds(way.policy, case.problem)
+    policy_s = 0.0 if way.policy is None else policies.seconds(way.policy, case.problem)
     left = (
         Budget()
         if perfect_information
@@ -63,7 +63,7 @@ def run_one(case: Case, method: str, budget: Budget, shelf: Shelf) -> Row:
         )
     )
     searcher = way.make(
-        Brought(lambda: shelf.load(str(way.policy), case.problem), case.seed, replay.truth)
+        MethodContext(lambda: policies.load(str(way.policy), case.problem), case.seed, replay.truth)
     )
     problem, spent_at = replay.problem, list[tuple[int, int]]()
 
@@ -150,10 +150,10 @@ def _row(
     curve: tuple[tuple[float, float, float], ...],
     ended: Any,
     error: str | None = None,
-) -> Row:
+) -> RunRecord:
     problem = replay.problem
     dense_s = sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
-    return Row(
+    return RunRecord(
         case.problem,
         case.floor,
         case.seed,
@@ -175,7 +175,7 @@ def _row(
             "minutes": budget.minutes,
         },
         "recorded" if case.losses == "recorded" else "drawn",
-        code_of(),
+        code_version(),
         _versions(),
         dict(best.plan.schemes),
     )
@@ -185,7 +185,7 @@ def _as_float(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 
-def failed_row(case: Case, method: str, budget: Budget, error: str) -> Row:
+def failed_record(case: Case, method: str, budget: Budget, error: str) -> RunRecord:
     """The dense network: what a failed run is worth.
 
     Args:
@@ -212,7 +212,7 @@ def failed_row(case: Case, method: str, budget: Budget, error: str) -> Row:
 
 
 @functools.cache
-def code_of() -> str:
+def code_version() -> str:
     """Version of this package and a hash of its sources."""
     root = Path(cprune_rl.__file__).parent
     sources = sorted(

@@ -23,22 +23,22 @@ import torch
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.registry import METHODS
 from cprune_rl.comparison.executors import BACKENDS
-from cprune_rl.comparison.policy_store import Shelf, needed
-from cprune_rl.comparison.records import BUDGETS, Case, Row, read_row
-from cprune_rl.comparison.run_case import code_of, failed_row, run_one
+from cprune_rl.comparison.policy_store import PolicyStore, needed
+from cprune_rl.comparison.records import BUDGETS, Case, RunRecord, read_record
+from cprune_rl.comparison.run_case import code_version, failed_record, run_case
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.envs.problems.registry import has_schemes
 from cprune_rl.errors import ConfigError, CPruneError
 from cprune_rl.pipeline.progress import ProgressLog
 
-__all__ = ["Campaign", "parse_budget", "row_path", "run_campaign"]
+__all__ = ["Experiment", "parse_budget", "record_path", "run_experiment"]
 
 _RUNNING = "running"
 
 
 @dataclass(frozen=True)
-class Campaign:
+class Experiment:
     """What is compared.
 
     Attributes:
@@ -62,9 +62,9 @@ class Campaign:
     own_timesteps: int = 20_000
 
     @property
-    def shelf(self) -> Shelf:
+    def policies(self) -> PolicyStore:
         """Its policies."""
-        return Shelf(self.folder / "policies", self.timesteps, self.own_timesteps)
+        return PolicyStore(self.folder / "policies", self.timesteps, self.own_timesteps)
 
     @property
     def terms(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Campaign:
             "budget": asdict(self.budget),
             "timesteps": self.timesteps,
             "own_timesteps": self.own_timesteps,
-            "code": code_of(),
+            "code": code_version(),
         }
 
 
@@ -81,7 +81,7 @@ class Campaign:
 class _Job:
     """Something to be done in another process: a policy, or a row."""
 
-    campaign: Campaign
+    experiment: Experiment
     case: Case
     name: str  # of a kind of policy, or a method
     is_training: bool = False
@@ -93,7 +93,7 @@ class _Job:
     @property
     def mark(self) -> Path:
         """There while a process works on it."""
-        return self.campaign.folder / _RUNNING / re.sub(r"[^\w.@+-]+", "_", self.label)
+        return self.experiment.folder / _RUNNING / re.sub(r"[^\w.@+-]+", "_", self.label)
 
 
 def parse_budget(text: str) -> Budget:
@@ -119,7 +119,7 @@ def parse_budget(text: str) -> Budget:
     return Budget(trials, evaluations, allowed.get("minutes"))
 
 
-def row_path(folder: Path, case: Case, method: str) -> Path:
+def record_path(folder: Path, case: Case, method: str) -> Path:
     """File of a row."""
     return (
         folder
@@ -135,22 +135,22 @@ def row_path(folder: Path, case: Case, method: str) -> Path:
     )
 
 
-def run_campaign(campaign: Campaign, progress: ProgressLog) -> None:
+def run_experiment(experiment: Experiment, progress: ProgressLog) -> None:
     """Trains the policies that are needed, then runs what the folder has no row of.
 
     Args:
-        campaign: what is compared.
+        experiment: what is compared.
         progress: told what is going on.
 
     Raises:
         ConfigError: the folder holds a comparison on other terms, or there is no such backend.
         CPruneError: a policy could not be trained.
     """
-    folder = campaign.folder
-    run_all = BACKENDS.get(campaign.backend)
+    folder = experiment.folder
+    run_all = BACKENDS.get(experiment.backend)
     if run_all is None:
-        raise ConfigError(f"there is no backend {campaign.backend!r}: {', '.join(BACKENDS)}")
-    _check_folder(campaign)
+        raise ConfigError(f"there is no backend {experiment.backend!r}: {', '.join(BACKENDS)}")
+    _check_folder(experiment)
     for name in ("rows", "policies", _RUNNING):
         (folder / name).mkdir(parents=True, exist_ok=True)
     started = time.time()
@@ -158,17 +158,17 @@ def run_campaign(campaign: Campaign, progress: ProgressLog) -> None:
     session: dict[str, Any] = {
         "command": command_line(),
         "when": now_utc(),
-        "backend": campaign.backend,
+        "backend": experiment.backend,
         "system": describe_system(),
     }
     log = [*(_read_json(sessions) or []), session]
     sessions.write_text(dump_json(log))
-    kinds = [kind for method in campaign.methods if (kind := METHODS[method].policy) is not None]
-    shelf = campaign.shelf
+    kinds = [kind for method in experiment.methods if (kind := METHODS[method].policy) is not None]
+    policies = experiment.policies
     todo = [
-        _Job(campaign, case, kind, is_training=True)
-        for kind, case in needed(kinds, campaign.cases)
-        if not (shelf.path(kind, case.problem) / "policy.json").is_file()
+        _Job(experiment, case, kind, is_training=True)
+        for kind, case in needed(kinds, experiment.cases)
+        if not (policies.path(kind, case.problem) / "policy.json").is_file()
     ]
     for jobs in (
         [j for j in todo if j.name == "transferred"],
@@ -178,34 +178,34 @@ def run_campaign(campaign: Campaign, progress: ProgressLog) -> None:
             with progress.track(
                 f"Training policies ({', '.join(dict.fromkeys(j.name for j in jobs))})", len(jobs)
             ) as advance:
-                run_all(jobs, _work, _give_up, campaign.n_jobs, advance)
+                run_all(jobs, _work, _give_up, experiment.n_jobs, advance)
     able = (
-        {problem: has_schemes(problem) for problem in {case.problem for case in campaign.cases}}
-        if any(METHODS[m].has_schemes for m in campaign.methods)
+        {problem: has_schemes(problem) for problem in {case.problem for case in experiment.cases}}
+        if any(METHODS[m].has_schemes for m in experiment.methods)
         else {}
     )
     runs = [
-        _Job(campaign, case, method)
-        for case in campaign.cases
-        for method in campaign.methods
+        _Job(experiment, case, method)
+        for case in experiment.cases
+        for method in experiment.methods
         if not METHODS[method].has_schemes or able[case.problem]
     ]
     if not runs:
         raise ConfigError(
             "none of these problems was recorded with schemes, and none of these methods does without: --problems all-schemes names those that were"
         )
-    missing = [job for job in runs if _is_missing(row_path(folder, job.case, job.name))]
+    missing = [job for job in runs if _is_missing(record_path(folder, job.case, job.name))]
     if len(missing) < len(runs):
         progress.print(f"    {len(runs) - len(missing)} of {len(runs)} runs are there already")
     if missing:
         with progress.track("Searching", len(missing)) as advance:
-            run_all(missing, _work, _give_up, campaign.n_jobs, advance)
+            run_all(missing, _work, _give_up, experiment.n_jobs, advance)
     with contextlib.suppress(OSError):
         (folder / _RUNNING).rmdir()
     failed = [
         row
         for job in runs
-        if (row := read_row(row_path(folder, job.case, job.name))).error is not None
+        if (row := read_record(record_path(folder, job.case, job.name))).error is not None
     ]
     for row in failed[:5]:
         progress.print(f"    {row.method} on {row.problem}, seed {row.seed}, failed: {row.error}")
@@ -217,7 +217,7 @@ def run_campaign(campaign: Campaign, progress: ProgressLog) -> None:
 
 def _is_missing(path: Path) -> bool:
     """Whether a run is to be done: also one that failed."""
-    return not path.is_file() or read_row(path).error is not None
+    return not path.is_file() or read_record(path).error is not None
 
 
 def _work(job: _Job) -> None:
@@ -226,19 +226,19 @@ def _work(job: _Job) -> None:
     torch.set_num_threads(1)  # as many processes as cores are at work
     try:
         if job.is_training:
-            job.campaign.shelf.train(job.name, job.case)
+            job.experiment.policies.train(job.name, job.case)
             return
         try:
-            row = run_one(job.case, job.name, job.campaign.budget, job.campaign.shelf)
+            row = run_case(job.case, job.name, job.experiment.budget, job.experiment.policies)
         except Exception as error:  # a failed run is a value
             where = traceback.extract_tb(error.__traceback__)[-1]
-            row = failed_row(
+            row = failed_record(
                 job.case,
                 job.name,
-                job.campaign.budget,
+                job.experiment.budget,
                 f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})",
             )
-        _write(row_path(job.campaign.folder, job.case, job.name), row)
+        _write(record_path(job.experiment.folder, job.case, job.name), row)
     finally:
         with contextlib.suppress(OSError):
             job.mark.unlink()
@@ -250,23 +250,23 @@ def _give_up(job: _Job) -> None:
             f"the process that trained a policy ({job.name} for {job.case.problem}) was killed twice: is there memory enough?"
         )
     _write(
-        row_path(job.campaign.folder, job.case, job.name),
-        failed_row(job.case, job.name, job.campaign.budget, "its process was killed, twice"),
+        record_path(job.experiment.folder, job.case, job.name),
+        failed_record(job.case, job.name, job.experiment.budget, "its process was killed, twice"),
     )
 
 
-def _write(path: Path, row: Row) -> None:
+def _write(path: Path, row: RunRecord) -> None:
     """All of it or nothing."""
     partial = path.with_suffix(".partial")
     partial.write_text(row.to_json())
     partial.replace(path)
 
 
-def _check_folder(campaign: Campaign) -> None:
+def _check_folder(experiment: Experiment) -> None:
     """Rows of one folder are on equal terms."""
-    file = campaign.folder / "comparison.json"
+    file = experiment.folder / "comparison.json"
     known = _read_json(file)
-    terms = json.loads(json.dumps(campaign.terms))
+    terms = json.loads(json.dumps(experiment.terms))
     if known is not None and known != terms:
         different = ", ".join(
             f"{name} {known.get(name)!r} there, {terms.get(name)!r} now"
@@ -274,9 +274,9 @@ def _check_folder(campaign: Campaign) -> None:
             if known.get(name) != terms.get(name)
         )
         raise ConfigError(
-            f"{campaign.folder} holds a comparison on other terms ({different}): give another --out, or remove it"
+            f"{experiment.folder} holds a comparison on other terms ({different}): give another --out, or remove it"
         )
-    campaign.folder.mkdir(parents=True, exist_ok=True)
+    experiment.folder.mkdir(parents=True, exist_ok=True)
     file.write_text(dump_json(terms))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.comparison.records import Case, Row
+from cprune_rl.comparison.records import Case, RunRecord
 
 __all__ = ["EXACT", "UNRANKED", "Scores", "score"]
 
@@ -38,7 +38,7 @@ class Scores:
 
     methods: tuple[str, ...]
     cases: tuple[Case, ...]
-    rows: dict[tuple[str, Case], Row]
+    rows: dict[tuple[str, Case], RunRecord]
     log_gain: NDArray[np.float64]
     share: NDArray[np.float64]
     reference: NDArray[np.float64]
@@ -46,12 +46,12 @@ class Scores:
     problem: NDArray[np.int64]
     stratum: NDArray[np.int64]
 
-    def of(self, method: str) -> list[Row | None]:
+    def records_of(self, method: str) -> list[RunRecord | None]:
         """The method's rows, one for each case."""
         return [self.rows.get((method, case)) for case in self.cases]
 
 
-def score(rows: Sequence[Row], unranked: Collection[str] = UNRANKED) -> Scores:
+def score(rows: Sequence[RunRecord], unranked: Collection[str] = UNRANKED) -> Scores:
     """Puts rows into one table.
 
     Args:

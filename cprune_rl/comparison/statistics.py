@@ -27,9 +27,9 @@ from cprune_rl.comparison.bootstrap import (
     over_problems,
     over_seeds,
 )
-from cprune_rl.comparison.caveats import remarks
+from cprune_rl.comparison.caveats import find_caveats
 from cprune_rl.comparison.profiles import COSTS_OVER, Curve, Front, cost_curves, fronts, profiles
-from cprune_rl.comparison.records import COSTS, Row
+from cprune_rl.comparison.records import COSTS, RunRecord
 from cprune_rl.comparison.scores import UNRANKED, Scores, score
 from cprune_rl.core.intervals import Interval
 from cprune_rl.errors import ConfigError
@@ -134,7 +134,7 @@ class Comparison:
         profiles: by method.
         costs: by cost, then by method; a cost that nobody had is left out.
         fronts: by method.
-        remarks: what a reader must know before believing it.
+        caveats: what a reader must know before believing it.
     """
 
     agent: str
@@ -146,7 +146,7 @@ class Comparison:
     profiles: dict[str, Curve]
     costs: dict[str, dict[str, Curve]]
     fronts: dict[str, Front]
-    remarks: tuple[str, ...]
+    caveats: tuple[str, ...]
 
     @property
     def n_problems(self) -> int:
@@ -155,7 +155,7 @@ class Comparison:
 
 
 def compare(
-    rows: Sequence[Row],
+    rows: Sequence[RunRecord],
     *,
     agent: str = AGENT,
     unranked: Collection[str] = UNRANKED,
@@ -203,11 +203,11 @@ def compare(
         profiles(scores, clusters),
         {cost: found for cost, found in costs.items() if found},
         fronts(everything, over_problems(everything.problem, everything.stratum, n_resamples)),
-        tuple(remarks(rows, everything)),
+        tuple(find_caveats(rows, everything)),
     )
 
 
-def _main_floor(rows: Sequence[Row]) -> float | None:
+def _main_floor(rows: Sequence[RunRecord]) -> float | None:
     """The floor that most problems were tried at;
 
     None where several are. Problems tried at more floors than others would weigh more.
@@ -222,7 +222,7 @@ def _main_floor(rows: Sequence[Row]) -> float | None:
 
 def _standing(scores: Scores, at: int, agent: str, clusters: Array, seeds: Array) -> Standing:
     method, gain, share = scores.methods[at], scores.log_gain[at], scores.share[at]
-    own = [r for r in scores.of(method) if r is not None]
+    own = [r for r in scores.records_of(method) if r is not None]
     lacking = np.where(scores.is_proven, 1 - np.minimum(share, 1), np.nan)
     over = beats = faster = slower = None
     if agent in scores.methods and method != agent:
@@ -276,7 +276,7 @@ def _cells(scores: Scores, seeds: Array) -> tuple[Cell, ...]:
         for at, method in enumerate(scores.methods):
             own = [
                 r
-                for r, is_here in zip(scores.of(method), here, strict=True)
+                for r, is_here in zip(scores.records_of(method), here, strict=True)
                 if is_here and r is not None
             ]
             if not own:
@@ -323,5 +323,5 @@ def _exp(found: Interval) -> Interval:
     return Interval(*(float(np.exp(v)) for v in (found.value, found.low, found.high)))
 
 
-def _mean_cost(rows: Sequence[Row]) -> dict[str, float]:
+def _mean_cost(rows: Sequence[RunRecord]) -> dict[str, float]:
     return {name: float(np.mean([r.cost[name] for r in rows])) for name in COSTS}

@@ -14,19 +14,19 @@ from pathlib import Path
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.registry import METHODS
 from cprune_rl.comparison.cases import open_case
-from cprune_rl.comparison.policy_store import Shelf
-from cprune_rl.comparison.records import Row, read_row
-from cprune_rl.comparison.run_case import run_one
+from cprune_rl.comparison.policy_store import PolicyStore
+from cprune_rl.comparison.records import RunRecord, read_record
+from cprune_rl.comparison.run_case import run_case
 from cprune_rl.core.check import Check
 from cprune_rl.core.network import Plan
 from cprune_rl.errors import ConfigError, CPruneError
 
-__all__ = ["check_row", "is_valid"]
+__all__ = ["check_record", "is_valid"]
 
 _TOLERANCE = 1e-9  # of a latency or an accuracy: both are worked out by the same formulas
 
 
-def check_row(path: Path) -> list[Check]:
+def check_record(path: Path) -> list[Check]:
     """Checks every claim of a row.
 
     Args:
@@ -36,7 +36,7 @@ def check_row(path: Path) -> list[Check]:
         ConfigError: it is no row, its method is not known to this version, or its recording is not
             there.
     """
-    row = read_row(path)
+    row = read_record(path)
     if row.method not in METHODS:
         raise ConfigError(f"{path}: there is no method {row.method!r} in this version")
     checks = _figures(row) + _budget(row)
@@ -46,12 +46,12 @@ def check_row(path: Path) -> list[Check]:
 def is_valid(path: Path) -> bool:
     """Whether every claim of a row holds; False of a file that is none."""
     try:
-        return all(check.passed for check in check_row(path))
+        return all(check.passed for check in check_record(path))
     except CPruneError:
         return False
 
 
-def _figures(row: Row) -> list[Check]:
+def _figures(row: RunRecord) -> list[Check]:
     """Latency, accuracy and floor, from the plan alone."""
     replay = open_case(row.case, perfect_information=True)
     problem, plan = replay.problem, Plan(row.plan, tuple(row.schemes.items()))
@@ -82,7 +82,7 @@ def _figures(row: Row) -> list[Check]:
     ]
 
 
-def _budget(row: Row) -> list[Check]:
+def _budget(row: RunRecord) -> list[Check]:
     if METHODS[row.method].role == "reference":
         return []
     limits = (("trials", "fresh_trials"), ("evaluations", "accuracy_evaluations"))
@@ -97,20 +97,20 @@ def _budget(row: Row) -> list[Check]:
     ]
 
 
-def _again(row: Row, folder: Path) -> Check:
+def _again(row: RunRecord, folder: Path) -> Check:
     """The same search once more; by the clock no two are alike."""
     claim = "the same search comes to the same plan"
     way = METHODS[row.method]
     if row.budget["minutes"] is not None:
         return Check(claim, "not checked: it was limited by the clock", None)
-    shelf = Shelf(folder / "policies")
+    policies = PolicyStore(folder / "policies")
     if (
         way.policy is not None
-        and not (shelf.path(way.policy, row.problem) / "policy.json").is_file()
+        and not (policies.path(way.policy, row.problem) / "policy.json").is_file()
     ):
         return Check(
             claim,
-            f"not checked: the policy is not there, {shelf.path(way.policy, row.problem).name}",
+            f"not checked: the policy is not there, {policies.path(way.policy, row.problem).name}",
             None,
         )
     budget = Budget(
@@ -120,7 +120,7 @@ def _again(row: Row, folder: Path) -> Check:
         )
     )
     try:
-        found = run_one(row.case, row.method, budget, shelf)
+        found = run_case(row.case, row.method, budget, policies)
     except Exception as error:  # as the row says it did, or not
         return Check(
             claim if row.error is None else "the run fails, and counts as the dense network",

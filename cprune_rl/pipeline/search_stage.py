@@ -87,10 +87,10 @@ def _searcher(
     if method == "greedy":
         return GreedyCPrune(), {"policy_s": 0.0}
     if method not in OF_RUNS:
-        way = METHODS[method]
+        described = METHODS[method]
         known = _sum(
-            context.model_cost if way.warm_start else {},
-            context.scheme_cost if way.has_schemes else {},
+            context.model_cost if described.warm_start else {},
+            context.scheme_cost if described.has_schemes else {},
         )
         return rival(method, config.seed, context.loss_model), {"policy_s": 0.0, **known}
     spent, agent, mapping = {"policy_s": 0.0}, None, None

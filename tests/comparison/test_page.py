@@ -20,7 +20,7 @@ from cprune_rl.comparison.report.tables import NOTHING, overall_table, problem_t
 from cprune_rl.comparison.statistics import compare
 from cprune_rl.core.intervals import rank_correlation
 from cprune_rl.errors import ConfigError
-from tests.doubles.fake_records import METHODS, make_row, synthetic
+from tests.doubles.fake_records import METHODS, make_record, synthetic
 
 ABOUT: About = {
     "title": "Synthetic rows, for a test",
@@ -195,12 +195,12 @@ def test_pictures_are_written_in_both_looks(written: Path) -> None:
 
 
 def test_a_page_of_one_row_is_written(tmp_path: Path) -> None:
-    write_page(tmp_path, [make_row("random", 1.0)], {})
+    write_page(tmp_path, [make_record("random", 1.0)], {})
     assert "random" in (tmp_path / "report.html").read_text()
 
 
 def test_what_a_name_holds_is_text_on_the_page(tmp_path: Path) -> None:
-    write_page(tmp_path, [make_row("<script>alert(1)</script>", problem="../a b")], {})
+    write_page(tmp_path, [make_record("<script>alert(1)</script>", problem="../a b")], {})
     assert "<script>alert" not in (tmp_path / "report.html").read_text()
     assert (tmp_path / "tables" / "problem-..-a-b.csv").is_file()
 
@@ -208,7 +208,7 @@ def test_what_a_name_holds_is_text_on_the_page(tmp_path: Path) -> None:
 def test_a_leaderboard_has_validated_rows_alone(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     for method, speedup in (("agent", 2.0), ("greedy", 3.0), ("liar", 99.0), ("crippled", 4.0)):
-        (tmp_path / "rows" / f"{method}.json").write_text(make_row(method, speedup).to_json())
+        (tmp_path / "rows" / f"{method}.json").write_text(make_record(method, speedup).to_json())
     console = Console(record=True, width=160)
     found = write_leaderboard(tmp_path, lambda p: p.stem != "liar", console, controls=["crippled"])
     assert [(s.method, s.rank) for s in found.standings] == [

@@ -17,12 +17,12 @@ from cprune_rl.agents.registry import METHODS, methods_of
 from cprune_rl.cli import app
 from cprune_rl.comparison import executors as backends
 from cprune_rl.comparison import runner
-from cprune_rl.comparison.cases import cases_of
-from cprune_rl.comparison.policy_store import Shelf, family_of, needed
-from cprune_rl.comparison.records import Case, read_row, read_rows
-from cprune_rl.comparison.run_case import run_one
-from cprune_rl.comparison.runner import Campaign, parse_budget, row_path, run_campaign
-from cprune_rl.comparison.validation import check_row, is_valid
+from cprune_rl.comparison.cases import make_cases
+from cprune_rl.comparison.policy_store import PolicyStore, needed, network_family
+from cprune_rl.comparison.records import Case, read_record, read_records
+from cprune_rl.comparison.run_case import run_case
+from cprune_rl.comparison.runner import Experiment, parse_budget, record_path, run_experiment
+from cprune_rl.comparison.validation import check_record, is_valid
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.pipeline.progress import ProgressLog
 
@@ -30,7 +30,7 @@ CASE = Case("resnet8@znver4-1t", -0.01, "drawn", 0)
 CHEAP = ("cprune", "uniform", "random", "exact")
 
 
-def small(folder: Path, methods: tuple[str, ...] = CHEAP, **more: Any) -> Campaign:
+def small(folder: Path, methods: tuple[str, ...] = CHEAP, **more: Any) -> Experiment:
     options = {
         "budget": Budget(4000, 20),
         "n_jobs": 2,
@@ -38,17 +38,19 @@ def small(folder: Path, methods: tuple[str, ...] = CHEAP, **more: Any) -> Campai
         "own_timesteps": 1024,
         **more,
     }
-    return Campaign(folder, tuple(cases_of(["resnet8@znver4-1t"], range(2))), methods, **options)
+    return Experiment(
+        folder, tuple(make_cases(["resnet8@znver4-1t"], range(2))), methods, **options
+    )
 
 
 def test_every_method_gives_a_row_within_its_budget(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, timesteps=1024, own_timesteps=1024)
+    policies = PolicyStore(tmp_path, timesteps=1024, own_timesteps=1024)
     for kind, case in needed(["transferred", "scratch", "finetuned"], [CASE]):
-        shelf.train(kind, case)
+        policies.train(kind, case)
     for name, method in METHODS.items():
         if method.has_schemes:
             continue  # on recordings that have schemes (`test_scheme_problems.py`)
-        row = run_one(CASE, name, Budget(6000, 12), shelf)
+        row = run_case(CASE, name, Budget(6000, 12), policies)
         assert row.method == name
         assert row.ended in ("itself", "budget")
         if method.role != "reference":
@@ -64,7 +66,7 @@ def test_every_method_gives_a_row_within_its_budget(tmp_path: Path) -> None:
 
 def test_no_method_beats_the_optimum(tmp_path: Path) -> None:
     rows = {
-        name: run_one(CASE, name, Budget(), Shelf(tmp_path))
+        name: run_case(CASE, name, Budget(), PolicyStore(tmp_path))
         for name in ("cprune", "surrogate", "evolution", "exact")
     }
     assert all(row.speedup <= rows["exact"].speedup * (1 + 1e-9) for row in rows.values())
@@ -72,16 +74,16 @@ def test_no_method_beats_the_optimum(tmp_path: Path) -> None:
 
 
 def test_a_comparison_goes_on_where_it_was_and_refuses_other_terms(tmp_path: Path) -> None:
-    run_campaign(small(tmp_path), ProgressLog())
-    rows = read_rows(tmp_path)
+    run_experiment(small(tmp_path), ProgressLog())
+    rows = read_records(tmp_path)
     assert len(rows) == 2 * len(CHEAP)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").iterdir()}
-    gone = row_path(tmp_path, CASE, "random")
+    gone = record_path(tmp_path, CASE, "random")
     gone.unlink()
-    run_campaign(small(tmp_path), ProgressLog())
-    assert read_rows(tmp_path) == [
+    run_experiment(small(tmp_path), ProgressLog())
+    assert read_records(tmp_path) == [
         replace(r, cost={**r.cost, "think_s": s.cost["think_s"], "wall_s": s.cost["wall_s"]})
-        for r, s in zip(rows, read_rows(tmp_path), strict=True)
+        for r, s in zip(rows, read_records(tmp_path), strict=True)
     ]
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path != gone), (
         "what was there is not run again"
@@ -91,15 +93,15 @@ def test_a_comparison_goes_on_where_it_was_and_refuses_other_terms(tmp_path: Pat
         1,
     ]
     with pytest.raises(ConfigError, match=r"other terms.*budget"):
-        run_campaign(small(tmp_path, budget=Budget(10, 1)), ProgressLog())
+        run_experiment(small(tmp_path, budget=Budget(10, 1)), ProgressLog())
 
 
 def test_a_run_that_fails_or_is_killed_is_a_row_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_work", _sabotaged)
-    run_campaign(small(tmp_path, ("cprune", "uniform", "random")), ProgressLog())
-    rows = {(r.case.seed, r.method): r for r in read_rows(tmp_path)}
+    run_experiment(small(tmp_path, ("cprune", "uniform", "random")), ProgressLog())
+    rows = {(r.case.seed, r.method): r for r in read_records(tmp_path)}
     assert len(rows) == 6
     failed = rows[0, "uniform"]
     assert failed.ended == "error"
@@ -111,7 +113,7 @@ def test_a_run_that_fails_or_is_killed_is_a_row_and_the_others_go_on(
 
 def _sabotaged(job: runner._Job) -> None:
     """Killed always on one job, once on another; what it works on is marked as `_work` marks it."""
-    once = job.campaign.folder / "killed-once"
+    once = job.experiment.folder / "killed-once"
     if (job.case.seed, job.name) == (0, "uniform") or (
         (job.case.seed, job.name) == (1, "random") and not once.exists()
     ):
@@ -126,10 +128,10 @@ WORK = runner._work
 
 
 def test_a_row_is_checked_by_running_it_again(tmp_path: Path) -> None:
-    run_campaign(small(tmp_path, ("cprune", "random")), ProgressLog())
-    path = row_path(tmp_path, CASE, "random")
-    assert all(check.passed for check in check_row(path))
-    row = read_row(path)
+    run_experiment(small(tmp_path, ("cprune", "random")), ProgressLog())
+    path = record_path(tmp_path, CASE, "random")
+    assert all(check.passed for check in check_record(path))
+    row = read_record(path)
     for wrong in (
         replace(row, latency_s=row.latency_s * 0.9),
         replace(row, accuracy=min(row.accuracy + 0.01, 1.0)),
@@ -139,7 +141,7 @@ def test_a_row_is_checked_by_running_it_again(tmp_path: Path) -> None:
         assert not is_valid(path)
     path.write_text("{}")
     assert not is_valid(path)
-    found = CliRunner().invoke(app, ["validate", str(row_path(tmp_path, CASE, "cprune"))])
+    found = CliRunner().invoke(app, ["validate", str(record_path(tmp_path, CASE, "cprune"))])
     assert found.exit_code == 0, found.output
 
 
@@ -163,7 +165,7 @@ def test_the_commands_write_a_page_and_a_ranking(tmp_path: Path) -> None:
     page = (out / "report.html").read_text()
     assert "cprune" in page
     assert "proxies" in {path.stem for path in (out / "tables").iterdir()}
-    assert {r.floor for r in read_rows(out)} == {-0.01, -0.02}
+    assert {r.floor for r in read_records(out)} == {-0.01, -0.02}
     (
         out / "rows" / next(p.name for p in (out / "rows").iterdir() if "uniform" in p.name)
     ).write_text("{}")
@@ -173,12 +175,14 @@ def test_the_commands_write_a_page_and_a_ranking(tmp_path: Path) -> None:
 
 
 def test_policies_are_trained_without_the_family_they_are_tried_on(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, timesteps=1024, own_timesteps=1024)
-    card = json.loads((shelf.train("transferred", CASE) / "policy.json").read_text())["card"]
+    policies = PolicyStore(tmp_path, timesteps=1024, own_timesteps=1024)
+    card = json.loads((policies.train("transferred", CASE) / "policy.json").read_text())["card"]
     assert card["trained_on"]
-    assert not [n for n in card["trained_on"] if family_of(n) == "resnet"]
-    cases = cases_of(["resnet8@znver4-1t", "resnet20@znver4-1t", "vgg-small@znver4-1t"], range(3))
-    assert [(kind, family_of(case.problem)) for kind, case in needed(["finetuned"], cases)] == [
+    assert not [n for n in card["trained_on"] if network_family(n) == "resnet"]
+    cases = make_cases(["resnet8@znver4-1t", "resnet20@znver4-1t", "vgg-small@znver4-1t"], range(3))
+    assert [
+        (kind, network_family(case.problem)) for kind, case in needed(["finetuned"], cases)
+    ] == [
         *(("transferred", family) for family in ("resnet", "vgg")),
         *(("finetuned", family) for family in ("resnet", "resnet", "vgg")),
     ]
@@ -194,33 +198,35 @@ def test_names_and_budgets_are_checked_before_anything_runs() -> None:
     assert methods_of(["all"]) == list(METHODS)
     with pytest.raises(UnknownNameError, match="agent"):
         methods_of(["agnet"])
-    assert cases_of(["resnet8@znver4-2t:-0.02"], [0]) == [
+    assert make_cases(["resnet8@znver4-2t:-0.02"], [0]) == [
         Case("resnet8@znver4-2t", -0.02, "drawn", 0)
     ]
     with pytest.raises(UnknownNameError):
-        cases_of(["nothing"], [0])
+        make_cases(["nothing"], [0])
 
 
 @pytest.mark.slow
 def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="an extra: pip install 'cprune-rl[ray]'")
-    run_campaign(small(tmp_path / "here", ("cprune", "random")), ProgressLog())
+    run_experiment(small(tmp_path / "here", ("cprune", "random")), ProgressLog())
     try:
-        run_campaign(small(tmp_path / "there", ("cprune", "random"), backend="ray"), ProgressLog())
+        run_experiment(
+            small(tmp_path / "there", ("cprune", "random"), backend="ray"), ProgressLog()
+        )
         assert ray.cluster_resources()["CPU"] == 2
     finally:
         ray.shutdown()
-    here, there = read_rows(tmp_path / "here"), read_rows(tmp_path / "there")
+    here, there = read_records(tmp_path / "here"), read_records(tmp_path / "there")
     assert [(r.case, r.method, r.plan, r.curve) for r in here] == [
         (r.case, r.method, r.plan, r.curve) for r in there
     ]
     with pytest.raises(ConfigError, match="processes, ray"):
-        run_campaign(small(tmp_path / "nowhere", backend="slurm"), ProgressLog())
+        run_experiment(small(tmp_path / "nowhere", backend="slurm"), ProgressLog())
 
 
 def test_what_a_job_prints_is_not_for_the_standard_output(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with backends._pool(1) as pool:
-        pool.submit(print, "a remark", flush=True).result()
+        pool.submit(print, "a caveat", flush=True).result()
     assert capfd.readouterr().out == ""

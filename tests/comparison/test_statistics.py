@@ -15,7 +15,7 @@ from cprune_rl.comparison.report.tables import NOTHING, pairs_table
 from cprune_rl.comparison.scores import score
 from cprune_rl.comparison.statistics import compare
 from cprune_rl.errors import ConfigError
-from tests.doubles.fake_records import failed, make_row, synthetic
+from tests.doubles.fake_records import failed, make_record, synthetic
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 7, 8, 25])
@@ -58,10 +58,10 @@ def test_resamples_keep_problems_whole_and_strata_as_large_as_they_were() -> Non
 def test_figures_by_hand() -> None:
     """Two problems, two methods: log gains of ln 2, ln 8 and ln 4, ln 4."""
     rows = [
-        make_row("agent", 2.0, "a@x"),
-        make_row("agent", 8.0, "b@x"),
-        make_row("greedy", 4.0, "a@x"),
-        make_row("greedy", 4.0, "b@x"),
+        make_record("agent", 2.0, "a@x"),
+        make_record("agent", 8.0, "b@x"),
+        make_record("greedy", 4.0, "a@x"),
+        make_record("greedy", 4.0, "b@x"),
     ]
     found = compare(rows)
     agent, greedy = sorted(found.standings, key=lambda s: s.method)
@@ -82,10 +82,10 @@ def test_figures_by_hand() -> None:
 
 def test_a_proof_is_the_reference_and_gives_a_gap() -> None:
     rows = [
-        make_row("exact", math.e**2),
-        make_row("agent", math.e),
-        make_row("exact", 4.0, seed=1, ended="budget"),
-        make_row("agent", 8.0, seed=1),
+        make_record("exact", math.e**2),
+        make_record("agent", math.e),
+        make_record("exact", 4.0, seed=1, ended="budget"),
+        make_record("agent", 8.0, seed=1),
     ]
     scores = score(rows)
     assert scores.is_proven.tolist() == [True, False]
@@ -96,28 +96,28 @@ def test_a_proof_is_the_reference_and_gives_a_gap() -> None:
 
 
 def test_the_reference_is_not_ranked_but_counts_as_the_best() -> None:
-    found = compare([make_row("reference", math.e**2), make_row("agent", math.e)])
+    found = compare([make_record("reference", math.e**2), make_record("agent", math.e)])
     assert [s.method for s in found.standings] == ["agent"]
     assert found.standings[0].share.value == pytest.approx(0.5)
     with pytest.raises(ConfigError, match="nothing to compare"):
-        compare([make_row("reference")])
+        compare([make_record("reference")])
 
 
 def test_where_nothing_is_to_be_gained_finding_nothing_is_all() -> None:
-    found = compare([make_row("agent", 1.0), make_row("greedy", 0.8)])
+    found = compare([make_record("agent", 1.0), make_record("greedy", 0.8)])
     assert {s.method: s.share.value for s in found.standings} == {"agent": 1.0, "greedy": 0.0}
 
 
 def test_a_method_that_lacks_cases_is_shown_and_not_ranked() -> None:
     found = compare(
-        [make_row("agent", 2.0), make_row("agent", 2.0, seed=1), make_row("greedy", 3.0)]
+        [make_record("agent", 2.0), make_record("agent", 2.0, seed=1), make_record("greedy", 3.0)]
     )
     assert [(s.method, s.rank) for s in found.standings] == [("agent", 1), ("greedy", None)]
-    assert any("greedy (1 of 2)" in r for r in found.remarks)
+    assert any("greedy (1 of 2)" in r for r in found.caveats)
 
 
 def test_methods_that_share_no_case_are_not_compared() -> None:
-    found = compare([make_row("agent", 2.0), make_row("greedy", 3.0, seed=1)])
+    found = compare([make_record("agent", 2.0), make_record("greedy", 3.0, seed=1)])
     assert np.isnan(found.improvement[0, 1]).all()
     assert found.standings[1].beats_agent is None
     assert NOTHING in pairs_table(found).cells()[0][2][0]
@@ -125,7 +125,7 @@ def test_methods_that_share_no_case_are_not_compared() -> None:
 
 def test_two_rows_of_one_run_are_refused() -> None:
     with pytest.raises(ConfigError, match="two rows"):
-        compare([make_row(), make_row()])
+        compare([make_record(), make_record()])
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
@@ -136,7 +136,7 @@ def test_the_order_of_rows_changes_nothing() -> None:
     assert first.cells == second.cells
     assert first.fronts == second.fronts
     assert np.array_equal(first.improvement, second.improvement)
-    assert first.remarks == second.remarks
+    assert first.caveats == second.caveats
 
 
 def test_intervals_hold_their_values_and_are_wider_over_problems() -> None:
@@ -171,7 +171,10 @@ def test_hypervolume_by_hand() -> None:
     )  # the second is dominated
     assert hypervolume([(0.9, 0.0), (2.0, -5.0)], (1.0, -4.0)) == 0.0
     front = compare(
-        [make_row("agent", 2.0, accuracy=0.89), make_row("agent", 3.0, floor=-0.02, accuracy=0.88)]
+        [
+            make_record("agent", 2.0, accuracy=0.89),
+            make_record("agent", 3.0, floor=-0.02, accuracy=0.88),
+        ]
     ).fronts["agent"]
     assert front.worst == -4.0
     assert front.hypervolume.value == pytest.approx(5.0)
@@ -188,7 +191,7 @@ def test_gain_against_cost_ends_where_the_method_ended() -> None:
 
 def test_gain_at_a_cost_by_hand() -> None:
     """Half the gain is there from a quarter of the evaluations on, all of it at the end."""
-    row = make_row("agent", 4.0)
+    row = make_record("agent", 4.0)
     costs = compare([replace(row, cost=row.cost | {"policy_s": 60.0})]).costs
     seconds = [60 + part * (300 * TRIAL_S + 20 * EVALUATION_S) for part in (0.25, 1)]
     for cost, ends in (
@@ -204,7 +207,7 @@ def test_gain_at_a_cost_by_hand() -> None:
 
 
 def test_a_cost_that_nobody_had_is_left_out() -> None:
-    row = make_row()
+    row = make_record()
     free = replace(
         row,
         cost=row.cost | {"fresh_trials": 0.0},
@@ -215,15 +218,15 @@ def test_a_cost_that_nobody_had_is_left_out() -> None:
 
 def test_oddities_are_said() -> None:
     rows = [
-        make_row(),
-        failed(make_row(seed=1)),
-        make_row(seed=2, holds=False),
-        make_row(
+        make_record(),
+        failed(make_record(seed=1)),
+        make_record(seed=2, holds=False),
+        make_record(
             "greedy", budget={"trials": 5.0, "evaluations": 1.0, "minutes": None}, commit="other"
         ),
     ]
-    rows += [make_row("exact", 1.5), make_row("greedy", losses="recorded")]
-    said = " ".join(compare(rows).remarks)
+    rows += [make_record("exact", 1.5), make_record("greedy", losses="recorded")]
+    said = " ".join(compare(rows).caveats)
     for part in (
         "one problem only",
         "failed count as no gain: agent (1)",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from cprune_rl.comparison.records import COSTS, Row
+from cprune_rl.comparison.records import COSTS, RunRecord
 
 METHODS = (
     "agent",
@@ -20,17 +20,17 @@ METHODS = (
 )
 
 
-def make_row(
+def make_record(
     method: str = "agent",
     speedup: float = 2.0,
     problem: str = "a@x",
     seed: int = 0,
     floor: float = -0.01,
     **changes: Any,
-) -> Row:
+) -> RunRecord:
     """A run that is made up."""
     evaluations, trials = 20.0, 300.0
-    row = Row(
+    row = RunRecord(
         problem=problem,
         floor=floor,
         seed=seed,
@@ -59,7 +59,7 @@ def make_row(
     return replace(row, **changes)
 
 
-def failed(row: Row) -> Row:
+def failed(row: RunRecord) -> RunRecord:
     return replace(row, ended="error", error="it broke", latency_s=row.dense_s, plan=(), curve=())
 
 
@@ -68,7 +68,7 @@ def synthetic(
     n_problems: int = 6,
     floors: Sequence[float] = (-0.01, -0.02),
     n_seeds: int = 3,
-) -> list[Row]:
+) -> list[RunRecord]:
     """Runs by a seeded generator, of no search: better methods come first."""
     rng = random.Random(0)
     rows = []
@@ -95,7 +95,7 @@ def synthetic(
                         *((f * costs[0], f * costs[1], share * best * g) for f, g in shape),
                         (*costs, share * best),
                     )
-                    row = make_row(
+                    row = make_record(
                         method,
                         math.exp(share * best),
                         f"net{p}@synthetic-{p % 4 + 1}t",

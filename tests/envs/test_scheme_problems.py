@@ -15,10 +15,10 @@ from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.planner.surrogate import SurrogateSettings
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch
-from cprune_rl.comparison.cases import cases_of
-from cprune_rl.comparison.records import Row
-from cprune_rl.comparison.runner import Campaign, parse_budget, run_campaign
-from cprune_rl.comparison.validation import check_row
+from cprune_rl.comparison.cases import make_cases
+from cprune_rl.comparison.records import RunRecord
+from cprune_rl.comparison.runner import Experiment, parse_budget, run_experiment
+from cprune_rl.comparison.validation import check_record
 from cprune_rl.envs.actions.layer_schemes import scheme_plans
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problems.registry import (
@@ -157,9 +157,9 @@ def test_mappings_are_compared_on_recordings_that_have_schemes(
 ) -> None:
     folder = tmp_path / "comparison"
     methods = ("uniform", "mapping-rule", "mapping-rounds")
-    cases = cases_of([f"{recorded}:-0.02", "resnet8@znver4-1t:-0.01"], [0])
-    run_campaign(
-        Campaign(
+    cases = make_cases([f"{recorded}:-0.02", "resnet8@znver4-1t:-0.01"], [0])
+    run_experiment(
+        Experiment(
             folder,
             tuple(cases),
             methods,
@@ -174,7 +174,7 @@ def test_mappings_are_compared_on_recordings_that_have_schemes(
     rows = {
         (r.method, r.problem): r
         for path in (folder / "rows").glob("*.json")
-        for r in [Row.from_json(path.read_text())]
+        for r in [RunRecord.from_json(path.read_text())]
     }
     assert {method for method, problem in rows if problem == "resnet8@znver4-1t"} == {"uniform"}, (
         "a recording without schemes has nothing to map"
@@ -185,12 +185,12 @@ def test_mappings_are_compared_on_recordings_that_have_schemes(
     assert mapped.schemes
     assert mapped.latency_s <= mapped.dense_s
     for path in (folder / "rows").glob("*mapping*.json"):
-        assert [c for c in check_row(path) if c.passed is False] == []
+        assert [c for c in check_record(path) if c.passed is False] == []
     with pytest.raises(ConfigError, match="recorded with schemes"):
-        run_campaign(
-            Campaign(
+        run_experiment(
+            Experiment(
                 tmp_path / "none",
-                tuple(cases_of(["resnet8@znver4-1t:-0.01"], [0])),
+                tuple(make_cases(["resnet8@znver4-1t:-0.01"], [0])),
                 ("mapping-rule",),
                 parse_budget(""),
                 1,

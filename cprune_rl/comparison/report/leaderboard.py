@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as View
 
-from cprune_rl.comparison.records import read_row
+from cprune_rl.comparison.records import read_record
 from cprune_rl.comparison.report.tables import Column, Table
 from cprune_rl.comparison.scores import UNRANKED
 from cprune_rl.comparison.statistics import Comparison, compare
@@ -42,7 +42,7 @@ def write_leaderboard(
         ConfigError: none was validated, or one that was is damaged.
     """
     paths = sorted((folder / "rows").glob("*.json"))
-    rows = [read_row(path) for path in paths if validated(path)]
+    rows = [read_record(path) for path in paths if validated(path)]
     if not rows:
         raise ConfigError(
             f"none of {len(paths)} rows in {folder / 'rows'} was validated: a leaderboard takes no others."
@@ -102,5 +102,5 @@ def _print(table: Table, left_out: str, found: Comparison, console: Console) -> 
             *(escape(text) for text, _ in row), style="bold" if row[0][0] == table.own else None
         )
     console.print(view)
-    for remark in found.remarks:
-        console.print(remark, markup=False, highlight=False)
+    for caveat in found.caveats:
+        console.print(caveat, markup=False, highlight=False)

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from jinja2 import Environment, PackageLoader
 
 from cprune_rl.comparison.compiler_evidence import Proxies
-from cprune_rl.comparison.records import Row
+from cprune_rl.comparison.records import RunRecord
 from cprune_rl.comparison.report.plots import (
     plot_costs,
     plot_fronts,
@@ -66,7 +66,7 @@ class About(TypedDict, total=False):
 
 def write_page(
     folder: Path,
-    rows: Sequence[Row],
+    rows: Sequence[RunRecord],
     about: About,
     why: Sequence[Picture] = (),
     proxies: Sequence[Proxies] = (),
@@ -131,7 +131,7 @@ def write_page(
     return found
 
 
-def _runs(rows: Sequence[Row]) -> dict[str, Any]:
+def _runs(rows: Sequence[RunRecord]) -> dict[str, Any]:
     """What the rows say of themselves."""
     budgets = sorted(
         {

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from cprune_rl.agents.registry import METHODS
 from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S
-from cprune_rl.comparison.compiler_evidence import inversion, one_each, proxies, staircase
-from cprune_rl.comparison.records import Row, read_rows
+from cprune_rl.comparison.compiler_evidence import inversion, one_per_network, proxies, staircase
+from cprune_rl.comparison.records import RunRecord, read_records
 from cprune_rl.comparison.report.leaderboard import write_leaderboard
 from cprune_rl.comparison.report.page import About, write_page
 from cprune_rl.comparison.report.plots import plot_order, plot_staircase
@@ -44,7 +44,7 @@ def report(folder: Path, progress: ProgressLog) -> Comparison:
     Raises:
         ConfigError: there are no rows, or one is damaged.
     """
-    rows = read_rows(folder)
+    rows = read_records(folder)
     problems = sorted({r.problem for r in rows})
     with progress.track("Writing the page", None):
         found = write_page(
@@ -82,7 +82,7 @@ def rank(folder: Path, progress: ProgressLog) -> Comparison:
     return write_leaderboard(folder, valid.__contains__, progress.console, _CONTROLS)
 
 
-def _about(folder: Path, rows: Sequence[Row]) -> About:
+def _about(folder: Path, rows: Sequence[RunRecord]) -> About:
     sessions = folder / "sessions.json"
     commands = (
         [s["command"] for s in json.loads(sessions.read_text())] if sessions.is_file() else []
@@ -124,7 +124,7 @@ def _why(problems: Sequence[str]) -> list[Picture]:
     a staircase of each network, and plans of equal predicted loss by operations and by latency.
     """
     pictures = []
-    for name in one_each(problems):
+    for name in one_per_network(problems):
         if (stairs := staircase(name)) is not None:
             title = f"{stairs.layer} of {name}, {stairs.channels_in} channels read"
             pictures.append(
@@ -162,5 +162,5 @@ def _print(found: Comparison, console: Console) -> None:
             f"{s.cost['fresh_trials']:.0f}",
         )
     console.print(view)
-    for remark in found.remarks:
-        console.print(remark, markup=False, highlight=False)
+    for caveat in found.caveats:
+        console.print(caveat, markup=False, highlight=False)
