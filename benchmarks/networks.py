@@ -32,7 +32,7 @@ from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.normalize import fold_batch_norms
 from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import Choice, find_forms
+from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
 from cprune_rl.models.registry import build_model, check_output
 from cprune_rl.models.zoo import MODELS
 from cprune_rl.pruning.equivalence_check import awakened
@@ -112,21 +112,21 @@ def _go(name: str, row: dict[str, Any]) -> None:
     exported = ExportedNetwork.export(
         model, example, coupled.axes, make_target(os.cpu_count() or 1)
     )
-    forms = find_forms(name, exported, coupled.groups, coupled.unprunable)
+    variants = find_layout_variants(name, exported, coupled.groups, coupled.unprunable)
     row |= {
         "exported": True,
-        "tasks": len(forms.network.workloads(forms.network.dense)),
-        "forms": len(forms.all),
-        "note": forms.note,
+        "tasks": len(variants.network.workloads(variants.network.dense)),
+        "forms": len(variants.all),
+        "note": variants.note,
     }
-    plan = forms.network.uniform(_KEPT)
+    plan = variants.network.uniform(_KEPT)
     pruned = prune(model, coupled, plan)
     values = {
         key: value.detach().numpy() for key, value in fold_batch_norms(pruned).state_dict().items()
     }
-    form = len(forms.all) - 1
-    chosen = tuple(form for _ in forms.network.subgraphs)
-    composed = compose(forms, plan, Choice(chosen, forms.transposes(chosen)), values)
+    variant = len(variants.all) - 1
+    chosen = tuple(variant for _ in variants.network.subgraphs)
+    composed = compose(variants, plan, VariantChoice(chosen, variants.transposes(chosen)), values)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "net.so"
         tvm.compile(composed.module, target=make_target(os.cpu_count() or 1)).export_library(

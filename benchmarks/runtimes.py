@@ -31,7 +31,7 @@ from cprune_rl.compiler.deploy.build import build_network, time_interleaved
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.layouts.variants import find_forms
+from cprune_rl.compiler.layouts.variants import find_layout_variants
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.intervals import speedup_interval
 from cprune_rl.cost_cache import open_store
@@ -77,14 +77,14 @@ def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) ->
         assert isinstance(device, LocalDevice)
         groups = find_groups(model, example)
         model.to(memory_format=torch.contiguous_format)
-        forms = find_forms(
+        variants = find_layout_variants(
             name, ExportedNetwork.export(model, example, groups.axes, device.target), groups.groups
         )
-        tuner = NetworkTuner(forms, device, store)
+        tuner = NetworkTuner(variants, device, store)
         tuner.tune_dense()
         library = Path(folder) / "net.so"
-        build_network(forms, forms.network.dense, model, tuner, device, library)
-        estimate = sum(c.latency_s for c in tuner.measure(forms.network.dense))
+        build_network(variants, variants.network.dense, model, tuner, device, library)
+        estimate = sum(c.latency_s for c in tuner.measure(variants.network.dense))
         rivals = {
             "onnxruntime": onnxruntime_run(model, example, n_threads, Path(folder)),
             **torch_runs(model, example, n_threads),

@@ -241,11 +241,11 @@ def _lowered(name: str, model: Any, example: Any, coupled: Any) -> Network:
     from cprune_rl.compiler.devices.local import LocalDevice
     from cprune_rl.compiler.devices.target import host_cpu
     from cprune_rl.compiler.export.exported_network import ExportedNetwork
-    from cprune_rl.compiler.layouts.variants import find_forms
+    from cprune_rl.compiler.layouts.variants import find_layout_variants
 
     with LocalDevice(1, host_cpu()) as device:
         exported = ExportedNetwork.export(model, example, coupled.axes, device.target)
-        return find_forms(name, exported, coupled.groups, coupled.unprunable).network
+        return find_layout_variants(name, exported, coupled.groups, coupled.unprunable).network
 
 
 def main() -> None:

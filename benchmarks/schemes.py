@@ -5,7 +5,7 @@ layers.
 
 `python benchmarks/schemes.py [--threads 1 2] [--layer NAME ...] [--trials 32] [--storage URL]
 [--json FILE] [--png FILE]`. Each way of computing a layer is tuned
-from random programs with the same number of trials in each of its forms; then the best programs of
+from random programs with the same number of trials in each of its variants; then the best programs of
 all ways are timed in turns, and every ratio
 is to the dense layer's in the same rounds. A narrower layer has about as many multiplications as
 the sparse one, at channel counts that fill
@@ -41,7 +41,7 @@ from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.target import host_cpu
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.layouts.variants import Forms, find_forms
+from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import transfer_schedule
 from cprune_rl.compiler.tuning.task_tuner import TaskTuner, TuningTask
@@ -55,7 +55,7 @@ from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.cost_cache import CostStore, open_store
 
 matplotlib.use("Agg")  # no display is needed, or taken
-_N_TRIALS = 32  # of each form
+_N_TRIALS = 32  # of each variant
 _N_ROUNDS = 15
 _EVENNESS = 0.2  # how much it counts that both channel counts are narrowed alike
 _ALL = 1 << 20  # channels: one block
@@ -138,7 +138,7 @@ class Workshop:
     Args:
         device: where.
         store: keeps the trials.
-        n_trials: of each form of a task.
+        n_trials: of each variant of a task.
     """
 
     def __init__(self, device: RpcDevice, store: CostStore, n_trials: int) -> None:
@@ -149,29 +149,29 @@ class Workshop:
         self._tuner = TaskTuner(device, store, 0, math.inf)
 
     def fastest(self, layer: Layer, scheme: str | None = None) -> Artifact | None:
-        """The library of the fastest program of any form; None where none runs.
+        """The library of the fastest program of any variant; None where none runs.
 
         Args:
             layer: to compute.
             scheme: that prunes it.
         """
-        forms = _described(layer, self._device)
-        network = forms.network
+        variants = _described(layer, self._device)
+        network = variants.network
         plan = Plan(network.dense.widths, (("conv", scheme),) if scheme else ())
         at = network.blocked_layers["conv"]
         found: list[tuple[float, Artifact]] = []
         seen: set[str] = set()
-        for form in forms.all:
-            workload = form.network.workloads(plan)[at]
+        for variant in variants.all:
+            workload = variant.network.workloads(plan)[at]
             if workload.key in seen:
-                continue  # some forms have the same task
+                continue  # some variants have the same task
             seen.add(workload.key)
-            widths, schemes = form.network.widths(plan), form.network.schemes_by_layer(plan)
-            lowered = form.exported.lowered(widths, schemes)
+            widths, schemes = variant.network.widths(plan), variant.network.schemes_by_layer(plan)
+            lowered = variant.exported.lowered(widths, schemes)
             call = lowered.calls[at]
             task, check = (
                 lowered.task(call.function),
-                OutputCheck(call, form.exported.packings(widths, call, schemes), self._device),
+                OutputCheck(call, variant.exported.packings(widths, call, schemes), self._device),
             )
             self._tuner.tune(
                 TuningTask(workload, partial(_given, task, check), 1.0), "schemes", self._effort
@@ -193,12 +193,12 @@ def _given(task: tvm.IRModule, check: OutputCheck) -> tuple[tvm.IRModule, Output
     return task, check
 
 
-def _described(layer: Layer, device: RpcDevice) -> Forms:
+def _described(layer: Layer, device: RpcDevice) -> LayoutVariants:
     torch.manual_seed(0)
     exported = ExportedNetwork.export(
         _Alone(layer).eval(), torch.zeros(1, layer.n_in, layer.size, layer.size), {}, device.target
     )
-    return find_forms("layer", exported, ())
+    return find_layout_variants("layer", exported, ())
 
 
 def sparse_run(
@@ -254,7 +254,7 @@ def compare(
         layer: to compute.
         n_threads: that a program may use.
         storage: cost cache; None for one in memory.
-        n_trials: of each form of a task.
+        n_trials: of each variant of a task.
     """
     store = open_store(storage)
     with LocalDevice(n_threads, host_cpu()) as device:
@@ -389,7 +389,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--layer", nargs="*", default=list(LAYERS), choices=list(LAYERS))
-    parser.add_argument("--trials", type=int, default=_N_TRIALS, help="of each form of a task")
+    parser.add_argument(
+        "--trials", type=int, default=_N_TRIALS, help="of each layout variant of a task"
+    )
     parser.add_argument("--storage", help="cost cache to take programs from and keep them in")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)

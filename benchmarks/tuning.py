@@ -33,7 +33,12 @@ from cprune_rl.compiler.devices.target import vector_width
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.kernels.packed_conv import block_size
 from cprune_rl.compiler.layouts.transposes import transpose_module, transpose_workload
-from cprune_rl.compiler.layouts.variants import Form, Forms, Transpose, find_forms
+from cprune_rl.compiler.layouts.variants import (
+    LayoutVariant,
+    LayoutVariants,
+    Transpose,
+    find_layout_variants,
+)
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace, random_candidates
@@ -60,8 +65,8 @@ CPRUNE_TRIALS = (
 LOSS = 0.02  # accuracy that the greedy searches below may lose
 _NEVER_ENOUGH_S = 1e9  # what 1 % of a network is worth to a search that is to use up its trials
 CPRUNE_EFFORT = TuningBudget(0, 24, CPRUNE_TRIALS, worth_s=_NEVER_ENOUGH_S)
-_EQUAL = TuningBudget(0, 12, 32, worth_s=_NEVER_ENOUGH_S)  # of each form
-_FORMS = ("plain", "packed", "winograd")  # in the order of `Forms.all`
+_EQUAL = TuningBudget(0, 12, 32, worth_s=_NEVER_ENOUGH_S)  # of each variant
+_VARIANTS = ("plain", "packed", "winograd")  # in the order of `LayoutVariants.all`
 
 
 class Bench:
@@ -78,13 +83,13 @@ class Bench:
         self.model = build_model(name, 10).eval()
         self.example = torch.zeros(MODELS[name].input_shape)
         self.groups: CoupledGroups = find_groups(self.model, self.example)
-        self.forms: Forms = find_forms(
+        self.variants: LayoutVariants = find_layout_variants(
             name,
             ExportedNetwork.export(self.model, self.example, self.groups.axes, device.target),
             self.groups.groups,
         )
         self.store: CostStore = open_store(storage)
-        self.tuner = NetworkTuner(self.forms, device, self.store)
+        self.tuner = NetworkTuner(self.variants, device, self.store)
         self.tuner.tune_dense()
 
     def problem(self) -> Problem:
@@ -93,7 +98,7 @@ class Bench:
         these experiments are about latency.
         """
         recorded = open_recorded(self.name)
-        network = self.forms.network
+        network = self.variants.network
         loss_model = LossModel(recorded.loss_model.scale, recorded.loss_model.power)
         oracle = LossModelOracle(network, loss_model, recorded.dense_accuracy)
         latency = InterpolatedLatency(network, self.tuner.view(), LatencyInterpolator())
@@ -125,10 +130,10 @@ def trial_seconds(bench: Bench, sizes: Sequence[int] = (8, 64)) -> list[dict[str
         sizes: candidates of a batch: about as many as our searches try at once, and as many as
             `tune_relax` puts in one.
     """
-    call = bench.forms.all[0].calls[3]
+    call = bench.variants.all[0].calls[3]
     module = (
-        bench.forms.all[0]
-        .exported.lowered(bench.forms.network.widths(bench.forms.network.dense))
+        bench.variants.all[0]
+        .exported.lowered(bench.variants.network.widths(bench.variants.network.dense))
         .task(call.function)
     )
     first, second, *candidates = random_candidates(
@@ -169,7 +174,9 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
 
 
 def _nameless(bench: Bench) -> Workload:
-    return replace(bench.forms.network.workloads(bench.forms.network.dense)[3], key="benchmark")
+    return replace(
+        bench.variants.network.workloads(bench.variants.network.dense)[3], key="benchmark"
+    )
 
 
 class StockRunner:
@@ -263,13 +270,13 @@ def _shapes(
     bench: Bench, n_shapes: int, seed: int
 ) -> list[tuple[Workload, object, list[ScheduleTrace]]]:
     rng = np.random.default_rng(seed)
-    network, form = bench.forms.network, bench.forms.all[-1]
+    network, variant = bench.variants.network, bench.variants.all[-1]
     found: dict[str, tuple[Workload, object, list[ScheduleTrace]]] = {}
     while len(found) < n_shapes:
         plan = Plan(tuple(int(rng.integers(g.minimum, g.channels)) for g in network.groups))
-        lowered = form.exported.lowered(network.widths(plan))
+        lowered = variant.exported.lowered(network.widths(plan))
         at = int(rng.integers(len(network.subgraphs)))
-        workload = form.network.workloads(plan)[at]
+        workload = variant.network.workloads(plan)[at]
         if workload.operator.name == "conv2d":
             found[workload.key] = (
                 workload,
@@ -287,14 +294,14 @@ def search_trials(bench: Bench, protocol: TuningBudget = CPRUNE_EFFORT) -> dict[
     It is counted, and run
     on the final plan only: what its programs take there, next to what ours do. `ratio` has the
     trials on the dense network
-    in it, for us those of the survey of forms too.
+    in it, for us those of the survey of variants too.
 
     Args:
         bench: a network on a device, its dense tasks tuned with an empty cost cache: a program that
             the cache had would count for nothing.
         protocol: how a task of the final plan is tuned from scratch.
     """
-    problem, network = bench.problem(), bench.forms.network
+    problem, network = bench.problem(), bench.variants.network
     result = GreedyCPrune().search(problem, Budget())
     ours_dense, ours = bench.tuner.spending.fresh_trials, problem.latency.spending.fresh_trials
     cprune_dense, cprune = (
@@ -321,8 +328,8 @@ def _protocol_trials(network: Network, plans: Iterable[Plan]) -> int:
 def _final_plan(bench: Bench, best: AcceptedPlan, protocol: TuningBudget) -> dict[str, float]:
     """Estimates of one plan:
 
-    by our search, and by the protocol, in the plain form, which is all that CPrune has, and in the
-    forms that we chose.
+    by our search, and by the protocol, in the plain variant, which is all that CPrune has, and in the
+    variants that we chose.
 
     The protocol's tuner begins with an empty store and no pool; its ranking learns from one task to
     the next, as TVM's does.
@@ -330,18 +337,18 @@ def _final_plan(bench: Bench, best: AcceptedPlan, protocol: TuningBudget) -> dic
     tuner = TaskTuner(bench.device, open_store(None), seed=0, since=math.inf)
     choice = bench.tuner.choice(best.plan)
     figures: dict[str, float] = {"ours_us": best.latency_s * 1e6}
-    for label, forms, transposes in (
-        ("plain", (0,) * len(choice.forms), ()),
-        ("our_forms", choice.forms, choice.transposes),
+    for label, variants, transposes in (
+        ("plain", (0,) * len(choice.variants), ()),
+        ("our_forms", choice.variants, choice.transposes),
     ):
         jobs = [
-            _job(bench.device, bench.forms.all[form], best.plan, at)
-            for at, form in enumerate(forms)
+            _job(bench.device, bench.variants.all[variant], best.plan, at)
+            for at, variant in enumerate(variants)
         ]
         jobs += [
             TuningTask(
-                transpose_workload(bench.forms, best.plan, t),
-                functools.partial(_transpose, bench.forms, best.plan, t),
+                transpose_workload(bench.variants, best.plan, t),
+                functools.partial(_transpose, bench.variants, best.plan, t),
                 1.0,
             )
             for t in transposes
@@ -354,31 +361,33 @@ def _final_plan(bench: Bench, best: AcceptedPlan, protocol: TuningBudget) -> dic
     return {**figures, "cprune_trials_run": tuner.spending.fresh_trials}
 
 
-def _job(device: RpcDevice, form: Form, plan: Plan, at: int) -> TuningTask:
-    """A subgraph of a plan in one form, worth all its trials;
+def _job(device: RpcDevice, variant: LayoutVariant, plan: Plan, at: int) -> TuningTask:
+    """A subgraph of a plan in one variant, worth all its trials;
 
     its output is checked as a tuner's is.
     """
-    widths = form.network.widths(plan)
-    lowered = form.exported.lowered(widths)
+    widths = variant.network.widths(plan)
+    lowered = variant.exported.lowered(widths)
     call = lowered.calls[at]
     return TuningTask(
-        form.network.workloads(plan)[at],
+        variant.network.workloads(plan)[at],
         lambda: (
             lowered.task(call.function),
-            OutputCheck(call, form.exported.packings(widths, call), device),
+            OutputCheck(call, variant.exported.packings(widths, call), device),
         ),
         1.0,
     )
 
 
-def _transpose(forms: Forms, plan: Plan, transpose: Transpose) -> tuple[tvm.IRModule, None]:
-    return transpose_module(forms, plan, transpose), None
+def _transpose(
+    variants: LayoutVariants, plan: Plan, transpose: Transpose
+) -> tuple[tvm.IRModule, None]:
+    return transpose_module(variants, plan, transpose), None
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A shape to compare the forms on.
+    """A shape to compare the variants on.
 
     Attributes:
         kernel: height and width.
@@ -404,8 +413,8 @@ class Convolution:
         )
         return replace(self, n_in=n_in, n_out=n_out)
 
-    def forms(self, target: tvm.target.Target) -> tuple[Forms, int]:
-        """A network around it, in every form, and its position there.
+    def variants(self, target: tvm.target.Target) -> tuple[LayoutVariants, int]:
+        """A network around it, in every variant, and its position there.
 
         Convolutions stand before and after it: alone it would read the image, and write a map that
         is transposed back.
@@ -414,13 +423,15 @@ class Convolution:
         model = nn.Sequential(
             nn.Conv2d(3, self.n_in, 1), nn.ReLU(), tested, nn.ReLU(), nn.Conv2d(self.n_out, 8, 1)
         ).eval()
-        forms = find_forms(
+        variants = find_layout_variants(
             "one convolution",
             ExportedNetwork.export(model, torch.zeros(1, 3, self.height, self.height), {}, target),
             (),
         )
-        return forms, next(
-            at for at, subgraph in enumerate(forms.network.subgraphs) if subgraph.layers == ("2",)
+        return variants, next(
+            at
+            for at, subgraph in enumerate(variants.network.subgraphs)
+            if subgraph.layers == ("2",)
         )
 
 
@@ -443,20 +454,20 @@ CONVOLUTIONS = (
 def form_latencies(
     device: RpcDevice, shapes: Sequence[Convolution] = CONVOLUTIONS, effort: TuningBudget = _EQUAL
 ) -> list[dict[str, float | None]]:
-    """The fastest program of each form after the same number of trials, from scratch;
+    """The fastest program of each variant after the same number of trials, from scratch;
 
     and what a tail costs against filled channels.
 
     Args:
         device: where.
         shapes: convolutions, each with its bias and ReLU.
-        effort: of each form of each shape; small design spaces end earlier, `fewest_trials` says
+        effort: of each variant of each shape; small design spaces end earlier, `fewest_trials` says
             so.
 
     Returns:
-        A row for each shape: microseconds in each form, None where the form is no other. Where the
+        A row for each shape: microseconds in each variant, None where the variant is no other. Where the
         block does not divide the channels that are written,
-        `padded_us` is the packed form with channels filled up to whole blocks, and
+        `padded_us` is the packed variant with channels filled up to whole blocks, and
         `tail_over_padded` the latency with a tail as a share of it.
     """
     rows: list[dict[str, float | None]] = []
@@ -469,7 +480,7 @@ def form_latencies(
             **vars(shape),
             **{
                 f"{name}_us": seconds[name] * 1e6 if name in seconds else None
-                for name in (*_FORMS, "padded")
+                for name in (*_VARIANTS, "padded")
             },
         }
         row["tail_over_padded"] = (
@@ -481,17 +492,19 @@ def form_latencies(
 
 
 def _tuned(
-    device: RpcDevice, shape: Convolution, effort: TuningBudget, wanted: Sequence[str] = _FORMS
+    device: RpcDevice, shape: Convolution, effort: TuningBudget, wanted: Sequence[str] = _VARIANTS
 ) -> dict[str, tuple[float, int]]:
-    """Seconds and trials of a convolution in the forms in which it is another task, by a tuner that
+    """Seconds and trials of a convolution in the variants in which it is another task, by a tuner that
     knows nothing else.
     """
-    forms, at = shape.forms(device.target)
+    variants, at = shape.variants(device.target)
     tuned = {}
-    for name, position in ((_FORMS[f], f) for f in forms.distinct[at] if _FORMS[f] in wanted):
+    for name, position in (
+        (_VARIANTS[f], f) for f in variants.distinct[at] if _VARIANTS[f] in wanted
+    ):
         tuner, job = (
             TaskTuner(device, open_store(None), seed=0, since=math.inf),
-            _job(device, forms.all[position], forms.network.dense, at),
+            _job(device, variants.all[position], variants.network.dense, at),
         )
         tuned[name] = tuner.tune(job, "form", effort).latency_s, tuner.n_trials(job.workload)
     return tuned
@@ -504,7 +517,7 @@ def estimate_errors(
     CPrune and random walks visit.
     """
     rng = np.random.default_rng(seed)
-    network = bench.forms.network
+    network = bench.variants.network
     visited = [s.plan for s in GreedyCPrune().search(bench.problem(), Budget()).history][
         : n_plans // 2
     ]
@@ -518,7 +531,7 @@ def estimate_errors(
             model = prune(bench.model, bench.groups, plan)
             library = Path(folder) / f"{position}.so"
             estimate = sum(c.latency_s for c in bench.tuner.measure(plan))
-            build_network(bench.forms, plan, model, bench.tuner, bench.device, library)
+            build_network(bench.variants, plan, model, bench.tuner, bench.device, library)
             measured = float(
                 np.median(
                     time_interleaved(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cprune_rl.compiler.devices.local import LocalDevice
     from cprune_rl.compiler.export.exported_network import ExportedNetwork
-    from cprune_rl.compiler.layouts.variants import Forms
+    from cprune_rl.compiler.layouts.variants import LayoutVariants
     from cprune_rl.core.network import Network
     from cprune_rl.pruning.groups import CoupledGroups
     from tests.doubles.local_postgres import LocalPostgres
@@ -46,12 +46,12 @@ class Lowered:
     example: torch.Tensor
     coupled: CoupledGroups
     exported: ExportedNetwork
-    forms: Forms
+    variants: LayoutVariants
 
     @property
     def network(self) -> Network:
         """As every search sees it."""
-        return self.forms.network
+        return self.variants.network
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ def lower(name: str) -> Lowered:
 
     from cprune_rl.compiler.devices.target import make_target
     from cprune_rl.compiler.export.exported_network import ExportedNetwork
-    from cprune_rl.compiler.layouts.variants import find_forms
+    from cprune_rl.compiler.layouts.variants import find_layout_variants
     from cprune_rl.models.registry import build_model
     from cprune_rl.models.zoo import MODELS
     from cprune_rl.pruning.groups import find_groups
@@ -86,7 +86,7 @@ def lower(name: str) -> Lowered:
         example,
         coupled,
         exported,
-        find_forms(name, exported, coupled.groups, coupled.unprunable),
+        find_layout_variants(name, exported, coupled.groups, coupled.unprunable),
     )
 
 

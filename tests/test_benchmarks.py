@@ -47,19 +47,19 @@ def test_a_missing_runtime_is_named_before_anything_is_measured(
     runtimes.require_rivals()
 
 
-@pytest.mark.parametrize(("kernel", "stride", "n_forms"), [(3, 1, 3), (3, 2, 2), (1, 1, 2)])
+@pytest.mark.parametrize(("kernel", "stride", "n_variants"), [(3, 1, 3), (3, 2, 2), (1, 1, 2)])
 def test_a_convolution_is_compared_in_all_of_its_forms_between_maps_of_their_layout(
-    kernel: int, stride: int, n_forms: int, monkeypatch: pytest.MonkeyPatch
+    kernel: int, stride: int, n_variants: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = load("tuning", monkeypatch).Convolution(kernel, stride, 24, 41, 8)
-    forms, at = shape.forms(make_target(1))
-    assert len(forms.distinct[at]) == n_forms
-    for f in forms.distinct[at]:
-        call, form = forms.all[f].calls[at], forms.all[f]
-        assert (call.layouts[0], call.layouts[-1]) == (form.layout, form.layout)
+    variants, at = shape.variants(make_target(1))
+    assert len(variants.distinct[at]) == n_variants
+    for f in variants.distinct[at]:
+        call, variant = variants.all[f].calls[at], variants.all[f]
+        assert (call.layouts[0], call.layouts[-1]) == (variant.layout, variant.layout)
         assert (
-            call.shapes[0][form.layout.index("C")],
-            call.shapes[-1][form.layout.index("C")],
+            call.shapes[0][variant.layout.index("C")],
+            call.shapes[-1][variant.layout.index("C")],
         ) == (24, 41)
 
 
@@ -75,7 +75,7 @@ def test_padded_channels_are_whole_blocks(
 
 def test_the_protocol_tunes_a_task_once_for_each_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     tuning = load("tuning", monkeypatch)
-    network = tuning.Convolution(3, 1, 24, 24, 8).forms(make_target(1))[0].network
+    network = tuning.Convolution(3, 1, 24, 24, 8).variants(make_target(1))[0].network
     assert tuning._protocol_trials(network, [network.dense, network.dense]) == 2 * 70 * len(
         {w.key for w in network.workloads(network.dense)}
     )

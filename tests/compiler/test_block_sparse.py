@@ -372,7 +372,7 @@ def test_a_schemes_task_has_its_own_key_and_what_is_left_to_compute(lowered: Low
 def test_whole_kernels_are_other_tasks_than_blocks_and_computed_by_winograds_form_where_it_is_taken(
     lowered: Lowered,
 ) -> None:
-    plain, packed, winograd = (form.network for form in lowered.forms.all)
+    plain, packed, winograd = (variant.network for variant in lowered.variants.all)
     at, strided = (plain.blocked_layers[layer] for layer in ("blocks.1.conv2", "blocks.1.conv1"))
 
     def task(network: Network, subgraph: int, scheme: str) -> Workload:
@@ -406,9 +406,11 @@ def test_whole_kernels_are_other_tasks_than_blocks_and_computed_by_winograds_for
 def test_sums_of_sparse_winograd_products_are_vectors_and_their_programs_can_be_handed_over(
     lowered: Lowered, block: int, lanes: int
 ) -> None:
-    form, layer = lowered.forms.all[2], "blocks.2.conv2"
-    at, scheme = form.network.blocked_layers[layer], Scheme("kernel", block, 0.25)
-    module = form.exported.lowered(lowered.network.widths(lowered.network.dense), {layer: scheme})
+    variant, layer = lowered.variants.all[2], "blocks.2.conv2"
+    at, scheme = variant.network.blocked_layers[layer], Scheme("kernel", block, 0.25)
+    module = variant.exported.lowered(
+        lowered.network.widths(lowered.network.dense), {layer: scheme}
+    )
     task = module.task(module.calls[at].function)
     for candidate in random_candidates(task, make_target(1), 3, seed=0):
         (products,) = re.findall(
@@ -441,7 +443,7 @@ def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes
     lowered: Lowered, device: LocalDevice, tmp_path: pytest.TempPathFactory
 ) -> None:
     network, store = lowered.network, open_store(None)
-    tuner = NetworkTuner(lowered.forms, device, store, TINY)
+    tuner = NetworkTuner(lowered.variants, device, store, TINY)
     tuner.tune_dense()
     kinds = (
         "block(8,0.25)",
@@ -461,7 +463,7 @@ def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes
     costs = tuner.measure(plan)
     assert [c.error for c in costs if c.error] == []
     for at in network.schemes(plan):
-        for workload in lowered.forms.workloads(plan)[at]:
+        for workload in lowered.variants.workloads(plan)[at]:
             check = tuner._load(workload, plan)[1]
             assert check is not None
             (table,) = check.tables().values()
@@ -469,12 +471,12 @@ def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes
     narrow = prune(lowered.model, lowered.coupled, plan)
     model = bake_masks(apply_masks(narrow, network.schemes_by_layer(plan))).eval()
     library, image = tmp_path / "pruned.so", torch.randn(1, 3, 32, 32)
-    build_network(lowered.forms, plan, model, tuner, device, library)
+    build_network(lowered.variants, plan, model, tuner, device, library)
     with torch.no_grad():
         expected = model(image).numpy()
     np.testing.assert_allclose(run_library(library, image.numpy(), 10), expected, atol=1e-4)
     with pytest.raises(ModelError, match="holds"):
-        build_network(lowered.forms, plan, narrow, tuner, device, tmp_path / "whole.so")
+        build_network(lowered.variants, plan, narrow, tuner, device, tmp_path / "whole.so")
     before = tuner.spending.fresh_trials
     tuner.measure(Plan(plan.widths, tuple((layer, text) for layer, text in plan.schemes)))
     assert tuner.spending.fresh_trials == before

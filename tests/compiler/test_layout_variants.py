@@ -1,4 +1,4 @@
-"""Forms: packed convolutions, the whole network's choice, modules composed of several forms,
+"""Layout variants: packed convolutions, the whole network's choice, modules composed of several variants,
 programs served to TVM.
 """
 
@@ -41,7 +41,7 @@ from cprune_rl.compiler.kernels.winograd import (
     winograd_conv2d,
 )
 from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import Choice, find_forms
+from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import (
     Candidate,
@@ -171,16 +171,18 @@ def test_winograds_form_computes_what_torch_computes(
         ((3, 3), (1, 1), (2, 2), False),
     ],
 )
-def test_only_dense_3x3_windows_have_winograds_form(
+def test_only_dense_3x3_windows_have_winograds_variant(
     kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], can: bool
 ) -> None:
     assert is_winograd(kernel, stride, dilation) == can
 
 
 def test_transforms_of_winograds_form_are_unrolled_and_vectorised(lowered: Lowered) -> None:
-    form = lowered.forms.all[2]
-    call = form.calls[1]
-    task = form.exported.lowered(lowered.network.widths(lowered.network.dense)).task(call.function)
+    variant = lowered.variants.all[2]
+    call = variant.calls[1]
+    task = variant.exported.lowered(lowered.network.widths(lowered.network.dense)).task(
+        call.function
+    )
     for candidate in random_candidates(task, make_target(1), 3, seed=0):
         unrolled = re.findall(r"in T.unroll\((?:T.int64\()?(\d+)", candidate.module.script())
         assert unrolled.count("6") >= 2
@@ -203,11 +205,13 @@ def run_te(tensors: list[te.Tensor], inputs: list[np.ndarray]) -> np.ndarray:
     ("name", "n_winograd"), [("resnet8-w8", 4), ("vgg-small", 5), ("mobilenetv2-small", 0)]
 )
 def test_packaged_networks_can_be_had_in_nhwc(name: str, n_winograd: int) -> None:
-    forms = lower(name).forms
-    assert forms.note == ""
-    assert [form.layout for form in forms.all] == ["NCHW", "NHWC", "NHWC"][: len(forms.all)]
-    assert sum(2 in distinct for distinct in forms.distinct) == n_winograd
-    for plain, *others in forms.workloads(forms.network.uniform(0.7)):
+    variants = lower(name).variants
+    assert variants.note == ""
+    assert [variant.layout for variant in variants.all] == ["NCHW", "NHWC", "NHWC"][
+        : len(variants.all)
+    ]
+    assert sum(2 in distinct for distinct in variants.distinct) == n_winograd
+    for plain, *others in variants.workloads(variants.network.uniform(0.7)):
         for other in others:
             assert (plain.macs, plain.channels_in, plain.channels_out, plain.operator) == (
                 other.macs,
@@ -239,13 +243,13 @@ def test_a_grouped_convolution_computes_what_torch_computes_in_both_layouts(
     ).eval()
     example = torch.zeros(1, 3, 12, 12)
     coupled = find_groups(model, example)
-    forms = find_forms(
+    variants = find_layout_variants(
         "grouped",
         ExportedNetwork.export(model, example, coupled.axes, make_target(1)),
         coupled.groups,
     )
-    assert len(forms.all) >= 2, forms.note
-    plan = forms.network.uniform(0.6)
+    assert len(variants.all) >= 2, variants.note
+    plan = variants.network.uniform(0.6)
     pruned = prune(model, coupled, plan)
     values = {
         name: value.detach().numpy()
@@ -254,28 +258,30 @@ def test_a_grouped_convolution_computes_what_torch_computes_in_both_layouts(
     image = torch.randn(1, 3, 12, 12)
     with torch.no_grad():
         expected = pruned(image).numpy()
-    for form in range(2):
-        chosen = (form,) * len(forms.network.subgraphs)
-        composed = compose(forms, plan, Choice(chosen, forms.transposes(chosen)), values)
+    for variant in range(2):
+        chosen = (variant,) * len(variants.network.subgraphs)
+        composed = compose(
+            variants, plan, VariantChoice(chosen, variants.transposes(chosen)), values
+        )
         tvm.compile(composed.module, target=make_target(1)).export_library(
-            str(tmp_path / f"{form}.so")
+            str(tmp_path / f"{variant}.so")
         )
         np.testing.assert_allclose(
-            run_library(tmp_path / f"{form}.so", image.numpy(), 4), expected, atol=1e-4
+            run_library(tmp_path / f"{variant}.so", image.numpy(), 4), expected, atol=1e-4
         )
 
 
-def test_the_channel_loop_is_found_in_every_form() -> None:
-    forms = lower("mobilenetv2-small").forms
-    plan = forms.network.dense
-    for at, tasks in enumerate(forms.workloads(plan)):
-        for f in forms.distinct[at]:
+def test_the_channel_loop_is_found_in_every_variant() -> None:
+    variants = lower("mobilenetv2-small").variants
+    plan = variants.network.dense
+    for at, tasks in enumerate(variants.workloads(plan)):
+        for f in variants.distinct[at]:
             if tasks[f].operator.name not in ("conv2d", "depthwise"):
                 continue
             task = (
-                forms.all[f]
-                .exported.lowered(forms.network.widths(plan))
-                .task(forms.all[f].calls[at].function)
+                variants.all[f]
+                .exported.lowered(variants.network.widths(plan))
+                .task(variants.all[f].calls[at].function)
             )
             found = [
                 c.trace.tile_factors("NHWC" if "form=" in tasks[f].family else "NCHW")
@@ -291,10 +297,10 @@ def test_the_channel_loop_is_found_in_every_form() -> None:
 
 
 def total(
-    lowered: Lowered, costs: list[dict[int, float]], forms: tuple[int, ...], transpose_s: float
+    lowered: Lowered, costs: list[dict[int, float]], variants: tuple[int, ...], transpose_s: float
 ) -> float:
-    return sum(c[f] for c, f in zip(costs, forms, strict=True)) + transpose_s * len(
-        lowered.forms.transposes(forms)
+    return sum(c[f] for c, f in zip(costs, variants, strict=True)) + transpose_s * len(
+        lowered.variants.transposes(variants)
     )
 
 
@@ -304,39 +310,39 @@ def test_the_choice_is_the_best_of_all_choices(
     lowered: Lowered, random: object, transpose_s: float
 ) -> None:
     costs = [{f: random.random() for f in (0, 1)} for _ in lowered.network.subgraphs]  # type: ignore[attr-defined]
-    choice = lowered.forms.choose(costs, lambda _: transpose_s)
-    assert choice.transposes == lowered.forms.transposes(choice.forms)
+    choice = lowered.variants.choose(costs, lambda _: transpose_s)
+    assert choice.transposes == lowered.variants.transposes(choice.variants)
     best = min(
-        total(lowered, costs, forms, transpose_s)
-        for forms in itertools.product((0, 1), repeat=len(costs))
+        total(lowered, costs, variants, transpose_s)
+        for variants in itertools.product((0, 1), repeat=len(costs))
     )
-    assert total(lowered, costs, choice.forms, transpose_s) == pytest.approx(best)
+    assert total(lowered, costs, choice.variants, transpose_s) == pytest.approx(best)
 
 
-def test_a_form_that_does_not_run_is_not_chosen(lowered: Lowered) -> None:
+def test_a_variant_that_does_not_run_is_not_chosen(lowered: Lowered) -> None:
     costs = [
         {0: 1.0, 1: float("inf")} if i % 2 else {0: 2.0, 1: 1.0}
         for i in range(len(lowered.network.subgraphs))
     ]
-    choice = lowered.forms.choose(costs, lambda _: 0.1)
-    assert all(np.isfinite(c[f]) for c, f in zip(costs, choice.forms, strict=True))
+    choice = lowered.variants.choose(costs, lambda _: 0.1)
+    assert all(np.isfinite(c[f]) for c, f in zip(costs, choice.variants, strict=True))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_network_in_any_mixture_of_forms_computes_what_torch_computes(
+def test_a_network_in_any_mixture_of_variants_computes_what_torch_computes(
     lowered: Lowered, seed: int, tmp_path: Path
 ) -> None:
     plan = lowered.network.uniform(0.7)
     model = prune(lowered.model, lowered.coupled, plan)
-    forms = tuple(
+    variants = tuple(
         int(f) for f in np.random.default_rng(seed).integers(3, size=len(lowered.network.subgraphs))
     )
-    transposes = lowered.forms.transposes(forms)
+    transposes = lowered.variants.transposes(variants)
     assert transposes, "neighbours differ somewhere"
     values = {
         name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()
     }
-    composed = compose(lowered.forms, plan, Choice(forms, transposes), values)
+    composed = compose(lowered.variants, plan, VariantChoice(variants, transposes), values)
     tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / "net.so"))
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
@@ -353,8 +359,8 @@ def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(
         name: value.detach().numpy()
         for name, value in fold_batch_norms(lowered.model).state_dict().items()
     }
-    forms = (0,) * len(lowered.network.subgraphs)
-    composed = compose(lowered.forms, dense, Choice(forms, ()), values)
+    variants = (0,) * len(lowered.network.subgraphs)
+    composed = compose(lowered.variants, dense, VariantChoice(variants, ()), values)
     with pytest.raises(ModelError, match="untuned"):
         apply_schedules(composed.module, {}, make_target(1))
 
@@ -363,12 +369,14 @@ def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(
 
 
 def first_task(lowered: Lowered) -> tuple[SearchTask, str]:
-    form = lowered.forms.all[1]
-    call = form.calls[1]
-    module = form.exported.lowered(lowered.network.widths(lowered.network.dense)).task(
+    variant = lowered.variants.all[1]
+    call = variant.calls[1]
+    module = variant.exported.lowered(lowered.network.widths(lowered.network.dense)).task(
         call.function
     )
-    return SearchTask(module, [], 0.2, 0), form.network.workloads(lowered.network.dense)[1].family
+    return SearchTask(module, [], 0.2, 0), variant.network.workloads(lowered.network.dense)[
+        1
+    ].family
 
 
 def splits_of(candidate: Candidate) -> list[list[int]]:
@@ -455,7 +463,7 @@ class Liar:
 def test_a_program_that_computes_something_else_is_found_out(
     lowered: Lowered, factor: float, complaint: str | None
 ) -> None:
-    call = lowered.forms.all[0].calls[1]
+    call = lowered.variants.all[0].calls[1]
     found = OutputCheck(call, (None,) * (len(call.shapes) - 1), Liar(factor))(Artifact("", (), ()))  # type: ignore[arg-type]
     assert found is None if complaint is None else complaint in str(found)
 
@@ -470,15 +478,17 @@ class Zeros:
         return (np.zeros(self._shape, np.float32),)
 
 
-def test_every_convolution_of_a_narrower_network_is_compared_with_torchs_in_every_form() -> None:
-    forms = lower("mobilenetv2-small").forms
-    for form in forms.all:
-        widths = forms.network.widths(forms.network.uniform(0.7))
-        for call in form.exported.lowered(widths).calls:
-            check = OutputCheck(call, form.exported.packings(widths, call), Zeros(call.shapes[-1]))  # type: ignore[arg-type]
+def test_every_convolution_of_a_narrower_network_is_compared_with_torchs_in_every_variant() -> None:
+    variants = lower("mobilenetv2-small").variants
+    for variant in variants.all:
+        widths = variants.network.widths(variants.network.uniform(0.7))
+        for call in variant.exported.lowered(widths).calls:
+            check = OutputCheck(
+                call, variant.exported.packings(widths, call), Zeros(call.shapes[-1])
+            )  # type: ignore[arg-type]
             if any(operator.name == "nn.conv2d" for operator in call.operators):
                 assert "wrong output" in str(check(Artifact("", (), ()))), (
-                    f"{form.layout} {call.function}"
+                    f"{variant.layout} {call.function}"
                 )
 
 
@@ -486,15 +496,15 @@ def test_a_task_is_the_same_function_in_every_network() -> None:
     short, deep = lower("resnet8"), lower("resnet20")
     target = make_target(1)
     shared = 0
-    for form, other in zip(short.forms.all, deep.forms.all, strict=True):
+    for variant, other in zip(short.variants.all, deep.variants.all, strict=True):
         known = {w.key: i for i, w in enumerate(other.network.workloads(other.network.dense))}
-        for at, workload in enumerate(form.network.workloads(form.network.dense)):
+        for at, workload in enumerate(variant.network.workloads(variant.network.dense)):
             if workload.key not in known or "mean" not in workload.key:
                 continue
             shared += 1
             tasks = [
                 f.exported.lowered(f.network.widths(f.network.dense)).task(f.calls[i].function)
-                for f, i in ((form, at), (other, known[workload.key]))
+                for f, i in ((variant, at), (other, known[workload.key]))
             ]
             (candidate,) = random_candidates(tasks[1], target, 1, 0)
             assert "reduced" in candidate.trace.json
@@ -510,9 +520,9 @@ def test_a_task_is_the_same_function_in_every_network() -> None:
 
 def test_programs_are_of_the_instructions_that_a_recording_may_hold(lowered: Lowered) -> None:
     target, widths = make_target(1), lowered.network.widths(lowered.network.dense)
-    for form in lowered.forms.all:
-        for call in (form.calls[1], form.calls[-1]):  # a convolution, and the classifier
-            module = form.exported.lowered(widths).task(call.function)
+    for variant in lowered.variants.all:
+        for call in (variant.calls[1], variant.calls[-1]):  # a convolution, and the classifier
+            module = variant.exported.lowered(widths).task(call.function)
             drawn = random_candidates(module, target, 3, 0)
             mutants = mutate(drawn, module, target, 3, 0)
             assert drawn

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cprune_rl.cli import app
 from cprune_rl.compiler.deploy.build import build_network, compare_libraries, run_library
 from cprune_rl.compiler.devices.local import LocalDevice
-from cprune_rl.compiler.layouts.survey import Channels, FormSurvey
+from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner, TuningSettings
 from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.core.protocols import Artifact, Measurement
@@ -47,13 +47,13 @@ def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(
 ) -> None:
     store = open_store(f"sqlite:///{tmp_path}/costs.db")
     narrow = lowered.network.uniform(0.5)
-    first = NetworkTuner(lowered.forms, device, store, SMALL)
+    first = NetworkTuner(lowered.variants, device, store, SMALL)
     first.tune_dense()
     costs = first.measure(narrow)
     assert all(c.error is None and c.tile_factors for c in costs if c.latency_s > 1e-6)
     assert first.spending.fresh_trials > 10
     first.cross_apply([lowered.network.dense, narrow])
-    second = NetworkTuner(lowered.forms, device, store, SMALL)
+    second = NetworkTuner(lowered.variants, device, store, SMALL)
     second.tune_dense()
     assert second.measure(narrow) == costs, "what later trials found does not change a search's way"
     assert second.predict(lowered.network.workloads(narrow)) == costs
@@ -81,7 +81,7 @@ class Broken(LocalDevice):
 def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: Lowered) -> None:
     store = open_store(None)
     with Broken() as broken:
-        first, second = (NetworkTuner(lowered.forms, broken, store, TINY) for _ in range(2))
+        first, second = (NetworkTuner(lowered.variants, broken, store, TINY) for _ in range(2))
         first.tune_dense()
         costs = first.measure(lowered.network.dense)
         assert {c.error for c in costs} == {"crashed"}
@@ -94,7 +94,7 @@ def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: 
     store.close()
 
 
-def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_too(
+def test_a_variant_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_too(
     lowered: Lowered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, store = lowered.network, open_store(None)
@@ -103,20 +103,20 @@ def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_t
         (w.channels_in, w.channels_out) for w in network.workloads(plans[0])
     }
     told: list[Channels] = []
-    note = FormSurvey.note
+    record = VariantSurvey.record
 
-    def noted(survey: FormSurvey, channels: Channels, costs: Mapping[int, float]) -> None:
+    def recorded(survey: VariantSurvey, channels: Channels, costs: Mapping[int, float]) -> None:
         told.extend({channels} & telling)
-        note(survey, channels, costs)
+        record(survey, channels, costs)
 
-    monkeypatch.setattr(FormSurvey, "note", noted)
+    monkeypatch.setattr(VariantSurvey, "record", recorded)
     monkeypatch.setattr(
-        FormSurvey,
-        "worthwhile",
-        lambda survey, channels, tolerance: survey._forms if told else survey._forms[:1],
+        VariantSurvey,
+        "candidates",
+        lambda survey, channels, tolerance: survey._variants if told else survey._variants[:1],
     )
     with Broken() as broken:
-        tuner = NetworkTuner(lowered.forms, broken, store, TINY)
+        tuner = NetworkTuner(lowered.variants, broken, store, TINY)
         tuner.tune_dense()
         tuner.extend_pool(plans)
         tuner.cross_apply(plans)
@@ -124,8 +124,8 @@ def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_t
         assert all(
             tuner.n_trials(task) > 0
             for plan in plans
-            for forms in lowered.forms.workloads(plan)
-            for task in forms
+            for variants in lowered.variants.workloads(plan)
+            for task in variants
         )
     store.close()
 
@@ -133,7 +133,7 @@ def test_a_form_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_t
 @pytest.mark.slow
 def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> None:
     store = open_store(None)
-    tuner = NetworkTuner(lowered.forms, device, store, SMALL)
+    tuner = NetworkTuner(lowered.variants, device, store, SMALL)
     assert device.time_reference().error is None  # starts the server
     killed: list[int] = []
     is_over = threading.Event()
@@ -170,7 +170,7 @@ def test_each_search_of_a_run_pays_as_if_it_were_alone(
     lowered: Lowered, device: LocalDevice
 ) -> None:
     store = open_store(None)
-    tuner = NetworkTuner(lowered.forms, device, store, SMALL, since=0.0)
+    tuner = NetworkTuner(lowered.variants, device, store, SMALL, since=0.0)
     tuner.tune_dense()
     narrow = lowered.network.uniform(0.5)
     a, b = tuner.view(), tuner.view()
@@ -185,7 +185,7 @@ def test_the_compiled_network_computes_what_torch_computes(
     lowered: Lowered, device: LocalDevice, tmp_path: Path
 ) -> None:
     store = open_store(None)
-    tuner = NetworkTuner(lowered.forms, device, store, SMALL)
+    tuner = NetworkTuner(lowered.variants, device, store, SMALL)
     tuner.tune_dense()
     libraries = {}
     image = torch.randn(1, 3, 32, 32)
@@ -193,7 +193,7 @@ def test_the_compiled_network_computes_what_torch_computes(
         tuner.measure(plan)
         model = prune(lowered.model, lowered.coupled, plan)
         libraries[name] = tmp_path / f"{name}.so"
-        build_network(lowered.forms, plan, model, tuner, device, libraries[name])
+        build_network(lowered.variants, plan, model, tuner, device, libraries[name])
         with torch.no_grad():
             expected = model(image).numpy()
         np.testing.assert_allclose(

@@ -286,7 +286,7 @@ PACKED = 'nn.conv2d(a0,a1){data_layout="NHWC", form=packed from NHWC};add(v0,a2)
 CONV = OperatorKind("conv2d", 3, 1, 16)
 
 
-def test_the_cache_gives_each_shape_at_the_fastest_of_its_forms() -> None:
+def test_the_cache_gives_each_shape_at_the_fastest_of_its_variants() -> None:
     store = SqlStore("sqlite://")
     shapes = "1x8x16x16,8x8x3x3,1x8x1x1,1x8x16x16,1x8x16x16"
     tasks = [

@@ -17,7 +17,7 @@ from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.normalize import fold_batch_norms
 from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import Choice, find_forms
+from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
 from cprune_rl.core.network import Plan
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 from cprune_rl.pruning.surgery import prune
@@ -118,7 +118,7 @@ def test_a_compiled_network_with_fewer_heads_computes_what_torch_computes(
     n_heads: int, tmp_path: Path
 ) -> None:
     model, coupled = network()
-    forms = find_forms(
+    variants = find_layout_variants(
         "transformer",
         ExportedNetwork.export(model, EXAMPLE, coupled.axes, make_target(1)),
         coupled.groups,
@@ -130,7 +130,9 @@ def test_a_compiled_network_with_fewer_heads_computes_what_torch_computes(
         name: value.detach().numpy()
         for name, value in fold_batch_norms(pruned).state_dict().items()
     }
-    composed = compose(forms, plan, Choice((0,) * len(forms.network.subgraphs), ()), values)
+    composed = compose(
+        variants, plan, VariantChoice((0,) * len(variants.network.subgraphs), ()), values
+    )
     tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / "net.so"))
     image = torch.randn(1, 3, 16, 16)
     with torch.no_grad():

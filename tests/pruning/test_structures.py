@@ -19,7 +19,7 @@ from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.normalize import fold_batch_norms
 from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import Choice, find_forms
+from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
 from cprune_rl.pruning.surgery import prune
 
@@ -125,13 +125,13 @@ def test_a_structure_goes_the_whole_way(
             coupled.unprunable
         )
         assert whole not in {layer for group in coupled.groups for layer in group.layers}
-    forms = find_forms(
+    variants = find_layout_variants(
         "structure",
         ExportedNetwork.export(model, EXAMPLE, coupled.axes, make_target(1)),
         coupled.groups,
         coupled.unprunable,
     )
-    plan = forms.network.uniform(0.6)
+    plan = variants.network.uniform(0.6)
     pruned = prune(model, coupled, plan)
     values = {
         name: value.detach().numpy()
@@ -140,10 +140,12 @@ def test_a_structure_goes_the_whole_way(
     image = torch.randn(EXAMPLE.shape)
     with torch.no_grad():
         expected = pruned(image).numpy()
-    for form in range(min(2, len(forms.all))):
-        chosen = (form,) * len(forms.network.subgraphs)
-        composed = compose(forms, plan, Choice(chosen, forms.transposes(chosen)), values)
-        library = tmp_path / f"{form}.so"
+    for variant in range(min(2, len(variants.all))):
+        chosen = (variant,) * len(variants.network.subgraphs)
+        composed = compose(
+            variants, plan, VariantChoice(chosen, variants.transposes(chosen)), values
+        )
+        library = tmp_path / f"{variant}.so"
         tvm.compile(composed.module, target=make_target(1)).export_library(str(library))
         np.testing.assert_allclose(
             run_library(library, image.numpy(), N_CLASSES), expected, atol=1e-4

@@ -19,7 +19,7 @@ from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import last_line, uploaded
 from cprune_rl.compiler.export.normalize import fold_batch_norms
 from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import Forms
+from cprune_rl.compiler.layouts.variants import LayoutVariants
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.intervals import Interval, median_interval, noise_floor, speedup_interval
 from cprune_rl.core.network import Plan
@@ -61,15 +61,20 @@ class SideBySide:
 
 
 def build_network(
-    forms: Forms, plan: Plan, model: nn.Module, tuner: NetworkTuner, device: RpcDevice, path: Path
+    variants: LayoutVariants,
+    plan: Plan,
+    model: nn.Module,
+    tuner: NetworkTuner,
+    device: RpcDevice,
+    path: Path,
 ) -> None:
     """Compiles a pruned network into one library that runs with TVM's runtime alone.
 
     Args:
-        forms: the dense network in every form.
+        variants: the dense network in every variant.
         plan: what `model` keeps.
         model: the pruned network, with its trained weights.
-        tuner: knows the forms in which the plan is fastest, and the fastest program of every task.
+        tuner: knows the variants in which the plan is fastest, and the fastest program of every task.
         device: what to compile for.
         path: library to write.
 
@@ -79,7 +84,7 @@ def build_network(
     values = {
         name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()
     }
-    composed = compose(forms, plan, tuner.choice(plan), values)
+    composed = compose(variants, plan, tuner.choice(plan), values)
     programs = {}
     for function, workload in composed.tasks.items():
         if (best := tuner.best_schedule(workload)) is None:

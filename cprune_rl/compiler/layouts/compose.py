@@ -1,6 +1,6 @@
-"""One module out of several forms:
+"""One module out of several variants:
 
-each subgraph's function from the form chosen for it, transposes between.
+each subgraph's function from the variant chosen for it, transposes between.
 
 The functions are those that the tasks were taken from, so what was timed is what runs. Called by
 deployment.
@@ -22,7 +22,7 @@ from cprune_rl.compiler.layouts.transposes import (
     transpose_shape,
     transpose_workload,
 )
-from cprune_rl.compiler.layouts.variants import Choice, Forms, Transpose
+from cprune_rl.compiler.layouts.variants import LayoutVariants, Transpose, VariantChoice
 from cprune_rl.core.network import Plan, Workload
 
 __all__ = ["Composed", "compose"]
@@ -30,7 +30,7 @@ __all__ = ["Composed", "compose"]
 
 @dataclass(frozen=True)
 class Composed:
-    """A network in its chosen forms, weights bound, before any schedule.
+    """A network in its chosen variants, weights bound, before any schedule.
 
     Attributes:
         module: `main` and the functions it calls.
@@ -42,31 +42,37 @@ class Composed:
 
 
 def compose(
-    forms: Forms, plan: Plan, choice: Choice, values: Mapping[str, NDArray[Any]]
+    variants: LayoutVariants, plan: Plan, choice: VariantChoice, values: Mapping[str, NDArray[Any]]
 ) -> Composed:
-    """Joins the chosen forms into one module that runs on an image alone.
+    """Joins the chosen variants into one module that runs on an image alone.
 
     Args:
-        forms: the network in every form.
+        variants: the network in every variant.
         plan: what the network keeps.
-        choice: the form of each subgraph.
+        choice: the variant of each subgraph.
         values: state_dict of the folded network at the plan's widths.
     """
-    return _Composer(forms, plan, choice, values).run()
+    return _Composer(variants, plan, choice, values).run()
 
 
 class _Composer:
     def __init__(
-        self, forms: Forms, plan: Plan, choice: Choice, values: Mapping[str, NDArray[Any]]
+        self,
+        variants: LayoutVariants,
+        plan: Plan,
+        choice: VariantChoice,
+        values: Mapping[str, NDArray[Any]],
     ) -> None:
-        self._forms, self._plan, self._choice = forms, plan, choice
-        self._widths = forms.network.widths(plan)
-        schemes = forms.network.schemes_by_layer(plan)
-        self._lowered = [form.exported.lowered(self._widths, schemes) for form in forms.all]
-        self._arguments = [
-            form.exported.arguments(self._widths, values, schemes) for form in forms.all
+        self._variants, self._plan, self._choice = variants, plan, choice
+        self._widths = variants.network.widths(plan)
+        schemes = variants.network.schemes_by_layer(plan)
+        self._lowered = [
+            variant.exported.lowered(self._widths, schemes) for variant in variants.all
         ]
-        self._workloads = forms.workloads(plan)
+        self._arguments = [
+            variant.exported.arguments(self._widths, values, schemes) for variant in variants.all
+        ]
+        self._workloads = variants.workloads(plan)
         self._builder = relax.BlockBuilder()
         self._made: dict[tuple[int, str], Any] = {}  # (subgraph, layout) -> variable
         self._outputs: list[Any] = []
@@ -80,20 +86,22 @@ class _Composer:
         self._made[-1, "NCHW"] = image
         with self._builder.function("main", [image]):
             with self._builder.dataflow():
-                for at, form in enumerate(self._choice.forms):
-                    self._outputs.append(self._call(at, form))
+                for at, variant in enumerate(self._choice.variants):
+                    self._outputs.append(self._call(at, variant))
                 result = self._builder.emit_output(self._outputs[-1])
             self._builder.emit_func_output(result)
         return Composed(self._builder.finalize(), self._tasks)
 
-    def _call(self, at: int, form: int) -> Any:
-        call = self._lowered[form].calls[at]
+    def _call(self, at: int, variant: int) -> Any:
+        call = self._lowered[variant].calls[at]
         args = [
-            self._read(form, read, layout)
+            self._read(variant, read, layout)
             for read, layout in zip(call.reads, call.layouts, strict=False)
         ]
         function = self._function(
-            self._workloads[at][form], self._lowered[form].module[call.function], call.function
+            self._workloads[at][variant],
+            self._lowered[variant].module[call.function],
+            call.function,
         )
         made = self._builder.emit(
             relax.call_tir(function, args, relax.TensorType(list(call.shapes[-1]), call.dtype))
@@ -101,10 +109,10 @@ class _Composer:
         self._made[at, call.layouts[-1]] = made
         return made
 
-    def _read(self, form: int, read: int | str, layout: str) -> Any:
+    def _read(self, variant: int, read: int | str, layout: str) -> Any:
         if isinstance(read, str) and not layout:
             return self._constants.setdefault(
-                (form, read), relax.const(self._arguments[form][read])
+                (variant, read), relax.const(self._arguments[variant][read])
             )
         source = read if isinstance(read, int) else -1
         if (source, layout) not in self._made:
@@ -113,10 +121,10 @@ class _Composer:
 
     def _transposed(self, transpose: Transpose) -> Any:
         source = "NHWC" if transpose.layout == "NCHW" else "NCHW"
-        shape = transpose_shape(self._forms, self._plan, transpose)
+        shape = transpose_shape(self._variants, self._plan, transpose)
         function = self._function(
-            transpose_workload(self._forms, self._plan, transpose),
-            transpose_module(self._forms, self._plan, transpose)["main"],
+            transpose_workload(self._variants, self._plan, transpose),
+            transpose_module(self._variants, self._plan, transpose)["main"],
             "transpose",
         )
         out = [shape[a] for a in transpose_axes(transpose.layout)]

@@ -8,16 +8,16 @@ from __future__ import annotations
 import tvm
 from tvm import te, topi
 
-from cprune_rl.compiler.layouts.variants import Forms, Transpose
+from cprune_rl.compiler.layouts.variants import LayoutVariants, Transpose
 from cprune_rl.core.network import OperatorKind, Plan, Workload
 
 __all__ = ["transpose_axes", "transpose_module", "transpose_shape", "transpose_workload"]
 
 
-def transpose_shape(forms: Forms, plan: Plan, transpose: Transpose) -> tuple[int, ...]:
+def transpose_shape(variants: LayoutVariants, plan: Plan, transpose: Transpose) -> tuple[int, ...]:
     """Shape of the map before it is transposed, in the layout opposite to the one wanted."""
-    form = forms.all[0]
-    calls = form.exported.lowered(form.network.widths(plan)).calls
+    variant = variants.all[0]
+    calls = variant.exported.lowered(variant.network.widths(plan)).calls
     if transpose.source < 0:
         shape, layout = next(
             (call.shapes[i], call.layouts[i])
@@ -36,9 +36,9 @@ def transpose_axes(layout: str) -> tuple[int, ...]:
     return tuple(source.index(axis) for axis in layout)
 
 
-def transpose_workload(forms: Forms, plan: Plan, transpose: Transpose) -> Workload:
+def transpose_workload(variants: LayoutVariants, plan: Plan, transpose: Transpose) -> Workload:
     """The task of a transpose."""
-    shape = transpose_shape(forms, plan, transpose)
+    shape = transpose_shape(variants, plan, transpose)
     family = f"transpose to {transpose.layout}"
     source = _opposite(transpose.layout)
     channels = shape[source.index("C")]
@@ -52,9 +52,9 @@ def transpose_workload(forms: Forms, plan: Plan, transpose: Transpose) -> Worklo
     )
 
 
-def transpose_module(forms: Forms, plan: Plan, transpose: Transpose) -> tvm.IRModule:
+def transpose_module(variants: LayoutVariants, plan: Plan, transpose: Transpose) -> tvm.IRModule:
     """The function of a transpose, named `main`."""
-    data = te.placeholder(transpose_shape(forms, plan, transpose), name="data")
+    data = te.placeholder(transpose_shape(variants, plan, transpose), name="data")
     function = te.create_prim_func(
         [data, topi.transpose(data, list(transpose_axes(transpose.layout)))]
     )

@@ -1,4 +1,4 @@
-"""The forms a network can be compiled in, and the choice among them.
+"""The variants a network can be compiled in, and the choice among them.
 
 Each subgraph can be computed over NCHW maps as TVM legalises it, or over NHWC maps with packed
 weights, 3x3
@@ -24,18 +24,18 @@ from cprune_rl.compiler.export.fused_calls import Call
 from cprune_rl.core.network import Group, Network, Plan, Workload
 from cprune_rl.errors import ModelError
 
-__all__ = ["Choice", "Form", "Forms", "Transpose", "find_forms"]
+__all__ = ["LayoutVariant", "LayoutVariants", "Transpose", "VariantChoice", "find_layout_variants"]
 
 _SILENT = ("permute_dims", "reshape")  # what a change of layout adds or takes away
 
 
 @dataclass(frozen=True)
-class Form:
+class LayoutVariant:
     """A network in one layout.
 
     Attributes:
         exported: lowers it at any widths.
-        network: its subgraphs, in the order that they have in every form.
+        network: its subgraphs, in the order that they have in every variant.
         calls: the same at the dense widths: what reads what, in which layout.
     """
 
@@ -63,33 +63,33 @@ class Transpose:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A form for each subgraph.
+class VariantChoice:
+    """A variant for each subgraph.
 
     Attributes:
-        forms: position of the form in `Forms.all`, for each subgraph.
+        variants: position of the variant in `LayoutVariants.all`, for each subgraph.
         transposes: needed between them.
     """
 
-    forms: tuple[int, ...]
+    variants: tuple[int, ...]
     transposes: tuple[Transpose, ...]
 
 
 @dataclass(frozen=True)
-class Forms:
-    """A network in every form that it can take.
+class LayoutVariants:
+    """A network in every variant that it can take.
 
     Attributes:
-        all: the forms; the first is the plain one, whose description every search reads.
-        note: why a form is missing; empty where none is.
+        all: the variants; the first is the one in NCHW, whose description every search reads.
+        note: why a variant is missing; empty where none is.
     """
 
-    all: tuple[Form, ...]
+    all: tuple[LayoutVariant, ...]
     note: str = ""
 
     @cached_property
     def distinct(self) -> tuple[tuple[int, ...], ...]:
-        """For each subgraph the forms in which it is another task than in those before them."""
+        """For each subgraph the variants in which it is another task than in those before them."""
         return tuple(
             tuple(f for f, w in enumerate(tasks) if w not in tasks[:f])
             for tasks in self.workloads(self.network.dense)
@@ -101,67 +101,73 @@ class Forms:
         return self.all[0].network
 
     def workloads(self, plan: Plan) -> list[tuple[Workload, ...]]:
-        """For each subgraph its task in each form."""
-        return list(zip(*(form.network.workloads(plan) for form in self.all), strict=True))
+        """For each subgraph its task in each variant."""
+        return list(zip(*(variant.network.workloads(plan) for variant in self.all), strict=True))
 
-    def needs(self, subgraph: int, form: int) -> list[tuple[int, str]]:
-        """The maps a subgraph reads in one form:
+    def maps_read(self, subgraph: int, variant: int) -> list[tuple[int, str]]:
+        """The maps a subgraph reads in one variant:
 
         `(position of the subgraph that made it, or -1, layout)`.
         """
-        call = self.all[form].calls[subgraph]
+        call = self.all[variant].calls[subgraph]
         return [
             (made if isinstance(made, int) else -1, layout)
             for made, layout in zip(call.reads, call.layouts, strict=False)
             if layout
         ]
 
-    def makes(self, subgraph: int, form: int) -> str:
+    def layout_written(self, subgraph: int, variant: int) -> str:
         """The layout in which a subgraph writes its map;
 
         empty where it writes none, "NCHW" for the image, -1.
         """
-        return "NCHW" if subgraph < 0 else self.all[form].calls[subgraph].layouts[-1]
+        return "NCHW" if subgraph < 0 else self.all[variant].calls[subgraph].layouts[-1]
 
-    def transposes(self, forms: Sequence[int]) -> tuple[Transpose, ...]:
-        """What must be transposed where each subgraph takes the given form."""
+    def transposes(self, variants: Sequence[int]) -> tuple[Transpose, ...]:
+        """What must be transposed where each subgraph takes the given variant."""
         needed = [
             (s, layout)
-            for i, f in enumerate(forms)
-            for s, layout in self.needs(i, f)
-            if layout != self.makes(s, forms[s] if s >= 0 else 0)
+            for i, f in enumerate(variants)
+            for s, layout in self.maps_read(i, f)
+            if layout != self.layout_written(s, variants[s] if s >= 0 else 0)
         ]
         return tuple(Transpose(s, layout) for s, layout in dict.fromkeys(needed))
 
     def choose(
         self, costs: Sequence[Mapping[int, float]], transpose_s: Callable[[Transpose], float]
-    ) -> Choice:
-        """The forms with the least sum of tasks and transposes.
+    ) -> VariantChoice:
+        """The variants with the least sum of tasks and transposes.
 
         Args:
-            costs: for each subgraph the seconds of each form that may be taken.
+            costs: for each subgraph the seconds of each variant that may be taken.
             transpose_s: seconds of a transpose.
         """
         fastest = tuple(min(c, key=c.__getitem__) for c in costs)
         if not (needed := self.transposes(fastest)):
-            return Choice(fastest, ())
+            return VariantChoice(fastest, ())
         chosen = self._solve(costs, transpose_s)
-        return Choice(chosen, self.transposes(chosen)) if chosen else Choice(fastest, needed)
+        return (
+            VariantChoice(chosen, self.transposes(chosen))
+            if chosen
+            else VariantChoice(fastest, needed)
+        )
 
     def _solve(
         self, costs: Sequence[Mapping[int, float]], transpose_s: Callable[[Transpose], float]
     ) -> tuple[int, ...] | None:
         """A mixed-integer program:
 
-        a variable for each (subgraph, form), one for each possible transpose.
+        a variable for each (subgraph, variant), one for each possible transpose.
         """
         columns = [(i, f) for i, c in enumerate(costs) for f in c]
         at = {column: position for position, column in enumerate(columns)}
-        makers = {-1: ["NCHW"]} | {i: [self.makes(i, f) for f in c] for i, c in enumerate(costs)}
+        makers = {-1: ["NCHW"]} | {
+            i: [self.layout_written(i, f) for f in c] for i, c in enumerate(costs)
+        }
         wanted = dict.fromkeys(
             (s, layout)
             for i, f in columns
-            for s, layout in self.needs(i, f)
+            for s, layout in self.maps_read(i, f)
             if any(made != layout for made in makers[s])
         )
         transposes = {
@@ -181,7 +187,7 @@ class Forms:
         for i, c in enumerate(costs):
             constrain({at[i, f]: 1.0 for f in c}, 1.0, 1.0)
         for i, f in columns:
-            for source, layout in self.needs(i, f):
+            for source, layout in self.maps_read(i, f):
                 if (position := transposes.get(Transpose(source, layout))) is None:
                     continue
                 others = (
@@ -190,7 +196,7 @@ class Forms:
                     else {
                         at[source, g]: -1.0
                         for g in costs[source]
-                        if self.makes(source, g) != layout
+                        if self.layout_written(source, g) != layout
                     }
                 )
                 constrain(
@@ -210,13 +216,13 @@ class Forms:
         return tuple(max(c, key=lambda f, i=i: solved.x[at[i, f]]) for i, c in enumerate(costs))  # type: ignore[misc]  # a default argument binds the loop's variable
 
 
-def find_forms(
+def find_layout_variants(
     name: str,
     exported: ExportedNetwork,
     groups: Sequence[Group],
     unprunable: Sequence[tuple[str, str]] = (),
-) -> Forms:
-    """Describes a network in every form that it can take.
+) -> LayoutVariants:
+    """Describes a network in every variant that it can take.
 
     Args:
         name: of the model.
@@ -225,34 +231,34 @@ def find_forms(
         unprunable: layers left whole, with the reason.
 
     Raises:
-        ModelError: the plain form cannot be described (see `describe_network`).
+        ModelError: the NCHW variant cannot be described (see `describe_network`).
     """
-    plain, note = _form(name, exported, groups, unprunable)
+    plain, note = _describe_variant(name, exported, groups, unprunable)
     notes = [note] if note else []
     try:
         nhwc = exported.in_nhwc()
-        packed, _ = _form(name, nhwc, groups, unprunable)
+        packed, _ = _describe_variant(name, nhwc, groups, unprunable)
     except ModelError as error:
-        return Forms((plain,), "; ".join([*notes, str(error)]))
+        return LayoutVariants((plain,), "; ".join([*notes, str(error)]))
     if difference := _difference(plain.calls, packed.calls):
-        return Forms((plain,), "; ".join([*notes, f"NHWC is not offered: {difference}"]))
-    winograd, _ = _form(name, nhwc.with_winograd(), groups, unprunable)
-    forms = [plain, packed]
+        return LayoutVariants((plain,), "; ".join([*notes, f"NHWC is not offered: {difference}"]))
+    winograd, _ = _describe_variant(name, nhwc.with_winograd(), groups, unprunable)
+    variants = [plain, packed]
     if winograd.network != packed.network:
         if difference := _difference(plain.calls, winograd.calls):
-            notes.append(f"Winograd's form is not offered: {difference}")
+            notes.append(f"the Winograd variant is not offered: {difference}")
         else:
-            forms.append(winograd)
-    return Forms(_with_the_same_schemes(forms), "; ".join(notes))
+            variants.append(winograd)
+    return LayoutVariants(_with_the_same_schemes(variants), "; ".join(notes))
 
 
-def _form(
+def _describe_variant(
     name: str,
     exported: ExportedNetwork,
     groups: Sequence[Group],
     unprunable: Sequence[tuple[str, str]],
-) -> tuple[Form, str]:
-    """A form, and why no layer of it can be pruned by a scheme where that is so."""
+) -> tuple[LayoutVariant, str]:
+    """A variant, and why no layer of it can be pruned by a scheme where that is so."""
     note = ""
     try:
         network = describe_network(name, exported, groups, unprunable)
@@ -261,12 +267,14 @@ def _form(
             describe_network(name, exported, groups, unprunable, with_schemes=False),
             f"no layer can be pruned by a scheme: {error}",
         )
-    return Form(exported, network, exported.lowered(network.widths(network.dense)).calls), note
+    return LayoutVariant(
+        exported, network, exported.lowered(network.widths(network.dense)).calls
+    ), note
 
 
-def _with_the_same_schemes(forms: Sequence[Form]) -> tuple[Form, ...]:
-    """The forms, with schemes for layers alone that have one in each."""
-    common = set.intersection(*(set(form.network.blocked_layers) for form in forms))
+def _with_the_same_schemes(variants: Sequence[LayoutVariant]) -> tuple[LayoutVariant, ...]:
+    """The variants, with schemes for layers alone that have one in each."""
+    common = set.intersection(*(set(variant.network.blocked_layers) for variant in variants))
 
     def limited(network: Network) -> Network:
         subgraphs = (
@@ -276,17 +284,17 @@ def _with_the_same_schemes(forms: Sequence[Form]) -> tuple[Form, ...]:
         return replace(network, subgraphs=tuple(subgraphs))
 
     return tuple(
-        form
-        if set(form.network.blocked_layers) == common
-        else replace(form, network=limited(form.network))
-        for form in forms
+        variant
+        if set(variant.network.blocked_layers) == common
+        else replace(variant, network=limited(variant.network))
+        for variant in variants
     )
 
 
 def _difference(plain: Sequence[Call], other: Sequence[Call]) -> str:
     """Why two lowerings do not have the same subgraphs; empty where they have."""
     if len(plain) != len(other):
-        return f"it has {len(other)} subgraphs, the plain form {len(plain)}"
+        return f"it has {len(other)} subgraphs, the NCHW variant {len(plain)}"
     for a, b in zip(plain, other, strict=True):
         same_operators = [o.name for o in a.operators if o.name not in _SILENT] == [
             o.name for o in b.operators if o.name not in _SILENT

@@ -1,16 +1,16 @@
 """Plans measured on a device: the source of true looks behind `cprune_rl/CPrune-v0`.
 
-The dense network's tasks are tuned hard, in every form; their best programs are the pool. A task at
+The dense network's tasks are tuned hard, in every variant; their best programs are the pool. A task at
 another shape
 tries the pool's programs carried over, a few random ones, and evolves from them as long as that
 pays. The pool's and
 the random programs depend on the task, not on the order of a search; which mutants are tried
 depends on it too, by the
-learned ranking, which tasks of a family share and which starts empty after `--resume`. Which forms
+learned ranking, which tasks of a family share and which starts empty after `--resume`. Which variants
 are worth trying is
 seen on the dense network, and asked again of a task so much narrower that the answer may be
 another; of layers that are
-pruned by schemes it is seen for each kind of block by itself. The whole network's forms are then
+pruned by schemes it is seen for each kind of block by itself. The whole network's variants are then
 chosen together.
 """
 
@@ -26,9 +26,9 @@ from dataclasses import dataclass, field, replace
 import tvm
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
-from cprune_rl.compiler.layouts.survey import Channels, FormSurvey
+from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
 from cprune_rl.compiler.layouts.transposes import transpose_module, transpose_workload
-from cprune_rl.compiler.layouts.variants import Choice, Forms, Transpose
+from cprune_rl.compiler.layouts.variants import LayoutVariants, Transpose, VariantChoice
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import ScheduleTrace
 from cprune_rl.compiler.tuning.task_tuner import SchedulePool, TaskTuner, TuningTask
@@ -57,11 +57,11 @@ class TuningSettings:
     """How hard tasks are tuned.
 
     Attributes:
-        survey: tasks of the dense network in every form, to see which forms are worth more.
+        survey: tasks of the dense network in every variant, to see which variants are worth more.
         dense: tasks of the dense network.
         near: tasks at other shapes, which start from the pool.
-        transpose: of maps, between subgraphs in different forms.
-        form_tolerance: a form that was slower than another by more than this factor is not tried on
+        transpose: of maps, between subgraphs in different variants.
+        variant_tolerance: a variant that was slower than another by more than this factor is not tried on
             shapes nearby (see `form_survey`).
         n_shared: of its best programs, that each task offers to its family.
         seed: of the random programs.
@@ -71,7 +71,7 @@ class TuningSettings:
     dense: TuningBudget = _DENSE
     near: TuningBudget = _NEAR
     transpose: TuningBudget = _TRANSPOSE
-    form_tolerance: float = 1.4
+    variant_tolerance: float = 1.4
     n_shared: int = 4
     seed: int = 0
 
@@ -81,10 +81,10 @@ class _Shared:
     """What the searches on one tuner share of its network."""
 
     loaded: dict[str, tuple[tvm.IRModule, OutputCheck | None]] = field(default_factory=dict)
-    surveys: list[FormSurvey] = field(
+    surveys: list[VariantSurvey] = field(
         default_factory=list
     )  # of each subgraph, on the dense network
-    blocked: dict[tuple[int, str], FormSurvey] = field(
+    blocked: dict[tuple[int, str], VariantSurvey] = field(
         default_factory=dict
     )  # of each subgraph and kind of block, on the plans of `tune_block_sparse`
     dense_costs: dict[str, TaskCost] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class NetworkTuner:
     """A `LatencySource` that times programs (see `protocols.LatencySource`).
 
     Args:
-        forms: the network whose tasks are asked for.
+        variants: the network whose tasks are asked for.
         device: where programs are timed.
         store: keeps every trial.
         settings: how many programs.
@@ -105,20 +105,20 @@ class NetworkTuner:
 
     def __init__(
         self,
-        forms: Forms,
+        variants: LayoutVariants,
         device: RpcDevice,
         store: CostStore,
         settings: TuningSettings | None = None,
         since: float = math.inf,
     ) -> None:
-        self._forms, self._device = forms, device
+        self._variants, self._device = variants, device
         self._settings = settings or TuningSettings()
         self._tasks = TaskTuner(device, store, self._settings.seed, since)
         self._shared = _Shared()
         self._plans: dict[Plan, list[TaskCost]] = {}
         self._answers: dict[str, TaskCost] = {}
         self._surveys = self._new_surveys()
-        self._blocked: dict[tuple[int, str], FormSurvey] = {}
+        self._blocked: dict[tuple[int, str], VariantSurvey] = {}
 
     @property
     def spending(self) -> Spending:
@@ -145,13 +145,13 @@ class NetworkTuner:
         return view
 
     def tune_dense(self, on_task: OnTask | None = None) -> None:
-        """Tunes every task of the dense network, surveying all forms first, and makes the pool from
+        """Tunes every task of the dense network, surveying all variants first, and makes the pool from
         the best programs.
 
         Args:
             on_task: called with the number of tasks done after each.
         """
-        dense, settings = self._forms.network.dense, self._settings
+        dense, settings = self._variants.network.dense, self._settings
         self._surveys = self._new_surveys()
         done = 0
         for name, effort in (("survey", settings.survey), ("dense", settings.dense)):
@@ -161,7 +161,7 @@ class NetworkTuner:
                 done += 1
                 if on_task is not None:
                     on_task(done)
-            self._note_forms(dense)
+            self._record_variants(dense)
         self._shared.surveys = [survey.copy() for survey in self._surveys]
         self._tasks.cross_apply(jobs, settings.n_shared)
         self._keep_dense()
@@ -171,14 +171,14 @@ class NetworkTuner:
         believes what blocks cost.
 
         Blocks have no programs in the dense network's pool. What is found here is theirs, and says
-        which forms suit them. What a few
+        which variants suit them. What a few
         random programs leave far behind the dense layer is not looked at further.
 
         Args:
             plans: each prunes all layers that it can by one kind of scheme.
             on_task: called with the number of plans done after each.
         """
-        dense = [cost.latency_s for cost in self.measure(self._forms.network.dense)]
+        dense = [cost.latency_s for cost in self.measure(self._variants.network.dense)]
         for done, plan in enumerate(plans, start=1):
             for name, effort in (
                 ("survey", self._settings.survey),
@@ -192,7 +192,7 @@ class NetworkTuner:
                     ):
                         self._tasks.tune(jobs[key], name, effort)
                         self._tasks.add_to_pool([jobs[key].workload], self._settings.n_shared)
-                self._note_forms(plan)
+                self._record_variants(plan)
             self._shared.blocked = {kind: survey.copy() for kind, survey in self._blocked.items()}
             if on_task is not None:
                 on_task(done)
@@ -200,10 +200,14 @@ class NetworkTuner:
     def n_dense_tasks(self) -> int:
         """Tasks that `tune_dense` goes through at most:
 
-        those of the dense network in every form, twice.
+        those of the dense network in every variant, twice.
         """
         return 2 * len(
-            {w.key for forms in self._forms.workloads(self._forms.network.dense) for w in forms}
+            {
+                w.key
+                for variants in self._variants.workloads(self._variants.network.dense)
+                for w in variants
+            }
         )
 
     def extend_pool(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
@@ -214,7 +218,7 @@ class NetworkTuner:
             plans: narrower ones, spread over what the search will visit.
             on_task: called with the number of tasks done after each.
         """
-        plans = [self._forms.network.dense, *plans]
+        plans = [self._variants.network.dense, *plans]
         self._settle(plans)
         self._tasks.cross_apply(self._jobs_of(plans), self._settings.n_shared, _NEIGHBOURS, on_task)
         self._plans.clear()
@@ -226,7 +230,7 @@ class NetworkTuner:
             costs = self._composed(plan)
             self._plans[plan] = costs
             self._answers |= {
-                w.key: c for w, c in zip(self._forms.network.workloads(plan), costs, strict=True)
+                w.key: c for w, c in zip(self._variants.network.workloads(plan), costs, strict=True)
             }
         return self._plans[plan]
 
@@ -235,19 +239,19 @@ class NetworkTuner:
         unknown = TaskCost(math.inf, is_measured=False)
         return [self._answers.get(w.key, unknown) for w in workloads]
 
-    def choice(self, plan: Plan) -> Choice:
-        """The forms in which a plan is fastest; its tasks are timed where they were not before."""
+    def choice(self, plan: Plan) -> VariantChoice:
+        """The variants in which a plan is fastest; its tasks are timed where they were not before."""
         while missing := [
             job for key, job in self._jobs(plan).items() if key not in self._tasks.costs
         ]:
             for job in missing:
                 self._tasks.tune(job, "near", self._settings.near)
-            self._note_forms(plan)
+            self._record_variants(plan)
         costs = [
-            {f: self._tasks.costs[forms[f].key].latency_s for f in self._offered(at, forms)}
-            for at, forms in enumerate(self._forms.workloads(plan))
+            {f: self._tasks.costs[variants[f].key].latency_s for f in self._offered(at, variants)}
+            for at, variants in enumerate(self._variants.workloads(plan))
         ]
-        return self._forms.choose(costs, lambda t: self._transpose_s(plan, t))
+        return self._variants.choose(costs, lambda t: self._transpose_s(plan, t))
 
     def cross_apply(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
         """Tries the best programs of all plans' tasks on each other, the dense shapes included.
@@ -283,12 +287,12 @@ class NetworkTuner:
 
     def _keep_dense(self) -> None:
         """What a search knows from the start."""
-        dense = self._forms.network.dense
+        dense = self._variants.network.dense
         self._settle([dense])
         self._shared.dense_costs = {key: self._tasks.costs[key] for key in self._jobs(dense)}
 
     def _settle(self, plans: Sequence[Plan]) -> None:
-        """Tunes the plans' tasks in every form that is worth it, until what one plan says of a form
+        """Tunes the plans' tasks in every variant that is worth it, until what one plan says of a variant
         sends no other back to try it.
         """
         for plan in plans:
@@ -299,56 +303,58 @@ class NetworkTuner:
             for plan in open_plans:
                 self.choice(plan)
 
-    def _new_surveys(self) -> list[FormSurvey]:
-        return [FormSurvey(forms) for forms in self._forms.distinct]
+    def _new_surveys(self) -> list[VariantSurvey]:
+        return [VariantSurvey(variants) for variants in self._variants.distinct]
 
-    def _note_forms(self, plan: Plan) -> None:
-        for at, (distinct, forms) in enumerate(
-            zip(self._forms.distinct, self._forms.workloads(plan), strict=True)
+    def _record_variants(self, plan: Plan) -> None:
+        for at, (distinct, variants) in enumerate(
+            zip(self._variants.distinct, self._variants.workloads(plan), strict=True)
         ):
-            offered = _distinct(forms) if forms[0].is_blocked else distinct
+            offered = _distinct(variants) if variants[0].is_blocked else distinct
             costs = {
-                f: self._tasks.costs[forms[f].key].latency_s
+                f: self._tasks.costs[variants[f].key].latency_s
                 for f in offered
-                if forms[f].key in self._tasks.costs
+                if variants[f].key in self._tasks.costs
             }
             if costs:
-                self._survey(at, forms).note(_size(forms[0]), costs)
+                self._survey(at, variants).record(_size(variants[0]), costs)
 
     def _blocked_tasks(self, plan: Plan) -> dict[str, int]:
-        """Tasks of layers that are pruned by schemes, in the forms that are worth trying, with the
+        """Tasks of layers that are pruned by schemes, in the variants that are worth trying, with the
         position of a subgraph.
         """
-        forms = enumerate(self._forms.workloads(plan))
+        variants = enumerate(self._variants.workloads(plan))
         return {
-            of_form[f].key: at
-            for at, of_form in forms
-            if of_form[0].is_blocked
-            for f in self._offered(at, of_form, _SURVEY_TOLERANCE)
+            of_variant[f].key: at
+            for at, of_variant in variants
+            if of_variant[0].is_blocked
+            for f in self._offered(at, of_variant, _SURVEY_TOLERANCE)
         }
 
-    def _survey(self, subgraph: int, forms: Sequence[Workload]) -> FormSurvey:
-        """How the forms of a subgraph compared; blocks of each kind are a matter of their own."""
-        if not forms[0].is_blocked:
+    def _survey(self, subgraph: int, variants: Sequence[Workload]) -> VariantSurvey:
+        """How the variants of a subgraph compared; blocks of each kind are a matter of their own."""
+        if not variants[0].is_blocked:
             return self._surveys[subgraph]
-        return self._blocked.setdefault((subgraph, forms[0].family), FormSurvey(_distinct(forms)))
+        return self._blocked.setdefault(
+            (subgraph, variants[0].family), VariantSurvey(_distinct(variants))
+        )
 
     def _offered(
-        self, subgraph: int, forms: Sequence[Workload], tolerance: float | None = None
+        self, subgraph: int, variants: Sequence[Workload], tolerance: float | None = None
     ) -> Sequence[int]:
-        return self._survey(subgraph, forms).worthwhile(
-            _size(forms[0]), tolerance or self._settings.form_tolerance
+        return self._survey(subgraph, variants).candidates(
+            _size(variants[0]), tolerance or self._settings.variant_tolerance
         )
 
     def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, TuningTask]:
-        """The distinct tasks of a plan, in the forms that are worth trying."""
-        whole = self._forms.network.workloads(
+        """The distinct tasks of a plan, in the variants that are worth trying."""
+        whole = self._variants.network.workloads(
             replace(plan, schemes=())
         )  # a layer that is pruned by a scheme is worth what it was
         tasks = [
-            (forms[f], whole[at])
-            for at, forms in enumerate(self._forms.workloads(plan))
-            for f in self._offered(at, forms, tolerance)
+            (variants[f], whole[at])
+            for at, variants in enumerate(self._variants.workloads(plan))
+            for f in self._offered(at, variants, tolerance)
         ]
         weights = Counter(w.key for w in whole)
         return {
@@ -366,35 +372,38 @@ class NetworkTuner:
 
         one without multiplications counts as 2 %.
         """
-        total = max(self._forms.network.macs(self._forms.network.dense), 1)
+        total = max(self._variants.network.macs(self._variants.network.dense), 1)
         return max(0.02, min(1.0, weight * workload.macs / total))
 
     def _load(self, workload: Workload, plan: Plan) -> tuple[tvm.IRModule, OutputCheck | None]:
         loaded = self._shared.loaded
         if workload.key not in loaded:
-            for form in self._forms.all:
-                widths, schemes = form.network.widths(plan), form.network.schemes_by_layer(plan)
-                lowered = form.exported.lowered(widths, schemes)
-                for task, call in zip(form.network.workloads(plan), lowered.calls, strict=True):
+            for variant in self._variants.all:
+                widths, schemes = (
+                    variant.network.widths(plan),
+                    variant.network.schemes_by_layer(plan),
+                )
+                lowered = variant.exported.lowered(widths, schemes)
+                for task, call in zip(variant.network.workloads(plan), lowered.calls, strict=True):
                     if task.key not in loaded:
                         loaded[task.key] = (
                             lowered.task(call.function),
                             OutputCheck(
-                                call, form.exported.packings(widths, call, schemes), self._device
+                                call, variant.exported.packings(widths, call, schemes), self._device
                             ),
                         )
         return loaded[workload.key]
 
     def _composed(self, plan: Plan) -> list[TaskCost]:
-        """What each subgraph takes in its chosen form, with the transposes of what it reads."""
+        """What each subgraph takes in its chosen variant, with the transposes of what it reads."""
         choice = self.choice(plan)
-        forms = self._forms.workloads(plan)
-        costs = [self._tasks.costs[forms[i][f].key] for i, f in enumerate(choice.forms)]
+        variants = self._variants.workloads(plan)
+        costs = [self._tasks.costs[variants[i][f].key] for i, f in enumerate(choice.variants)]
         for transpose in choice.transposes:
             reader = next(
                 i
-                for i, f in enumerate(choice.forms)
-                if (transpose.source, transpose.layout) in self._forms.needs(i, f)
+                for i, f in enumerate(choice.variants)
+                if (transpose.source, transpose.layout) in self._variants.maps_read(i, f)
             )
             costs[reader] = replace(
                 costs[reader],
@@ -403,37 +412,37 @@ class NetworkTuner:
         return costs
 
     def _transpose_s(self, plan: Plan, transpose: Transpose) -> float:
-        workload = transpose_workload(self._forms, plan, transpose)
+        workload = transpose_workload(self._variants, plan, transpose)
         if workload.key not in self._tasks.costs:
             job = TuningTask(
-                workload, lambda: (transpose_module(self._forms, plan, transpose), None), 0.02
+                workload, lambda: (transpose_module(self._variants, plan, transpose), None), 0.02
             )
             self._tasks.tune(job, "transpose", self._settings.transpose)
         return self._tasks.costs[workload.key].latency_s
 
     def _top_up_dense(self, plans: Sequence[Plan]) -> None:
         """Gives each dense task at least as many trials as the same subgraph had in any plan, in
-        forms that only a narrower one came back to as well.
+        variants that only a narrower one came back to as well.
         """
-        jobs = self._jobs(self._forms.network.dense, math.inf)
-        of_plans = [self._forms.workloads(plan) for plan in plans]
-        for at, forms in enumerate(self._forms.workloads(self._forms.network.dense)):
-            for f in self._offered(at, forms, math.inf):
+        jobs = self._jobs(self._variants.network.dense, math.inf)
+        of_plans = [self._variants.workloads(plan) for plan in plans]
+        for at, variants in enumerate(self._variants.workloads(self._variants.network.dense)):
+            for f in self._offered(at, variants, math.inf):
                 most = max(self.n_trials(of_plan[at][f]) for of_plan in of_plans)
-                if (missing := most - self.n_trials(forms[f])) > 0:
+                if (missing := most - self.n_trials(variants[f])) > 0:
                     count = (
                         self._settings.dense.n_random + missing
                     )  # drawing again from the start keeps the recipe plain
-                    self._tasks.tune(jobs[forms[f].key], "top-up", TuningBudget(0, count, count))
+                    self._tasks.tune(jobs[variants[f].key], "top-up", TuningBudget(0, count, count))
 
 
-def _distinct(forms: Sequence[Workload]) -> list[int]:
-    """Forms in which a subgraph is another task than in those before them."""
-    return [f for f, w in enumerate(forms) if w not in forms[:f]]
+def _distinct(variants: Sequence[Workload]) -> list[int]:
+    """Variants in which a subgraph is another task than in those before them."""
+    return [f for f, w in enumerate(variants) if w not in variants[:f]]
 
 
 def _size(workload: Workload) -> Channels:
-    """What a task has to compute, as the survey of its forms is asked:
+    """What a task has to compute, as the survey of its variants is asked:
 
     channels read and written; of a pruned layer what is kept of what is read.
     """

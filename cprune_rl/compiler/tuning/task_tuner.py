@@ -6,7 +6,7 @@ A recipe is a way of choosing programs for a task, such as "near: 4 from the poo
 trials". What a recipe
 tried is noted in the cost cache, so that the same job finds its own costs again whatever was tried
 since. Called by
-the tuner, which knows networks, plans and forms.
+the tuner, which knows networks, plans and layout variants.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from torch import nn
 from cprune_rl.compiler.deploy.build import build_network, compare_libraries
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.layouts.variants import Forms, find_forms
+from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner, TuningSettings
 from cprune_rl.compiler.tuning.probe import N_WORKLOADS, probe_device
 from cprune_rl.compiler.tuning.trace_search import TuningBudget
@@ -53,7 +53,7 @@ class TvmBackend:
     Attributes:
         config: of the run.
         input_shape: of one image as a batch.
-        forms: the network in every form that it can be compiled in.
+        variants: the network in every variant that it can be compiled in.
         device: where it is timed.
         tuner: true latencies.
         descriptor: of the device.
@@ -65,7 +65,7 @@ class TvmBackend:
 
     config: RunConfig
     input_shape: tuple[int, ...]
-    forms: Forms
+    variants: LayoutVariants
     device: RpcDevice
     tuner: NetworkTuner
     descriptor: DeviceDescriptor
@@ -105,13 +105,15 @@ class TvmBackend:
         """
         with progress.track("Finding tasks", None):
             exported = ExportedNetwork.export(model, example, coupled.axes, device.target)
-            forms = find_forms(config.network_name, exported, coupled.groups, coupled.unprunable)
-        if forms.note:
-            progress.print(f"    {forms.note}")
-        tuner = NetworkTuner(forms, device, store, tuner_settings(config), since)
+            variants = find_layout_variants(
+                config.network_name, exported, coupled.groups, coupled.unprunable
+            )
+        if variants.note:
+            progress.print(f"    {variants.note}")
+        tuner = NetworkTuner(variants, device, store, tuner_settings(config), since)
         with progress.track("Probing the device", N_WORKLOADS) as advance:
             descriptor = probe_device(device, store, advance)
-        backend = TvmBackend(config, tuple(example.shape), forms, device, tuner, descriptor)
+        backend = TvmBackend(config, tuple(example.shape), variants, device, tuner, descriptor)
         backend._tune(progress)
         backend._sweep(progress)
         if config.has_schemes:
@@ -126,8 +128,8 @@ class TvmBackend:
 
     @property
     def network(self) -> Network:
-        """Its plain form."""
-        return self.forms.network
+        """Its plain variant."""
+        return self.variants.network
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -205,7 +207,7 @@ class TvmBackend:
         with progress.track("Building the networks", len(networks)) as advance:
             for done, (name, network) in enumerate(networks.items(), start=1):
                 build_network(
-                    self.forms,
+                    self.variants,
                     network.plan,
                     network.model,
                     self.tuner,
