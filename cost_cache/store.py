@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from cprune_rl import __version__
 from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import Accuracy, Measurement
+from cprune_rl.core.system_info import processor_name
 
 __all__ = ["ContextSummary", "CostStore", "Provenance", "StoredTrial", "Tuning"]
 
@@ -35,16 +35,9 @@ class Provenance:
     @staticmethod
     def here() -> Provenance:
         """This process on this machine."""
-        return Provenance(__version__, _processor(), platform.platform(), platform.python_version())
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names and names[0] else platform.machine()
+        return Provenance(
+            __version__, processor_name(), platform.platform(), platform.python_version()
+        )
 
 
 @dataclass(frozen=True)

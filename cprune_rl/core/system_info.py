@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["command_line", "describe_system", "now_utc"]
+__all__ = ["command_line", "describe_system", "now_utc", "processor_model", "processor_name"]
 
 _PACKAGES = (
     "cprune-rl",
@@ -38,11 +38,26 @@ def describe_system() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.system(),
         "os": _operating_system(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "n_cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "packages": {package: _version(package) for package in _PACKAGES},
     }
+
+
+def processor_model() -> str:
+    """The model that the processor gives itself; empty where it gives none, as many boards do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), "")
+
+
+def processor_name() -> str:
+    """The processor's model, or its architecture where it gives none."""
+    return processor_model() or platform.processor() or platform.machine()
 
 
 def command_line() -> str:
@@ -73,16 +88,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _processor() -> str:
-    """The name that the processor gives itself; its architecture where it gives none."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(filter(None, names), "") or platform.processor() or platform.machine()
 
 
 def _operating_system() -> str:

@@ -89,13 +89,23 @@ def test_a_name_is_read_without_opening_anything(monkeypatch: pytest.MonkeyPatch
         "mattr": ["+neon", "+fp16"],
         "num-cores": 4,
     }
-    assert spec == TrackerSpec(TrackerAddress("board.lan", 9191), "pi", target, "my-g++", 4, 2, 5.0)
+    assert spec == TrackerSpec(
+        tracker=TrackerAddress("board.lan", 9191),
+        key="pi",
+        target=target,
+        linker="my-g++",
+        threads=4,
+        devices=2,
+        wait_s=5.0,
+    )
     assert parse_device("rpc://h:1/k?target=" + json.dumps(target)) == replace(
         spec, tracker=TrackerAddress("h", 1), key="k", linker=None, devices=None, wait_s=180.0
     )
     for variable, value in (("HOST", "10.0.0.7"), ("PORT", "9192"), ("KEY", "phone")):
         monkeypatch.setenv(f"TVM_TRACKER_{variable}", value)
-    assert parse_device("rpc:") == TrackerSpec(TrackerAddress("10.0.0.7", 9192), "phone")
+    assert parse_device("rpc:") == TrackerSpec(
+        tracker=TrackerAddress("10.0.0.7", 9192), key="phone"
+    )
 
 
 def test_a_wrong_name_is_answered_without_loading_tvm() -> None:
@@ -160,7 +170,7 @@ def test_a_device_knows_whether_it_is_remote_and_what_it_is(cluster: RpcCluster)
         assert board.is_remote
         assert not LocalDevice.is_remote.fget(LocalDevice.__new__(LocalDevice))
         assert "key=board;cpu=" in board.fingerprint
-        assert parse_device(board.name) == TrackerSpec(cluster.tracker, "board")
+        assert parse_device(board.name) == TrackerSpec(tracker=cluster.tracker, key="board")
         assert str(board.target.attrs["mcpu"]) == str(make_target(1).attrs["mcpu"]), (
             "compiled for what the device says it is"
         )

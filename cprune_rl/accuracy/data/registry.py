@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cprune_rl.accuracy.data.splits import NORMALISATIONS, ImageData, Normalisation
+from cprune_rl.core.spec_string import SpecString
 from cprune_rl.core.user_function import is_factory, load_factory
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 
@@ -17,21 +18,8 @@ __all__ = ["DATA_SETS", "DataKind", "DataSpec", "load_data", "parse_data"]
 Advance = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class DataSpec:
-    """A data set as the user names it: `KIND[:ARGUMENT][?OPTION=VALUE&...]`.
-
-    Attributes:
-        name: the whole of it.
-        kind: a key of `DATA_SETS`, or the function `file.py:function`.
-        argument: a preset, a file or a folder; empty where there is none.
-        options: by name.
-    """
-
-    name: str
-    kind: str
-    argument: str
-    options: Mapping[str, str]
+class DataSpec(SpecString):
+    """A data set as the user names it: its kind is a key of `DATA_SETS`, or `file.py:function`."""
 
     @property
     def seed(self) -> int:
@@ -49,12 +37,10 @@ class DataSpec:
         if not figures:
             return NORMALISATIONS[self.among("normalise", default, NORMALISATIONS)]
         if len(figures) == 1 or "normalise" in self.options:
-            raise ConfigError(
-                f"data {self.name!r}: give normalise=NAME, or mean= and std= together"
-            )
+            raise self.error("give normalise=NAME, or mean= and std= together")
         mean, std = self.figures("mean"), self.figures("std")
         if min(std) <= 0:
-            raise ConfigError(f"data {self.name!r}: std={self.options['std']} must be above 0")
+            raise self.error(f"std={self.options['std']} must be above 0")
         return Normalisation(mean, std)
 
     def figures(self, option: str) -> tuple[float, ...]:
@@ -66,8 +52,9 @@ class DataSpec:
         try:
             return tuple(float(value) for value in self.options[option].split(","))
         except ValueError:
-            raise ConfigError(
-                f"data {self.name!r}: {option}={self.options[option]} must be a number, or one for each channel, divided by commas"
+            raise self.error(
+                f"{option}={self.options[option]} must be a number, "
+                "or one for each channel, divided by commas"
             ) from None
 
     def path(self, what: str) -> Path:
@@ -88,9 +75,7 @@ class DataSpec:
         """
         value = self.options.get(option, str(default))
         if not value.isdecimal() or int(value) < at_least:
-            raise ConfigError(
-                f"data {self.name!r}: {option}={value} must be a whole number of at least {at_least}"
-            )
+            raise self.error(f"{option}={value} must be a whole number of at least {at_least}")
         return int(value)
 
     def among(self, option: str, default: str, known: Mapping[str, object]) -> str:
@@ -101,7 +86,7 @@ class DataSpec:
         """
         value = self.options.get(option, default)
         if value not in known:
-            raise ConfigError(f"data {self.name!r}: {option}={value}. Known: {', '.join(known)}.")
+            raise self.error(f"{option}={value}. Known: {', '.join(known)}.")
         return value
 
 
@@ -226,24 +211,17 @@ def parse_data(name: str) -> DataSpec:
         UnknownNameError: no kind has that name.
         ConfigError: an argument is missing or superfluous, or an option is unknown.
     """
-    left, _, query = name.partition("?")
-    kind, _, argument = (left, "", "") if is_factory(left) else left.partition(":")
-    if kind not in DATA_SETS and not is_factory(kind):
-        raise UnknownNameError("data", kind, [*DATA_SETS, "file.py:function"])
-    options = dict(part.partition("=")[::2] for part in query.split("&") if part)
-    spec = DataSpec(name, kind, argument, options)
+    spec = DataSpec.from_name("data", name)
+    if spec.kind not in DATA_SETS and not is_factory(spec.kind):
+        raise UnknownNameError("data", spec.kind, [*DATA_SETS, "file.py:function"])
     known = _kind(spec)
-    if unknown := sorted(set(options) - set(known.options)):
-        raise ConfigError(
-            f"data {name!r}: unknown option {unknown[0]!r}. Known: {', '.join(known.options) or 'none'}."
-        )
+    spec.check_options(known.options)
     spec.normalisation()
     if known.presets is None:
         spec.path("file or folder")
-    elif argument and argument not in known.presets:
-        raise ConfigError(
-            f"data {name!r}: {argument!r} is none of its presets. Known: {', '.join(known.presets) or 'none'}."
-        )
+    elif spec.argument and spec.argument not in known.presets:
+        presets = ", ".join(known.presets) or "none"
+        raise spec.error(f"{spec.argument!r} is none of its presets. Known: {presets}.")
     return spec
 
 

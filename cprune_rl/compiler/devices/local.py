@@ -23,6 +23,7 @@ import cprune_rl
 from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
 from cprune_rl.compiler.devices.rpc_session import RpcSession
 from cprune_rl.compiler.devices.target import host_cpu, make_target
+from cprune_rl.core.system_info import processor_model
 from cprune_rl.errors import DeviceError
 
 __all__ = ["LocalDevice"]
@@ -199,7 +200,8 @@ class LocalDevice(RpcDevice):
     def fingerprint(self) -> str:
         """Processor, threads, timing settings."""
         t = self._timing
-        return f"cpu={_processor_name()};mcpu={self._mcpu};threads={self._n_threads};repeats={t.n_repeats};min_repeat_ms={t.min_repeat_ms}"
+        cpu = processor_model() or hashlib.sha256(os.uname().machine.encode()).hexdigest()[:8]
+        return f"cpu={cpu};mcpu={self._mcpu};threads={self._n_threads};repeats={t.n_repeats};min_repeat_ms={t.min_repeat_ms}"
 
     @property
     def is_remote(self) -> bool:
@@ -210,11 +212,3 @@ class LocalDevice(RpcDevice):
     def server_process(self) -> subprocess.Popen[str] | None:
         """The server's process; None before the first trial."""
         return self._link.server_process
-
-
-def _processor_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return hashlib.sha256(os.uname().machine.encode()).hexdigest()[:8]

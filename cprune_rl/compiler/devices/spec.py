@@ -1,6 +1,6 @@
-"""Devices by name: reads a name without opening anything (`open.py` opens one).
+"""Reads the name of a device without opening it (`open.py` does that).
 
-Neither this file nor a wrong name loads tvm, so a mistake is answered at once.
+No tvm is loaded here, so that a wrong name is answered at once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from urllib.parse import unquote
 import psutil
 
 from cprune_rl.compiler.devices.tracker_client import TrackerAddress
-from cprune_rl.errors import ConfigError, UnknownNameError
+from cprune_rl.core.spec_string import SpecString
+from cprune_rl.errors import UnknownNameError
 
 __all__ = [
     "EXAMPLES",
@@ -34,6 +35,7 @@ EXAMPLES = (
     "rpc://host:9190/key?target=llvm,mtriple=aarch64-linux-gnu,num-cores=4&threads=4",
     "recorded:resnet8@znver4-1t?noise=1",
 )
+_MOST_OF_A_TRACKER = 4096  # threads, devices or seconds: more is a slip of the pen
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class LocalSpec:
     mcpu: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrackerSpec:
-    """Devices behind a TVM tracker.
+    """Devices of one key behind a TVM tracker.
 
     Attributes:
         tracker: where it listens.
@@ -74,7 +76,7 @@ class TrackerSpec:
 
 @dataclass(frozen=True)
 class RecordedSpec:
-    """No device: what one answered once, in a recording.
+    """A recording: no device, but what one answered once.
 
     Attributes:
         recording: name of a packaged one, or path of a file.
@@ -86,125 +88,111 @@ class RecordedSpec:
 
 
 def parse_device(name: str) -> LocalSpec | TrackerSpec | RecordedSpec:
-    """What a device's name says; opens nothing.
+    """Reads a device's name.
 
     Args:
-        name: e.g. one of `EXAMPLES`; plain `rpc:` takes TVM_TRACKER_HOST, TVM_TRACKER_PORT and
+        name: such as `EXAMPLES`; `rpc:` alone takes TVM_TRACKER_HOST, TVM_TRACKER_PORT and
             TVM_TRACKER_KEY.
 
     Raises:
         UnknownNameError: no device of that kind.
         ConfigError: an option of the device is unknown or wrong.
     """
-    kind = name.partition("?")[0].partition(":")[0]
-    if kind not in _PARSERS or (kind == "local" and name[5:6] not in ("", "?")):
+    spec = SpecString.from_name("device", name)
+    if spec.kind not in _PARSERS or (spec.kind == "local" and spec.argument):
         raise UnknownNameError("device", name, EXAMPLES)
-    return _PARSERS[kind](name)
+    return _PARSERS[spec.kind](spec)
 
 
-def _parse_local(name: str) -> LocalSpec:
-    options = _options(name, ("threads", "mcpu"))
-    threads = _whole(name, options, "threads", psutil.cpu_count() or 1)
-    return LocalSpec(1 if threads is None else threads, options.get("mcpu"))
+def _parse_local(spec: SpecString) -> LocalSpec:
+    spec.check_options(("threads", "mcpu"))
+    threads = _whole_number(spec, "threads", psutil.cpu_count() or 1)
+    return LocalSpec(threads or 1, spec.options.get("mcpu"))
 
 
-def _parse_tracker(name: str) -> TrackerSpec:
-    options = _options(name, ("target", "cc", "threads", "devices", "wait"))
-    place = name.partition("?")[0].partition(":")[2].removeprefix("//")
-    address, _, key = place.partition("/")
+def _parse_tracker(spec: SpecString) -> TrackerSpec:
+    spec.check_options(("target", "cc", "threads", "devices", "wait"))
+    address, _, key = spec.argument.removeprefix("//").partition("/")
     key = key or os.environ.get("TVM_TRACKER_KEY", "")
     if not key:
-        raise ConfigError(
-            f"device {name!r} names no key. Give rpc://HOST:PORT/KEY, or set TVM_TRACKER_KEY; `cprune-rl device list` shows the keys of a tracker."
+        raise spec.error(
+            "it names no key. Give rpc://HOST:PORT/KEY, or set TVM_TRACKER_KEY; "
+            "`cprune-rl device list` shows the keys of a tracker."
         )
-    target = _parse_target(name, options["target"]) if "target" in options else None
-    threads, devices, wait = (
-        _whole(name, options, o, 4096) for o in ("threads", "devices", "wait")
-    )
-    if threads is None:
-        cores = (target or {}).get("num-cores", 1)
-        threads = cores if isinstance(cores, int) else 1
+    target = _parse_target(spec, spec.options["target"]) if "target" in spec.options else None
+    wait_s = _whole_number(spec, "wait", _MOST_OF_A_TRACKER)
     return TrackerSpec(
-        TrackerAddress.parse(address),
-        key,
-        target,
-        options.get("cc"),
-        threads,
-        devices,
-        TrackerSpec.wait_s if wait is None else float(wait),
+        tracker=TrackerAddress.parse(address),
+        key=key,
+        target=target,
+        linker=spec.options.get("cc"),
+        threads=_whole_number(spec, "threads", _MOST_OF_A_TRACKER) or _n_cores(target),
+        devices=_whole_number(spec, "devices", _MOST_OF_A_TRACKER),
+        wait_s=TrackerSpec.wait_s if wait_s is None else float(wait_s),
     )
 
 
-def _parse_recorded(name: str) -> RecordedSpec:
-    options = _options(name, ("noise",))
-    recording = name.partition("?")[0].partition(":")[2]
-    if not recording:
-        raise ConfigError(
-            f"device {name!r} names no recording. Give recorded:NAME or recorded:FILE; `cprune-rl device list` shows the packaged ones."
+def _n_cores(target: TargetOptions | None) -> int:
+    cores = (target or {}).get("num-cores")
+    return cores if isinstance(cores, int) else 1
+
+
+def _parse_recorded(spec: SpecString) -> RecordedSpec:
+    spec.check_options(("noise",))
+    if not spec.argument:
+        raise spec.error(
+            "it names no recording. Give recorded:NAME or recorded:FILE; "
+            "`cprune-rl device list` shows the packaged ones."
         )
-    seed = options.get("noise")
+    seed = spec.options.get("noise")
     if seed is not None and not (seed.isascii() and seed.isdigit() and len(seed) < 10):
-        raise ConfigError(
-            f"device {name!r}: noise is {seed!r}, it must be a seed, a whole number from 0"
-        )
-    return RecordedSpec(unquote(recording), None if seed is None else int(seed))
+        raise spec.error(f"noise is {seed!r}, it must be a seed, a whole number from 0")
+    return RecordedSpec(unquote(spec.argument), None if seed is None else int(seed))
 
 
-_PARSERS: Mapping[str, Callable[[str], LocalSpec | TrackerSpec | RecordedSpec]] = {
+_PARSERS: Mapping[str, Callable[[SpecString], LocalSpec | TrackerSpec | RecordedSpec]] = {
     "local": _parse_local,
     "rpc": _parse_tracker,
     "recorded": _parse_recorded,
 }
 
 
-def _options(name: str, known: tuple[str, ...]) -> dict[str, str]:
-    query = name.partition("?")[2]
-    options = {
-        key: unquote(value)
-        for key, _, value in (pair.partition("=") for pair in query.split("&") if pair)
-    }
-    if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(
-            f"device {name!r}: unknown option {unknown[0]!r}. Known: {', '.join(known)}."
-        )
-    if empty := sorted(key for key, value in options.items() if not value):
-        raise ConfigError(f"device {name!r}: option {empty[0]!r} has no value")
-    return options
-
-
-def _whole(name: str, options: Mapping[str, str], key: str, largest: int) -> int | None:
-    text = options.get(key)
+def _whole_number(spec: SpecString, option: str, largest: int) -> int | None:
+    """An option that is a number from 1; None where it was not given."""
+    text = spec.options.get(option)
     if text is None:
         return None
     if not text.isdigit() or not 1 <= int(text) <= largest:
-        what = "this machine allows" if name.startswith("local") else "allowed are"
-        raise ConfigError(f"device {name!r}: {key} is {text!r}, {what} 1 to {largest}")
+        limits = "this machine allows" if spec.kind == "local" else "allowed are"
+        raise spec.error(f"{option} is {text!r}, {limits} 1 to {largest}")
     return int(text)
 
 
-def _parse_target(name: str, text: str) -> TargetOptions:
+def _parse_target(spec: SpecString, text: str) -> TargetOptions:
     """TVM's target, as JSON or as `llvm,mtriple=aarch64-linux-gnu,mattr=+neon,+fp16,num-cores=4`."""
     if text.startswith("{"):
-        try:
-            value: TargetOptions = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"device {name!r}: target is no JSON: {error}") from error
-        if not isinstance(value.get("kind"), str):
-            raise ConfigError(f'device {name!r}: target has no kind, e.g. {{"kind": "llvm"}}')
-        return value
+        return _parse_json_target(spec, text)
     kind, *parts = text.split(",")
     target: TargetOptions = {"kind": kind}
     features: list[str] = []
     for part in parts:
-        key, is_pair, value_text = part.partition("=")
+        key, is_pair, value = part.partition("=")
         if not is_pair and features and part[:1] in ("+", "-"):
             features.append(part)
-        elif not is_pair or not key or not value_text:
-            raise ConfigError(
-                f"device {name!r}: {part!r} of the target is no key=value, e.g. mcpu=cortex-a72"
-            )
+        elif not is_pair or not key or not value:
+            raise spec.error(f"{part!r} of the target is no key=value, e.g. mcpu=cortex-a72")
         elif key == "mattr":
-            features.append(value_text)
+            features.append(value)
         else:
-            target[key] = int(value_text) if value_text.isdigit() else value_text
+            target[key] = int(value) if value.isdigit() else value
     return {**target, "mattr": features} if features else target
+
+
+def _parse_json_target(spec: SpecString, text: str) -> TargetOptions:
+    try:
+        target: TargetOptions = json.loads(text)
+    except ValueError as error:
+        raise spec.error(f"target is no JSON: {error}") from error
+    if not isinstance(target.get("kind"), str):
+        raise spec.error('target has no kind, e.g. {"kind": "llvm"}')
+    return target
