@@ -26,7 +26,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from cprune_rl.accuracy.oracle import Evaluation, Finetuned, PlanOracle, Recalibrated
+from cprune_rl.accuracy.oracle import (
+    Evaluation,
+    FinetuneEvaluation,
+    PlanOracle,
+    RecalibrationEvaluation,
+)
 from cprune_rl.accuracy.training import TrainSettings, evaluate
 from cprune_rl.core.intervals import rank_correlation
 from cprune_rl.core.network import Plan
@@ -89,9 +94,9 @@ def measure(
     started = time.perf_counter()
     supernet = supernet_evaluation(config, trained_model, progress)
     training_s = {"supernet": time.perf_counter() - started}
-    evaluations: dict[str, Recalibrated | Finetuned] = {
+    evaluations: dict[str, RecalibrationEvaluation | FinetuneEvaluation] = {
         "macs": full,
-        "recalibrate": Recalibrated(
+        "recalibrate": RecalibrationEvaluation(
             trained_model.pruned, trained_model.weights, trained_model.data
         ),
     }
@@ -151,7 +156,9 @@ def _answers(
         return np.array(oracle.evaluate_all(plans, evaluation, advance))
 
 
-def _look_s(evaluation: Recalibrated | Finetuned, plans: list[Plan]) -> dict[str, float]:
+def _look_s(
+    evaluation: RecalibrationEvaluation | FinetuneEvaluation, plans: list[Plan]
+) -> dict[str, float]:
     """Of `LOOKS`: seconds of one look, of all cores in it, of all cores on a thousand images, and
     of a look where several plans are looked at together.
     """

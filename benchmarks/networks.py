@@ -35,7 +35,7 @@ from cprune_rl.compiler.layouts.compose import compose
 from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
 from cprune_rl.models.registry import build_model, check_output
 from cprune_rl.models.zoo import MODELS
-from cprune_rl.pruning.equivalence_check import awakened
+from cprune_rl.pruning.equivalence_check import randomize_zero_scales
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
 
@@ -95,7 +95,7 @@ def examine(name: str, size_px: int) -> dict[str, Any]:
 
 def _go(name: str, row: dict[str, Any]) -> None:
     model, example = (
-        awakened(build_model(name, _N_CLASSES)).eval(),
+        randomize_zero_scales(build_model(name, _N_CLASSES)).eval(),
         torch.zeros(1, 3, row["size_px"], row["size_px"]),
     )
     check_output(model, example, _N_CLASSES, name)

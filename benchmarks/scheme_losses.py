@@ -64,7 +64,7 @@ def plans_of(network: Network, n_random: int, seed: int) -> list[Plan]:
     """
     found = [network.uniform(ratio) for ratio in _RATIOS]
     for kind, block in _SHAPES:
-        layers = [layer for layer in network.blocked_layers if is_able(network, layer, kind)]
+        layers = [layer for layer in network.scheme_layers if is_able(network, layer, kind)]
         densities = [d for d in _DENSITIES if kind != "pattern" or d < MOST_OF_PATTERNS]
         found += [
             Plan(
@@ -78,7 +78,7 @@ def plans_of(network: Network, n_random: int, seed: int) -> list[Plan]:
     for _ in range(n_random):
         schemes = []
         level = rng.uniform(0.1, 0.4)
-        for layer in network.blocked_layers:
+        for layer in network.scheme_layers:
             kind, block = _SHAPES[int(rng.integers(len(_SHAPES) - 2))]
             if rng.random() < 0.8 and is_able(network, layer, kind):
                 schemes.append(
@@ -148,7 +148,7 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
         "layers": {
             layer: [channels, network.workload(at, dense).macs]
             for (layer, at), channels in zip(
-                network.blocked_layers.items(), network.layer_channels, strict=True
+                network.scheme_layers.items(), network.layer_channels, strict=True
             )
         },
         "groups": [g.channels for g in network.groups],

@@ -158,7 +158,7 @@ class Workshop:
         variants = _described(layer, self._device)
         network = variants.network
         plan = Plan(network.dense.widths, (("conv", scheme),) if scheme else ())
-        at = network.blocked_layers["conv"]
+        at = network.scheme_layers["conv"]
         found: list[tuple[float, Artifact]] = []
         seen: set[str] = set()
         for variant in variants.all:

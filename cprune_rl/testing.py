@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import (
-    Blocked,
+    BlockSparse,
     Extent,
     Group,
     Network,
@@ -67,8 +67,8 @@ def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Netw
             OperatorKind("conv2d", 3, 1, 8),
             9 * 64,
         )
-        blocked = (
-            Blocked(
+        block_sparse = (
+            BlockSparse(
                 group.name,
                 Template(
                     f"blocked {template.text}",
@@ -90,7 +90,7 @@ def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Netw
                 previous,
                 out,
                 (group.name,),
-                blocked,
+                block_sparse,
             )
         )
         previous = out
@@ -190,7 +190,7 @@ def toy_problem(
     network = toy_network(widths)
     n_groups = len(network.groups)
     loss_model = LossModel(
-        np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.blocked_layers), 3e-4)
+        np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.scheme_layers), 3e-4)
     )
     return Problem(
         "toy", network, costs(network), AnalyticOracle(network), loss_model, 0.95, 0.95 - drop

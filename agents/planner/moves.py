@@ -95,8 +95,8 @@ class SchemeSpace:
     """
 
     def __init__(self, network: Network, widths: tuple[int, ...]) -> None:
-        self._widths, self._layers = widths, list(network.blocked_layers)
-        self._subgraphs = list(network.blocked_layers.values())
+        self._widths, self._layers = widths, list(network.scheme_layers)
+        self._subgraphs = list(network.scheme_layers.values())
         ables = {kind: set(able(network, kind)) for kind in KINDS}
         self._texts = [str(s) for s in SCHEMES]
         of_layers = [

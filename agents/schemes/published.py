@@ -80,7 +80,7 @@ class PublishedMapping:
         what it looked at on the way is the answer (see `searcher.Searcher`).
         """
         looks, settings = Looks(problem, budget, on_step), self._settings
-        layers = list(problem.network.blocked_layers)
+        layers = list(problem.network.scheme_layers)
         if not layers or not math.isfinite(looks.dense_s):
             return looks.session.result(self.name)
         with torch.random.fork_rng(devices=[]):
@@ -165,7 +165,7 @@ def _allowed(problem: Problem) -> NDArray[np.bool_]:
     return np.array(
         [
             [*(layer in ables[s.kind] for s in SCHEMES), True]
-            for layer in problem.network.blocked_layers
+            for layer in problem.network.scheme_layers
         ]
     )
 
@@ -176,7 +176,7 @@ def _features(problem: Problem) -> NDArray[np.float32]:
     costs = problem.latency.predict(network.workloads(plan))
     total = sum(c.latency_s for c in costs if math.isfinite(c.latency_s))
     rows = []
-    for at in network.blocked_layers.values():
+    for at in network.scheme_layers.values():
         task = network.workload(at, plan)
         shape = (
             math.log2(task.channels_in) / 8,

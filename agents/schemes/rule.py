@@ -76,7 +76,7 @@ class MappingRule:
         for shape in (
             SHAPES if problem.dense_accuracy < _HARD else (s for s in SHAPES if s.kind != "pattern")
         ):
-            layers = {layer: network.blocked_layers[layer] for layer in able(network, shape.kind)}
+            layers = {layer: network.scheme_layers[layer] for layer in able(network, shape.kind)}
             if looks.session.is_spent or not layers:
                 continue
             plan = _with_schemes(start, {layer: Scheme(*shape, _REFERENCE) for layer in layers})
@@ -86,7 +86,7 @@ class MappingRule:
                 SearchStep(plan, f"{TABLE_PREFIX}{_named(shape)}", math.fsum(costs), None, False)
             )
         found, reasons = {}, []
-        for layer, at in network.blocked_layers.items():
+        for layer, at in network.scheme_layers.items():
             scheme, why = self._rule(
                 dense[at],
                 {

@@ -55,7 +55,7 @@ class MappingSearch:
         MappingRule().search(
             problem, budget, session.record
         )  # it ends by itself, after ten looks or so
-        if not problem.network.blocked_layers or session.is_spent:
+        if not problem.network.scheme_layers or session.is_spent:
             return session.result(self.name)
         search = SurrogateSearch(self.surrogate, _schemes)
         return search.take_turns(
@@ -131,7 +131,7 @@ class ChannelsThenSchemes:
                     session.left.part(1 / (len(starts) - n_done)),
                     note,
                 )
-        if self.surrogate is not None and problem.network.blocked_layers and not session.is_spent:
+        if self.surrogate is not None and problem.network.scheme_layers and not session.is_spent:
             SurrogateSearch(self.surrogate, _both).refine(problem, session)
         return session.result(self.name)
 

@@ -74,8 +74,8 @@ class CalibrationPoint(NamedTuple):
     """
 
     plan: Plan
-    seen: float
-    lost: float
+    cheap_loss: float
+    full_loss: float
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class Calibrations:
     channels: Calibration = field(default_factory=Calibration)
     schemes: Calibration = field(default_factory=Calibration)
 
-    def of(self, plan: Plan, seen: float) -> tuple[float, float]:
+    def full_loss(self, plan: Plan, cheap_loss: float) -> tuple[float, float]:
         """A plan's loss after full fine-tuning, and what is not known of it;
 
         of a narrower plan with schemes the larger of what both maps say.
 
         Args:
             plan: that was looked at.
-            seen: lost by it, as the oracle says.
+            cheap_loss: lost by it, as the oracle says.
         """
         maps = [
             m
@@ -109,7 +109,7 @@ class Calibrations:
             )
             if applies
         ]
-        return max((m(seen), m.residual) for m in maps)
+        return max((m(cheap_loss), m.residual) for m in maps)
 
     @staticmethod
     def fit(points: Sequence[CalibrationPoint], dense: tuple[int, ...]) -> Calibrations:
@@ -123,14 +123,14 @@ class Calibrations:
         """
         kinds = [
             [
-                (p.seen, p.lost)
+                (p.cheap_loss, p.full_loss)
                 for p in points
                 if has_schemes == bool(p.plan.schemes)
                 and (not has_schemes or p.plan.widths == dense)
             ]
             for has_schemes in (False, True)
         ]
-        every = [(p.seen, p.lost) for p in points]
+        every = [(p.cheap_loss, p.full_loss) for p in points]
         return Calibrations(
             dense, *(Calibration.fit(of_kind if len(of_kind) > 1 else every) for of_kind in kinds)
         )

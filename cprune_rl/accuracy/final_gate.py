@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.core.intervals import Interval, accuracy_interval
 
-__all__ = ["Verdict", "difference_interval", "judge", "least_provable_loss"]
+__all__ = ["Verdict", "difference_interval", "judge", "undetectable_loss"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def judge(
     elif is_dense:
         bound = dense.value
     elif (pruned_correct == dense_correct).all():
-        bound = dense.value - least_provable_loss(len(pruned_correct), risk, n_looks)
+        bound = dense.value - undetectable_loss(len(pruned_correct), risk, n_looks)
     else:
         bound = dense.value + _difference_bound(
             pruned_correct, dense_correct, pruned.low, dense.high
@@ -104,7 +104,7 @@ def difference_interval(
     return Interval(own.value - other.value, low, high)
 
 
-def least_provable_loss(n_images: int, risk: float, n_looks: int = 1) -> float:
+def undetectable_loss(n_images: int, risk: float, n_looks: int = 1) -> float:
     """The loss that a network which is right and wrong on the same images as the dense one may
     still have, in accuracy.
 

@@ -26,12 +26,18 @@ from torch import nn
 
 from cprune_rl.accuracy.calibration import Calibrations
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.training import TrainSettings, a_core_each, evaluate, recalibrate, train
+from cprune_rl.accuracy.training import (
+    TrainSettings,
+    evaluate,
+    recalibrate,
+    single_threaded_pool,
+    train,
+)
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import Accuracy, Spending
 from cprune_rl.cost_cache import CostStore
 
-__all__ = ["Evaluation", "Finetuned", "PlanOracle", "Recalibrated"]
+__all__ = ["Evaluation", "FinetuneEvaluation", "PlanOracle", "RecalibrationEvaluation"]
 
 Pruner = Callable[[Plan], nn.Module]
 OnPlan = Callable[[int], None]
@@ -61,7 +67,7 @@ class Evaluation(Protocol):
 
 
 @dataclass(frozen=True)
-class Recalibrated:
+class RecalibrationEvaluation:
     """Prunes and recomputes batch-norm statistics:
 
     with a supernet's weights, its evaluation; with the dense network's, the cheapest look there is.
@@ -94,12 +100,12 @@ class Recalibrated:
         if self.data.search.device.type != "cpu" or len(plans) < 2:
             yield from map(self, plans)
             return
-        with a_core_each() as pool:
+        with single_threaded_pool() as pool:
             yield from pool.map(self, plans)
 
 
 @dataclass(frozen=True)
-class Finetuned:
+class FinetuneEvaluation:
     """Prunes, recalibrates and trains for a while, on the same batches for every plan.
 
     Attributes:
@@ -221,7 +227,7 @@ class PlanOracle:
         n = len(self._data.search)
         answers = []
         for plan, raw in zip(plans, values, strict=True):
-            lost, unknown = self.calibrations.of(plan, self.reference - raw)
+            lost, unknown = self.calibrations.full_loss(plan, self.reference - raw)
             sampling = math.sqrt(max(raw * (1 - raw), 0.0) / n)
             answers.append(
                 Accuracy(self._dense_accuracy - lost, math.hypot(sampling, unknown), n, cost_s)

@@ -5,7 +5,7 @@ Trained by the sandwich rule with in-place distillation (Yu and Huang, ICCV 2019
 the whole network on
 the labels, and the narrowest plan and some random ones on what the whole network says. A plan is
 evaluated by pruning
-the trained network and recomputing its batch-norm statistics (`oracle.Recalibrated`). Called by the
+the trained network and recomputing its batch-norm statistics (`oracle.RecalibrationEvaluation`). Called by the
 job.
 """
 
@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.training import autocast, faster_strides, placed, seeded
+from cprune_rl.accuracy.training import autocast, fast_depthwise_strides, placed, seeded
 from cprune_rl.core.network import Plan
 
 __all__ = ["PlanSpace", "SupernetSettings", "train_supernet"]
@@ -109,7 +109,7 @@ def train_supernet(
         on_step: called with the number of steps done after each.
     """
     device = data.train.device
-    with placed(model.train(), device), faster_strides(model, device):
+    with placed(model.train(), device), fast_depthwise_strides(model, device):
         optimizer = torch.optim.SGD(
             model.parameters(),
             settings.learning_rate,

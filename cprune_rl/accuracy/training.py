@@ -26,15 +26,15 @@ from cprune_rl.errors import ConfigError
 
 __all__ = [
     "TrainSettings",
-    "a_core_each",
     "accumulate_gradients",
     "autocast",
+    "correct_predictions",
     "evaluate",
-    "faster_strides",
+    "fast_depthwise_strides",
     "placed",
     "recalibrate",
-    "right_answers",
     "seeded",
+    "single_threaded_pool",
     "train",
     "train_device",
 ]
@@ -145,7 +145,7 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def faster_strides(
+def fast_depthwise_strides(
     model: nn.Module, device: torch.device, bf16: bool | None = None
 ) -> Iterator[None]:
     """Depthwise convolutions with a stride take their steps after the sums while the network is
@@ -209,7 +209,7 @@ def train(
         if teacher is not None and distils:
             stack.enter_context(placed(teacher, split.device))
         model.train()
-        stack.enter_context(faster_strides(model, split.device, settings.bf16))
+        stack.enter_context(fast_depthwise_strides(model, split.device, settings.bf16))
         stack.enter_context(seeded(settings.seed, split.device))
         optimizer = torch.optim.SGD(
             model.parameters(),
@@ -278,7 +278,7 @@ def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512)
 
 
 @torch.no_grad()
-def right_answers(model: nn.Module, split: Split) -> NDArray[np.bool_]:
+def correct_predictions(model: nn.Module, split: Split) -> NDArray[np.bool_]:
     """Which images are classified rightly, as the split says (`Split.top`), `(n,)`."""
     with placed(model.eval(), split.device):
         guesses = torch.cat(
@@ -292,7 +292,7 @@ def right_answers(model: nn.Module, split: Split) -> NDArray[np.bool_]:
 
 def evaluate(model: nn.Module, split: Split) -> float:
     """Share of images classified rightly, in [0, 1]."""
-    return float(right_answers(model, split).mean())
+    return float(correct_predictions(model, split).mean())
 
 
 @torch.no_grad()
@@ -324,7 +324,7 @@ def _batches(split: Split, n_images: int, most: int) -> Iterator[slice]:
 
 
 @contextlib.contextmanager
-def a_core_each() -> Iterator[ThreadPoolExecutor]:
+def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
     """Threads, as many as torch uses for one operation, in each of which torch uses one:
 
     small networks are evaluated faster beside each other than one on all cores.

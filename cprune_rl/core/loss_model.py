@@ -57,7 +57,7 @@ class LossModel:
     Attributes:
         scale: `(n_groups,)` loss, in accuracy, where a whole group would go.
         power: `(n_groups,)` curvature, above 0.
-        layer_scale: `(n_layers,)` loss, in accuracy, of each of `Network.blocked_layers` at a penalty
+        layer_scale: `(n_layers,)` loss, in accuracy, of each of `Network.scheme_layers` at a penalty
             of 1; empty where nothing is known of schemes.
     """
 
@@ -92,12 +92,12 @@ class LossModel:
             plans: that prune by schemes alone.
             losses: of these plans, `(n_plans,)` in accuracy.
         """
-        unit = LossModel(self.scale, self.power, np.ones(len(network.blocked_layers)))
+        unit = LossModel(self.scale, self.power, np.ones(len(network.scheme_layers)))
         told = np.array([unit.layer_losses(network, plan).sum() for plan in plans])
         return LossModel(
             self.scale,
             self.power,
-            np.full(len(network.blocked_layers), _level(told, losses, _LEAST_OF_LAYERS)),
+            np.full(len(network.scheme_layers), _level(told, losses, _LEAST_OF_LAYERS)),
         )
 
     @property

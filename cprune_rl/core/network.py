@@ -17,7 +17,7 @@ from cprune_rl.core.scheme import PATTERN_KERNEL, Scheme
 from cprune_rl.errors import PlanError
 
 __all__ = [
-    "Blocked",
+    "BlockSparse",
     "Extent",
     "Group",
     "Network",
@@ -87,7 +87,7 @@ class Template:
 
 
 @dataclass(frozen=True)
-class Blocked:
+class BlockSparse:
     """What a fused subgraph is where its layer is pruned by a scheme (see `schemes`).
 
     Attributes:
@@ -125,14 +125,14 @@ class Workload:
     operator: OperatorKind = field(compare=False)
 
     @property
-    def is_blocked(self) -> bool:
+    def is_block_sparse(self) -> bool:
         """Whether its layer is pruned by a scheme."""
         return _BLOCK in self.family
 
     @property
     def block(self) -> int:
         """Output channels to a block of a layer that is pruned by a scheme; 1 of any other."""
-        return int(self.family.rpartition(_BLOCK)[2]) if self.is_blocked else 1
+        return int(self.family.rpartition(_BLOCK)[2]) if self.is_block_sparse else 1
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Subgraph:
         channels_in: channels read by the dominating operator.
         channels_out: channels written.
         writes: groups whose channels this subgraph's own layers produce.
-        blocked: what it is with its layer pruned by a scheme; None where that cannot be.
+        block_sparse: what it is with its layer pruned by a scheme; None where that cannot be.
     """
 
     name: str
@@ -175,14 +175,14 @@ class Subgraph:
     channels_in: Extent
     channels_out: Extent
     writes: tuple[str, ...]
-    blocked: Blocked | None = None
+    block_sparse: BlockSparse | None = None
 
     def workload(self, widths: Mapping[str, int], scheme: Scheme | None = None) -> Workload:
         """The task this subgraph is at the given group widths, its layer dense or pruned by a
         scheme.
         """
-        if scheme is not None and self.blocked is not None:
-            return self._blocked_workload(self.blocked, widths, scheme)
+        if scheme is not None and self.block_sparse is not None:
+            return self._block_sparse_workload(self.block_sparse, widths, scheme)
         n_in, n_out = self.channels_in.at(widths), self.channels_out.at(widths)
         depth = 1 if self.template.operator.name in ("depthwise", "other") else n_in
         key = self.template.text.format(*(e.at(widths) for e in self.extents))
@@ -195,16 +195,16 @@ class Subgraph:
             self.template.operator,
         )
 
-    def _blocked_workload(
-        self, blocked: Blocked, widths: Mapping[str, int], scheme: Scheme
+    def _block_sparse_workload(
+        self, block_sparse: BlockSparse, widths: Mapping[str, int], scheme: Scheme
     ) -> Workload:
         n_in, n_out = self.channels_in.at(widths), self.channels_out.at(widths)
         template = (
-            blocked.of_kernels
-            if scheme.kind == "kernel" and blocked.of_kernels is not None
-            else blocked.template
+            block_sparse.of_kernels
+            if scheme.kind == "kernel" and block_sparse.of_kernels is not None
+            else block_sparse.template
         )
-        block, n_kept = min(scheme.block, n_out), scheme.n_kept(blocked.entries * n_in)
+        block, n_kept = min(scheme.block, n_out), scheme.n_kept(block_sparse.entries * n_in)
         # whole kernels may be computed in other ways than blocks of as many entries
         mark = f"{_KERNELS if scheme.kind == 'kernel' else ''}{_BLOCK}{block}"
         key = f"{template.text.format(*(e.at(widths) for e in self.extents))}{mark}|kept={n_kept}"
@@ -213,7 +213,7 @@ class Subgraph:
             f"{template.family}{mark}",
             n_in,
             n_out,
-            template.macs // blocked.entries * n_kept * n_out,
+            template.macs // block_sparse.entries * n_kept * n_out,
             template.operator,
         )
 
@@ -328,21 +328,25 @@ class Network:
         return known[groups]
 
     @cached_property
-    def blocked_layers(self) -> dict[str, int]:
+    def scheme_layers(self) -> dict[str, int]:
         """The layers that a scheme may prune, with the positions of their subgraphs."""
-        return {s.blocked.layer: at for at, s in enumerate(self.subgraphs) if s.blocked is not None}
+        return {
+            s.block_sparse.layer: at
+            for at, s in enumerate(self.subgraphs)
+            if s.block_sparse is not None
+        }
 
     @cached_property
     def layer_index(self) -> dict[str, int]:
-        """Position of each of `blocked_layers` by name."""
-        return {layer: at for at, layer in enumerate(self.blocked_layers)}
+        """Position of each of `scheme_layers` by name."""
+        return {layer: at for at, layer in enumerate(self.scheme_layers)}
 
     @cached_property
     def layer_channels(self) -> tuple[int, ...]:
-        """Channels that each of `blocked_layers` writes in the dense network."""
+        """Channels that each of `scheme_layers` writes in the dense network."""
         dense = self.widths(self.dense)
         return tuple(
-            self.subgraphs[at].channels_out.at(dense) for at in self.blocked_layers.values()
+            self.subgraphs[at].channels_out.at(dense) for at in self.scheme_layers.values()
         )
 
     def schemes(self, plan: Plan) -> dict[int, Scheme]:
@@ -365,11 +369,11 @@ class Network:
 
     def _checked_schemes(self, plan: Plan) -> dict[int, Scheme]:
         for layer, _ in plan.schemes:
-            if layer not in self.blocked_layers:
+            if layer not in self.scheme_layers:
                 raise PlanError(
-                    f"layer {layer!r} of {self.name} cannot be pruned by a scheme: {', '.join(self.blocked_layers) or 'none'} can"
+                    f"layer {layer!r} of {self.name} cannot be pruned by a scheme: {', '.join(self.scheme_layers) or 'none'} can"
                 )
-        found = {self.blocked_layers[layer]: Scheme.parse(text) for layer, text in plan.schemes}
+        found = {self.scheme_layers[layer]: Scheme.parse(text) for layer, text in plan.schemes}
         for at, scheme in found.items():
             if scheme.kind != "block" and not self.has_3x3_kernels(at):
                 raise PlanError(
@@ -383,8 +387,8 @@ class Network:
         """
         found = self.subgraphs[subgraph]
         return (
-            found.blocked is not None
-            and found.blocked.entries == PATTERN_KERNEL
+            found.block_sparse is not None
+            and found.block_sparse.entries == PATTERN_KERNEL
             and found.template.operator.kernel == 3
         )
 
@@ -439,11 +443,15 @@ class Network:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values from which `from_json` makes an equal network."""
-        blocked = [s.blocked for s in self.subgraphs if s.blocked]
-        of_kernels = [b.of_kernels for b in blocked if b.of_kernels]
+        block_sparse = [s.block_sparse for s in self.subgraphs if s.block_sparse]
+        of_kernels = [b.of_kernels for b in block_sparse if b.of_kernels]
         templates = list(
             dict.fromkeys(
-                [*(s.template for s in self.subgraphs), *(b.template for b in blocked), *of_kernels]
+                [
+                    *(s.template for s in self.subgraphs),
+                    *(b.template for b in block_sparse),
+                    *of_kernels,
+                ]
             )
         )
         return {
@@ -470,7 +478,11 @@ class Network:
                     "channels_in": _extent_to_json(s.channels_in),
                     "channels_out": _extent_to_json(s.channels_out),
                     "writes": list(s.writes),
-                    **({"blocked": _blocked_to_json(s.blocked, templates)} if s.blocked else {}),
+                    **(
+                        {"blocked": _block_sparse_to_json(s.block_sparse, templates)}
+                        if s.block_sparse
+                        else {}
+                    ),
                 }
                 for s in self.subgraphs
             ],
@@ -499,7 +511,7 @@ class Network:
                     _extent_from_json(s["channels_in"]),
                     _extent_from_json(s["channels_out"]),
                     tuple(s["writes"]),
-                    _blocked_from_json(b, templates) if (b := s.get("blocked")) else None,
+                    _block_sparse_from_json(b, templates) if (b := s.get("blocked")) else None,
                 )
                 for s in value["subgraphs"]
             ),
@@ -511,21 +523,25 @@ def _extent_to_json(extent: Extent) -> list[Any]:
     return [extent.constant, [list(t) for t in extent.terms]]
 
 
-def _blocked_to_json(blocked: Blocked, templates: Sequence[Template]) -> dict[str, Any]:
+def _block_sparse_to_json(
+    block_sparse: BlockSparse, templates: Sequence[Template]
+) -> dict[str, Any]:
     of_kernels = (
-        {} if blocked.of_kernels is None else {"of_kernels": templates.index(blocked.of_kernels)}
+        {}
+        if block_sparse.of_kernels is None
+        else {"of_kernels": templates.index(block_sparse.of_kernels)}
     )
     return {
-        "layer": blocked.layer,
-        "template": templates.index(blocked.template),
-        "entries": blocked.entries,
+        "layer": block_sparse.layer,
+        "template": templates.index(block_sparse.template),
+        "entries": block_sparse.entries,
         **of_kernels,
     }
 
 
-def _blocked_from_json(value: Mapping[str, Any], templates: Sequence[Template]) -> Blocked:
+def _block_sparse_from_json(value: Mapping[str, Any], templates: Sequence[Template]) -> BlockSparse:
     of_kernels = value.get("of_kernels")
-    return Blocked(
+    return BlockSparse(
         value["layer"],
         templates[value["template"]],
         value["entries"],

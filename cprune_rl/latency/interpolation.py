@@ -143,7 +143,11 @@ def _kind(workload: Workload) -> tuple[object, ...]:
 
 
 def _shape(workload: Workload) -> Shape:
-    return workload.channels_in, workload.channels_out, workload.macs if workload.is_blocked else 0
+    return (
+        workload.channels_in,
+        workload.channels_out,
+        workload.macs if workload.is_block_sparse else 0,
+    )
 
 
 def _logs(shape: Shape) -> NDArray[np.float64]:

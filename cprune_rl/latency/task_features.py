@@ -190,7 +190,7 @@ def stored_samples(store: CostStore, context: str, device: DeviceDescriptor) -> 
         latency_s = trial.measurement.latency_s
         if (
             workload.family.startswith(_TRANSPOSE)
-            or workload.is_blocked
+            or workload.is_block_sparse
             or not 0 < latency_s < math.inf
         ):
             continue

@@ -1,39 +1,81 @@
-"""A network's weights: named by a hash, and written to a file."""
+"""A network's weights: read from files, written to files, and named by a hash."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import pickle
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ["network_hash", "save_weights"]
+from cprune_rl.errors import DataError, ModelError
+
+__all__ = ["export_torch", "load_weights", "network_hash", "save_weights"]
+
+_N_SHOWN = 5  # names of weights that do not fit
+_CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
+# what DataParallel and torch.compile put before every name, in either order
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "module.")
+_HOW_TO_SAVE = "with torch.save(model.state_dict(), FILE) or safetensors."
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes a state_dict as safetensors.
+    """Write a state_dict as safetensors.
 
     A module that is registered under two names has its weights under both, as its state_dict has.
-
-    Args:
-        model: the network.
-        path: file to write.
     """
-    save_file(
-        {
-            name: value.detach().clone(memory_format=torch.contiguous_format)
-            for name, value in model.state_dict().items()
-        },
-        path,
-    )
+    values = {
+        # safetensors refuses tensors that share memory
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
+    save_file(values, path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state_dict in place from `.safetensors` or from what `torch.save` wrote.
+
+    No code in the file is run. A checkpoint may have the state_dict under the key `state_dict`,
+    `model_state_dict` or `model`. The prefixes of DataParallel and torch.compile are left out.
+    Counters of batch norms may be missing.
+
+    Raises:
+        DataError: the file is missing or damaged, or holds something else.
+        ModelError: its weights are not those of this network.
+    """
+    values = _state_dict(_read(path), path)
+    own = model.state_dict()
+    counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    values = {**counters, **values}
+    if differences := _differences(own, values):
+        raise ModelError(f"{path} does not fit the network: {'; '.join(differences)}")
+    model.load_state_dict(values)
+
+
+def export_torch(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
+    """Write a file that `torch.export.load` reads, without this package."""
+    example = torch.zeros(input_shape)
+    with warnings.catch_warnings():
+        # torch warns of its own deprecated calls
+        warnings.simplefilter("ignore")
+        # torch's stub lacks this overload
+        contiguous: nn.Module = model.eval().to(  # type: ignore[call-overload]
+            memory_format=torch.contiguous_format
+        )
+        torch.export.save(torch.export.export(contiguous, (example,)), path)
 
 
 def network_hash(model: nn.Module) -> str:
-    """Names a network: its weights and what it computes with them, which a function of the user's
-    may have changed since.
+    """Hash a network's weights and what it computes with them.
+
+    The computation counts because a user's function may have changed since.
     """
     digest = hashlib.sha256(_computation(model).encode())
     for name, value in model.state_dict().items():
@@ -42,20 +84,71 @@ def network_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:20]
 
 
-def _computation(model: nn.Module) -> str:
-    """Layers with their settings, and the code between them;
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            # torch warns of pickles that it refuses
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        OSError,
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{path} cannot be read as weights: {reason}. Save them {_HOW_TO_SAVE}"
+        ) from error
 
-    where it cannot be traced, the sources of its modules.
+
+def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """Find the state_dict in what a file holds, without the prefixes of wrappers."""
+    for key in _CHECKPOINT_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    is_mapping = isinstance(content, Mapping) and len(content) > 0
+    if not is_mapping or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise DataError(f"{path} holds no state_dict. Save the weights {_HOW_TO_SAVE}")
+    for prefix in _WRAPPER_PREFIXES:
+        if all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return dict(content)
+
+
+def _differences(own: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> list[str]:
+    """Say which weights of a file do not fit; empty where all do."""
+    reshaped = [n for n in own.keys() & values.keys() if own[n].shape != values[n].shape]
+    names_by_kind = {
+        "it lacks": own.keys() - values.keys(),
+        "the network has no": values.keys() - own.keys(),
+        "other shapes:": {
+            f"{n} ({tuple(values[n].shape)}, here {tuple(own[n].shape)})" for n in reshaped
+        },
+    }
+    return [f"{kind} {_shortened(names)}" for kind, names in names_by_kind.items() if names]
+
+
+def _shortened(names: set[str]) -> str:
+    more = " and more" if len(names) > _N_SHOWN else ""
+    return ", ".join(sorted(names)[:_N_SHOWN]) + more
+
+
+def _computation(model: nn.Module) -> str:
+    """Describe the layers with their settings, and the code between them.
+
+    Where that cannot be traced, the sources of the modules stand for it.
     """
     try:
         code = torch.fx.symbolic_trace(model).code
     except Exception:  # torch.fx raises whatever the network does with a stand-in for its input
-        kinds = {
-            type(module)
-            for module in model.modules()
-            if not type(module).__module__.startswith("torch.nn.")
-        }
-        code = "".join(_source(kind) for kind in sorted(kinds, key=lambda kind: kind.__qualname__))
+        kinds = {type(module) for module in model.modules()}
+        own = [kind for kind in kinds if not kind.__module__.startswith("torch.nn.")]
+        code = "".join(_source(kind) for kind in sorted(own, key=lambda kind: kind.__qualname__))
     return f"{model!r}\n{code}"
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cprune_rl.accuracy.final_gate import Verdict, judge
-from cprune_rl.accuracy.training import evaluate, recalibrate, right_answers
+from cprune_rl.accuracy.training import correct_predictions, evaluate, recalibrate
 from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult
@@ -83,7 +83,7 @@ class FinalGate:
 
     def correct(self, model: nn.Module) -> NDArray[np.bool_]:
         """Which gate images a network gets right."""
-        return right_answers(model, self._context.data.gate)
+        return correct_predictions(model, self._context.data.gate)
 
     def judge(self, model: nn.Module, n_looks: int) -> Verdict:
         """Whether a finished network holds the floor, where the search may ask `n_looks` times."""

@@ -17,7 +17,7 @@ import torch
 from rich.table import Table
 
 from cprune_rl.accuracy.final_gate import difference_interval
-from cprune_rl.accuracy.training import right_answers
+from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.core.intervals import accuracy_interval
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
@@ -163,7 +163,7 @@ def _point(
 ) -> FrontPoint:
     latency, ratio = comparison.latency_ms.get(name), comparison.speedup.get(name)
     right, of_dense = (
-        right_answers(model, context.data.test) for model in (network.model, context.model)
+        correct_predictions(model, context.data.test) for model in (network.model, context.model)
     )
     accuracy, gained = accuracy_interval(right), difference_interval(right, of_dense)
     is_dense = ratio is None or network.plan == context.network.dense

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cprune_rl.accuracy.calibration import CalibrationPoint, Calibrations
-from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, Recalibrated
+from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, RecalibrationEvaluation
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.intervals import Interval, rank_correlation
@@ -87,13 +87,15 @@ def open_oracle(
     if kind == "finetune":
         return make(short)
     if kind == "recalibrate":
-        return make(Recalibrated(trained_model.pruned, trained_model.weights, trained_model.data))
+        return make(
+            RecalibrationEvaluation(trained_model.pruned, trained_model.weights, trained_model.data)
+        )
     supernet = supernet_evaluation(config, trained_model, progress)
     reference = make(supernet).evaluate(network.dense)
     oracle = make(supernet, reference=reference)
     instead = f"the supernet is not believed, plans are judged by {short.settings.n_steps} steps of training each"
     notes = []
-    for by_schemes in (False, True) if config.has_schemes and network.blocked_layers else (False,):
+    for by_schemes in (False, True) if config.has_schemes and network.scheme_layers else (False,):
         plans = equal_latency_plans(
             network,
             ModelledCosts(network, costs),
@@ -125,7 +127,7 @@ def open_oracle(
 
 def supernet_evaluation(
     config: RunConfig, trained_model: TrainedModel, progress: ProgressLog
-) -> Recalibrated:
+) -> RecalibrationEvaluation:
     """Trains the supernet, or reads it where it was trained before.
 
     Args:
@@ -146,13 +148,13 @@ def supernet_evaluation(
         supernet = train_or_load_supernet(
             copy.deepcopy(trained_model.model),
             trained_model.weights,
-            masks.of,
+            masks.for_plan,
             space,
             trained_model.data,
             settings,
             advance,
         )
-    return Recalibrated(
+    return RecalibrationEvaluation(
         functools.partial(trained_model.pruned_of, supernet),
         f"supernet:{network_hash(supernet)}",
         trained_model.data,
@@ -240,7 +242,7 @@ def _scheme_direction(network: Network, rng: np.random.Generator) -> Callable[[f
     its own.
     """
     shapes: dict[str, Shape] = {}
-    for layer in network.blocked_layers:
+    for layer in network.scheme_layers:
         allowed = [shape for shape in SHAPES if layer in able(network, shape.kind)]
         shapes[layer] = allowed[int(rng.integers(len(allowed)))]
     pace = np.exp(rng.normal(0.0, _SPREAD, len(shapes)))
@@ -293,10 +295,10 @@ def calibrate(context: RunContext, progress: ProgressLog) -> None:
     context.calibration_points += [*narrow, *sparse]
     context.calibrations = Calibrations.fit(context.calibration_points, network.dense.widths)
     kept = np.array([p.plan.widths for p in narrow]) / np.array(network.dense.widths)
-    context.loss_model = LossModel.fit_uniform(kept, np.array([p.lost for p in narrow]))
+    context.loss_model = LossModel.fit_uniform(kept, np.array([p.full_loss for p in narrow]))
     if sparse:
         context.loss_model = context.loss_model.with_fitted_layers(
-            network, [p.plan for p in sparse], np.array([p.lost for p in sparse])
+            network, [p.plan for p in sparse], np.array([p.full_loss for p in sparse])
         )
 
 
@@ -339,7 +341,9 @@ def _fine_tuned(
 
     tried, points = list(shares), judged(plans_at(shares))
     while (
-        points and max(p.lost for p in points) <= slack and len(tried) < len(shares) + _MOST_FURTHER
+        points
+        and max(p.full_loss for p in points) <= slack
+        and len(tried) < len(shares) + _MOST_FURTHER
     ):
         tried.append(min(tried) * _FURTHER)
         known = {p.plan for p in points}

@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from cprune_rl.accuracy.training import right_answers
+from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.core.intervals import accuracy_interval
 from cprune_rl.core.result import Figures, MethodResult, Result
 from cprune_rl.core.search_result import SearchResult, plan_from_json
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import save_recorded
-from cprune_rl.models.export import export_torch
-from cprune_rl.models.weights import save_weights
+from cprune_rl.models.weights import export_torch, save_weights
 from cprune_rl.pipeline import search_stage as searching
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.config import RunConfig
@@ -133,7 +132,7 @@ def _maps(context: RunContext) -> list[CalibrationMap]:
         ("schemes", context.calibrations.schemes, True),
     ):
         points = [
-            (p.seen, p.lost)
+            (p.cheap_loss, p.full_loss)
             for p in context.calibration_points
             if bool(p.plan.schemes) == has_schemes
         ]
@@ -212,7 +211,7 @@ def _figures(
     value, interval = (
         (None, None) if latency is None else (latency.value, (latency.low, latency.high))
     )
-    accuracy = accuracy_interval(right_answers(network.model, context.data.test))
+    accuracy = accuracy_interval(correct_predictions(network.model, context.data.test))
     size = count_parameters(network.model, network.plan.schemes), context.network.macs(network.plan)
     return Figures(
         value,

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, load_data, parse_data
-from cprune_rl.accuracy.final_gate import least_provable_loss
+from cprune_rl.accuracy.final_gate import undetectable_loss
 from cprune_rl.accuracy.training import TrainSettings, accumulate_gradients, evaluate, train_device
 from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.registry import check_rivals
@@ -29,8 +29,8 @@ from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.cost_cache import CostStore, default_url, open_store
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
-from cprune_rl.models.registry import build_model, check_model_name, check_output, load_weights
-from cprune_rl.models.weights import network_hash
+from cprune_rl.models.registry import build_model, check_model_name, check_output
+from cprune_rl.models.weights import load_weights, network_hash
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.config import (
     DATA_FROM_PATHS,
@@ -245,7 +245,7 @@ def _say_what_to_expect(
             f"    That is hardly better than chance. {config.weights.name} may have been trained on pixels of another scale (here mean {seen.mean}, std {seen.std}): "
             "--data '...?normalise=NAME' or '...?mean=...&std=...' says which; or on other labels."
         )
-    least = least_provable_loss(len(data.gate), 1 - config.confidence)
+    least = undetectable_loss(len(data.gate), 1 - config.confidence)
     if -least < config.floor <= 0:
         progress.print(
             f"    The gate has {len(data.gate):,} images: on so few, even a network that answers as the dense one does may lose {least:.2%}, "
@@ -307,9 +307,9 @@ def _fresh_network(
 ) -> tuple[ImageData, nn.Module, torch.Tensor]:
     """The images, the network with its starting weights, and one blank image."""
     with progress.track(f"Reading the images of {config.data}", None):
-        data = load_data(config.data, config.fast).on(train_device(config.train_device))
+        data = load_data(config.data, config.fast).to(train_device(config.train_device))
     if config.top > 1:
-        data = data.judged_by_top(config.top)
+        data = data.with_top(config.top)
     model, example = (
         build_model(config.network_name, data.n_classes, config.seed),
         torch.zeros(data.input_shape),

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.oracle import Finetuned
+from cprune_rl.accuracy.oracle import FinetuneEvaluation
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
@@ -102,7 +102,7 @@ class TrainedModel:
             else narrow
         )
 
-    def finetuned(self, settings: TrainSettings, is_gradual: bool = False) -> Finetuned:
+    def finetuned(self, settings: TrainSettings, is_gradual: bool = False) -> FinetuneEvaluation:
         """Fine-tuning as an evaluation.
 
         Args:
@@ -110,7 +110,7 @@ class TrainedModel:
             is_gradual: whether the density of layers that are pruned by schemes falls step by step,
                 as in the full fine-tune; a short one has them pruned from the start.
         """
-        return Finetuned(
+        return FinetuneEvaluation(
             self.pruned,
             self.weights,
             self.data,

@@ -23,20 +23,20 @@ import torch_pruning as tp
 from numpy.typing import NDArray
 from torch import nn
 
-from cprune_rl.pruning.slices import Cut
+from cprune_rl.pruning.slices import ChannelSlice
 
-__all__ = ["Heads", "find_heads"]
+__all__ = ["AttentionHeads", "find_attention_heads"]
 
 
 @dataclass(frozen=True)
-class Heads:
+class AttentionHeads:
     """The heads of one attention layer.
 
     Attributes:
         name: of its map to queries, keys and values; the group's name.
         module: this map.
         count: how many.
-        cuts: where the layer is cut when heads go.
+        slices: where the layer is cut when heads go.
         weights: `(count, n)` all weights that go with a head.
         gradients: `(count, n)` of a loss; None where there are none.
     """
@@ -44,7 +44,7 @@ class Heads:
     name: str
     module: nn.Linear
     count: int
-    cuts: tuple[Cut, ...]
+    slices: tuple[ChannelSlice, ...]
     weights: torch.Tensor
     gradients: torch.Tensor | None
 
@@ -63,9 +63,13 @@ class Heads:
         return np.asarray(found.double().numpy())
 
 
-def find_heads(model: nn.Module) -> list[Heads]:
+def find_attention_heads(model: nn.Module) -> list[AttentionHeads]:
     """The attention layers of a network whose heads may go."""
-    return [_heads(name, module) for name, module in model.named_modules() if _is_attention(module)]
+    return [
+        _attention_heads(name, module)
+        for name, module in model.named_modules()
+        if _is_attention(module)
+    ]
 
 
 def _is_attention(module: Any) -> bool:
@@ -87,13 +91,13 @@ def _is_attention(module: Any) -> bool:
     )
 
 
-def _heads(name: str, attention: Any) -> Heads:
+def _attention_heads(name: str, attention: Any) -> AttentionHeads:
     n_heads, size = attention.num_heads, attention.head_dim
     written = np.arange(3 * n_heads * size).reshape(3, n_heads, size)
     read, heads = np.arange(n_heads * size), np.arange(n_heads)
     group = f"{name}.qkv"
-    cuts = (
-        Cut(
+    slices = (
+        ChannelSlice(
             group,
             tp.prune_linear_out_channels,
             -1,
@@ -102,7 +106,7 @@ def _heads(name: str, attention: Any) -> Heads:
             written.reshape(-1),
             np.tile(np.repeat(heads, size), 3),
         ),
-        Cut(
+        ChannelSlice(
             f"{name}.proj",
             tp.prune_linear_in_channels,
             -1,
@@ -111,7 +115,7 @@ def _heads(name: str, attention: Any) -> Heads:
             read,
             np.repeat(heads, size),
         ),
-        Cut(name, _drop_heads, None, False, group, heads, heads),
+        ChannelSlice(name, _drop_heads, None, False, group, heads, heads),
     )
     qkv, proj = attention.qkv.weight, attention.proj.weight
 
@@ -127,7 +131,7 @@ def _heads(name: str, attention: Any) -> Heads:
     gradients = (
         of_heads(qkv.grad, proj.grad) if qkv.grad is not None and proj.grad is not None else None
     )
-    return Heads(group, attention.qkv, n_heads, cuts, of_heads(qkv, proj), gradients)
+    return AttentionHeads(group, attention.qkv, n_heads, slices, of_heads(qkv, proj), gradients)
 
 
 def _drop_heads(attention: Any, gone: Sequence[int]) -> None:

@@ -57,16 +57,16 @@ class ChannelMasks:
         }
         self._readers = [
             _Reader(
-                f"{cut.layer}.weight",
-                at[cut.group],
-                torch.from_numpy(cut.positions),
-                ranks[cut.group][torch.from_numpy(cut.channels)],
+                f"{channel_slice.layer}.weight",
+                at[channel_slice.group],
+                torch.from_numpy(channel_slice.positions),
+                ranks[channel_slice.group][torch.from_numpy(channel_slice.channels)],
             )
-            for cut in coupled.cuts.all
-            if cut.reads and cut.group in at
+            for channel_slice in coupled.slices.all
+            if channel_slice.reads and channel_slice.group in at
         ]
 
-    def of(self, plan: Plan) -> Mapping[str, torch.Tensor]:
+    def for_plan(self, plan: Plan) -> Mapping[str, torch.Tensor]:
         """Ones and zeros to multiply weights with, by name of the weight;
 
         those that stay whole are left out.

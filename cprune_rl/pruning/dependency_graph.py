@@ -22,7 +22,7 @@ from torch_pruning.dependency import index_mapping
 from torch_pruning.pruner.function import ConvPruner
 
 from cprune_rl.errors import ModelError, PlanError
-from cprune_rl.pruning.slices import Cut, Cuts
+from cprune_rl.pruning.slices import ChannelSlice, ChannelSlices
 
 __all__ = ["PRUNABLE", "ChannelGraph"]
 
@@ -210,7 +210,7 @@ class ChannelGraph:
             )
         return self._units[name]
 
-    def cuts(self, groups: Mapping[str, Any]) -> Cuts:
+    def slices(self, groups: Mapping[str, Any]) -> ChannelSlices:
         """Where the network is cut when channels of some groups go.
 
         Args:
@@ -231,7 +231,7 @@ class ChannelGraph:
                         channels < widths[name]
                     )  # what is left over where units do not fill the layer stays
                     found.append(
-                        Cut(
+                        ChannelSlice(
                             layer,
                             handler,
                             node.pruning_dim,
@@ -241,7 +241,7 @@ class ChannelGraph:
                             channels[ours],
                         )
                     )
-        return Cuts(widths, found)
+        return ChannelSlices(widths, found)
 
     def whole(self, name: str) -> Any:
         """torch-pruning's description of all channels of a layer, with what goes where they go."""

@@ -20,23 +20,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from cprune_rl.pruning.slices import Cuts
+from cprune_rl.pruning.slices import ChannelSlices
 
-__all__ = ["awakened", "refusals"]
+__all__ = ["find_unsafe_groups", "randomize_zero_scales"]
 
 _TOLERANCE = 1e-4  # of the largest output, at least of 1
 _KEPT = 2 / 3
 _ASLEEP = 1e-3  # a scale whose entries are all smaller lets nothing through
 
 
-def refusals(
-    model: nn.Module, cuts: Cuts, example: torch.Tensor, groups: Mapping[str, int]
+def find_unsafe_groups(
+    model: nn.Module, slices: ChannelSlices, example: torch.Tensor, groups: Mapping[str, int]
 ) -> dict[str, str]:
     """The groups whose channels cannot be removed safely, each with the reason.
 
     Args:
         model: the dense network; left as it was.
-        cuts: where it is cut.
+        slices: where it is cut.
         example: one batch of its input.
         groups: channels of each, by name.
     """
@@ -44,15 +44,15 @@ def refusals(
     image = torch.randn(
         example.shape, generator=generator
     )  # zeros would hide what a layer does to its input
-    model = awakened(model)
+    model = randomize_zero_scales(model)
     kept = {
         name: sorted(rng.choice(n, max(1, round(n * _KEPT)), replace=False).tolist())
         for name, n in groups.items()
     }
-    return _search(model, cuts, image, kept)
+    return _search(model, slices, image, kept)
 
 
-def awakened(model: nn.Module) -> nn.Module:
+def randomize_zero_scales(model: nn.Module) -> nn.Module:
     """A copy in which no scale is (nearly) zero throughout:
 
     they begin so in ConvNeXt's blocks, and in the last norm of many residual branches.
@@ -69,9 +69,9 @@ def awakened(model: nn.Module) -> nn.Module:
 
 
 def _search(
-    model: nn.Module, cuts: Cuts, image: torch.Tensor, kept: Mapping[str, list[int]]
+    model: nn.Module, slices: ChannelSlices, image: torch.Tensor, kept: Mapping[str, list[int]]
 ) -> dict[str, str]:
-    if not kept or (reason := _reason(model, cuts, image, kept)) is None:
+    if not kept or (reason := _reason(model, slices, image, kept)) is None:
         return {}
     names = list(kept)
     if len(names) == 1:
@@ -80,17 +80,17 @@ def _search(
     return {
         name: why
         for part in (names[:middle], names[middle:])
-        for name, why in _search(model, cuts, image, {n: kept[n] for n in part}).items()
+        for name, why in _search(model, slices, image, {n: kept[n] for n in part}).items()
     }
 
 
 def _reason(
-    model: nn.Module, cuts: Cuts, image: torch.Tensor, kept: Mapping[str, list[int]]
+    model: nn.Module, slices: ChannelSlices, image: torch.Tensor, kept: Mapping[str, list[int]]
 ) -> str | None:
     """Why removing channels is not the same as masking them, or None."""
     try:
         with torch.no_grad():
-            found, expected = cuts.kept(model, kept)(image), cuts.silenced(model, kept)(image)
+            found, expected = slices.prune(model, kept)(image), slices.mask(model, kept)(image)
             difference, scale = (
                 float((found - expected).abs().max()),
                 max(1.0, float(expected.abs().max())),

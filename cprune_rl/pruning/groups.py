@@ -21,13 +21,13 @@ from torch import nn
 
 from cprune_rl.core.network import Extent, Group
 from cprune_rl.errors import ConfigError, ModelError
-from cprune_rl.pruning.attention_heads import Heads, find_heads
+from cprune_rl.pruning.attention_heads import AttentionHeads, find_attention_heads
 from cprune_rl.pruning.dependency_graph import ChannelGraph
-from cprune_rl.pruning.equivalence_check import refusals
+from cprune_rl.pruning.equivalence_check import find_unsafe_groups
 from cprune_rl.pruning.importance import NEEDS_GRADIENTS, random_scores, score
-from cprune_rl.pruning.slices import Cuts, trainable_copy
+from cprune_rl.pruning.slices import ChannelSlices, trainable_copy
 
-__all__ = ["CoupledGroups", "GroupSettings", "find_cuts", "find_groups"]
+__all__ = ["CoupledGroups", "GroupSettings", "find_groups", "find_slices"]
 
 Gradients = Callable[[nn.Module], None]
 DEFAULT_KEEP = 0.2
@@ -63,7 +63,7 @@ class CoupledGroups:
         importance: for each group the score of each channel, in the channels' own order.
         axes: extents of every parameter's axes, by state_dict name.
         unprunable: layers left whole, with the reason.
-        cuts: where the network is cut when channels go.
+        slices: where the network is cut when channels go.
     """
 
     groups: tuple[Group, ...]
@@ -71,7 +71,7 @@ class CoupledGroups:
     importance: Mapping[str, NDArray[np.float64]]
     axes: Mapping[str, tuple[Extent, ...]]
     unprunable: tuple[tuple[str, str], ...]
-    cuts: Cuts = field(repr=False)
+    slices: ChannelSlices = field(repr=False)
 
 
 def find_groups(
@@ -103,7 +103,7 @@ def find_groups(
         gradients(model)
     graph = ChannelGraph(model, example)
     outputs, found = graph.output_layers(example), {}
-    attention = find_heads(model)
+    attention = find_attention_heads(model)
     impossible = {}
     for name, channels, group in graph.all_groups(
         [*outputs, *(heads.module for heads in attention)]
@@ -139,14 +139,14 @@ def find_groups(
         for name, f in found.items()
         if (pattern := _first_match(settings.freeze, f.layers)) is not None
     }
-    cuts = _cuts(
+    slices = _slices(
         graph, {name: f.group for name, f in found.items() if f.group is not None}, attention
     )
     refused = {
         **frozen,
-        **refusals(
+        **find_unsafe_groups(
             model,
-            cuts,
+            slices,
             example,
             {name: f.channels for name, f in found.items() if name not in frozen},
         ),
@@ -182,7 +182,7 @@ def find_groups(
         for name, values in scores.items()
     }
     return CoupledGroups(
-        groups, ranking, scores, _parameter_axes(model, cuts, groups), tuple(unprunable), cuts
+        groups, ranking, scores, _parameter_axes(model, slices, groups), tuple(unprunable), slices
     )
 
 
@@ -203,7 +203,7 @@ class _Found:
     group: Any = None
 
 
-def find_cuts(model: nn.Module, example: torch.Tensor, names: Iterable[str]) -> Cuts:
+def find_slices(model: nn.Module, example: torch.Tensor, names: Iterable[str]) -> ChannelSlices:
     """Where a network is cut when channels of some groups go; nothing is judged.
 
     Args:
@@ -218,16 +218,18 @@ def find_cuts(model: nn.Module, example: torch.Tensor, names: Iterable[str]) -> 
     model, wanted = trainable_copy(model), list(names)
     graph, attention = (
         ChannelGraph(model, example),
-        [heads for heads in find_heads(model) if heads.name in wanted],
+        [heads for heads in find_attention_heads(model) if heads.name in wanted],
     )
     others = set(wanted) - {heads.name for heads in attention}
-    return _cuts(graph, {name: graph.whole(name) for name in wanted if name in others}, attention)
+    return _slices(graph, {name: graph.whole(name) for name in wanted if name in others}, attention)
 
 
-def _cuts(graph: ChannelGraph, groups: Mapping[str, Any], attention: Sequence[Heads]) -> Cuts:
-    return graph.cuts(groups).joined(
+def _slices(
+    graph: ChannelGraph, groups: Mapping[str, Any], attention: Sequence[AttentionHeads]
+) -> ChannelSlices:
+    return graph.slices(groups).joined(
         {heads.name: heads.count for heads in attention},
-        [cut for heads in attention for cut in heads.cuts],
+        [channel_slice for heads in attention for channel_slice in heads.slices],
     )
 
 
@@ -274,7 +276,7 @@ def _check_patterns(settings: GroupSettings, layers: Sequence[str]) -> None:
 
 
 def _parameter_axes(
-    model: nn.Module, cuts: Cuts, groups: Sequence[Group]
+    model: nn.Module, slices: ChannelSlices, groups: Sequence[Group]
 ) -> dict[str, tuple[Extent, ...]]:
     """How each parameter's shape depends on the groups:
 
@@ -284,7 +286,7 @@ def _parameter_axes(
     dense = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     slopes: dict[str, list[tuple[str, tuple[int, ...]]]] = {name: [] for name in dense}
     for group in (g for g in groups if g.channels > 1):
-        narrower = cuts.kept(blank, {group.name: range(1, group.channels)}).state_dict()
+        narrower = slices.prune(blank, {group.name: range(1, group.channels)}).state_dict()
         for name, shape in dense.items():
             slopes[name].append(
                 (group.name, tuple(a - b for a, b in zip(shape, narrower[name].shape, strict=True)))

@@ -25,13 +25,13 @@ from torch import nn
 
 from cprune_rl.errors import ModelError, PlanError
 
-__all__ = ["Cut", "Cuts", "trainable_copy"]
+__all__ = ["ChannelSlice", "ChannelSlices", "trainable_copy"]
 
 Kept = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Cut:
+class ChannelSlice:
     """One side of a layer that has a group's channels.
 
     Attributes:
@@ -60,22 +60,22 @@ class Cut:
         return self.positions[np.isin(self.channels, list(gone))]
 
 
-class Cuts:
+class ChannelSlices:
     """All cuts of a network.
 
     Args:
         widths: channels of each group.
-        cuts: of these groups.
+        slices: of these groups.
     """
 
-    def __init__(self, widths: Mapping[str, int], cuts: Sequence[Cut]) -> None:
-        self._widths, self.all = dict(widths), tuple(cuts)
+    def __init__(self, widths: Mapping[str, int], slices: Sequence[ChannelSlice]) -> None:
+        self._widths, self.all = dict(widths), tuple(slices)
 
-    def joined(self, widths: Mapping[str, int], cuts: Iterable[Cut]) -> Cuts:
+    def joined(self, widths: Mapping[str, int], slices: Iterable[ChannelSlice]) -> ChannelSlices:
         """These, and those of further groups."""
-        return Cuts({**self._widths, **widths}, (*self.all, *cuts))
+        return ChannelSlices({**self._widths, **widths}, (*self.all, *slices))
 
-    def kept(self, model: nn.Module, kept: Kept) -> nn.Module:
+    def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
         """A copy of the network, in evaluation mode, with only some channels of each group.
 
         Args:
@@ -91,7 +91,7 @@ class Cuts:
         self._remove(pruned, {name: self._gone(name, indices) for name, indices in kept.items()})
         return pruned
 
-    def silenced(self, model: nn.Module, kept: Kept) -> nn.Module:
+    def mask(self, model: nn.Module, kept: Kept) -> nn.Module:
         """A copy of full size in which nothing reads the other channels:
 
         what `kept` should compute.
@@ -100,8 +100,10 @@ class Cuts:
         silent = trainable_copy(model)
         modules = dict(silent.named_modules())
         with torch.no_grad():
-            for cut in (c for c in self.all if c.reads and c.group in gone):
-                modules[cut.layer].weight[:, cut.of(gone[cut.group]).tolist()] = 0
+            for channel_slice in (c for c in self.all if c.reads and c.group in gone):
+                modules[channel_slice.layer].weight[
+                    :, channel_slice.of(gone[channel_slice.group]).tolist()
+                ] = 0
         return silent
 
     def _gone(self, name: str, kept: Sequence[int]) -> set[int]:
@@ -115,15 +117,17 @@ class Cuts:
         return set(range(width)) - set(kept)
 
     def _remove(self, model: nn.Module, gone: Mapping[str, set[int]]) -> None:
-        sides: dict[tuple[str, Callable[[Any, list[int]], Any]], tuple[Cut, set[int]]] = {}
-        for cut in self.all:
-            if gone.get(cut.group):
-                _, positions = sides.setdefault((cut.layer, cut.remove), (cut, set()))
-                positions.update(cut.of(gone[cut.group]).tolist())
+        sides: dict[tuple[str, Callable[[Any, list[int]], Any]], tuple[ChannelSlice, set[int]]] = {}
+        for channel_slice in self.all:
+            if gone.get(channel_slice.group):
+                _, positions = sides.setdefault(
+                    (channel_slice.layer, channel_slice.remove), (channel_slice, set())
+                )
+                positions.update(channel_slice.of(gone[channel_slice.group]).tolist())
         modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
-        for (layer, remove), (cut, positions) in sides.items():
-            if cut.axis is not None:
-                remove.__self__.pruning_dim = cut.axis  # type: ignore[attr-defined]  # where torch-pruning's functions look it up
+        for (layer, remove), (channel_slice, positions) in sides.items():
+            if channel_slice.axis is not None:
+                remove.__self__.pruning_dim = channel_slice.axis  # type: ignore[attr-defined]  # where torch-pruning's functions look it up
             if layer in modules:
                 remove(modules[layer], sorted(positions))
             else:

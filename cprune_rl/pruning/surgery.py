@@ -21,7 +21,7 @@ from cprune_rl.core.network import Plan
 from cprune_rl.errors import PlanError
 from cprune_rl.models.registry import build_model
 from cprune_rl.models.weights import save_weights
-from cprune_rl.pruning.groups import CoupledGroups, find_cuts
+from cprune_rl.pruning.groups import CoupledGroups, find_slices
 
 __all__ = ["PlanFile", "count_parameters", "kept_indices", "load_pruned", "prune"]
 
@@ -42,7 +42,7 @@ def prune(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
         coupled: the dense network's groups.
         plan: what is kept.
     """
-    return coupled.cuts.kept(model, kept_indices(coupled, plan))
+    return coupled.slices.prune(model, kept_indices(coupled, plan))
 
 
 def count_parameters(model: nn.Module, schemes: Sequence[tuple[str, str]] = ()) -> int:
@@ -126,7 +126,7 @@ def load_pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
     """
     plan = PlanFile.read(folder)
     dense = build_model(plan.model, plan.n_classes)
-    pruned = find_cuts(dense, torch.zeros(plan.input_shape), plan.kept).kept(dense, plan.kept)
+    pruned = find_slices(dense, torch.zeros(plan.input_shape), plan.kept).prune(dense, plan.kept)
     try:
         pruned.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, RuntimeError) as error:

@@ -19,7 +19,7 @@ from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.final_gate import difference_interval, judge
-from cprune_rl.accuracy.training import right_answers
+from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.intervals import Interval
@@ -98,8 +98,8 @@ def _network_checks(point: Mapping[str, Any], model: nn.Module, plan: PlanFile) 
 def _accuracy_checks(
     points: Sequence[Mapping[str, Any]], models: Sequence[nn.Module], data: ImageData
 ) -> Iterator[Check]:
-    right = [right_answers(model, data.test) for model in models]
-    of_gate = [right_answers(model, data.gate) for model in models]
+    right = [correct_predictions(model, data.test) for model in models]
+    of_gate = [correct_predictions(model, data.gate) for model in models]
     for point, model, answers, gated in zip(points, models, right, of_gate, strict=True):
         accuracy, stated = float(answers.mean()), float(point["accuracy_test"][0])
         yield Check(

@@ -26,7 +26,7 @@ from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, Split, load_data
 from cprune_rl.accuracy.final_gate import judge
-from cprune_rl.accuracy.training import right_answers
+from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.check import Check
@@ -115,14 +115,14 @@ def images_of(data: str, fast: bool, top: int) -> ImageData:
         top: see `RunConfig.top`.
     """
     found = load_data(data, fast)
-    return found.judged_by_top(top) if top > 1 else found
+    return found.with_top(top) if top > 1 else found
 
 
 @torch.no_grad()
 def logits_of(model: nn.Module, image: torch.Tensor) -> NDArray[np.float32]:
     """What torch computes on one image, with the weights' layout that libraries were built from:
 
-    `right_answers` leaves them channels last.
+    `correct_predictions` leaves them channels last.
     """
     logits = model.to(memory_format=torch.contiguous_format)(image).numpy()  # type: ignore[call-overload]  # torch's stub lacks this form
     return np.asarray(logits, np.float32)
@@ -172,7 +172,7 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
     data = images_of(result.data, result.fast, result.top)
 
     def correct(network: nn.Module, split: Split) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        return right_answers(network, split)
+        return correct_predictions(network, split)
 
     for name, network, stated in (
         ("dense", dense, result.dense),

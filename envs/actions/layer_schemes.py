@@ -91,7 +91,7 @@ def able(network: Network, kind: str) -> list[str]:
     """The layers that can be pruned by a kind of scheme."""
     return [
         layer
-        for layer, at in network.blocked_layers.items()
+        for layer, at in network.scheme_layers.items()
         if kind == "block" or network.has_3x3_kernels(at)
     ]
 
@@ -134,15 +134,15 @@ class SchemeActions:
 
     def begin(self, network: Network) -> NDArray[np.float64]:
         """See `ActionSet`."""
-        return np.zeros((len(network.blocked_layers), len(SCHEMES)))
+        return np.zeros((len(network.scheme_layers), len(SCHEMES)))
 
     def n_units(self, network: Network) -> int:
         """See `ActionSet`."""
-        return len(network.blocked_layers)
+        return len(network.scheme_layers)
 
     def units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
         """See `ActionSet`; none where a layer of the row takes no scheme."""
-        layers = [network.subgraphs[s].blocked for s in row.subgraphs]
+        layers = [network.subgraphs[s].block_sparse for s in row.subgraphs]
         return (
             tuple(network.layer_index[b.layer] for b in layers if b is not None)
             if all(layers)
@@ -167,19 +167,19 @@ class SchemeActions:
             ConfigError: nothing is known of what layers lose.
         """
         network, rows = problem.network, state.table.rows[:max_rows]
-        if len(problem.loss_model.layer_scale) != len(network.blocked_layers):
+        if len(problem.loss_model.layer_scale) != len(network.scheme_layers):
             raise ConfigError(
                 f"{problem.name} was opened for channels alone: open it with schemes='block' (--schemes block), so that the oracle says what layers lose"
             )
         offers = self._offers_of(network, state.plan)
-        n_layers = len(network.blocked_layers)
+        n_layers = len(network.scheme_layers)
         member = np.zeros((len(rows), n_layers))
         for r, row in enumerate(rows):
             member[r, list(self.units(network, row))] = 1.0
         seconds = np.full(offers.allowed.shape, np.inf)
         seconds[offers.at] = [c.latency_s for c in problem.latency.predict(offers.workloads)]
         now = np.array(
-            [state.costs[at].latency_s for at in network.blocked_layers.values()]
+            [state.costs[at].latency_s for at in network.scheme_layers.values()]
         ).reshape(n_layers, 1)
         density = np.ones((n_layers, 1))
         for layer, text in state.plan.schemes:
@@ -235,7 +235,7 @@ class SchemeActions:
         layers = [
             b.layer
             for s in state.table.rows[row].subgraphs
-            if (b := network.subgraphs[s].blocked) is not None
+            if (b := network.subgraphs[s].block_sparse) is not None
         ]
         schemes = {**dict(state.plan.schemes), **dict.fromkeys(layers, str(SCHEMES[change]))}
         return PruneAction(
@@ -259,12 +259,12 @@ _DENSITY_OF = np.array([s.density for s in SCHEMES])
 
 
 def _offers(network: Network, plan: Plan) -> _Offers:
-    widths, layers = network.widths(plan), list(network.blocked_layers)
+    widths, layers = network.widths(plan), list(network.scheme_layers)
     ables = {kind: set(able(network, kind)) for kind in KINDS}
     allowed = np.array(
         [[layer in ables[s.kind] for s in SCHEMES] for layer in layers], bool
     ).reshape(len(layers), len(SCHEMES))
-    subgraphs = [network.subgraphs[at] for at in network.blocked_layers.values()]
+    subgraphs = [network.subgraphs[at] for at in network.scheme_layers.values()]
     workloads = [
         subgraphs[i].workload(widths, SCHEMES[s]) for i, s in zip(*np.nonzero(allowed), strict=True)
     ]

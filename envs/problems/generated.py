@@ -165,7 +165,7 @@ class GeneratedProblems:
         by a generator of their own.
         """
         own, s = rng.spawn(1)[0], self.settings
-        n = len(network.blocked_layers) if len(even.layer_scale) else 0
+        n = len(network.scheme_layers) if len(even.layer_scale) else 0
         return float(even.layer_scale.mean() if n else 0.0) * np.exp(
             own.normal(0.0, s.level_sigma) + own.normal(0.0, s.prediction_sigma, n)
         )

@@ -156,7 +156,7 @@ def _renamed(subgraph: Subgraph, names: Mapping[str, str], suffix: str) -> Subgr
         channels_in=moved(subgraph.channels_in),
         channels_out=moved(subgraph.channels_out),
         writes=tuple(names.get(name, name) for name in subgraph.writes),
-        blocked=None
-        if subgraph.blocked is None
-        else replace(subgraph.blocked, layer=subgraph.blocked.layer + suffix),
+        block_sparse=None
+        if subgraph.block_sparse is None
+        else replace(subgraph.block_sparse, layer=subgraph.block_sparse.layer + suffix),
     )

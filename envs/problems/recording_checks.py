@@ -94,9 +94,9 @@ def _check_subgraph(subgraph: Subgraph, network: Network) -> None:
     for extent in (*subgraph.extents, subgraph.channels_in, subgraph.channels_out):
         _check_extent(extent, network)
     _check_template(subgraph.template.text, subgraph.extents)
-    if subgraph.blocked is not None:
-        whole(subgraph.blocked.entries, "entries of a kernel", 1)
-        for template in (subgraph.blocked.template, subgraph.blocked.of_kernels):
+    if subgraph.block_sparse is not None:
+        whole(subgraph.block_sparse.entries, "entries of a kernel", 1)
+        for template in (subgraph.block_sparse.template, subgraph.block_sparse.of_kernels):
             if template is not None:
                 whole(template.macs, "macs", 0)
                 _check_template(template.text, subgraph.extents)

@@ -210,7 +210,7 @@ def _from_json(value: Mapping[str, Any]) -> Recording:
         )
     told = value["curves"]
     of_layers = (
-        numbers(told["layers"], "layers", len(network.blocked_layers), 0.0)
+        numbers(told["layers"], "layers", len(network.scheme_layers), 0.0)
         if "layers" in told
         else []
     )

@@ -13,15 +13,15 @@ from torch import nn
 
 from cprune_rl.accuracy.calibration import Calibration, CalibrationPoint, Calibrations
 from cprune_rl.accuracy.data import ImageData, Split, load_data
-from cprune_rl.accuracy.data.contours import draw_contours
-from cprune_rl.accuracy.final_gate import difference_interval, judge, least_provable_loss
-from cprune_rl.accuracy.oracle import Finetuned, PlanOracle, Recalibrated
+from cprune_rl.accuracy.data.generated import draw_contours
+from cprune_rl.accuracy.final_gate import difference_interval, judge, undetectable_loss
+from cprune_rl.accuracy.oracle import FinetuneEvaluation, PlanOracle, RecalibrationEvaluation
 from cprune_rl.accuracy.training import (
     TrainSettings,
+    correct_predictions,
     evaluate,
-    faster_strides,
+    fast_depthwise_strides,
     recalibrate,
-    right_answers,
     train,
     train_device,
 )
@@ -72,13 +72,13 @@ def test_depthwise_strides_are_taken_after_the_sums_and_nothing_else_changes(
         return [output.detach(), layer.weight.grad.clone()]
 
     plain = told()
-    with faster_strides(model, torch.device("cpu"), bf16=True):
+    with fast_depthwise_strides(model, torch.device("cpu"), bf16=True):
         assert layer.stride == (1, 1)
         assert dense.stride == (2, 2)
         torch.testing.assert_close(told(), plain)
     assert layer.stride == asked
     assert not layer._forward_hooks
-    with faster_strides(model, torch.device("cpu"), bf16=False):
+    with fast_depthwise_strides(model, torch.device("cpu"), bf16=False):
         assert layer.stride == asked, "float32 has fast gradients of its own"
 
 
@@ -87,7 +87,7 @@ def test_a_layer_of_a_class_of_its_own_keeps_its_stride() -> None:
         """Reads its stride to pad, as TensorFlow's layers do."""
 
     layer = Same(8, 8, 3, 2, groups=8)
-    with faster_strides(layer, torch.device("cpu"), bf16=True):
+    with fast_depthwise_strides(layer, torch.device("cpu"), bf16=True):
         assert layer.stride == (2, 2)
 
 
@@ -201,12 +201,14 @@ def test_channels_and_schemes_are_calibrated_apart() -> None:
     ]
     fitted = Calibrations.fit([*narrow, *sparse], (8,))
     for point in (*narrow, *sparse):
-        assert fitted.of(point.plan, point.seen)[0] == pytest.approx(point.lost, rel=1e-3)
+        assert fitted.of(point.plan, point.cheap_loss)[0] == pytest.approx(
+            point.full_loss, rel=1e-3
+        )
     few = Calibrations.fit([*narrow, sparse[0]], (8,))
     assert few.channels == fitted.channels
-    assert few.schemes == Calibration.fit([(p.seen, p.lost) for p in (*narrow, sparse[0])]), (
-        "one plan alone fits any map"
-    )
+    assert few.schemes == Calibration.fit(
+        [(p.cheap_loss, p.full_loss) for p in (*narrow, sparse[0])]
+    ), "one plan alone fits any map"
 
 
 def test_a_scheme_makes_no_narrow_plan_look_better() -> None:
@@ -239,7 +241,7 @@ def test_even_loss_curves_add_up_to_what_plans_lost() -> None:
 def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
     data, store = small_data(), open_store(None)
     oracle = PlanOracle(
-        Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5
+        FinetuneEvaluation(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5
     )
     first = oracle.accuracy(Plan((8,)))
     other = oracle.view(Calibrations())
@@ -252,7 +254,7 @@ def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
 def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
     data, store = small_data(), open_store(None)
     oracle = PlanOracle(
-        Finetuned(lambda _: small_model(), "toy", data, TrainSettings(3)),
+        FinetuneEvaluation(lambda _: small_model(), "toy", data, TrainSettings(3)),
         data,
         store,
         0.5,
@@ -269,7 +271,7 @@ def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
 def test_plans_that_are_looked_at_together_get_the_answers_of_each_alone() -> None:
     data, model = small_data(), build_model("resnet8", 10).eval()
     coupled = find_groups(model, torch.zeros(1, 3, 32, 32))
-    evaluation = Recalibrated(lambda plan: prune(model, coupled, plan), "resnet8", data)
+    evaluation = RecalibrationEvaluation(lambda plan: prune(model, coupled, plan), "resnet8", data)
     plans = [
         Plan(tuple(max(g.minimum, round(g.channels * kept)) for g in coupled.groups))
         for kept in (1.0, 0.8, 0.5, 0.3)
@@ -331,8 +333,8 @@ def test_few_images_cannot_show_that_nothing_is_lost() -> None:
         "a network that loses a point is right on 200 images of 13 %"
     )
     assert judge(many, many, floor=0.99).passed
-    assert least_provable_loss(200, 0.05) == pytest.approx(0.0149, abs=1e-4)
-    assert (1 - least_provable_loss(200, 0.05, 4)) ** 200 == pytest.approx(0.05 / 4)
+    assert undetectable_loss(200, 0.05) == pytest.approx(0.0149, abs=1e-4)
+    assert (1 - undetectable_loss(200, 0.05, 4)) ** 200 == pytest.approx(0.05 / 4)
 
 
 def test_asking_the_gate_more_often_makes_it_stricter() -> None:
@@ -403,15 +405,15 @@ def test_large_images_come_in_small_batches() -> None:
 
 def test_the_first_guesses_count_where_the_split_says_so() -> None:
     data, model = small_data(), small_model().eval()
-    top = data.judged_by_top(3)
+    top = data.with_top(3)
     assert evaluate(model, top.test) > evaluate(model, data.test)
     assert top.fingerprint != data.fingerprint
     with torch.no_grad():
         logits = model(data.test.batch(slice(None)))
     own = logits.gather(1, data.test.targets[:, None])
-    assert np.array_equal(right_answers(model, top.test), ((logits > own).sum(1) < 3).numpy())
+    assert np.array_equal(correct_predictions(model, top.test), ((logits > own).sum(1) < 3).numpy())
     with pytest.raises(ConfigError, match="give 1 to 9"):
-        data.judged_by_top(10)
+        data.with_top(10)
 
 
 def test_predictions_do_not_depend_on_the_batch() -> None:
@@ -419,7 +421,7 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
     x = data.test.batch(slice(None))
     with torch.no_grad():
         assert np.array_equal(
-            right_answers(model, data.test), (model(x).argmax(1) == data.test.targets).numpy()
+            correct_predictions(model, data.test), (model(x).argmax(1) == data.test.targets).numpy()
         )
 
 
@@ -449,13 +451,13 @@ def test_what_another_processor_judged_is_kept_apart() -> None:
 
     store, plan = open_store(None), Plan((1,))
     for where in ("cpu", "cpu", "cuda", "cuda"):
-        PlanOracle(Counting(), data.on(torch.device(where)), store, 0.9).evaluate(plan)
+        PlanOracle(Counting(), data.to(torch.device(where)), store, 0.9).evaluate(plan)
     assert len(asked) == 2
 
 
 def test_images_on_the_processor_are_the_same_images() -> None:
     data = small_data()
-    moved = data.on(torch.device("cpu"))
+    moved = data.to(torch.device("cpu"))
     assert moved.fingerprint == data.fingerprint
     assert torch.equal(moved.train.batch(slice(0, 8)), data.train.batch(slice(0, 8)))
 

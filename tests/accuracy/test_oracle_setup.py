@@ -66,7 +66,7 @@ def test_it_goes_on_until_a_plan_loses_more_than_the_floor_allows(
     points, oracle = calibrated(2.0, floor=floor)
     assert len(points) == n_points
     assert [p.plan for p in points] == oracle.asked
-    assert [p.lost for p in points] == sorted(p.lost for p in points), (
+    assert [p.full_loss for p in points] == sorted(p.full_loss for p in points), (
         "each is narrower than the one before"
     )
 

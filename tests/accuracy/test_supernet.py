@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from cprune_rl.accuracy.data import ImageData, Split
-from cprune_rl.accuracy.data.contours import draw_contours
-from cprune_rl.accuracy.oracle import Recalibrated
+from cprune_rl.accuracy.data.generated import draw_contours
+from cprune_rl.accuracy.oracle import RecalibrationEvaluation
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings, train_supernet
 from cprune_rl.accuracy.training import TrainSettings, train
 from cprune_rl.core.intervals import rank_correlation
@@ -58,7 +58,7 @@ def space(name: str) -> PlanSpace:
 def test_a_masked_network_computes_what_the_pruned_one_does(name: str, seed: int) -> None:
     model, coupled = MODELS[name], GROUPS[name]
     plan = space(name).draw(np.random.default_rng(seed))
-    masks = ChannelMasks(model, coupled).of(plan)
+    masks = ChannelMasks(model, coupled).for_plan(plan)
     weights = model.state_dict()
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_a_masked_network_computes_what_the_pruned_one_does(name: str, seed: int
 def test_the_dense_plan_has_no_masks() -> None:
     coupled = GROUPS["vgg-small"]
     assert (
-        ChannelMasks(MODELS["vgg-small"], coupled).of(
+        ChannelMasks(MODELS["vgg-small"], coupled).for_plan(
             Plan(tuple(g.channels for g in coupled.groups))
         )
         == {}
@@ -100,7 +100,7 @@ def trained_supernet(
 
     train_supernet(
         model,
-        masks.of,
+        masks.for_plan,
         space("resnet8-w8"),
         small_data(),
         SupernetSettings(n_steps, batch_size=16),
@@ -133,10 +133,14 @@ def test_a_supernet_is_better_at_narrow_plans_than_the_dense_network() -> None:
     data, model, coupled = small_data(1024), build_model("resnet8-w8", 10), GROUPS["resnet8-w8"]
     train(model, data, TrainSettings(150))
     narrow = Plan(tuple(max(g.minimum, g.channels // 2) for g in coupled.groups))
-    before = Recalibrated(lambda plan: prune(model, coupled, plan), "dense", data)(narrow)
+    before = RecalibrationEvaluation(lambda plan: prune(model, coupled, plan), "dense", data)(
+        narrow
+    )
     masks = ChannelMasks(model, coupled)
-    train_supernet(model, masks.of, space("resnet8-w8"), data, SupernetSettings(150))
-    after = Recalibrated(lambda plan: prune(model, coupled, plan), "supernet", data)(narrow)
+    train_supernet(model, masks.for_plan, space("resnet8-w8"), data, SupernetSettings(150))
+    after = RecalibrationEvaluation(lambda plan: prune(model, coupled, plan), "supernet", data)(
+        narrow
+    )
     assert after > before + 0.05
 
 
@@ -149,7 +153,7 @@ def test_a_supernet_is_trained_once() -> None:
         train_or_load_supernet(
             build_model("resnet8-w8", 10),
             "w",
-            masks.of,
+            masks.for_plan,
             space("resnet8-w8"),
             data,
             settings_,
@@ -212,7 +216,7 @@ def test_a_supernet_judges_plans_with_schemes_too() -> None:
         tuple(max(g.minimum, g.channels // 2) for g in coupled.groups),
         (("blocks.1.conv2", "block(4,0.25)"),),
     )
-    assert 0.0 <= Recalibrated(pruner, "supernet", data)(plan) <= 1.0
+    assert 0.0 <= RecalibrationEvaluation(pruner, "supernet", data)(plan) <= 1.0
     weight = trained_model.pruned_of(model, plan).get_submodule("blocks.1.conv2").weight
     assert float((weight != 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert looked == [{"blocks.1.conv2": Scheme("block", 4, 0.25)}]

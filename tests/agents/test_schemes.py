@@ -37,7 +37,7 @@ class SmallBlocksAreSlow(AnalyticLatency):
             block = int(workload.key.partition("|block=")[2].partition("|")[0] or 0)
             factor = (
                 1.0
-                if not workload.is_blocked
+                if not workload.is_block_sparse
                 else 100.0
                 if self.slow and self.slow in workload.family
                 else 2.0
@@ -86,7 +86,9 @@ def test_where_no_layer_can_be_pruned_so_it_is_told() -> None:
     problem = toy_problem()
     bare = dataclasses.replace(
         problem.network,
-        subgraphs=tuple(dataclasses.replace(s, blocked=None) for s in problem.network.subgraphs),
+        subgraphs=tuple(
+            dataclasses.replace(s, block_sparse=None) for s in problem.network.subgraphs
+        ),
     )
     result = MappingRule().search(dataclasses.replace(problem, network=bare), Budget())
     assert [s.why for s in result.history] == ["no layer of this network can be pruned by a scheme"]

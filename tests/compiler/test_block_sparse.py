@@ -20,7 +20,12 @@ from tvm import te
 from cprune_rl.compiler.deploy.build import build_network, run_library
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.kernels.block_sparse import Blocks, Window, blocked_conv2d, blocked_dense
+from cprune_rl.compiler.kernels.block_sparse import (
+    Blocks,
+    Window,
+    block_sparse_conv2d,
+    block_sparse_dense,
+)
 from cprune_rl.compiler.kernels.winograd_sparse import FORM as FORM_OF_KERNELS
 from cprune_rl.compiler.kernels.winograd_sparse import (
     pack_kernels,
@@ -78,7 +83,7 @@ def run(
     st.integers(1, 9), st.integers(1, 13), st.integers(1, 5), st.sampled_from((1, 3)), st.sampled_from((1, 2)), st.sampled_from(DENSITIES),
     st.sampled_from(("NCHW", "NHWC")), st.integers(0, 1), st.integers(1, 2), st.integers(0, 99),
 )  # fmt: skip
-def test_a_blocked_convolution_is_torchs_of_the_masked_weights(
+def test_a_block_sparse_convolution_is_torchs_of_the_masked_weights(
     n_in: int,
     n_out: int,
     block: int,
@@ -117,7 +122,9 @@ def test_a_blocked_convolution_is_torchs_of_the_masked_weights(
     ]
     wanted = expected if layout == "NCHW" else expected.transpose(0, 2, 3, 1)
     found = run(
-        inputs, wanted.shape, (tensors, blocked_conv2d(*tensors, channels=n_out, window=window))
+        inputs,
+        wanted.shape,
+        (tensors, block_sparse_conv2d(*tensors, channels=n_out, window=window)),
     )
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert np.abs(expected).max() > 0
@@ -182,7 +189,7 @@ def test_what_a_trial_reads_is_pruned_as_the_layer_would_be() -> None:
         Blocks(weights.shape, 4, 27, 9).kept(weights)
 
 
-def test_a_blocked_layer_over_rows_is_torchs_of_the_masked_weights() -> None:
+def test_a_block_sparse_layer_over_rows_is_torchs_of_the_masked_weights() -> None:
     weights = torch.randn(10, 24)
     scheme = Scheme("block", 4, 0.25)
     masked = weights * scheme_mask(weights, scheme, find_patterns([]))
@@ -193,7 +200,7 @@ def test_a_blocked_layer_over_rows_is_torchs_of_the_masked_weights() -> None:
         te.placeholder(v.shape, dtype=str(v.dtype), name=n)
         for v, n in zip(inputs, ("data", "weights", "offsets"), strict=True)
     ]
-    found = run(inputs, (2, 10), (tensors, blocked_dense(*tensors, channels=10)))
+    found = run(inputs, (2, 10), (tensors, block_sparse_dense(*tensors, channels=10)))
     np.testing.assert_allclose(found, functional.linear(rows, masked).numpy(), atol=1e-5)
 
 
@@ -338,7 +345,7 @@ def test_what_is_no_scheme_is_refused(text: str) -> None:
 
 def test_a_schemes_task_has_its_own_key_and_what_is_left_to_compute(lowered: Lowered) -> None:
     network = lowered.network
-    layers = list(network.blocked_layers)
+    layers = list(network.scheme_layers)
     assert {"fc", "blocks.1.conv2", "blocks.1.downsample.0"} <= set(layers)
     assert "conv1" not in layers, "the layer that reads the image stays dense"
     dense, pruned = (
@@ -348,8 +355,8 @@ def test_a_schemes_task_has_its_own_key_and_what_is_left_to_compute(lowered: Low
     for at, (before, after) in enumerate(
         zip(network.workloads(dense), network.workloads(pruned), strict=True)
     ):
-        if at in network.blocked_layers.values():
-            assert after.is_blocked
+        if at in network.scheme_layers.values():
+            assert after.is_block_sparse
             assert after.key != before.key
             assert after.macs == pytest.approx(before.macs / 4, rel=0.05)
         else:
@@ -373,7 +380,7 @@ def test_whole_kernels_are_other_tasks_than_blocks_and_computed_by_winograds_for
     lowered: Lowered,
 ) -> None:
     plain, packed, winograd = (variant.network for variant in lowered.variants.all)
-    at, strided = (plain.blocked_layers[layer] for layer in ("blocks.1.conv2", "blocks.1.conv1"))
+    at, strided = (plain.scheme_layers[layer] for layer in ("blocks.1.conv2", "blocks.1.conv1"))
 
     def task(network: Network, subgraph: int, scheme: str) -> Workload:
         return network.workloads(
@@ -383,7 +390,7 @@ def test_whole_kernels_are_other_tasks_than_blocks_and_computed_by_winograds_for
     kernels, blocks = "kernel(8,0.25)", "block(8,0.25)"
     sparse = task(winograd, at, kernels)
     assert f"form={FORM_OF_KERNELS} from NHWC" in sparse.family
-    assert sparse.is_blocked
+    assert sparse.is_block_sparse
     assert sparse.block == 8
     assert (
         sparse.macs
@@ -407,7 +414,7 @@ def test_sums_of_sparse_winograd_products_are_vectors_and_their_programs_can_be_
     lowered: Lowered, block: int, lanes: int
 ) -> None:
     variant, layer = lowered.variants.all[2], "blocks.2.conv2"
-    at, scheme = variant.network.blocked_layers[layer], Scheme("kernel", block, 0.25)
+    at, scheme = variant.network.scheme_layers[layer], Scheme("kernel", block, 0.25)
     module = variant.exported.lowered(
         lowered.network.widths(lowered.network.dense), {layer: scheme}
     )
@@ -455,8 +462,8 @@ def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes
     )
     layers = [
         layer
-        for layer in network.blocked_layers
-        if network.subgraphs[network.blocked_layers[layer]].template.operator.kernel == 3
+        for layer in network.scheme_layers
+        if network.subgraphs[network.scheme_layers[layer]].template.operator.kernel == 3
     ]
     schemes = tuple((layer, kinds[at % len(kinds)]) for at, layer in enumerate(layers))
     plan = Plan(network.uniform(0.75).widths, (*schemes, ("fc", "block(5,0.5)")))

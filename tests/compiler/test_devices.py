@@ -38,7 +38,7 @@ from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
 from cprune_rl.core.protocols import Device, Measurement
 from cprune_rl.cost_cache import StoredTrial, open_store
 from cprune_rl.errors import ConfigError, DeviceError, ToolchainError, UnknownNameError
-from cprune_rl.models.export import export_torch
+from cprune_rl.models.weights import export_torch
 from cprune_rl.pruning.surgery import PlanFile
 from cprune_rl.testing import check_device
 from cprune_rl.validation.run import _export_checks

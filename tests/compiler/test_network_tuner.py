@@ -21,7 +21,7 @@ from cprune_rl.compiler.tuning.network_tuner import NetworkTuner, TuningSettings
 from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
-from cprune_rl.models.export import export_torch
+from cprune_rl.models.weights import export_torch
 from cprune_rl.pruning.surgery import prune
 from tests.conftest import Lowered
 

@@ -66,7 +66,7 @@ def test_what_is_offered_is_sparser_and_promises_to_be_faster() -> None:
     network = env.problem.network
     rows = env.state.table.rows
     for r, row in enumerate(rows):
-        layers = [network.subgraphs[s].blocked for s in row.subgraphs]
+        layers = [network.subgraphs[s].block_sparse for s in row.subgraphs]
         assert env.action_table.legal[r].any() == all(layers), (
             "layers that no scheme prunes have no action"
         )

@@ -94,11 +94,11 @@ def test_what_is_no_loss_of_layers_is_refused(
 
 def test_a_strangers_template_of_kernels_is_looked_at(recorded: str, tmp_path: Path) -> None:
     value = json.loads((tmp_path / f"{NAME}.json").read_text())
-    blocked = next(s["blocked"] for s in value["network"]["subgraphs"] if "blocked" in s)
+    block_sparse = next(s["blocked"] for s in value["network"]["subgraphs"] if "blocked" in s)
     value["network"]["templates"].append(
         {**value["network"]["templates"][0], "text": "{0.__class__}"}
     )
-    blocked["of_kernels"] = len(value["network"]["templates"]) - 1
+    block_sparse["of_kernels"] = len(value["network"]["templates"]) - 1
     (tmp_path / "bad.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match="template has the field"):
         open_recorded(str(tmp_path / "bad.json"))
@@ -136,7 +136,7 @@ def test_training_problems_are_drawn_with_schemes(recorded: str) -> None:
     rng = np.random.default_rng(0)
     drawn = [problems(rng) for _ in range(12)]
     for problem in drawn:
-        assert len(problem.loss_model.layer_scale) == len(problem.network.blocked_layers) > 0
+        assert len(problem.loss_model.layer_scale) == len(problem.network.scheme_layers) > 0
         assert problem.oracle.accuracy(problem.beginning).value >= problem.floor
     assert len({p.beginning.widths for p in drawn}) > 1
 

@@ -17,8 +17,8 @@ from cprune_rl.accuracy.data import load_data
 from cprune_rl.accuracy.training import accumulate_gradients
 from cprune_rl.core.network import Plan
 from cprune_rl.errors import ConfigError, DataError, ModelError, UnknownNameError
-from cprune_rl.models.registry import build_model, check_model_name, check_output, load_weights
-from cprune_rl.models.weights import network_hash, save_weights
+from cprune_rl.models.registry import build_model, check_model_name, check_output
+from cprune_rl.models.weights import load_weights, network_hash, save_weights
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.setup import check_names
 from cprune_rl.pruning.groups import GroupSettings, find_groups

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from cprune_rl.accuracy.data import load_data
-from cprune_rl.accuracy.data.contours import draw_contours
+from cprune_rl.accuracy.data.generated import draw_contours
 from cprune_rl.accuracy.training import TrainSettings, train
 from cprune_rl.cli import app
 from cprune_rl.core.result import Result

@@ -161,7 +161,7 @@ class ImageData:
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
 
-    def judged_by_top(self, top: int) -> ImageData:
+    def with_top(self, top: int) -> ImageData:
         """The same images, classified rightly where the label is among the `top` most likely
         classes.
 
@@ -174,7 +174,7 @@ class ImageData:
             )
         return self._with_splits(top=top)
 
-    def on(self, device: torch.device) -> ImageData:
+    def to(self, device: torch.device) -> ImageData:
         """The same images on a device: whatever is trained or judged on them is there."""
         return self._with_splits(device=device)
 

@@ -18,7 +18,7 @@ from cprune_rl.compiler.export.fused_calls import Call, Operator
 from cprune_rl.compiler.kernels.block_sparse import FORM
 from cprune_rl.compiler.kernels.winograd_sparse import FORM as FORM_OF_KERNELS
 from cprune_rl.core.network import (
-    Blocked,
+    BlockSparse,
     Extent,
     Group,
     Network,
@@ -75,11 +75,13 @@ def describe_network(
         _extents(base[i].shapes, {g: calls[i].shapes for g, calls in changed.items()}, dense)
         for i in range(len(base))
     ]
-    blocked = _blocked_calls(base, exported, dense) if with_schemes else [()] * len(base)
+    block_sparse = _block_sparse_calls(base, exported, dense) if with_schemes else [()] * len(base)
     network = Network(
         name,
         tuple(groups),
-        tuple(_subgraph(c, e, groups, b) for c, e, b in zip(base, extents, blocked, strict=True)),
+        tuple(
+            _subgraph(c, e, groups, b) for c, e, b in zip(base, extents, block_sparse, strict=True)
+        ),
         tuple(unprunable),
     )
     _check_linear(network, exported, extents)
@@ -130,13 +132,13 @@ def _check_linear(
             )
 
 
-def _blocked_calls(
+def _block_sparse_calls(
     base: Sequence[Call], exported: ExportedNetwork, dense: Mapping[str, int]
 ) -> list[tuple[Call, ...]]:
     """What each subgraph becomes where its layer is pruned by a scheme, then where that keeps whole
     kernels, if that is another form; empty where it cannot be pruned so.
     """
-    named = [_blockable_layer(call) for call in base]
+    named = [_prunable_layer(call) for call in base]
     layers = [
         layer if named.count(layer) == 1 else None for layer in named
     ]  # one that is called twice would be pruned twice
@@ -187,7 +189,7 @@ def _lowered_alike(
     return calls
 
 
-def _blockable_layer(call: Call) -> str | None:
+def _prunable_layer(call: Call) -> str | None:
     """The layer of a subgraph that a scheme can prune:
 
     a convolution without groups, or a fully connected layer over rows; the one that reads the image
@@ -260,7 +262,7 @@ def _subgraph(
     call: Call,
     extents: tuple[tuple[Extent, ...], ...],
     groups: Sequence[Group],
-    blocked: Sequence[Call],
+    block_sparse: Sequence[Call],
 ) -> Subgraph:
     heavy = _heavy(call)
     open_axes: list[Extent] = []
@@ -281,13 +283,13 @@ def _subgraph(
         return Template(f"{escaped}|{shapes}", family + kernel, _kind(heavy), _unit_macs(heavy))
 
     template = template_of(call, extents)
-    layer = _blockable_layer(call) if blocked else None
+    layer = _prunable_layer(call) if block_sparse else None
     variant = None
     if layer:
         of_blocks, *of_kernels = (
-            template_of(form, _same_extents(call, extents, form)) for form in blocked
+            template_of(form, _same_extents(call, extents, form)) for form in block_sparse
         )
-        variant = Blocked(layer, of_blocks, math.prod(heavy.shapes[1][2:]), *of_kernels)
+        variant = BlockSparse(layer, of_blocks, math.prod(heavy.shapes[1][2:]), *of_kernels)
     layers = tuple(dict.fromkeys(p.rpartition(".")[0] for p in call.parameters))
     channels_in, channels_out = _channel_axes(heavy, call, extents)
     writes = tuple(g.name for g in groups if set(g.layers) & set(layers))

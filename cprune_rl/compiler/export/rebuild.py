@@ -2,7 +2,7 @@
 
 In NHWC form the convolutions are replaced on the way by those of `packing` or `winograd`, in both
 forms layers that are
-pruned by a scheme by those of `blocked` or `winograd_sparse`. Their weights are one more kind of
+pruned by a scheme by those of `block_sparse` or `winograd_sparse`. Their weights are one more kind of
 derived parameter: computed from the trained
 ones once, at build time. Called by `workload`.
 """
@@ -26,8 +26,8 @@ from cprune_rl.compiler.kernels.block_sparse import (
     FORM,
     Blocks,
     Window,
-    blocked_conv2d,
-    blocked_dense,
+    block_sparse_conv2d,
+    block_sparse_dense,
 )
 from cprune_rl.compiler.kernels.packed_conv import (
     FORMS,
@@ -243,7 +243,7 @@ class _Rebuilder:
             and tuple(int(a) for a in value.attrs.axes) == _TO_NHWC
         ):
             return _Transposed(self._image)
-        if self._schemes and (made := self._visit_blocked(binding.var, value)) is not None:
+        if self._schemes and (made := self._visit_block_sparse(binding.var, value)) is not None:
             return made
         if value.op.name == "relax.nn.conv2d" and value.attrs.data_layout == "NHWC":
             return self._visit_nhwc_convolution(binding.var, value)
@@ -398,7 +398,7 @@ class _Rebuilder:
         self._log.note(made.args[0].name_hint, "nn.conv2d", a, form=FORMS[form], data_layout=layout)
         return self._builder.emit(made, name_hint=key.name)
 
-    def _visit_blocked(self, key: Any, call: Any) -> Any:
+    def _visit_block_sparse(self, key: Any, call: Any) -> Any:
         """A layer that is pruned by a scheme; None of any other call."""
         if (
             call.op.name not in ("relax.nn.conv2d", "relax.matmul")
@@ -421,11 +421,11 @@ class _Rebuilder:
         form, layout, data = FORM, "", self._argument(call.args[0])
         if call.op.name == "relax.matmul":
             packed, offsets = (
-                self._blocked(key, weights, blocks),
+                self._block_sparse(key, weights, blocks),
                 self._offsets(key, weights, blocks, (1,)),
             )
             made = self._builder.call_te(
-                blocked_dense,
+                block_sparse_dense,
                 data,
                 packed,
                 offsets,
@@ -451,11 +451,11 @@ class _Rebuilder:
             else:
                 window = Window((shape[2], shape[3]), stride, padding, dilation, layout)
                 packed, offsets = (
-                    self._blocked(key, weights, blocks),
+                    self._block_sparse(key, weights, blocks),
                     self._offsets(key, weights, blocks, window.strides(shape_of(data))),
                 )
                 made = self._builder.call_te(
-                    partial(blocked_conv2d, channels=shape[0], window=window),
+                    partial(block_sparse_conv2d, channels=shape[0], window=window),
                     data,
                     packed,
                     offsets,
@@ -498,7 +498,7 @@ class _Rebuilder:
             primfunc_name_hint="conv2d_winograd_sparse",
         )
 
-    def _blocked(self, key: Any, weights: Any, blocks: Blocks) -> Any:
+    def _block_sparse(self, key: Any, weights: Any, blocks: Blocks) -> Any:
         return self._derive(
             (key, "packed"),
             weights,

@@ -24,7 +24,7 @@ from tvm import te, tirx
 
 from cprune_rl.compiler.kernels.schedule_rules import COPY, SUMS
 
-__all__ = ["FORM", "Blocks", "blocked_conv2d", "blocked_dense"]
+__all__ = ["FORM", "Blocks", "block_sparse_conv2d", "block_sparse_dense"]
 
 FORM = "block3"
 """What a family calls this form.
@@ -164,7 +164,7 @@ class Window:
         )
 
 
-def blocked_conv2d(
+def block_sparse_conv2d(
     data: te.Tensor, weights: te.Tensor, offsets: te.Tensor, channels: int, window: Window
 ) -> te.Tensor:
     """A convolution that writes maps in the layout in which it reads them.
@@ -221,12 +221,12 @@ def blocked_conv2d(
     )
 
 
-def blocked_dense(
+def block_sparse_dense(
     data: te.Tensor, weights: te.Tensor, offsets: te.Tensor, channels: int
 ) -> te.Tensor:
     """A fully connected layer over rows `(n, in)`;
 
-    the other arguments are those of `blocked_conv2d`.
+    the other arguments are those of `block_sparse_conv2d`.
     """
     n_blocks, n_kept, block = (int(d) for d in weights.shape)
     k = te.reduce_axis((0, n_kept), name="k")

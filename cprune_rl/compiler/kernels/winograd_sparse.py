@@ -7,7 +7,7 @@ block of output channels a table says which input channels are left, and the tra
 those of these alone.
 Single entries of a kernel are no saving here, because its transform is dense whatever they are.
 Tables are data, as those
-of `blocked` are. Called by `rebuild`.
+of `block_sparse` are. Called by `rebuild`.
 """
 
 from __future__ import annotations

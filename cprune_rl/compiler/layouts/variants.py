@@ -274,18 +274,20 @@ def _describe_variant(
 
 def _with_the_same_schemes(variants: Sequence[LayoutVariant]) -> tuple[LayoutVariant, ...]:
     """The variants, with schemes for layers alone that have one in each."""
-    common = set.intersection(*(set(variant.network.blocked_layers) for variant in variants))
+    common = set.intersection(*(set(variant.network.scheme_layers) for variant in variants))
 
     def limited(network: Network) -> Network:
         subgraphs = (
-            s if s.blocked is None or s.blocked.layer in common else replace(s, blocked=None)
+            s
+            if s.block_sparse is None or s.block_sparse.layer in common
+            else replace(s, block_sparse=None)
             for s in network.subgraphs
         )
         return replace(network, subgraphs=tuple(subgraphs))
 
     return tuple(
         variant
-        if set(variant.network.blocked_layers) == common
+        if set(variant.network.scheme_layers) == common
         else replace(variant, network=limited(variant.network))
         for variant in variants
     )

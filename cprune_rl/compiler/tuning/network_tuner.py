@@ -84,7 +84,7 @@ class _Shared:
     surveys: list[VariantSurvey] = field(
         default_factory=list
     )  # of each subgraph, on the dense network
-    blocked: dict[tuple[int, str], VariantSurvey] = field(
+    block_sparse: dict[tuple[int, str], VariantSurvey] = field(
         default_factory=dict
     )  # of each subgraph and kind of block, on the plans of `tune_block_sparse`
     dense_costs: dict[str, TaskCost] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class NetworkTuner:
         self._plans: dict[Plan, list[TaskCost]] = {}
         self._answers: dict[str, TaskCost] = {}
         self._surveys = self._new_surveys()
-        self._blocked: dict[tuple[int, str], VariantSurvey] = {}
+        self._block_sparse: dict[tuple[int, str], VariantSurvey] = {}
 
     @property
     def spending(self) -> Spending:
@@ -141,7 +141,9 @@ class NetworkTuner:
         view._tasks, view._plans, view._answers = self._tasks.view(), {}, {}
         view._tasks.costs = dict(self._shared.dense_costs)
         view._surveys = [survey.copy() for survey in self._shared.surveys] or self._new_surveys()
-        view._blocked = {kind: survey.copy() for kind, survey in self._shared.blocked.items()}
+        view._block_sparse = {
+            kind: survey.copy() for kind, survey in self._shared.block_sparse.items()
+        }
         return view
 
     def tune_dense(self, on_task: OnTask | None = None) -> None:
@@ -185,7 +187,7 @@ class NetworkTuner:
                 ("dense", self._settings.dense),
             ):
                 jobs = self._jobs(plan, _SURVEY_TOLERANCE)
-                for key, at in self._blocked_tasks(plan).items():
+                for key, at in self._block_sparse_tasks(plan).items():
                     if (
                         name == "survey"
                         or self._tasks.costs[key].latency_s <= _PROMISING * dense[at]
@@ -193,7 +195,9 @@ class NetworkTuner:
                         self._tasks.tune(jobs[key], name, effort)
                         self._tasks.add_to_pool([jobs[key].workload], self._settings.n_shared)
                 self._record_variants(plan)
-            self._shared.blocked = {kind: survey.copy() for kind, survey in self._blocked.items()}
+            self._shared.block_sparse = {
+                kind: survey.copy() for kind, survey in self._block_sparse.items()
+            }
             if on_task is not None:
                 on_task(done)
 
@@ -310,7 +314,7 @@ class NetworkTuner:
         for at, (distinct, variants) in enumerate(
             zip(self._variants.distinct, self._variants.workloads(plan), strict=True)
         ):
-            offered = _distinct(variants) if variants[0].is_blocked else distinct
+            offered = _distinct(variants) if variants[0].is_block_sparse else distinct
             costs = {
                 f: self._tasks.costs[variants[f].key].latency_s
                 for f in offered
@@ -319,7 +323,7 @@ class NetworkTuner:
             if costs:
                 self._survey(at, variants).record(_size(variants[0]), costs)
 
-    def _blocked_tasks(self, plan: Plan) -> dict[str, int]:
+    def _block_sparse_tasks(self, plan: Plan) -> dict[str, int]:
         """Tasks of layers that are pruned by schemes, in the variants that are worth trying, with the
         position of a subgraph.
         """
@@ -327,15 +331,15 @@ class NetworkTuner:
         return {
             of_variant[f].key: at
             for at, of_variant in variants
-            if of_variant[0].is_blocked
+            if of_variant[0].is_block_sparse
             for f in self._offered(at, of_variant, _SURVEY_TOLERANCE)
         }
 
     def _survey(self, subgraph: int, variants: Sequence[Workload]) -> VariantSurvey:
         """How the variants of a subgraph compared; blocks of each kind are a matter of their own."""
-        if not variants[0].is_blocked:
+        if not variants[0].is_block_sparse:
             return self._surveys[subgraph]
-        return self._blocked.setdefault(
+        return self._block_sparse.setdefault(
             (subgraph, variants[0].family), VariantSurvey(_distinct(variants))
         )
 
@@ -449,6 +453,6 @@ def _size(workload: Workload) -> Channels:
     per_channel = max(workload.operator.height**2 * workload.channels_out, 1)
     return (
         (max(1, workload.macs // per_channel), workload.channels_out)
-        if workload.is_blocked
+        if workload.is_block_sparse
         else (workload.channels_in, workload.channels_out)
     )

@@ -299,7 +299,7 @@ class TaskTuner:
             return TaskCost(math.inf, error=measured.error)
         program, family = ScheduleTrace(trials[0].trace_json), workload.family
         if (
-            workload.is_blocked
+            workload.is_block_sparse
         ):  # blocks stay whole; a layer over rows has no loop of channels that follows
             factors: tuple[int, ...] = (
                 (-(-workload.channels_out // workload.block),)
@@ -325,6 +325,6 @@ def distance(source: Workload, wanted: Workload) -> float:
         (source.channels_out, wanted.channels_out),
         (source.operator.height, wanted.operator.height),
     ]
-    if source.is_blocked and wanted.is_blocked:
+    if source.is_block_sparse and wanted.is_block_sparse:
         pairs.append((source.macs, wanted.macs))
     return sum(abs(math.log(a / b)) for a, b in pairs)
