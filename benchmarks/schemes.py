@@ -42,10 +42,10 @@ from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.target import host_cpu
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants
+from cprune_rl.compiler.tuning.budget import TuningBudget
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import transfer_schedule
 from cprune_rl.compiler.tuning.task_tuner import TaskTuner, TuningTask
-from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.compiler.tuning.trials import build_candidate
 from cprune_rl.core.intervals import Interval, speedup_interval
 from cprune_rl.core.network import Plan
@@ -144,7 +144,7 @@ class Workshop:
     def __init__(self, device: RpcDevice, store: CostStore, n_trials: int) -> None:
         self._device, self._effort = (
             device,
-            TuningBudget(0, min(12, n_trials), n_trials, worth_s=math.inf),
+            TuningBudget(n_pool=0, n_random=min(12, n_trials), n_max=n_trials, worth_s=math.inf),
         )
         self._tuner = TaskTuner(device, store, 0, math.inf)
 

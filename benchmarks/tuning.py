@@ -39,11 +39,12 @@ from cprune_rl.compiler.layouts.variants import (
     Transpose,
     find_layout_variants,
 )
+from cprune_rl.compiler.tuning.budget import TuningBudget
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace, random_candidates
 from cprune_rl.compiler.tuning.task_tuner import TaskTuner, TuningTask
-from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch, TuningBudget
+from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch
 from cprune_rl.compiler.tuning.trials import TrialRunner
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan, Workload
@@ -64,8 +65,8 @@ CPRUNE_TRIALS = (
 )
 LOSS = 0.02  # accuracy that the greedy searches below may lose
 _NEVER_ENOUGH_S = 1e9  # what 1 % of a network is worth to a search that is to use up its trials
-CPRUNE_EFFORT = TuningBudget(0, 24, CPRUNE_TRIALS, worth_s=_NEVER_ENOUGH_S)
-_EQUAL = TuningBudget(0, 12, 32, worth_s=_NEVER_ENOUGH_S)  # of each variant
+CPRUNE_EFFORT = TuningBudget(n_pool=0, n_random=24, n_max=CPRUNE_TRIALS, worth_s=_NEVER_ENOUGH_S)
+_EQUAL = TuningBudget(n_pool=0, n_random=12, n_max=32, worth_s=_NEVER_ENOUGH_S)  # of each variant
 _VARIANTS = ("plain", "packed", "winograd")  # in the order of `LayoutVariants.all`
 
 
@@ -228,8 +229,8 @@ def trials_to_best(
     for workload, module, pool in _shapes(bench, n_shapes, seed):
         courses = {}
         for label, programs, effort in (
-            ("pool", pool, TuningBudget(4, 3, n_trials, worth_s=1e9)),
-            ("none", [], TuningBudget(0, 7, n_trials, worth_s=1e9)),
+            ("pool", pool, TuningBudget(n_pool=4, n_random=3, n_max=n_trials, worth_s=1e9)),
+            ("none", [], TuningBudget(n_pool=0, n_random=7, n_max=n_trials, worth_s=1e9)),
         ):
             course: list[float] = []
 

@@ -6,16 +6,17 @@ This file is the CLI's help, the YAML file's schema and what a run folder record
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cprune_rl.compiler.tuning.budget import DENSE_WORTH_S, TuningBudget, TuningSettings
 from cprune_rl.errors import ConfigError
 
-__all__ = ["METHODS", "SCHEMES", "Budgets", "RunConfig", "TunerBudgets", "load_config"]
+__all__ = ["METHODS", "SCHEMES", "Budgets", "RunConfig", "load_config"]
 
 DATA_FROM_PATHS = (
     "npz",
@@ -34,24 +35,7 @@ channels alone by the run's method.
 METHODS = {"agent": "MaskablePPO with the row-shared policy", "greedy": "greedy CPrune, repaired"}
 
 
-@dataclass(frozen=True)
-class TunerBudgets:
-    """How hard tasks are tuned: each `(programs from the pool, random programs, trials at most)`.
-
-    Attributes:
-        survey: tasks of the dense network in every form.
-        dense: tasks of the dense network in the forms that the survey left.
-        near: tasks at other shapes.
-        n_shared: programs that each task offers to its family before the final comparison.
-    """
-
-    survey: tuple[int, int, int] = (4, 12, 12)
-    dense: tuple[int, int, int] = (4, 12, 64)
-    near: tuple[int, int, int] = (4, 3, 16)
-    n_shared: int = 4
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budgets:
     """How much work each part of a run does; one set for real runs, one for `--fast`.
 
@@ -61,7 +45,7 @@ class Budgets:
         oracle_steps: short fine-tune inside the loop.
         supernet_steps: of the supernet's training, where one is asked for.
         proof_plans: of equal latency, fine-tuned in full to see whether the supernet ranks them.
-        tuner: how hard tasks are tuned.
+        tuning: how hard tasks are tuned.
         sweep: kept ratios of the plans measured for the cost model.
         scheme_sweep: densities at which every kind of scheme is measured for it, where layers are
             to be pruned so; the first is tuned as hard as the dense network.
@@ -79,7 +63,7 @@ class Budgets:
     oracle_steps: int = 50
     supernet_steps: int = 1200
     proof_plans: int = 10
-    tuner: TunerBudgets = TunerBudgets()
+    tuning: TuningSettings = field(default_factory=TuningSettings)
     sweep: tuple[float, ...] = (0.5,)
     scheme_sweep: tuple[float, ...] = (0.25, 0.0625)
     calibration: tuple[float, ...] = (0.8, 0.65, 0.5, 0.35)
@@ -91,21 +75,51 @@ class Budgets:
 
 
 FAST = Budgets(
-    base_steps=1500, finetune_steps=200, oracle_steps=30, supernet_steps=300, proof_plans=6, tuner=TunerBudgets((2, 2, 2), (2, 4, 6), (2, 1, 3), 1),
-    calibration=(0.75, 0.5), scheme_calibration=(0.5, 0.25), total_timesteps=6_144, mapping_timesteps=2_048, turns=2, timing_rounds=20,
-)  # fmt: skip
-
-
-# fmt: off
+    base_steps=1500,
+    finetune_steps=200,
+    oracle_steps=30,
+    supernet_steps=300,
+    proof_plans=6,
+    tuning=TuningSettings(
+        survey=TuningBudget(n_pool=2, n_random=2, n_max=2),
+        dense=TuningBudget(n_pool=2, n_random=4, n_max=6, worth_s=DENSE_WORTH_S),
+        near=TuningBudget(n_pool=2, n_random=1, n_max=3),
+        n_shared=1,
+    ),
+    calibration=(0.75, 0.5),
+    scheme_calibration=(0.5, 0.25),
+    total_timesteps=6_144,
+    mapping_timesteps=2_048,
+    turns=2,
+    timing_rounds=20,
+)
 EFFORTS = {
     "full": Budgets(),
-    "light": Budgets(finetune_steps=500, calibration=(0.75, 0.5), scheme_calibration=(0.4, 0.2), tuner=TunerBudgets((4, 8, 8), (4, 12, 32), (3, 1, 4), 2)),
+    "light": Budgets(
+        finetune_steps=500,
+        calibration=(0.75, 0.5),
+        scheme_calibration=(0.4, 0.2),
+        tuning=TuningSettings(
+            survey=TuningBudget(n_pool=4, n_random=8, n_max=8),
+            dense=TuningBudget(n_pool=4, n_random=12, n_max=32, worth_s=DENSE_WORTH_S),
+            near=TuningBudget(n_pool=3, n_random=1, n_max=4),
+            n_shared=2,
+        ),
+    ),
     "quick": Budgets(
-        finetune_steps=300, calibration=(0.65, 0.45), scheme_calibration=(0.4, 0.2),
-        tuner=TunerBudgets((3, 3, 3), (4, 8, 16), (3, 1, 4), 1), turns=2, timing_rounds=40,
+        finetune_steps=300,
+        calibration=(0.65, 0.45),
+        scheme_calibration=(0.4, 0.2),
+        tuning=TuningSettings(
+            survey=TuningBudget(n_pool=3, n_random=3, n_max=3),
+            dense=TuningBudget(n_pool=4, n_random=8, n_max=16, worth_s=DENSE_WORTH_S),
+            near=TuningBudget(n_pool=3, n_random=1, n_max=4),
+            n_shared=1,
+        ),
+        turns=2,
+        timing_rounds=40,
     ),
 }
-# fmt: on
 
 
 class RunConfig(BaseModel):

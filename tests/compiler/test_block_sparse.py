@@ -32,9 +32,9 @@ from cprune_rl.compiler.kernels.winograd_sparse import (
     packed_kernels_shape,
     sparse_winograd_conv2d,
 )
-from cprune_rl.compiler.tuning.network_tuner import NetworkTuner, TuningSettings
+from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
+from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.compiler.tuning.schedule import random_candidates
-from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.cost_cache import open_store
@@ -55,10 +55,10 @@ from cprune_rl.testing import AnalyticLatency, toy_network
 from tests.conftest import Lowered
 
 TINY = TuningSettings(
-    TuningBudget(1, 1, 1),
-    TuningBudget(1, 1, 1),
-    TuningBudget(1, 1, 1),
-    TuningBudget(0, 1, 1),
+    survey=TuningBudget(n_pool=1, n_random=1, n_max=1),
+    dense=TuningBudget(n_pool=1, n_random=1, n_max=1),
+    near=TuningBudget(n_pool=1, n_random=1, n_max=1),
+    transpose=TuningBudget(n_pool=0, n_random=1, n_max=1),
     n_shared=1,
 )
 DENSITIES = (0.1, 0.25, 0.5, 1.0)

@@ -42,6 +42,7 @@ from cprune_rl.compiler.kernels.winograd import (
 )
 from cprune_rl.compiler.layouts.compose import compose
 from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
+from cprune_rl.compiler.tuning.budget import TuningBudget
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import (
     Candidate,
@@ -50,7 +51,7 @@ from cprune_rl.compiler.tuning.schedule import (
     random_candidates,
     transfer_schedule,
 )
-from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch, TuningBudget
+from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache.archive.safe_traces import trace_problem
 from cprune_rl.errors import ModelError
@@ -396,12 +397,18 @@ def test_a_search_stops_where_a_trial_no_longer_pays(lowered: Lowered) -> None:
 
     search = TraceSearch(make_target(1))
     assert (
-        len(search.run(family, task, TuningBudget(0, 4, 64, worth_s=0.001), no_better))
+        len(
+            search.run(
+                family, task, TuningBudget(n_pool=0, n_random=4, n_max=64, worth_s=0.001), no_better
+            )
+        )
         == sum(tried)
         <= 4
     ), "nothing is worth a trial"
     tried.clear()
-    found = search.run(family, task, TuningBudget(0, 4, 64, worth_s=3.0), no_better)
+    found = search.run(
+        family, task, TuningBudget(n_pool=0, n_random=4, n_max=64, worth_s=3.0), no_better
+    )
     assert 4 < len(found) < 64, "it hopes for a while, then gives up"
     assert len({c.trace.digest for c in found}) == len(found)
 
@@ -418,7 +425,7 @@ def test_evolution_follows_what_is_better(lowered: Lowered) -> None:
         return TraceSearch(make_target(1)).run(
             family,
             replace(task, seed=seed),
-            TuningBudget(0, 4, 28, worth_s=1000.0),
+            TuningBudget(n_pool=0, n_random=4, n_max=28, worth_s=1000.0),
             rewards_wide_tiles,
         )
 
@@ -434,7 +441,7 @@ def test_a_failing_task_ends_after_its_first_programs(lowered: Lowered) -> None:
     found = TraceSearch(make_target(1)).run(
         family,
         task,
-        TuningBudget(0, 3, 64, worth_s=100.0),
+        TuningBudget(n_pool=0, n_random=3, n_max=64, worth_s=100.0),
         lambda candidates: [float("inf")] * len(candidates),
     )
     assert len(found) <= 3

@@ -17,8 +17,8 @@ from cprune_rl.cli import app
 from cprune_rl.compiler.deploy.build import build_network, compare_libraries, run_library
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
-from cprune_rl.compiler.tuning.network_tuner import NetworkTuner, TuningSettings
-from cprune_rl.compiler.tuning.trace_search import TuningBudget
+from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
+from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
 from cprune_rl.models.weights import export_torch
@@ -26,17 +26,17 @@ from cprune_rl.pruning.surgery import prune
 from tests.conftest import Lowered
 
 TINY = TuningSettings(
-    TuningBudget(1, 1, 1),
-    TuningBudget(1, 1, 1),
-    TuningBudget(1, 1, 1),
-    TuningBudget(0, 1, 1),
+    survey=TuningBudget(n_pool=1, n_random=1, n_max=1),
+    dense=TuningBudget(n_pool=1, n_random=1, n_max=1),
+    near=TuningBudget(n_pool=1, n_random=1, n_max=1),
+    transpose=TuningBudget(n_pool=0, n_random=1, n_max=1),
     n_shared=1,
 )
 SMALL = TuningSettings(
-    TuningBudget(1, 2, 2),
-    TuningBudget(1, 2, 4),
-    TuningBudget(1, 1, 2),
-    TuningBudget(0, 1, 1),
+    survey=TuningBudget(n_pool=1, n_random=2, n_max=2),
+    dense=TuningBudget(n_pool=1, n_random=2, n_max=4),
+    near=TuningBudget(n_pool=1, n_random=1, n_max=2),
+    transpose=TuningBudget(n_pool=0, n_random=1, n_max=1),
     n_shared=1,
 )
 

@@ -24,9 +24,17 @@ from cprune_rl.validation.run import validate_run
 
 pytestmark = pytest.mark.slow
 SMALL = config.Budgets(
-    base_steps=20, finetune_steps=20, oracle_steps=2, supernet_steps=4, proof_plans=5, tuner=config.FAST.tuner, sweep=config.FAST.sweep,
-    calibration=(0.75, 0.5), total_timesteps=2048, timing_rounds=5,
-)  # fmt: skip
+    base_steps=20,
+    finetune_steps=20,
+    oracle_steps=2,
+    supernet_steps=4,
+    proof_plans=5,
+    tuning=config.FAST.tuning,
+    sweep=config.FAST.sweep,
+    calibration=(0.75, 0.5),
+    total_timesteps=2048,
+    timing_rounds=5,
+)
 NETWORK = """
 import torch
 from torch import nn

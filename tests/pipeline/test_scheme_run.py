@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cprune_rl.accuracy import data
+from cprune_rl.compiler.tuning.budget import DENSE_WORTH_S, TuningBudget, TuningSettings
 from cprune_rl.core.search_result import TABLE_PREFIX
 from cprune_rl.pipeline import config
 from cprune_rl.pipeline.progress import ProgressLog
@@ -49,13 +50,19 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(data.DATA_SETS, "dots", data.DataKind(dots, "noise", (), ()))
-    tuner = config.TunerBudgets((1, 1, 1), (1, 1, 2), (1, 1, 1), 1)
+    least = TuningBudget(n_pool=1, n_random=1, n_max=1)
+    tuning = TuningSettings(
+        survey=least,
+        dense=TuningBudget(n_pool=1, n_random=1, n_max=2, worth_s=DENSE_WORTH_S),
+        near=least,
+        n_shared=1,
+    )
     small = config.Budgets(
         base_steps=2,
         finetune_steps=30,
         oracle_steps=1,
         calibration=(0.75, 0.5),
-        tuner=tuner,
+        tuning=tuning,
         total_timesteps=1024,
         mapping_timesteps=512,
         scheme_sweep=(0.25,),

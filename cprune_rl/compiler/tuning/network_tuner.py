@@ -29,51 +29,21 @@ from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
 from cprune_rl.compiler.layouts.transposes import transpose_module, transpose_workload
 from cprune_rl.compiler.layouts.variants import LayoutVariants, Transpose, VariantChoice
+from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import ScheduleTrace
 from cprune_rl.compiler.tuning.task_tuner import SchedulePool, TaskTuner, TuningTask
-from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.core.network import Plan, Workload
 from cprune_rl.core.protocols import Spending, TaskCost
 from cprune_rl.cost_cache import CostStore
 
-__all__ = ["NetworkTuner", "TuningSettings"]
+__all__ = ["NetworkTuner"]
 
 OnTask = Callable[[int], None]
 _SURVEY_TOLERANCE = 2.0  # a dozen random programs say little more
 # times as slow as the dense layer may a pruned one be, by a few random programs, to be tuned on
 _PROMISING = 1.6
 _NEIGHBOURS = 3  # shapes that a shape is offered programs of before a search, itself included
-_SURVEY = TuningBudget(n_pool=4, n_random=12, n_max=12)
-_DENSE = TuningBudget(
-    n_pool=4, n_random=12, n_max=64, worth_s=3.0
-)  # the random ones are those of the survey
-_NEAR = TuningBudget(n_pool=4, n_random=3, n_max=16)
-_TRANSPOSE = TuningBudget(n_pool=0, n_random=6, n_max=6)
-
-
-@dataclass(frozen=True)
-class TuningSettings:
-    """How hard tasks are tuned.
-
-    Attributes:
-        survey: tasks of the dense network in every variant, to see which variants are worth more.
-        dense: tasks of the dense network.
-        near: tasks at other shapes, which start from the pool.
-        transpose: of maps, between subgraphs in different variants.
-        variant_tolerance: a variant that was slower than another by more than this factor is not tried on
-            shapes nearby (see `form_survey`).
-        n_shared: of its best programs, that each task offers to its family.
-        seed: of the random programs.
-    """
-
-    survey: TuningBudget = _SURVEY
-    dense: TuningBudget = _DENSE
-    near: TuningBudget = _NEAR
-    transpose: TuningBudget = _TRANSPOSE
-    variant_tolerance: float = 1.4
-    n_shared: int = 4
-    seed: int = 0
 
 
 @dataclass
@@ -437,7 +407,11 @@ class NetworkTuner:
                     count = (
                         self._settings.dense.n_random + missing
                     )  # drawing again from the start keeps the recipe plain
-                    self._tasks.tune(jobs[variants[f].key], "top-up", TuningBudget(0, count, count))
+                    self._tasks.tune(
+                        jobs[variants[f].key],
+                        "top-up",
+                        TuningBudget(n_pool=0, n_random=count, n_max=count),
+                    )
 
 
 def _distinct(variants: Sequence[Workload]) -> list[int]:

@@ -23,10 +23,11 @@ import tvm
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.target import vector_width
 from cprune_rl.compiler.kernels.packed_conv import BLOCKED_FORMS, block_size
+from cprune_rl.compiler.tuning.budget import TuningBudget
 from cprune_rl.compiler.tuning.cost_model import ScheduleCostModel
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace, transfer_schedule
-from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch, TuningBudget
+from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch
 from cprune_rl.compiler.tuning.trials import TrialRunner
 from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import Spending, TaskCost

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 
+from cprune_rl.compiler.tuning.budget import TuningBudget
 from cprune_rl.compiler.tuning.cost_model import ScheduleCostModel, features
 from cprune_rl.compiler.tuning.schedule import (
     Candidate,
@@ -23,35 +24,9 @@ from cprune_rl.compiler.tuning.schedule import (
     transfer_schedule,
 )
 
-__all__ = ["SearchTask", "TraceSearch", "TuningBudget"]
+__all__ = ["SearchTask", "TraceSearch"]
 
 Try = Callable[[Sequence[Candidate]], list[float]]
-
-
-@dataclass(frozen=True)
-class TuningBudget:
-    """How hard a task is tuned.
-
-    Attributes:
-        n_pool: programs carried over from the pool.
-        n_random: random programs.
-        n_max: trials at most, evolution included.
-        worth_s: seconds of tuning that 1 % of the network's latency is worth: evolution stops where
-            the gain to be expected of a trial is worth less than the trial costs.
-        n_batch: programs of one generation that are tried.
-        n_mutants: programs of one generation that are ranked.
-    """
-
-    n_pool: int
-    n_random: int
-    n_max: int
-    worth_s: float = 1.0
-    n_batch: int = 4
-    n_mutants: int = 16
-
-    def __str__(self) -> str:
-        """Names the effort in the cost cache."""
-        return ":".join(str(v) for v in vars(self).values())
 
 
 @dataclass(frozen=True)

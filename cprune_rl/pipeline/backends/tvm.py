@@ -23,9 +23,8 @@ from cprune_rl.compiler.deploy.build import build_network, compare_libraries
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants
-from cprune_rl.compiler.tuning.network_tuner import NetworkTuner, TuningSettings
+from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.compiler.tuning.probe import N_WORKLOADS, probe_device
-from cprune_rl.compiler.tuning.trace_search import TuningBudget
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.network import Network, Plan, Workload
 from cprune_rl.core.protocols import LatencySource, TaskCost
@@ -110,7 +109,8 @@ class TvmBackend:
             )
         if variants.note:
             progress.print(f"    {variants.note}")
-        tuner = NetworkTuner(variants, device, store, tuner_settings(config), since)
+        tuning = dataclasses.replace(config.budgets.tuning, seed=config.seed)
+        tuner = NetworkTuner(variants, device, store, tuning, since)
         with progress.track("Probing the device", N_WORKLOADS) as advance:
             descriptor = probe_device(device, store, advance)
         backend = TvmBackend(config, tuple(example.shape), variants, device, tuner, descriptor)
@@ -325,15 +325,3 @@ def learn_latencies(
             ) from error
         progress.print(f"    Every task is measured: {error}")
         return None
-
-
-def tuner_settings(config: RunConfig) -> TuningSettings:
-    """How hard tasks are tuned."""
-    budgets = config.budgets.tuner
-    return TuningSettings(
-        TuningBudget(*budgets.survey),
-        TuningBudget(*budgets.dense, worth_s=3.0),
-        TuningBudget(*budgets.near),
-        n_shared=budgets.n_shared,
-        seed=config.seed,
-    )
