@@ -21,12 +21,12 @@ from cprune_rl.compiler.deploy.build import build_network, run_library
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.kernels.block_sparse import (
-    Blocks,
+    BlockSparseFormat,
     Window,
     block_sparse_conv2d,
     block_sparse_dense,
 )
-from cprune_rl.compiler.kernels.winograd_sparse import FORM as FORM_OF_KERNELS
+from cprune_rl.compiler.kernels.implementations import SPARSE_WINOGRAD, implementation_of
 from cprune_rl.compiler.kernels.winograd_sparse import (
     pack_kernels,
     packed_kernels_shape,
@@ -107,7 +107,9 @@ def test_a_block_sparse_convolution_is_torchs_of_the_masked_weights(
         image, masked, stride=stride, padding=padding, dilation=dilation
     ).numpy()
     data = image.numpy() if layout == "NCHW" else image.numpy().transpose(0, 2, 3, 1)
-    blocks = Blocks(tuple(weights.shape), min(block, n_out), scheme.n_kept(n_in * kernel**2))
+    blocks = BlockSparseFormat(
+        tuple(weights.shape), min(block, n_out), scheme.n_kept(n_in * kernel**2)
+    )
     window = Window(
         (kernel, kernel), (stride, stride), (padding,) * 4, (dilation, dilation), layout
     )
@@ -158,7 +160,7 @@ def test_a_sparse_winograd_convolution_is_torchs_of_the_masked_weights(
         .numpy()
         .transpose(0, 2, 3, 1)
     )
-    blocks = Blocks(tuple(weights.shape), min(block, n_out), scheme.n_kept(n_in * 9), 9)
+    blocks = BlockSparseFormat(tuple(weights.shape), min(block, n_out), scheme.n_kept(n_in * 9), 9)
     inputs = [
         image.numpy().transpose(0, 2, 3, 1),
         pack_kernels(masked.numpy(), blocks),
@@ -180,13 +182,13 @@ def test_a_sparse_winograd_convolution_is_torchs_of_the_masked_weights(
 
 def test_what_a_trial_reads_is_pruned_as_the_layer_would_be() -> None:
     weights = np.random.default_rng(0).standard_normal((10, 8, 3, 3)).astype(np.float32)
-    drawn = Blocks(weights.shape, 4, 27, 9).pruned_at_random(weights) != 0
+    drawn = BlockSparseFormat(weights.shape, 4, 27, 9).prune_at_random(weights) != 0
     kernels = drawn.reshape(10, 8, 9)
     assert (kernels.all(2) == kernels.any(2)).all(), "whole kernels"
     assert (kernels.any(2).sum(1) == 3).all()
     assert len(np.unique(kernels.any(2), axis=0)) == 3, "others in each block"
     with pytest.raises(ValueError, match="holds 8 kernels, not 3"):
-        Blocks(weights.shape, 4, 27, 9).kept(weights)
+        BlockSparseFormat(weights.shape, 4, 27, 9).kept(weights)
 
 
 def test_a_block_sparse_layer_over_rows_is_torchs_of_the_masked_weights() -> None:
@@ -194,7 +196,7 @@ def test_a_block_sparse_layer_over_rows_is_torchs_of_the_masked_weights() -> Non
     scheme = Scheme("block", 4, 0.25)
     masked = weights * scheme_mask(weights, scheme, find_patterns([]))
     rows = torch.randn(2, 24)
-    blocks = Blocks((10, 24), 4, scheme.n_kept(24))
+    blocks = BlockSparseFormat((10, 24), 4, scheme.n_kept(24))
     inputs = [rows.numpy(), blocks.pack(masked.numpy()), blocks.offsets(masked.numpy(), (1,))]
     tensors = [
         te.placeholder(v.shape, dtype=str(v.dtype), name=n)
@@ -389,7 +391,7 @@ def test_whole_kernels_are_other_tasks_than_blocks_and_computed_by_winograds_for
 
     kernels, blocks = "kernel(8,0.25)", "block(8,0.25)"
     sparse = task(winograd, at, kernels)
-    assert f"form={FORM_OF_KERNELS} from NHWC" in sparse.family
+    assert implementation_of(sparse.family) == SPARSE_WINOGRAD
     assert sparse.is_block_sparse
     assert sparse.block == 8
     assert (

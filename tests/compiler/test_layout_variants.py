@@ -35,9 +35,9 @@ from cprune_rl.compiler.kernels.packed_conv import (
     packed_shape,
 )
 from cprune_rl.compiler.kernels.winograd import (
-    is_winograd,
-    transform,
-    transformed_shape,
+    supports_winograd,
+    transform_weights,
+    transformed_weights_shape,
     winograd_conv2d,
 )
 from cprune_rl.compiler.layouts.compose import compose
@@ -154,11 +154,11 @@ def test_winograds_form_computes_what_torch_computes(
     ).numpy()
     data, packed = (
         te.placeholder((n, height, width, n_in), name="data"),
-        te.placeholder(transformed_shape(weights.shape, 8), name="weights"),
+        te.placeholder(transformed_weights_shape(weights.shape, 8), name="weights"),
     )
     result = winograd_conv2d(data, packed, out, padding)
     found = run_te(
-        [data, packed, result], [image.transpose(0, 2, 3, 1), transform(weights, 8)]
+        [data, packed, result], [image.transpose(0, 2, 3, 1), transform_weights(weights, 8)]
     ).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
@@ -175,7 +175,7 @@ def test_winograds_form_computes_what_torch_computes(
 def test_only_dense_3x3_windows_have_winograds_variant(
     kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], can: bool
 ) -> None:
-    assert is_winograd(kernel, stride, dilation) == can
+    assert supports_winograd(kernel, stride, dilation) == can
 
 
 def test_transforms_of_winograds_form_are_unrolled_and_vectorised(lowered: Lowered) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 import tvm
 
-__all__ = ["named_alike", "traced_alike"]
+__all__ = ["rename_reduction_blocks", "rename_traced_blocks"]
 
 _NUMBERED = re.compile(r'"(\w+_red)"')
 
 
-def named_alike(module: tvm.IRModule) -> tvm.IRModule:
+def rename_reduction_blocks(module: tvm.IRModule) -> tvm.IRModule:
     """A module whose functions call their reductions `reduced`, `reduced_1` and so on, in order."""
     for variable, function in module.functions.items():
         if isinstance(function, tvm.tirx.PrimFunc) and _NUMBERED.search(
@@ -34,7 +34,7 @@ def named_alike(module: tvm.IRModule) -> tvm.IRModule:
     return module
 
 
-def traced_alike(instructions: list[Any]) -> list[Any]:
+def rename_traced_blocks(instructions: list[Any]) -> list[Any]:
     """Instructions of a trace with the same names for the blocks that they ask for."""
     names: dict[str, str] = {}
     return [[kind, inputs, [_plain(attributes[0], names), *attributes[1:]], *rest] if kind == "GetSBlock" and _is_numbered(attributes) else [kind, inputs, attributes, *rest]

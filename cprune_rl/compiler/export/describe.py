@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 import tvm
 
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.export.fused_calls import Call, Operator
-from cprune_rl.compiler.kernels.block_sparse import FORM
-from cprune_rl.compiler.kernels.winograd_sparse import FORM as FORM_OF_KERNELS
+from cprune_rl.compiler.export.fused_calls import FusedCall, Operator
+from cprune_rl.compiler.kernels.implementations import BLOCK_SPARSE, SPARSE_WINOGRAD
 from cprune_rl.core.network import (
     BlockSparse,
     Extent,
@@ -36,7 +35,7 @@ _ANY = Scheme(
     "block", 4, 0.5
 )  # what a subgraph looks like under a scheme does not depend on which, but that
 _WHOLE_KERNELS = Scheme("kernel", 4, 0.5)  # can have another form where there is Winograd's
-_HEAVY = ("nn.conv2d", "nn.conv1d", "nn.conv2d_transpose", "matmul")
+_ANCHORS = ("nn.conv2d", "nn.conv1d", "nn.conv2d_transpose", "matmul")
 
 
 def describe_network(
@@ -133,8 +132,8 @@ def _check_linear(
 
 
 def _block_sparse_calls(
-    base: Sequence[Call], exported: ExportedNetwork, dense: Mapping[str, int]
-) -> list[tuple[Call, ...]]:
+    base: Sequence[FusedCall], exported: ExportedNetwork, dense: Mapping[str, int]
+) -> list[tuple[FusedCall, ...]]:
     """What each subgraph becomes where its layer is pruned by a scheme, then where that keeps whole
     kernels, if that is another form; empty where it cannot be pruned so.
     """
@@ -145,30 +144,32 @@ def _block_sparse_calls(
     if not any(layers):
         return [()] * len(base)
     calls = _lowered_alike(base, exported, dense, {layer: _ANY for layer in layers if layer})
-    found: list[tuple[Call, ...]] = [
-        (call,) if layer and f"form={FORM}" in _text(call) else ()
+    found: list[tuple[FusedCall, ...]] = [
+        (call,) if layer and _anchor(call).implementation == BLOCK_SPARSE else ()
         for layer, call in zip(layers, calls, strict=True)
     ]
     with_kernels = {
         layer: _WHOLE_KERNELS
         for layer, call in zip(layers, base, strict=True)
-        if layer and _heavy(call).shapes[1][2:] == (3, 3)
+        if layer and _anchor(call).shapes[1][2:] == (3, 3)
     }
     if not exported.winograd or not with_kernels:
         return found
     calls = _lowered_alike(base, exported, dense, with_kernels)
     return [
-        (*of_blocks, call) if of_blocks and f"form={FORM_OF_KERNELS}" in _text(call) else of_blocks
+        (*of_blocks, call)
+        if of_blocks and _anchor(call).implementation == SPARSE_WINOGRAD
+        else of_blocks
         for of_blocks, call in zip(found, calls, strict=True)
     ]
 
 
 def _lowered_alike(
-    base: Sequence[Call],
+    base: Sequence[FusedCall],
     exported: ExportedNetwork,
     dense: Mapping[str, int],
     schemes: Mapping[str, Scheme],
-) -> Sequence[Call]:
+) -> Sequence[FusedCall]:
     """The subgraphs where layers are pruned by schemes;
 
     an error where they are others than without.
@@ -189,40 +190,40 @@ def _lowered_alike(
     return calls
 
 
-def _prunable_layer(call: Call) -> str | None:
+def _prunable_layer(call: FusedCall) -> str | None:
     """The layer of a subgraph that a scheme can prune:
 
     a convolution without groups, or a fully connected layer over rows; the one that reads the image
     stays dense.
     """
-    heavy = _heavy(call)
-    if heavy.operands[0].startswith("a") and isinstance(
-        call.reads[int(heavy.operands[0][1:])], str
+    anchor = _anchor(call)
+    if anchor.operands[0].startswith("a") and isinstance(
+        call.reads[int(anchor.operands[0][1:])], str
     ):
         return None
-    is_able = (heavy.name == "nn.conv2d" and heavy.n_channel_groups == 1) or (
-        heavy.name == "matmul" and len(heavy.shapes[0]) == 2
+    is_able = (anchor.name == "nn.conv2d" and anchor.n_channel_groups == 1) or (
+        anchor.name == "matmul" and len(anchor.shapes[0]) == 2
     )
-    if not is_able or not heavy.operands[1].startswith("a"):
+    if not is_able or not anchor.operands[1].startswith("a"):
         return None
     arguments = iter(call.parameters)
     names = [
         next(arguments) if isinstance(read, str) and not layout else ""
         for read, layout in zip(call.reads, call.layouts, strict=False)
     ]
-    name = names[int(heavy.operands[1][1:])]
+    name = names[int(anchor.operands[1][1:])]
     return name.removesuffix(".weight") if name.endswith(".weight") else None
 
 
-def _text(call: Call) -> str:
+def _text(call: FusedCall) -> str:
     operators = ";".join(
         f"{o.name}({','.join(o.operands)}){{{o.attributes}}}" for o in call.operators
     )
     return f"{operators}->{call.dtype}"
 
 
-def _heavy(call: Call) -> Operator:
-    return next((o for o in call.operators if o.name in _HEAVY), call.operators[0])
+def _anchor(call: FusedCall) -> Operator:
+    return next((o for o in call.operators if o.name in _ANCHORS), call.operators[0])
 
 
 def _kind(operator: Operator) -> OperatorKind:
@@ -259,12 +260,12 @@ def _unit_macs(operator: Operator) -> int:
 
 
 def _subgraph(
-    call: Call,
+    call: FusedCall,
     extents: tuple[tuple[Extent, ...], ...],
     groups: Sequence[Group],
-    block_sparse: Sequence[Call],
+    block_sparse: Sequence[FusedCall],
 ) -> Subgraph:
-    heavy = _heavy(call)
+    anchor = _anchor(call)
     open_axes: list[Extent] = []
 
     def spell(axis: Extent) -> str:
@@ -274,13 +275,13 @@ def _subgraph(
             open_axes.append(axis)
         return f"{{{open_axes.index(axis)}}}"
 
-    kernel = f"|kernel={heavy.shapes[1][2:]}" if heavy.name == "nn.conv2d" else ""
+    kernel = f"|kernel={anchor.shapes[1][2:]}" if anchor.name == "nn.conv2d" else ""
 
-    def template_of(form: Call, lengths: Sequence[tuple[Extent, ...]]) -> Template:
+    def template_of(variant: FusedCall, lengths: Sequence[tuple[Extent, ...]]) -> Template:
         shapes = ",".join("x".join(spell(a) for a in axes) for axes in lengths)
-        family = _text(form)
+        family = _text(variant)
         escaped = family.replace("{", "{{").replace("}", "}}")
-        return Template(f"{escaped}|{shapes}", family + kernel, _kind(heavy), _unit_macs(heavy))
+        return Template(f"{escaped}|{shapes}", family + kernel, _kind(anchor), _unit_macs(anchor))
 
     template = template_of(call, extents)
     layer = _prunable_layer(call) if block_sparse else None
@@ -289,9 +290,9 @@ def _subgraph(
         of_blocks, *of_kernels = (
             template_of(form, _same_extents(call, extents, form)) for form in block_sparse
         )
-        variant = BlockSparse(layer, of_blocks, math.prod(heavy.shapes[1][2:]), *of_kernels)
+        variant = BlockSparse(layer, of_blocks, math.prod(anchor.shapes[1][2:]), *of_kernels)
     layers = tuple(dict.fromkeys(p.rpartition(".")[0] for p in call.parameters))
-    channels_in, channels_out = _channel_axes(heavy, call, extents)
+    channels_in, channels_out = _channel_axes(anchor, call, extents)
     writes = tuple(g.name for g in groups if set(g.layers) & set(layers))
     return Subgraph(
         layers[0] if layers else call.operators[0].name,
@@ -306,7 +307,7 @@ def _subgraph(
 
 
 def _same_extents(
-    call: Call, extents: Sequence[tuple[Extent, ...]], other: Call
+    call: FusedCall, extents: Sequence[tuple[Extent, ...]], other: FusedCall
 ) -> list[tuple[Extent, ...]]:
     """Extents of another form's arguments and result:
 
@@ -320,7 +321,7 @@ def _same_extents(
     return [*(found[at] for at in range(len(other.reads))), extents[-1]]
 
 
-def _sorted_arguments(call: Call) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+def _sorted_arguments(call: FusedCall) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """Positions of the weights that a call reads with their names, and of its maps."""
     names = iter(call.parameters)
     weights, maps = [], []
@@ -333,15 +334,15 @@ def _sorted_arguments(call: Call) -> tuple[list[tuple[int, str]], list[tuple[int
 
 
 def _channel_axes(
-    heavy: Operator, call: Call, extents: tuple[tuple[Extent, ...], ...]
+    anchor: Operator, call: FusedCall, extents: tuple[tuple[Extent, ...], ...]
 ) -> tuple[Extent, Extent]:
     """Extents of the input and output channels of the dominating operator."""
 
     def channels(at: int) -> Extent:
         axes = extents[at]
-        if heavy.name == "matmul" or len(axes) < 2:
+        if anchor.name == "matmul" or len(axes) < 2:
             return axes[-1]
         return axes[call.layouts[at].index("C") if call.layouts[at] else 1]
 
-    data = heavy.operands[0]
+    data = anchor.operands[0]
     return channels(int(data[1:]) if data.startswith("a") else -1), channels(-1)

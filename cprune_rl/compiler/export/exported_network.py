@@ -29,10 +29,15 @@ from tvm.s_tir.meta_schedule.tune_context import (
 )  # what MetaSchedule itself applies to a task
 
 from cprune_rl.compiler.devices.target import vector_width
-from cprune_rl.compiler.export.block_names import named_alike
-from cprune_rl.compiler.export.fused_calls import Call, find_calls
-from cprune_rl.compiler.export.normalize import fold_batch_norms, simplified
-from cprune_rl.compiler.export.rebuild import Derived, Rebuilt, find_reshape_axes, rebuild
+from cprune_rl.compiler.export.block_names import rename_reduction_blocks
+from cprune_rl.compiler.export.fused_calls import FusedCall, find_calls
+from cprune_rl.compiler.export.normalize import fold_batch_norms, simplify_operators
+from cprune_rl.compiler.export.rebuild import (
+    DerivedParameter,
+    RebuiltFunction,
+    find_reshape_axes,
+    rebuild,
+)
 from cprune_rl.core.network import Extent
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.errors import ModelError
@@ -53,7 +58,7 @@ class LoweredModule:
     """
 
     module: tvm.IRModule
-    calls: tuple[Call, ...]
+    calls: tuple[FusedCall, ...]
 
     def task(self, function: str) -> tvm.IRModule:
         """One function as the tuner wants it: alone, named `main`.
@@ -121,7 +126,7 @@ class ExportedNetwork:
             if spec.target
         }
         names = tuple(targets[p.name] for p in module["main"].params[1:])
-        return ExportedNetwork(simplified(module["main"]), names, axes, target)
+        return ExportedNetwork(simplify_operators(module["main"]), names, axes, target)
 
     def in_nhwc(self) -> ExportedNetwork:
         """The same network with its maps in NHWC, its convolutions packed.
@@ -188,8 +193,8 @@ class ExportedNetwork:
         return arrays
 
     def packings(
-        self, widths: Mapping[str, int], call: Call, schemes: Schemes = _NONE
-    ) -> tuple[Derived | None, ...]:
+        self, widths: Mapping[str, int], call: FusedCall, schemes: Schemes = _NONE
+    ) -> tuple[DerivedParameter | None, ...]:
         """For each argument of a call how it is computed from the shape that the call states of it;
 
         None where it is that shape.
@@ -202,7 +207,9 @@ class ExportedNetwork:
             for read in call.reads
         )
 
-    def _at(self, widths: Mapping[str, int], schemes: Schemes) -> tuple[LoweredModule, Rebuilt]:
+    def _at(
+        self, widths: Mapping[str, int], schemes: Schemes
+    ) -> tuple[LoweredModule, RebuiltFunction]:
         return self._cache(tuple(sorted(widths.items())), tuple(sorted(schemes.items())))  # type: ignore[no-any-return]  # lru_cache forgets what it wraps
 
     @cached_property
@@ -216,7 +223,7 @@ class ExportedNetwork:
 
     def _lower(
         self, widths: tuple[tuple[str, int], ...], schemes: tuple[tuple[str, Scheme], ...]
-    ) -> tuple[LoweredModule, Rebuilt]:
+    ) -> tuple[LoweredModule, RebuiltFunction]:
         rebuilt = rebuild(
             self.function,
             self.names,
@@ -234,7 +241,7 @@ class ExportedNetwork:
             grouped = tvm.transform.Sequential(
                 [relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps()]
             )(module)
-            fused = named_alike(relax.transform.FuseTIR()(grouped))
+            fused = rename_reduction_blocks(relax.transform.FuseTIR()(grouped))
         sources = dict(zip((p.name for p in self.function.params[1:]), self.names, strict=True))
         sources |= {name: sources[d.source] for name, d in rebuilt.derived.items()}
         logical = {name: d.logical_shape for name, d in rebuilt.derived.items()}

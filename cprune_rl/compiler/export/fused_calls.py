@@ -15,7 +15,9 @@ from typing import Any
 import tvm
 from tvm import relax
 
-__all__ = ["Call", "Operator", "OperatorLog", "dims", "find_calls", "shape_of"]
+from cprune_rl.compiler.kernels.implementations import implementation_attribute
+
+__all__ = ["FusedCall", "Operator", "OperatorOrigins", "dims", "find_calls", "shape_of"]
 
 Shape = tuple[int, ...]
 
@@ -37,6 +39,7 @@ class Operator:
         n_channel_groups: `groups` of a convolution, else 1.
         attrs: Relax's attributes, None where there are none.
         constants: scalar operands by their position, which no longer are arguments.
+        implementation: of this project's own; empty where it is TVM's.
     """
 
     name: str
@@ -50,10 +53,11 @@ class Operator:
     n_channel_groups: int = 1
     attrs: Any = field(default=None, compare=False, repr=False)
     constants: tuple[tuple[int, float], ...] = ()
+    implementation: str = ""
 
 
 @dataclass(frozen=True)
-class Call:
+class FusedCall:
     """One subgraph: a call of a fused function in the lowered `main`.
 
     Attributes:
@@ -81,23 +85,23 @@ class Call:
 class _Origin:
     name: str
     attrs: Any
-    form: str = ""
+    implementation: str = ""
     data_layout: str = ""
     constants: tuple[tuple[int, float], ...] = ()
 
 
-class OperatorLog:
+class OperatorOrigins:
     """Which Relax operator each primitive function was made from, recorded while it happens."""
 
     def __init__(self) -> None:
         self._origins: dict[str, _Origin] = {}
 
-    def note(
+    def record(
         self,
         function: str,
         name: str,
         attrs: Any,
-        form: str = "",
+        implementation: str = "",
         data_layout: str = "",
         constants: tuple[tuple[int, float], ...] = (),
     ) -> None:
@@ -107,7 +111,7 @@ class OperatorLog:
             function: its name.
             name: Relax's operator.
             attrs: its attributes.
-            form: how it is computed where that is not TVM's own way.
+            implementation: how it is computed where that is not TVM's own way.
             data_layout: of the maps it reads where the attributes do not say.
             constants: scalar operands by their position.
         """
@@ -115,7 +119,7 @@ class OperatorLog:
             name == "maximum" and constants == ((1, 0.0),)
         ):  # one function with a ReLU's of the same shape, where there is one: it must have one name
             name, constants = "nn.relu", ()
-        self._origins[function] = _Origin(name, attrs, form, data_layout, constants)
+        self._origins[function] = _Origin(name, attrs, implementation, data_layout, constants)
 
     def origin(self, function: str) -> _Origin:
         """Where a function came from."""
@@ -147,7 +151,7 @@ class OperatorLog:
                     for i, a in enumerate(call.args)
                     if isinstance(a, tvm.ir.Constant) and not shape_of(a)
                 )
-                self.note(
+                self.record(
                     result.args[0].name_hint,
                     name.removeprefix("relax."),
                     call.attrs,
@@ -161,10 +165,10 @@ class OperatorLog:
 def find_calls(
     fused: tvm.IRModule,
     grouped: tvm.IRModule,
-    log: OperatorLog,
+    log: OperatorOrigins,
     sources: Mapping[str, str],
     logical_shapes: Mapping[str, Shape],
-) -> tuple[Call, ...]:
+) -> tuple[FusedCall, ...]:
     """The subgraphs of a module, in the order of execution; transposes of maps are left out.
 
     Args:
@@ -185,7 +189,7 @@ class _Reader:
     def __init__(
         self,
         grouped: tvm.IRModule,
-        log: OperatorLog,
+        log: OperatorOrigins,
         sources: Mapping[str, str],
         logical_shapes: Mapping[str, Shape],
     ) -> None:
@@ -198,7 +202,7 @@ class _Reader:
         self._made: dict[
             Any, tuple[str | int, str]
         ] = {}  # variable -> what made it, and its layout
-        self.calls: list[Call] = []
+        self.calls: list[FusedCall] = []
 
     def read(self, binding: Any) -> None:
         value = binding.value
@@ -233,7 +237,7 @@ class _Reader:
         layouts = (*(layout for _, layout in origins), out_layout)
         self._made[binding.var] = (len(self.calls), out_layout)
         self.calls.append(
-            Call(
+            FusedCall(
                 value.args[0].name_hint,
                 operators,
                 parameters,
@@ -320,8 +324,8 @@ class _Reader:
                 groups > 1
             ):  # the number follows the channels; what stays is the channels of one group
                 text = text.replace(f"groups={groups}", f"channels_per_group={shapes[1][1]}")
-        if origin.form:
-            text += f", form={origin.form} from {origin.data_layout}"
+        if origin.implementation:
+            text += implementation_attribute(origin.implementation, origin.data_layout)
         if origin.constants:
             text += ", ".join(f"operand {i} = {value:g}" for i, value in origin.constants)
         return Operator(
@@ -336,6 +340,7 @@ class _Reader:
             groups,
             attrs,
             origin.constants,
+            origin.implementation,
         )
 
 

@@ -23,7 +23,7 @@ from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 from cprune_rl.compiler.export.fused_calls import scalar
 from cprune_rl.errors import ModelError
 
-__all__ = ["fold_batch_norms", "simplified"]
+__all__ = ["fold_batch_norms", "simplify_operators"]
 
 
 def fold_batch_norms(model: nn.Module) -> nn.Module:
@@ -136,7 +136,7 @@ class _ScaleAndShift(nn.Module):
         return x * self.weight.reshape(shape) + self.bias.reshape(shape)
 
 
-def simplified(function: relax.Function) -> relax.Function:
+def simplify_operators(function: relax.Function) -> relax.Function:
     """An imported function without operators that would be in the way further on.
 
     `clip` becomes a maximum and a minimum: it has no layout rule of its own, and would be hemmed in

@@ -21,16 +21,22 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from cprune_rl.compiler.export.fused_calls import OperatorLog, dims, shape_of
+from cprune_rl.compiler.export.fused_calls import OperatorOrigins, dims, shape_of
 from cprune_rl.compiler.kernels.block_sparse import (
-    FORM,
-    Blocks,
+    BlockSparseFormat,
     Window,
     block_sparse_conv2d,
     block_sparse_dense,
 )
+from cprune_rl.compiler.kernels.implementations import (
+    BLOCK_SPARSE,
+    DEPTHWISE,
+    GROUPED,
+    PACKED,
+    SPARSE_WINOGRAD,
+    WINOGRAD,
+)
 from cprune_rl.compiler.kernels.packed_conv import (
-    FORMS,
     depthwise_conv2d,
     grouped_conv2d,
     pack,
@@ -40,12 +46,11 @@ from cprune_rl.compiler.kernels.packed_conv import (
     packed_shape,
 )
 from cprune_rl.compiler.kernels.winograd import (
-    is_winograd,
-    transform,
-    transformed_shape,
+    supports_winograd,
+    transform_weights,
+    transformed_weights_shape,
     winograd_conv2d,
 )
-from cprune_rl.compiler.kernels.winograd_sparse import FORM as FORM_OF_KERNELS
 from cprune_rl.compiler.kernels.winograd_sparse import (
     pack_kernels,
     packed_kernels_shape,
@@ -55,7 +60,7 @@ from cprune_rl.core.network import Extent
 from cprune_rl.core.scheme import PATTERN_KERNEL, Scheme
 from cprune_rl.errors import ModelError
 
-__all__ = ["Derived", "Rebuilt", "find_reshape_axes", "rebuild"]
+__all__ = ["DerivedParameter", "RebuiltFunction", "find_reshape_axes", "rebuild"]
 
 _PARAMETER_ONLY = {
     "relax.reshape",
@@ -65,7 +70,7 @@ _TO_NHWC = (0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
-class Derived:
+class DerivedParameter:
     """A parameter that is computed from another one, at build time.
 
     Attributes:
@@ -86,7 +91,7 @@ class Derived:
 
 
 @dataclass(frozen=True)
-class Rebuilt:
+class RebuiltFunction:
     """A function at other channel counts.
 
     Attributes:
@@ -96,8 +101,8 @@ class Rebuilt:
     """
 
     module: tvm.IRModule
-    derived: dict[str, Derived]
-    log: OperatorLog
+    derived: dict[str, DerivedParameter]
+    log: OperatorOrigins
 
 
 @dataclass
@@ -117,7 +122,7 @@ def rebuild(
     winograd: bool = False,
     reshape_axes: Mapping[Any, int] | None = None,
     schemes: Mapping[str, Scheme] | None = None,
-) -> Rebuilt:
+) -> RebuiltFunction:
     """Emits a function anew.
 
     Args:
@@ -194,14 +199,14 @@ class _Rebuilder:
             if (scheme := (schemes or {}).get(name.removesuffix(".weight")))
         }
         self._builder = relax.BlockBuilder()
-        self._log = OperatorLog()
+        self._log = OperatorOrigins()
         self._variables: dict[Any, Any] = {}
         self._parameters: list[Any] = []
         self._constant_like: set[Any] = set()
-        self._derived: dict[str, Derived] = {}
+        self._derived: dict[str, DerivedParameter] = {}
         self._image: Any = None
 
-    def run(self) -> Rebuilt:
+    def run(self) -> RebuiltFunction:
         image, *weights = self._function.params
         self._image = self._add_parameter(image, image, shape_of(image))
         for parameter, name in zip(weights, self._names, strict=True):
@@ -216,7 +221,9 @@ class _Rebuilder:
                     _unwrapped(self._argument(self._function.body.body))
                 )
             self._builder.emit_func_output(result, self._parameters)
-        return Rebuilt(_without_idle_parameters(self._builder.finalize()), self._derived, self._log)
+        return RebuiltFunction(
+            _without_idle_parameters(self._builder.finalize()), self._derived, self._log
+        )
 
     def _add_parameter(
         self,
@@ -318,12 +325,12 @@ class _Rebuilder:
             key, source, shape, f"{source.name}_{suffix or key.name}", dtype
         )
         if before is None:
-            self._derived[variable.name] = Derived(
+            self._derived[variable.name] = DerivedParameter(
                 source.name, compute, logical, suffix is not None, prune
             )
         else:
             first = before.compute
-            self._derived[variable.name] = Derived(
+            self._derived[variable.name] = DerivedParameter(
                 before.source, lambda value: compute(first(value)), logical
             )
         self._constant_like.add(variable)
@@ -346,13 +353,13 @@ class _Rebuilder:
         }
         lanes, shape = self._lanes, shape_of(weights)
         if int(a.groups) > 1 and (shape[1] != 1 or shape[0] != shape_of(data)[layout.index("C")]):
-            form, layout, data = "grouped", "NHWC", self._nhwc(data, layout)
+            implementation, layout, data = GROUPED, "NHWC", self._nhwc(data, layout)
             packed = self._packed(key, weights, pack_grouped, (*shape[2:], shape[1], shape[0]))
             made = self._builder.call_te(
                 grouped_conv2d, data, packed, **options, primfunc_name_hint="grouped_nhwc"
             )
         elif int(a.groups) > 1:
-            form, layout, data = "depthwise", "NHWC", self._nhwc(data, layout)
+            implementation, layout, data = DEPTHWISE, "NHWC", self._nhwc(data, layout)
             packed = self._packed(key, weights, pack_depthwise, (*shape[2:], shape[0]))
             made = self._builder.call_te(
                 depthwise_conv2d, data, packed, **options, primfunc_name_hint="depthwise_nhwc"
@@ -360,15 +367,15 @@ class _Rebuilder:
         elif (
             self._winograd
             and layout == "NHWC"
-            and is_winograd(shape[2:], options["stride"], options["dilation"])
+            and supports_winograd(shape[2:], options["stride"], options["dilation"])
         ):
-            form, packed = (
-                "winograd",
+            implementation, packed = (
+                WINOGRAD,
                 self._packed(
                     key,
                     weights,
-                    lambda value: transform(value, lanes),
-                    transformed_shape(shape, lanes),
+                    lambda value: transform_weights(value, lanes),
+                    transformed_weights_shape(shape, lanes),
                 ),
             )
             made = self._builder.call_te(
@@ -380,8 +387,8 @@ class _Rebuilder:
                 primfunc_name_hint="conv2d_winograd",
             )
         else:
-            form, packed = (
-                "packed",
+            implementation, packed = (
+                PACKED,
                 self._packed(
                     key, weights, lambda value: pack(value, lanes), packed_shape(shape, lanes)
                 ),
@@ -395,7 +402,13 @@ class _Rebuilder:
                 data_layout=layout,
                 primfunc_name_hint="conv2d_packed",
             )
-        self._log.note(made.args[0].name_hint, "nn.conv2d", a, form=FORMS[form], data_layout=layout)
+        self._log.record(
+            made.args[0].name_hint,
+            "nn.conv2d",
+            a,
+            implementation=implementation,
+            data_layout=layout,
+        )
         return self._builder.emit(made, name_hint=key.name)
 
     def _visit_block_sparse(self, key: Any, call: Any) -> Any:
@@ -412,13 +425,13 @@ class _Rebuilder:
             call.op.name == "relax.matmul" and argument is weights
         ):  # a matrix that is not transposed has its outputs last
             return None
-        blocks = Blocks(
+        blocks = BlockSparseFormat(
             shape,
             min(scheme.block, shape[0]),
             scheme.n_kept(math.prod(shape[1:])),
             PATTERN_KERNEL if scheme.kind == "kernel" else 1,
         )
-        form, layout, data = FORM, "", self._argument(call.args[0])
+        implementation, layout, data = BLOCK_SPARSE, "", self._argument(call.args[0])
         if call.op.name == "relax.matmul":
             packed, offsets = (
                 self._block_sparse(key, weights, blocks),
@@ -442,10 +455,10 @@ class _Rebuilder:
                 scheme.kind == "kernel"
                 and self._winograd
                 and layout == "NHWC"
-                and is_winograd(shape[2:], stride, dilation)
+                and supports_winograd(shape[2:], stride, dilation)
             ):
-                form, made = (
-                    FORM_OF_KERNELS,
+                implementation, made = (
+                    SPARSE_WINOGRAD,
                     self._sparse_winograd(key, data, weights, blocks, padding),
                 )
             else:
@@ -461,17 +474,17 @@ class _Rebuilder:
                     offsets,
                     primfunc_name_hint="conv2d_blocked",
                 )
-        self._log.note(
+        self._log.record(
             made.args[0].name_hint,
             call.op.name.removeprefix("relax."),
             call.attrs,
-            form=form,
+            implementation=implementation,
             data_layout=layout,
         )
         return self._builder.emit(made, name_hint=key.name)
 
     def _sparse_winograd(
-        self, key: Any, data: Any, weights: Any, blocks: Blocks, padding: tuple[int, ...]
+        self, key: Any, data: Any, weights: Any, blocks: BlockSparseFormat, padding: tuple[int, ...]
     ) -> Any:
         shape = packed_kernels_shape(blocks)
         packed = self._derive(
@@ -481,7 +494,7 @@ class _Rebuilder:
             lambda value: pack_kernels(value, blocks),
             blocks.shape,
             "blocked",
-            prune=blocks.pruned_at_random,
+            prune=blocks.prune_at_random,
         )
         table = self._table(
             key,
@@ -498,7 +511,7 @@ class _Rebuilder:
             primfunc_name_hint="conv2d_winograd_sparse",
         )
 
-    def _block_sparse(self, key: Any, weights: Any, blocks: Blocks) -> Any:
+    def _block_sparse(self, key: Any, weights: Any, blocks: BlockSparseFormat) -> Any:
         return self._derive(
             (key, "packed"),
             weights,
@@ -506,10 +519,12 @@ class _Rebuilder:
             blocks.pack,
             blocks.shape,
             "blocked",
-            prune=blocks.pruned_at_random,
+            prune=blocks.prune_at_random,
         )
 
-    def _offsets(self, key: Any, weights: Any, blocks: Blocks, strides: tuple[int, ...]) -> Any:
+    def _offsets(
+        self, key: Any, weights: Any, blocks: BlockSparseFormat, strides: tuple[int, ...]
+    ) -> Any:
         return self._table(
             key,
             weights,
@@ -522,7 +537,7 @@ class _Rebuilder:
         self,
         key: Any,
         weights: Any,
-        blocks: Blocks,
+        blocks: BlockSparseFormat,
         shape: tuple[int, ...],
         compute: Callable[[NDArray[Any]], NDArray[Any]],
     ) -> Any:
@@ -534,7 +549,7 @@ class _Rebuilder:
             blocks.shape,
             "offsets",
             "int32",
-            blocks.pruned_at_random,
+            blocks.prune_at_random,
         )
 
     def _source_of(self, weights: Any) -> Any:

@@ -22,20 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
 
-from cprune_rl.compiler.kernels.schedule_rules import COPY, SUMS
+from cprune_rl.compiler.kernels.schedule_rules import BLOCK_SPARSE_SUMS, FLAT_COPY
 
-__all__ = ["FORM", "Blocks", "block_sparse_conv2d", "block_sparse_dense"]
-
-FORM = "block3"
-"""What a family calls this form.
-
-Raise the number where the function changes, or how it is timed: trials of before would count for
-today's.
-"""
+__all__ = ["BlockSparseFormat", "block_sparse_conv2d", "block_sparse_dense"]
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockSparseFormat:
     """How the weights of a layer are stored.
 
     Attributes:
@@ -84,7 +77,7 @@ class Blocks:
             self.count, self.n_kept
         )
 
-    def pruned_at_random(self, weights: NDArray[Any]) -> NDArray[Any]:
+    def prune_at_random(self, weights: NDArray[Any]) -> NDArray[Any]:
         """Weights of which each block keeps units that are drawn, the same for the same shape."""
         filled, rng = self._filled(weights), np.random.default_rng(0)
         kept = np.repeat(
@@ -198,7 +191,7 @@ def block_sparse_conv2d(
         )
         return te.sum(read * weights[o, k, i], axis=[k])
 
-    attrs = {"schedule_rule": SUMS}
+    attrs = {"schedule_rule": BLOCK_SPARSE_SUMS}
     if window.layout == "NHWC":
         blocks = te.compute(
             (n, out_y, out_x, n_blocks, block), product, name="conv2d_blocked", attrs=attrs
@@ -267,5 +260,5 @@ def _flat(data: te.Tensor, window: Window) -> te.Tensor:
         (data.shape[0], channels * height * width),
         value,
         name="flat",
-        attrs={"schedule_rule": COPY, "lengths": list(lengths)},
+        attrs={"schedule_rule": FLAT_COPY, "lengths": list(lengths)},
     )

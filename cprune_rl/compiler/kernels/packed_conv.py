@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from tvm import te, topi
 
 __all__ = [
-    "BLOCKED_FORMS",
-    "FORMS",
     "block_size",
     "depthwise_conv2d",
     "grouped_conv2d",
@@ -34,21 +32,6 @@ __all__ = [
     "packed_conv2d",
     "packed_shape",
 ]
-
-FORMS = {
-    "packed": "packed1",
-    "depthwise": "depthwise1",
-    "grouped": "grouped1",
-    "winograd": "winograd2",
-}
-"""What a family calls our forms.
-
-The number is of the function's version: raise it where the function changes, or trials of the old
-one would count for the new.
-"""
-BLOCKED_FORMS = tuple(
-    f"form={FORMS[form]}" for form in ("packed", "winograd")
-)  # their tiled channel loop runs over blocks
 
 
 def block_size(channels: int, lanes: int) -> int:

@@ -14,12 +14,19 @@ from typing import Any
 
 import tvm_ffi
 
-__all__ = ["COPY", "ENTRY_LOOPS", "PRODUCTS", "SUMS", "TRANSFORM", "lanes_in"]
+__all__ = [
+    "BLOCK_SPARSE_SUMS",
+    "ENTRY_LOOPS",
+    "FLAT_COPY",
+    "WINOGRAD_PRODUCTS",
+    "WINOGRAD_TRANSFORM",
+    "lanes_in",
+]
 
-TRANSFORM = "cprune_rl_winograd_transform"
-PRODUCTS = "cprune_rl_winograd_products"
-COPY = "cprune_rl_flat_copy"
-SUMS = "cprune_rl_blocked_sums"
+WINOGRAD_TRANSFORM = "cprune_rl_winograd_transform"
+WINOGRAD_PRODUCTS = "cprune_rl_winograd_products"
+FLAT_COPY = "cprune_rl_flat_copy"
+BLOCK_SPARSE_SUMS = "cprune_rl_blocked_sums"
 ENTRY_LOOPS = {
     "winograd_rows": 2,
     "winograd_columns": 3,
@@ -129,5 +136,10 @@ def _sums(schedule: Any, block: Any) -> list[Any]:
     return [schedule]
 
 
-for _name, _rule in ((TRANSFORM, _transform), (PRODUCTS, _products), (COPY, _copy), (SUMS, _sums)):
+for _name, _rule in (
+    (WINOGRAD_TRANSFORM, _transform),
+    (WINOGRAD_PRODUCTS, _products),
+    (FLAT_COPY, _copy),
+    (BLOCK_SPARSE_SUMS, _sums),
+):
     tvm_ffi.register_global_func(f"s_tir.meta_schedule.cpu.{_name}", _rule, override=True)

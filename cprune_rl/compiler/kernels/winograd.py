@@ -26,14 +26,18 @@ from numpy.typing import NDArray
 from tvm import te, tirx, topi
 
 from cprune_rl.compiler.kernels.packed_conv import block_size
-from cprune_rl.compiler.kernels.schedule_rules import ENTRY_LOOPS, PRODUCTS, TRANSFORM
+from cprune_rl.compiler.kernels.schedule_rules import (
+    ENTRY_LOOPS,
+    WINOGRAD_PRODUCTS,
+    WINOGRAD_TRANSFORM,
+)
 
 __all__ = [
     "Tiling",
-    "is_winograd",
-    "transform",
-    "transformed",
-    "transformed_shape",
+    "supports_winograd",
+    "transform_kernels",
+    "transform_weights",
+    "transformed_weights_shape",
     "winograd_conv2d",
 ]
 
@@ -54,12 +58,14 @@ _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, 
 _WEIGHTS = np.array(((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))) / 24
 
 
-def is_winograd(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> bool:
+def supports_winograd(
+    kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> bool:
     """Whether a convolution can be computed this way."""
     return tuple(kernel) == _KERNEL and set(stride) == set(dilation) == {1}
 
 
-def transformed_shape(shape: Sequence[int], lanes: int) -> tuple[int, ...]:
+def transformed_weights_shape(shape: Sequence[int], lanes: int) -> tuple[int, ...]:
     """Shape of transformed weights.
 
     Args:
@@ -70,17 +76,17 @@ def transformed_shape(shape: Sequence[int], lanes: int) -> tuple[int, ...]:
     return (_READ, _READ, math.ceil(shape[0] / block), shape[1], block)
 
 
-def transform(weights: NDArray[Any], lanes: int) -> NDArray[Any]:
-    """Weights `(out, in, 3, 3)` as `transformed_shape` has them, surplus lanes zero."""
-    rows, columns, blocks, n_in, block = transformed_shape(weights.shape, lanes)
+def transform_weights(weights: NDArray[Any], lanes: int) -> NDArray[Any]:
+    """Weights `(out, in, 3, 3)` as `transformed_weights_shape` has them, surplus lanes zero."""
+    rows, columns, blocks, n_in, block = transformed_weights_shape(weights.shape, lanes)
     filled = np.zeros((rows, columns, blocks * block, n_in), weights.dtype)
-    filled[:, :, : len(weights)] = transformed(weights).transpose(2, 3, 0, 1)
+    filled[:, :, : len(weights)] = transform_kernels(weights).transpose(2, 3, 0, 1)
     return np.ascontiguousarray(
         filled.reshape(rows, columns, blocks, block, n_in).transpose(0, 1, 2, 4, 3)
     )
 
 
-def transformed(kernels: NDArray[Any]) -> NDArray[Any]:
+def transform_kernels(kernels: NDArray[Any]) -> NDArray[Any]:
     """Kernels `(..., 3, 3)` as the products multiply by them, `(..., 6, 6)`."""
     values: NDArray[Any] = _WEIGHTS @ kernels.astype(np.float64) @ _WEIGHTS.T
     return values.astype(kernels.dtype)
@@ -186,7 +192,7 @@ def winograd_conv2d(
         (_READ, _READ, tiling.count, blocks, block),
         product,
         name="conv2d_winograd",
-        attrs={"schedule_rule": PRODUCTS},
+        attrs={"schedule_rule": WINOGRAD_PRODUCTS},
     )
     return tiling.image(products, channels)
 
@@ -208,7 +214,7 @@ def _transform(
         return result
 
     assert ENTRY_LOOPS[name] == entry
-    return te.compute(tuple(shape), value, name=name, attrs={"schedule_rule": TRANSFORM})
+    return te.compute(tuple(shape), value, name=name, attrs={"schedule_rule": WINOGRAD_TRANSFORM})
 
 
 def _weighted(weights: Sequence[int], value: Callable[[int], Any]) -> Any:

@@ -19,21 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te
 
-from cprune_rl.compiler.kernels.block_sparse import Blocks
-from cprune_rl.compiler.kernels.schedule_rules import PRODUCTS
-from cprune_rl.compiler.kernels.winograd import Tiling, transformed
+from cprune_rl.compiler.kernels.block_sparse import BlockSparseFormat
+from cprune_rl.compiler.kernels.schedule_rules import WINOGRAD_PRODUCTS
+from cprune_rl.compiler.kernels.winograd import Tiling, transform_kernels
 
-__all__ = ["FORM", "pack_kernels", "packed_kernels_shape", "sparse_winograd_conv2d"]
-
-FORM = "winogradkernel1"
-"""What a family calls this form.
-
-Raise the number where the function changes, or how it is timed: trials of before would count for
-today's.
-"""
+__all__ = ["pack_kernels", "packed_kernels_shape", "sparse_winograd_conv2d"]
 
 
-def packed_kernels_shape(blocks: Blocks) -> tuple[int, ...]:
+def packed_kernels_shape(blocks: BlockSparseFormat) -> tuple[int, ...]:
     """Shape of transformed weights, `(6, 6, blocks, kept input channels, block)`.
 
     Args:
@@ -42,11 +35,11 @@ def packed_kernels_shape(blocks: Blocks) -> tuple[int, ...]:
     return (*Tiling.transformed_kernel, blocks.count, blocks.n_units, blocks.block)
 
 
-def pack_kernels(weights: NDArray[Any], blocks: Blocks) -> NDArray[Any]:
+def pack_kernels(weights: NDArray[Any], blocks: BlockSparseFormat) -> NDArray[Any]:
     """Pruned weights `(out, in, 3, 3)` as `packed_kernels_shape` has them, surplus channels zero."""
     kernels = blocks.pack(weights).reshape(blocks.count, -1, *blocks.shape[2:], blocks.block)
     return np.ascontiguousarray(
-        transformed(kernels.transpose(0, 1, 4, 2, 3)).transpose(3, 4, 0, 1, 2)
+        transform_kernels(kernels.transpose(0, 1, 4, 2, 3)).transpose(3, 4, 0, 1, 2)
     )
 
 
@@ -76,6 +69,6 @@ def sparse_winograd_conv2d(
         (*Tiling.transformed_kernel, tiling.count, n_blocks, block),
         product,
         name="conv2d_winograd_sparse",
-        attrs={"schedule_rule": PRODUCTS},
+        attrs={"schedule_rule": WINOGRAD_PRODUCTS},
     )
     return tiling.image(products, channels)

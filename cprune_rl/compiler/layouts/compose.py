@@ -25,11 +25,11 @@ from cprune_rl.compiler.layouts.transposes import (
 from cprune_rl.compiler.layouts.variants import LayoutVariants, Transpose, VariantChoice
 from cprune_rl.core.network import Plan, Workload
 
-__all__ = ["Composed", "compose"]
+__all__ = ["ComposedNetwork", "compose"]
 
 
 @dataclass(frozen=True)
-class Composed:
+class ComposedNetwork:
     """A network in its chosen variants, weights bound, before any schedule.
 
     Attributes:
@@ -43,7 +43,7 @@ class Composed:
 
 def compose(
     variants: LayoutVariants, plan: Plan, choice: VariantChoice, values: Mapping[str, NDArray[Any]]
-) -> Composed:
+) -> ComposedNetwork:
     """Joins the chosen variants into one module that runs on an image alone.
 
     Args:
@@ -80,7 +80,7 @@ class _Composer:
         self._tasks: dict[str, Workload] = {}
         self._functions: dict[str, Any] = {}
 
-    def run(self) -> Composed:
+    def run(self) -> ComposedNetwork:
         plain = self._lowered[0].module["main"].params[0]
         image = relax.Var(plain.name, plain.ty)
         self._made[-1, "NCHW"] = image
@@ -90,7 +90,7 @@ class _Composer:
                     self._outputs.append(self._call(at, variant))
                 result = self._builder.emit_output(self._outputs[-1])
             self._builder.emit_func_output(result)
-        return Composed(self._builder.finalize(), self._tasks)
+        return ComposedNetwork(self._builder.finalize(), self._tasks)
 
     def _call(self, at: int, variant: int) -> Any:
         call = self._lowered[variant].calls[at]

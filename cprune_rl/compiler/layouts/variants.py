@@ -20,7 +20,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from cprune_rl.compiler.export.describe import describe_network
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.export.fused_calls import Call
+from cprune_rl.compiler.export.fused_calls import FusedCall
 from cprune_rl.core.network import Group, Network, Plan, Workload
 from cprune_rl.errors import ModelError
 
@@ -41,7 +41,7 @@ class LayoutVariant:
 
     exported: ExportedNetwork
     network: Network
-    calls: tuple[Call, ...]
+    calls: tuple[FusedCall, ...]
 
     @property
     def layout(self) -> str:
@@ -293,7 +293,7 @@ def _with_the_same_schemes(variants: Sequence[LayoutVariant]) -> tuple[LayoutVar
     )
 
 
-def _difference(plain: Sequence[Call], other: Sequence[Call]) -> str:
+def _difference(plain: Sequence[FusedCall], other: Sequence[FusedCall]) -> str:
     """Why two lowerings do not have the same subgraphs; empty where they have."""
     if len(plain) != len(other):
         return f"it has {len(other)} subgraphs, the NCHW variant {len(plain)}"

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
-from cprune_rl.compiler.export.fused_calls import Call, Operator
-from cprune_rl.compiler.export.rebuild import Derived
-from cprune_rl.compiler.kernels.block_sparse import FORM
+from cprune_rl.compiler.export.fused_calls import FusedCall, Operator
+from cprune_rl.compiler.export.rebuild import DerivedParameter
+from cprune_rl.compiler.kernels.implementations import BLOCK_SPARSE
 from cprune_rl.core.protocols import Artifact, Measurement
 
 __all__ = ["OutputCheck"]
@@ -36,8 +36,8 @@ class OutputCheck:
         device: where the program runs.
     """
 
-    call: Call
-    packings: tuple[Derived | None, ...]
+    call: FusedCall
+    packings: tuple[DerivedParameter | None, ...]
     device: RpcDevice
 
     def __call__(self, artifact: Artifact) -> str | None:
@@ -99,7 +99,7 @@ class OutputCheck:
         return inputs
 
 
-def _evaluate(call: Call, inputs: Values) -> NDArray[np.float32] | None:
+def _evaluate(call: FusedCall, inputs: Values) -> NDArray[np.float32] | None:
     known = {f"a{i}": value for i, value in enumerate(inputs)}
     for position, operator in enumerate(call.operators):
         if operator.name not in _OPERATORS or "const" in operator.operands:
@@ -130,7 +130,7 @@ def _conv2d(operator: Operator, values: Values) -> torch.Tensor:
 def _matmul(operator: Operator, values: Values) -> torch.Tensor:
     return (
         functional.linear(values[0], values[1])
-        if f"form={FORM}" in operator.attributes
+        if operator.implementation == BLOCK_SPARSE
         else torch.matmul(*values)
     )
 

@@ -21,7 +21,7 @@ from tvm.s_tir import Schedule, Trace
 from tvm.s_tir import meta_schedule as ms
 
 from cprune_rl.compiler.devices.target import load_cpu_intrinsics
-from cprune_rl.compiler.export.block_names import traced_alike
+from cprune_rl.compiler.export.block_names import rename_traced_blocks
 
 __all__ = [
     "Candidate",
@@ -245,7 +245,7 @@ def apply_schedule(
 def _inherited(program: ScheduleTrace, module: tvm.IRModule) -> Any:
     try:
         instructions, decisions = json.loads(program.json)
-        instructions = traced_alike(instructions)
+        instructions = rename_traced_blocks(instructions)
         wanted = iter(
             [
                 value

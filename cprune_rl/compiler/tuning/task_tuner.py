@@ -22,7 +22,8 @@ import tvm
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.target import vector_width
-from cprune_rl.compiler.kernels.packed_conv import BLOCKED_FORMS, block_size
+from cprune_rl.compiler.kernels.implementations import PACKED, WINOGRAD, implementation_of
+from cprune_rl.compiler.kernels.packed_conv import block_size
 from cprune_rl.compiler.tuning.budget import TuningBudget
 from cprune_rl.compiler.tuning.cost_model import ScheduleCostModel
 from cprune_rl.compiler.tuning.output_check import OutputCheck
@@ -310,12 +311,14 @@ class TaskTuner:
             return TaskCost(
                 measured.latency_s, factors, lanes=workload.block, spread=measured.spread
             )
+        implementation = implementation_of(family)
+        # their tiled channel loop runs over blocks
         lanes = (
             block_size(workload.channels_out, vector_width(self._device.target))
-            if any(f in family for f in BLOCKED_FORMS)
+            if implementation in (PACKED, WINOGRAD)
             else 1
         )
-        factors = program.tile_factors("NHWC" if "form=" in family else "NCHW")
+        factors = program.tile_factors("NHWC" if implementation else "NCHW")
         return TaskCost(measured.latency_s, factors, lanes=lanes, spread=measured.spread)
 
 
