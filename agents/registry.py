@@ -17,11 +17,11 @@ from cprune_rl.agents.baselines.ablations import LatencyAblation, by_macs, by_pr
 from cprune_rl.agents.baselines.amc import AMC, AMCSettings
 from cprune_rl.agents.baselines.annealing import Annealing
 from cprune_rl.agents.baselines.bayesian import Bayes
+from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.baselines.cprune_published import PublishedCPrune
 from cprune_rl.agents.baselines.evolution import Evolution
 from cprune_rl.agents.baselines.exact import Exact
 from cprune_rl.agents.baselines.fastnas import FastNAS
-from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.baselines.halp import HALP
 from cprune_rl.agents.baselines.mdp import MDP
 from cprune_rl.agents.baselines.netadapt import NetAdapt
@@ -38,6 +38,7 @@ from cprune_rl.agents.schemes.published import PublishedMapping, PublishedSettin
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch
 from cprune_rl.core.loss_model import LossModel
+from cprune_rl.core.search_result import current_method
 from cprune_rl.errors import ConfigError, UnknownNameError
 
 __all__ = ["METHODS", "OF_RUNS", "Method", "MethodContext", "check_rivals", "methods_of", "rival"]
@@ -118,7 +119,7 @@ METHODS: dict[str, Method] = {
         "adaptive proxy greedy, no limit to its rejections", lambda b: ProxyGreedy(_UNCAPPED)
     ),
     "cprune": Method(
-        "CPrune (Kim et al., ECCV 2022), repaired", lambda b: GreedyCPrune(), warm_start=False
+        "CPrune (Kim et al., ECCV 2022), repaired", lambda b: CPrune(), warm_start=False
     ),
     "cprune-published": Method(
         "CPrune as its authors coded it, 70 trials for each task of each candidate",
@@ -127,7 +128,7 @@ METHODS: dict[str, Method] = {
     ),
     "rb-cprune": Method(
         "CPrune by predicted latencies; its winner, and what it may back off to, are measured",
-        lambda b: LatencyAblation("rb-cprune", GreedyCPrune(), by_prediction),
+        lambda b: LatencyAblation("rb-cprune", CPrune(), by_prediction),
     ),
     "netadapt": Method("NetAdapt (Yang et al., ECCV 2018)", lambda b: NetAdapt()),
     "halp": Method(
@@ -206,7 +207,6 @@ METHODS: dict[str, Method] = {
         role="reference",
     ),
 }
-_ALIASES = {"greedy": "cprune"}
 OF_RUNS = ("agent", "mapping-search", "channels-then-schemes", "channels-then-rule")
 """Methods that a run has policies of its own for."""
 
@@ -220,7 +220,7 @@ def methods_of(names: list[str]) -> list[str]:
     Raises:
         UnknownNameError: there is no such method.
     """
-    asked = [_ALIASES.get(n, n) for n in names]
+    asked = [current_method(n, warns=True) for n in names]
     for name in asked:
         if name not in METHODS and name != "all":
             raise UnknownNameError("method", name, [*METHODS, "all"])
@@ -240,7 +240,7 @@ def check_rivals(names: Sequence[str], has_schemes: bool) -> None:
         ConfigError: one needs a policy of its own, the truth, or schemes in a run without them.
         UnknownNameError: there is no such method.
     """
-    for name in (_ALIASES.get(n, n) for n in names):
+    for name in (current_method(n) for n in names):
         is_of_runs = name in OF_RUNS
         if not is_of_runs and name not in METHODS:
             raise UnknownNameError("method", name, [n for n, m in METHODS.items() if _is_rival(m)])

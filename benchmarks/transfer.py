@@ -14,7 +14,7 @@ that truly holds the floor, backed off to as a run does, by a few full fine-tune
 as long as twenty
 evaluations; they are counted apart. The gate's own margin is left out. What a live run measures
 before it searches, a
-uniform plan's tasks, is charged to all but greedy CPrune, which reads nothing of it. Fresh trials
+uniform plan's tasks, is charged to all but CPrune, which reads nothing of it. Fresh trials
 are not counted, tasks looked
 at are: a recording does not hold how many trials a task took.
 
@@ -36,7 +36,7 @@ steps, and by policies trained on the family alone, for as long and in full.
 
 live: results of live runs (`--live`), written by a run as `result.json`, beside what replays of
     the network on the class
-`--live-class` promise at the same floor, of the agent with the packaged policy and of greedy
+`--live-class` promise at the same floor, of the agent with the packaged policy and of
 CPrune.
 
 The reference is a long search that knows every latency and loss, or whatever any method found, if
@@ -65,7 +65,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.agents.core.searcher import Budget, Searcher
@@ -74,7 +74,7 @@ from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSetting
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
-from cprune_rl.core.search_result import AcceptedPlan, SearchStep
+from cprune_rl.core.search_result import AcceptedPlan, SearchStep, current_method
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
@@ -166,7 +166,7 @@ def searcher(method: str, policy: Path | None) -> Searcher:
     if method == "agent, untrained":
         return PruningAgent(untrained())
     ways: dict[str, Any] = {
-        "greedy": GreedyCPrune,
+        "cprune": CPrune,
         "proxy-greedy": lambda: ProxyGreedy(UNCAPPED),
         "surrogate": lambda: SurrogateSearch(SurrogateSettings(turns=TURNS)),
         "prior": lambda: PolicyRollOut(untrained()),
@@ -185,7 +185,7 @@ def run_job(job: Job) -> dict[str, Any]:
         case.name,
         case.floor,
         case.seed,
-        job.method != "greedy",
+        job.method != "cprune",
         is_device_hidden=job.is_device_hidden,
         losses=case.losses,
     )
@@ -311,7 +311,7 @@ def families(
                     "prior",
                     "surrogate",
                     "proxy-greedy",
-                    "greedy",
+                    "cprune",
                 )
             ]
             jobs += [
@@ -393,8 +393,8 @@ def live(results: Sequence[Path], device_class: str, seeds: int) -> list[dict[st
     told: list[dict[str, Any]] = []
     for file in results:
         result = json.loads(file.read_text())
-        came = {result["method"]: result} | {r["method"]: r for r in result["rivals"]}
-        for method in ("agent", "greedy"):
+        came = {current_method(r["method"]): r for r in (result, *result["rivals"])}
+        for method in ("agent", "cprune"):
             cases = [
                 Case(f"{result['model']}@{device_class}", result["floor"], seed)
                 for seed in range(seeds)

@@ -25,7 +25,7 @@ from torch import nn
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
-from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.compiler.deploy.build import build_network, time_interleaved
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
@@ -303,7 +303,7 @@ def search_trials(bench: Bench, protocol: TuningBudget = CPRUNE_EFFORT) -> dict[
         protocol: how a task of the final plan is tuned from scratch.
     """
     problem, network = bench.problem(), bench.variants.network
-    result = GreedyCPrune().search(problem, Budget())
+    result = CPrune().search(problem, Budget())
     ours_dense, ours = bench.tuner.spending.fresh_trials, problem.latency.spending.fresh_trials
     cprune_dense, cprune = (
         _protocol_trials(network, [network.dense]),
@@ -519,9 +519,7 @@ def estimate_errors(
     """
     rng = np.random.default_rng(seed)
     network = bench.variants.network
-    visited = [s.plan for s in GreedyCPrune().search(bench.problem(), Budget()).history][
-        : n_plans // 2
-    ]
+    visited = [s.plan for s in CPrune().search(bench.problem(), Budget()).history][: n_plans // 2]
     while len(visited) < n_plans:
         visited.append(
             Plan(tuple(int(rng.integers(g.minimum, g.channels + 1)) for g in network.groups))

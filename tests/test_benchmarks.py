@@ -114,18 +114,18 @@ def test_other_seeds_are_set_beside_the_intervals_of_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     compare_seeds = load("other_seeds", monkeypatch).compare_seeds
-    rows = synthetic(("agent", "greedy", "random"), floors=(-0.01,))
+    rows = synthetic(("agent", "cprune", "random"), floors=(-0.01,))
     worse = [
         dataclasses.replace(
-            r, seed=r.seed + 10, latency_s=r.dense_s * 0.99 if r.method == "greedy" else r.latency_s
+            r, seed=r.seed + 10, latency_s=r.dense_s * 0.99 if r.method == "cprune" else r.latency_s
         )
         for r in rows
         if r.method != "random" and r.error is None
     ]
     lines = {line["method"]: line for line in compare_seeds(rows, worse)}
-    assert set(lines) == {"agent", "greedy"}, "methods that both have"
-    assert not lines["greedy"]["is_inside"]
-    assert lines["greedy"]["other_seeds"] < 0.1
+    assert set(lines) == {"agent", "cprune"}, "methods that both have"
+    assert not lines["cprune"]["is_inside"]
+    assert lines["cprune"]["other_seeds"] < 0.1
 
 
 def test_the_break_even_density_lies_between_those_that_were_timed(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cprune_rl.core.json_text import dump_json
+from cprune_rl.core.search_result import current_method
 from cprune_rl.errors import ConfigError
 
 __all__ = ["MEASURED", "Figures", "MethodResult", "Result"]
@@ -176,8 +177,9 @@ class Result:
             return Result(
                 **{
                     name: value[name]
-                    for name in ("model", "data", "device", "method", "seed", "floor", "fast")
+                    for name in ("model", "data", "device", "seed", "floor", "fast")
                 },
+                method=current_method(value["method"]),
                 dense=_figures(value["dense"]),
                 main=_method(value),
                 rivals=tuple(_method(r) for r in value["rivals"]),
@@ -204,8 +206,9 @@ def _figures(value: dict[str, Any]) -> Figures:
 
 
 def _method(value: dict[str, Any]) -> MethodResult:
-    names = ("method", "speedup", "gate", "cost", "history")
+    names = ("speedup", "gate", "cost", "history")
     return MethodResult(
+        method=current_method(value["method"]),
         pruned=_figures(value["pruned"]),
         speedup_ci=tuple(value["speedup_ci"]),
         **{n: value[n] for n in names},

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cprune_rl.core.network import Plan
 
-__all__ = ["TABLE_PREFIX", "AcceptedPlan", "SearchResult", "SearchStep", "plan_from_json"]
+__all__ = ["TABLE_PREFIX", "AcceptedPlan", "SearchResult", "SearchStep", "current_method"]
 
 TABLE_PREFIX = "table: "
 """Begins the `what` of a step that was measured to know something, and is no candidate."""
+
+
+_OLD_METHODS = {"greedy": "cprune"}  # names of 0.2
+
+
+def current_method(name: str, *, warns: bool = False) -> str:
+    """Translate a name that a method had in 0.2; every other name stays.
+
+    Args:
+        name: of a method.
+        warns: whether a user gave the name, who is told the new one.
+    """
+    current = _OLD_METHODS.get(name, name)
+    if warns and current != name:
+        message = f"method {name!r} is now called {current!r}: the old name goes with 0.4"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+    return current
 
 
 @dataclass(frozen=True)
@@ -99,18 +117,18 @@ class SearchResult:
     def from_json(value: Mapping[str, Any]) -> SearchResult:
         """Read what `to_json` wrote."""
         accepted = [
-            AcceptedPlan(plan_from_json(a), a["latency_s"], a["accuracy"])
+            AcceptedPlan(_plan_from_json(a), a["latency_s"], a["accuracy"])
             for a in value["accepted"]
         ]
         return SearchResult(
-            method=value["method"],
+            method=current_method(value["method"]),
             accepted=tuple(accepted),
             history=tuple(_step_from_json(step) for step in value["history"]),
             cost=value["cost"],
         )
 
 
-def plan_from_json(value: Mapping[str, Any]) -> Plan:
+def _plan_from_json(value: Mapping[str, Any]) -> Plan:
     """Read the plan of a candidate as `SearchResult.to_json` writes it."""
     return Plan(tuple(value["plan"]), tuple(value.get("schemes", {}).items()))
 
@@ -131,4 +149,4 @@ def _step_from_json(value: Mapping[str, Any]) -> SearchStep:
     fields = {name: field for name, field in value.items() if name not in ("plan", "schemes")}
     if fields["latency_s"] is None:
         fields["latency_s"] = math.inf
-    return SearchStep(plan=plan_from_json(value), **fields)
+    return SearchStep(plan=_plan_from_json(value), **fields)

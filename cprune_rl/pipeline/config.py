@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cprune_rl.compiler.tuning.budget import DENSE_WORTH_S, TuningBudget, TuningSettings
+from cprune_rl.core.search_result import current_method
 from cprune_rl.errors import ConfigError
 
 __all__ = ["METHODS", "SCHEMES", "Budgets", "RunConfig", "load_config"]
@@ -32,7 +33,7 @@ SCHEMES = {
 
 channels alone by the run's method.
 """
-METHODS = {"agent": "MaskablePPO with the row-shared policy", "greedy": "greedy CPrune, repaired"}
+METHODS = {"agent": "MaskablePPO with the row-shared policy", "cprune": "CPrune, repaired"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +200,7 @@ class RunConfig(BaseModel):
     )
     method: str = Field(
         "agent",
-        description="What result.json is about: agent (greedy runs beside it as the rival) or greedy (alone).",
+        description="What result.json is about: agent (cprune runs beside it as the rival) or cprune (alone).",
     )
     schemes: str = Field(
         "channel",
@@ -213,7 +214,7 @@ class RunConfig(BaseModel):
         None,
         description="Map with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.",
     )
-    rival: bool = Field(True, description="Run greedy CPrune beside the agent, to compare with.")
+    rival: bool = Field(True, description="Run CPrune beside the agent, to compare with.")
     rivals: tuple[str, ...] = Field(
         (),
         description="Other methods to run beside it, parted by commas, e.g. mdp,netadapt; `cprune-rl compare --list` says which there are.",
@@ -293,16 +294,18 @@ class RunConfig(BaseModel):
     @classmethod
     def _rivals_are_names(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str) else list(value)
-        return tuple(
-            dict.fromkeys(
-                part.strip() for item in items for part in str(item).split(",") if part.strip()
-            )
-        )
+        names = [part.strip() for item in items for part in str(item).split(",")]
+        return tuple(dict.fromkeys(current_method(n, warns=True) for n in names if n))
 
     @field_validator("freeze", "keep", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("method")
+    @classmethod
+    def _method_is_named_as_today(cls, value: str) -> str:
+        return current_method(value, warns=True)
 
     @field_validator("keep")
     @classmethod

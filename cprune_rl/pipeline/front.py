@@ -136,7 +136,7 @@ def sweep(folder: RunFolder, progress: ProgressLog) -> list[FrontPoint]:
             )
             for name, s in zip(names, searches, strict=True)
         ]
-        record_problem(context, folder, [f"search_{s.name}.json" for s in searches])
+        record_problem(context, folder, [s.found for s in searches])
     folder.write_json(
         "front.json",
         {

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.network import Plan
@@ -170,9 +170,7 @@ def _plans(whole: Problem, deadline: float) -> Iterator[Plan]:
             yield plan
     for floor in _FLOORS:
         if time.monotonic() < deadline:
-            yield from (
-                step.plan for step in GreedyCPrune().search(problem(floor), Budget()).history
-            )
+            yield from (step.plan for step in CPrune().search(problem(floor), Budget()).history)
     for seed in itertools.count():
         if time.monotonic() >= deadline:
             return

@@ -15,7 +15,7 @@ import torch
 from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.core.intervals import accuracy_interval
 from cprune_rl.core.result import Figures, MethodResult, Result
-from cprune_rl.core.search_result import SearchResult, plan_from_json
+from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import save_recorded
@@ -73,7 +73,7 @@ def run(folder: RunFolder, progress: ProgressLog) -> Result:
             {**progress.stages_s, "all": round(time.time() - folder.started, 1)},
         )
         _write_network(context, folder, finalists[-1], comparison)
-        record_problem(context, folder, [f"search_{m}.json" for m in methods_of_run(config)])
+        record_problem(context, folder, searches)
         result.write(folder.file("result.json"))
         system, command = (
             folder.read_json("system.json") or {},
@@ -116,10 +116,9 @@ def run(folder: RunFolder, progress: ProgressLog) -> Result:
 
 def methods_of_run(config: RunConfig) -> list[str]:
     """Searches to run, the run's own last."""
-    beside = ["greedy", config.method] if config.rival else []
-    others = ("greedy" if name == "cprune" else name for name in config.rivals)
+    beside = ["cprune", config.method] if config.rival else []
     return [
-        *(name for name in dict.fromkeys([*beside, *others]) if name != config.own_method),
+        *(name for name in dict.fromkeys([*beside, *config.rivals]) if name != config.own_method),
         config.own_method,
     ]
 
@@ -245,23 +244,19 @@ def _write_network(
     save_weights(context.model, folder.file("dense.safetensors"))
 
 
-def record_problem(context: RunContext, folder: RunFolder, files: Sequence[str]) -> None:
+def record_problem(
+    context: RunContext, folder: RunFolder, searches: Sequence[SearchResult]
+) -> None:
     """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run
     timed; plans that were estimated by prediction are not timed for it.
 
     Args:
         context: the run's parts.
         folder: of the run.
-        files: of its searches.
+        searches: of the run.
     """
-    searches = [folder.read_json(file) for file in files]
-    plans = {
-        plan_from_json(step)
-        for search in searches
-        if search
-        for step in search["history"]
-        if not step.get("predicted_share")
-    }
+    steps = [step for search in searches for step in search.history]
+    plans = {step.plan for step in steps if not step.predicted_share}
     provenance = {**context.backend.provenance, "data": context.data.name}
     save_recorded(
         folder.file("problem.json"),

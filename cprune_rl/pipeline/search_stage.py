@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from torch.utils.tensorboard import SummaryWriter
 
-from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PruningAgent
@@ -33,7 +32,9 @@ from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pipeline.search_logger import SearchLogger
 
-__all__ = ["search"]
+__all__ = ["read_search", "search"]
+
+_OLD_LABEL = ("cprune", "greedy")  # 0.2 named the method's file by the latter
 
 
 def search(
@@ -57,8 +58,9 @@ def search(
     """
     label = label or method
     name = f"search_{label}.json"
-    if (known := folder.read_json(name)) is not None:
-        return SearchResult.from_json(known)
+    restored = read_search(folder, label)
+    if restored is not None:
+        return restored
     searcher, extra = _searcher(context, folder, progress, method)
     problem = context.problem()
     with (
@@ -79,13 +81,19 @@ def search(
     return result
 
 
+def read_search(folder: RunFolder, label: str) -> SearchResult | None:
+    """Read what a folder has of a search; None where it has nothing yet."""
+    value = folder.read_json(f"search_{label}.json")
+    if value is None:
+        value = folder.read_json(f"search_{label.replace(*_OLD_LABEL)}.json")
+    return None if value is None else SearchResult.from_json(value)
+
+
 def _searcher(
     context: RunContext, folder: RunFolder, progress: ProgressLog, method: str
 ) -> tuple[Searcher, dict[str, float]]:
     """Who searches, and what was spent for it beforehand: each method pays for what it reads."""
     config, turns = context.config, SurrogateSettings(turns=context.config.budgets.turns)
-    if method == "greedy":
-        return GreedyCPrune(), {"policy_s": 0.0}
     if method not in OF_RUNS:
         described = METHODS[method]
         known = _sum(

@@ -104,7 +104,7 @@ def check_names(config: RunConfig) -> None:
     spec = parse_device(config.device)
     if config.has_schemes and config.method != "agent":
         raise ConfigError(
-            f"--schemes {config.schemes} is not for --method {config.method}: its channels are the agent's; --rival runs greedy CPrune beside it"
+            f"--schemes {config.schemes} is not for --method {config.method}: its channels are the agent's; --rival runs CPrune beside it"
         )
     if config.has_schemes and (
         config.no_measure or config.predict or isinstance(spec, RecordedSpec)

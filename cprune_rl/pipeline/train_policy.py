@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.agents.core.searcher import Budget, Searcher
@@ -191,7 +191,7 @@ def _searchers(config: PolicyConfig, policy: RowPolicy) -> tuple[Searcher, ...]:
             ProxyGreedy(action_set=SchemeActions()),
             MappingRule(),
         )
-    return PruningAgent(policy), PolicyRollOut(policy), ProxyGreedy(), GreedyCPrune()
+    return PruningAgent(policy), PolicyRollOut(policy), ProxyGreedy(), CPrune()
 
 
 def evaluate_searchers(
@@ -223,7 +223,7 @@ def evaluate_searchers(
                 name,
                 asked,
                 seed,
-                warm_start=not with_schemes and not isinstance(searcher, GreedyCPrune),
+                warm_start=not with_schemes and not isinstance(searcher, CPrune),
                 with_schemes=with_schemes,
             )
             found = searcher.search(replay.problem, Budget())

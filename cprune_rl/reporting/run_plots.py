@@ -26,7 +26,7 @@ __all__ = [
     "plot_widths",
 ]
 
-_COLOURS = {"dense": "#8a8f98", "greedy": "#d98032", "agent": "#2f6fb5"}
+_COLOURS = {"dense": "#8a8f98", "cprune": "#d98032", "agent": "#2f6fb5"}
 _OF_MAPS = ("#2f6fb5", "#2e8b57")
 _OTHERS = ("#a33030", "#2e8b57", "#7b4fa3", "#b8860b", "#d16ba5", "#3aa6a6")
 

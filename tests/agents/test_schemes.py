@@ -195,8 +195,8 @@ def test_within_a_budget_both_have_their_part(budget: Budget) -> None:
 
 
 def test_blocks_go_with_the_agent_alone() -> None:
-    with pytest.raises(ConfigError, match="--method greedy"):
-        check_names(load_config(None, {"schemes": "both", "method": "greedy"}))
+    with pytest.raises(ConfigError, match="--method cprune"):
+        check_names(load_config(None, {"schemes": "both", "method": "cprune"}))
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 
 from cprune_rl.agents.baselines.ablations import LatencyAblation, by_macs, by_prediction, shuffled
 from cprune_rl.agents.baselines.annealing import Annealing
+from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.baselines.cprune_published import PublishedCPrune
 from cprune_rl.agents.baselines.evolution import Evolution
-from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.baselines.random_search import RandomSearch
 from cprune_rl.agents.baselines.uniform import Uniform
@@ -52,7 +52,7 @@ def agent() -> PruningAgent:
 @pytest.fixture(
     params=[
         *(
-            "greedy",
+            "cprune",
             "proxy-greedy",
             "surrogate",
             "roll-out",
@@ -70,7 +70,7 @@ def agent() -> PruningAgent:
 def make(request: pytest.FixtureRequest, agent: PruningAgent) -> Callable[[], Searcher]:
     """Each searcher in turn."""
     ways: dict[str, Callable[[], Searcher]] = {
-        "greedy": GreedyCPrune,
+        "cprune": CPrune,
         "proxy-greedy": ProxyGreedy,
         "surrogate": SurrogateSearch,
         "roll-out": lambda: PolicyRollOut(agent.policy),
@@ -81,7 +81,7 @@ def make(request: pytest.FixtureRequest, agent: PruningAgent) -> Callable[[], Se
         "random": lambda: RandomSearch(n_looks=60),
         "evolution": lambda: Evolution(n_looks=60),
         "annealing": lambda: Annealing(n_looks=60),
-        "rb-cprune": lambda: LatencyAblation("rb-cprune", GreedyCPrune(), by_prediction),
+        "rb-cprune": lambda: LatencyAblation("rb-cprune", CPrune(), by_prediction),
         "agent-macs": lambda: LatencyAblation("agent-macs", agent, by_macs),
         "agent-shuffled": lambda: LatencyAblation("agent-shuffled", agent, shuffled(0)),
     }

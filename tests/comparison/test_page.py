@@ -207,22 +207,22 @@ def test_what_a_name_holds_is_text_on_the_page(tmp_path: Path) -> None:
 
 def test_a_leaderboard_has_validated_rows_alone(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
-    for method, speedup in (("agent", 2.0), ("greedy", 3.0), ("liar", 99.0), ("crippled", 4.0)):
+    for method, speedup in (("agent", 2.0), ("cprune", 3.0), ("liar", 99.0), ("crippled", 4.0)):
         (tmp_path / "rows" / f"{method}.json").write_text(make_record(method, speedup).to_json())
     console = Console(record=True, width=160)
     found = write_leaderboard(tmp_path, lambda p: p.stem != "liar", console, controls=["crippled"])
     assert [(s.method, s.rank) for s in found.standings] == [
-        ("greedy", 1),
+        ("cprune", 1),
         ("agent", 2),
         ("crippled", None),
     ]
     assert "3 of 4 runs were validated" in console.export_text()
     page = (tmp_path / "leaderboard.html").read_text()
-    assert "greedy" in page
+    assert "cprune" in page
     assert "liar" not in page
     assert [
         r["method"] for r in csv.DictReader((tmp_path / "leaderboard.csv").read_text().splitlines())
-    ] == ["greedy", "agent", "crippled"]
+    ] == ["cprune", "agent", "crippled"]
     with pytest.raises(ConfigError, match="none of 4 rows"):
         write_leaderboard(tmp_path, lambda _: False, console)
 

@@ -12,7 +12,7 @@ from tests.doubles.fake_records import failed, make_record
 def test_a_row_survives_its_file(tmp_path: Path) -> None:
     rows = [
         make_record(),
-        failed(make_record("greedy")),
+        failed(make_record("cprune")),
         make_record("exact", holds=False, ended="budget"),
     ]
     (tmp_path / "rows").mkdir()

@@ -194,7 +194,8 @@ def test_names_and_budgets_are_checked_before_anything_runs() -> None:
     for wrong in ("trials", "looks=3", "trials=-1", "trials=x", "minutes=inf"):
         with pytest.raises(ConfigError, match="trials=500"):
             parse_budget(wrong)
-    assert methods_of(["greedy"]) == ["cprune"]
+    with pytest.warns(FutureWarning, match="now called 'cprune'"):
+        assert methods_of(["greedy"]) == ["cprune"]
     assert methods_of(["all"]) == list(METHODS)
     with pytest.raises(UnknownNameError, match="agent"):
         methods_of(["agnet"])

@@ -60,23 +60,23 @@ def test_figures_by_hand() -> None:
     rows = [
         make_record("agent", 2.0, "a@x"),
         make_record("agent", 8.0, "b@x"),
-        make_record("greedy", 4.0, "a@x"),
-        make_record("greedy", 4.0, "b@x"),
+        make_record("cprune", 4.0, "a@x"),
+        make_record("cprune", 4.0, "b@x"),
     ]
     found = compare(rows)
-    agent, greedy = sorted(found.standings, key=lambda s: s.method)
+    agent, cprune = sorted(found.standings, key=lambda s: s.method)
     assert agent.speedup.value == pytest.approx(4.0)
-    assert greedy.speedup.value == pytest.approx(4.0)
+    assert cprune.speedup.value == pytest.approx(4.0)
     assert agent.share.value == pytest.approx((1 / 2 + 1) / 2)
-    assert greedy.share.value == pytest.approx((1 + 2 / 3) / 2)
+    assert cprune.share.value == pytest.approx((1 + 2 / 3) / 2)
     assert (agent.speedup.low, agent.speedup.high) == pytest.approx((2.0, 8.0))
-    assert [s.method for s in found.standings] == ["greedy", "agent"]
+    assert [s.method for s in found.standings] == ["cprune", "agent"]
     assert [s.rank for s in found.standings] == [1, 2]
-    assert (greedy.faster, greedy.slower) == (0.5, 0.5)
-    assert greedy.beats_agent is not None
-    assert greedy.beats_agent.value == 0.5
-    assert greedy.agent_over is not None
-    assert greedy.agent_over.value == pytest.approx(0.75 - 5 / 6)
+    assert (cprune.faster, cprune.slower) == (0.5, 0.5)
+    assert cprune.beats_agent is not None
+    assert cprune.beats_agent.value == 0.5
+    assert cprune.agent_over is not None
+    assert cprune.agent_over.value == pytest.approx(0.75 - 5 / 6)
     assert found.profiles["agent"].value[[0, 50, 51, 100]] == pytest.approx([1.0, 1.0, 0.5, 0.5])
 
 
@@ -104,20 +104,20 @@ def test_the_reference_is_not_ranked_but_counts_as_the_best() -> None:
 
 
 def test_where_nothing_is_to_be_gained_finding_nothing_is_all() -> None:
-    found = compare([make_record("agent", 1.0), make_record("greedy", 0.8)])
-    assert {s.method: s.share.value for s in found.standings} == {"agent": 1.0, "greedy": 0.0}
+    found = compare([make_record("agent", 1.0), make_record("cprune", 0.8)])
+    assert {s.method: s.share.value for s in found.standings} == {"agent": 1.0, "cprune": 0.0}
 
 
 def test_a_method_that_lacks_cases_is_shown_and_not_ranked() -> None:
     found = compare(
-        [make_record("agent", 2.0), make_record("agent", 2.0, seed=1), make_record("greedy", 3.0)]
+        [make_record("agent", 2.0), make_record("agent", 2.0, seed=1), make_record("cprune", 3.0)]
     )
-    assert [(s.method, s.rank) for s in found.standings] == [("agent", 1), ("greedy", None)]
+    assert [(s.method, s.rank) for s in found.standings] == [("agent", 1), ("cprune", None)]
     assert any("greedy (1 of 2)" in r for r in found.caveats)
 
 
 def test_methods_that_share_no_case_are_not_compared() -> None:
-    found = compare([make_record("agent", 2.0), make_record("greedy", 3.0, seed=1)])
+    found = compare([make_record("agent", 2.0), make_record("cprune", 3.0, seed=1)])
     assert np.isnan(found.improvement[0, 1]).all()
     assert found.standings[1].beats_agent is None
     assert NOTHING in pairs_table(found).cells()[0][2][0]
@@ -222,10 +222,10 @@ def test_oddities_are_said() -> None:
         failed(make_record(seed=1)),
         make_record(seed=2, holds=False),
         make_record(
-            "greedy", budget={"trials": 5.0, "evaluations": 1.0, "minutes": None}, commit="other"
+            "cprune", budget={"trials": 5.0, "evaluations": 1.0, "minutes": None}, commit="other"
         ),
     ]
-    rows += [make_record("exact", 1.5), make_record("greedy", losses="recorded")]
+    rows += [make_record("exact", 1.5), make_record("cprune", losses="recorded")]
     said = " ".join(compare(rows).caveats)
     for part in (
         "one problem only",

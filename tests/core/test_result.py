@@ -33,7 +33,7 @@ def example() -> Result:
     )
     gate = {"accuracy": 0.98, "lower_bound": 0.979, "floor": 0.978, "n_looks": 2, "passed": True}
     methods = [
-        MethodResult(name, pruned, 2.5, (2.4, 2.6), gate, COST) for name in ("agent", "greedy")
+        MethodResult(name, pruned, 2.5, (2.4, 2.6), gate, COST) for name in ("agent", "cprune")
     ]
     return Result(
         "resnet8",
@@ -54,7 +54,7 @@ def test_a_result_survives_its_file(tmp_path: Path) -> None:
     assert Result.read(tmp_path / "result.json") == example()
     value = json.loads((tmp_path / "result.json").read_text())
     assert value["estimate_error_ratio"] == pytest.approx(0.1)
-    assert value["rivals"][0]["method"] == "greedy"
+    assert value["rivals"][0]["method"] == "cprune"
 
 
 def estimates() -> Result:
@@ -111,7 +111,7 @@ def test_the_table_shows_every_method_with_its_interval() -> None:
     console.print(result_table(example()))
     text = console.export_text()
     assert "2.50 [2.40, 2.60]" in text
-    assert all(name in text for name in ("dense", "greedy", "agent", "98.00%"))
+    assert all(name in text for name in ("dense", "cprune", "agent", "98.00%"))
 
 
 @settings(max_examples=20, deadline=None)
@@ -192,4 +192,4 @@ def test_a_report_says_what_share_of_the_estimates_was_predicted() -> None:
     history = [{"predicted_share": 0.5}, {"predicted_share": 0.0}, {}]
     line = predicted_line(replace(measured, main=replace(measured.main, history=history)))
     assert "17% of agent's were predicted" in line
-    assert "greedy" not in line
+    assert "cprune" not in line

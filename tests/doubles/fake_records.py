@@ -10,7 +10,7 @@ from cprune_rl.comparison.records import COSTS, RunRecord
 
 METHODS = (
     "agent",
-    "greedy",
+    "cprune",
     "proxy-greedy",
     "surrogate",
     "random",

@@ -136,7 +136,7 @@ def test_one_policy_is_trained_on_many_problems_and_judged_on_others(tmp_path: P
     ]
     results = json.loads((folder / "results.json").read_text())
     assert {r["problem"] for r in results} == {"vgg-small@znver4-1t"}
-    assert {r["method"] for r in card["results"]} == {"agent", "roll-out", "proxy-greedy", "greedy"}
+    assert {r["method"] for r in card["results"]} == {"agent", "roll-out", "proxy-greedy", "cprune"}
     assert all(r["accuracy_evaluations"] > 0 and r["tasks"] > 0 for r in results)
     assert open_policy(str(folder), 16).observation_space.shape[0] == 16
     with pytest.raises(ConfigError, match="other options"):

@@ -21,7 +21,7 @@ from benchmarks.predictor_study.leave_one_network_out import (
     leave_one_network_out,
 )
 from benchmarks.predictor_study.plan_choice_regret import measured_plans
-from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
+from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE, DeviceDescriptor
 from cprune_rl.core.loss_model import LossModel
@@ -265,9 +265,9 @@ def test_a_source_that_believes_nothing_is_a_clear_error(predictor: LatencyPredi
 
 def test_a_search_says_how_much_of_each_estimate_was_predicted(predictor: LatencyPredictor) -> None:
     problem = toy_problem()
-    assert {s.predicted_share for s in GreedyCPrune().search(problem, Budget()).history} == {0.0}
+    assert {s.predicted_share for s in CPrune().search(problem, Budget()).history} == {0.0}
     source = InterpolatedLatency(problem.network, problem.latency, LatencyInterpolator())
-    result = GreedyCPrune().search(
+    result = CPrune().search(
         replace(
             problem,
             latency=PredictedLatency(

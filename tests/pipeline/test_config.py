@@ -11,6 +11,7 @@ from cprune_rl.cli import app, main
 from cprune_rl.errors import ConfigError, CPruneError
 from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.run_folder import RunFolder
+from cprune_rl.pipeline.search_stage import read_search
 from cprune_rl.validation.run import validate_run
 
 
@@ -19,6 +20,22 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path: Path) -> No
     file.write_text("floor: -0.02\nseed: 3\n")
     config = load_config(file, {"seed": 5, "model": None})
     assert (config.floor, config.seed, config.model) == (-0.02, 5, "resnet8")
+
+
+def test_a_method_is_accepted_by_its_old_name_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="now called 'cprune'"):
+        config = load_config(None, {"method": "greedy", "rivals": "mdp,greedy"})
+    assert (config.method, config.rivals) == ("cprune", ("mdp", "cprune"))
+
+
+def test_a_search_of_0_2_is_found_under_its_old_name(tmp_path: Path) -> None:
+    folder = RunFolder.create(load_config(None, {"out": str(tmp_path / "run")}))
+    value = {"method": "greedy", "accepted": [], "history": [], "cost": {}}
+    folder.write_json("search_greedy-1.json", value)
+    search = read_search(folder, "cprune-1")
+    assert search is not None
+    assert search.method == "cprune"
+    assert read_search(folder, "agent") is None
 
 
 def test_a_longer_fine_tune_leaves_the_other_budgets_of_an_effort() -> None:

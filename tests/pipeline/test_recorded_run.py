@@ -92,7 +92,7 @@ def test_rivals_run_beside_the_runs_own_method_each_with_its_own_bill(
     outcome: tuple[Path, str, str],
 ) -> None:
     result = Result.read(outcome[0] / "result.json")
-    assert [r.method for r in result.rivals] == ["greedy", "mdp", "uniform"], (
+    assert [r.method for r in result.rivals] == ["cprune", "mdp", "uniform"], (
         "CPrune is the one that runs anyway"
     )
     assert result.main.method == "agent"

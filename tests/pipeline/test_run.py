@@ -67,7 +67,7 @@ def finished(home: Path) -> Path:
         )
     deadline = time.monotonic() + 300
     while (
-        not (folder / "search_greedy.json").exists()
+        not (folder / "search_cprune.json").exists()
         and process.poll() is None
         and time.monotonic() < deadline
     ):

@@ -7,10 +7,10 @@ import pytest
 from cprune_rl.agents.baselines.ablations import LatencyAblation, by_prediction
 from cprune_rl.agents.baselines.annealing import Annealing
 from cprune_rl.agents.baselines.bayesian import Bayes
+from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.baselines.cprune_published import PublishedCPrune
 from cprune_rl.agents.baselines.evolution import Evolution
 from cprune_rl.agents.baselines.fastnas import FastNAS
-from cprune_rl.agents.baselines.greedy_cprune import GreedyCPrune
 from cprune_rl.agents.baselines.halp import HALP
 from cprune_rl.agents.baselines.mdp import MDP
 from cprune_rl.agents.baselines.netadapt import NetAdapt
@@ -66,8 +66,8 @@ def test_time_is_a_budget_too() -> None:
 
 def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None:
     free, guarded = (
-        GreedyCPrune().search(toy_problem(), Budget()),
-        search_within(GreedyCPrune(), toy_problem(), Budget(10_000, 10_000)),
+        CPrune().search(toy_problem(), Budget()),
+        search_within(CPrune(), toy_problem(), Budget(10_000, 10_000)),
     )
     assert not guarded[1]
     assert guarded[0].accepted == free.accepted
@@ -82,7 +82,7 @@ def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None
     "make",
     [
         *(
-            GreedyCPrune,
+            CPrune,
             PublishedCPrune,
             Evolution,
             Annealing,
@@ -93,7 +93,7 @@ def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None
             FastNAS,
         ),
         lambda: Bayes(20),
-        lambda: LatencyAblation("rb-cprune", GreedyCPrune(), by_prediction),
+        lambda: LatencyAblation("rb-cprune", CPrune(), by_prediction),
     ],
 )
 def test_no_search_passes_any_budget(
@@ -114,7 +114,7 @@ def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations
 ):
     problem = open_replay("resnet8@znver4-1t").problem
     found, _ = search_within(
-        LatencyAblation("rb-cprune", GreedyCPrune(), by_prediction),
+        LatencyAblation("rb-cprune", CPrune(), by_prediction),
         problem,
         Budget(accuracy_evaluations=6),
     )
@@ -126,7 +126,7 @@ def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations
 def test_what_looks_would_have_taken_counts_as_time() -> None:
     problem = open_replay("resnet8@znver4-1t").problem
     found, is_stopped = search_within(
-        GreedyCPrune(),
+        CPrune(),
         problem,
         Budget(minutes=1.0),
         other_s=lambda: 20.0 * problem.oracle.spending.accuracy_evaluations,

@@ -104,7 +104,7 @@ def _about(folder: Path, rows: Sequence[RunRecord]) -> About:
         notes=[
             f"A recording does not hold how many trials a task took: a look at a new one is charged with {TRIALS_PER_TASK} fresh trials, "
             f"and with {TRIALS_PER_SCHEME_TASK} in the table of schemes that is measured before a search by them; "
-            "in live runs with full effort it took greedy CPrune 16 and the agent 20.",
+            "in live runs with full effort it took CPrune 16 and the agent 20.",
             f"Seconds of measuring and training are worked out from counts, as live runs had them: {TRIAL_S:g} s a trial, {EVALUATION_S:g} s an evaluation, "
             f"{FINETUNE_S:g} s a full fine-tune; those of thinking and of training a policy were taken here.",
             "Training a policy on other families of networks is charged to none of the networks that it serves.",

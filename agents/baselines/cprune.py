@@ -20,10 +20,10 @@ from cprune_rl.core.search_result import SearchResult, SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, width_after_steps
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["GreedyCPrune"]
+__all__ = ["CPrune"]
 
 
-class GreedyCPrune:
+class CPrune:
     """See the module.
 
     Args:
@@ -31,7 +31,7 @@ class GreedyCPrune:
         beta: share of the current latency that a step must get below, in (0, 1].
     """
 
-    name = "greedy"
+    name = "cprune"
 
     def __init__(self, alpha: float = 0.995, beta: float = 0.99) -> None:
         self._alpha, self._beta = alpha, beta

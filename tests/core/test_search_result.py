@@ -1,0 +1,44 @@
+"""What a search found, and its file."""
+
+import json
+import math
+import warnings
+
+import pytest
+
+from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep, current_method
+
+
+def make_result() -> SearchResult:
+    dense, narrow = Plan((8, 8)), Plan((8, 4), (("conv", "block(4,0.25)"),))
+    step = SearchStep(narrow, "conv x1", 2.0, 0.9, True, why="score +1", standard_error=0.01)
+    return SearchResult(
+        method="mdp",
+        accepted=(AcceptedPlan(dense, 4.0, 0.95), AcceptedPlan(narrow, 2.0, 0.9)),
+        history=(step, SearchStep(dense, "crashed", math.inf, None, False)),
+        cost={"fresh_trials": 3.0},
+    )
+
+
+def test_the_file_holds_all_that_was_found() -> None:
+    result = make_result()
+    text = json.dumps(result.to_json(), allow_nan=False)
+    assert SearchResult.from_json(json.loads(text)) == result
+    assert result.best.latency_s == 2.0
+
+
+def test_a_file_of_0_2_opens_under_the_methods_new_name() -> None:
+    step = {"plan": [4], "what": "conv x1", "latency_s": None, "accuracy": None, "accepted": False}
+    value = {"method": "greedy", "accepted": [], "history": [step], "cost": {}}
+    result = SearchResult.from_json(value)
+    assert result.method == "cprune"
+    assert result.history == (SearchStep(Plan((4,)), "conv x1", math.inf, None, False),)
+
+
+def test_who_asks_for_an_old_name_is_told_the_new_one() -> None:
+    with pytest.warns(FutureWarning, match="'greedy' is now called 'cprune'"):
+        assert current_method("greedy", warns=True) == "cprune"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert current_method("mdp", warns=True) == "mdp"
