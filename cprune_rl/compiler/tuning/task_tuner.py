@@ -130,18 +130,18 @@ class TaskTuner:
         """Of good programs."""
         return self._learnt.pool
 
-    def tune(self, job: TuningTask, name: str, effort: TuningBudget) -> TaskCost:
+    def tune(self, job: TuningTask, name: str, budget: TuningBudget) -> TaskCost:
         """Carries a recipe through on a task, unless that was done before.
 
         Args:
             job: the task.
             name: of the recipe.
-            effort: what it asks for.
+            budget: what it asks for.
         """
         return self._follow(
             job.workload,
-            f"{name}:{effort}:seed={self._seed}",
-            functools.partial(self._search, job, effort),
+            f"{name}:{budget.key}:seed={self._seed}",
+            functools.partial(self._search, job, budget),
         )
 
     def add_to_pool(self, workloads: Iterable[Workload], n_best: int) -> None:
@@ -234,14 +234,14 @@ class TaskTuner:
         self.costs[workload.key] = self._cost(workload, tried)
         return self.costs[workload.key]
 
-    def _search(self, job: TuningTask, effort: TuningBudget) -> list[Candidate]:
+    def _search(self, job: TuningTask, budget: TuningBudget) -> list[Candidate]:
         workload = job.workload
         module, check = job.load()
         seed = int(hashlib.sha256(f"{self._seed}:{workload.key}".encode()).hexdigest()[:7], 16)
         task = SearchTask(module, self.pool.nearest(workload), job.share, seed)
         search = TraceSearch(self._device.target, self._learnt.models)
         return search.run(
-            workload.family, task, effort, functools.partial(self._attempt, workload, check=check)
+            workload.family, task, budget, functools.partial(self._attempt, workload, check=check)
         )
 
     def _carry(self, job: TuningTask, programs: Iterable[ScheduleTrace]) -> list[Candidate]:

@@ -69,14 +69,14 @@ class TraceSearch:
         self._models = {} if models is None else models
 
     def run(
-        self, family: str, task: SearchTask, effort: TuningBudget, attempt: Try
+        self, family: str, task: SearchTask, budget: TuningBudget, attempt: Try
     ) -> list[Candidate]:
         """Tries programs on a task.
 
         Args:
             family: whose trials the ranking is learnt from.
             task: what is to be tuned.
-            effort: how hard.
+            budget: how hard.
             attempt: tries programs and gives their seconds, infinite where one failed.
 
         Returns:
@@ -84,10 +84,10 @@ class TraceSearch:
         """
         carried = [
             c
-            for p in task.pool[: effort.n_pool]
+            for p in task.pool[: budget.n_from_pool]
             if (c := transfer_schedule(p, task.module, self._target)) is not None
         ]
-        n_random = min(effort.n_random, effort.n_max - len(carried))
+        n_random = min(budget.n_random, budget.max_trials - len(carried))
         first = _distinct(
             [*carried, *random_candidates(task.module, self._target, n_random, task.seed)]
         )
@@ -99,11 +99,11 @@ class TraceSearch:
         learnt: set[str] = set()
         course, rng = [min(tried.values())], np.random.default_rng(task.seed)
         while (
-            len(tried) < effort.n_max
-            and _expected_gain(course) * 100 * task.share >= _TRIAL_S / effort.worth_s
+            len(tried) < budget.max_trials
+            and _expected_gain(course) * 100 * task.share >= _TRIAL_S / budget.worth_s
         ):
             self._teach(model, task.module, known, tried, learnt)
-            batch = self._generation(model, task, effort, known, tried, rng)
+            batch = self._generation(model, task, budget, known, tried, rng)
             if not batch:
                 break
             latencies = attempt(list(batch.values()))
@@ -133,7 +133,7 @@ class TraceSearch:
         self,
         model: ScheduleCostModel,
         task: SearchTask,
-        effort: TuningBudget,
+        budget: TuningBudget,
         known: dict[str, Candidate],
         tried: dict[str, float],
         rng: np.random.Generator,
@@ -147,12 +147,12 @@ class TraceSearch:
                 [known[d] for d in parents],
                 task.module,
                 self._target,
-                effort.n_mutants,
+                budget.n_mutants,
                 int(rng.integers(2**31)),
             )
         )
         mutants = {d: c for d, c in mutants.items() if d not in tried}
-        count = min(effort.n_batch, effort.n_max - len(tried), len(mutants))
+        count = min(budget.n_batch, budget.max_trials - len(tried), len(mutants))
         if count == 0:
             return {}
         digests = list(mutants)
