@@ -1,4 +1,4 @@
-"""How hard tasks are tuned. Loads no compiler: the options of a run are made of it."""
+"""Says how hard tasks are tuned. Loads no compiler: the configuration of a run holds these records."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class TuningBudget:
     n_batch: int = 4
     n_mutants: int = 16
 
-    def __str__(self) -> str:
-        """Names the budget in the cost cache."""
+    @property
+    def key(self) -> str:
+        """What the cost cache calls it: the values in the order above."""
         return ":".join(str(value) for value in vars(self).values())
 
 
@@ -46,8 +47,8 @@ class TuningSettings:
             are those of the survey.
         near: tasks at other shapes, which start from the pool.
         transpose: of feature maps, between subgraphs in different layouts.
-        variant_tolerance: a variant that was slower than another by more than this factor is not tried
-            on nearby shapes.
+        variant_tolerance: a variant that was slower than another by more than this factor is not
+            tried on nearby shapes.
         n_shared: best schedules that each task offers to the other tasks of its family.
         seed: of the random schedules.
     """

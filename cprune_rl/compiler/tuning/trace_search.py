@@ -84,10 +84,10 @@ class TraceSearch:
         """
         carried = [
             c
-            for p in task.pool[: budget.n_from_pool]
+            for p in task.pool[: budget.n_pool]
             if (c := transfer_schedule(p, task.module, self._target)) is not None
         ]
-        n_random = min(budget.n_random, budget.max_trials - len(carried))
+        n_random = min(budget.n_random, budget.n_max - len(carried))
         first = _distinct(
             [*carried, *random_candidates(task.module, self._target, n_random, task.seed)]
         )
@@ -99,7 +99,7 @@ class TraceSearch:
         learnt: set[str] = set()
         course, rng = [min(tried.values())], np.random.default_rng(task.seed)
         while (
-            len(tried) < budget.max_trials
+            len(tried) < budget.n_max
             and _expected_gain(course) * 100 * task.share >= _TRIAL_S / budget.worth_s
         ):
             self._teach(model, task.module, known, tried, learnt)
@@ -152,7 +152,7 @@ class TraceSearch:
             )
         )
         mutants = {d: c for d, c in mutants.items() if d not in tried}
-        count = min(budget.n_batch, budget.max_trials - len(tried), len(mutants))
+        count = min(budget.n_batch, budget.n_max - len(tried), len(mutants))
         if count == 0:
             return {}
         digests = list(mutants)
