@@ -252,29 +252,29 @@ class NoisyCosts:
 
     def __init__(self, network: Network, base: LatencySource, seed: int, sigma: float) -> None:
         self._network, self._base, self._seed, self._sigma = network, base, seed, sigma
-        self._looked: dict[str, TaskCost] = {}
+        self._measured: dict[str, TaskCost] = {}
         self.spending = Spending()
 
     def measure(self, plan: Plan) -> list[TaskCost]:
         """Costs with this episode's deviation."""
         workloads = self._network.workloads(plan)
         for workload in workloads:
-            if workload.key not in self._looked:
+            if workload.key not in self._measured:
                 cost = self._base.predict([workload])[0]
                 deviation = _NOISE_TABLE[
                     zlib.crc32(workload.key.encode(), self._seed) % len(_NOISE_TABLE)
                 ]
-                self._looked[workload.key] = replace(
+                self._measured[workload.key] = replace(
                     cost,
                     latency_s=cost.latency_s * math.exp(self._sigma * deviation),
                     is_measured=True,
                 )
-        return [self._looked[w.key] for w in workloads]
+        return [self._measured[w.key] for w in workloads]
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """What was looked at in this episode, else the prediction."""
-        looked = self._looked
+        """What was measured in this episode, else the prediction."""
+        measured = self._measured
         return [
-            looked.get(w.key) or cost
+            measured.get(w.key) or cost
             for w, cost in zip(workloads, self._base.predict(workloads), strict=True)
         ]

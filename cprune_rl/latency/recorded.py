@@ -94,7 +94,7 @@ class RecordedLatency:
             trials_each,
         )
         self._answers: dict[str, TaskCost] = {}
-        self._looked: dict[str, TaskCost] = {}
+        self._measured: dict[str, TaskCost] = {}
         self.spending = Spending()
 
     def measured(self) -> list[tuple[Workload, TaskCost]]:
@@ -103,25 +103,25 @@ class RecordedLatency:
 
     def measure(self, plan: Plan) -> list[TaskCost]:
         """True looks, as far as a recording has them (see `protocols.LatencySource`)."""
-        looked = self._looked
-        return [looked.get(w.key) or self._look(w) for w in self.network.workloads(plan)]
+        measured = self._measured
+        return [measured.get(w.key) or self._measure_task(w) for w in self.network.workloads(plan)]
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """What was looked at, else what is recorded or interpolated."""
+        """What was measured at, else what is recorded or interpolated."""
         answers = self._answers
         return [answers.get(w.key) or self._answer(w) for w in workloads]
 
     def trials_needed(self, plan: Plan) -> int:
         """Fresh trials that `measure` would be charged with for a plan."""
         return self.trials_each * len(
-            {w.key for w in self.network.workloads(plan)} - self._looked.keys()
+            {w.key for w in self.network.workloads(plan)} - self._measured.keys()
         )
 
     def _answer(self, workload: Workload) -> TaskCost:
         cost = self._answers[workload.key] = self.tasks.cost(workload)
         return cost
 
-    def _look(self, workload: Workload) -> TaskCost:
+    def _measure_task(self, workload: Workload) -> TaskCost:
         cost = self._answers.get(workload.key) or self._answer(workload)
         if self.noise_seed is not None and cost.error is None:
             sigma = (
@@ -134,7 +134,7 @@ class RecordedLatency:
                 latency_s=cost.latency_s
                 * math.exp(sigma * _deviation(workload.key, self.noise_seed)),
             )
-        self._answers[workload.key] = self._looked[workload.key] = cost
+        self._answers[workload.key] = self._measured[workload.key] = cost
         self.spending.cached_trials += 1
         self.spending.fresh_trials += self.trials_each
         return cost

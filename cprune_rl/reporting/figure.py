@@ -14,11 +14,11 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "Look", "Picture", "paint"]
+__all__ = ["DARK", "LIGHT", "Picture", "Theme", "paint"]
 
 
 @dataclass(frozen=True)
-class Look:
+class Theme:
     """Colours of a picture;
 
     Okabe and Ito's order of hues, darkened or lightened until they stand out.
@@ -40,7 +40,7 @@ class Look:
     others: tuple[str, ...]
 
 
-LIGHT = Look(
+LIGHT = Theme(
     "",
     "#27323d",
     "#c9d0d8",
@@ -48,7 +48,7 @@ LIGHT = Look(
     "#0072b2",
     ("#c85000", "#007a5a", "#a8437f", "#8a6a00", "#5a55c9", "#26809e"),
 )
-DARK = Look(
+DARK = Theme(
     "-dark",
     "#d6dde5",
     "#4a5561",
@@ -93,7 +93,7 @@ class Picture:
 
 
 def paint(
-    name: str, alt: str, caption: str, painter: Callable[[Look], Figure], is_wide: bool = False
+    name: str, alt: str, caption: str, painter: Callable[[Theme], Figure], is_wide: bool = False
 ) -> Picture:
     """Paints in both looks.
 
@@ -101,33 +101,33 @@ def paint(
         name: of the files.
         alt: what it shows.
         caption: below it.
-        painter: makes the figure; matplotlib's defaults are the look's while it runs.
+        painter: makes the figure; matplotlib's defaults are the theme's while it runs.
         is_wide: whether it must not shrink to a phone's width.
     """
     files = {}
-    for look in (LIGHT, DARK):
-        with matplotlib.rc_context(_settings(look)):
-            figure = painter(look)
+    for theme in (LIGHT, DARK):
+        with matplotlib.rc_context(_settings(theme)):
+            figure = painter(theme)
             for kind in ("svg", "png"):
                 buffer = io.BytesIO()
                 figure.savefig(
                     buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None
                 )
-                files[f"{look.suffix}.{kind}"] = buffer.getvalue()
+                files[f"{theme.suffix}.{kind}"] = buffer.getvalue()
     return Picture(name, alt, caption, files, is_wide)
 
 
-def _settings(look: Look) -> dict[Any, Any]:
+def _settings(theme: Theme) -> dict[Any, Any]:
     return {
-        "text.color": look.ink,
-        "axes.labelcolor": look.ink,
-        "axes.edgecolor": look.faint,
+        "text.color": theme.ink,
+        "axes.labelcolor": theme.ink,
+        "axes.edgecolor": theme.faint,
         "axes.titlesize": 9.5,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "xtick.color": look.ink,
-        "ytick.color": look.ink,
-        "grid.color": look.faint,
+        "xtick.color": theme.ink,
+        "ytick.color": theme.ink,
+        "grid.color": theme.faint,
         "grid.linewidth": 0.6,
         "grid.alpha": 0.6,
         "font.size": 9.5,

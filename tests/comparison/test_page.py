@@ -247,11 +247,11 @@ onmessage = e => { document.title = JSON.stringify(e.data); };
 
 
 def browse(
-    page: Path, folder: Path, width: int, *options: str, height: int = 1400, look: int = 1
+    page: Path, folder: Path, width: int, *options: str, height: int = 1400, theme: int = 1
 ) -> subprocess.CompletedProcess[str]:
     """Opens a page in a headless browser, so many pixels wide;
 
-    `look` is 1 for light and 0 for dark.
+    `theme` is 1 for light and 0 for dark.
     """
     frame = folder / "frame.html"
     frame.write_text(FRAME % (page.as_uri(), width, height))
@@ -268,7 +268,7 @@ def browse(
         f"--window-size={max(width, 500)},{height}",
         "--virtual-time-budget=4000",
         "--enable-logging=stderr",
-        f"--blink-settings=preferredColorScheme={look}",
+        f"--blink-settings=preferredColorScheme={theme}",
     ]
     return subprocess.run(
         [*command, *options, frame.as_uri()],
@@ -303,13 +303,13 @@ def test_a_browser_shows_the_page_without_an_error_and_without_scrolling_sideway
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
 def test_a_page_is_light_or_dark_as_its_reader_is(written: Path, tmp_path: Path) -> None:
     brightness = []
-    for look in (1, 0):
+    for theme in (1, 0):
         browse(
             written / "report.html",
             tmp_path,
             390,
             f"--screenshot={tmp_path / 'seen.png'}",
-            look=look,
+            theme=theme,
         )
         brightness.append(
             float(np.asarray(Image.open(tmp_path / "seen.png").convert("L"))[:, :390].mean())

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from cprune_rl.comparison.profiles import Curve
 from cprune_rl.comparison.statistics import Comparison
 from cprune_rl.core.intervals import Interval
-from cprune_rl.reporting.figure import Look, Picture, paint
+from cprune_rl.reporting.figure import Picture, Theme, paint
 
 __all__ = [
     "plot_costs",
@@ -99,10 +99,10 @@ def _dots(
     rows: Sequence[tuple[str, Interval, Interval]],
     agent: str,
 ) -> Picture:
-    def painter(look: Look) -> Figure:
+    def painter(theme: Theme) -> Figure:
         figure, axes = _figure(0.9 + 0.23 * len(rows))
         for y, (method, outer, inner) in enumerate(rows):
-            colour, size = (look.agent, 7.5) if method == agent else (look.ink, 5)
+            colour, size = (theme.agent, 7.5) if method == agent else (theme.ink, 5)
             axes.plot([outer.low, outer.high], [y, y], color=colour, linewidth=1.1)
             axes.plot(
                 [inner.low, inner.high],
@@ -116,7 +116,7 @@ def _dots(
         axes.set_yticks(range(len(rows)), [r[0] for r in rows])
         for tick, (method, *_) in zip(axes.get_yticklabels(), rows, strict=True):
             if method == agent:
-                tick.set(color=look.agent, fontweight="bold")
+                tick.set(color=theme.agent, fontweight="bold")
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
@@ -136,9 +136,9 @@ def plot_costs(found: Comparison) -> list[Picture]:
 
 
 def _curve_plot(found: Comparison, name: str, words: str, curves: dict[str, Curve]) -> Picture:
-    def painter(look: Look) -> Figure:
+    def painter(theme: Theme) -> Figure:
         figure, axes = _figure(3.9)
-        lines = _lines(look, [s.method for s in found.standings], found.agent)
+        lines = _lines(theme, [s.method for s in found.standings], found.agent)
         _draw(axes, curves, lines, found.agent)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -160,9 +160,9 @@ def _curve_plot(found: Comparison, name: str, words: str, curves: dict[str, Curv
 def plot_profiles(found: Comparison) -> Picture:
     """In which share of cases each method reached at least so much of the best gain."""
 
-    def painter(look: Look) -> Figure:
+    def painter(theme: Theme) -> Figure:
         figure, axes = _figure(3.9)
-        lines = _lines(look, [s.method for s in found.standings], found.agent)
+        lines = _lines(theme, [s.method for s in found.standings], found.agent)
         _draw(axes, found.profiles, lines, found.agent)
         lowest = min(0.9, float(np.nanmin(found.scores.share)))
         axes.set(
@@ -188,12 +188,12 @@ def plot_pairs(found: Comparison) -> Picture:
     names = [s.method for s in found.standings]
     k = len(names)
 
-    def painter(look: Look) -> Figure:
+    def painter(theme: Theme) -> Figure:
         side = max(4.2, 1.9 + 0.2 * k) if k > _N_WRITTEN else max(_WIDTH, 1.8 + 0.42 * k)
         figure, axes = _figure(side, side)
         values, low, high = np.moveaxis(found.improvement, -1, 0).copy()
         np.fill_diagonal(values, np.nan)
-        behind, ahead = look.others[0], look.agent
+        behind, ahead = theme.others[0], theme.agent
         steps = [
             (0, _clear(behind, 0.8)),
             (0.5, _clear(behind, 0)),
@@ -219,7 +219,7 @@ def plot_pairs(found: Comparison) -> Picture:
         axes.set_yticks(range(k), names)
         for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
             if tick.get_text() == found.agent:
-                tick.set(color=look.agent, fontweight="bold")
+                tick.set(color=theme.agent, fontweight="bold")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(
@@ -252,9 +252,9 @@ def plot_fronts(found: Comparison) -> Picture:
     """Speed-up and change of accuracy of each method, over the floors."""
     names = [s.method for s in found.standings]
 
-    def painter(look: Look) -> Figure:
+    def painter(theme: Theme) -> Figure:
         figure, axes = _figure(4.2)
-        for method, line in _lines(look, names, found.agent).items():
+        for method, line in _lines(theme, names, found.agent).items():
             front = found.fronts[method]
             points = sorted(
                 (s.value, p.value)
@@ -275,7 +275,7 @@ def plot_fronts(found: Comparison) -> Picture:
                 label=label,
             )
         for floor in next(iter(found.fronts.values())).floors:
-            axes.axhline(100 * floor, color=look.faint, linewidth=1, zorder=0)
+            axes.axhline(100 * floor, color=theme.faint, linewidth=1, zorder=0)
             axes.annotate(
                 f"floor {100 * floor:+g}",
                 (1, 100 * floor),
@@ -336,19 +336,19 @@ def plot_staircase(
     dense, wider = staircase_counts(points, noise)
     latency_us = {c: 1e6 * t for c, t in sorted(points)}
 
-    def painter(look: Look) -> Figure:
+    def painter(theme: Theme) -> Figure:
         figure, axes = _figure(3.7)
         axes.plot(
             list(latency_us),
             list(latency_us.values()),
-            color=look.agent,
+            color=theme.agent,
             linewidth=1.2,
             marker=".",
             markersize=4,
         )
         for channels, style, colour, size, label in (
-            (wider, "o", look.others[3], 11, "slower than a wider width"),
-            (dense, "x", look.others[0], 6, "slower than dense"),
+            (wider, "o", theme.others[3], 11, "slower than a wider width"),
+            (dense, "x", theme.others[0], 6, "slower than dense"),
         ):
             chosen, words = (
                 [latency_us[c] for c in channels],
@@ -365,7 +365,7 @@ def plot_staircase(
                 linestyle="none",
                 label=words,
             )
-        axes.axhline(latency_us[max(latency_us)], color=look.faint, linewidth=1, zorder=0)
+        axes.axhline(latency_us[max(latency_us)], color=theme.faint, linewidth=1, zorder=0)
         axes.set(xlabel="channels kept", ylabel="latency, µs", title=fill(title, _LINE))
         if max(latency_us.values()) > _WIDE_RANGE * min(latency_us.values()):
             axes.set_yscale("log")
@@ -400,12 +400,12 @@ def plot_order(
     chosen, best = int(np.argmin(first)), int(np.argmin(second))
     rank = 1 + int((second < second[chosen]).sum())
 
-    def painter(look: Look) -> Figure:
+    def painter(theme: Theme) -> Figure:
         figure, axes = _figure(4.1)
-        axes.scatter(first, second, s=16, color=look.agent, alpha=0.65, linewidths=0)
+        axes.scatter(first, second, s=16, color=theme.agent, alpha=0.65, linewidths=0)
         for at, colour, marker, label in (
-            (chosen, look.others[0], "o", f"least by the first, number {rank} by the second"),
-            (best, look.others[1], "s", "least by the second"),
+            (chosen, theme.others[0], "o", f"least by the first, number {rank} by the second"),
+            (best, theme.others[1], "s", "least by the second"),
         ):
             axes.scatter(
                 first[at],
@@ -433,16 +433,16 @@ def _figure(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _lines(look: Look, methods: Sequence[str], agent: str) -> dict[str, _Line]:
+def _lines(theme: Theme, methods: Sequence[str], agent: str) -> dict[str, _Line]:
     """The agent stands out, the next best have colours, the rest are grey."""
-    named = [m for m in methods if m != agent][: len(look.others)]
-    found = {m: _Line(look.rest, 0.8, "-", False, 1) for m in methods}
+    named = [m for m in methods if m != agent][: len(theme.others)]
+    found = {m: _Line(theme.rest, 0.8, "-", False, 1) for m in methods}
     found |= {
         m: _Line(colour, 1.5, dashes, True, 2)
-        for m, colour, dashes in zip(named, look.others, _DASHES, strict=False)
+        for m, colour, dashes in zip(named, theme.others, _DASHES, strict=False)
     }
     if agent in found:
-        found[agent] = _Line(look.agent, 2.8, "-", True, 3)
+        found[agent] = _Line(theme.agent, 2.8, "-", True, 3)
     return found
 
 

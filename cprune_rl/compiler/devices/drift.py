@@ -25,23 +25,23 @@ class DriftMonitor:
     where that moved, the trials are timed again.
 
     Args:
-        look: times the reference workload.
+        time_reference: times the reference workload.
         every: trials between two looks.
-        max_drift: how far a look may be from the median of the device's own looks, as a share of
+        max_drift: how far a reference timing may be from the median of the device's own looks, as a share of
             it.
-        max_retimings: how often the trials since the last good look are timed again; the last timing
+        max_retimings: how often the trials since the last good reference timing are timed again; the last timing
             counts then.
     """
 
     def __init__(
         self,
-        look: Callable[[], Measurement],
+        time_reference: Callable[[], Measurement],
         every: int = 8,
         max_drift: float = 0.25,
         max_retimings: int = 2,
     ) -> None:
-        self._look, self._every, self._max_drift, self._n_again = (
-            look,
+        self._time_reference, self._every, self._max_drift, self._n_again = (
+            time_reference,
             every,
             max_drift,
             max_retimings,
@@ -79,7 +79,7 @@ class DriftMonitor:
 
         0 where it could not be timed, which says nothing about drift.
         """
-        found = self._look()
+        found = self._time_reference()
         if not found.samples_s:
             return 0.0
         self._seen.append(found.latency_s)

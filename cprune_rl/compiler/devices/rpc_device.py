@@ -51,7 +51,7 @@ class TimingSettings:
         timeout_s: a trial that takes longer is ended, with an error for its value.
         max_spread: a program whose samples spread (max / min - 1) by more is timed once again.
         reference_every: trials between two looks at the reference workload.
-        max_drift: how far a look may be from the median of the device's own, as a share of it.
+        max_drift: how far a reference timing may be from the median of the device's own, as a share of it.
         max_retimings: how often trials between drifted looks are timed again.
     """
 
@@ -98,7 +98,7 @@ class RpcDevice(ABC):
         t = self._timing
         self._watches = {
             id(link): DriftMonitor(
-                partial(self._look, link), t.reference_every, t.max_drift, t.max_retimings
+                partial(self._time_reference, link), t.reference_every, t.max_drift, t.max_retimings
             )
             for link in self._links
         }
@@ -149,7 +149,7 @@ class RpcDevice(ABC):
 
     def time_reference(self) -> Measurement:
         """Times the reference workload, a 64x64 matrix product."""
-        return self._look(self._first())
+        return self._time_reference(self._first())
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
         """Times each artifact alone, on the next free link (see `protocols.Device.time`)."""
@@ -362,7 +362,7 @@ class RpcDevice(ABC):
             lost = f"{_LOST}: " if "kShutdown" in str(error) else ""
             return Measurement(error=f"{lost}{type(error).__name__}: {last_line(error)}")
 
-    def _look(self, link: RpcSession) -> Measurement:
+    def _time_reference(self, link: RpcSession) -> Measurement:
         return self._time_one(self._reference_artifact(), link)
 
     def _reference_artifact(self) -> Artifact:
