@@ -1,6 +1,7 @@
-"""What a run says while it works:
+"""Prints what a run does: lines, and how far each long part is.
 
-a progress bar for each long part, lines where there is no terminal.
+A terminal shows a bar. Anywhere else, as in a log or in CI, a long part prints a line every 30
+seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -22,41 +24,100 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["ProgressLog"]
+__all__ = ["Advance", "Clock", "ProgressLog"]
 
-_PLAIN_WIDTH = 150  # a log file has no edge to wrap at
 Advance = Callable[[int], None]
+"""Takes the units of work done so far."""
+_LINE_EVERY_S = 30.0
+_LOG_WIDTH = 150  # columns: a log file has no edge to wrap at
+
+
+class Clock:
+    """Time as a `ProgressLog` sees it. A test passes its own."""
+
+    def now(self) -> float:
+        """Give the seconds since some fixed moment."""
+        return time.perf_counter()
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        """Wait so long, or until `stop` is set, and say whether it is."""
+        return stop.wait(seconds)
+
+
+@dataclass
+class _Part:
+    """One long part of a run while it lasts."""
+
+    what: str
+    total: int | None
+    started: float
+    done: int = 0
+
+    def describe(self, now: float) -> str:
+        """Say how far the part is and how long it will take."""
+        elapsed_s = now - self.started
+        words = [f"  {self.what}: {_minutes(elapsed_s)} so far"]
+        if self.total is not None:
+            words.append(f"{self.done} of {self.total}")
+            if self.done:
+                left_s = elapsed_s * max(self.total - self.done, 0) / self.done
+                words.append(f"about {_minutes(left_s)} left")
+        return ", ".join(words)
 
 
 class ProgressLog:
-    """Prints to a console.
+    """Prints lines and the progress of long parts, and adds up how long those took.
 
     Args:
-        console: rich's; None for standard error, so that results can be piped.
+        console: rich's; standard error where not given, so that results can be piped.
+        clock: the machine's where not given.
 
     Attributes:
-        stages_s: seconds that each part took, in the order they ended; parts of one name together.
+        stages_s: seconds that each part took, in the order they ended. Parts of one name add up.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, clock: Clock | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.stages_s: dict[str, float] = {}
+        self._clock = clock or Clock()
         self._is_stopped = False
         if not self.console.is_terminal:
-            self.console.width = max(self.console.width, _PLAIN_WIDTH)
+            self.console.width = max(self.console.width, _LOG_WIDTH)
+
+    def print(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False)
+
+    @contextlib.contextmanager
+    def track(self, what: str, total: int | None) -> Iterator[Advance]:
+        """Show the progress of a long part, and print how long it took.
+
+        Args:
+            what: is being done.
+            total: units of work; None where nobody knows.
+
+        Yields:
+            A function to call with the units done so far. It raises KeyboardInterrupt where Ctrl-C
+            was pressed inside `interruptible`.
+        """
+        part = _Part(what, total, self._clock.now())
+        show = self._bar if self.console.is_terminal else self._lines
+        with show(part) as advance:
+            yield advance
+        seconds = self._clock.now() - part.started
+        self.stages_s[what] = round(self.stages_s.get(what, 0.0) + seconds, 1)
+        self.print(f"  {what:48} {seconds:7.1f} s")
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Inside, Ctrl-C ends the work even where Python forgets it:
+        """Make Ctrl-C end the work inside, even where Python drops the exception.
 
-        an exception that meets a destructor is printed and dropped, so the next unit of work raises
-        it again.
+        Python prints and drops an exception that is raised while a destructor runs. The next call
+        of an `Advance` then raises it again.
         """
-        if (
-            threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        ):
-            yield  # signals are not ours to handle here
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            yield  # another part of the program handles signals
             return
 
         def stop(*_: Any) -> None:
@@ -70,45 +131,52 @@ class ProgressLog:
             signal.signal(signal.SIGINT, before)
             self._is_stopped = False
 
-    def _check(self) -> None:
+    def _raise_if_stopped(self) -> None:
         if self._is_stopped:
             raise KeyboardInterrupt
 
-    def print(self, text: str) -> None:
-        """One line."""
-        self.console.print(text, highlight=False)
+    @contextlib.contextmanager
+    def _bar(self, part: _Part) -> Iterator[Advance]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(part.what, total=part.total)
+
+            def advance(done: int) -> None:
+                self._raise_if_stopped()
+                bar.update(task, completed=done)
+
+            yield advance
 
     @contextlib.contextmanager
-    def track(self, what: str, total: int | None) -> Iterator[Advance]:
-        """A long part of the run.
+    def _lines(self, part: _Part) -> Iterator[Advance]:
+        """Print a line now and then, from a thread: a unit of work may take minutes."""
+        stop = threading.Event()
 
-        Args:
-            what: what is being done.
-            total: units of work; None where nobody knows.
+        def print_lines() -> None:
+            while not self._clock.wait(stop, _LINE_EVERY_S):
+                self.print(part.describe(self._clock.now()))
 
-        Yields:
-            A function to call with the units done so far.
-        """
-        started = time.perf_counter()
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            with Progress(*columns, console=self.console, transient=True) as progress:
-                task = progress.add_task(what, total=total)
+        def advance(done: int) -> None:
+            self._raise_if_stopped()
+            part.done = done
 
-                def advance(done: int) -> None:
-                    self._check()
-                    progress.update(task, completed=done)
+        thread = threading.Thread(target=print_lines, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield advance
+        finally:
+            stop.set()
+            thread.join()
 
-                yield advance
-        else:
-            yield lambda _: self._check()
-        seconds = time.perf_counter() - started
-        self.stages_s[what] = round(self.stages_s.get(what, 0.0) + seconds, 1)
-        self.print(f"  {what:48} {seconds:7.1f} s")
+
+def _minutes(seconds: float) -> str:
+    """Write seconds as `1:05 min`, or as `12 s` below a minute."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02} min" if whole >= 60 else f"{whole} s"
