@@ -215,7 +215,10 @@ def test_a_scheme_makes_no_narrow_plan_look_better() -> None:
     kind, other = Calibration(0.01, 1.0, 0.001), Calibration(0.05, 1.0, 0.002)
     both = Plan((4,), (("conv", "block(4,0.5)"),))
     for channels, schemes in ((kind, other), (other, kind)):
-        assert Calibrations((8,), channels, schemes).full_loss(both, 0.1) == (pytest.approx(0.005), 0.002)
+        assert Calibrations((8,), channels, schemes).full_loss(both, 0.1) == (
+            pytest.approx(0.005),
+            0.002,
+        )
 
 
 def test_a_better_answer_of_the_oracle_is_never_rated_alike() -> None:
