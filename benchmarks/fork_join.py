@@ -48,9 +48,7 @@ def main() -> None:
     shape = tuple(int(n) for n in options.shape.split(","))
     turns: list[tuple[float, float]] = []
     with open_device(options.device) as device:
-        regions = device.build(
-            ForkJoin, ((1024,),), ("float32",), device.build_folder / "fork_join.so"
-        )
+        regions = device.build(ForkJoin, device.build_folder / "fork_join.so")
         ends = time.monotonic() + options.seconds
         for _ in track(
             iter(lambda: time.monotonic() < ends, False),

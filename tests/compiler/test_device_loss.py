@@ -85,23 +85,23 @@ def test_one_program_is_run_on_the_twin_that_is_there(
 ) -> None:
     with open_key(cluster, "twin", "?devices=2&wait=1") as both:
         assert [m.error for m in both.time([artifacts.good] * 12)] == [None] * 12
-        first, second = both._links
-        second.session(0.0)
-        first.drop()
+        first, second = both._sessions
+        second.connect(0.0)
+        first.disconnect()
         with open_key(cluster, "twin", "?devices=1"):  # the first's server is somebody else's now
             found = both.run(artifacts.good, IMAGE)
             assert not isinstance(found, Measurement)
-            assert both._links == [first, second], "nobody waited for the first"
+            assert both._sessions == [first, second], "nobody waited for the first"
 
 
 class Stub(RpcSession):
-    """A link whose sessions are words; without one its device is away."""
+    """A session that is a word; without one its device is away."""
 
     def __init__(self, word: str | None) -> None:
         super().__init__()
         self.word = word
 
-    def cut(self) -> None: ...
+    def abort(self) -> None: ...
 
     def _open(self, needed_s: float, is_wanted: Callable[[], bool] | None) -> str:
         if self.word is None:
@@ -115,22 +115,22 @@ class Stub(RpcSession):
 class Scripted(RpcDevice):
     """A device over stubs, whose timings follow a script."""
 
-    name, fingerprint, is_remote = "scripted", "scripted", True
+    name, _hardware, is_remote = "scripted", "scripted", True
 
-    def __init__(self, links: list[Stub], *timings: Measurement) -> None:
-        super().__init__(make_target(1), links, TimingSettings(max_spread=0.25))
+    def __init__(self, sessions: list[Stub], *timings: Measurement) -> None:
+        super().__init__(make_target(1), sessions, TimingSettings(max_spread=0.25))
         self.timings = list(timings)
 
-    def _time_one(self, artifact: Artifact, link: RpcSession) -> Measurement:
+    def _time_once(self, artifact: Artifact, session: RpcSession) -> Measurement:
         return self.timings.pop(0)
 
 
 def test_a_device_that_stays_away_leaves_its_work_to_the_next() -> None:
     with Scripted([Stub(None), Stub("second")]) as device:
-        assert device._attempt_anywhere(lambda session: session) == "second"
+        assert device._try_anywhere(lambda remote: remote) == "second"
         assert device.n_sessions == 1
     with Scripted([Stub(None)]) as device, pytest.raises(DeviceError, match="away"):
-        device._attempt_anywhere(lambda session: session)
+        device._try_anywhere(lambda remote: remote)
 
 
 UNSTEADY = Measurement((1.0, 2.0))
@@ -149,7 +149,7 @@ def test_a_timing_is_kept_where_the_second_one_lost_its_session(
     again: Measurement, wanted: Measurement
 ) -> None:
     with Scripted([Stub("it")], UNSTEADY, again) as device:
-        assert device._time_well(Artifact("", (), ()), device._links[0]) == wanted
+        assert device._time_well(Artifact("", (), ()), device._sessions[0]) == wanted
 
 
 def test_a_hang_is_given_up_and_frees_the_device(
@@ -261,7 +261,7 @@ def test_a_local_session_ends_with_its_server_leaves_no_files_and_nobody_can_rea
     with LocalDevice(timing=BRIEF) as device:
         assert not isinstance(device.run(artifacts.good, IMAGE), Measurement)
         assert list(tmp_path.glob("cprune-rpc-*/*")), "its files are there"
-        server = device._link._server
+        server = device._session._server
         assert server is not None
         shown = psutil.Process(server.process.pid)
         assert server.key not in " ".join([*shown.cmdline(), *shown.environ().values()])
@@ -304,7 +304,7 @@ def test_a_boards_session_that_is_killed_leaves_no_files(
         assert not its_own & folders(), "a board has little room"
 
 
-def test_a_door_that_leads_nowhere_is_an_error() -> None:
+def test_a_proxy_to_nowhere_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(OSError, match="does not answer"):

@@ -242,9 +242,7 @@ def test_a_cross_compiler_is_used_and_a_missing_one_is_named(
     compiler.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec g++ "$@"\n')
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
     with open_key(cluster, "board", f"?cc={compiler}") as device:
-        artifact = device.build(
-            TimesTwo, ((4,), (4,)), ("float32", "float32"), device.build_folder / "cross.so"
-        )
+        artifact = device.build(TimesTwo, device.build_folder / "cross.so")
         assert device.time([artifact])[0].error is None
     assert "cross.so" in log.read_text()
     with pytest.raises(ToolchainError, match="apt-get install g\\+\\+-riscv64-linux-gnu"):

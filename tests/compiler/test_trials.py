@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cprune_rl.compiler.devices.library import build
+from cprune_rl.compiler.devices.library import build_library
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace
 from cprune_rl.compiler.tuning.trials import TrialRunner
@@ -32,11 +32,9 @@ class Double:
     def __init__(self, folder: Path, error: Exception | None = None) -> None:
         self.build_folder, self.error = folder, error
 
-    def build(self, *_: object) -> Artifact:
+    def build(self, module: object, path: Path) -> Artifact:
         if self.error is not None:
             raise self.error
-        path = _[3]
-        assert isinstance(path, Path)
         path.touch()
         return Artifact(str(path), (), ())
 
@@ -171,12 +169,5 @@ def test_a_linker_that_fails_says_whether_it_is_the_programs_doing(
     commands: str, error: type[Exception], what: str, linker: Callable[[str], str], tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=what) as caught:
-        build(
-            TimesTwo,
-            ((4,), (4,)),
-            ("float32", "float32"),
-            make_target(1),
-            tmp_path / "program.so",
-            linker(commands),
-        )
+        build_library(TimesTwo, make_target(1), tmp_path / "program.so", linker(commands))
     assert type(caught.value) is error

@@ -14,16 +14,15 @@ import sys
 import time
 from pathlib import Path
 
-import tvm
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
-from cprune_rl.compiler.devices.rpc_device import TimingSettings, build
+from cprune_rl.compiler.devices.library import build_library
+from cprune_rl.compiler.devices.rpc_device import TimingSettings
 from cprune_rl.compiler.devices.spec import TrackerSpec, parse_device
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.devices.tracker import RetrySettings, TrackerDevice
 from cprune_rl.compiler.devices.tracker_client import TrackerAddress, tracker_status
-from cprune_rl.core.protocols import Artifact
 from cprune_rl.errors import DeviceError
 
 ROOT = Path(__file__).parents[2]
@@ -71,21 +70,11 @@ class SampleArtifacts:
     """The four as libraries for this machine, which serves as every device here."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._target = folder, make_target(1)
-        self.good, self.slow = self.built(TimesTwo, "good", 2), self.built(Slow, "slow", 2)
-        self.hanging, self.crashing = (
-            self.built(Hangs, "hanging", 1),
-            self.built(Crashes, "crashing", 1),
-        )
-
-    def built(self, module: tvm.IRModule, name: str, n_arguments: int) -> Artifact:
-        return build(
-            module,
-            ((4,),) * n_arguments,
-            ("float32",) * n_arguments,
-            self._target,
-            self._folder / f"{name}.so",
-        )
+        target = make_target(1)
+        self.good = build_library(TimesTwo, target, folder / "good.so")
+        self.slow = build_library(Slow, target, folder / "slow.so")
+        self.hanging = build_library(Hangs, target, folder / "hanging.so")
+        self.crashing = build_library(Crashes, target, folder / "crashing.so")
 
 
 class RpcCluster:

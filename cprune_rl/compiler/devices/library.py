@@ -1,22 +1,19 @@
-"""Shared libraries: what is sent to a device.
-
-Called by the devices, which know what to link with.
-"""
+"""Builds the shared libraries that are sent to a device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import tvm
+from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from cprune_rl.compiler.devices.target import require_linker
 from cprune_rl.core.protocols import Artifact
 from cprune_rl.errors import ToolchainError
 
-__all__ = ["build", "export_library"]
+__all__ = ["build_library", "export_library"]
 
-# how TVM's message begins; what the linker printed and the command line follow
+# How TVM's message begins; what the linker printed and the command line follow.
 _LINKER_FAILED = "Compilation error:"
 _NO_ROOM = (
     "no space left",
@@ -27,6 +24,27 @@ _NO_ROOM = (
     "memory exhausted",
     "out of memory",
 )
+
+
+def build_library(
+    module: tvm.IRModule, target: tvm.target.Target, path: Path, linker: str | None = None
+) -> Artifact:
+    """Compiles a scheduled function into a shared library.
+
+    Args:
+        module: one function named `main`.
+        target: what to compile for.
+        path: library to write.
+        linker: compiler that links; None for the one that fits the target.
+
+    Raises:
+        RuntimeError: the compiler refused it.
+        ToolchainError: no compiler links for the target, or there is no room to build anything.
+    """
+    arguments = ArgInfo.from_entry_func(module, remove_preproc=True)
+    export_library(tvm.compile(module, target=target), path, require_linker(target, linker))
+    shapes = tuple(tuple(int(length) for length in argument.shape) for argument in arguments)
+    return Artifact(str(path), shapes, tuple(str(argument.dtype) for argument in arguments))
 
 
 def export_library(
@@ -40,8 +58,8 @@ def export_library(
         linker: compiler that links; None for this machine's.
 
     Raises:
-        RuntimeError: the linker refused it; the message is what it said first.
-        ToolchainError: this machine has no room to build anything, or ended the linker.
+        RuntimeError: the linker refused it; the message is the first line that it printed.
+        ToolchainError: there is no room to build anything, or the linker was killed.
     """
     try:
         executable.export_library(str(path), **({} if linker is None else {"cc": linker}))
@@ -50,43 +68,16 @@ def export_library(
     except RuntimeError as error:
         if not str(error).startswith(_LINKER_FAILED):
             raise
-        said = str(error).removeprefix(_LINKER_FAILED).partition("\nCommand line:")[0].strip()
-        if not said or any(
-            sign in said.lower() for sign in _NO_ROOM
-        ):  # one that is killed says nothing
-            raise _no_room(said or "the linker was ended") from error
-        raise RuntimeError(said.splitlines()[0]) from error
+        output = str(error).removeprefix(_LINKER_FAILED).partition("\nCommand line:")[0].strip()
+        # A linker that is killed prints nothing.
+        if not output or any(sign in output.lower() for sign in _NO_ROOM):
+            raise _no_room(output or "the linker was ended") from error
+        raise RuntimeError(output.splitlines()[0]) from error
 
 
 def _no_room(reason: str) -> ToolchainError:
-    """It says nothing about the program, so it must not be kept as its failure."""
+    """The error of a full machine: it must not be kept as the failure of a schedule."""
     return ToolchainError(
-        f"programs cannot be built here: {reason}. Make room on the disk and in memory: what was measured is kept."
+        f"programs cannot be built here: {reason}. "
+        "Make room on the disk and in memory: what was measured is kept."
     )
-
-
-def build(
-    module: tvm.IRModule,
-    shapes: Sequence[tuple[int, ...]],
-    dtypes: Sequence[str],
-    target: tvm.target.Target,
-    path: Path,
-    linker: str | None = None,
-) -> Artifact:
-    """Compiles a scheduled function into a shared library.
-
-    Args:
-        module: one function named `main`.
-        shapes: of its arguments, outputs last.
-        dtypes: of its arguments.
-        target: what to compile for.
-        path: library to write.
-        linker: compiler that links; None for the one that fits the target.
-
-    Raises:
-        RuntimeError: the compiler refused it.
-        ToolchainError: there is no compiler that links for the target, or no room to build
-            anything.
-    """
-    export_library(tvm.compile(module, target=target), path, require_linker(target, linker))
-    return Artifact(str(path), tuple(shapes), tuple(dtypes))

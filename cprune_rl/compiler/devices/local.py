@@ -1,4 +1,4 @@
-"""The device `local`: this machine's CPU behind an RPC server of ours on loopback (`rpc_server`).
+"""The device `local`: this machine's CPU behind our RPC server on loopback.
 
 The server lives as long as the device; a session is one process that it forks.
 """
@@ -28,67 +28,72 @@ from cprune_rl.errors import DeviceError
 
 __all__ = ["LocalDevice"]
 
+_SERVER = "cprune_rl.compiler.devices.rpc_server"
 _DYING_S = 2.0  # for a killed session to be gone
 
 
 class _Server:
-    """The server process, the sessions that it forked, and the folder of what they are sent:
+    """The server's process, the sessions that it forked, and the folder of their files.
 
-    a session that is killed cannot remove its own.
+    A session that is killed cannot remove its own files.
     """
 
     def __init__(self, n_threads: int) -> None:
         self.key = secrets.token_hex(8)
-        self._known: list[psutil.Process] = []
-        here = str(
-            Path(cprune_rl.__file__).parent.parent
-        )  # the server finds this package where this process found it
-        paths = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+        self._sessions: list[psutil.Process] = []
         self.folder = tempfile.TemporaryDirectory(prefix="cprune-rpc-", ignore_cleanup_errors=True)
-        environment = dict(
-            os.environ,
-            TVM_NUM_THREADS=str(n_threads),
-            OMP_NUM_THREADS=str(n_threads),
-            PYTHONPATH=paths,
-            TMPDIR=self.folder.name,
-        )
+        # The server finds this package where this process found it.
+        package = str(Path(cprune_rl.__file__).parent.parent)
+        environment = {
+            "TVM_NUM_THREADS": str(n_threads),
+            "OMP_NUM_THREADS": str(n_threads),
+            "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+            "TMPDIR": self.folder.name,
+        }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cprune_rl.compiler.devices.rpc_server", "--loopback"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True,
-        )  # fmt: skip
+            [sys.executable, "-m", _SERVER, "--loopback"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+            text=True,
+        )
+        self.port = self._exchange_key()
+
+    def _exchange_key(self) -> int:
+        """Gives the server its key; gets its port."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # a server that did not start is told by the line that it does not give
+        # A server that did not start is noticed by the line that it does not print.
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(f"{self.key}\n")
             self.process.stdin.flush()
         line = self.process.stdout.readline().strip()
         if not line:
             self.close()
             raise DeviceError(
-                "the local RPC server did not start; run `echo test | python -m cprune_rl.compiler.devices.rpc_server --loopback` to see why"
+                "the local RPC server did not start; "
+                f"run `echo test | python -m {_SERVER} --loopback` to see why"
             )
-        self.port = int(line)
+        return int(line)
 
     @property
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
     def sessions(self) -> list[psutil.Process]:
-        """The forked sessions; remembered, because who forked them is not to be seen any more once
-        the server is killed.
-        """
-        if self.is_alive:  # the number of a dead server may be another process's by now
+        """The forked sessions, remembered: once the server is dead nothing tells whose they are."""
+        if self.is_alive:  # a dead server's process id may be another process's by now
             with contextlib.suppress(psutil.NoSuchProcess):
-                self._known = list({*self._known, *psutil.Process(self.process.pid).children()})
-        return self._known
+                children = psutil.Process(self.process.pid).children()
+                self._sessions = list({*self._sessions, *children})
+        return self._sessions
 
     def kill_sessions(self) -> None:
         for session in self.sessions():
             with contextlib.suppress(psutil.NoSuchProcess):
                 session.kill()
-        self._known = []
+        self._sessions = []
 
     def close(self) -> None:
         sessions = self.sessions()
@@ -99,12 +104,13 @@ class _Server:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-        psutil.wait_procs(sessions, timeout=_DYING_S)  # who still writes to it keeps its folder
+        # A session that still writes to the folder would keep it.
+        psutil.wait_procs(sessions, timeout=_DYING_S)
         self.folder.cleanup()
 
 
 class LocalSession(RpcSession):
-    """A server of our own and a session on it, pinned to the last cores.
+    """A session on a server of our own, pinned to the last cores.
 
     Args:
         n_threads: threads that a program may use.
@@ -120,7 +126,7 @@ class LocalSession(RpcSession):
         """The server; None before the first session."""
         return self._server.process if self._server is not None else None
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Kills the session's process."""
         if self._server is not None:
             self._server.kill_sessions()
@@ -137,24 +143,29 @@ class LocalSession(RpcSession):
 
     def _open(self, needed_s: float, is_wanted: Callable[[], bool] | None) -> Any:
         for _ in range(3):
-            if self._server is None or not self._server.is_alive:
-                if self._server is not None:
-                    self._server.close()
-                try:
-                    self._server = _Server(self._n_threads)
-                except OSError as error:  # a full disk, or no more processes: no program's doing
-                    raise DeviceError(f"the local RPC server cannot be started: {error}") from error
+            server = self._living_server()
             try:
-                session = rpc.connect("127.0.0.1", self._server.port, self._server.key)
-                self._pin(self._server)
-                return session
-            except (
-                Exception
-            ):  # the server died between the check and the call; the next round starts a new one
-                self._server.close()
+                remote = rpc.connect("127.0.0.1", server.port, server.key)
+                self._pin(server)
+                return remote
+            # The server died between the check and the call; the next round starts a new one.
+            except Exception:
+                server.close()
         raise DeviceError(
-            "the local RPC server cannot be reached, three new ones in a row; is loopback networking allowed here?"
+            "the local RPC server cannot be reached, three new ones in a row; "
+            "is loopback networking allowed here?"
         )
+
+    def _living_server(self) -> _Server:
+        if self._server is not None and self._server.is_alive:
+            return self._server
+        if self._server is not None:
+            self._server.close()
+        try:
+            self._server = _Server(self._n_threads)
+        except OSError as error:  # a full disk, or no more processes: no program's doing
+            raise DeviceError(f"the local RPC server cannot be started: {error}") from error
+        return self._server
 
     def _pin(self, server: _Server) -> None:
         cores = sorted(psutil.Process().cpu_affinity() or [])[-self._n_threads :]
@@ -164,11 +175,10 @@ class LocalSession(RpcSession):
 
 
 class LocalDevice(RpcDevice):
-    """This machine's CPU (see `protocols.Device`).
+    """This machine's CPU.
 
-    One thread is the default: it is how small networks are deployed at the edge, and on a shared
-    machine the only form whose timings are quiet. The session is pinned to the last `n_threads`
-    cores.
+    One thread is the default: small networks at the edge are deployed so, and on a shared machine
+    no other timings are quiet. The session is pinned to the last `n_threads` cores.
 
     Args:
         n_threads: threads that a program may use.
@@ -183,25 +193,23 @@ class LocalDevice(RpcDevice):
     def __init__(
         self, n_threads: int = 1, mcpu: str | None = None, timing: TimingSettings | None = None
     ) -> None:
-        self._n_threads, self._mcpu = n_threads, mcpu or host_cpu()
-        self._link = LocalSession(n_threads)
-        super().__init__(make_target(n_threads, self._mcpu), [self._link], timing)
+        self._n_threads = n_threads
+        self._mcpu = mcpu or host_cpu()
+        self._session = LocalSession(n_threads)
+        super().__init__(make_target(n_threads, self._mcpu), [self._session], timing)
 
     @property
     def name(self) -> str:
         """`local`, with its options where they are not the default."""
-        return (
-            "local"
-            if self._n_threads == 1 and self._mcpu == host_cpu()
-            else f"local?threads={self._n_threads}&mcpu={self._mcpu}"
-        )
+        if self._n_threads == 1 and self._mcpu == host_cpu():
+            return "local"
+        return f"local?threads={self._n_threads}&mcpu={self._mcpu}"
 
     @property
-    def fingerprint(self) -> str:
-        """Processor, threads, timing settings."""
-        t = self._timing
+    def _hardware(self) -> str:
+        # Boards name no model; the hash is what earlier cost caches know them by.
         cpu = processor_model() or hashlib.sha256(os.uname().machine.encode()).hexdigest()[:8]
-        return f"cpu={cpu};mcpu={self._mcpu};threads={self._n_threads};repeats={t.n_repeats};min_repeat_ms={t.min_repeat_ms}"
+        return f"cpu={cpu};mcpu={self._mcpu};threads={self._n_threads}"
 
     @property
     def is_remote(self) -> bool:
@@ -211,4 +219,4 @@ class LocalDevice(RpcDevice):
     @property
     def server_process(self) -> subprocess.Popen[str] | None:
         """The server's process; None before the first trial."""
-        return self._link.server_process
+        return self._session.server_process

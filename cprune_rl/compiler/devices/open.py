@@ -1,4 +1,7 @@
-"""Opens a device by its name."""
+"""Opens a device by its name.
+
+tvm is imported only then: it takes seconds to load, and a wrong name or a recording needs none.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def open_device(name: str, timing: TimingSettings | None = None) -> RpcDevice:
     """Opens a device by its name.
 
     Args:
-        name: see `parse_device`.
+        name: as `parse_device` reads it.
         timing: how long programs are timed.
 
     Raises:
@@ -29,7 +32,8 @@ def open_device(name: str, timing: TimingSettings | None = None) -> RpcDevice:
     spec = parse_device(name)
     if isinstance(spec, RecordedSpec):
         raise ConfigError(
-            f"{name!r} is a recording: it answers for the tasks it holds, and nothing can be built for it or timed on it. Give local, or rpc://host:port/key."
+            f"{name!r} is a recording: it answers for the tasks it holds, and nothing can be built "
+            "for it or timed on it. Give local, or rpc://host:port/key."
         )
     if isinstance(spec, TrackerSpec):
         from cprune_rl.compiler.devices.tracker import TrackerDevice

@@ -1,9 +1,6 @@
-"""What all devices share: one path to them, TVM's RPC, and one way of timing.
+"""The base of all devices: one path to them, TVM's RPC, and one way of timing.
 
-`local` (`compiler.local`) and `rpc://host:port/key` (`compiler.tracker`) differ in how a session is
-had and in
-what they are compiled for. Called by the tuner, the probe and deployment; opened by
-`compiler.devices`.
+`local` and `tracker` differ in how a session is opened and in what they are compiled for.
 """
 
 from __future__ import annotations
@@ -25,8 +22,13 @@ from numpy.typing import NDArray
 from tvm import te
 
 from cprune_rl.compiler.devices.drift import DriftMonitor
-from cprune_rl.compiler.devices.library import build, export_library
-from cprune_rl.compiler.devices.rpc_session import RpcSession, last_line, make_arguments, uploaded
+from cprune_rl.compiler.devices.library import build_library, export_library
+from cprune_rl.compiler.devices.rpc_session import (
+    RpcSession,
+    last_line,
+    make_arguments,
+    uploaded,
+)
 from cprune_rl.compiler.devices.target import require_linker
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.errors import DeviceError
@@ -34,14 +36,15 @@ from cprune_rl.errors import DeviceError
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["RpcDevice", "TimingSettings", "build"]
+__all__ = ["RpcDevice", "TimingSettings"]
 
 T = TypeVar("T")
+# Parts of errors, by which a lost session is told from a program that failed.
 _LOST = "the program crashed, or its device went away"
 _ENDED = "the session was ended"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TimingSettings:
     """How long a program is timed, and how drift is met.
 
@@ -50,9 +53,10 @@ class TimingSettings:
         min_repeat_ms: each sample averages as many runs as this takes.
         timeout_s: a trial that takes longer is ended, with an error for its value.
         max_spread: a program whose samples spread (max / min - 1) by more is timed once again.
-        reference_every: trials between two looks at the reference workload.
-        max_drift: how far a reference timing may be from the median of the device's own, as a share of it.
-        max_retimings: how often trials between drifted looks are timed again.
+        reference_every: trials between two timings of the reference workload.
+        max_drift: how far a reference timing may be from the median of the device's own, as a
+            share of it.
+        max_retimings: how often trials between drifted reference timings are timed again.
     """
 
     n_repeats: int = 5
@@ -64,15 +68,43 @@ class TimingSettings:
     max_retimings: int = 2
 
 
-class RpcDevice(ABC):
-    """A device behind TVM's RPC (see `protocols.Device`).
+class _Batch:
+    """Artifacts that several sessions time at once; each takes what it can."""
 
-    Where it has several links, programs are timed on all of them at once: they are machines of one
-    kind.
+    def __init__(self, artifacts: Sequence[Artifact]) -> None:
+        self.artifacts = artifacts
+        self.measurements: dict[int, Measurement] = {}
+        self._waiting = deque(range(len(artifacts)))
+        self._lock = threading.Lock()
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.measurements) == len(self.artifacts)
+
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def take(self, count: int) -> list[int]:
+        """The positions of the next artifacts."""
+        with self._lock:
+            return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+
+    def put_back(self, taken: Sequence[int]) -> None:
+        with self._lock:
+            self._waiting.extendleft(reversed(taken))
+
+    def cancel(self) -> None:
+        self._waiting.clear()
+
+
+class RpcDevice(ABC):
+    """A device behind TVM's RPC; it keeps the contract of `protocols.Device`.
+
+    Several sessions are on machines of one kind, and programs are timed on all of them at once.
 
     Args:
         target: what programs are compiled for.
-        links: ways to the device, at least one.
+        sessions: at least one.
         timing: how long a program is timed.
         linker: compiler that links programs; None for the one that fits the target.
 
@@ -83,25 +115,19 @@ class RpcDevice(ABC):
     def __init__(
         self,
         target: tvm.target.Target,
-        links: Sequence[RpcSession],
+        sessions: Sequence[RpcSession],
         timing: TimingSettings | None = None,
         linker: str | None = None,
     ) -> None:
         self.target = target
         self._linker = require_linker(target, linker)
         self._timing = timing or TimingSettings()
-        self._links = list(links)
-        self._gone: DeviceError | None = None
+        self._sessions = list(sessions)
+        self._loss: DeviceError | None = None
         self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="cprune-rl-")
         self._reference: Artifact | None = None
-        t = self._timing
-        self._watches = {
-            id(link): DriftMonitor(
-                partial(self._time_reference, link), t.reference_every, t.max_drift, t.max_retimings
-            )
-            for link in self._links
-        }
+        self._drift_monitors = {id(session): self._drift_monitor(session) for session in sessions}
 
     @property
     @abstractmethod
@@ -110,22 +136,28 @@ class RpcDevice(ABC):
 
     @property
     @abstractmethod
-    def fingerprint(self) -> str:
-        """What decides a latency besides the program: processor, threads, timing settings."""
-
-    @property
-    @abstractmethod
     def is_remote(self) -> bool:
         """Whether it is another machine, so that building here does not disturb timing there."""
 
     @property
+    @abstractmethod
+    def _hardware(self) -> str:
+        """The part of the fingerprint that is the device's own: processor and threads."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides a latency besides the program: processor, threads, timing settings."""
+        timing = self._timing
+        return f"{self._hardware};repeats={timing.n_repeats};min_repeat_ms={timing.min_repeat_ms}"
+
+    @property
     def n_sessions(self) -> int:
         """Programs that are timed at once."""
-        return len(self._links)
+        return len(self._sessions)
 
     @property
     def context(self) -> str:
-        """What a trial depends on besides workload and program: its place in the cost cache."""
+        """What a trial depends on besides workload and schedule: its place in the cost cache."""
         return f"{self.target};{self.fingerprint};tvm={tvm.__version__}"
 
     @property
@@ -133,15 +165,9 @@ class RpcDevice(ABC):
         """Where programs for this device may be written; removed with the device."""
         return Path(self._folder.name)
 
-    def build(
-        self,
-        module: tvm.IRModule,
-        shapes: Sequence[tuple[int, ...]],
-        dtypes: Sequence[str],
-        path: Path,
-    ) -> Artifact:
-        """Compiles a scheduled function into a shared library for this device (see `build`)."""
-        return build(module, shapes, dtypes, self.target, path, self._linker)
+    def build(self, module: tvm.IRModule, path: Path) -> Artifact:
+        """Compiles a scheduled function for this device, as `build_library` does."""
+        return build_library(module, self.target, path, self._linker)
 
     def export(self, executable: tvm.runtime.Executable, path: Path) -> None:
         """Links what `tvm.compile` gave into a shared library for this device."""
@@ -149,88 +175,81 @@ class RpcDevice(ABC):
 
     def time_reference(self) -> Measurement:
         """Times the reference workload, a 64x64 matrix product."""
-        return self._time_reference(self._first())
+        return self._time_once(self._reference_artifact(), self._any_session())
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
-        """Times each artifact alone, on the next free link (see `protocols.Device.time`)."""
-        results: dict[int, Measurement] = {}
-        waiting = deque(range(len(artifacts)))
+        """Times each artifact alone, on the next free session (see `protocols.Device.time`)."""
         self._reference_artifact()  # built once, before several threads ask for it
-        while len(results) < len(artifacts):
-            links = list(self._links) or [self._first()]
-            drain = partial(
-                self._drain,
-                waiting=waiting,
-                artifacts=artifacts,
-                results=results,
-                n_sessions=len(links),
-            )
-            if len(links) == 1:
-                drain(links[0])
+        batch = _Batch(artifacts)
+        while not batch.is_done:
+            sessions = list(self._sessions) or [self._any_session()]
+            if len(sessions) == 1:
+                self._time_batch(batch, len(artifacts), sessions[0])
                 continue
-            with ThreadPoolExecutor(len(links)) as pool:
+            share = -(-len(artifacts) // len(sessions))
+            chunk_size = min(share, self._timing.reference_every)
+            with ThreadPoolExecutor(len(sessions)) as pool:
                 try:
-                    list(pool.map(drain, links))
+                    list(pool.map(partial(self._join_batch, batch, chunk_size), sessions))
                 except BaseException:
-                    waiting.clear()  # an interrupted search does not wait for the rest
+                    batch.cancel()  # an interrupted search does not wait for the rest
                     raise
-        return [results[i] for i in range(len(artifacts))]
+        return [batch.measurements[at] for at in range(len(artifacts))]
 
     def run(
         self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]
     ) -> tuple[NDArray[np.generic], ...] | Measurement:
-        """Runs a program, and once again where its session was lost or ended under it (see
-        `protocols.Device.run`): a second time is the program's doing.
-        """
+        """Runs a program, and once again where its session was lost (see `protocols.Device.run`).
 
-        def work(session: Any) -> tuple[NDArray[np.generic], ...]:
-            with uploaded(session, artifact.path) as module:
-                rest = zip(
-                    artifact.shapes[len(arguments) :],
-                    artifact.dtypes[len(arguments) :],
-                    strict=True,
-                )
-                values = [*arguments, *(np.zeros(shape, dtype) for shape, dtype in rest)]
+        A second loss is the program's doing.
+        """
+        n_inputs = len(arguments)
+
+        def work(remote: Any) -> tuple[NDArray[np.generic], ...]:
+            with uploaded(remote, artifact.path) as module:
+                outputs = zip(artifact.shapes[n_inputs:], artifact.dtypes[n_inputs:], strict=True)
+                values = [*arguments, *(np.zeros(shape, dtype) for shape, dtype in outputs)]
                 tensors = [
-                    tvm.runtime.tensor(np.ascontiguousarray(v), session.cpu(0)) for v in values
+                    tvm.runtime.tensor(np.ascontiguousarray(value), remote.cpu(0))
+                    for value in values
                 ]
                 module["main"](*tensors)
-                return tuple(t.numpy() for t in tensors[len(arguments) :])
+                return tuple(tensor.numpy() for tensor in tensors[n_inputs:])
 
-        found = self._attempt_anywhere(work)
-        if isinstance(found, Measurement) and _is_loss(found):
-            found = self._attempt_anywhere(work)
-        return found
+        outputs = self._try_anywhere(work)
+        if isinstance(outputs, Measurement) and _is_loss(outputs):
+            outputs = self._try_anywhere(work)
+        return outputs
 
     def run_guarded(
-        self, work: Callable[[Any], T], timeout_s: float, link: RpcSession | None = None
+        self, work: Callable[[Any], T], timeout_s: float, session: RpcSession | None = None
     ) -> T:
-        """Runs `work(session)` and ends the session when it takes too long.
+        """Runs `work(remote)` and ends the session when it takes too long.
 
         Args:
-            work: is given TVM's session.
+            work: is given TVM's `RPCSession`.
             timeout_s: its time.
-            link: way to the device; None for one with a session, or the first.
+            session: where; None for one that is open, or the first.
 
         Raises:
             RuntimeError, OSError: the work failed, or was ended.
             DeviceError: no session can be had any more.
         """
-        link = link or self._first()
-        session = link.session(timeout_s)
+        session = session or self._any_session()
+        remote = session.connect(timeout_s)
         expired = threading.Event()
 
         def expire() -> None:
             expired.set()
-            link.cut()
+            session.abort()
 
         watchdog = threading.Timer(timeout_s, expire)
         watchdog.daemon = True
         watchdog.start()
         try:
-            return work(session)
+            return work(remote)
         except Exception as error:
-            link.drop()
+            session.disconnect()
             if expired.is_set():
                 raise TimeoutError(f"no answer within {timeout_s:g} s; {_ENDED}") from error
             raise
@@ -238,12 +257,12 @@ class RpcDevice(ABC):
             watchdog.cancel()
             watchdog.join()
             if expired.is_set():  # it may have come just when the work was done
-                link.drop()
+                session.disconnect()
 
     def close(self) -> None:
         """Ends all sessions and removes the build folder."""
-        for link in self._links:
-            link.close()
+        for session in self._sessions:
+            session.close()
         self._folder.cleanup()
 
     def __enter__(self) -> Self:
@@ -252,135 +271,117 @@ class RpcDevice(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _first(self) -> RpcSession:
-        """The link to take where one will do:
+    def _drift_monitor(self, session: RpcSession) -> DriftMonitor:
+        return DriftMonitor(
+            lambda: self._time_once(self._reference_artifact(), session),
+            every=self._timing.reference_every,
+            max_drift=self._timing.max_drift,
+            max_retimings=self._timing.max_retimings,
+        )
 
-        one with a session, because the device of another may be away.
-        """
-        if not self._links:
-            raise self._gone or DeviceError(f"{self.name} has no device left")
-        return next((link for link in self._links if link.is_open), self._links[0])
+    def _any_session(self) -> RpcSession:
+        """One that is open, or the first: the device of a closed one may be away."""
+        if not self._sessions:
+            raise self._loss or DeviceError(f"{self.name} has no device left")
+        return next((s for s in self._sessions if s.is_open), self._sessions[0])
 
-    def _drain(
-        self,
-        link: RpcSession,
-        waiting: deque[int],
-        artifacts: Sequence[Artifact],
-        results: dict[int, Measurement],
-        n_sessions: int,
-    ) -> None:
-        """Times what waits until nothing does;
-
-        a link without a device leaves its share to the others.
-        """
-        share = -(-len(artifacts) // n_sessions) if n_sessions > 1 else len(artifacts)
-        size = min(share, self._timing.reference_every) if n_sessions > 1 else share
-        try:  # work is taken by who has a device: one that is busy or away holds nothing up
-            if (
-                n_sessions > 1
-                and link.session(self._timing.timeout_s, lambda: bool(waiting)) is None
-            ):
-                return
+    def _join_batch(self, batch: _Batch, chunk_size: int, session: RpcSession) -> None:
+        """Takes part in a batch once there is a session: a busy device holds nothing up."""
+        try:
+            remote = session.connect(self._timing.timeout_s, batch.has_waiting)
         except DeviceError as error:
-            with self._lock:
-                self._retire(link, error)
+            self._retire(session, error)
             return
-        while True:
-            with self._lock:
-                taken = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-            if not taken:
-                return
+        if remote is not None:
+            self._time_batch(batch, chunk_size, session)
+
+    def _time_batch(self, batch: _Batch, chunk_size: int, session: RpcSession) -> None:
+        """Times what waits, until nothing does; without its device it leaves the rest to others."""
+        while taken := batch.take(chunk_size):
+            trials = [partial(self._time_well, batch.artifacts[at], session) for at in taken]
             try:
-                timed = self._watches[id(link)].time(
-                    [partial(self._time_well, artifacts[i], link) for i in taken]
-                )
+                timed = self._drift_monitors[id(session)].time(trials)
             except DeviceError as error:
-                with self._lock:
-                    self._retire(link, error)
-                    waiting.extendleft(reversed(taken))
+                batch.put_back(taken)
+                self._retire(session, error)
                 return
-            results.update(zip(taken, timed, strict=True))
+            batch.measurements.update(zip(taken, timed, strict=True))
 
-    def _retire(self, link: RpcSession, error: DeviceError) -> None:
-        self._links.remove(link)
-        link.close()
-        self._gone = error
+    def _retire(self, session: RpcSession, error: DeviceError) -> None:
+        with self._lock:
+            self._sessions.remove(session)
+            session.close()
+            self._loss = error
 
-    def _time_well(self, artifact: Artifact, link: RpcSession) -> Measurement:
-        """Times a program, and once again where its samples spread too far or its session was lost:
+    def _time_well(self, artifact: Artifact, session: RpcSession) -> Measurement:
+        """Times a program, and once again where its session was lost or its samples spread.
 
-        a second loss is the program's doing.
+        A second loss is the program's doing.
         """
-        measurement = self._time_one(artifact, link)
+        measurement = self._time_once(artifact, session)
         if _LOST in (measurement.error or ""):
-            measurement = self._time_one(artifact, link)
-        if (
-            measurement.samples_s
-            and max(measurement.samples_s) / min(measurement.samples_s) - 1
-            > self._timing.max_spread
-        ):
-            again = self._time_one(artifact, link)
-            if again.samples_s:
-                return Measurement(measurement.samples_s + again.samples_s)
-            return (
-                measurement if _is_loss(again) else again
-            )  # it ran well before: a session that is lost now says more of the device
-        return measurement
+            measurement = self._time_once(artifact, session)
+        samples = measurement.samples_s
+        if not samples or max(samples) / min(samples) - 1 <= self._timing.max_spread:
+            return measurement
+        again = self._time_once(artifact, session)
+        if again.samples_s:
+            return Measurement(samples + again.samples_s)
+        # It ran well before: a session that is lost now says more of the device.
+        return measurement if _is_loss(again) else again
 
-    def _time_one(self, artifact: Artifact, link: RpcSession) -> Measurement:
-        def work(session: Any) -> Measurement:
-            with uploaded(session, artifact.path) as module:
-                arguments = make_arguments(session, artifact)
+    def _time_once(self, artifact: Artifact, session: RpcSession) -> Measurement:
+        def work(remote: Any) -> Measurement:
+            with uploaded(remote, artifact.path) as module:
+                arguments = make_arguments(remote, artifact)
                 module["main"](*arguments)  # warm-up, dropped
                 timer = module.time_evaluator(
                     "main",
-                    session.cpu(0),
+                    remote.cpu(0),
                     number=1,
                     repeat=self._timing.n_repeats,
                     min_repeat_ms=self._timing.min_repeat_ms,
                 )
                 return Measurement(tuple(float(s) for s in timer(*arguments).results))
 
-        return self._attempt(work, link)
+        return self._try(work, session)
 
-    def _attempt_anywhere(self, work: Callable[[Any], T]) -> T | Measurement:
-        """On one link, and where its device stays away on the next."""
+    def _try_anywhere(self, work: Callable[[Any], T]) -> T | Measurement:
+        """Runs `work` in one session, and where its device stays away in the next."""
         while True:
-            link = self._first()
+            session = self._any_session()
             try:
-                return self._attempt(work, link)
+                return self._try(work, session)
             except DeviceError as error:
-                with self._lock:
-                    self._retire(link, error)
+                self._retire(session, error)
 
-    def _attempt(self, work: Callable[[Any], T], link: RpcSession) -> T | Measurement:
+    def _try(self, work: Callable[[Any], T], session: RpcSession) -> T | Measurement:
+        """What `work` gives; a measurement with the error where it failed.
+
+        Raises:
+            DeviceError: no session can be had any more.
+        """
         try:
-            return self.run_guarded(work, self._timing.timeout_s, link)
+            return self.run_guarded(work, self._timing.timeout_s, session)
         except DeviceError:
             raise
-        except Exception as error:  # whatever a broken program or a dying session raises is the value of this trial
-            lost = f"{_LOST}: " if "kShutdown" in str(error) else ""
-            return Measurement(error=f"{lost}{type(error).__name__}: {last_line(error)}")
-
-    def _time_reference(self, link: RpcSession) -> Measurement:
-        return self._time_one(self._reference_artifact(), link)
+        # Whatever a broken program or a dying session raises is the value of this trial.
+        except Exception as error:
+            prefix = f"{_LOST}: " if "kShutdown" in str(error) else ""
+            return Measurement(error=f"{prefix}{type(error).__name__}: {last_line(error)}")
 
     def _reference_artifact(self) -> Artifact:
         if self._reference is None:
-            a, b = te.placeholder((64, 64), name="a"), te.placeholder((64, 64), name="b")
+            a = te.placeholder((64, 64), name="a")
+            b = te.placeholder((64, 64), name="b")
             k = te.reduce_axis((0, 64), name="k")
             c = te.compute((64, 64), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="c")
-            module = tvm.IRModule(
-                {"main": te.create_prim_func([a, b, c]).with_attr("global_symbol", "main")}
-            )
-            self._reference = self.build(
-                module, ((64, 64),) * 3, ("float32",) * 3, self.build_folder / "reference.so"
-            )
+            function = te.create_prim_func([a, b, c]).with_attr("global_symbol", "main")
+            module = tvm.IRModule({"main": function})
+            self._reference = self.build(module, self.build_folder / "reference.so")
         return self._reference
 
 
 def _is_loss(measurement: Measurement) -> bool:
-    """Whether the session went away under a program, which may be the device's doing as well as the
-    program's.
-    """
+    """Whether the session went away under a program: the device's doing, or the program's."""
     return any(sign in (measurement.error or "") for sign in (_LOST, _ENDED))

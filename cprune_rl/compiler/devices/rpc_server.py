@@ -1,22 +1,18 @@
 """The RPC server behind a device: one forked process for each session.
 
-TVM's own `tvm.rpc.Server` stops listening when a session dies of a signal; here a program that
-crashes costs its session and nothing else. It serves in two ways:
+TVM's own `tvm.rpc.Server` stops listening when a session dies of a signal. Here a program that
+crashes costs its session and nothing else. There are two ways to run it:
 
-- `python -m cprune_rl.compiler.devices.rpc_server --loopback`, run by `compiler.local`: reads its key from
-  standard input,
-  listens on loopback, prints its port and ends with its sessions when its standard input closes, so
-  a killed search
-  leaves nothing running behind.
-- `python -m cprune_rl.compiler.devices.rpc_server --tracker HOST:PORT --key KEY [--threads N]`, run on a
-  board or a phone:
-  offers this machine to a TVM tracker, one session at a time, until it is stopped. A session ends
-  when its
-  client hangs up or its time is over, whatever the program in it does; a tracker that went away is
-  looked for again.
+- `python -m cprune_rl.compiler.devices.rpc_server --loopback` serves the device `local`. It reads
+  its key from standard input, prints its port, and ends with its sessions when standard input
+  closes, so that a killed search leaves nothing running behind.
+- `python -m cprune_rl.compiler.devices.rpc_server --tracker HOST:PORT --key KEY [--threads N]` runs
+  on a board or a phone and offers it to a TVM tracker, one session at a time, until it is stopped.
+  A session ends when its client hangs up or its time is over, whatever the program in it does. A
+  tracker that went away is looked for again.
 
-Needs TVM and nothing else of this package: a board without it runs a copy of this file,
-`python rpc_server.py --tracker ...`.
+This file imports TVM and nothing else of this package: a board without the package runs a copy of
+it, `python rpc_server.py --tracker ...`.
 """
 
 from __future__ import annotations
@@ -42,60 +38,23 @@ from tvm.rpc import base
 from tvm.rpc.server import _serve_loop  # the served half of TVM's protocol has no public name
 from tvm.support import utils
 
-_PING_S = 1.0  # how often a waiting server asks its tracker whether it still stands on the list
-_UNUSED_S = 6.0  # a server that was given to a client which never came is offered again after this
+# How often a waiting server asks its tracker whether it is still listed.
+_PING_S = 1.0
+# A server that was given to a client which never came is offered again after this.
+_UNUSED_S = 6.0
 _HANDSHAKE_S = 10.0
-_GRACE_S = 1.0  # for a session whose client hung up to end by itself
+# For a session whose client hung up to end by itself.
+_GRACE_S = 1.0
+# Of Linux's <sys/prctl.h>.
 _PR_SET_PDEATHSIG = 1
-
-
-def _shake_hands(connection: socket.socket, client_key: str, own_key: str) -> list[str] | None:
-    """TVM's handshake; the caller's options, or None for one that speaks something else or does not
-    know the key.
-    """
-    if struct.unpack("<i", base.recvall(connection, 4))[0] != base.RPC_MAGIC:
-        return None
-    length = struct.unpack("<i", base.recvall(connection, 4))[0]
-    if not 0 < length < 4096:
-        return None
-    words: list[str] = base.recvall(connection, length).decode(errors="replace").split()
-    if not words or words[0] != f"client:{client_key}":
-        connection.sendall(struct.pack("<i", base.RPC_CODE_MISMATCH))
-        return None
-    answer = f"server:{own_key}".encode()
-    connection.sendall(
-        struct.pack("<i", base.RPC_CODE_SUCCESS) + struct.pack("<i", len(answer)) + answer
-    )
-    return words[1:]
-
-
-def _serve_session(connection: socket.socket, folder: str) -> None:
-    """The life of a forked session;
-
-    files it is sent live in `folder`, which outlives it where it is killed, as most are.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.chdir(folder)
-    _serve_loop(connection, "", utils.tempdir(str(Path(folder) / "work")))
-
-
-def _end_with(server: int) -> None:
-    """Has a forked session killed with its server, whatever the program in it does;
-
-    on Linux alone.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != server:  # it died before that
-        os._exit(0)
 
 
 def serve_loopback(key: str) -> None:
     """Listens on a free loopback port until standard input closes.
 
     Args:
-        key: what clients must know; it is not on the command line, which every user of the machine
-            can read.
+        key: what clients must know. Every user of the machine can read a command line, so it is
+            not on that.
     """
     server = os.getpid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended sessions need no reaping
@@ -107,9 +66,9 @@ def serve_loopback(key: str) -> None:
         if sys.stdin in ready:
             return
         connection, _ = listener.accept()
-        if (
-            os.fork() == 0
-        ):  # before the handshake: who has been answered can find the session among our children
+        # Forked before the handshake: a client that was answered finds its session among our
+        # children.
+        if os.fork() == 0:
             _end_with(server)
             listener.close()
             try:
@@ -134,15 +93,18 @@ class Registration:
     def __init__(
         self, tracker: tuple[str, int], key: str, port: int, host: str | None = None
     ) -> None:
-        self._tracker, self._key, self._port, self._host = tracker, key, port, host
+        self._tracker = tracker
+        self._key = key
+        self._port = port
+        self._host = host
         self._connection: socket.socket | None = None
         self._missing_since: float | None = None
         self.match_key = ""
 
     def offer(self) -> None:
-        """Puts this server on the list under a new key that is good for one session;
+        """Puts this server on the list, under a new key that is good for one session.
 
-        a tracker that does not answer is asked at the next `refresh`.
+        A tracker that does not answer is asked again by `refresh`.
         """
         try:
             if self._connection is None:
@@ -151,19 +113,17 @@ class Registration:
             self._ask([base.TrackerCode.PUT, self._key, (self._port, self.match_key), self._host])
             self._missing_since = None
         except OSError:
-            self._forget()
+            self._disconnect()
 
     def refresh(self) -> None:
-        """Offers this server again where the tracker was lost, or where the client that got it
-        never came.
-        """
+        """Offers this server again if the tracker was lost, or if its client never came."""
         if self._connection is None:
             self.offer()
             return
         try:
             is_listed = self.match_key in self._ask([base.TrackerCode.GET_PENDING_MATCHKEYS])
         except OSError:
-            self._forget()
+            self._disconnect()
             return
         now = time.monotonic()
         self._missing_since = None if is_listed else self._missing_since or now
@@ -175,13 +135,8 @@ class Registration:
         connection.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
         if struct.unpack("<i", base.recvall(connection, 4))[0] != base.RPC_TRACKER_MAGIC:
             raise OSError("no tracker")
-        base.sendjson(
-            connection,
-            [
-                base.TrackerCode.UPDATE_INFO,
-                {"key": f"server:{self._key}", "addr": (self._host, self._port)},
-            ],
-        )
+        server = {"key": f"server:{self._key}", "addr": (self._host, self._port)}
+        base.sendjson(connection, [base.TrackerCode.UPDATE_INFO, server])
         base.recvjson(connection)
         return connection
 
@@ -190,7 +145,7 @@ class Registration:
         answer = base.recvjson(self._connection)
         return answer if isinstance(answer, list) else []
 
-    def _forget(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
@@ -279,8 +234,50 @@ def _register_description(n_threads: int) -> None:
     tvm_ffi.register_global_func("cprune_rl.describe", lambda: text, override=True)
 
 
-def main() -> None:
-    """Serves in the way the command line asks for."""
+def _shake_hands(connection: socket.socket, client_key: str, own_key: str) -> list[str] | None:
+    """Answers TVM's handshake.
+
+    Returns:
+        The caller's options; None for a caller that speaks something else or lacks the key.
+    """
+    if struct.unpack("<i", base.recvall(connection, 4))[0] != base.RPC_MAGIC:
+        return None
+    length = struct.unpack("<i", base.recvall(connection, 4))[0]
+    if not 0 < length < 4096:
+        return None
+    words: list[str] = base.recvall(connection, length).decode(errors="replace").split()
+    if not words or words[0] != f"client:{client_key}":
+        connection.sendall(struct.pack("<i", base.RPC_CODE_MISMATCH))
+        return None
+    answer = f"server:{own_key}".encode()
+    connection.sendall(struct.pack("<ii", base.RPC_CODE_SUCCESS, len(answer)) + answer)
+    return words[1:]
+
+
+def _serve_session(connection: socket.socket, folder: str) -> None:
+    """Lives the life of a forked session.
+
+    Args:
+        connection: to its client.
+        folder: for the files that it is sent; most sessions are killed, so others remove it.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.chdir(folder)
+    _serve_loop(connection, "", utils.tempdir(str(Path(folder) / "work")))
+
+
+def _end_with(server: int) -> None:
+    """Has a forked session killed with its server, whatever the program in it does.
+
+    Only Linux can do that.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:  # it died before that
+        os._exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cprune_rl.compiler.devices.rpc_server",
         description="Serve programs on this machine: one forked process for each session.",
@@ -288,7 +285,8 @@ def main() -> None:
     parser.add_argument(
         "--loopback",
         action="store_true",
-        help="serve on loopback alone, for the process that started this one and gives the key on standard input",
+        help="serve on loopback alone, "
+        "for the process that started this one and gives the key on standard input",
     )
     parser.add_argument(
         "--tracker", metavar="HOST:PORT", help="offer this machine to a TVM tracker"
@@ -304,6 +302,12 @@ def main() -> None:
     parser.add_argument(
         "--public-host", help="where clients find this machine, if not where the tracker sees it"
     )
+    return parser
+
+
+def main() -> None:
+    """Serves in the way that the command line asks for."""
+    parser = _parser()
     options = parser.parse_args()
     if options.loopback:
         serve_loopback(sys.stdin.readline().strip())
@@ -311,17 +315,16 @@ def main() -> None:
     host, _, port = (options.tracker or "").rpartition(":")
     if not host or not port.isdigit() or not options.key:
         parser.error("give --tracker HOST:PORT and --key KEY")
-    os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(
-        options.threads
-    )  # read by a session when its first program runs
+    # A session reads these when its first program runs.
+    os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
     listener = socket.create_server((options.host, options.port))
+    own_port = listener.getsockname()[1]
     print(
-        f"serving {options.key} on port {listener.getsockname()[1]}, {options.threads} thread(s), tracker {options.tracker}",
+        f"serving {options.key} on port {own_port}, {options.threads} thread(s), "
+        f"tracker {options.tracker}",
         flush=True,
     )
-    registration = Registration(
-        (host, int(port)), options.key, listener.getsockname()[1], options.public_host
-    )
+    registration = Registration((host, int(port)), options.key, own_port, options.public_host)
     with contextlib.suppress(KeyboardInterrupt):
         serve_tracker(listener, registration, options.key, options.threads)
 

@@ -1,8 +1,7 @@
-"""A link: one way to a device, with at most one living session on it.
+"""Keeps a session on a device: opened when it is needed, replaced at the first sign of trouble.
 
-A session is a process on the device that programs are sent to. It is asked for when it is needed
-and given up
-at the first sign of trouble; how, is the affair of `local` and `tracker`.
+A session is a process on the device that runs what it is sent. `local` and `tracker` know how one
+is opened.
 """
 
 from __future__ import annotations
@@ -21,108 +20,106 @@ from cprune_rl.core.protocols import Artifact
 
 __all__ = ["RpcSession", "last_line", "make_arguments", "uploaded"]
 
-_MAX_USES = 500  # libraries that a session has loaded are never unloaded
-_n_uploads = itertools.count()
-_FILL_BYTES = 1 << 16  # larger arguments are filled on the device and not sent there
+# A session never unloads a library; a new one begins empty.
+_MAX_USES = 500
+# Larger arguments are filled on the device and not sent there.
+_FILL_BYTES = 1 << 16
+_upload_numbers = itertools.count()
 
 
 class RpcSession(ABC):
-    """Owns a session. One thread uses it at a time; `cut` may come from any."""
+    """A session on a device. One thread uses it at a time; `abort` may come from any."""
 
     def __init__(self) -> None:
-        self._session: Any = None
+        self._remote: Any = None
         self._n_uses = 0
 
     @property
     def is_open(self) -> bool:
-        """Whether there is one already; its device may be away all the same."""
-        return self._session is not None
+        """Whether it was opened; its device may be away all the same."""
+        return self._remote is not None
 
-    def session(self, needed_s: float, is_wanted: Callable[[], bool] | None = None) -> Any:
-        """TVM's session, good for at least this many seconds.
+    def connect(self, needed_s: float, is_wanted: Callable[[], bool] | None = None) -> Any:
+        """TVM's `RPCSession`; a new one where there is none that lasts.
 
         Args:
-            needed_s: it should live that long.
-            is_wanted: asked now and then while a session is waited for; None is given once it says
-                no.
+            needed_s: seconds that it must live.
+            is_wanted: asked while a session is waited for; None is given once it says no.
 
         Raises:
             DeviceError: none can be had any more.
         """
         self._n_uses += 1
-        if self._session is not None and (
-            self._n_uses > _MAX_USES or not self._is_usable(needed_s)
-        ):
-            self.drop()
-        if self._session is None:
-            self._session = self._open(needed_s, is_wanted)
+        is_worn = self._n_uses > _MAX_USES or not self._is_usable(needed_s)
+        if self._remote is not None and is_worn:
+            self.disconnect()
+        if self._remote is None:
+            self._remote = self._open(needed_s, is_wanted)
             self._n_uses = 1
-        return self._session
+        return self._remote
 
-    def drop(self) -> None:
-        """Gives the session up; the next one is a new one."""
-        self.cut()
-        self._session = None
+    def disconnect(self) -> None:
+        """Gives the session up; `connect` then opens a new one."""
+        self.abort()
+        self._remote = None
 
     def close(self) -> None:
         """Ends the session and what stands behind it; may be called twice."""
-        self.drop()
+        self.disconnect()
 
     @abstractmethod
-    def cut(self) -> None:
-        """Ends the session at once, so that a thread that waits for its answer gets an error."""
+    def abort(self) -> None:
+        """Ends the session at once: a thread that waits for its answer gets an error."""
 
     @abstractmethod
     def _open(self, needed_s: float, is_wanted: Callable[[], bool] | None) -> Any:
         """A new session, or None where it is no longer wanted.
 
-        Raises `DeviceError` where none can be had.
+        Raises:
+            DeviceError: none can be had.
         """
 
     @abstractmethod
     def _is_usable(self, needed_s: float) -> bool:
-        """Whether the session is likely to live that long."""
+        """Whether the open session is likely to live that long."""
 
 
 @contextlib.contextmanager
-def uploaded(session: Any, path: str) -> Iterator[Any]:
-    """A library of this machine as a module of the session's."""
-    # a new name each time: given a path it has loaded before, the loader gives the old library
-    name = f"{next(_n_uploads)}-{Path(path).name}"
-    session.upload(
-        bytearray(Path(path).read_bytes()), name
-    )  # given a path, TVM leaves the file open
+def uploaded(remote: Any, path: str) -> Iterator[Any]:
+    """Loads a library of this machine into a session, and removes its file in the end."""
+    # A new name each time: for a path that it has loaded before, the loader gives the old library.
+    name = f"{next(_upload_numbers)}-{Path(path).name}"
+    # Bytes and not a path, which TVM would open and leave open.
+    remote.upload(bytearray(Path(path).read_bytes()), name)
     try:
-        yield session.load_module(name)
+        yield remote.load_module(name)
     finally:
         with contextlib.suppress(RuntimeError):  # a dead session has no files left
-            session.remove(name)
+            remote.remove(name)
 
 
-def make_arguments(session: Any, artifact: Artifact) -> list[Any]:
-    """Tensors on the device with values that no program runs faster on, zeros or denormals, and the
-    artifact's own tables.
+def make_arguments(remote: Any, artifact: Artifact) -> list[Any]:
+    """Tensors on the device for a timing: the artifact's tables, and random values elsewhere.
+
+    Zeros or denormals would make some programs faster.
     """
-    device, rng, fill = session.cpu(0), np.random.default_rng(0), None
+    device = remote.cpu(0)
+    rng = np.random.default_rng(0)
     tensors = []
     for at, (shape, dtype) in enumerate(zip(artifact.shapes, artifact.dtypes, strict=True)):
         if at in artifact.tables:
             tensors.append(tvm.runtime.tensor(np.ascontiguousarray(artifact.tables[at]), device))
         elif dtype == "float32" and 4 * np.prod(shape) > _FILL_BYTES:
-            fill = fill or session.get_function("tvm.contrib.random.random_fill")
             tensors.append(tvm.runtime.empty(shape, dtype, device))
-            fill(tensors[-1])
+            remote.get_function("tvm.contrib.random.random_fill")(tensors[-1])
+        elif dtype.startswith("float"):
+            tensors.append(tvm.runtime.tensor(rng.standard_normal(shape).astype(dtype), device))
         else:
-            values = (
-                rng.standard_normal(shape).astype(dtype)
-                if dtype.startswith("float")
-                else np.zeros(shape, dtype)
-            )
-            tensors.append(tvm.runtime.tensor(values, device))
+            tensors.append(tvm.runtime.tensor(np.zeros(shape, dtype), device))
     return tensors
 
 
 def last_line(error: BaseException) -> str:
-    """What an error says in its last line, where TVM puts the reason."""
+    """The last line of an error's message, where TVM puts the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no message"

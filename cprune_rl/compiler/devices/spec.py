@@ -169,7 +169,7 @@ def _whole_number(spec: SpecString, option: str, largest: int) -> int | None:
 
 
 def _parse_target(spec: SpecString, text: str) -> TargetOptions:
-    """TVM's target, as JSON or as `llvm,mtriple=aarch64-linux-gnu,mattr=+neon,+fp16,num-cores=4`."""
+    """TVM's target, as JSON or as `llvm,mtriple=aarch64-linux-gnu,mattr=+neon,+fp16`."""
     if text.startswith("{"):
         return _parse_json_target(spec, text)
     kind, *parts = text.split(",")

@@ -1,4 +1,4 @@
-"""The compilation target of a device, and the toolchain it needs."""
+"""Gives a device's compilation target, and finds the toolchain that it needs."""
 
 from __future__ import annotations
 
@@ -25,17 +25,14 @@ __all__ = [
     "require_cxx_compiler",
     "require_linker",
     "same_architecture",
-    "target_of",
+    "target_from_options",
     "vector_width",
 ]
 
-_GPU_RULES = (
-    "pool_max",
-    "pool_avg",
-    "adaptive_pool_max",
-    "adaptive_pool_avg",
-)  # pooling asks for them by name; TVM warns of each candidate that a CPU has none
-_LANES = ((16, {"avx512f"}), (8, {"avx"}), (4, {"sse2", "neon", "sve", "v"}))  # widest first
+# Pooling asks for these rules by name; TVM warns of each candidate that a CPU has none.
+_GPU_RULES = ("pool_max", "pool_avg", "adaptive_pool_max", "adaptive_pool_avg")
+# float32 lanes of the processors' features, widest first.
+_LANES = ((16, {"avx512f"}), (8, {"avx"}), (4, {"sse2", "neon", "sve", "v"}))
 
 
 def host_cpu() -> str:
@@ -44,14 +41,16 @@ def host_cpu() -> str:
 
 
 def host_triple() -> str:
-    """This machine as LLVM names it, such as `x86_64-linux-gnu`."""
+    """LLVM's name of this kind of machine, such as `x86_64-linux-gnu`."""
     return str(codegen.llvm_get_system_triple())
 
 
 def is_processor(mcpu: str, triple: str | None = None) -> bool:
-    """Whether LLVM compiles for a processor of this name, on machines of a triple;
+    """Whether LLVM compiles for a processor of this name.
 
-    None for this machine's.
+    Args:
+        mcpu: its name.
+        triple: of its machine; None for this one's.
     """
     return bool(codegen.llvm_is_valid_cpu(mcpu, triple or host_triple()))
 
@@ -62,17 +61,17 @@ def make_target(n_threads: int, mcpu: str | None = None) -> tvm.target.Target:
     Raises:
         UnknownNameError: LLVM knows no such processor.
     """
-    return target_of({"kind": "llvm", "mcpu": mcpu or host_cpu(), "num-cores": n_threads})
+    return target_from_options({"kind": "llvm", "mcpu": mcpu or host_cpu(), "num-cores": n_threads})
 
 
-def target_of(options: Mapping[str, Any]) -> tvm.target.Target:
-    """TVM's target of its options; for LLVM one core where they do not say.
+def target_from_options(options: Mapping[str, Any]) -> tvm.target.Target:
+    """TVM's target; LLVM's has one core where the options do not say.
 
     Args:
         options: `kind` and what TVM knows of it, such as `mtriple`, `mcpu`, `mattr`, `num-cores`.
 
     Raises:
-        UnknownNameError: LLVM knows no such processor: it would take a generic one, and the device
+        UnknownNameError: LLVM knows no such processor. It would take a generic one, and the device
             would be another to the cost cache.
         ConfigError: TVM knows no such target.
     """
@@ -82,34 +81,27 @@ def target_of(options: Mapping[str, Any]) -> tvm.target.Target:
     try:
         return tvm.target.Target({"num-cores": 1, **options} if is_llvm else dict(options))
     except (ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(
-            f"TVM knows no target {dict(options)}: {str(error).strip().splitlines()[-1][:300]}"
-        ) from error
+        reason = str(error).strip().splitlines()[-1][:300]
+        raise ConfigError(f"TVM knows no target {dict(options)}: {reason}") from error
 
 
 def _check_processor(mcpu: str, triple: str) -> None:
     if is_processor(mcpu, triple):
         return
-    if not is_processor(
-        "generic", triple
-    ):  # asked for the processors of a triple that it does not know, LLVM ends this process
+    # Asked for the processors of a triple that it does not know, LLVM ends this process.
+    if not is_processor("generic", triple):
         raise ConfigError(
-            f"LLVM knows no processor {mcpu!r} of machines {triple!r}: see that the triple is right, e.g. aarch64-linux-gnu"
+            f"LLVM knows no processor {mcpu!r} of machines {triple!r}: "
+            "see that the triple is right, e.g. aarch64-linux-gnu"
         )
-    raise UnknownNameError(
-        "processor",
-        mcpu,
-        map(
-            str,
-            codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": triple})),
-        ),
-    )
+    target = tvm.target.Target({"kind": "llvm", "mtriple": triple})
+    raise UnknownNameError("processor", mcpu, map(str, codegen.llvm_get_cpu_archlist(target)))
 
 
 def vector_width(target: tvm.target.Target) -> int:
     """float32 lanes of one vector register; 1 where the target has none that is known.
 
-    Read off the processor's features: TVM's own `llvm_get_vector_width` says 512 bits of every x86.
+    The processor's features tell it: TVM's `llvm_get_vector_width` says 512 bits of every x86.
     """
     features = {str(f) for f in codegen.llvm_get_cpu_features(target)}
     return next((lanes for lanes, names in _LANES if features & names), 1)
@@ -125,14 +117,13 @@ def require_cxx_compiler() -> str:
         if path := shutil.which(name):
             return path
     raise ToolchainError(
-        "no C++ compiler found (looked for g++, c++, clang++): programs cannot be linked. Install one, e.g. `apt-get install g++`."
+        "no C++ compiler found (looked for g++, c++, clang++): programs cannot be linked. "
+        "Install one, e.g. `apt-get install g++`."
     )
 
 
 def require_linker(target: tvm.target.Target, name: str | None = None) -> str:
-    """The compiler that links programs for a target:
-
-    `TRIPLE-g++` where that is another kind of machine.
+    """The compiler that links programs for a target; `TRIPLE-g++` for another kind of machine.
 
     Args:
         target: what programs are compiled for.
@@ -147,31 +138,31 @@ def require_linker(target: tvm.target.Target, name: str | None = None) -> str:
     name = name or f"{triple}-g++"
     if shutil.which(name):
         return name
-    package = (
-        f"apt-get install g++-{name.removesuffix('-g++').replace('_', '-')}"
-        if name.endswith("-g++")
-        else "your board's toolchain"
-    )
+    remedy = "your board's toolchain"
+    if name.endswith("-g++"):
+        remedy = f"apt-get install g++-{name.removesuffix('-g++').replace('_', '-')}"
     raise ToolchainError(
-        f"the cross-compiler {name!r} is not installed: programs for {triple or 'this device'} cannot be linked. Install it (e.g. {package}) or name another with cc=."
+        f"the cross-compiler {name!r} is not installed: programs for {triple or 'this device'} "
+        f"cannot be linked. Install it (e.g. {remedy}) or name another with cc=."
     )
 
 
 def same_architecture(triple: str, other: str) -> bool:
-    """Whether two triples such as `x86_64-linux-gnu` name machines that run each other's programs."""
-    first, second = (
-        t.split("-")[0].replace("amd64", "x86_64").replace("arm64", "aarch64")
-        for t in (triple, other)
-    )
-    return first == second
+    """Whether two triples name machines that run each other's programs."""
+    return _architecture(triple) == _architecture(other)
+
+
+def _architecture(triple: str) -> str:
+    name = triple.partition("-")[0]
+    return name.replace("amd64", "x86_64").replace("arm64", "aarch64")
 
 
 def load_cpu_intrinsics() -> None:
     """Registers the tensor intrinsics of CPUs, and only those.
 
     MetaSchedule imports `tvm.s_tir.tensor_intrin` on first use, which parses every GPU's intrinsics
-    for about 20 seconds in each process. CPU targets need two modules of it: without them no
-    design space can be made, be their instructions used or not.
+    for about 20 seconds in each process. A CPU's design space needs two modules of it, whether its
+    instructions are used or not.
     """
     name = "tvm.s_tir.tensor_intrin"
     if name in sys.modules:

@@ -1,11 +1,9 @@
-"""A loopback door in front of a remote server, so that a session can be cut off from this side.
+"""Forwards the connection to a remote server, so that it can be cut off from this side.
 
-TVM's client waits for an answer inside C++, where no time limit reaches it and where it may hold
-Python's lock: a
-board that lost its power would stop a search for ever. Its connection goes through a small process
-of its own,
-which ends with the session's time, or when it is killed. Timing is not touched: samples are taken
-on the device.
+TVM's client waits for an answer in C++, where no time limit reaches it and where it may hold
+Python's lock. A board that lost its power would stop a search for ever. The connection goes through
+a process of its own, which ends when the session's time is over or when it is killed. Samples are
+taken on the device, so timings do not change.
 """
 
 from __future__ import annotations
@@ -24,31 +22,23 @@ _CHUNK_BYTES = 1 << 16
 
 
 class TcpProxy:
-    """Forwards one connection.
+    """A process that forwards one connection; its own end is a port on loopback.
 
     Args:
         host: of the remote server.
         port: of the remote server.
         connect_s: for the connection to be made.
-        lives_s: the door is shut after this, whatever happens.
+        lifetime_s: the connection ends after this, whatever happens.
 
     Raises:
         OSError: nobody listens there.
     """
 
-    def __init__(self, host: str, port: int, connect_s: float, lives_s: float) -> None:
-        command = [
-            sys.executable,
-            "-I",
-            "-S",
-            str(Path(__file__).resolve()),
-            host,
-            str(port),
-            str(connect_s),
-            str(lives_s),
-        ]
+    def __init__(self, host: str, port: int, connect_s: float, lifetime_s: float) -> None:
+        script = str(Path(__file__).resolve())
+        arguments = [host, str(port), str(connect_s), str(lifetime_s)]
         self._process = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-S", script, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -58,19 +48,19 @@ class TcpProxy:
         with self._process.stdout as output:
             line = output.readline().strip()
         if not line.isdigit():
-            self.cut()
-            raise OSError(line or f"no door to {host}:{port} could be opened")
+            self.abort()
+            raise OSError(line or f"no proxy to {host}:{port} could be started")
         self.port = int(line)
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Ends the connection on both sides; may be called from any thread, and twice."""
         self._process.kill()
         self._process.wait()
 
 
-def _serve(host: str, port: int, connect_s: float, lives_s: float) -> None:
-    """The process: connects, tells its own port, forwards until either side ends or time is over."""
-    ends = time.monotonic() + lives_s
+def _serve(host: str, port: int, connect_s: float, lifetime_s: float) -> None:
+    """Connects, prints its own port, and forwards until a side ends or time is over."""
+    ends = time.monotonic() + lifetime_s
     try:
         far = socket.create_connection((host, port), timeout=connect_s)
     except OSError as error:

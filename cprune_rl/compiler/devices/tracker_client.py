@@ -1,10 +1,8 @@
-"""What we ask of a TVM tracker:
+"""Asks a TVM tracker for its list of servers, and for a server of one key.
 
-who is on its list, and a device of one key. Plain sockets, without tvm.
-
-TVM's own client waits for ever for a device, and a minute for a tracker; here every wait has an
-end.
+TVM's own client waits without end for a server, and a minute for a tracker; here every wait ends.
 The protocol is that of `tvm/rpc/tracker.py`: a magic number both ways, then JSON behind its length.
+Plain sockets do, so that a device's name is read without tvm.
 """
 
 from __future__ import annotations
@@ -22,8 +20,11 @@ from cprune_rl.errors import ConfigError, DeviceError
 
 __all__ = ["KeyStatus", "ServerLease", "TrackerAddress", "request_device", "tracker_status"]
 
+# The numbers of `tvm.rpc.base`: RPC_TRACKER_MAGIC, and of TrackerCode.
 _MAGIC = 0x2F271
-_SUCCESS, _REQUEST, _SUMMARY = 0, 4, 6
+_SUCCESS = 0
+_REQUEST = 4
+_SUMMARY = 6
 _CONNECT_S = 5.0
 _MAX_BYTES = 1 << 22
 
@@ -37,8 +38,9 @@ class TrackerAddress:
 
     @staticmethod
     def parse(text: str | None) -> TrackerAddress:
-        """`host:port`; what is left out comes from TVM_TRACKER_HOST and TVM_TRACKER_PORT, then
-        127.0.0.1 and 9190.
+        """Reads `host:port`, either of which may be left out.
+
+        TVM_TRACKER_HOST and TVM_TRACKER_PORT take their place, then 127.0.0.1 and 9190.
 
         Raises:
             ConfigError: the port is no number.
@@ -48,7 +50,8 @@ class TrackerAddress:
         port = port or os.environ.get("TVM_TRACKER_PORT", "9190")
         if not port.isdigit() or not 0 < int(port) < 65536:
             raise ConfigError(
-                f"tracker {text or f'{host}:{port}'!r}: {port!r} is no port. Give HOST:PORT, or set TVM_TRACKER_HOST and TVM_TRACKER_PORT."
+                f"tracker {text or f'{host}:{port}'!r}: {port!r} is no port. "
+                "Give HOST:PORT, or set TVM_TRACKER_HOST and TVM_TRACKER_PORT."
             )
         return TrackerAddress(host, int(port))
 
@@ -56,9 +59,9 @@ class TrackerAddress:
         return f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KeyStatus:
-    """A key on a tracker's list.
+    """The servers of one key on a tracker's list.
 
     Attributes:
         key: what clients ask for.
@@ -77,7 +80,13 @@ class KeyStatus:
 
 @dataclass(frozen=True)
 class ServerLease:
-    """A device that a tracker has given us: where it listens, and the key it will know us by."""
+    """A server that a tracker gave us.
+
+    Attributes:
+        host: where it listens.
+        port: where it listens.
+        match_key: it knows us by this.
+    """
 
     host: str
     port: int
@@ -96,31 +105,40 @@ def tracker_status(tracker: TrackerAddress) -> list[KeyStatus]:
             code, summary = _receive(connection)
             if code != _SUCCESS:
                 raise OSError(f"answer {code}")
-            servers = [
-                (str(s["key"]).partition(":")[2], ":".join(map(str, s["addr"])))
-                for s in summary["server_info"]
-            ]
-            queues = {
-                str(k): (int(q["free"]), int(q["pending"]))
-                for k, q in summary["queue_info"].items()
-            }
+            return _key_statuses(summary["server_info"], summary["queue_info"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DeviceError(
-            f"no tracker answers at {tracker} ({error}). Start one with `python -m tvm.exec.rpc_tracker --port {tracker.port}`, or give its HOST:PORT."
+            f"no tracker answers at {tracker} ({error}). Start one with "
+            f"`python -m tvm.exec.rpc_tracker --port {tracker.port}`, or give its HOST:PORT."
         ) from error
-    listed = {key for key, _ in servers} | {key for key, counts in queues.items() if any(counts)}
-    found = []
-    for key in sorted(listed):
-        addresses = tuple(sorted(address for k, address in servers if k == key))
-        found.append(KeyStatus(key, len(addresses), *queues.get(key, (0, 0)), addresses))
-    return found
+
+
+def _key_statuses(servers: list[Any], queues: dict[str, Any]) -> list[KeyStatus]:
+    addresses: dict[str, list[str]] = {}
+    for server in servers:
+        key = str(server["key"]).partition(":")[2]
+        addresses.setdefault(key, []).append(":".join(map(str, server["addr"])))
+    statuses = []
+    for key in sorted({*addresses, *queues}):
+        queue = queues.get(key, {"free": 0, "pending": 0})
+        status = KeyStatus(
+            key=key,
+            n_servers=len(addresses.get(key, ())),
+            n_free=int(queue["free"]),
+            n_waiting=int(queue["pending"]),
+            addresses=tuple(sorted(addresses.get(key, ()))),
+        )
+        # The tracker remembers keys whose servers and clients are all gone.
+        if status.n_servers or status.n_free or status.n_waiting:
+            statuses.append(status)
+    return statuses
 
 
 def request_device(tracker: TrackerAddress, key: str, timeout_s: float) -> ServerLease:
-    """Waits in a tracker's queue for a device.
+    """Waits in a tracker's queue for a server.
 
     Raises:
-        OSError: the tracker is gone, or no device became free in time.
+        OSError: the tracker is gone, or no server became free in time.
     """
     with _connected(tracker) as connection:
         connection.settimeout(timeout_s)

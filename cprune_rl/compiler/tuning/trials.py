@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import last_line
@@ -177,9 +176,7 @@ def build_candidate(device: RpcDevice, candidate: Candidate, path: Path) -> Arti
         ToolchainError: nothing can be built here at all.
     """
     try:
-        arguments = ArgInfo.from_entry_func(candidate.module, remove_preproc=True)
-        shapes = [tuple(int(d) for d in a.shape) for a in arguments]
-        return device.build(candidate.module, shapes, [str(a.dtype) for a in arguments], path)
+        return device.build(candidate.module, path)
     except CPruneError:
         raise
     except (
