@@ -38,7 +38,8 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.cost_cache import open_store
 from cprune_rl.envs.problems.registry import read_recording, recorded_names
-from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.context import full_settings
 from cprune_rl.pipeline.oracle_setup import equal_latency_plans, supernet_evaluation
@@ -80,7 +81,7 @@ def measure(
     recording = read_recording(f"{network}@znver4-1t")
     plans = equal_latency_plans(
         recording.network,
-        ModelledCosts(recording.network, LatencyInterpolator(recording.costs)),
+        InterpolatedLatency(recording.network, LatencyInterpolator(recording.costs)),
         _SHARE,
         n_plans,
         seed,

@@ -46,7 +46,7 @@ def steps_a_second(n_steps: int, problem: str | None) -> float:
 def training_steps_a_second(n_steps: int, problem: str | None) -> float:
     """MaskablePPO end to end on variations of the recorded problem, for each second of CPU time."""
     recorded = open_recorded(problem)
-    measured = LatencyInterpolator(recorded.latency.measured())
+    measured = LatencyInterpolator(recorded.latency.interpolator.measured_tasks())
     problems = TrainingProblems(
         recorded.network,
         measured,

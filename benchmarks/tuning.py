@@ -53,7 +53,8 @@ from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded
-from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.models.registry import build_model
 from cprune_rl.models.zoo import MODELS
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
@@ -102,7 +103,7 @@ class Bench:
         network = self.variants.network
         loss_model = LossModel(recorded.loss_model.scale, recorded.loss_model.power)
         oracle = LossModelOracle(network, loss_model, recorded.dense_accuracy)
-        latency = InterpolatedLatency(network, self.tuner.view(), LatencyInterpolator())
+        latency = InterpolatedLatency(network, LatencyInterpolator(), self.tuner.view())
         return Problem(
             self.name,
             network,

@@ -18,11 +18,12 @@ from dataclasses import replace
 import numpy as np
 
 from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchSession
-from cprune_rl.core.network import Network, Plan, Workload
-from cprune_rl.core.protocols import LatencySource, Spending, TaskCost, least_trials_needed
+from cprune_rl.core.network import Workload
+from cprune_rl.core.protocols import LatencySource, TaskCost, least_trials_needed
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
+from cprune_rl.latency.sources import OverriddenLatency
 
 __all__ = ["LatencyAblation", "LatencyOverride", "by_macs", "by_prediction", "shuffled"]
 
@@ -89,101 +90,48 @@ def _finalists(accepted: Sequence[AcceptedPlan], problem: Problem) -> list[Accep
     return list(dict.fromkeys(min(plans, key=lambda a: a.latency_s) for plans in within if plans))
 
 
-class _Shown:
-    """Latencies by a formula of the problem's own cheap looks;
-
-    nothing is measured (see `protocols.LatencySource`).
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        show: Callable[[Sequence[Workload]], list[TaskCost]],
-        spending: Spending,
-    ) -> None:
-        self._network, self.predict, self.spending = network, show, spending
-
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """The same as `predict`, called measured: the search is to believe it."""
-        return [replace(c, is_measured=True) for c in self.predict(self._network.workloads(plan))]
-
-
 def by_prediction(problem: Problem) -> LatencySource:
-    """What cheap looks say, of everything."""
-    return _Shown(problem.network, problem.latency.predict, problem.latency.spending)
+    """Predictions stand for measurements."""
+    return OverriddenLatency(problem.network, problem.latency)
 
 
 def by_macs(problem: Problem) -> LatencySource:
-    """Multiply-accumulates, scaled to the dense network's latency:
+    """Multiply-accumulates, scaled to the dense network's latency, stand for measurements.
 
-    a task without any takes nothing; the programs' steps are known.
+    A task without any takes nothing. The steps that tilings allow are known.
     """
     network = problem.network
     dense_s = math.fsum(c.latency_s for c in problem.latency.measure(network.dense))
-    second = dense_s / max(network.macs(network.dense), 1)
+    s_per_mac = dense_s / max(network.macs(network.dense), 1)
 
-    def show(workloads: Sequence[Workload]) -> list[TaskCost]:
-        return [
-            replace(c, latency_s=max(w.macs * second, 1e-12))
-            for w, c in zip(workloads, problem.latency.predict(workloads), strict=True)
-        ]
+    def override(workload: Workload, cost: TaskCost) -> TaskCost:
+        return replace(cost, latency_s=max(workload.macs * s_per_mac, 1e-12))
 
-    return _Shown(network, show, problem.latency.spending)
+    return OverriddenLatency(network, problem.latency, override)
 
 
 def shuffled(seed: int) -> LatencyOverride:
-    """Each kind of task is as slow as another, drawn by a seed, is in the dense network;
+    """Each kind of task is as slow as another kind, drawn by a seed, is in the dense network.
 
-    how latency falls with channels stays.
+    How latency falls with channels stays. Measurements cost what they cost.
     """
 
     def override(problem: Problem) -> LatencySource:
         network = problem.network
-        dense = {
-            w.key: c.latency_s
-            for w, c in zip(
-                network.workloads(network.dense),
-                problem.latency.measure(network.dense),
-                strict=True,
-            )
-        }
-        kinds: dict[tuple[str, object], float] = {}
-        for workload in network.workloads(network.dense):
-            kinds.setdefault((workload.family, workload.operator), dense[workload.key])
-        seconds = np.array(list(kinds.values()))
-        factors = dict(
-            zip(kinds, np.random.default_rng(seed).permutation(seconds) / seconds, strict=True)
+        seconds: dict[tuple[str, object], float] = {}
+        dense = zip(
+            network.workloads(network.dense), problem.latency.measure(network.dense), strict=True
         )
-        return _Shuffled(network, problem.latency, factors)
+        for workload, cost in dense:
+            seconds.setdefault((workload.family, workload.operator), cost.latency_s)
+        before = np.array(list(seconds.values()))
+        after = np.random.default_rng(seed).permutation(before)
+        factors = dict(zip(seconds, after / before, strict=True))
+
+        def shuffle(workload: Workload, cost: TaskCost) -> TaskCost:
+            factor = factors.get((workload.family, workload.operator), 1.0)
+            return replace(cost, latency_s=cost.latency_s * factor)
+
+        return OverriddenLatency(network, problem.latency, shuffle, is_measuring=True)
 
     return override
-
-
-class _Shuffled:
-    """True looks, that cost what they cost, and are then told wrongly (see
-    `protocols.LatencySource`).
-    """
-
-    def __init__(
-        self, network: Network, source: LatencySource, factors: dict[tuple[str, object], float]
-    ) -> None:
-        self._network, self._source, self._factors = network, source, factors
-
-    @property
-    def spending(self) -> Spending:
-        """Running totals of the true source."""
-        return self._source.spending
-
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """True looks."""
-        return self._tell(self._network.workloads(plan), self._source.measure(plan))
-
-    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Cheap looks."""
-        return self._tell(workloads, self._source.predict(workloads))
-
-    def _tell(self, workloads: Sequence[Workload], costs: Sequence[TaskCost]) -> list[TaskCost]:
-        return [
-            replace(c, latency_s=c.latency_s * self._factors.get((w.family, w.operator), 1.0))
-            for w, c in zip(workloads, costs, strict=True)
-        ]

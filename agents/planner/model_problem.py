@@ -7,33 +7,14 @@ Walking through it costs nothing: no look at the device, no evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from cprune_rl.core.loss_model import LossModel
-from cprune_rl.core.network import Plan, Workload
-from cprune_rl.core.protocols import LatencySource, Spending, TaskCost
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
+from cprune_rl.latency.sources import OverriddenLatency
 
 __all__ = ["model_problem"]
-
-
-class _ModelLatency:
-    """Cheap looks in the place of true ones (see `protocols.LatencySource`)."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._latency: LatencySource = problem.latency
-        self._network = problem.network
-        self.spending = Spending()
-
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """Each subgraph's cost, as far as it is known."""
-        return self._latency.predict(self._network.workloads(plan))
-
-    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """The same."""
-        return self._latency.predict(workloads)
 
 
 def model_problem(problem: Problem, loss_model: LossModel) -> Problem:
@@ -44,4 +25,5 @@ def model_problem(problem: Problem, loss_model: LossModel) -> Problem:
         loss_model: what each group is believed to lose.
     """
     oracle = LossModelOracle(problem.network, loss_model, problem.dense_accuracy)
-    return replace(problem, latency=_ModelLatency(problem), oracle=oracle, loss_model=loss_model)
+    predictions = OverriddenLatency(problem.network, problem.latency)
+    return replace(problem, latency=predictions, oracle=oracle, loss_model=loss_model)

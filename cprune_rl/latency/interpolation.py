@@ -1,144 +1,161 @@
-"""Latencies of one network's tasks that were not measured, interpolated between those that were.
+"""Latencies of a network's tasks, interpolated between those that were measured.
 
-For each kind of task a non-negative fit of `launch + work * in * out + reads * in + writes * out`
-in
-relative error, corrected by the nearest measured shapes; where a layer is pruned by a scheme, the
-multiplications that
-are left stand for `in * out`. An agent trains on it (a device is far too slow for that) and an
-environment estimates with
-it what an action would gain; what an action did gain is always measured. Every prediction says that
-it is one. A kind of
-task that was never measured is for `predictor`.
+Each kind of task has a non-negative fit of `launch + work * in * out + reads * in + writes * out`,
+in relative error. The nearest measured shapes correct it. Where a scheme prunes the layer, the
+multiplications that are left replace `in * out`.
+
+Policies train on these latencies, because a device is far too slow for that. Environments estimate
+with them what an action would gain; what an action did gain is measured. `predictor` answers for
+kinds of task that were never measured.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from cprune_rl.core.network import Network, Plan, Workload
-from cprune_rl.core.protocols import LatencySource, Spending, TaskCost, least_trials_needed
+from cprune_rl.core.network import Workload
+from cprune_rl.core.protocols import TaskCost
 
-__all__ = ["InterpolatedLatency", "LatencyInterpolator", "ModelledCosts", "NoisyCosts"]
+__all__ = ["LatencyInterpolator"]
 
-Shape = tuple[
-    int, int, int
-]  # channels read and written, and the multiplications that are left of a pruned layer; 0 of a dense one
-Point = tuple[Shape, TaskCost]
 _REACH = 0.25  # log distance in channels over which a measured shape corrects its neighbours
-_NOISE_TABLE = np.random.default_rng(0).standard_normal(4096)
+_FIT_WEIGHT = 0.25  # of a correction of 1: far from every measured shape the fit stands alone
+_LEAST_FIT_S = 1e-12
+
+Kind = tuple[object, ...]
+# Channels read and written, and the multiplications left in a pruned layer: 0 in a dense one.
+Shape = tuple[int, int, int]
+Point = tuple[Shape, TaskCost]
 
 
 class LatencyInterpolator:
     """Interpolates task latencies over channel counts.
 
     Args:
-        known: measured tasks.
+        measured: tasks to start with.
     """
 
-    def __init__(self, known: Iterable[tuple[Workload, TaskCost]] = ()) -> None:
-        self._points: dict[tuple[object, ...], dict[str, Point]] = {}
-        self._fits: dict[tuple[object, ...], _Fit] = {}
-        self._answers: dict[str, TaskCost] | None = (
-            None  # measured ones, and those interpolated since something was last learnt
-        )
-        self.known: dict[str, TaskCost] = {}
-        self._workloads: dict[str, Workload] = {}
-        for workload, cost in known:
+    def __init__(self, measured: Iterable[tuple[Workload, TaskCost]] = ()) -> None:
+        self._measured: dict[str, tuple[Workload, TaskCost]] = {}
+        self._points: dict[Kind, dict[str, Point]] = {}
+        self._fits: dict[Kind, _Fit] = {}
+        self._answers: dict[str, TaskCost] = {}  # valid until something is learnt
+        self._leave_one_out_error: float | None = None
+        for workload, cost in measured:
             self.learn(workload, cost)
 
     def learn(self, workload: Workload, cost: TaskCost) -> None:
-        """Adds a measured task; one without a program teaches nothing."""
-        if (
-            cost.error is not None
-            or not math.isfinite(cost.latency_s)
-            or self.known.get(workload.key) == cost
-        ):
+        """Adds a measured task. A failed one teaches nothing."""
+        if cost.error is not None or not math.isfinite(cost.latency_s):
+            return
+        if workload.key in self._measured and self._measured[workload.key][1] == cost:
             return
         kind = _kind(workload)
-        self.known[workload.key] = cost
-        self._workloads[workload.key] = workload
+        self._measured[workload.key] = (workload, cost)
         self._points.setdefault(kind, {})[workload.key] = (_shape(workload), cost)
         self._fits.pop(kind, None)
-        self._answers = None
+        self._answers.clear()
+        self._leave_one_out_error = None
 
-    def measured(self) -> list[tuple[Workload, TaskCost]]:
+    def measured_tasks(self) -> list[tuple[Workload, TaskCost]]:
         """Everything learnt, in the order of learning."""
-        return [(self._workloads[key], cost) for key, cost in self.known.items()]
+        return list(self._measured.values())
 
-    def predict(self, workload: Workload) -> TaskCost:
-        """The measured cost where there is one, else an interpolated one;
+    def predict(self, workloads: Iterable[Workload]) -> list[TaskCost]:
+        """The measured cost of each task where there is one, else an interpolated one.
 
-        infinite for a kind never seen.
+        A kind of task that was never measured takes infinitely long.
         """
-        return self.predict_all((workload,))[0]
-
-    def predict_all(self, workloads: Iterable[Workload]) -> list[TaskCost]:
-        """The same of many: an agent asks for hundreds at each step."""
-        if self._answers is None:
-            self._answers = dict(self.known)
-        answers, found = self._answers, []
-        for workload in workloads:
+        answers = self._answers
+        costs = []
+        for workload in workloads:  # agents ask for hundreds at each step
             cost = answers.get(workload.key)
             if cost is None:
-                cost = answers[workload.key] = self._interpolate(workload)
-            found.append(cost)
-        return found
+                cost = answers[workload.key] = self._cost(workload)
+            costs.append(cost)
+        return costs
 
-    def _interpolate(self, workload: Workload) -> TaskCost:
+    @property
+    def leave_one_out_error(self) -> float:
+        """Root mean square of log ratios, each measured task predicted by the others of its kind.
+
+        Returns:
+            0.05 for 5 %; 0 where every task is alone of its kind. Remembered until it learns more.
+        """
+        if self._leave_one_out_error is None:
+            squares = [e**2 for points in self._points.values() for e in _left_out_errors(points)]
+            self._leave_one_out_error = math.sqrt(sum(squares) / len(squares)) if squares else 0.0
+        return self._leave_one_out_error
+
+    def _cost(self, workload: Workload) -> TaskCost:
+        if workload.key in self._measured:
+            return self._measured[workload.key][1]
         kind = _kind(workload)
         if kind not in self._points:
             return TaskCost(math.inf, is_measured=False)
         if kind not in self._fits:
-            self._fits[kind] = _Fit.of(list(self._points[kind].values()))
-        return self._fits[kind].at(_shape(workload))
+            self._fits[kind] = _Fit.from_points(list(self._points[kind].values()))
+        return self._fits[kind].predict(_shape(workload))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """What is known of one kind of task.
+    """A fit to the measured tasks of one kind.
 
     Attributes:
-        costs: measured.
+        costs: of the measured tasks.
         coefficients: of `_terms`.
-        logs: log channels of the measured, and log multiplications of pruned layers, `(n, 3)`.
-        residuals: log of what was measured over the fit, `(n,)`.
+        log_shapes: of the measured tasks, `(n, 3)`.
+        residuals: log of measured over fitted latency, `(n,)`.
     """
 
     costs: Sequence[TaskCost]
     coefficients: NDArray[np.float64]
-    logs: NDArray[np.float64]
+    log_shapes: NDArray[np.float64]
     residuals: NDArray[np.float64]
 
     @staticmethod
-    def of(points: Sequence[Point]) -> _Fit:
+    def from_points(points: Sequence[Point]) -> _Fit:
         coefficients = _fit(points)
-        logs = np.array([_logs(shape) for shape, _ in points])
-        residuals = [
-            math.log(c.latency_s / max(float(_terms(shape) @ coefficients), 1e-12))
-            for shape, c in points
-        ]
-        return _Fit([c for _, c in points], coefficients, logs, np.array(residuals))
+        residuals = []
+        for shape, cost in points:
+            fitted_s = max(float(_terms(shape) @ coefficients), _LEAST_FIT_S)
+            residuals.append(math.log(cost.latency_s / fitted_s))
+        return _Fit(
+            costs=[cost for _, cost in points],
+            coefficients=coefficients,
+            log_shapes=np.array([_log_shape(shape) for shape, _ in points]),
+            residuals=np.array(residuals),
+        )
 
-    def at(self, shape: Shape) -> TaskCost:
-        """Interpolated."""
-        distance = np.abs(self.logs - _logs(shape)).sum(axis=1)
-        weight = np.exp(-distance / _REACH)
-        correction = float(
-            weight @ self.residuals / (weight.sum() + 0.25)
-        )  # 0.25: far from every point the fit stands alone
-        latency = float(_terms(shape) @ self.coefficients) * math.exp(correction)
-        nearest = self.costs[int(distance.argmin())]
-        return TaskCost(latency, nearest.tile_factors, is_measured=False, lanes=nearest.lanes)
+    def predict(self, shape: Shape) -> TaskCost:
+        """The fit at a shape, corrected by its neighbours; the nearest lends its tiling."""
+        distances = np.abs(self.log_shapes - _log_shape(shape)).sum(axis=1)
+        weights = np.exp(-distances / _REACH)
+        correction = float(weights @ self.residuals / (weights.sum() + _FIT_WEIGHT))
+        latency_s = float(_terms(shape) @ self.coefficients) * math.exp(correction)
+        nearest = self.costs[int(distances.argmin())]
+        return TaskCost(latency_s, nearest.tile_factors, is_measured=False, lanes=nearest.lanes)
 
 
-def _kind(workload: Workload) -> tuple[object, ...]:
+def _left_out_errors(points: dict[str, Point]) -> Iterable[float]:
+    """Log ratio of predicted over measured latency of each task of a kind, left out of the fit."""
+    for key, (shape, cost) in points.items():
+        others = [point for other, point in points.items() if other != key]
+        if not others:
+            return
+        predicted_s = _Fit.from_points(others).predict(shape).latency_s
+        if predicted_s > 0:
+            yield math.log(predicted_s / cost.latency_s)
+
+
+def _kind(workload: Workload) -> Kind:
     return (workload.family, workload.operator)
 
 
@@ -150,131 +167,19 @@ def _shape(workload: Workload) -> Shape:
     )
 
 
-def _logs(shape: Shape) -> NDArray[np.float64]:
+def _log_shape(shape: Shape) -> NDArray[np.float64]:
     return np.array([math.log(length or 1) for length in shape])
 
 
 def _terms(shape: Shape) -> NDArray[np.float64]:
-    channels_in, channels_out, work = shape
-    return np.array(
-        [1.0, work or channels_in * channels_out, channels_in, channels_out], dtype=float
-    )
+    channels_in, channels_out, left = shape
+    work = left or channels_in * channels_out
+    return np.array([1.0, work, channels_in, channels_out], dtype=float)
 
 
 def _fit(points: Sequence[Point]) -> NDArray[np.float64]:
-    latencies = np.array([c.latency_s for _, c in points])
+    latencies = np.array([cost.latency_s for _, cost in points])
     rows = np.stack([_terms(shape) for shape, _ in points])
     scale = rows.max(axis=0)  # columns of like size, or the solver drops the small ones
     solution, _ = nnls(rows / scale / latencies[:, None], np.ones(len(points)))
     return np.asarray(solution / scale)
-
-
-class InterpolatedLatency:
-    """A measured source whose cheap looks are interpolated from everything it has measured.
-
-    Args:
-        network: whose plans are asked for.
-        source: true looks.
-        model: learns from every true look.
-    """
-
-    def __init__(self, network: Network, source: LatencySource, model: LatencyInterpolator) -> None:
-        self._network, self._source, self._model = network, source, model
-        self._failed: dict[str, TaskCost] = {}  # what cannot be measured must not look cheap
-
-    @property
-    def spending(self) -> Spending:
-        """Running totals of the measured source."""
-        return self._source.spending
-
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """True looks (see `protocols.LatencySource`)."""
-        costs = self._source.measure(plan)
-        for workload, cost in zip(self._network.workloads(plan), costs, strict=True):
-            self._model.learn(workload, cost)
-            if cost.error is not None or not math.isfinite(cost.latency_s):
-                self._failed[workload.key] = cost
-            else:
-                self._failed.pop(workload.key, None)
-        return costs
-
-    def trials_needed(self, plan: Plan) -> int:
-        """See `protocols.least_trials_needed`, of the measured source."""
-        return least_trials_needed(self._source, self._network, plan)
-
-    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Cheap looks (see `protocols.LatencySource`); a task that failed is told as it failed."""
-        return (
-            [self._failed.get(w.key) or self._model.predict(w) for w in workloads]
-            if self._failed
-            else self._model.predict_all(workloads)
-        )
-
-
-class ModelledCosts:
-    """A source that is all model: recorded tasks where there are any, interpolation between them.
-
-    Args:
-        network: whose plans are asked for.
-        model: the recorded tasks.
-    """
-
-    def __init__(self, network: Network, model: LatencyInterpolator) -> None:
-        self._network, self._model = network, model
-        self.spending = Spending()
-
-    def measured(self) -> list[tuple[Workload, TaskCost]]:
-        """Every recorded task."""
-        return self._model.measured()
-
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """The same as `predict`: a recording has no device behind it."""
-        return self.predict(self._network.workloads(plan))
-
-    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Recorded or interpolated costs, each saying which."""
-        return self._model.predict_all(workloads)
-
-
-class NoisyCosts:
-    """A modelled source as a device would be: what it answers is off from what was predicted.
-
-    Training on it teaches a policy what deployment is like, where a candidate's gain is an estimate
-    until
-    it is taken. The deviation of a task depends on the task and the seed alone.
-
-    Args:
-        network: whose plans are asked for.
-        base: the predictions.
-        seed: one for each episode.
-        sigma: standard deviation of the log deviation.
-    """
-
-    def __init__(self, network: Network, base: LatencySource, seed: int, sigma: float) -> None:
-        self._network, self._base, self._seed, self._sigma = network, base, seed, sigma
-        self._measured: dict[str, TaskCost] = {}
-        self.spending = Spending()
-
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """Costs with this episode's deviation."""
-        workloads = self._network.workloads(plan)
-        for workload in workloads:
-            if workload.key not in self._measured:
-                cost = self._base.predict([workload])[0]
-                deviation = _NOISE_TABLE[
-                    zlib.crc32(workload.key.encode(), self._seed) % len(_NOISE_TABLE)
-                ]
-                self._measured[workload.key] = replace(
-                    cost,
-                    latency_s=cost.latency_s * math.exp(self._sigma * deviation),
-                    is_measured=True,
-                )
-        return [self._measured[w.key] for w in workloads]
-
-    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """What was measured in this episode, else the prediction."""
-        measured = self._measured
-        return [
-            measured.get(w.key) or cost
-            for w, cost in zip(workloads, self._base.predict(workloads), strict=True)
-        ]

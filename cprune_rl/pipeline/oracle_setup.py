@@ -25,7 +25,8 @@ from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.envs.actions.layer_schemes import SHAPES, Shape, able
 from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.context import RunContext, full_settings
@@ -98,7 +99,7 @@ def open_oracle(
     for by_schemes in (False, True) if config.has_schemes and network.scheme_layers else (False,):
         plans = equal_latency_plans(
             network,
-            ModelledCosts(network, costs),
+            InterpolatedLatency(network, costs),
             _PROOF_SHARE,
             config.budgets.proof_plans,
             config.seed,

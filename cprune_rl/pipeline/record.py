@@ -32,7 +32,8 @@ from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, save_recorded
 from cprune_rl.errors import ConfigError
-from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.progress import ProgressLog
@@ -82,9 +83,9 @@ def record(
             f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}. Name a file in one that is there."
         )
     with _measurable(config, progress, curves_of) as (problem, backend, data):
-        recorded = LatencyInterpolator(backend.interpolator.measured())
+        recorded = LatencyInterpolator(backend.interpolator.measured_tasks())
         problem = replace(
-            problem, latency=InterpolatedLatency(backend.network, backend.source(), recorded)
+            problem, latency=InterpolatedLatency(backend.network, recorded, backend.source())
         )
         started, n_plans = time.monotonic(), 0
         with progress.track("Visiting plans, % of the time", 100) as advance:
@@ -97,11 +98,11 @@ def record(
             "curves_of": curves_of,
             "n_plans": n_plans,
         }
-        save_recorded(path, problem, recorded.measured(), problem.loss_model, provenance)
+        save_recorded(path, problem, recorded.measured_tasks(), problem.loss_model, provenance)
         progress.print(
-            f"{path}: {len(recorded.known)} tasks of {n_plans} plans; {problem.latency.spending.fresh_trials} fresh trials"
+            f"{path}: {len(recorded.measured_tasks())} tasks of {n_plans} plans; {problem.latency.spending.fresh_trials} fresh trials"
         )
-        return len(recorded.known)
+        return len(recorded.measured_tasks())
 
 
 @contextlib.contextmanager

@@ -26,8 +26,8 @@ from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.network_variants import Variant, vary
 from cprune_rl.envs.problems.registry import Recording, read_recording
 from cprune_rl.envs.problems.replay import LossNoise, uniform_loss_model
-from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts, NoisyCosts
-from cprune_rl.latency.recorded import interpolation_error
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.sources import InterpolatedLatency, LatencyNoise
 
 __all__ = ["GeneratedProblems", "GeneratorSettings"]
 
@@ -75,7 +75,6 @@ class _Source:
 
     recording: Recording
     model: LatencyInterpolator
-    error: float
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,7 @@ class GeneratedProblems:
 
     def __post_init__(self) -> None:
         self._sources.extend(
-            _Source(r, LatencyInterpolator(r.costs), interpolation_error(r.costs))
-            for r in map(read_recording, self.names)
+            _Source(r, LatencyInterpolator(r.costs)) for r in map(read_recording, self.names)
         )
         rng = np.random.default_rng(self.settings.seed)
         for number in range(self.settings.n_variants):
@@ -122,15 +120,17 @@ class GeneratedProblems:
             np.full(n, even.power[0]),
             self._of_layers(even, variant.network, rng),
         )
-        latency: LatencySource = ModelledCosts(variant.network, source.model)
+        latency: LatencySource = InterpolatedLatency(variant.network, source.model)
         if rng.random() < s.model_share:
             oracle = LossModelOracle(variant.network, loss_model, recording.dense_accuracy)
         else:
-            latency = NoisyCosts(
+            latency = InterpolatedLatency(
                 variant.network,
-                latency,
-                int(rng.integers(2**31)),
-                max(source.error, s.least_latency_sigma),
+                source.model,
+                noise=LatencyNoise(
+                    int(rng.integers(2**31)),
+                    max(source.model.leave_one_out_error, s.least_latency_sigma),
+                ),
             )
             oracle = s.losses.oracle(
                 variant.network, s.losses.draw(loss_model, rng), recording.dense_accuracy, rng

@@ -24,7 +24,8 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.recording_file import Recording, read_recording_file, save_recorded
 from cprune_rl.errors import DataError, UnknownNameError
-from cprune_rl.latency.recorded import RecordedLatency, RecordedTasks
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.recorded import RecordedLatency
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -86,7 +87,7 @@ def open_recorded(
     """
     name, asked = without_floor(name or _DEFAULT)
     r = read_recording(name)
-    latency = RecordedLatency(r.network, RecordedTasks(r.costs), noise_seed)
+    latency = RecordedLatency(r.network, LatencyInterpolator(r.costs), noise_seed)
     oracle = LossModelOracle(r.network, r.loss_model, r.dense_accuracy)
     absolute = resolve_floor(
         next(f for f in (floor, asked, r.floor) if f is not None), r.dense_accuracy

@@ -30,8 +30,9 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import Recording, read_recording, without_floor
 from cprune_rl.errors import DataError
-from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
-from cprune_rl.latency.recorded import RecordedLatency, RecordedTasks
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.recorded import RecordedLatency
+from cprune_rl.latency.sources import InterpolatedLatency
 
 __all__ = [
     "TRIALS_PER_SCHEME_TASK",
@@ -223,7 +224,7 @@ def open_replay(
     costs = (
         recorded
         if perfect_information
-        else InterpolatedLatency(network, recorded, LatencyInterpolator())
+        else InterpolatedLatency(network, LatencyInterpolator(), recorded)
     )
     costs.measure(network.dense)
     n_dense = recorded.spending.cached_trials
@@ -270,6 +271,6 @@ def uniform_loss_model(recording: Recording) -> LossModel:
 
 
 @lru_cache(maxsize=32)
-def _opened(name: str) -> tuple[Recording, RecordedTasks]:
+def _opened(name: str) -> tuple[Recording, LatencyInterpolator]:
     recording = read_recording(name)
-    return recording, RecordedTasks(recording.costs)
+    return recording, LatencyInterpolator(recording.costs)

@@ -14,7 +14,8 @@ from cprune_rl.core.protocols import LatencySource
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.replay import LossNoise
-from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts, NoisyCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.sources import InterpolatedLatency, LatencyNoise
 
 __all__ = ["TrainingProblems"]
 
@@ -58,12 +59,14 @@ class TrainingProblems:
         shown = self.loss_model.scaled(
             np.exp(rng.normal(0.0, self.prediction_sigma, self.loss_model.n_units))
         )
-        latency: LatencySource = ModelledCosts(self.network, self.model)
+        latency: LatencySource = InterpolatedLatency(self.network, self.model)
         if rng.random() < self.model_share:
             oracle = LossModelOracle(self.network, shown, self.dense_accuracy)
         else:
-            latency = NoisyCosts(
-                self.network, latency, int(rng.integers(2**31)), self.latency_sigma
+            latency = InterpolatedLatency(
+                self.network,
+                self.model,
+                noise=LatencyNoise(int(rng.integers(2**31)), self.latency_sigma),
             )
             oracle = self.losses.oracle(
                 self.network, self.losses.draw(shown, rng), self.dense_accuracy, rng

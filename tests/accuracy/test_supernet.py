@@ -21,7 +21,8 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.errors import ConfigError
-from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.models.registry import build_model
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.oracle_setup import equal_latency_plans
@@ -174,7 +175,9 @@ def test_a_supernet_is_trained_once() -> None:
 
 def test_plans_of_equal_latency_are_that_and_differ() -> None:
     problem = open_recorded("resnet8")
-    costs = ModelledCosts(problem.network, LatencyInterpolator(problem.latency.measured()))  # type: ignore[attr-defined]
+    costs = InterpolatedLatency(
+        problem.network, LatencyInterpolator(problem.latency.interpolator.measured_tasks())
+    )  # type: ignore[attr-defined]
 
     def latency(plan: Plan) -> float:
         return sum(c.latency_s for c in costs.predict(problem.network.workloads(plan)))

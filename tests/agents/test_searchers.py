@@ -27,7 +27,7 @@ from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
 from cprune_rl.envs.problems.replay import LossNoise, open_replay
 from cprune_rl.envs.problems.training import TrainingProblems
-from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.recorded import RecordedLatency
 from cprune_rl.testing import AnalyticOracle, check_searcher, toy_problem
 
@@ -211,7 +211,7 @@ def test_true_losses_are_drawn_around_what_is_shown() -> None:
 def test_training_problems_vary_and_stay_solvable() -> None:
     recorded = open_recorded()
     assert isinstance(recorded.latency, RecordedLatency)
-    model = LatencyInterpolator(recorded.latency.measured())
+    model = LatencyInterpolator(recorded.latency.interpolator.measured_tasks())
     problems = TrainingProblems(
         recorded.network, model, recorded.loss_model, recorded.dense_accuracy, recorded.descriptor
     )
@@ -220,7 +220,7 @@ def test_training_problems_vary_and_stay_solvable() -> None:
     half = recorded.network.uniform(0.5)
     assert len({p.floor for p in drawn}) > 1
     assert len({p.oracle.accuracy(half).value for p in drawn}) == 8
-    are_models = [isinstance(p.latency, ModelledCosts) for p in drawn]
+    are_models = [p.latency.noise is None for p in drawn]
     assert 0 < sum(are_models) < 8, "in some all is as it is shown"
     assert (
         len({sum(c.latency_s for c in p.latency.measure(half)) for p in drawn})

@@ -442,7 +442,7 @@ def test_a_density_that_was_not_timed_is_estimated_between_those_that_were() -> 
         for workload, cost in zip(network.workloads(plan), true.measure(plan), strict=True):
             model.learn(workload, cost)
     workload = network.workloads(plans[0.25])[1]
-    found = model.predict(workload)
+    (found,) = model.predict([workload])
     assert not found.is_measured
     assert found.latency_s == pytest.approx(true.predict([workload])[0].latency_s, rel=0.1)
 

@@ -1,24 +1,18 @@
-"""The cost cache: the contract's suite, damage, other schemas, two writers at once;
+"""The cost cache: the conformance suite, damage, other schemas, two writers at once."""
 
-and the predictor.
-"""
-
-import math
 import subprocess
 import sys
 import traceback
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from cprune_rl.core.network import OperatorKind, Workload
-from cprune_rl.core.protocols import Accuracy, Measurement, TaskCost
+from cprune_rl.core.protocols import Accuracy, Measurement
 from cprune_rl.cost_cache import Provenance, SqlStore, StoredTrial, default_url, open_store
 from cprune_rl.errors import StoreError
-from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
-from cprune_rl.testing import AnalyticLatency, FailingLatency, check_cost_store, toy_network
+from cprune_rl.testing import check_cost_store
 
 
 def test_a_database_passes_the_conformance_suite(storage: str) -> None:
@@ -192,58 +186,3 @@ def test_a_trial_says_who_measured_it_and_when() -> None:
     assert first.provenance == Provenance.here()
     assert (second.provenance, second.created) == (who, 17.0)
     store.close()
-
-
-def test_the_model_gives_back_what_was_measured_and_interpolates_between() -> None:
-    network = toy_network((64, 64, 64))
-    costs = AnalyticLatency(network)
-    model = LatencyInterpolator()
-    for ratio in (1.0, 0.75, 0.5, 0.25):
-        plan = network.uniform(ratio)
-        for workload, cost in zip(network.workloads(plan), costs.measure(plan), strict=True):
-            model.learn(workload, cost)
-    dense = network.workloads(network.dense)
-    assert [model.predict(w) for w in dense] == costs.measure(network.dense)
-    between = network.uniform(0.625)
-    for workload, true in zip(network.workloads(between), costs.measure(between), strict=True):
-        predicted = model.predict(workload)
-        assert not predicted.is_measured
-        assert predicted.latency_s == pytest.approx(true.latency_s, rel=0.15)
-
-
-def test_a_failed_task_teaches_the_model_nothing() -> None:
-    network = toy_network()
-    workload = network.workloads(network.dense)[0]
-    model = LatencyInterpolator([(workload, TaskCost(math.inf, error="crashed"))])
-    assert model.known == {}
-    assert math.isinf(model.predict(workload).latency_s)
-
-
-def test_what_failed_once_it_was_looked_at_does_not_look_cheap_after_that() -> None:
-    network = toy_network()
-    source = FailingLatency(network)
-    costs = InterpolatedLatency(
-        network,
-        source,
-        LatencyInterpolator(
-            zip(network.workloads(network.dense), source.measure(network.dense), strict=True)
-        ),
-    )
-    narrow = network.uniform(0.5)
-    assert all(math.isfinite(c.latency_s) for c in costs.predict(network.workloads(narrow)))
-    costs.measure(narrow)
-    assert all(c.error == "crashed" for c in costs.predict(network.workloads(narrow)))
-
-
-def test_an_estimate_becomes_a_measurement_once_it_was_looked_at() -> None:
-    network = toy_network()
-    source = AnalyticLatency(network)
-    model = LatencyInterpolator(
-        zip(network.workloads(network.dense), source.measure(network.dense), strict=True)
-    )
-    costs = InterpolatedLatency(network, source, model)
-    narrow = network.workloads(network.uniform(0.5))
-    assert not any(c.is_measured for c in costs.predict(narrow)[:3])
-    measured = costs.measure(network.uniform(0.5))
-    assert costs.predict(narrow) == measured
-    assert [replace(c, is_measured=True) for c in measured] == measured

@@ -42,7 +42,11 @@ def recording(tmp_path: Path) -> Path:
     assert isinstance(problem.latency, RecordedLatency)
     file = tmp_path / "pixel8.json.gz"
     save_recorded(
-        file, problem, problem.latency.measured(), problem.loss_model, {"device": "cpu=Tensor G3"}
+        file,
+        problem,
+        problem.latency.interpolator.measured_tasks(),
+        problem.loss_model,
+        {"device": "cpu=Tensor G3"},
     )
     return file
 

@@ -25,7 +25,8 @@ from cprune_rl.envs.problems.registry import (
     save_recorded,
 )
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
-from cprune_rl.latency.recorded import RecordedLatency, RecordedTasks, interpolation_error
+from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.recorded import RecordedLatency
 from cprune_rl.testing import toy_problem
 
 PROVENANCE = {
@@ -214,7 +215,7 @@ def test_a_seed_is_a_device_of_its_own_and_says_what_was_measured(seed: int) -> 
         TaskCost(c.latency_s, c.tile_factors, spread=0.1)
         for c in problem.latency.measure(network.dense)
     ]
-    tasks = RecordedTasks(zip(dense, costs, strict=True))
+    tasks = LatencyInterpolator(zip(dense, costs, strict=True))
     still, noisy, twin, other = (
         RecordedLatency(network, tasks, s) for s in (None, seed, seed, seed + 1)
     )
@@ -236,7 +237,7 @@ def test_looks_deviate_by_the_spread_that_was_measured() -> None:
         TaskCost(c.latency_s, c.tile_factors, spread=s)
         for c, s in zip(problem.latency.measure(dense), (0.02, 0.2, 0.2, 0.0), strict=True)
     ]
-    tasks = RecordedTasks(zip(network.workloads(dense), truth, strict=True))
+    tasks = LatencyInterpolator(zip(network.workloads(dense), truth, strict=True))
     drawn = np.array(
         [
             [c.latency_s for c in RecordedLatency(network, tasks, seed).measure(dense)]
@@ -251,8 +252,9 @@ def test_looks_deviate_by_the_spread_that_was_measured() -> None:
 def test_interpolated_tasks_deviate_by_the_error_of_the_interpolation(toy: Path) -> None:
     recorded = open_recorded(str(toy)).latency
     assert isinstance(recorded, RecordedLatency)
-    error = recorded.tasks.interpolation_error
-    assert 0 < error == interpolation_error(recorded.measured()) < 1
+    error = recorded.interpolator.leave_one_out_error
+    again = LatencyInterpolator(recorded.interpolator.measured_tasks())
+    assert 0 < error == again.leave_one_out_error < 1
     between = recorded.network.uniform(0.9)
     still = np.array([c.latency_s for c in recorded.measure(between)])
     assert not any(c.is_measured for c in recorded.measure(between)[:3])
@@ -260,7 +262,9 @@ def test_interpolated_tasks_deviate_by_the_error_of_the_interpolation(toy: Path)
         [
             [
                 c.latency_s
-                for c in RecordedLatency(recorded.network, recorded.tasks, seed).measure(between)
+                for c in RecordedLatency(recorded.network, recorded.interpolator, seed).measure(
+                    between
+                )
             ]
             for seed in range(400)
         ]
@@ -271,8 +275,8 @@ def test_interpolated_tasks_deviate_by_the_error_of_the_interpolation(toy: Path)
 def test_a_task_alone_of_its_kind_says_nothing_of_the_interpolation() -> None:
     problem = toy_problem()
     workload = problem.network.workloads(problem.network.dense)[-1]
-    assert interpolation_error([(workload, TaskCost(1e-6))]) == 0.0
-    lost = RecordedTasks([]).cost(workload)
+    assert LatencyInterpolator([(workload, TaskCost(1e-6))]).leave_one_out_error == 0.0
+    (lost,) = RecordedLatency(problem.network, LatencyInterpolator()).predict([workload])
     assert lost.error is not None
     assert "no task of this kind" in lost.error
 

@@ -30,9 +30,10 @@ from cprune_rl.core.protocols import Measurement, TaskCost
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.cost_cache import SqlStore, StoredTrial
 from cprune_rl.errors import ConfigError, DataError
-from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
+from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.predicted import PredictedLatency
 from cprune_rl.latency.predictor import LatencyPredictor
+from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.latency.task_features import (
     FEATURES,
     Sample,
@@ -204,7 +205,7 @@ def predicted_costs(
         believing,
         PredictedLatency(
             network,
-            InterpolatedLatency(network, AnalyticLatency(network), LatencyInterpolator()),
+            InterpolatedLatency(network, LatencyInterpolator(), AnalyticLatency(network)),
             believing,
             DEVICE,
             widest,
@@ -249,7 +250,7 @@ def test_no_plan_is_measured_for_the_sake_of_a_task_that_hardly_counts(
     predictor: LatencyPredictor,
 ) -> None:
     network = toy_network((64, 64, 64))
-    source = InterpolatedLatency(network, AnalyticLatency(network), LatencyInterpolator())
+    source = InterpolatedLatency(network, LatencyInterpolator(), AnalyticLatency(network))
     source.measure(network.dense)
     costs = PredictedLatency(network, source, Believing(predictor, 1.0), DEVICE, 0.5)
     found = costs.predict(network.workloads(network.uniform(0.5)))
@@ -266,7 +267,7 @@ def test_a_source_that_believes_nothing_is_a_clear_error(predictor: LatencyPredi
 def test_a_search_says_how_much_of_each_estimate_was_predicted(predictor: LatencyPredictor) -> None:
     problem = toy_problem()
     assert {s.predicted_share for s in CPrune().search(problem, Budget()).history} == {0.0}
-    source = InterpolatedLatency(problem.network, problem.latency, LatencyInterpolator())
+    source = InterpolatedLatency(problem.network, LatencyInterpolator(), problem.latency)
     result = CPrune().search(
         replace(
             problem,

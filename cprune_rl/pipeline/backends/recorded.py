@@ -30,7 +30,7 @@ from cprune_rl.envs.problems.registry import (
 )
 from cprune_rl.errors import ConfigError, ModelError
 from cprune_rl.latency.interpolation import LatencyInterpolator
-from cprune_rl.latency.recorded import RecordedLatency, RecordedTasks
+from cprune_rl.latency.recorded import RecordedLatency
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pruning.groups import CoupledGroups
@@ -68,7 +68,6 @@ class RecordedBackend:
     Attributes:
         device_name: as the user gave it.
         recording: what is in the file.
-        tasks: its tasks, and what is interpolated between them.
         noise_seed: see `RecordedLatency`.
         latency_source: whose recording it is, for results.
         interpolator: every recorded task.
@@ -78,7 +77,6 @@ class RecordedBackend:
 
     device_name: str
     recording: Recording
-    tasks: RecordedTasks
     noise_seed: int | None
     latency_source: str
     interpolator: LatencyInterpolator
@@ -108,22 +106,15 @@ class RecordedBackend:
         recording = read_recording(spec.recording)
         _check_groups(recording, coupled, spec.recording)
         _check_layers(recording.network, model, spec.recording)
-        tasks = RecordedTasks(recording.costs)
-        said = f"{describe_recorded(spec.recording).source}; interpolated tasks within {tasks.interpolation_error:.1%} (leave-one-out)"
+        interpolator = LatencyInterpolator(recording.costs)
+        said = f"{describe_recorded(spec.recording).source}; interpolated tasks within {interpolator.leave_one_out_error:.1%} (leave-one-out)"
         source = (
             said
             if spec.noise_seed is None
             else f"{said}; with noise of that size, seed {spec.noise_seed}"
         )
         progress.print(f"    No device: latencies are estimates. {source}")
-        return RecordedBackend(
-            device_name,
-            recording,
-            tasks,
-            spec.noise_seed,
-            source,
-            LatencyInterpolator(recording.costs),
-        )
+        return RecordedBackend(device_name, recording, spec.noise_seed, source, interpolator)
 
     @property
     def network(self) -> Network:
@@ -142,11 +133,11 @@ class RecordedBackend:
 
     def source(self) -> LatencySource:
         """The recording with counters of its own."""
-        return RecordedLatency(self.network, self.tasks, self.noise_seed)
+        return RecordedLatency(self.network, self.interpolator, self.noise_seed)
 
     def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
         """The recorded tasks: what is interpolated between them is known no better after a run."""
-        return self.tasks.measured()
+        return self.interpolator.measured_tasks()
 
     def compare(
         self, networks: Mapping[str, FinishedNetwork], folder: Path, progress: ProgressLog
@@ -172,7 +163,8 @@ class RecordedBackend:
 
     def _seconds(self, plan: Plan, noise_seed: int | None) -> float:
         return math.fsum(
-            c.latency_s for c in RecordedLatency(self.network, self.tasks, noise_seed).measure(plan)
+            c.latency_s
+            for c in RecordedLatency(self.network, self.interpolator, noise_seed).measure(plan)
         )
 
 

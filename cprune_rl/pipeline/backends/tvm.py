@@ -33,9 +33,10 @@ from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.envs.actions.layer_schemes import scheme_plans
 from cprune_rl.errors import ConfigError, DataError, ModelError
-from cprune_rl.latency.interpolation import InterpolatedLatency, LatencyInterpolator
+from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.predicted import PredictedLatency
 from cprune_rl.latency.predictor import LatencyPredictor
+from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.latency.task_features import stored_samples
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.config import RunConfig
@@ -148,9 +149,7 @@ class TvmBackend:
         predicts in place of measuring where the run asked for it.
         """
         source = InterpolatedLatency(
-            self.network,
-            self.tuner.view(),
-            LatencyInterpolator(self.interpolator.measured()),
+            self.network, LatencyInterpolator(self.interpolator.measured_tasks()), self.tuner.view()
         )
         if self.predictor is None:
             return source
@@ -159,7 +158,7 @@ class TvmBackend:
 
     def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
         """What the cost model was taught, and the tasks of the plans."""
-        recorded = LatencyInterpolator(self.interpolator.measured())
+        recorded = LatencyInterpolator(self.interpolator.measured_tasks())
         source = (
             self.tuner.view()
         )  # what the searches saw: the final exchange has tuned some tasks further since
@@ -168,7 +167,7 @@ class TvmBackend:
                 self.network.workloads(plan), source.measure(plan), strict=True
             ):
                 recorded.learn(workload, cost)
-        return recorded.measured()
+        return recorded.measured_tasks()
 
     def compare(
         self, networks: Mapping[str, FinishedNetwork], folder: Path, progress: ProgressLog
