@@ -24,7 +24,7 @@ from rich.table import Table
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
-from cprune_rl.compiler.deploy.build import time_interleaved
+from cprune_rl.compiler.deploy.build import Rounds, time_interleaved
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 
@@ -57,7 +57,9 @@ def main() -> None:
         ):
             (before,), network, (after,) = (
                 device.time([regions]),
-                time_interleaved(device, {"network": options.library}, shape, 5)["network"],
+                time_interleaved(device, {"network": options.library}, shape, rounds=Rounds(5))[
+                    "network"
+                ],
                 device.time([regions]),
             )
             if before.samples_s and after.samples_s:

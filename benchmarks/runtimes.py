@@ -27,7 +27,7 @@ import psutil
 import torch
 from torch import nn
 
-from cprune_rl.compiler.deploy.build import build_network, time_interleaved
+from cprune_rl.compiler.deploy.build import Rounds, build_network, time_interleaved
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
@@ -93,7 +93,7 @@ def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) ->
             device,
             {"ours": library},
             tuple(example.shape),
-            rounds,
+            rounds=Rounds(rounds),
             others={k: timer(run, n_threads) for k, run in rivals.items()},
         )
     store.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cprune_rl.compiler.deploy.build import SideBySide, compare_libraries
+from cprune_rl.compiler.deploy.build import Rounds, SideBySide, compare_libraries
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.errors import ConfigError, PlanError
@@ -49,8 +49,12 @@ def compare_networks(
         )
     libraries = _named([_library(path) for path in networks])
     shape = _input_shape(list(libraries.values()), input_shape)
-    with open_device(device) as opened, progress.track("Timing them in turns", None):
-        return compare_libraries(opened, libraries, shape, n_rounds)
+    with (
+        open_device(device) as opened,
+        progress.track("Timing them in turns", n_rounds) as advance,
+    ):
+        rounds = Rounds(n_rounds, on_round=advance)
+        return compare_libraries(opened, libraries, shape, rounds=rounds)
 
 
 def _library(path: Path) -> Path:

@@ -149,7 +149,7 @@ def _device_checks(
     points: Sequence[Mapping[str, Any]],
     networks: Mapping[str, tuple[nn.Module, PlanFile]],
 ) -> Iterator[Check]:
-    from cprune_rl.compiler.deploy.build import compare_libraries, run_on_device
+    from cprune_rl.compiler.deploy.build import Rounds, compare_libraries, run_on_device
 
     libraries = {name: folder / name / "lib.so" for name in networks}
     shape, n_classes = networks["dense"][1].input_shape, networks["dense"][1].n_classes
@@ -167,7 +167,7 @@ def _device_checks(
                 f"largest difference {error:.1e}",
                 error <= TOLERANCE,
             )
-        timed = compare_libraries(device, libraries, shape, N_ROUNDS)
+        timed = compare_libraries(device, libraries, shape, rounds=Rounds(N_ROUNDS))
     for point in points[1:]:
         stated, found = Interval(*point["speedup"]), timed.speedup[point["folder"]]
         agrees = found.high >= stated.low * (1 - DRIFT) and found.low <= stated.high * (1 + DRIFT)

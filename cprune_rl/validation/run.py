@@ -290,7 +290,7 @@ def _estimate_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[C
 def _speed_checks(
     folder: Path, result: Result, plan: PlanFile, device: RpcDevice
 ) -> Iterator[Check]:
-    from cprune_rl.compiler.deploy.build import compare_libraries
+    from cprune_rl.compiler.deploy.build import Rounds, compare_libraries
 
     main = result.main
     ratio = result.dense.shown_ms / main.pruned.shown_ms
@@ -311,7 +311,7 @@ def _speed_checks(
         device,
         {"dense": folder / "dense.so", "pruned": folder / "lib.so"},
         plan.input_shape,
-        N_ROUNDS,
+        rounds=Rounds(N_ROUNDS),
     )
     found = timed.speedup["pruned"]
     agrees = found.high >= main.speedup_ci[0] * (1 - DRIFT) and found.low <= main.speedup_ci[1] * (

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from cprune_rl.cli import app
-from cprune_rl.compiler.deploy.build import build_network, compare_libraries, run_library
+from cprune_rl.compiler.deploy.build import Rounds, build_network, compare_libraries, run_library
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
 from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
@@ -205,7 +205,10 @@ def test_the_compiled_network_computes_what_torch_computes(
             expected,
             atol=1e-5,
         )
-    timed = compare_libraries(device, libraries, (1, 3, 32, 32), 3)
+    done: list[int] = []
+    rounds = Rounds(3, on_round=done.append)
+    timed = compare_libraries(device, libraries, (1, 3, 32, 32), rounds=rounds)
+    assert done == [1, 2, 3]
     assert list(timed.latency_ms) == ["dense", "narrow"]
     assert list(timed.speedup) == ["narrow"]
     assert timed.noise_floor >= 0

@@ -26,6 +26,7 @@ from cprune_rl.core.network import Plan
 from cprune_rl.errors import DeviceError, ModelError
 
 __all__ = [
+    "Rounds",
     "SideBySide",
     "build_network",
     "compare_libraries",
@@ -37,6 +38,21 @@ __all__ = [
 T = TypeVar("T")
 _RUN_S = 60.0  # for a library to be sent and run once
 _FIRST_AGAIN = "\0again"  # the first network's second name where it is timed against itself
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Rounds of a timing in turns: each network is timed once in each.
+
+    Attributes:
+        count: how many.
+        seed: of the order within the rounds.
+        on_round: called with the number of rounds done after each.
+    """
+
+    count: int
+    seed: int = 0
+    on_round: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,8 +158,7 @@ def time_interleaved(
     device: RpcDevice,
     libraries: Mapping[str, Path],
     input_shape: tuple[int, ...],
-    n_rounds: int,
-    seed: int = 0,
+    rounds: Rounds,
     others: Mapping[str, Callable[[], float]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Times whole networks in turns, in one session and in random order, so that drift meets all
@@ -153,19 +168,17 @@ def time_interleaved(
         device: where.
         libraries: by name.
         input_shape: of one batch.
-        n_rounds: each library is timed once in each.
-        seed: of the order.
         others: what else to time in the same turns, by name: each gives the seconds of one run.
 
     Returns:
-        Seconds of one run for each, `(n_rounds,)`.
+        Seconds of one run for each, `(rounds.count,)`.
 
     Raises:
         DeviceError: a network crashes or hangs.
     """
 
     def work(session: Any) -> dict[str, NDArray[np.float64]]:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(rounds.seed)
         target = session.cpu(0)
         image = tvm.runtime.tensor(rng.standard_normal(input_shape).astype(np.float32), target)
         timers: dict[str, Callable[[], float]] = dict(others or {})
@@ -178,15 +191,17 @@ def time_interleaved(
                 timers[name] = _timer(machine, target)
                 timers[name]()
             samples: dict[str, list[float]] = {name: [] for name in timers}
-            for _ in range(n_rounds):
+            for done in range(1, rounds.count + 1):
                 for name in rng.permutation(list(timers)):
                     samples[str(name)].append(timers[str(name)]())
+                if rounds.on_round is not None:
+                    rounds.on_round(done)
         return {name: np.array(s) for name, s in samples.items()}
 
     return _in_session(
         device,
         work,
-        60 + n_rounds * (len(libraries) + len(others or {})) * 2,
+        60 + rounds.count * (len(libraries) + len(others or {})) * 2,
         "timing the whole network",
     )
 
@@ -195,8 +210,7 @@ def compare_libraries(
     device: RpcDevice,
     libraries: Mapping[str, Path],
     input_shape: tuple[int, ...],
-    n_rounds: int,
-    seed: int = 0,
+    rounds: Rounds,
 ) -> SideBySide:
     """Times whole networks in turns and compares each with the first, which is timed twice:
 
@@ -206,16 +220,13 @@ def compare_libraries(
         device: where.
         libraries: by name; all take the same input.
         input_shape: of one batch.
-        n_rounds: each library is timed once in each.
-        seed: of the order.
 
     Raises:
         DeviceError: a network crashes or hangs.
     """
     first, *others = libraries
-    samples = time_interleaved(
-        device, {**libraries, _FIRST_AGAIN: libraries[first]}, input_shape, n_rounds, seed
-    )
+    timed = {**libraries, _FIRST_AGAIN: libraries[first]}
+    samples = time_interleaved(device, timed, input_shape, rounds=rounds)
     return SideBySide(
         {name: median_interval(samples[name] * 1e3) for name in libraries},
         {name: speedup_interval(samples[first], samples[name]) for name in others},

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cprune_rl.compiler.deploy.build import build_network, compare_libraries
+from cprune_rl.compiler.deploy.build import Rounds, build_network, compare_libraries
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants
@@ -179,14 +179,10 @@ class TvmBackend:
         ) as advance:
             self.tuner.cross_apply(plans, advance)
         libraries = self._build(networks, folder / "built", progress)
-        with progress.track("Timing them in turns", None):
-            timed = compare_libraries(
-                self.device,
-                libraries,
-                self.input_shape,
-                self.config.budgets.timing_rounds,
-                self.config.seed,
-            )
+        n_rounds = self.config.budgets.timing_rounds
+        with progress.track("Timing them in turns", n_rounds) as advance:
+            rounds = Rounds(n_rounds, self.config.seed, advance)
+            timed = compare_libraries(self.device, libraries, self.input_shape, rounds=rounds)
         return Comparison(
             {
                 name: sum(c.latency_s for c in self.tuner.measure(n.plan)) * 1e3
