@@ -33,6 +33,7 @@ from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.normalize import fold_batch_norms
 from cprune_rl.compiler.layouts.compose import compose
 from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
+from cprune_rl.errors import first_line
 from cprune_rl.models.registry import build_model, check_output
 from cprune_rl.models.zoo import MODELS
 from cprune_rl.pruning.equivalence_check import randomize_zero_scales
@@ -86,9 +87,7 @@ def examine(name: str, size_px: int) -> dict[str, Any]:
     try:
         _go(name, row)
     except Exception as error:  # whatever stops a network belongs into its row
-        row["error"] = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
-        )
+        row["error"] = f"{type(error).__name__}: {first_line(error)}"
     row["seconds"] = round(time.perf_counter() - started, 1)
     return row
 

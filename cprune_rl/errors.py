@@ -35,10 +35,13 @@ __all__ = [
     "StoreError",
     "ToolchainError",
     "UnknownNameError",
+    "first_line",
+    "last_line",
 ]
 
 
 _N_SHOWN = 40  # names in a message
+_N_CHARACTERS = 300  # of a line of another library's message
 
 
 class CPruneError(Exception):
@@ -102,3 +105,18 @@ class StoreError(CPruneError, RuntimeError):
 
 class PolicyError(CPruneError, ValueError):
     """A policy file does not fit the observation of this version."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, where Python and torch put the reason."""
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, where TVM puts the reason."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    lines = [line.strip()[:_N_CHARACTERS] for line in str(error).splitlines() if line.strip()]
+    return lines or ["no message"]

@@ -29,7 +29,7 @@ from cprune_rl.agents.rl.vec_env import ProblemVecEnv
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.cprune_env import CPruneEnv, ProblemSampler
 from cprune_rl.envs.problem import Problem
-from cprune_rl.errors import PolicyError, UnknownNameError
+from cprune_rl.errors import PolicyError, UnknownNameError, first_line
 
 __all__ = ["Evaluation", "Trained", "TrainingSettings", "check_learner", "train_policy"]
 
@@ -352,7 +352,7 @@ def _restore(model: BaseAlgorithm, saved: Mapping[str, Any], name: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _identity(settings: TrainingSettings) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData, Split
-from cprune_rl.errors import ConfigError
+from cprune_rl.errors import ConfigError, first_line
 
 __all__ = [
     "TrainSettings",
@@ -89,7 +89,7 @@ def train_device(name: str) -> torch.device:
         AssertionError,
     ) as error:  # of an unknown name, a torch without CUDA, a GPU that is not there
         raise ConfigError(
-            f"networks cannot be trained on {name!r}: {str(error).splitlines()[0].rstrip('.')}. Leave --train-device out to train on the CPU."
+            f"networks cannot be trained on {name!r}: {first_line(error).rstrip('.')}. Leave --train-device out to train on the CPU."
         ) from error
     return device
 

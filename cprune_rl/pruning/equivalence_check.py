@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cprune_rl.errors import first_line
 from cprune_rl.pruning.slices import ChannelSlices
 
 __all__ = ["find_unsafe_groups", "randomize_zero_scales"]
@@ -98,7 +99,7 @@ def _reason(
     except (
         Exception
     ) as error:  # torch and torch-pruning raise whatever an unsupported structure provokes
-        return f"removing channels fails: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return f"removing channels fails: {type(error).__name__}: {first_line(error)}"
     return (
         None
         if difference <= _TOLERANCE * scale

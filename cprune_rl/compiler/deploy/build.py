@@ -16,14 +16,14 @@ from tvm import relax
 
 from cprune_rl.compiler.deploy.apply_database import apply_schedules
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
-from cprune_rl.compiler.devices.rpc_session import last_line, uploaded
+from cprune_rl.compiler.devices.rpc_session import uploaded
 from cprune_rl.compiler.export.normalize import fold_batch_norms
 from cprune_rl.compiler.layouts.compose import compose
 from cprune_rl.compiler.layouts.variants import LayoutVariants
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.intervals import Interval, median_interval, noise_floor, speedup_interval
 from cprune_rl.core.network import Plan
-from cprune_rl.errors import DeviceError, ModelError
+from cprune_rl.errors import DeviceError, ModelError, last_line
 
 __all__ = [
     "Rounds",

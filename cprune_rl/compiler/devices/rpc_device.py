@@ -25,13 +25,12 @@ from cprune_rl.compiler.devices.drift import DriftMonitor
 from cprune_rl.compiler.devices.library import build_library, export_library
 from cprune_rl.compiler.devices.rpc_session import (
     RpcSession,
-    last_line,
     make_arguments,
     uploaded,
 )
 from cprune_rl.compiler.devices.target import require_linker
 from cprune_rl.core.protocols import Artifact, Measurement
-from cprune_rl.errors import DeviceError
+from cprune_rl.errors import DeviceError, last_line
 
 if TYPE_CHECKING:
     from typing import Self

@@ -18,7 +18,7 @@ import tvm
 
 from cprune_rl.core.protocols import Artifact
 
-__all__ = ["RpcSession", "last_line", "make_arguments", "uploaded"]
+__all__ = ["RpcSession", "make_arguments", "uploaded"]
 
 # A session never unloads a library; a new one begins empty.
 _MAX_USES = 500
@@ -117,9 +117,3 @@ def make_arguments(remote: Any, artifact: Artifact) -> list[Any]:
         else:
             tensors.append(tvm.runtime.tensor(np.zeros(shape, dtype), device))
     return tensors
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of an error's message, where TVM puts the reason."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no message"

@@ -14,7 +14,7 @@ import tvm
 import tvm.s_tir
 from tvm.target import codegen
 
-from cprune_rl.errors import ConfigError, ToolchainError, UnknownNameError
+from cprune_rl.errors import ConfigError, ToolchainError, UnknownNameError, last_line
 
 __all__ = [
     "host_cpu",
@@ -81,7 +81,7 @@ def target_from_options(options: Mapping[str, Any]) -> tvm.target.Target:
     try:
         return tvm.target.Target({"num-cores": 1, **options} if is_llvm else dict(options))
     except (ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1][:300]
+        reason = last_line(error)
         raise ConfigError(f"TVM knows no target {dict(options)}: {reason}") from error
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from tvm import rpc
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
-from cprune_rl.compiler.devices.rpc_session import RpcSession, last_line
+from cprune_rl.compiler.devices.rpc_session import RpcSession
 from cprune_rl.compiler.devices.spec import TrackerSpec
 from cprune_rl.compiler.devices.target import (
     host_cpu,
@@ -31,7 +31,7 @@ from cprune_rl.compiler.devices.tracker_client import (
     request_device,
     tracker_status,
 )
-from cprune_rl.errors import ConfigError, DeviceError
+from cprune_rl.errors import ConfigError, DeviceError, last_line
 
 __all__ = ["RetrySettings", "TrackerDevice"]
 

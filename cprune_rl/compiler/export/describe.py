@@ -27,7 +27,7 @@ from cprune_rl.core.network import (
     Template,
 )
 from cprune_rl.core.scheme import Scheme
-from cprune_rl.errors import ModelError
+from cprune_rl.errors import ModelError, last_line
 
 __all__ = ["describe_network", "task_modules"]
 
@@ -180,7 +180,7 @@ def _lowered_alike(
         raise
     except Exception as error:  # TVM raises errors of many kinds
         raise ModelError(
-            f"with its layers pruned in blocks it cannot be lowered: {str(error).strip().splitlines()[-1]}"
+            f"with its layers pruned in blocks it cannot be lowered: {last_line(error)}"
         ) from error
     if len(calls) != len(base) or any(
         [o.name for o in a.operators] != [o.name for o in b.operators]

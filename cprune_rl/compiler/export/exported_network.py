@@ -40,7 +40,7 @@ from cprune_rl.compiler.export.rebuild import (
 )
 from cprune_rl.core.network import Extent
 from cprune_rl.core.scheme import Scheme
-from cprune_rl.errors import ModelError
+from cprune_rl.errors import ModelError, first_line, last_line
 
 __all__ = ["ExportedNetwork", "LoweredModule"]
 
@@ -118,7 +118,7 @@ class ExportedNetwork:
             Exception
         ) as error:  # torch.export and the importer raise whatever the user's network provokes
             raise ModelError(
-                f"the network cannot be exported: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                f"the network cannot be exported: {type(error).__name__}: {first_line(error)}"
             ) from error
         targets = {
             spec.arg.name: spec.target
@@ -143,7 +143,7 @@ class ExportedNetwork:
             Exception
         ) as error:  # the pass raises whatever an operator without a layout rule provokes
             raise ModelError(
-                f"the network cannot be converted to NHWC: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+                f"the network cannot be converted to NHWC: {type(error).__name__}: {last_line(error)}"
             ) from error
         return ExportedNetwork(function, self.names, self.axes, self.target, "NHWC")
 
@@ -218,7 +218,7 @@ class ExportedNetwork:
             return find_reshape_axes(self.function, self.names, self.axes)
         except Exception as error:  # TVM raises errors of many kinds
             raise ModelError(
-                f"the network's shapes cannot be followed to other channel counts: {str(error).strip().splitlines()[-1]}"
+                f"the network's shapes cannot be followed to other channel counts: {last_line(error)}"
             ) from error
 
     def _lower(
