@@ -22,9 +22,8 @@ import torch
 
 import cprune_rl  # noqa: F401  # registers the environments
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
-from cprune_rl.envs.problems.generated import GeneratedProblems
+from cprune_rl.envs.problems.generated import GeneratedProblems, ProblemSource
 from cprune_rl.envs.problems.registry import describe_recorded, open_recorded, recorded_names
-from cprune_rl.envs.problems.training import TrainingProblems
 from cprune_rl.latency.interpolation import LatencyInterpolator
 
 
@@ -47,13 +46,15 @@ def training_steps_a_second(n_steps: int, problem: str | None) -> float:
     """MaskablePPO end to end on variations of the recorded problem, for each second of CPU time."""
     recorded = open_recorded(problem)
     measured = LatencyInterpolator(recorded.latency.interpolator.measured_tasks())
-    problems = TrainingProblems(
-        recorded.network,
-        measured,
-        recorded.loss_model,
-        recorded.dense_accuracy,
-        recorded.descriptor,
+    source = ProblemSource(
+        name=recorded.name,
+        network=recorded.network,
+        interpolator=measured,
+        loss_model=recorded.loss_model,
+        dense_accuracy=recorded.dense_accuracy,
+        descriptor=recorded.descriptor,
     )
+    problems = GeneratedProblems.from_source(source)
     started = time.process_time()
     train_policy(problems, TrainingSettings(total_timesteps=n_steps))
     return n_steps / (time.process_time() - started)
@@ -63,7 +64,7 @@ def policy_training_steps_a_second(n_steps: int) -> float:
     """One policy for many problems, as `cprune-rl train --device-class '*'` trains it, on all
     cores, by the clock; reading the recordings not included.
     """
-    problems = GeneratedProblems(recorded_names())
+    problems = GeneratedProblems.from_recordings(recorded_names())
     started = time.perf_counter()
     train_policy(problems, TrainingSettings(n_steps, n_workers=None))
     return n_steps / (time.perf_counter() - started)

@@ -259,7 +259,7 @@ def train(
     card["problems"] = json.loads(json.dumps(asdict(generated)))
     file = folder / "policy.json"
     if not file.is_file() or json.loads(file.read_text())["card"] != card:
-        problems = GeneratedProblems(names, generated)
+        problems = GeneratedProblems.from_recordings(names, generated)
         with ProgressLog().track(f"Training {folder.name}", timesteps) as advance:
             trained = train_policy(
                 problems,

@@ -105,13 +105,13 @@ class Bench:
         oracle = LossModelOracle(network, loss_model, recorded.dense_accuracy)
         latency = InterpolatedLatency(network, LatencyInterpolator(), self.tuner.view())
         return Problem(
-            self.name,
-            network,
-            latency,
-            oracle,
-            loss_model,
-            recorded.dense_accuracy,
-            recorded.dense_accuracy - LOSS,
+            name=self.name,
+            network=network,
+            latency=latency,
+            oracle=oracle,
+            loss_model=loss_model,
+            dense_accuracy=recorded.dense_accuracy,
+            floor=recorded.dense_accuracy - LOSS,
         )
 
 

@@ -193,7 +193,13 @@ def toy_problem(
         np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.scheme_layers), 3e-4)
     )
     return Problem(
-        "toy", network, costs(network), AnalyticOracle(network), loss_model, 0.95, 0.95 - drop
+        name="toy",
+        network=network,
+        latency=costs(network),
+        oracle=AnalyticOracle(network),
+        loss_model=loss_model,
+        dense_accuracy=0.95,
+        floor=0.95 - drop,
     )
 
 

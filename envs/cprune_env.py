@@ -152,7 +152,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._problem = problem
         network, plan, n_units = (
             problem.network,
-            problem.beginning,
+            problem.start_plan,
             self.action_set.n_units(problem.network),
         )
         costs = problem.latency.measure(plan)

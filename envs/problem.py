@@ -1,4 +1,4 @@
-"""A problem: everything an environment or a searcher needs to know, behind protocols."""
+"""A problem: everything that an environment or a searcher needs to know, behind contracts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from cprune_rl.errors import FloorError
 __all__ = ["Problem", "resolve_floor"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """Prune `network` until it is fast on a device, without falling below `floor`.
 
     Attributes:
         name: for logs and reports.
         network: what can be pruned.
-        latency: task latencies.
-        oracle: accuracy of plans.
-        loss_model: predicted loss of each group: what an agent knows before it asks the oracle.
+        latency: of tasks, on the device.
+        oracle: of the accuracy of plans.
+        loss_model: what an agent knows of the loss of plans before it asks the oracle.
         dense_accuracy: of the dense network, in [0, 1].
         floor: accuracy that must hold, in [0, dense_accuracy].
         descriptor: of the device; the default says nothing of it.
-        start: plan that a search begins with; the dense one where not given.
+        start: plan that a search starts from; None starts from the dense network.
+
+    Raises:
+        FloorError: the floor is above the dense network's accuracy.
     """
 
     name: str
@@ -39,39 +42,58 @@ class Problem:
     descriptor: DeviceDescriptor = UNKNOWN_DEVICE
     start: Plan | None = None
 
-    @property
-    def beginning(self) -> Plan:
-        """The plan that a search begins with."""
-        return self.start or self.network.dense
-
     def __post_init__(self) -> None:
         if self.floor > self.dense_accuracy:
             raise FloorError(
-                f"the floor {self.floor:.4f} is above the dense network's accuracy {self.dense_accuracy:.4f}: nothing can hold it"
+                f"the floor {self.floor:.4f} is above the dense network's accuracy "
+                f"{self.dense_accuracy:.4f}: nothing can hold it"
             )
+
+    @property
+    def start_plan(self) -> Plan:
+        """The plan that a search starts from."""
+        return self.start or self.network.dense
+
+    def measured_s(self, plan: Plan) -> float:
+        """Measure a plan's estimate, the sum of its tasks; infinite where a task has no program.
+
+        Raises:
+            DeviceError: the device is gone.
+        """
+        return sum(cost.latency_s for cost in self.latency.measure(plan))
+
+    def predicted_s(self, plan: Plan) -> float:
+        """Predict a plan's estimate without a trial; infinite where a task cannot be predicted."""
+        costs = self.latency.predict(self.network.workloads(plan))
+        return sum(cost.latency_s for cost in costs)
+
+    def predicted_loss(self, plan: Plan) -> float:
+        """Predict the accuracy that a plan loses, without asking the oracle."""
+        return self.loss_model.plan_loss(self.network, plan)
 
 
 def resolve_floor(floor: float, dense_accuracy: float, may_exceed: bool = False) -> float:
-    """The accuracy that must hold.
+    """Turn a floor as a user gives it into the accuracy that must hold.
 
     Args:
-        floor: relative to the dense network where it is 0 or less (-0.01: one point below it), else
-            absolute.
+        floor: relative to the dense network where it is 0 or less (-0.01 is one point below it),
+            else absolute.
         dense_accuracy: of the dense network, in [0, 1].
-        may_exceed: whether an absolute floor may be above the dense network's accuracy: on images
-            that were
-            not looked at before the search, that is for the report to say.
+        may_exceed: allow an absolute floor above the dense network's accuracy. Images that the
+            search did not use may show one: the report says so.
 
     Raises:
         FloorError: it is outside [-1, 1], or above the dense network's accuracy.
     """
     if not -1.0 <= floor <= 1.0:
         raise FloorError(
-            f"floor {floor} is no accuracy: give one in (0, 1], or -0.01 for one point below the dense network"
+            f"floor {floor} is no accuracy: give one in (0, 1], "
+            "or -0.01 for one point below the dense network"
         )
     absolute = dense_accuracy + floor if floor <= 0 else floor
     if absolute > dense_accuracy and not may_exceed:
         raise FloorError(
-            f"floor {absolute:.4f} is above the dense network's accuracy {dense_accuracy:.4f}: give a lower one, or train the network further"
+            f"floor {absolute:.4f} is above the dense network's accuracy {dense_accuracy:.4f}: "
+            "give a lower one, or train the network further"
         )
     return max(0.0, absolute)

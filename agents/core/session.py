@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import Accuracy
@@ -48,7 +46,6 @@ class Looks:
             problem.network, SubgraphTable.from_costs(problem.network, dense, costs).steps
         )
         self.slack = problem.dense_accuracy - problem.floor
-        self._dense_widths = np.array(dense.widths, float)
         self._taken = {dense: SearchStep(dense, "dense", dense_s, problem.dense_accuracy, True)}
 
     @property
@@ -73,15 +70,11 @@ class Looks:
 
     def predicted_s(self, plan: Plan) -> float:
         """Latency by cheap looks; infinite where nothing is known of a task."""
-        return sum(
-            c.latency_s for c in self.problem.latency.predict(self.problem.network.workloads(plan))
-        )
+        return self.problem.predicted_s(plan)
 
     def predicted_loss(self, plan: Plan) -> float:
         """Predicted loss, in accuracy."""
-        return float(
-            self.problem.loss_model.group_losses(np.array(plan.widths) / self._dense_widths).sum()
-        )
+        return self.problem.predicted_loss(plan)
 
     def take(self, plan: Plan, what: str, why: str = "", below_s: float = math.inf) -> SearchStep:
         """Measures a plan and, if it is faster than that, asks for its accuracy;
@@ -101,7 +94,7 @@ class Looks:
         if known is not None and (known.accuracy is not None or known.latency_s >= below_s):
             return known
         before_s, predicted_s = self.best_s, self.predicted_s(plan)
-        latency_s = sum(c.latency_s for c in self.problem.latency.measure(plan))
+        latency_s = self.problem.measured_s(plan)
         answer = self.problem.oracle.accuracy(plan) if latency_s < below_s else None
         expected, gain = _log_gain(before_s, predicted_s), _log_gain(before_s, latency_s)
         if answer is None:

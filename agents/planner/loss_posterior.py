@@ -88,7 +88,7 @@ class LossPosterior:
             loss: in accuracy, against the dense network.
             standard_error: of it.
         """
-        x = self._loss_model.plan_losses(self._network, plan)
+        x = self._loss_model.unit_losses(self._network, plan)
         spread = self._covariance @ x
         gain = spread / (x @ spread + _NOISE**2 + standard_error**2)
         self.factors = np.maximum(self.factors + gain * (loss - x @ self.factors), _LEAST)
@@ -96,7 +96,7 @@ class LossPosterior:
 
     def loss(self, plan: Plan) -> float:
         """Expected loss of a plan, in accuracy."""
-        return float(self._loss_model.plan_losses(self._network, plan) @ self.factors)
+        return float(self._loss_model.unit_losses(self._network, plan) @ self.factors)
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Factors as they may truly be, `(n_units,)`."""

@@ -178,15 +178,15 @@ class _Walk:
     ) -> None:
         dense = problem.network.dense
         if not session.accepted:
-            session.start(sum(c.latency_s for c in problem.latency.measure(dense)))
-        costs = problem.latency.measure(problem.beginning)
+            session.start(problem.measured_s(dense))
+        costs = problem.latency.measure(problem.start_plan)
         self._problem, self._session, self._settings, self._turn = problem, session, settings, turn
         self._posterior = LossPosterior.of(problem, session.history)
         self._tried = {step.plan for step in session.history} | {dense}
         self._annealing = _Annealing(
             problem,
             make_space(
-                problem, SubgraphTable.from_costs(problem.network, problem.beginning, costs)
+                problem, SubgraphTable.from_costs(problem.network, problem.start_plan, costs)
             ),
         )
 
@@ -210,7 +210,7 @@ class _Walk:
         """
         best, settings = self.best, self._settings
         rng = np.random.default_rng([settings.seed, self._turn, number])
-        beginning = self._problem.beginning
+        beginning = self._problem.start_plan
         expected = self._model((settings.margin, self._posterior.factors))
         n_steps = settings.first_steps if best.plan == beginning else settings.steps
         found = self._annealing.run(expected, best.plan, best.latency_s, n_steps, self._tried, rng)
@@ -240,7 +240,7 @@ class _Walk:
             # short way leads back.
             starts = (
                 (self.best.plan, settings.steps),
-                (self._problem.beginning, settings.first_steps),
+                (self._problem.start_plan, settings.first_steps),
             )
             found = (
                 self._annealing.run(model, start, dense_s, n_steps, self._tried, rng)
@@ -259,7 +259,7 @@ class _Walk:
         self._tried.add(plan)
         best_s = self.best.latency_s
         expected = _log_gain(best_s, self._predicted_s(plan))
-        latency = sum(c.latency_s for c in problem.latency.measure(plan))
+        latency = problem.measured_s(plan)
         gain = _log_gain(best_s, latency)
         if gain is None or latency >= below_s:
             session.record(
@@ -331,7 +331,7 @@ class _LossModel:
         at most 0 where a plan fits.
         """
         return max(
-            float(loss_model.plan_losses(self.network, plan).sum()) - allowed
+            float(loss_model.unit_losses(self.network, plan).sum()) - allowed
             for loss_model, allowed in self.limits
         )
 
@@ -360,7 +360,7 @@ class _Annealing:
 
         None where nothing fits that is predicted to be faster than `below_s`.
         """
-        heat = 0.08 if start == self._problem.beginning else 0.02
+        heat = 0.08 if start == self._problem.start_plan else 0.02
         now = self._state(start)
         energy = _energy(now, model)
         best, best_s = None, below_s

@@ -108,11 +108,7 @@ class RollOut:
 
     def _dense_s(self, beginning_s: float) -> float:
         problem = self._core.problem
-        return (
-            beginning_s
-            if problem.start is None
-            else sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
-        )
+        return beginning_s if problem.start is None else problem.measured_s(problem.network.dense)
 
     def _describe(self, move: PruneAction) -> str:
         first = self._core.state.table.rows[move.row].subgraphs[0]

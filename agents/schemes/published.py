@@ -156,7 +156,7 @@ def _plan(problem: Problem, layers: list[str], drawn: list[int]) -> Plan:
         for layer, option in zip(layers, drawn, strict=True)
         if option < len(SCHEMES)
     )
-    return Plan(problem.beginning.widths, chosen)
+    return Plan(problem.start_plan.widths, chosen)
 
 
 def _allowed(problem: Problem) -> NDArray[np.bool_]:
@@ -172,7 +172,7 @@ def _allowed(problem: Problem) -> NDArray[np.bool_]:
 
 def _features(problem: Problem) -> NDArray[np.float32]:
     """What is said of each layer: channels, kernel, stride, height and share of the latency."""
-    network, plan = problem.network, problem.beginning
+    network, plan = problem.network, problem.start_plan
     costs = problem.latency.predict(network.workloads(plan))
     total = sum(c.latency_s for c in costs if math.isfinite(c.latency_s))
     rows = []

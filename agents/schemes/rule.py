@@ -58,7 +58,7 @@ class MappingRule:
     ) -> SearchResult:
         """Maps, then lowers the density (see `searcher.Searcher`)."""
         looks = Looks(problem, budget, on_step)
-        start = problem.beginning
+        start = problem.start_plan
         if start != problem.network.dense and not looks.session.is_spent:
             looks.take(start, "pruned channels")
         if not looks.session.is_spent:

@@ -51,7 +51,7 @@ class MappingSearch:
     ) -> SearchResult:
         """Begins with the rule, and takes its turns until they are done or the budget is spent."""
         session = SearchSession(problem, budget, on_step)
-        session.start(sum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
+        session.start(problem.measured_s(problem.network.dense))
         MappingRule().search(
             problem, budget, session.record
         )  # it ends by itself, after ten looks or so
@@ -104,7 +104,7 @@ class ChannelsThenSchemes:
         whatever holds the problem's own floor is an answer.
         """
         session = SearchSession(problem, budget, on_step)
-        session.start(sum(c.latency_s for c in problem.latency.measure(problem.network.dense)))
+        session.start(problem.measured_s(problem.network.dense))
 
         def note(step: SearchStep) -> None:
             if step.accepted and any(step.plan == a.plan for a in session.accepted):
@@ -137,7 +137,7 @@ class ChannelsThenSchemes:
 
 
 def _schemes(problem: Problem, _: SubgraphTable) -> PlanSpace:
-    return SchemeSpace(problem.network, problem.beginning.widths)
+    return SchemeSpace(problem.network, problem.start_plan.widths)
 
 
 def _both(problem: Problem, table: SubgraphTable) -> PlanSpace:

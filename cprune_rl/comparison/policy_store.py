@@ -27,9 +27,8 @@ from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.actions.channel_steps import ChannelActions
 from cprune_rl.envs.actions.layer_schemes import SchemeActions
 from cprune_rl.envs.cprune_env import ProblemSampler
-from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
+from cprune_rl.envs.problems.generated import GeneratedProblems, ProblemSource
 from cprune_rl.envs.problems.registry import has_schemes, read_recording, recorded_names
-from cprune_rl.envs.problems.training import TrainingProblems
 from cprune_rl.errors import ConfigError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 
@@ -151,7 +150,7 @@ class PolicyStore:
                 raise ConfigError(
                     f"there is no recording of another family than {family} to train a policy on: {add}leave out the methods that transfer one"
                 )
-            return GeneratedProblems(names, GeneratorSettings()), {"trained_on": names}
+            return GeneratedProblems.from_recordings(names), {"trained_on": names}
         problem = open_case(case).problem
         seen = LatencyInterpolator()
         for plan in (
@@ -162,9 +161,15 @@ class PolicyStore:
                 problem.network.workloads(plan), problem.latency.measure(plan), strict=True
             ):
                 seen.learn(workload, cost)
-        return TrainingProblems(
-            problem.network, seen, problem.loss_model, problem.dense_accuracy, problem.descriptor
-        ), {"trained_on": [case.problem]}
+        source = ProblemSource(
+            name=problem.name,
+            network=problem.network,
+            interpolator=seen,
+            loss_model=problem.loss_model,
+            dense_accuracy=problem.dense_accuracy,
+            descriptor=problem.descriptor,
+        )
+        return GeneratedProblems.from_source(source), {"trained_on": [case.problem]}
 
     def _rows(self, problem: str) -> int:
         return max(_MAX_ROWS, len(read_recording(problem).network.subgraphs))

@@ -152,7 +152,7 @@ def _row(
     error: str | None = None,
 ) -> RunRecord:
     problem = replay.problem
-    dense_s = sum(c.latency_s for c in problem.latency.measure(problem.network.dense))
+    dense_s = problem.measured_s(problem.network.dense)
     return RunRecord(
         case.problem,
         case.floor,
@@ -197,7 +197,7 @@ def failed_record(case: Case, method: str, budget: Budget, error: str) -> RunRec
     replay = open_case(case, warm_start=False)
     problem = replay.problem
     dense = problem.network.dense
-    dense_s = sum(c.latency_s for c in problem.latency.measure(dense))
+    dense_s = problem.measured_s(dense)
     return _row(
         case,
         method,

@@ -7,7 +7,6 @@ Called by `cprune-rl validate` and for the leaderboard.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,10 +54,7 @@ def _figures(row: RunRecord) -> list[Check]:
     """Latency, accuracy and floor, from the plan alone."""
     replay = open_case(row.case, perfect_information=True)
     problem, plan = replay.problem, Plan(row.plan, tuple(row.schemes.items()))
-    dense_s, latency_s = (
-        math.fsum(c.latency_s for c in problem.latency.measure(p))
-        for p in (problem.network.dense, plan)
-    )
+    dense_s, latency_s = (problem.measured_s(p) for p in (problem.network.dense, plan))
     holds = plan == problem.network.dense or replay.holds(plan)
     return [
         Check(

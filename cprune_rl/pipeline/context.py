@@ -121,12 +121,12 @@ class RunContext:
         name = f"{self.network.name}/{self.data.name}@{self.backend.device_name}"
         oracle = self.oracle.view(self.calibrations)
         return Problem(
-            name,
-            self.network,
-            self.backend.source(),
-            oracle,
-            self.loss_model,
-            self.dense_accuracy,
-            floor,
-            self.backend.descriptor,
+            name=name,
+            network=self.network,
+            latency=self.backend.source(),
+            oracle=oracle,
+            loss_model=self.loss_model,
+            dense_accuracy=self.dense_accuracy,
+            floor=floor,
+            descriptor=self.backend.descriptor,
         )

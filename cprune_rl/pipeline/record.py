@@ -138,14 +138,14 @@ def _measurable(
         oracle = LossModelOracle(backend.network, loss_model, known.dense_accuracy)
         yield (
             Problem(
-                name,
-                backend.network,
-                backend.source(),
-                oracle,
-                loss_model,
-                known.dense_accuracy,
-                known.floor,
-                backend.descriptor,
+                name=name,
+                network=backend.network,
+                latency=backend.source(),
+                oracle=oracle,
+                loss_model=loss_model,
+                dense_accuracy=known.dense_accuracy,
+                floor=known.floor,
+                descriptor=backend.descriptor,
             ),
             backend,
             config.data,

@@ -26,7 +26,7 @@ from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.actions.channel_steps import ChannelActions
 from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeActions
-from cprune_rl.envs.problems.training import TrainingProblems
+from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings, ProblemSource
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_folder import RunFolder
@@ -211,13 +211,17 @@ def _policy_of(
             )
         return load_policy(target, max_rows, action_set), 0.0
     if not (target / "policy.json").exists():
-        problems = TrainingProblems(
-            context.network,
-            context.backend.interpolator,
-            context.loss_model,
-            context.dense_accuracy,
-            context.backend.descriptor,
-            start_ratios=START_RATIOS if is_mapping and context.config.schemes == "both" else (),
+        source = ProblemSource(
+            name=context.network.name,
+            network=context.network,
+            interpolator=context.backend.interpolator,
+            loss_model=context.loss_model,
+            dense_accuracy=context.dense_accuracy,
+            descriptor=context.backend.descriptor,
+        )
+        start_ratios = START_RATIOS if is_mapping and context.config.schemes == "both" else ()
+        problems = GeneratedProblems.from_source(
+            source, GeneratorSettings(start_ratios=start_ratios)
         )
         start = None if init is None else open_policy(init, max_rows)
         started = time.perf_counter()

@@ -149,7 +149,7 @@ def _problems(config: PolicyConfig, names: Sequence[str]) -> GeneratedProblems:
         start_ratios=START_RATIOS if config.schemes == "block" else (),
         seed=config.seed,
     )
-    return GeneratedProblems(names, drawn)
+    return GeneratedProblems.from_recordings(names, drawn)
 
 
 def _card(

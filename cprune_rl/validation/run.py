@@ -261,10 +261,7 @@ def _estimate_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[C
     seed = spec.noise_seed if isinstance(spec, RecordedSpec) else None
     problem = open_recorded(str(folder / "problem.json"), noise_seed=seed)
     pruned = Plan(tuple(len(plan.kept[g.name]) for g in problem.network.groups), plan.schemes)
-    found = [
-        sum(c.latency_s for c in problem.latency.measure(p)) * 1e3
-        for p in (problem.network.dense, pruned)
-    ]
+    found = [problem.measured_s(p) * 1e3 for p in (problem.network.dense, pruned)]
     for name, stated, estimate in (
         ("dense", result.dense.estimate_ms, found[0]),
         (result.method, result.main.pruned.estimate_ms, found[1]),

@@ -1,171 +1,228 @@
-"""Problems for training one policy that serves many networks, floors and devices of a class.
+"""Problems for training a policy: networks, floors, losses and latencies that differ each episode.
 
-Each is a variant of a recorded network on the device it was recorded on: latencies interpolated
-from what was timed, off
-by as much as the interpolation is (tasks left out in turn); losses drawn around those that oracles
-gave, and off from what
-the agent is shown, by as much as fine-tuned plans were found to be (`replay.LossNoise`). In a
-share of the episodes
-all is as shown. Nothing is compiled, timed or trained for a problem.
+Nothing is compiled, timed or trained for a problem. Latencies are interpolated from tasks that were
+timed. The true losses and latencies deviate from what the agent is told, by as much as fine-tuned
+plans and interpolated tasks were found to. In a share of the episodes everything is as predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
+from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE, DeviceDescriptor
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network
-from cprune_rl.core.protocols import LatencySource
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
-from cprune_rl.envs.problems.network_variants import Variant, vary
-from cprune_rl.envs.problems.registry import Recording, read_recording
+from cprune_rl.envs.problems.network_variants import draw_variant
+from cprune_rl.envs.problems.registry import read_recording
 from cprune_rl.envs.problems.replay import LossNoise, uniform_loss_model
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.sources import InterpolatedLatency, LatencyNoise
 
-__all__ = ["GeneratedProblems", "GeneratorSettings"]
+__all__ = ["GeneratedProblems", "GeneratorSettings", "ProblemSource"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GeneratorSettings:
-    """What is drawn.
+    """How problems are drawn.
 
     Attributes:
-        n_variants: networks; drawn once, because a network remembers its tasks and a new one would
-            have to learn them.
-        floors: drops in accuracy.
-        recorded_share: of the episodes that are on a recorded network as it is.
-        model_share: of the episodes in which all is as it is shown, as in the model that the
-            agent has a policy plan in.
-        losses: how far they are from what is shown.
-        level_sigma: log deviation of the loss shown, of a whole network, from the recording's.
-        prediction_sigma: log deviation of a group's loss shown from that: what evaluations taught of it
-            beforehand.
-        least_latency_sigma: log deviation of a task's latency from the interpolation, where the
+        floors: drops in accuracy to draw from.
+        start_ratios: kept ratios of the uniform plans that episodes start from, to draw from; empty
+            starts from the dense network.
+        model_share: share of episodes in which losses and latencies are as predicted, as they are
+            in the model that the agent plans in.
+        losses: how far true losses are from predicted ones.
+        prediction_sigma: log deviation of a group's predicted loss, as evaluations change it during
+            a search.
+        level_sigma: log deviation of a network's predicted loss from the recording's.
+        n_variants: number of networks that nobody recorded. They are drawn once: a network
+            remembers its tasks, and a new one would have to learn them.
+        recorded_share: share of episodes on a recorded network as it is.
+        min_latency_sigma: log deviation of a task's latency from the interpolation, where the
             recording's own error is less.
-        is_device_hidden: whether nothing is said of the device, to see what its descriptor is
-            worth.
-        start_ratios: shares of all channels with which episodes begin, drawn from; whole networks
-            where there are none.
+        is_device_hidden: say nothing of the device, to see what its descriptor is worth.
         seed: of the variants.
     """
 
-    n_variants: int = 256
     floors: tuple[float, ...] = (0.005, 0.01, 0.02, 0.03)
-    recorded_share: float = 0.25
+    start_ratios: tuple[float, ...] = ()
     model_share: float = 0.5
     losses: LossNoise = field(default_factory=LossNoise)
-    level_sigma: float = 0.5
     prediction_sigma: float = 0.4
-    least_latency_sigma: float = 0.03
+    level_sigma: float = 0.5
+    n_variants: int = 256
+    recorded_share: float = 0.25
+    min_latency_sigma: float = 0.03
     is_device_hidden: bool = False
-    start_ratios: tuple[float, ...] = ()
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A recording to draw from, with its tasks interpolated."""
-
-    recording: Recording
-    model: LatencyInterpolator
-
-
-@dataclass(frozen=True)
-class GeneratedProblems:
-    """Draws a problem for each episode (see `envs.cprune_env.ProblemSampler`).
+@dataclass(frozen=True, kw_only=True)
+class ProblemSource:
+    """A network on a device, of which problems are drawn.
 
     Attributes:
-        names: recordings to draw from.
-        settings: what is drawn.
+        name: of the problems.
+        network: what is pruned.
+        interpolator: gives latencies.
+        loss_model: predicts losses.
+        dense_accuracy: of the dense network, in [0, 1].
+        descriptor: of the device.
+        latency_sigma: log deviation of a task's true latency from the interpolated one.
     """
 
-    names: Sequence[str]
-    settings: GeneratorSettings = field(default_factory=GeneratorSettings)
-    _sources: list[_Source] = field(init=False, repr=False, default_factory=list)
-    _variants: list[tuple[_Source, Variant]] = field(init=False, repr=False, default_factory=list)
+    name: str
+    network: Network
+    interpolator: LatencyInterpolator
+    loss_model: LossModel
+    dense_accuracy: float
+    descriptor: DeviceDescriptor
+    latency_sigma: float = 0.06
 
-    def __post_init__(self) -> None:
-        self._sources.extend(
-            _Source(r, LatencyInterpolator(r.costs)) for r in map(read_recording, self.names)
-        )
-        rng = np.random.default_rng(self.settings.seed)
-        for number in range(self.settings.n_variants):
-            source = self._sources[number % len(self._sources)]
-            self._variants.append((source, vary(source.recording.network, rng)))
+
+class GeneratedProblems:
+    """Draws a problem for each episode (a `cprune_env.ProblemSampler`).
+
+    Args:
+        draw_source: draws the network, its device and its predicted losses.
+        settings: how the rest is drawn.
+    """
+
+    def __init__(
+        self,
+        draw_source: Callable[[np.random.Generator], ProblemSource],
+        settings: GeneratorSettings,
+    ) -> None:
+        self._draw_source = draw_source
+        self._settings = settings
+
+    @classmethod
+    def from_source(
+        cls, source: ProblemSource, settings: GeneratorSettings | None = None
+    ) -> GeneratedProblems:
+        """Draw variations of one problem; its network and device stay.
+
+        Of the settings, those of variants and recordings do not count.
+        """
+        settings = settings or GeneratorSettings()
+        return cls(_OneNetwork(source, settings.prediction_sigma), settings)
+
+    @classmethod
+    def from_recordings(
+        cls, names: Sequence[str], settings: GeneratorSettings | None = None
+    ) -> GeneratedProblems:
+        """Draw problems on recorded networks and on variants of them, each on its own device.
+
+        Raises:
+            CPruneError: a name opens no recording (see `open_recorded`).
+        """
+        settings = settings or GeneratorSettings()
+        return cls(_RecordedNetworks(names, settings), settings)
 
     def __call__(self, rng: np.random.Generator) -> Problem:
-        """One problem."""
-        s = self.settings
-        if rng.random() < s.recorded_share:
-            source = self._sources[int(rng.integers(len(self._sources)))]
-            variant = Variant(
-                source.recording.network, tuple(range(len(source.recording.network.groups)))
-            )
+        """Draw a problem."""
+        settings = self._settings
+        source = self._draw_source(rng)
+        network = source.network
+        noise = None
+        if rng.random() < settings.model_share:
+            oracle = LossModelOracle(network, source.loss_model, source.dense_accuracy)
         else:
-            source, variant = self._variants[int(rng.integers(len(self._variants)))]
-        recording, n = source.recording, len(variant.network.groups)
-        even = uniform_loss_model(
-            recording
-        )  # in total as much for a variant of more groups, or fewer
-        level = float(even.scale.sum()) / n * np.exp(rng.normal(0.0, s.level_sigma))
-        loss_model = LossModel(
-            level * np.exp(rng.normal(0.0, s.prediction_sigma, n)),
-            np.full(n, even.power[0]),
-            self._of_layers(even, variant.network, rng),
-        )
-        latency: LatencySource = InterpolatedLatency(variant.network, source.model)
-        if rng.random() < s.model_share:
-            oracle = LossModelOracle(variant.network, loss_model, recording.dense_accuracy)
-        else:
-            latency = InterpolatedLatency(
-                variant.network,
-                source.model,
-                noise=LatencyNoise(
-                    int(rng.integers(2**31)),
-                    max(source.model.leave_one_out_error, s.least_latency_sigma),
-                ),
-            )
-            oracle = s.losses.oracle(
-                variant.network, s.losses.draw(loss_model, rng), recording.dense_accuracy, rng
-            )
-        floor = recording.dense_accuracy - float(rng.choice(np.asarray(s.floors)))
-        start = (
-            variant.network.uniform(float(rng.choice(np.asarray(s.start_ratios))))
-            if s.start_ratios
-            else None
-        )
-        if start is not None:  # what the channels that are gone have cost is behind it
-            floor -= recording.dense_accuracy - oracle.accuracy(start).value
-        floor = max(0.0, floor)
-        device = UNKNOWN_DEVICE if s.is_device_hidden else recording.descriptor
+            noise = LatencyNoise(int(rng.integers(2**31)), source.latency_sigma)
+            true_losses = settings.losses.draw(source.loss_model, rng)
+            oracle = settings.losses.oracle(network, true_losses, source.dense_accuracy, rng)
+        floor = source.dense_accuracy - float(rng.choice(np.asarray(settings.floors)))
+        start = None
+        if settings.start_ratios:
+            start = network.uniform(float(rng.choice(np.asarray(settings.start_ratios))))
+            # The loss of channels that were pruned before counts for no floor.
+            floor -= source.dense_accuracy - oracle.accuracy(start).value
         return Problem(
-            f"{recording.name} (varied)",
-            variant.network,
-            latency,
-            oracle,
-            loss_model,
-            recording.dense_accuracy,
-            floor,
-            device,
-            start,
+            name=f"{source.name} (varied)",
+            network=network,
+            latency=InterpolatedLatency(network, source.interpolator, noise=noise),
+            oracle=oracle,
+            loss_model=source.loss_model,
+            dense_accuracy=source.dense_accuracy,
+            floor=max(floor, 0.0),
+            descriptor=source.descriptor,
+            start=start,
         )
 
-    def _of_layers(
-        self, even: LossModel, network: Network, rng: np.random.Generator
+
+@dataclass(frozen=True)
+class _OneNetwork:
+    """Draws one network with other predicted losses."""
+
+    source: ProblemSource
+    prediction_sigma: float
+
+    def __call__(self, rng: np.random.Generator) -> ProblemSource:
+        loss_model = self.source.loss_model
+        factors = np.exp(rng.normal(0.0, self.prediction_sigma, loss_model.n_units))
+        return replace(self.source, loss_model=loss_model.scaled(factors))
+
+
+class _RecordedNetworks:
+    """Draws a recorded network or a variant of one, with other predicted losses."""
+
+    def __init__(self, names: Sequence[str], settings: GeneratorSettings) -> None:
+        self._settings = settings
+        self._recorded = [_recorded_source(name, settings) for name in names]
+        rng = np.random.default_rng(settings.seed)
+        self._variants: list[ProblemSource] = []
+        for number in range(settings.n_variants):
+            recorded = self._recorded[number % len(self._recorded)]
+            network = draw_variant(recorded.network, rng)
+            self._variants.append(replace(recorded, network=network))
+
+    def __call__(self, rng: np.random.Generator) -> ProblemSource:
+        settings = self._settings
+        is_recorded = rng.random() < settings.recorded_share
+        sources = self._recorded if is_recorded else self._variants
+        source = sources[int(rng.integers(len(sources)))]
+        # The total is the recording's, for a variant of more groups as for one of fewer.
+        uniform = source.loss_model
+        n_groups = len(source.network.groups)
+        total = float(uniform.scale.sum())
+        level = total / n_groups * np.exp(rng.normal(0.0, settings.level_sigma))
+        loss_model = LossModel(
+            level * np.exp(rng.normal(0.0, settings.prediction_sigma, n_groups)),
+            np.full(n_groups, uniform.power[0]),
+            self._layer_scale(uniform, source.network, rng),
+        )
+        return replace(source, loss_model=loss_model)
+
+    def _layer_scale(
+        self, uniform: LossModel, network: Network, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Losses shown of the layers that schemes may prune, as far as the recording says;
+        """Draw the predicted losses of layers, where the recording has any.
 
-        by a generator of their own.
+        A generator of their own draws them: those of groups are the same with layers and without.
         """
-        own, s = rng.spawn(1)[0], self.settings
-        n = len(network.scheme_layers) if len(even.layer_scale) else 0
-        return float(even.layer_scale.mean() if n else 0.0) * np.exp(
-            own.normal(0.0, s.level_sigma) + own.normal(0.0, s.prediction_sigma, n)
-        )
+        own = rng.spawn(1)[0]
+        n_layers = len(network.scheme_layers) if len(uniform.layer_scale) else 0
+        mean = float(uniform.layer_scale.mean()) if n_layers else 0.0
+        level = own.normal(0.0, self._settings.level_sigma)
+        deviations = own.normal(0.0, self._settings.prediction_sigma, n_layers)
+        return mean * np.exp(level + deviations)
+
+
+def _recorded_source(name: str, settings: GeneratorSettings) -> ProblemSource:
+    recording = read_recording(name)
+    interpolator = LatencyInterpolator(recording.costs)
+    return ProblemSource(
+        name=recording.name,
+        network=recording.network,
+        interpolator=interpolator,
+        loss_model=uniform_loss_model(recording),
+        dense_accuracy=recording.dense_accuracy,
+        descriptor=UNKNOWN_DEVICE if settings.is_device_hidden else recording.descriptor,
+        latency_sigma=max(interpolator.leave_one_out_error, settings.min_latency_sigma),
+    )

@@ -93,7 +93,14 @@ def open_recorded(
         next(f for f in (floor, asked, r.floor) if f is not None), r.dense_accuracy
     )
     return Problem(
-        r.name, r.network, latency, oracle, r.loss_model, r.dense_accuracy, absolute, r.descriptor
+        name=r.name,
+        network=r.network,
+        latency=latency,
+        oracle=oracle,
+        loss_model=r.loss_model,
+        dense_accuracy=r.dense_accuracy,
+        floor=absolute,
+        descriptor=r.descriptor,
     )
 
 

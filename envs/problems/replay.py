@@ -242,14 +242,14 @@ def open_replay(
     )
     device = UNKNOWN_DEVICE if is_device_hidden else recording.descriptor
     problem = Problem(
-        recording.name,
-        network,
-        costs,
-        oracle,
-        truth if perfect_information else shown,
-        recording.dense_accuracy,
-        absolute,
-        device,
+        name=recording.name,
+        network=network,
+        latency=costs,
+        oracle=oracle,
+        loss_model=truth if perfect_information else shown,
+        dense_accuracy=recording.dense_accuracy,
+        floor=absolute,
+        descriptor=device,
     )
     trials = TRIALS_PER_TASK * (n_narrow - n_dense) + TRIALS_PER_SCHEME_TASK * (n_known - n_narrow)
     return Replay(problem, n_known, n_known - n_dense, trials, truth)

@@ -23,11 +23,11 @@ from cprune_rl.agents.rl.best_of_walks import BestOfWalks
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.core.loss_model import LossModel
+from cprune_rl.envs.problems.generated import GeneratedProblems, ProblemSource
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
 from cprune_rl.envs.problems.replay import LossNoise, open_replay
-from cprune_rl.envs.problems.training import TrainingProblems
-from cprune_rl.latency.interpolation import LatencyInterpolator
+from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts
 from cprune_rl.latency.recorded import RecordedLatency
 from cprune_rl.testing import AnalyticOracle, check_searcher, toy_problem
 
@@ -212,8 +212,15 @@ def test_training_problems_vary_and_stay_solvable() -> None:
     recorded = open_recorded()
     assert isinstance(recorded.latency, RecordedLatency)
     model = LatencyInterpolator(recorded.latency.interpolator.measured_tasks())
-    problems = TrainingProblems(
-        recorded.network, model, recorded.loss_model, recorded.dense_accuracy, recorded.descriptor
+    problems = GeneratedProblems.from_source(
+        ProblemSource(
+            name=recorded.name,
+            network=recorded.network,
+            interpolator=model,
+            loss_model=recorded.loss_model,
+            dense_accuracy=recorded.dense_accuracy,
+            descriptor=recorded.descriptor,
+        )
     )
     rng = np.random.default_rng(0)
     drawn = [problems(rng) for _ in range(8)]
@@ -222,10 +229,7 @@ def test_training_problems_vary_and_stay_solvable() -> None:
     assert len({p.oracle.accuracy(half).value for p in drawn}) == 8
     are_models = [p.latency.noise is None for p in drawn]
     assert 0 < sum(are_models) < 8, "in some all is as it is shown"
-    assert (
-        len({sum(c.latency_s for c in p.latency.measure(half)) for p in drawn})
-        == 8 - sum(are_models) + 1
-    )
+    assert len({p.measured_s(half) for p in drawn}) == 8 - sum(are_models) + 1
     for problem, is_model in zip(drawn, are_models, strict=True):
         if is_model:
             widths = np.array(half.widths) / np.array(problem.network.dense.widths)

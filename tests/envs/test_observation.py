@@ -120,9 +120,7 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
                     * 100
                     * trust
                 )
-                narrowed = sum(
-                    c.latency_s for c in problem.latency.predict(network.workloads(plan))
-                )
+                narrowed = problem.predicted_s(plan)
                 gain = math.log(total / narrowed)
             columns[f"legal_x{count}"] = float(plan is not None)
             columns[f"fraction_removed_x{count}"] = 3 * removed

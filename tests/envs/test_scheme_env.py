@@ -26,7 +26,7 @@ from cprune_rl.envs.actions.channel_steps import ChannelActions
 from cprune_rl.envs.actions.layer_schemes import SCHEMES, SchemeActions, able, scheme_plans
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.observation import features
-from cprune_rl.envs.problems.training import TrainingProblems
+from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings, ProblemSource
 from cprune_rl.errors import ConfigError, PolicyError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.testing import AnalyticLatency, toy_network, toy_problem
@@ -74,10 +74,7 @@ def test_what_is_offered_is_sparser_and_promises_to_be_faster() -> None:
     for action in np.flatnonzero(env.action_masks()[:-1]):
         move = env.prune_action(int(action))
         assert move is not None
-        assert (
-            sum(c.latency_s for c in env.problem.latency.predict(network.workloads(move.plan)))
-            < before
-        )
+        assert env.problem.predicted_s(move.plan) < before
     row = next(r for r in range(len(rows)) if env.action_table.legal[r].any())
     sparse = next(
         a for a in np.flatnonzero(env.action_table.legal[row]) if SCHEMES[a].density == 0.25
@@ -149,10 +146,7 @@ def test_columns_say_what_a_row_has_and_what_changes_would_do() -> None:
     move = env.prune_action(row * len(SCHEMES) + change)
     assert move is not None
     problem, network = env.problem, env.problem.network
-    gain = math.log(
-        env.state.table.latency_s
-        / sum(c.latency_s for c in problem.latency.predict(network.workloads(move.plan)))
-    )
+    gain = math.log(env.state.table.latency_s / problem.predicted_s(move.plan))
     loss = problem.loss_model.layer_losses(network, move.plan).sum()
     slack = (problem.dense_accuracy - problem.floor) * 100
     name = SchemeActions.changes[change]
@@ -204,12 +198,12 @@ def test_losses_of_layers_go_with_density_block_and_kind() -> None:
     network = toy_network()
     loss_model = LossModel(np.full(3, 0.05), np.full(3, 2.0), np.array([1e-5, 3e-5]))
     plan = Plan(network.dense.widths, (("conv2", "block(8,0.25)"),))
-    found = loss_model.plan_losses(network, plan)
+    found = loss_model.unit_losses(network, plan)
     np.testing.assert_allclose(
         found, [0, 0, 0, 0, 3e-5 * scheme_penalty(Scheme("block", 8, 0.25), 32)]
     )
     np.testing.assert_allclose(
-        loss_model.scaled(np.arange(1.0, 6.0)).plan_losses(network, plan)[-1], 5 * found[-1]
+        loss_model.scaled(np.arange(1.0, 6.0)).unit_losses(network, plan)[-1], 5 * found[-1]
     )
     assert scheme_penalty(Scheme("block", 8, 1.0), 32) == 0.0
     order = [
@@ -248,12 +242,18 @@ def known_costs() -> LatencyInterpolator:
 def test_a_policy_learns_on_drawn_problems_and_reads_its_own_menu_alone(tmp_path: Path) -> None:
     folder = tmp_path / "policy"
     network, loss_model = toy_network(), toy_problem().loss_model
-    problems = TrainingProblems(
-        network, known_costs(), loss_model, 0.95, UNKNOWN_DEVICE, start_ratios=(1.0, 0.75)
+    source = ProblemSource(
+        name="toy",
+        network=network,
+        interpolator=known_costs(),
+        loss_model=loss_model,
+        dense_accuracy=0.95,
+        descriptor=UNKNOWN_DEVICE,
     )
+    problems = GeneratedProblems.from_source(source, GeneratorSettings(start_ratios=(1.0, 0.75)))
     drawn = problems(np.random.default_rng(0))
     assert drawn.start is not None
-    assert drawn.oracle.accuracy(drawn.beginning).value >= drawn.floor, (
+    assert drawn.oracle.accuracy(drawn.start_plan).value >= drawn.floor, (
         "what is gone at the beginning is not held against an episode"
     )
     trained = train_policy(

@@ -130,15 +130,15 @@ def test_a_replay_draws_losses_of_layers_and_channels_are_drawn_as_before(record
 
 
 def test_training_problems_are_drawn_with_schemes(recorded: str) -> None:
-    problems = GeneratedProblems(
+    problems = GeneratedProblems.from_recordings(
         [recorded], GeneratorSettings(n_variants=4, start_ratios=(1.0, 0.5))
     )
     rng = np.random.default_rng(0)
     drawn = [problems(rng) for _ in range(12)]
     for problem in drawn:
         assert len(problem.loss_model.layer_scale) == len(problem.network.scheme_layers) > 0
-        assert problem.oracle.accuracy(problem.beginning).value >= problem.floor
-    assert len({p.beginning.widths for p in drawn}) > 1
+        assert problem.oracle.accuracy(problem.start_plan).value >= problem.floor
+    assert len({p.start_plan.widths for p in drawn}) > 1
 
 
 @pytest.mark.parametrize("drop", [0.005, 0.02])
