@@ -27,7 +27,7 @@ from cprune_rl.envs.problems.generated import GeneratedProblems, ProblemSource
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
 from cprune_rl.envs.problems.replay import LossNoise, open_replay
-from cprune_rl.latency.interpolation import LatencyInterpolator, ModelledCosts
+from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.recorded import RecordedLatency
 from cprune_rl.testing import AnalyticOracle, check_searcher, toy_problem
 
