@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cprune_rl.accuracy.calibration import Calibration, CalibrationPoint, Calibrations
-from cprune_rl.accuracy.data import ImageData, Split, load_data
+from cprune_rl.accuracy.data import Split, load_data
 from cprune_rl.accuracy.data.generated import draw_contours
 from cprune_rl.accuracy.final_gate import difference_interval, judge, undetectable_loss
 from cprune_rl.accuracy.oracle import FinetuneEvaluation, PlanOracle, RecalibrationEvaluation
@@ -32,11 +32,7 @@ from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.models.registry import build_model
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
-
-
-def small_data() -> ImageData:
-    splits = [Split(*draw_contours(n, seed)) for seed, n in enumerate((256, 64, 64, 64), start=1)]
-    return ImageData("contours", 10, *splits)
+from tests.doubles.images import contours_data
 
 
 def small_model() -> nn.Module:
@@ -92,16 +88,18 @@ def test_a_layer_of_a_class_of_its_own_keeps_its_stride() -> None:
 
 
 def test_images_are_drawn_alike_from_one_seed_and_apart_from_another() -> None:
-    (a, la), (b, lb), (c, _) = draw_contours(16, 1), draw_contours(16, 1), draw_contours(16, 2)
-    np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(la, lb)
-    assert (a != c).any()
-    assert a.shape == (16, 3, 32, 32)
-    assert a.dtype == np.uint8
+    first = draw_contours(16, 1)
+    again = draw_contours(16, 1)
+    other = draw_contours(16, 2)
+    np.testing.assert_array_equal(first.images, again.images)
+    np.testing.assert_array_equal(first.labels, again.labels)
+    assert (first.images != other.images).any()
+    assert first.images.shape == (16, 3, 32, 32)
+    assert first.images.dtype == np.uint8
 
 
 def test_the_splits_of_a_data_set_share_no_image() -> None:
-    for data in (load_data("digits"), small_data()):
+    for data in (load_data("digits"), contours_data()):
         seen = [
             {i.tobytes() for i in s.images} for s in (data.train, data.search, data.gate, data.test)
         ]
@@ -115,7 +113,7 @@ def test_an_unknown_data_set_is_named_with_what_was_meant() -> None:
 
 
 def test_training_learns_and_is_the_same_from_one_seed() -> None:
-    data = small_data()
+    data = contours_data()
     models = [small_model(), small_model()]
     for model in models:
         train(model, data, TrainSettings(80, batch_size=32, bf16=False))
@@ -124,7 +122,7 @@ def test_training_learns_and_is_the_same_from_one_seed() -> None:
 
 
 def test_a_teacher_draws_the_answers_to_its_own() -> None:
-    data, teacher = small_data(), small_model()
+    data, teacher = contours_data(), small_model()
     train(teacher, data, TrainSettings(60, batch_size=32, bf16=False))
     x = data.test.batch(slice(None))
 
@@ -161,7 +159,7 @@ def test_a_teacher_draws_the_answers_to_its_own() -> None:
 
 
 def test_recalibration_sets_the_statistics_and_nothing_else() -> None:
-    data, model = small_data(), small_model()
+    data, model = contours_data(), small_model()
     before = [p.clone() for p in model.parameters()]
     recalibrate(model, data.train)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
@@ -242,7 +240,7 @@ def test_even_loss_curves_add_up_to_what_plans_lost() -> None:
 
 
 def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
-    data, store = small_data(), open_store(None)
+    data, store = contours_data(), open_store(None)
     oracle = PlanOracle(
         FinetuneEvaluation(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5
     )
@@ -255,7 +253,7 @@ def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
 
 
 def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
-    data, store = small_data(), open_store(None)
+    data, store = contours_data(), open_store(None)
     oracle = PlanOracle(
         FinetuneEvaluation(lambda _: small_model(), "toy", data, TrainSettings(3)),
         data,
@@ -272,7 +270,7 @@ def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
 
 
 def test_plans_that_are_looked_at_together_get_the_answers_of_each_alone() -> None:
-    data, model = small_data(), build_model("resnet8", 10).eval()
+    data, model = contours_data(), build_model("resnet8", 10).eval()
     coupled = find_groups(model, torch.zeros(1, 3, 32, 32))
     evaluation = RecalibrationEvaluation(lambda plan: prune(model, coupled, plan), "resnet8", data)
     plans = [
@@ -295,7 +293,7 @@ def test_plans_that_are_looked_at_together_get_the_answers_of_each_alone() -> No
 
 
 def test_a_batch_that_is_interrupted_keeps_what_it_has() -> None:
-    data, store = small_data(), open_store(None)
+    data, store = contours_data(), open_store(None)
 
     class Interrupted:
         name = identity = "interrupted"
@@ -378,7 +376,7 @@ def test_the_gate_passes_a_network_at_the_floor_as_often_as_it_says(
 
 
 def test_a_dropout_is_drawn_by_the_seed_and_not_at_all_for_statistics() -> None:
-    data = small_data()
+    data = contours_data()
     model = nn.Sequential(small_model(), nn.Dropout(0.5), nn.BatchNorm1d(10))
     recalibrate(model, data.train)
     with torch.no_grad():
@@ -394,7 +392,8 @@ def test_a_dropout_is_drawn_by_the_seed_and_not_at_all_for_statistics() -> None:
 
 def test_large_images_come_in_small_batches() -> None:
     images = np.zeros((70, 1, 128, 128), np.uint8)
-    split, sizes = Split(images, np.zeros(70, np.int64)), []
+    split = Split(images=images, labels=np.zeros(70, np.int64))
+    sizes = []
 
     class Counting(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -407,7 +406,7 @@ def test_large_images_come_in_small_batches() -> None:
 
 
 def test_the_first_guesses_count_where_the_split_says_so() -> None:
-    data, model = small_data(), small_model().eval()
+    data, model = contours_data(), small_model().eval()
     top = data.with_top(3)
     assert evaluate(model, top.test) > evaluate(model, data.test)
     assert top.fingerprint != data.fingerprint
@@ -420,7 +419,7 @@ def test_the_first_guesses_count_where_the_split_says_so() -> None:
 
 
 def test_predictions_do_not_depend_on_the_batch() -> None:
-    data, model = small_data(), small_model().eval()
+    data, model = contours_data(), small_model().eval()
     x = data.test.batch(slice(None))
     with torch.no_grad():
         assert np.array_equal(
@@ -439,7 +438,7 @@ def test_a_device_that_networks_cannot_be_trained_on_is_named(name: str) -> None
 
 
 def test_what_another_processor_judged_is_kept_apart() -> None:
-    data = small_data()
+    data = contours_data()
     asked: list[Plan] = []
 
     class Counting:
@@ -459,7 +458,7 @@ def test_what_another_processor_judged_is_kept_apart() -> None:
 
 
 def test_images_on_the_processor_are_the_same_images() -> None:
-    data = small_data()
+    data = contours_data()
     moved = data.to(torch.device("cpu"))
     assert moved.fingerprint == data.fingerprint
     assert torch.equal(moved.train.batch(slice(0, 8)), data.train.batch(slice(0, 8)))

@@ -23,6 +23,7 @@ from cprune_rl.accuracy.data import (
     ImageData,
     Normalisation,
     Split,
+    SplitSettings,
     load_data,
     parse_data,
     split_images,
@@ -70,7 +71,13 @@ def test_a_wrong_name_says_what_is_allowed(
 
 def test_a_name_is_read_without_opening_anything() -> None:
     spec = parse_data("imagefolder:~/pictures?size=96&seed=3&normalise=imagenet")
-    assert (spec.kind, spec.argument, spec.seed, spec.whole("size", 64), spec.normalisation()) == (
+    assert (
+        spec.kind,
+        spec.argument,
+        spec.integer("seed", 0),
+        spec.integer("size", 64),
+        spec.normalisation(),
+    ) == (
         "imagefolder",
         "~/pictures",
         3,
@@ -387,7 +394,8 @@ def test_a_function_of_ones_own_gives_images(own: Path) -> None:
 def test_splits_share_no_image_and_lose_none(n: int, seed: int, has_test: bool, fast: bool) -> None:
     images = np.arange(n, dtype=np.uint32).view(np.uint8).reshape(n, 1, 2, 2)
     test = (images[:5], np.zeros(5, np.int64)) if has_test else None
-    data = split_images("x", (images, np.zeros(n, np.int64)), test, seed=seed, fast=fast)
+    settings = SplitSettings(name="x", seed=seed, fast=fast)
+    data = split_images((images, np.zeros(n, np.int64)), settings, test)
     seen = [
         {i.tobytes() for i in s.images}
         for name, s in data.splits.items()
@@ -402,7 +410,9 @@ def test_splits_share_no_image_and_lose_none(n: int, seed: int, has_test: bool, 
 def test_large_sets_have_a_gate_that_can_tell_a_point() -> None:
     images = np.zeros((50000, 1, 1, 1), np.uint8)
     data = split_images(
-        "x", (images, np.zeros(50000, np.int64)), (images[:1], np.zeros(1, np.int64))
+        (images, np.zeros(50000, np.int64)),
+        SplitSettings(name="x"),
+        (images[:1], np.zeros(1, np.int64)),
     )
     assert len(data.gate) >= 4000
     assert len(data.search) >= 2000
@@ -410,7 +420,9 @@ def test_large_sets_have_a_gate_that_can_tell_a_point() -> None:
 
 
 def test_a_batch_is_normalised_by_channel() -> None:
-    split = Split(pixels(5), np.zeros(5, np.int64), NORMALISATIONS["imagenet"])
+    split = Split(
+        images=pixels(5), labels=np.zeros(5, np.int64), normalisation=NORMALISATIONS["imagenet"]
+    )
     batch = split.batch(torch.tensor([4, 0]))
     expected = (
         split.images[[4, 0]] / 255 - np.array([0.485, 0.456, 0.406])[:, None, None]
@@ -421,7 +433,8 @@ def test_a_batch_is_normalised_by_channel() -> None:
 
 def test_augmentation_shifts_and_flips_and_follows_its_seed() -> None:
     split = Split(
-        np.arange(1, 65, dtype=np.uint8).reshape(1, 1, 8, 8).repeat(64, 0), np.zeros(64, np.int64)
+        images=np.arange(1, 65, dtype=np.uint8).reshape(1, 1, 8, 8).repeat(64, 0),
+        labels=np.zeros(64, np.int64),
     )
     plain = split.batch(slice(None))
     first, again, other = (
@@ -445,10 +458,10 @@ def test_augmentation_shifts_and_flips_and_follows_its_seed() -> None:
 
 
 def test_a_pickle_is_read_by_names_that_numpy_2_writes_too() -> None:
-    from cprune_rl.accuracy.data.cifar10 import _Harmless
+    from cprune_rl.accuracy.data.cifar10 import _SafeUnpickler
 
     value = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 2]}
-    read = _Harmless(io.BytesIO(pickle.dumps(value, protocol=2)), encoding="bytes").load()
+    read = _SafeUnpickler(io.BytesIO(pickle.dumps(value, protocol=2)), encoding="bytes").load()
     assert read[b"data"].array().shape == (2, 3072)
 
 

@@ -11,8 +11,6 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from cprune_rl.accuracy.data import ImageData, Split
-from cprune_rl.accuracy.data.generated import draw_contours
 from cprune_rl.accuracy.oracle import RecalibrationEvaluation
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings, train_supernet
 from cprune_rl.accuracy.training import TrainSettings, train
@@ -32,19 +30,13 @@ from cprune_rl.pruning.channel_masks import ChannelMasks
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.testing import AnalyticLatency, toy_network
+from tests.doubles.images import contours_data
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 MODELS = {
     name: build_model(name, 10).eval() for name in ("resnet8-w8", "vgg-small", "mobilenetv2-small")
 }
 GROUPS = {name: find_groups(model, EXAMPLE) for name, model in MODELS.items()}
-
-
-def small_data(n: int = 256) -> ImageData:
-    train_split, search, gate, test = (
-        Split(*draw_contours(k, seed)) for seed, k in enumerate((n, 128, 64, 64), start=1)
-    )
-    return ImageData("contours", 10, train_split, search, gate, test)
 
 
 def space(name: str) -> PlanSpace:
@@ -103,7 +95,7 @@ def trained_supernet(
         model,
         masks.for_plan,
         space("resnet8-w8"),
-        small_data(),
+        contours_data(256, 128),
         SupernetSettings(n_steps, batch_size=16),
         checkpoint,
         stop,
@@ -131,7 +123,11 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
 
 @pytest.mark.slow
 def test_a_supernet_is_better_at_narrow_plans_than_the_dense_network() -> None:
-    data, model, coupled = small_data(1024), build_model("resnet8-w8", 10), GROUPS["resnet8-w8"]
+    data, model, coupled = (
+        contours_data(1024, 128),
+        build_model("resnet8-w8", 10),
+        GROUPS["resnet8-w8"],
+    )
     train(model, data, TrainSettings(150))
     narrow = Plan(tuple(max(g.minimum, g.channels // 2) for g in coupled.groups))
     before = RecalibrationEvaluation(lambda plan: prune(model, coupled, plan), "dense", data)(
@@ -146,7 +142,7 @@ def test_a_supernet_is_better_at_narrow_plans_than_the_dense_network() -> None:
 
 
 def test_a_supernet_is_trained_once() -> None:
-    data, settings_ = small_data(), SupernetSettings(3, batch_size=16, seed=11)
+    data, settings_ = contours_data(256, 128), SupernetSettings(3, batch_size=16, seed=11)
     masks = ChannelMasks(MODELS["resnet8-w8"], GROUPS["resnet8-w8"])
     steps: list[int] = []
     assert not is_supernet_cached("w", space("resnet8-w8"), data, settings_)
@@ -207,7 +203,11 @@ def test_plans_of_equal_latency_may_be_pruned_by_schemes() -> None:
 
 
 def test_a_supernet_judges_plans_with_schemes_too() -> None:
-    data, model, coupled = small_data(), build_model("resnet8-w8", 10), GROUPS["resnet8-w8"]
+    data, model, coupled = (
+        contours_data(256, 128),
+        build_model("resnet8-w8", 10),
+        GROUPS["resnet8-w8"],
+    )
     trained_model = TrainedModel(data, model, torch.zeros(1, 3, 32, 32), coupled)
     looked: list[dict[str, Scheme]] = []
 

@@ -112,11 +112,11 @@ def cifar10(folder: Path, n: int) -> None:
     """The published layout of the Python version, with other pictures."""
     folder.mkdir(parents=True)
     for at, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
-        images, labels = draw_contours(n, 10 + at)
+        split = draw_contours(n, 10 + at)
         batch = {
             b"batch_label": name.encode(),
-            b"labels": labels.tolist(),
-            b"data": images.reshape(n, -1),
+            b"labels": split.labels.tolist(),
+            b"data": split.images.reshape(n, -1),
             b"filenames": [b"x.png"] * n,
         }
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))

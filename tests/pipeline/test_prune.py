@@ -8,7 +8,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -29,15 +28,11 @@ from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pipeline.setup import check_names, open_context
 from cprune_rl.testing import toy_problem
 from cprune_rl.validation.front import validate_front
+from tests.doubles.images import noise_data
 
 
 def images(spec: data.DataSpec, fast: bool, advance: object) -> data.ImageData:
-    rng = np.random.default_rng(0)
-    splits = [
-        data.Split(rng.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10)
-        for n in (128, 40, 200, 40)
-    ]
-    return data.ImageData("specks", 10, *splits)
+    return noise_data("specks", (128, 40, 200, 40))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +52,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Path) -> dict[str, object]:
     """Of a run of a few steps on a recording."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(data.DATA_SETS, "specks", data.DataKind(images, "noise", (), ()))
+    monkeypatch.setitem(
+        data.DATA_SETS, "specks", data.DataKind(load=images, summary="noise", presets=())
+    )
     monkeypatch.setattr(
         config,
         "FAST",

@@ -40,10 +40,15 @@ from cprune_rl.validation.run import validate_run
 
 def images(spec, fast, advance):
     rng = np.random.default_rng(0)
-    splits = [data.Split(rng.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10) for n in (256, 40, 400, 40)]
-    return data.ImageData("dots", 10, *splits)
+    splits = {
+        name: data.Split(
+            images=rng.integers(0, 256, (n, 3, 32, 32), np.uint8), labels=np.arange(n) % 10
+        )
+        for name, n in {"train": 256, "search": 40, "gate": 400, "test": 40}.items()
+    }
+    return data.ImageData(name="dots", n_classes=10, **splits)
 
-data.DATA_SETS["dots"] = data.DataKind(images, "noise", (), ())
+data.DATA_SETS["dots"] = data.DataKind(load=images, summary="noise", presets=())
 config.FAST = config.Budgets(base_steps=2, finetune_steps=1, oracle_steps=1, calibration=(0.75, 0.5), total_timesteps=2048)
 folder = Path(sys.argv[1])
 options = dict(model="resnet8", data="dots", device=sys.argv[2], floor=-1.0, fast=True, storage=f"sqlite:///{folder}.db")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pipeline.setup import check_names
 from cprune_rl.pruning.surgery import load_pruned
 from cprune_rl.validation.run import validate_run
+from tests.doubles.images import noise_data
 
 NETWORK = """
 from torch import nn
@@ -33,15 +33,7 @@ def build(n_classes):
 
 
 def dots(*_: object) -> data.ImageData:
-    rng = np.random.default_rng(0)
-    return data.ImageData(
-        "dots",
-        10,
-        *(
-            data.Split(rng.integers(0, 256, (n, 3, 16, 16), np.uint8), np.arange(n) % 10)
-            for n in (256, 40, 400, 40)
-        ),
-    )
+    return noise_data("dots", (256, 40, 400, 40), size_px=16)
 
 
 @pytest.mark.slow
@@ -49,7 +41,9 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(data.DATA_SETS, "dots", data.DataKind(dots, "noise", (), ()))
+    monkeypatch.setitem(
+        data.DATA_SETS, "dots", data.DataKind(load=dots, summary="noise", presets=())
+    )
     least = TuningBudget(n_pool=1, n_random=1, n_max=1)
     tuning = TuningSettings(
         survey=least,

@@ -6,6 +6,7 @@ from cprune_rl.accuracy.data.splits import (
     ImageData,
     Normalisation,
     Split,
+    SplitSettings,
     split_images,
 )
 
@@ -17,6 +18,7 @@ __all__ = [
     "ImageData",
     "Normalisation",
     "Split",
+    "SplitSettings",
     "load_data",
     "parse_data",
     "split_images",

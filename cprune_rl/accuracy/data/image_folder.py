@@ -1,7 +1,4 @@
-"""Folders of pictures, a folder for each class:
-
-`train/<class>/*.jpg` and `val/<class>/*.jpg`. Called by `names`.
-"""
+"""Folders of pictures, one for each class: `train/<class>/*.jpg` and `val/<class>/*.jpg`."""
 
 from __future__ import annotations
 
@@ -14,115 +11,107 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cprune_rl.accuracy.data.splits import ImageData, Normalisation, split_images
+from cprune_rl.accuracy.data.splits import ImageData, LabelledImages, SplitSettings, split_images
 from cprune_rl.errors import DataError
 
-__all__ = ["read_folder"]
+__all__ = ["read_image_folder"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
-_TEST = ("val", "valid", "test")
+_TEST_FOLDERS = ("val", "valid", "test")
 _CROP = 0.875  # of the shorter side is kept, as in the usual evaluation of ImageNet
 
 
-def read_folder(
+def read_image_folder(
     folder: Path,
-    name: str,
+    settings: SplitSettings,
     size_px: int,
-    normalisation: Normalisation,
-    seed: int = 0,
-    fast: bool = False,
-    is_augmented: bool = True,
     advance: Callable[[int], None] | None = None,
 ) -> ImageData:
-    """Decodes every picture, its middle at one size;
+    """Decodes every picture and crops its middle to one size.
 
-    `train` is split three ways, `val` becomes the test images.
+    `train` is split three ways; `val` becomes the test images.
 
     Args:
         folder: with `train` and `val` in it.
-        name: of the data set.
+        settings: how the images are split and shown.
         size_px: height and width of the images.
-        normalisation: of what a network sees.
-        seed: of the split.
-        fast: fewer images to train on.
-        is_augmented: whether training shifts and flips.
         advance: called with the number of pictures decoded so far.
 
     Raises:
         DataError: a folder is missing, empty, or has a picture that cannot be read.
     """
-    test = next((folder / t for t in _TEST if (folder / t).is_dir()), None)
-    if not (folder / "train").is_dir() or test is None:
+    train_folder = folder / "train"
+    test_folder = next((folder / t for t in _TEST_FOLDERS if (folder / t).is_dir()), None)
+    if not train_folder.is_dir() or test_folder is None:
         raise DataError(
-            f"{folder} needs train/<class>/ and val/<class>/ with pictures in them ({', '.join(_SUFFIXES)})"
+            f"{folder} needs train/<class>/ and val/<class>/ with pictures in them "
+            f"({', '.join(_SUFFIXES)})"
         )
-    classes = sorted(p.name for p in (folder / "train").iterdir() if p.is_dir())
-    if unknown := sorted({p.name for p in test.iterdir() if p.is_dir()} - set(classes)):
-        raise DataError(f"{test} has the class {unknown[0]!r}, which {folder / 'train'} has not")
-    listed = {part: _pictures(part, classes) for part in (folder / "train", test)}
-    done = 0
+    classes = _class_names(train_folder)
+    if unknown := sorted(set(_class_names(test_folder)) - set(classes)):
+        raise DataError(f"{test_folder} has the class {unknown[0]!r}, which {train_folder} has not")
+    train_pictures = _pictures(train_folder, classes)
+    test_pictures = _pictures(test_folder, classes)
+    n_decoded = 0
 
-    def report(n: int) -> None:
-        nonlocal done
-        done += n
+    def on_picture() -> None:
+        nonlocal n_decoded
+        n_decoded += 1
         if advance is not None:
-            advance(done)
+            advance(n_decoded)
 
-    known, tested = (_decoded(pictures, size_px, report) for pictures in listed.values())
-    return split_images(
-        name,
-        known,
-        tested,
-        seed=seed,
-        fast=fast,
-        normalisation=normalisation,
-        is_augmented=is_augmented,
-        class_names=tuple(classes),
-    )
+    known = _decoded(train_pictures, size_px, on_picture)
+    test = _decoded(test_pictures, size_px, on_picture)
+    return split_images(known, settings, test, tuple(classes))
 
 
-def _pictures(part: Path, classes: list[str]) -> list[tuple[Path, int]]:
-    found = [
-        (path, label)
-        for label, c in enumerate(classes)
-        if (part / c).is_dir()
-        for path in sorted((part / c).iterdir())
-        if path.suffix.lower() in _SUFFIXES
-    ]
-    if not found:
+def _class_names(folder: Path) -> list[str]:
+    return sorted(inner.name for inner in folder.iterdir() if inner.is_dir())
+
+
+def _pictures(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
+    """Lists the pictures with their labels."""
+    pictures = []
+    for label, name in enumerate(classes):
+        # a class may have no test pictures
+        paths = sorted((folder / name).iterdir()) if (folder / name).is_dir() else []
+        pictures += [(path, label) for path in paths if path.suffix.lower() in _SUFFIXES]
+    if not pictures:
         raise DataError(
-            f"no pictures in {part}: expected {part}/<class>/*.jpg (or {', '.join(_SUFFIXES[1:])})"
+            f"no pictures in {folder}: expected {folder}/<class>/*.jpg "
+            f"(or {', '.join(_SUFFIXES[1:])})"
         )
-    return found
+    return pictures
 
 
 def _decoded(
-    pictures: list[tuple[Path, int]], size_px: int, report: Callable[[int], None]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    images = np.empty((len(pictures), 3, size_px, size_px), np.uint8)
-    with ThreadPoolExecutor(
-        os.cpu_count() or 1
-    ) as pool:  # Pillow releases Python's lock while it decodes
-        for at, image in enumerate(pool.map(lambda item: _middle(item[0], size_px), pictures)):
+    pictures: list[tuple[Path, int]], size_px: int, on_picture: Callable[[], None]
+) -> LabelledImages:
+    paths, labels = zip(*pictures, strict=True)
+    images = np.empty((len(paths), 3, size_px, size_px), np.uint8)
+    # Pillow releases Python's lock while it decodes
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for at, image in enumerate(pool.map(lambda path: _middle(path, size_px), paths)):
             images[at] = image
-            report(1)
-    return images, np.array([label for _, label in pictures], np.int64)
+            on_picture()
+    return images, np.array(labels, np.int64)
 
 
 def _middle(path: Path, size_px: int) -> NDArray[np.uint8]:
-    """The middle of a picture, `(3, size_px, size_px)`."""
+    """Decodes the middle of a picture, `(3, size_px, size_px)`."""
     try:
         with Image.open(path) as opened:
-            opened.draft(
-                "RGB", (2 * size_px, 2 * size_px)
-            )  # a JPEG is decoded at no more than it takes
+            # a JPEG is decoded at no more than twice the size
+            opened.draft("RGB", (2 * size_px, 2 * size_px))
             picture = opened.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
             f"{path} cannot be read as a picture: {error}. Remove it, or give another."
         ) from error
-    side = min(picture.size) * (_CROP if min(picture.size) > size_px else 1.0)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    shorter = min(picture.size)
+    side = shorter * (_CROP if shorter > size_px else 1.0)
+    left = (picture.width - side) / 2
+    top = (picture.height - side) / 2
     resized = picture.resize(
         (size_px, size_px), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
     )
