@@ -1,4 +1,4 @@
-"""The cost cache: what was measured, kept so that no device and no training is asked twice."""
+"""The cost cache: keeps what was measured, so that nothing is measured or trained twice."""
 
 from cprune_rl.cost_cache.sql_store import SqlStore, default_url, open_store
 from cprune_rl.cost_cache.store import ContextSummary, CostStore, Provenance, StoredTrial, Tuning

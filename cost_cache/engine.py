@@ -1,10 +1,7 @@
-"""A connection to where costs are kept:
+"""The connection to a cost cache: transactions on SQLite or PostgreSQL, and errors that advise.
 
-SQLite or PostgreSQL, their transactions, and errors that say what to do.
-
-Everything that reads or writes the cost cache goes through a `Database`: the store, recordings,
-upkeep and
-the upgrade. It knows which schema it finds and refuses any but its own.
+Everything that reads or writes the cost cache goes through a `Database`: the store, archives,
+maintenance and upgrades. It reads the schema and refuses any but this version's.
 """
 
 from __future__ import annotations
@@ -20,14 +17,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
-from cprune_rl.cost_cache.tables import META, METADATA, SCHEMA_VERSION, STAMP, revision
+from cprune_rl.cost_cache.tables import CONTEXTS, META, METADATA, SCHEMA_VERSION, STAMP, revision
 from cprune_rl.errors import StoreError
 
-__all__ = ["Database"]
+__all__ = ["Database", "matching_contexts"]
 
 _WAIT_S = 60  # for another process's transaction, on either server
-_LOCK = 0x6370_7275_6E65  # "cprune": PostgreSQL's advisory locks are known by number
-_CORE = {"meta", "programs", "trials", "tunings", "accuracies"}  # tables that every schema has
+_LOCK = 0x6370_7275_6E65  # "cprune": PostgreSQL knows advisory locks by number
+_TABLES_OF_EVERY_SCHEMA = {"meta", "programs", "trials", "tunings", "accuracies"}
 
 
 class Database:
@@ -47,11 +44,9 @@ class Database:
         self.url = _parse(url)
         self.name = self.url.render_as_string(hide_password=True)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.path = (
-            Path(self.url.database).absolute()
-            if self.is_sqlite and self.url.database not in (None, "", ":memory:")
-            else None
-        )
+        self.path: Path | None = None
+        if self.is_sqlite and self.url.database not in (None, "", ":memory:"):
+            self.path = Path(str(self.url.database)).absolute()
         self.engine = self._engine(create)
         try:
             if check:
@@ -66,7 +61,7 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """A transaction that sees one state from its beginning to its end, and waits for nobody."""
+        """A transaction that sees one state from beginning to end, and waits for nobody."""
         with self._translated(), self._connect(writes=False) as connection, connection.begin():
             yield connection
 
@@ -87,11 +82,11 @@ class Database:
             yield connection
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
-        """An insert that knows `on_conflict_do_nothing`."""
+        """An insert that has `on_conflict_do_nothing`."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def schema(self, connection: sa.Connection) -> int | None:
-        """Which schema is there; None where there is no table at all.
+        """The schema's version; None where there is no table at all.
 
         Raises:
             StoreError: the tables are another program's.
@@ -100,40 +95,33 @@ class Database:
         tables = set(inspector.get_table_names())
         if not tables:
             return None
-        if tables >= _CORE and {c["name"] for c in inspector.get_columns("meta")} == {
-            "name",
-            "value",
-        }:
-            found = connection.execute(
-                sa.select(META.c.value).where(META.c.name == "schema_version")
-            ).scalar_one_or_none()
-            if found is not None and found.isdecimal():
-                return int(found[:9])
+        if tables >= _TABLES_OF_EVERY_SCHEMA:
+            columns = {column["name"] for column in inspector.get_columns("meta")}
+            version = _schema_version(connection) if columns == {"name", "value"} else None
+            if version is not None and version.isdecimal():
+                return int(version[:9])
         raise StoreError(
-            f"{self.name} holds tables of another program ({', '.join(sorted(tables)[:3])}): name a database of its own, e.g. --storage sqlite:///FILE"
+            f"{self.name} holds tables of another program ({', '.join(sorted(tables)[:3])}): "
+            "name a database of its own, e.g. --storage sqlite:///FILE"
         )
 
     def size_bytes(self) -> int:
         """Room it takes on its disk, or in memory."""
         with self.reading() as connection:
-            if not self.is_sqlite:
-                return int(
-                    connection.execute(
-                        sa.select(sa.func.pg_database_size(sa.func.current_database()))
-                    ).scalar_one()
-                )
-            pages, page = (
-                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
-                for name in ("page_count", "page_size")
-            )
-            return pages * page
+            if self.is_sqlite:
+                n_pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+                page_bytes = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+                return int(n_pages) * int(page_bytes)
+            size = sa.func.pg_database_size(sa.func.current_database())
+            return int(connection.execute(sa.select(size)).scalar_one())
 
     def _engine(self, create: bool) -> sa.Engine:
         options: dict[str, Any] = {"connect_args": {"timeout": _WAIT_S}}
         if self.path is not None:
             if not create and not self.path.exists():
                 raise StoreError(
-                    f"there is no cost cache at {self.path}: `cprune-rl train` or `cprune-rl cache import` makes one, --storage names another"
+                    f"there is no cost cache at {self.path}: `cprune-rl train` or "
+                    "`cprune-rl cache import` makes one, --storage names another"
                 )
             with self._translated():
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +136,8 @@ class Database:
             engine = sa.create_engine(self.url, **options)
         except ImportError as error:
             raise StoreError(
-                f"{self.name} needs a driver that is not installed ({error}): pip install 'cprune-rl[postgres]'"
+                f"{self.name} needs a driver that is not installed ({error}): "
+                "pip install 'cprune-rl[postgres]'"
             ) from error
         if self.is_sqlite:
             sa.event.listen(engine, "connect", _configure)
@@ -158,46 +147,50 @@ class Database:
     def _connect(self, *, writes: bool) -> sa.Connection:
         if self.is_sqlite:
             return self.engine.connect().execution_options(writes=writes)
-        return self.engine.connect().execution_options(
-            isolation_level="READ COMMITTED" if writes else "REPEATABLE READ"
-        )
+        level = "READ COMMITTED" if writes else "REPEATABLE READ"
+        return self.engine.connect().execution_options(isolation_level=level)
 
     def _open(self, create: bool) -> None:
         with self.reading() as connection:
-            found = self.schema(connection)
-        if found is None and create:
-            found = self._create()
-        if found != SCHEMA_VERSION:
-            raise StoreError(self._refusal(found))
+            schema = self.schema(connection)
+        if schema is None and create:
+            schema = self._create()
+        if schema != SCHEMA_VERSION:
+            raise StoreError(self._refusal(schema))
 
     def _create(self) -> int:
         if self.path is not None:
             with self._translated():
                 _use_wal(self.engine)
         with self.writing(alone=True) as connection:
-            found = self.schema(connection)
-            if found is not None:  # another process was faster
-                return found
+            schema = self.schema(connection)
+            if schema is not None:  # another process was faster
+                return schema
             METADATA.create_all(connection, checkfirst=False)
             STAMP.create(connection)
             connection.execute(sa.insert(STAMP), {"version_num": revision(SCHEMA_VERSION)})
-            connection.execute(
-                sa.insert(META), {"name": "schema_version", "value": str(SCHEMA_VERSION)}
-            )
+            version = {"name": "schema_version", "value": str(SCHEMA_VERSION)}
+            connection.execute(sa.insert(META), version)
         return SCHEMA_VERSION
 
-    def _refusal(self, found: int | None) -> str:
-        if found is None:
-            return f"{self.name} is empty: `cprune-rl train` or `cprune-rl cache import` fills it, --storage names another"
-        here = f"{self.name} holds schema {found}, this version of cprune-rl reads schema {SCHEMA_VERSION}: "
-        if found < SCHEMA_VERSION:
+    def _refusal(self, schema: int | None) -> str:
+        if schema is None:
             return (
-                here
-                + f"run `cprune-rl cache upgrade --storage {self.name}`, which keeps everything in it"
+                f"{self.name} is empty: `cprune-rl train` or `cprune-rl cache import` fills it, "
+                "--storage names another"
+            )
+        if schema < SCHEMA_VERSION:
+            advice = (
+                f"run `cprune-rl cache upgrade --storage {self.name}`, which keeps everything in it"
+            )
+        else:
+            advice = (
+                "a newer version wrote it; install that one, or name a new file with "
+                "--storage sqlite:///FILE"
             )
         return (
-            here
-            + "a newer version wrote it; install that one, or name a new file with --storage sqlite:///FILE"
+            f"{self.name} holds schema {schema}, this version of cprune-rl reads schema "
+            f"{SCHEMA_VERSION}: {advice}"
         )
 
     @contextlib.contextmanager
@@ -205,13 +198,34 @@ class Database:
         try:
             yield
         except DBAPIError as error:
+            cause = str(error.orig)
             raise StoreError(
-                f"cost cache {self.name}: {_sentence(str(error.orig))} {_advice(str(error.orig), self.is_sqlite)}"
+                f"cost cache {self.name}: {_sentence(cause)} {_advice(cause, self.is_sqlite)}"
             ) from error
         except OSError as error:
             raise StoreError(
-                f"cost cache {self.name}: {error}. Name another place with --storage sqlite:///FILE."
+                f"cost cache {self.name}: {error}. "
+                "Name another place with --storage sqlite:///FILE."
             ) from error
+
+
+def matching_contexts(connection: sa.Connection, text: str | None) -> dict[int, str]:
+    """Names of the contexts that contain a text, by id; all of them where it is None.
+
+    Raises:
+        StoreError: no context contains the text.
+    """
+    rows = connection.execute(sa.select(CONTEXTS).order_by(CONTEXTS.c.id)).all()
+    matching = {row.id: row.name for row in rows if text is None or text in row.name}
+    if text is not None and not matching:
+        names = "; ".join(sorted(row.name for row in rows))
+        raise StoreError(f"no context holds {text!r}; there are: {names or 'none'}")
+    return matching
+
+
+def _schema_version(connection: sa.Connection) -> str | None:
+    query = sa.select(META.c.value).where(META.c.name == "schema_version")
+    return connection.execute(query).scalar_one_or_none()
 
 
 def _parse(url: str) -> sa.URL:
@@ -219,18 +233,20 @@ def _parse(url: str) -> sa.URL:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()
     except (ArgumentError, NoSuchModuleError, ValueError):  # ValueError: a port that is no number
-        # Where the password stands in a URL that cannot be read is not to be told, and the parser's
-        # own error may quote it too.
+        # A URL that cannot be read may hold a password anywhere, and the parser's own error may
+        # quote it too: neither is shown.
         scheme, colon, _ = url.partition(":")
-        shown = url if not colon or (scheme == "sqlite" and "@" not in url) else f"{scheme}:..."
+        is_safe = not colon or (scheme == "sqlite" and "@" not in url)
         raise StoreError(
-            f"{shown!r} is no storage URL; write e.g. sqlite:///costs.db or postgresql+psycopg://USER@HOST:5432/NAME"
+            f"{url if is_safe else f'{scheme}:...'!r} is no storage URL; "
+            "write e.g. sqlite:///costs.db or postgresql+psycopg://USER@HOST:5432/NAME"
         ) from None
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
         raise StoreError(
-            f"storage {parsed.render_as_string()!r}: only sqlite and postgresql are supported; write e.g. sqlite:///costs.db"
+            f"storage {parsed.render_as_string()!r}: only sqlite and postgresql are supported; "
+            "write e.g. sqlite:///costs.db"
         )
     return parsed
 
@@ -246,14 +262,20 @@ def _advice(message: str, is_sqlite: bool) -> str:
     if "not a database" in message or "malformed" in message:
         return "The file is damaged: move it away, or name another with --storage sqlite:///FILE."
     if "locked" in message or "lock timeout" in message:
-        return f"Another process has held it for {_WAIT_S} seconds: run it again when that one is done."
+        return (
+            f"Another process has held it for {_WAIT_S} seconds: "
+            "run it again when that one is done."
+        )
     if is_sqlite:
         return "Name another place with --storage sqlite:///FILE."
-    return "Check that the server runs and lets you in, or keep costs in a file with --storage sqlite:///FILE; what was committed is kept."
+    return (
+        "Check that the server runs and lets you in, or keep costs in a file with "
+        "--storage sqlite:///FILE; what was committed is kept."
+    )
 
 
 def _configure(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # transactions are begun by `_begin`, not by the driver
+    connection.isolation_level = None  # `_begin` begins transactions, not the driver
     cursor = connection.cursor()
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
@@ -261,17 +283,16 @@ def _configure(connection: Any, _: object) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    # A WAL transaction that reads first and writes later fails at once when another has written:
-    # writers wait at the start.
-    connection.exec_driver_sql(
-        "BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN"
-    )
+    # A WAL transaction that reads first and writes later fails at once if another has written
+    # meanwhile. So writers wait at the start.
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _use_wal(engine: sa.Engine) -> None:
-    """Makes readers and a writer independent;
+    """Makes readers and a writer independent; the file remembers it.
 
-    the file keeps it. SQLite does not wait here by itself.
+    SQLite does not wait here by itself.
     """
     give_up = time.monotonic() + _WAIT_S
     raw = engine.raw_connection()

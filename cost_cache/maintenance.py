@@ -15,15 +15,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from cprune_rl.core.protocols import Measurement
-from cprune_rl.cost_cache.archive.import_export import matching_contexts
 from cprune_rl.cost_cache.archive.safe_traces import trace_problem
-from cprune_rl.cost_cache.archive.schema import is_program
-from cprune_rl.cost_cache.engine import Database
-from cprune_rl.cost_cache.row_writer import latency_of
+from cprune_rl.cost_cache.archive.schema import digest_fits
+from cprune_rl.cost_cache.engine import Database, matching_contexts
+from cprune_rl.cost_cache.row_writer import stored_latency
 from cprune_rl.cost_cache.tables import (
     CONTEXTS,
-    PROGRAMS,
     PROVENANCES,
+    SCHEDULES,
     SCHEMA_VERSION,
     STAMP,
     TRIALS,
@@ -34,20 +33,20 @@ from cprune_rl.cost_cache.tables import (
 )
 from cprune_rl.errors import StoreError
 
-__all__ = ["Pruned", "Rules", "find_damage", "prune"]
+__all__ = ["RemovalRules", "RemovedRows", "find_damage", "remove_trials"]
 
 _CHUNK = 1000
 _DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
-class Rules:
-    """Which trials go: those that any rule names.
+class RemovalRules:
+    """Which trials are removed: those that any rule names.
 
     Attributes:
         keep: all but this many of the fastest of each workload and context; None for no such rule.
         older_than_days: those made longer ago; None for no such rule.
-        context: only of contexts that hold this text; without another rule, all of theirs.
+        context: only of contexts that contain this text; without another rule, all of theirs.
     """
 
     keep: int | None = None
@@ -55,60 +54,35 @@ class Rules:
     context: str | None = None
 
 
-@dataclass(frozen=True)
-class Pruned:
-    """What went.
+@dataclass(frozen=True, kw_only=True)
+class RemovedRows:
+    """What was removed.
 
     Attributes:
         n_trials: trials.
-        n_programs: programs that no trial is left of.
+        n_schedules: schedules that no trial is left of.
         n_workloads: workloads that nothing is left of.
-        n_tunings: tunings that claimed a trial that went; their recipes will be carried through
-            again.
+        n_tunings: tunings that claimed a removed trial; they will be carried through again.
     """
 
     n_trials: int
-    n_programs: int
+    n_schedules: int
     n_workloads: int
     n_tunings: int
 
 
 def find_damage(database: Database) -> list[str]:
-    """Looks at every row.
-
-    Args:
-        database: to look at; it may be written meanwhile.
+    """Checks every row; others may write meanwhile.
 
     Returns:
         What is wrong, one sentence each; empty where all is sound.
     """
     with database.reading() as connection:
-        return [
-            *_file_damage(database, connection),
-            *_row_damage(connection.execution_options(yield_per=_CHUNK)),
-        ]
+        file_damage = list(_file_damage(connection)) if database.is_sqlite else []
+        return [*file_damage, *_row_damage(connection.execution_options(yield_per=_CHUNK))]
 
 
-def _row_damage(connection: sa.Connection) -> Iterator[str]:
-    stamp = connection.execute(sa.select(STAMP.c.version_num)).scalar_one_or_none()
-    if stamp != revision(SCHEMA_VERSION):
-        yield f"the migration stamp is {stamp!r}, {revision(SCHEMA_VERSION)!r} is expected"
-    for digest, trace in connection.execute(sa.select(PROGRAMS.c.digest, PROGRAMS.c.trace)):
-        if not is_program(digest, trace):
-            yield f"program {digest} is not the one that its digest names"
-        elif problem := trace_problem(trace):
-            yield f"program {digest}: {problem}"
-    for digest, key in connection.execute(sa.select(WORKLOADS.c.digest, WORKLOADS.c.key)):
-        if key_digest(key) != digest:
-            yield f"workload {key[:60]!r} is not the one that its digest names"
-    for trial in connection.execute(sa.select(TRIALS)):
-        if problem := _trial_problem(trial):
-            yield f"trial {trial.id}: {problem}"
-    for tuning in _dangling(connection):
-        yield f"tuning {tuning.recipe!r} of workload {tuning.workload_id} claims a program that has no trial"
-
-
-def prune(database: Database, rules: Rules, *, dry_run: bool = False) -> Pruned:
+def remove_trials(database: Database, rules: RemovalRules, *, dry_run: bool = False) -> RemovedRows:
     """Removes trials, and what nothing refers to any more, in one transaction.
 
     Args:
@@ -119,107 +93,124 @@ def prune(database: Database, rules: Rules, *, dry_run: bool = False) -> Pruned:
     Raises:
         StoreError: no rule is given, or no context fits.
     """
-    if rules == Rules():
+    if rules == RemovalRules():
         raise StoreError("nothing says what to remove: give --keep, --older-than or --context")
     with database.writing(alone=True) as connection:
-        done = _prune(connection, rules)
+        removed = _remove(connection, rules)
         if dry_run:
             connection.rollback()
     if not dry_run and database.path is not None:
         _vacuum(database.path)
-    return done
+    return removed
 
 
-def _prune(connection: sa.Connection, rules: Rules) -> Pruned:
-    rank = (
-        sa.func.row_number()
-        .over(
-            partition_by=(TRIALS.c.context_id, TRIALS.c.workload_id),
-            order_by=(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id),
+def _file_damage(connection: sa.Connection) -> Iterator[str]:
+    for (finding,) in connection.exec_driver_sql("PRAGMA integrity_check"):
+        if finding != "ok":
+            yield f"SQLite: {finding}"
+    for table, row_id, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check"):
+        yield f"row {row_id} of {table} refers to a row of {parent} that is not there"
+
+
+def _row_damage(connection: sa.Connection) -> Iterator[str]:
+    stamp = connection.execute(sa.select(STAMP.c.version_num)).scalar_one_or_none()
+    if stamp != revision(SCHEMA_VERSION):
+        yield f"the migration stamp is {stamp!r}, {revision(SCHEMA_VERSION)!r} is expected"
+    for digest, trace in connection.execute(sa.select(SCHEDULES.c.digest, SCHEDULES.c.trace)):
+        if not digest_fits(digest, trace):
+            yield f"schedule {digest} is not the one that its digest names"
+        elif problem := trace_problem(trace):
+            yield f"schedule {digest}: {problem}"
+    for digest, key in connection.execute(sa.select(WORKLOADS.c.digest, WORKLOADS.c.key)):
+        if key_digest(key) != digest:
+            yield f"workload {key[:60]!r} is not the one that its digest names"
+    for trial in connection.execute(sa.select(TRIALS)):
+        if problem := _trial_problem(trial):
+            yield f"trial {trial.id}: {problem}"
+    for tuning in _tunings_without_trials(connection):
+        yield (
+            f"tuning {tuning.tuning_key!r} of workload {tuning.workload_id} claims a schedule "
+            "that has no trial"
         )
-        .label("rank")
+
+
+def _trial_problem(trial: sa.Row[Any]) -> str | None:
+    try:
+        samples_s = tuple(float(s) for s in json.loads(trial.samples_s))
+    except (TypeError, ValueError):
+        return "its samples are no list of numbers"
+    if any(not math.isfinite(s) or s <= 0 for s in samples_s):
+        return "a sample is not a positive number of seconds"
+    if stored_latency(Measurement(samples_s, trial.error)) != trial.latency_s:
+        return "its latency is not the median of its samples"
+    if not math.isfinite(trial.reference_s) or trial.reference_s < 0:
+        return "its reference is no number of seconds"
+    return None
+
+
+def _remove(connection: sa.Connection, rules: RemovalRules) -> RemovedRows:
+    removable = sa.delete(TRIALS).where(TRIALS.c.id.in_(_trials_to_remove(connection, rules)))
+    n_trials = connection.execute(removable).rowcount
+    tunings = _tunings_without_trials(connection)
+    key = ("context_id", "workload_id", "tuning_key")
+    for tuning in tunings:
+        is_it = [TUNINGS.c[name] == getattr(tuning, name) for name in key]
+        connection.execute(sa.delete(TUNINGS).where(*is_it))
+    n_schedules = _remove_unused(connection, SCHEDULES.c.digest, TRIALS.c.trace_digest)
+    n_workloads = _remove_unused(
+        connection, WORKLOADS.c.id, TRIALS.c.workload_id, TUNINGS.c.workload_id
+    )
+    _remove_unused(connection, CONTEXTS.c.id, TRIALS.c.context_id, TUNINGS.c.context_id)
+    _remove_unused(connection, PROVENANCES.c.id, TRIALS.c.provenance_id)
+    return RemovedRows(
+        n_trials=n_trials,
+        n_schedules=n_schedules,
+        n_workloads=n_workloads,
+        n_tunings=len(tunings),
+    )
+
+
+def _trials_to_remove(connection: sa.Connection, rules: RemovalRules) -> sa.Select[tuple[int]]:
+    rank = sa.func.row_number().over(
+        partition_by=(TRIALS.c.context_id, TRIALS.c.workload_id),
+        order_by=(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id),
     )
     ranked = (
-        sa.select(TRIALS.c.id, TRIALS.c.created, rank)
+        sa.select(TRIALS.c.id, TRIALS.c.created, rank.label("rank"))
         .where(TRIALS.c.context_id.in_(matching_contexts(connection, rules.context)))
         .subquery()
     )
-    named = [] if rules.keep is None else [ranked.c.rank > rules.keep]
+    conditions = []
+    if rules.keep is not None:
+        conditions.append(ranked.c.rank > rules.keep)
     if rules.older_than_days is not None:
-        named.append(ranked.c.created < time.time() - rules.older_than_days * _DAY_S)
-    doomed = sa.select(ranked.c.id).where(sa.or_(*named) if named else sa.true())
-    n_trials = connection.execute(sa.delete(TRIALS).where(TRIALS.c.id.in_(doomed))).rowcount
-    dangling = _dangling(connection)
-    for t in dangling:
-        connection.execute(
-            sa.delete(TUNINGS).where(
-                TUNINGS.c.context_id == t.context_id,
-                TUNINGS.c.workload_id == t.workload_id,
-                TUNINGS.c.recipe == t.recipe,
-            )
-        )
-    n_programs = _delete_unused(connection, PROGRAMS.c.digest, TRIALS.c.program)
-    n_workloads = _delete_unused(
-        connection, WORKLOADS.c.id, TRIALS.c.workload_id, TUNINGS.c.workload_id
-    )
-    _delete_unused(connection, CONTEXTS.c.id, TRIALS.c.context_id, TUNINGS.c.context_id)
-    _delete_unused(connection, PROVENANCES.c.id, TRIALS.c.provenance_id)
-    return Pruned(n_trials, n_programs, n_workloads, len(dangling))
+        conditions.append(ranked.c.created < time.time() - rules.older_than_days * _DAY_S)
+    return sa.select(ranked.c.id).where(sa.or_(*conditions) if conditions else sa.true())
 
 
-def _delete_unused(
+def _remove_unused(
     connection: sa.Connection, column: sa.Column[Any], *users: sa.Column[Any]
 ) -> int:
     unused = [column.not_in(sa.select(user)) for user in users]
     return connection.execute(sa.delete(column.table).where(*unused)).rowcount
 
 
-def _dangling(connection: sa.Connection) -> list[sa.Row[Any]]:
-    """Tunings that claim a program which has no trial."""
-    trials = {
-        (t.context_id, t.workload_id, t.program)
-        for t in connection.execute(
-            sa.select(TRIALS.c.context_id, TRIALS.c.workload_id, TRIALS.c.program)
-        )
-    }
+def _tunings_without_trials(connection: sa.Connection) -> list[sa.Row[Any]]:
+    """Tunings that claim a schedule which has no trial."""
+    key = (TRIALS.c.context_id, TRIALS.c.workload_id, TRIALS.c.trace_digest)
+    trials = {tuple(row) for row in connection.execute(sa.select(*key))}
     return [
-        t
-        for t in connection.execute(sa.select(TUNINGS))
-        if any((t.context_id, t.workload_id, p) not in trials for p in json.loads(t.programs))
+        tuning
+        for tuning in connection.execute(sa.select(TUNINGS))
+        if any(
+            (tuning.context_id, tuning.workload_id, digest) not in trials
+            for digest in json.loads(tuning.trace_digests)
+        )
     ]
 
 
-def _file_damage(database: Database, connection: sa.Connection) -> Iterator[str]:
-    if database.is_sqlite:
-        for (found,) in connection.exec_driver_sql("PRAGMA integrity_check"):
-            if found != "ok":
-                yield f"SQLite: {found}"
-        for row in connection.exec_driver_sql("PRAGMA foreign_key_check"):
-            yield f"row {row[1]} of {row[0]} refers to a row of {row[2]} that is not there"
-
-
-def _trial_problem(trial: sa.Row[Any]) -> str | None:
-    try:
-        samples = json.loads(trial.samples_s)
-        measurement = Measurement(tuple(float(s) for s in samples), trial.error, trial.reference_s)
-    except (TypeError, ValueError):
-        return "its samples are no list of numbers"
-    if any(not math.isfinite(s) or s <= 0 for s in measurement.samples_s):
-        return "a sample is not a positive number of seconds"
-    if latency_of(measurement) != trial.latency_s:
-        return "its latency is not the median of its samples"
-    return (
-        None
-        if math.isfinite(trial.reference_s) and trial.reference_s >= 0
-        else "its reference is no number of seconds"
-    )
-
-
 def _vacuum(path: Path) -> None:
-    """Gives room back to the disk;
-
-    where another process works meanwhile, later rows use it instead.
-    """
+    """Gives room back to the disk. If another process works meanwhile, later rows use it."""
     with (
         contextlib.suppress(sqlite3.Error),
         contextlib.closing(sqlite3.connect(path, timeout=2, isolation_level=None)) as connection,

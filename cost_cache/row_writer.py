@@ -1,6 +1,6 @@
-"""Values to rows and back:
+"""Rows of the cost cache from values, and values from rows.
 
-what the store and a recording's import both write, within a transaction of theirs.
+The store and the import of an archive both write with a `RowWriter`, in a transaction of theirs.
 """
 
 from __future__ import annotations
@@ -19,37 +19,27 @@ from cprune_rl.cost_cache.engine import Database
 from cprune_rl.cost_cache.store import Provenance, StoredTrial, Tuning
 from cprune_rl.cost_cache.tables import (
     CONTEXTS,
-    PROGRAMS,
     PROVENANCES,
+    SCHEDULES,
     TRIALS,
     TUNINGS,
     WORKLOADS,
     key_digest,
 )
 
-__all__ = ["Writer", "latency_of", "trial_of", "workload_of"]
+__all__ = ["RowWriter", "stored_latency", "trial_from_row", "workload_from_row"]
 
-_IN_ONE_QUERY = 500  # SQLite takes 999 parameters at the least
-_DESCRIPTION = (
-    "family",
-    "channels_in",
-    "channels_out",
-    "macs",
-    "operator",
-    "kernel",
-    "stride",
-    "height",
-)
+_PER_QUERY = 500  # SQLite takes at least 999 parameters
 
 
-class Writer:
+class RowWriter:
     """Writes into one open transaction.
 
-    Rows go in sorted: two writers of a server that meet on the same rows wait for each other in one
-    order, never in a ring.
+    Rows are sorted before they are written. Two writers that meet on the same rows of a server then
+    wait for each other in one order, never in a circle.
 
     Args:
-        database: whose dialect is spoken.
+        database: gives the dialect.
         connection: of the transaction.
         provenance: of trials that have none of their own.
     """
@@ -57,155 +47,157 @@ class Writer:
     def __init__(
         self, database: Database, connection: sa.Connection, provenance: Provenance
     ) -> None:
-        self._database, self._connection, self._provenance = database, connection, provenance
-        self._contexts: dict[str, int] = {}
-        self._provenances: dict[Provenance, int] = {}
-        self._known: dict[str, int] = {}
+        self._database = database
+        self._connection = connection
+        self._provenance = provenance
+        self._context_ids: dict[str, int] = {}
+        self._provenance_ids: dict[Provenance, int] = {}
+        self._workload_ids: dict[str, int] = {}
 
-    def programs(self, traces: Mapping[str, str]) -> None:
-        """Adds programs by their digest; trials refer to them."""
-        self._add(PROGRAMS, [{"digest": d, "trace": trace} for d, trace in sorted(traces.items())])
+    def add_schedules(self, traces: Mapping[str, str]) -> None:
+        """Adds schedule traces by their digest, which trials refer to."""
+        self._add(SCHEDULES, [{"digest": d, "trace": trace} for d, trace in sorted(traces.items())])
 
-    def trials(self, context: str, trials: Sequence[StoredTrial]) -> None:
-        """Adds trials of programs that are there; a trial that is there stays as it is."""
-        now, context_id = time.time(), self._context(context)
-        workloads = self._workloads(t.workload for t in trials)
+    def add_trials(self, context: str, trials: Sequence[StoredTrial]) -> None:
+        """Adds trials of schedules that are there; a trial that is there stays as it is."""
+        now = time.time()
+        context_id = self._context_id(context)
+        workload_ids = self._ids_of_workloads(t.workload for t in trials)
         rows = [
             {
                 "context_id": context_id,
-                "workload_id": workloads[t.workload],
-                "program": t.trace_digest,
+                "workload_id": workload_ids[t.workload],
+                "trace_digest": t.trace_digest,
                 "provenance_id": self._provenance_id(t.provenance or self._provenance),
                 "samples_s": json.dumps(t.measurement.samples_s),
-                "latency_s": latency_of(t.measurement),
+                "latency_s": stored_latency(t.measurement),
                 "error": None if t.measurement.error is None else _storable(t.measurement.error),
                 "reference_s": t.measurement.reference_s,
                 "created": t.created or now,
             }
             for t in trials
         ]
-        self._add(TRIALS, sorted(rows, key=lambda r: (r["workload_id"], r["program"])))
+        self._add(TRIALS, sorted(rows, key=lambda r: (r["workload_id"], r["trace_digest"])))
 
     def describe(self, workloads: Iterable[Workload]) -> None:
         """Fills in what workloads are; a description that is there stays."""
-        rows = {key_digest(w.key): _described(w) for w in workloads}
-        if not rows:
+        descriptions = {key_digest(w.key): _description(w) for w in workloads}
+        if not descriptions:
             return
         insert = self._database.insert(WORKLOADS)
-        update = {name: insert.excluded[name] for name in _DESCRIPTION}
+        names = [c.name for c in WORKLOADS.c if c.name not in ("id", "digest", "key")]
         statement = insert.on_conflict_do_update(
-            index_elements=["digest"], set_=update, where=WORKLOADS.c.family.is_(None)
+            index_elements=["digest"],
+            set_={name: insert.excluded[name] for name in names},
+            where=WORKLOADS.c.family.is_(None),
         )
-        self._connection.execute(statement, [rows[d] for d in sorted(rows)])
+        rows = [{"digest": d, **description} for d, description in sorted(descriptions.items())]
+        self._connection.execute(statement, rows)
 
-    def tuning(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
-        """Notes a tuning, unless one of its programs has no trial."""
-        context_id, workload_id = self._context(context), self._workloads([workload])[workload]
-        there = sa.select(TRIALS.c.program).where(
+    def add_tuning(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
+        """Notes a tuning, unless one of its schedules has no trial."""
+        context_id = self._context_id(context)
+        workload_id = self._ids_of_workloads([workload])[workload]
+        tried = sa.select(TRIALS.c.trace_digest).where(
             TRIALS.c.context_id == context_id, TRIALS.c.workload_id == workload_id
         )
-        if not set(tuning.trace_digests) <= set(self._connection.execute(there).scalars()):
+        if not set(tuning.trace_digests) <= set(self._connection.execute(tried).scalars()):
             return
         row = {
             "context_id": context_id,
             "workload_id": workload_id,
-            "recipe": tuning_key,
-            "programs": json.dumps(tuning.trace_digests),
+            "tuning_key": tuning_key,
+            "trace_digests": json.dumps(tuning.trace_digests),
             "seconds": tuning.seconds,
+            "created": tuning.created or time.time(),
         }
-        self._add(TUNINGS, [{**row, "created": tuning.created or time.time()}])
+        self._add(TUNINGS, [row])
 
-    def _context(self, name: str) -> int:
-        if name not in self._contexts:
-            self._add(CONTEXTS, [{"name": name}])
-            self._contexts[name] = self._connection.execute(
-                sa.select(CONTEXTS.c.id).where(CONTEXTS.c.name == name)
-            ).scalar_one()
-        return self._contexts[name]
+    def _context_id(self, name: str) -> int:
+        if name not in self._context_ids:
+            self._context_ids[name] = self._id(CONTEXTS, {"name": name})
+        return self._context_ids[name]
 
     def _provenance_id(self, provenance: Provenance) -> int:
-        if provenance not in self._provenances:
-            values = vars(provenance)
-            self._add(PROVENANCES, [values])
-            query = sa.select(PROVENANCES.c.id).where(
-                *(PROVENANCES.c[name] == value for name, value in values.items())
-            )
-            self._provenances[provenance] = self._connection.execute(query).scalar_one()
-        return self._provenances[provenance]
+        if provenance not in self._provenance_ids:
+            self._provenance_ids[provenance] = self._id(PROVENANCES, vars(provenance))
+        return self._provenance_ids[provenance]
 
-    def _workloads(self, keys: Iterable[str]) -> dict[str, int]:
+    def _id(self, table: sa.Table, values: Mapping[str, str]) -> int:
+        """The id of a row, which is added where it is not there."""
+        self._add(table, [values])
+        query = sa.select(table.c.id).where(*(table.c[name] == v for name, v in values.items()))
+        return int(self._connection.execute(query).scalar_one())
+
+    def _ids_of_workloads(self, keys: Iterable[str]) -> dict[str, int]:
         keys = set(keys)
-        wanted = {key_digest(key): key for key in keys if key not in self._known}
-        digests = sorted(wanted)
-        for start in range(0, len(digests), _IN_ONE_QUERY):
-            part = digests[start : start + _IN_ONE_QUERY]
+        new = {key_digest(key): key for key in keys if key not in self._workload_ids}
+        digests = sorted(new)
+        for start in range(0, len(digests), _PER_QUERY):
+            part = digests[start : start + _PER_QUERY]
             query = sa.select(WORKLOADS.c.digest, WORKLOADS.c.id).where(
                 WORKLOADS.c.digest.in_(part)
             )
             rows = self._connection.execute(query).all()
             if len(rows) < len(part):
-                self._add(WORKLOADS, [{"digest": d, "key": wanted[d]} for d in part])
+                self._add(WORKLOADS, [{"digest": d, "key": new[d]} for d in part])
                 rows = self._connection.execute(query).all()
-            self._known.update({wanted[r.digest]: r.id for r in rows})
-        return {key: self._known[key] for key in keys}
+            self._workload_ids.update({new[r.digest]: r.id for r in rows})
+        return {key: self._workload_ids[key] for key in keys}
 
-    def _add(self, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    def _add(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
             self._connection.execute(self._database.insert(table).on_conflict_do_nothing(), rows)
 
 
-def latency_of(measurement: Measurement) -> float | None:
+def stored_latency(measurement: Measurement) -> float | None:
     """What a trial is sorted by: its median, None where it failed."""
-    latency = measurement.latency_s
-    return latency if measurement.error is None and math.isfinite(latency) else None
+    latency_s = measurement.latency_s
+    return latency_s if measurement.error is None and math.isfinite(latency_s) else None
 
 
-def trial_of(row: sa.Row[Any]) -> StoredTrial:
-    """A trial from columns named as those of `TRIALS`, with `key`, `trace` and the provenance's
-    columns.
-    """
-    measurement = Measurement(tuple(json.loads(row.samples_s)), row.error, row.reference_s)
+def trial_from_row(row: sa.Row[Any]) -> StoredTrial:
+    """A trial from the columns of `TRIALS` with `key`, `trace` and those of the provenance."""
     return StoredTrial(
-        row.key,
-        row.program,
-        row.trace,
-        measurement,
-        Provenance(row.version, row.processor, row.os, row.python),
-        row.created,
+        workload=row.key,
+        trace_digest=row.trace_digest,
+        trace_json=row.trace,
+        measurement=Measurement(tuple(json.loads(row.samples_s)), row.error, row.reference_s),
+        provenance=Provenance(
+            version=row.version, processor=row.processor, os=row.os, python=row.python
+        ),
+        created=row.created,
     )
 
 
-def workload_of(row: sa.Row[Any]) -> Workload:
-    """A described workload from columns named as those of `WORKLOADS`."""
+def workload_from_row(row: sa.Row[Any]) -> Workload:
+    """A described workload from the columns of `WORKLOADS`."""
     return Workload(
-        row.key,
-        row.family,
-        row.channels_in,
-        row.channels_out,
-        row.macs,
-        OperatorKind(row.operator, row.kernel, row.stride, row.height),
+        key=row.key,
+        family=row.family,
+        channels_in=row.channels_in,
+        channels_out=row.channels_out,
+        macs=row.macs,
+        operator=OperatorKind(
+            name=row.operator, kernel=row.kernel, stride=row.stride, height=row.height
+        ),
     )
 
 
-def _described(workload: Workload) -> dict[str, Any]:
-    kind = workload.operator
-    values = (
-        workload.family,
-        workload.channels_in,
-        workload.channels_out,
-        workload.macs,
-        kind.name,
-        kind.kernel,
-        kind.stride,
-        kind.height,
-    )
+def _description(workload: Workload) -> dict[str, Any]:
     return {
-        "digest": key_digest(workload.key),
         "key": workload.key,
-        **dict(zip(_DESCRIPTION, values, strict=True)),
+        "family": workload.family,
+        "channels_in": workload.channels_in,
+        "channels_out": workload.channels_out,
+        "macs": workload.macs,
+        "operator": workload.operator.name,
+        "kernel": workload.operator.kernel,
+        "stride": workload.operator.stride,
+        "height": workload.operator.height,
     }
 
 
 def _storable(text: str) -> str:
-    """What a crashed program said may hold bytes that no database takes."""
+    """What a crashed schedule printed may hold bytes that no database takes."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

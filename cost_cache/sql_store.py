@@ -1,7 +1,4 @@
-"""The cost store on SQLAlchemy:
-
-in memory, a SQLite file that many processes share, or a PostgreSQL server.
-"""
+"""The cost store on SQLAlchemy: in memory, a SQLite file that processes share, or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import sqlalchemy as sa
 from platformdirs import user_cache_path
@@ -16,13 +15,13 @@ from platformdirs import user_cache_path
 from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import Accuracy
 from cprune_rl.cost_cache.engine import Database
-from cprune_rl.cost_cache.row_writer import Writer, trial_of, workload_of
+from cprune_rl.cost_cache.row_writer import RowWriter, trial_from_row, workload_from_row
 from cprune_rl.cost_cache.store import ContextSummary, CostStore, Provenance, StoredTrial, Tuning
 from cprune_rl.cost_cache.tables import (
     ACCURACIES,
     CONTEXTS,
-    PROGRAMS,
     PROVENANCES,
+    SCHEDULES,
     TRIALS,
     TUNINGS,
     WORKLOADS,
@@ -34,20 +33,17 @@ __all__ = ["SqlStore", "default_url", "open_store"]
 _WHOLE_TRIAL = (
     TRIALS,
     WORKLOADS.c.key,
-    PROGRAMS.c.trace,
+    SCHEDULES.c.trace,
     PROVENANCES.c.version,
     PROVENANCES.c.processor,
     PROVENANCES.c.os,
     PROVENANCES.c.python,
 )
-_JOINED = TRIALS.join(CONTEXTS).join(WORKLOADS).join(PROGRAMS).join(PROVENANCES)
+_JOINED = TRIALS.join(CONTEXTS).join(WORKLOADS).join(SCHEDULES).join(PROVENANCES)
 
 
 def default_url() -> str:
-    """Where costs are kept unless told otherwise:
-
-    `CPRUNE_RL_STORAGE`, or a file in the user cache folder.
-    """
+    """The default storage: `CPRUNE_RL_STORAGE`, or a file in the user's cache folder."""
     if url := os.environ.get("CPRUNE_RL_STORAGE"):
         return url
     return f"sqlite:///{user_cache_path('cprune-rl', ensure_exists=True) / 'costs.db'}"
@@ -69,7 +65,7 @@ def open_store(storage: str | CostStore | None) -> CostStore:
 
 
 class SqlStore:
-    """A `CostStore` in a database (see `store.CostStore` for what each call promises).
+    """A `CostStore` in a database.
 
     Args:
         url: an SQLAlchemy URL; `sqlite://` is in memory.
@@ -87,20 +83,17 @@ class SqlStore:
         if trials:
             with self.database.writing() as connection:
                 writer = self._writer(connection)
-                writer.programs({t.trace_digest: t.trace_json for t in trials})
-                writer.trials(context, trials)
+                writer.add_schedules({t.trace_digest: t.trace_json for t in trials})
+                writer.add_trials(context, trials)
 
     def trials(self, context: str, workload: str) -> list[StoredTrial]:
         query = (
             sa.select(*_WHOLE_TRIAL)
             .select_from(_JOINED)
             .where(CONTEXTS.c.name == context, WORKLOADS.c.digest == key_digest(workload))
+            .order_by(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id)
         )
-        with self.database.reading() as connection:
-            rows = connection.execute(
-                query.order_by(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id)
-            ).all()
-        return [trial_of(r) for r in rows]
+        return [trial_from_row(row) for row in self._rows(query)]
 
     def describe(self, workloads: Sequence[Workload]) -> None:
         if workloads:
@@ -110,13 +103,10 @@ class SqlStore:
     def fastest(
         self, context: str, family: str | None = None
     ) -> list[tuple[Workload, StoredTrial]]:
-        rank = (
-            sa.func.row_number()
-            .over(partition_by=TRIALS.c.workload_id, order_by=(TRIALS.c.latency_s, TRIALS.c.id))
-            .label("rank")
-        )
+        by_latency = (TRIALS.c.latency_s, TRIALS.c.id)
+        rank = sa.func.row_number().over(partition_by=TRIALS.c.workload_id, order_by=by_latency)
         ranked = (
-            sa.select(TRIALS.c.id, rank)
+            sa.select(TRIALS.c.id, rank.label("rank"))
             .join(CONTEXTS)
             .join(WORKLOADS)
             .where(
@@ -128,84 +118,72 @@ class SqlStore:
         if family is not None:
             ranked = ranked.where(WORKLOADS.c.family == family)
         best = ranked.subquery()
-        description = (c for c in WORKLOADS.c if c.name not in ("id", "key"))
+        description = [c for c in WORKLOADS.c if c.name not in ("id", "key")]
         query = (
             sa.select(*_WHOLE_TRIAL, *description)
             .select_from(_JOINED.join(best, TRIALS.c.id == best.c.id))
             .where(best.c.rank == 1)
         )
-        with self.database.reading() as connection:
-            rows = connection.execute(query).all()
-        return sorted(((workload_of(r), trial_of(r)) for r in rows), key=lambda pair: pair[0].key)
+        pairs = [(workload_from_row(row), trial_from_row(row)) for row in self._rows(query)]
+        return sorted(pairs, key=lambda pair: pair[0].key)
 
     def contexts(self) -> list[ContextSummary]:
-        count, created = sa.func.count, TRIALS.c.created
-        counts = (
-            count(TRIALS.c.workload_id.distinct()),
-            count(),
-            count() - count(TRIALS.c.latency_s),
-            sa.func.min(created),
-            sa.func.max(created),
-        )
+        count = sa.func.count
         query = (
-            sa.select(CONTEXTS.c.name, *counts)
+            sa.select(
+                CONTEXTS.c.name.label("context"),
+                count(TRIALS.c.workload_id.distinct()).label("n_workloads"),
+                count().label("n_trials"),
+                (count() - count(TRIALS.c.latency_s)).label("n_failures"),
+                sa.func.min(TRIALS.c.created).label("first"),
+                sa.func.max(TRIALS.c.created).label("last"),
+            )
             .select_from(TRIALS.join(CONTEXTS))
             .group_by(CONTEXTS.c.name)
         )
-        with self.database.reading() as connection:
-            rows = connection.execute(query).all()
-        return sorted((ContextSummary(*r) for r in rows), key=lambda s: s.context)
+        summaries = [ContextSummary(**row._mapping) for row in self._rows(query)]
+        return sorted(summaries, key=lambda s: s.context)
 
     def mark_tuned(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
+        now = Tuning(tuning.trace_digests, tuning.seconds)
         with self.database.writing() as connection:
-            self._writer(connection).tuning(
-                context, workload, tuning_key, Tuning(tuning.trace_digests, tuning.seconds)
-            )
+            self._writer(connection).add_tuning(context, workload, tuning_key, now)
 
     def tuned(self, context: str, workload: str, tuning_key: str) -> Tuning | None:
-        joined = TUNINGS.join(CONTEXTS).join(WORKLOADS)
         query = (
             sa.select(TUNINGS)
-            .select_from(joined)
+            .select_from(TUNINGS.join(CONTEXTS).join(WORKLOADS))
             .where(
                 CONTEXTS.c.name == context,
                 WORKLOADS.c.digest == key_digest(workload),
-                TUNINGS.c.recipe == tuning_key,
+                TUNINGS.c.tuning_key == tuning_key,
             )
         )
-        with self.database.reading() as connection:
-            row = connection.execute(query).one_or_none()
-        return (
-            None
-            if row is None
-            else Tuning(tuple(json.loads(row.programs)), row.seconds, row.created)
-        )
+        rows = self._rows(query)
+        if not rows:
+            return None
+        return Tuning(tuple(json.loads(rows[0].trace_digests)), rows[0].seconds, rows[0].created)
 
     def put_accuracy(self, key: str, accuracy: Accuracy) -> None:
-        row = {
-            "key": key,
-            "value": accuracy.value,
-            "standard_error": accuracy.standard_error,
-            "n_images": accuracy.n_images,
-            "cost_s": accuracy.cost_s,
-            "created": time.time(),
-        }
+        row = {"key": key, **asdict(accuracy), "created": time.time()}
         with self.database.writing() as connection:
             connection.execute(self.database.insert(ACCURACIES).on_conflict_do_nothing(), row)
 
     def accuracy(self, key: str) -> tuple[Accuracy, float] | None:
-        with self.database.reading() as connection:
-            row = connection.execute(
-                sa.select(ACCURACIES).where(ACCURACIES.c.key == key)
-            ).one_or_none()
-        return (
-            None
-            if row is None
-            else (Accuracy(row.value, row.standard_error, row.n_images, row.cost_s), row.created)
-        )
+        rows = self._rows(sa.select(ACCURACIES).where(ACCURACIES.c.key == key))
+        if not rows:
+            return None
+        values = dict(rows[0]._mapping)
+        created = values.pop("created")
+        del values["key"]
+        return Accuracy(**values), created
 
     def close(self) -> None:
         self.database.close()
 
-    def _writer(self, connection: sa.Connection) -> Writer:
-        return Writer(self.database, connection, self._provenance)
+    def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        with self.database.reading() as connection:
+            return connection.execute(query).all()
+
+    def _writer(self, connection: sa.Connection) -> RowWriter:
+        return RowWriter(self.database, connection, self._provenance)

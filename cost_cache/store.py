@@ -1,4 +1,4 @@
-"""The contract of the cost cache. Plain values only: this package imports no tvm and no torch."""
+"""The contract of the cost cache, in plain values: this package imports no tvm and no torch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from cprune_rl.core.system_info import processor_name
 __all__ = ["ContextSummary", "CostStore", "Provenance", "StoredTrial", "Tuning"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Who measured a trial.
 
     Attributes:
         version: of cprune-rl.
-        processor: of the machine that wrote the trial, which built the program and asked the
-            device.
+        processor: of the machine that built the schedule, asked the device and wrote the trial.
         os: operating system of that machine.
         python: its version.
     """
@@ -36,21 +35,24 @@ class Provenance:
     def here() -> Provenance:
         """This process on this machine."""
         return Provenance(
-            __version__, processor_name(), platform.platform(), platform.python_version()
+            version=__version__,
+            processor=processor_name(),
+            os=platform.platform(),
+            python=platform.python_version(),
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredTrial:
-    """One schedule timed on one workload: failures are kept as well.
+    """One schedule timed on one workload. Failures are kept as well.
 
     Attributes:
         workload: key of the workload.
         trace_digest: names the schedule trace.
         trace_json: the schedule trace itself.
         measurement: raw samples, or an error.
-        provenance: who measured it; set by the store where it is None.
-        created: when, in seconds since the epoch; set by the store where it is 0.
+        provenance: who measured it; the store fills in None.
+        created: seconds since the epoch; the store fills in 0.
     """
 
     workload: str
@@ -67,8 +69,8 @@ class Tuning:
 
     Attributes:
         trace_digests: of the schedules that it asked for.
-        seconds: building and timing took.
-        created: when, in seconds since the epoch; set by the store.
+        seconds: spent on building and timing.
+        created: seconds since the epoch; the store fills in 0.
     """
 
     trace_digests: tuple[str, ...]
@@ -76,7 +78,7 @@ class Tuning:
     created: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ContextSummary:
     """What is kept of one context.
 
@@ -101,33 +103,29 @@ class ContextSummary:
 class CostStore(Protocol):
     """Keeps trials and accuracies.
 
-    Writers may be many processes; each call is one transaction, and what it committed outlives a
-    `kill -9`. A `context` names what a latency depends on besides the workload and the program:
-    target,
-    device fingerprint, TVM version, timing settings. One object belongs to one thread.
+    Many processes may write. Each call is one transaction; what it committed outlives a `kill -9`.
+    One object belongs to one thread.
+
+    A `context` names what a latency depends on besides the workload and the schedule: target,
+    device fingerprint, TVM version, timing settings.
 
     Every method may raise `StoreError`: the file is damaged, the disk is full, the server is gone.
+    `cprune_rl.testing.check_cost_store` checks an implementation.
     """
 
     def add_trials(self, context: str, trials: Sequence[StoredTrial]) -> None:
-        """Keeps trials; one that is already there (same context, workload and program) is left as
-        it was.
-        """
+        """Keeps trials. One of the same context, workload and schedule stays as it was."""
 
     def trials(self, context: str, workload: str) -> list[StoredTrial]:
         """All trials of a workload, fastest first, failures last."""
 
     def describe(self, workloads: Sequence[Workload]) -> None:
-        """Keeps what workloads are, so that `fastest` can give them back;
-
-        a description that is there is left as it was.
-        """
+        """Keeps what workloads are, for `fastest`. An earlier description stays as it was."""
 
     def fastest(
         self, context: str, family: str | None = None
     ) -> list[tuple[Workload, StoredTrial]]:
-        """The fastest working trial of every described workload, by median, in the order of
-        workload keys.
+        """The fastest working trial of each described workload, by median, in the order of keys.
 
         Args:
             context: whose trials.
@@ -135,26 +133,22 @@ class CostStore(Protocol):
         """
 
     def contexts(self) -> list[ContextSummary]:
-        """What is kept of each context that has a trial, in the order of their names."""
+        """A summary of each context that has a trial, in the order of their names."""
 
     def mark_tuned(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
-        """Notes that every schedule that this way of tuning asks for has been tried.
+        """Notes that every schedule that a way of tuning asks for has been tried.
 
-        Nothing is noted where a trial of one of them is not there (any more): it was pruned
-        meanwhile.
+        Nothing is noted if one of them has no trial any more: it was removed meanwhile.
         """
 
     def tuned(self, context: str, workload: str, tuning_key: str) -> Tuning | None:
-        """What this way of tuning took; None where it was not carried through."""
+        """What a way of tuning took; None where it was not carried through."""
 
     def put_accuracy(self, key: str, accuracy: Accuracy) -> None:
         """Keeps an oracle's answer under the hash of weights, plan, data and settings."""
 
     def accuracy(self, key: str) -> tuple[Accuracy, float] | None:
-        """An oracle's earlier answer and when it was given, in seconds since the epoch;
-
-        None where there is none.
-        """
+        """An oracle's answer and when it was given, in seconds since the epoch; None for none."""
 
     def close(self) -> None:
         """Releases the connection; may be called twice."""

@@ -1,8 +1,10 @@
 """The tables of the cost cache, as this version creates and reads them.
 
-What changes here needs a new `SCHEMA_VERSION`, a script in `migrations/versions` that leads there,
-and a
-frozen file of the new schema under `tests/data`.
+A change here needs a new `SCHEMA_VERSION`, a script in `migrations/versions` that leads there, and
+a frozen file of the new schema under `tests/data`.
+
+Names in a database are those of its schema: 0.2 called a schedule a program, and a tuning key a
+recipe. Where Python has another name, it is the column's `key`; nothing else has to know.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ __all__ = [
     "CONTEXTS",
     "META",
     "METADATA",
-    "PROGRAMS",
     "PROVENANCES",
+    "SCHEDULES",
     "SCHEMA_VERSION",
     "STAMP",
     "TRIALS",
@@ -60,14 +62,15 @@ PROVENANCES = sa.Table(
     sa.Column("python", sa.String, nullable=False),
     sa.UniqueConstraint("version", "processor", "os", "python"),
 )
-# A key can be longer than an index entry of PostgreSQL may be, so its digest is what is indexed.
+# A key can be longer than an index entry of PostgreSQL may be, so its digest is indexed instead.
 WORKLOADS = sa.Table(
     "workloads",
     METADATA,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("digest", sa.String, nullable=False),
     sa.Column("key", sa.Text, nullable=False),
-    sa.Column("family", sa.Text),  # this and what follows is NULL until the workload is described
+    # From here on NULL until the workload is described.
+    sa.Column("family", sa.Text),
     sa.Column("channels_in", sa.BigInteger),
     sa.Column("channels_out", sa.BigInteger),
     sa.Column("macs", sa.BigInteger),
@@ -77,7 +80,7 @@ WORKLOADS = sa.Table(
     sa.Column("height", sa.Integer),
     sa.UniqueConstraint("digest"),
 )
-PROGRAMS = sa.Table(
+SCHEDULES = sa.Table(
     "programs",
     METADATA,
     sa.Column("digest", sa.String, primary_key=True),
@@ -89,26 +92,31 @@ TRIALS = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("context_id", sa.Integer, sa.ForeignKey("contexts.id"), nullable=False),
     sa.Column("workload_id", sa.Integer, sa.ForeignKey("workloads.id"), nullable=False),
-    sa.Column("program", sa.String, sa.ForeignKey("programs.digest"), nullable=False),
+    sa.Column(
+        "program",
+        sa.String,
+        sa.ForeignKey("programs.digest"),
+        key="trace_digest",
+        nullable=False,
+    ),
     sa.Column("provenance_id", sa.Integer, sa.ForeignKey("provenances.id"), nullable=False),
     sa.Column("samples_s", sa.Text, nullable=False),
-    sa.Column(
-        "latency_s", sa.Float
-    ),  # median of the samples, NULL for a failure: what is sorted by
+    # Median of the samples: trials are sorted by it. NULL where the trial failed.
+    sa.Column("latency_s", sa.Float),
     sa.Column("error", sa.Text),
     sa.Column("reference_s", sa.Float, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
-    sa.UniqueConstraint("context_id", "workload_id", "program"),
+    sa.UniqueConstraint("context_id", "workload_id", "trace_digest"),
     sa.Index("ix_trials_fastest", "context_id", "workload_id", "latency_s"),
-    sa.Index("ix_trials_program", "program"),
+    sa.Index("ix_trials_program", "trace_digest"),
 )
 TUNINGS = sa.Table(
     "tunings",
     METADATA,
     sa.Column("context_id", sa.Integer, sa.ForeignKey("contexts.id"), primary_key=True),
     sa.Column("workload_id", sa.Integer, sa.ForeignKey("workloads.id"), primary_key=True),
-    sa.Column("recipe", sa.String, primary_key=True),
-    sa.Column("programs", sa.Text, nullable=False),
+    sa.Column("recipe", sa.String, key="tuning_key", primary_key=True),
+    sa.Column("programs", sa.Text, key="trace_digests", nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
 )
@@ -122,8 +130,8 @@ ACCURACIES = sa.Table(
     sa.Column("cost_s", sa.Float, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
 )
-# Alembic's own table, kept apart: it is not part of what is compared. A new database is stamped
-# without loading Alembic.
+# Alembic's own table. It has metadata of its own, so that a comparison of schemas does not see it.
+# A new database is stamped without loading Alembic.
 STAMP = sa.Table(
     "alembic_version",
     sa.MetaData(),
@@ -138,5 +146,5 @@ def revision(schema: int) -> str:
 
 
 def key_digest(key: str) -> str:
-    """Finds a workload by its key, however long that is."""
+    """What a workload is found by, however long its key is."""
     return hashlib.sha256(key.encode()).hexdigest()

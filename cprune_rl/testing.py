@@ -284,9 +284,21 @@ def check_cost_store(open_store: Callable[[], CostStore], is_kept: bool = True) 
             with its store.
     """
     store = open_store()
-    good = StoredTrial("conv", "p1", "[1]", Measurement((2e-3, 1e-3, 3e-3), None, 5e-4))
-    bad = StoredTrial("conv", "p2", "[2]", Measurement(error="crashed"))
-    fast = StoredTrial("conv", "p3", "[3]", Measurement((5e-4,)))
+    good = StoredTrial(
+        workload="conv",
+        trace_digest="p1",
+        trace_json="[1]",
+        measurement=Measurement((2e-3, 1e-3, 3e-3), None, 5e-4),
+    )
+    bad = StoredTrial(
+        workload="conv",
+        trace_digest="p2",
+        trace_json="[2]",
+        measurement=Measurement(error="crashed"),
+    )
+    fast = StoredTrial(
+        workload="conv", trace_digest="p3", trace_json="[3]", measurement=Measurement((5e-4,))
+    )
     assert store.contexts() == []
     store.add_trials("c", [bad, good])
     store.add_trials("c", [fast, replace(good, measurement=Measurement((1.0,)))])
@@ -357,7 +369,12 @@ def _check_descriptions(store: CostStore, good: StoredTrial, fast: StoredTrial) 
         [
             replace(good, workload=long.key),
             replace(fast, workload=long.key),
-            StoredTrial(long.key, "p4", "[4]", Measurement(error="bad \0 \udc80")),
+            StoredTrial(
+                workload=long.key,
+                trace_digest="p4",
+                trace_json="[4]",
+                measurement=Measurement(error="bad \0 \udc80"),
+            ),
         ],
     )
     found = store.fastest("c")

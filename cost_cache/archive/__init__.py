@@ -1,1 +1,1 @@
-"""One file of costs: written, read, checked."""
+"""Archives of costs: one file each, written, read and checked."""

@@ -1,12 +1,11 @@
-"""A recording: costs in one compressed file, to hand over, to archive, or to run without a device.
+"""An archive of costs: one compressed file, to hand over, to keep, or to run without a device.
 
-Gzip of JSON lines (`lines.py` has their fields): a header, described workloads, programs, trials,
-tunings,
-accuracies, and an end with the SHA-256 of all bytes before it. The checksum tells damage, not an
-author:
-reading a stranger's recording runs nothing, and its programs hold only schedule instructions that
-ours have, but
-they are run once a task asks for them, and its figures are believed.
+It is gzip of JSON lines (`schema` has their fields): a header, described workloads, schedules,
+trials, tunings, accuracies, and an end with the SHA-256 of all bytes before it.
+
+The checksum tells damage, not an author. Reading a stranger's archive runs nothing, and its
+schedules hold only instructions that ours have. But they are run once a task asks for them, and its
+figures are believed.
 """
 
 from __future__ import annotations
@@ -29,23 +28,23 @@ from cprune_rl.cost_cache.archive.schema import (
     ContentLine,
     EndLine,
     Header,
-    ProgramLine,
+    ScheduleLine,
     TrialLine,
     TuningLine,
-    problem_of,
+    first_problem,
 )
 from cprune_rl.errors import DataError, StoreError
 
-__all__ = ["MAX_BYTES", "OnLine", "Recording", "open_recording", "write_lines"]
+__all__ = ["MAX_BYTES", "Archive", "OnLine", "open_archive", "write_archive"]
 
 MAX_BYTES = 4 * 2**30  # of content, before compression: a small file must not become an endless one
 _ORDER = ("workload", "program", "trial", "tuning", "accuracy", "end")
-_OFTEN = 500
+_LINES_PER_CALL = 500
 OnLine = Callable[[int, int], None]  # lines done, of how many
 
 
-class Recording:
-    """An open recording; whoever has one knows that it is whole, unchanged and well-formed.
+class Archive:
+    """An open archive. Whoever has one knows that it is whole, unchanged and well-formed.
 
     Attributes:
         header: what the file says of itself.
@@ -58,12 +57,13 @@ class Recording:
     """
 
     def __init__(self, path: Path, file: gzip.GzipFile, on_line: OnLine | None = None) -> None:
-        self._path, self._file = path, file
+        self._path = path
+        self._file = file
         self.header = self._header()
         self.n_lines = sum(self.header.counts.values())
-        for done, _ in enumerate(self.content(), start=1):
-            if on_line is not None and done % _OFTEN == 0:
-                on_line(done, self.n_lines)
+        for n_done, _ in enumerate(self.content(), start=1):
+            if on_line is not None and n_done % _LINES_PER_CALL == 0:
+                on_line(n_done, self.n_lines)
 
     def content(self) -> Iterator[ContentLine]:
         """Every line between header and end, checked again as it is read.
@@ -72,36 +72,45 @@ class Recording:
             DataError: a line is not what it should be, or the checksum does not fit.
         """
         self._file.seek(0)
-        checked = _Checked(self.header)
-        digest, size = hashlib.sha256(), 0
+        order = _LineOrder(self.header)
+        digest = hashlib.sha256()
+        size = 0
         for number, raw in enumerate(self._raw_lines(), start=1):
             size += len(raw)
             if size > MAX_BYTES:
-                raise self._bad(f"it holds more than {MAX_BYTES} bytes")
+                raise self._error(f"it holds more than {MAX_BYTES} bytes")
             if number > 1:
                 try:
-                    line = LINES.validate_json(raw)
-                    if isinstance(line, EndLine):
-                        checked.end(line, digest.hexdigest())
-                        if self._file.read(1):
-                            raise ValueError("something follows the end")
-                        return
-                    checked.line(line)
+                    line = self._checked(raw, order, digest.hexdigest())
                 except ValidationError as error:
-                    raise self._bad(problem_of(error), number) from error
+                    raise self._error(first_problem(error), number) from error
                 except ValueError as error:
-                    raise self._bad(str(error), number) from error
+                    raise self._error(str(error), number) from error
+                if line is None:
+                    return
                 yield line
             digest.update(raw)
-        raise self._bad("it ends in the middle")
+        raise self._error("it ends in the middle")
+
+    def _checked(self, raw: bytes, order: _LineOrder, sha256: str) -> ContentLine | None:
+        """The line; None at the end of the archive."""
+        line = LINES.validate_json(raw)
+        if not isinstance(line, EndLine):
+            order.check(line)
+            return line
+        order.check_end(line, sha256)
+        if self._file.read(1):
+            raise ValueError("something follows the end")
+        return None
 
     def _header(self) -> Header:
         raw = next(self._raw_lines(), b"")
         try:
             return Header.model_validate_json(raw)
         except ValidationError as error:
-            raise self._bad(
-                f"it does not begin as a recording of this version does ({problem_of(error)})", 1
+            problem = first_problem(error)
+            raise self._error(
+                f"it does not begin as an archive of this version does ({problem})", line=1
             ) from error
 
     def _raw_lines(self) -> Iterator[bytes]:
@@ -109,51 +118,49 @@ class Recording:
             try:
                 raw = self._file.readline(MAX_LINE_BYTES + 1)
             except (OSError, EOFError, zlib.error) as error:
-                raise self._bad(f"it cannot be decompressed ({error})") from error
+                raise self._error(f"it cannot be decompressed ({error})") from error
             if not raw:
                 return
             if not raw.endswith(b"\n"):
-                raise self._bad(f"a line is longer than {MAX_LINE_BYTES} bytes, or cut off")
+                raise self._error(f"a line is longer than {MAX_LINE_BYTES} bytes, or cut off")
             yield raw
 
-    def _bad(self, problem: str, line: int | None = None) -> DataError:
+    def _error(self, problem: str, line: int | None = None) -> DataError:
         where = "" if line is None else f", line {line}"
         return DataError(
-            f"{self._path}{where}: {problem}. Nothing was taken from it: fetch the file again, or export it anew with `cprune-rl cache export`"
+            f"{self._path}{where}: {problem}. Nothing was taken from it: fetch the file again, or "
+            "export it anew with `cprune-rl cache export`"
         )
 
 
-class _Checked:
-    """What lines must be towards each other:
-
-    in order, as many as announced, naming only what is there.
-    """
+class _LineOrder:
+    """Checks that lines fit each other: in order, as many as announced, naming what is there."""
 
     def __init__(self, header: Header) -> None:
         self._header = header
         self._counts: Counter[str] = Counter()
-        self._programs: set[str] = set()
+        self._trace_digests: set[str] = set()
         self._last = 0
 
-    def line(self, line: ContentLine) -> None:
-        at = _ORDER.index(line.kind)
-        if at < self._last:
+    def check(self, line: ContentLine) -> None:
+        position = _ORDER.index(line.kind)
+        if position < self._last:
             raise ValueError(f"a {line.kind} stands after a {_ORDER[self._last]}")
-        self._last = at
+        self._last = position
         self._counts[line.kind] += 1
         if self._counts[line.kind] > self._header.counts.get(line.kind, 0):
             raise ValueError(f"there are more lines of kind {line.kind} than the header says")
-        if isinstance(line, ProgramLine):
-            self._programs.add(line.digest)
+        if isinstance(line, ScheduleLine):
+            self._trace_digests.add(line.digest)
         if isinstance(line, (TrialLine, TuningLine)) and line.context >= len(self._header.contexts):
             raise ValueError(f"the header has no context {line.context}")
         if isinstance(line, TrialLine):
             if line.provenance >= len(self._header.provenances):
                 raise ValueError(f"the header has no provenance {line.provenance}")
-            if line.program not in self._programs:
-                raise ValueError(f"program {line.program!r} is not in the recording")
+            if line.trace_digest not in self._trace_digests:
+                raise ValueError(f"schedule {line.trace_digest!r} is not in the archive")
 
-    def end(self, line: EndLine, sha256: str) -> None:
+    def check_end(self, line: EndLine, sha256: str) -> None:
         announced = Counter({kind: n for kind, n in self._header.counts.items() if n})
         if self._counts != announced:
             raise ValueError(f"the header says {dict(announced)}, there are {dict(self._counts)}")
@@ -164,61 +171,72 @@ class _Checked:
 
 
 @contextlib.contextmanager
-def open_recording(path: Path, on_line: OnLine | None = None) -> Iterator[Recording]:
-    """Opens a recording and checks all of it.
+def open_archive(path: Path, on_line: OnLine | None = None) -> Iterator[Archive]:
+    """Opens an archive and checks all of it.
 
     Args:
         path: of the file.
         on_line: called now and then with the number of lines checked, and of all.
 
     Raises:
-        DataError: the file is missing, damaged, cut off, tampered with, or no recording.
+        DataError: the file is missing, damaged, cut off, tampered with, or no archive.
     """
     try:
         file = gzip.GzipFile(path, "rb")  # closed below
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
     with file:
-        yield Recording(path, file, on_line)
+        yield Archive(path, file, on_line)
 
 
-def write_lines(path: Path, header: Header, lines: Iterable[ContentLine]) -> None:
-    """Writes a recording; it appears under its name when it is whole.
+def write_archive(path: Path, header: Header, lines: Iterable[ContentLine]) -> None:
+    """Writes an archive, which appears under its name once it is whole.
 
     Args:
         path: of the file; one that is there is replaced.
         header: first line.
-        lines: what follows, in the order of a recording.
+        lines: what follows, in the order of an archive.
 
     Raises:
         StoreError: the file cannot be written.
-        DataError: it would be larger than a recording may be.
+        DataError: it would be larger than an archive may be.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    digest, size = hashlib.sha256(), 0
     try:
         with (
             unfinished.open("wb") as file,
             gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
         ):
-            for line in itertools.chain([header], lines):
-                raw = line.model_dump_json().encode() + b"\n"
-                digest.update(raw)
-                size += len(raw)
-                if size > MAX_BYTES:
-                    raise DataError(
-                        f"a recording holds at most {MAX_BYTES} bytes: export less at once, with --context or --family"
-                    )
-                packed.write(raw)
-            packed.write(EndLine(sha256=digest.hexdigest()).model_dump_json().encode() + b"\n")
+            _write_lines(packed, itertools.chain([header], lines))
             packed.close()
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error}. Nothing was left there: free some space, or name another file"
+            f"cannot write {path}: {error}. "
+            "Nothing was left there: free some space, or name another file"
         ) from error
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def _write_lines(packed: gzip.GzipFile, lines: Iterable[Header | ContentLine]) -> None:
+    digest = hashlib.sha256()
+    size = 0
+    for line in lines:
+        raw = _encoded(line)
+        digest.update(raw)
+        size += len(raw)
+        if size > MAX_BYTES:
+            raise DataError(
+                f"an archive holds at most {MAX_BYTES} bytes: export less at once, with --context "
+                "or --family"
+            )
+        packed.write(raw)
+    packed.write(_encoded(EndLine(sha256=digest.hexdigest())))
+
+
+def _encoded(line: Header | ContentLine | EndLine) -> bytes:
+    return line.model_dump_json(by_alias=True).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Costs out of a database into a recording, and back."""
+"""Costs out of a database into an archive, and back."""
 
 from __future__ import annotations
 
@@ -15,61 +15,55 @@ from pydantic import ValidationError
 
 from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Measurement
-from cprune_rl.cost_cache.archive.file import OnLine, open_recording, write_lines
+from cprune_rl.cost_cache.archive.file import Archive, OnLine, open_archive, write_archive
 from cprune_rl.cost_cache.archive.schema import (
     AccuracyLine,
     ContentLine,
     Header,
     Kind,
     OperatorFields,
-    ProgramLine,
     ProvenanceFields,
+    ScheduleLine,
     TrialLine,
     TuningLine,
     WorkloadLine,
-    problem_of,
+    first_problem,
 )
-from cprune_rl.cost_cache.engine import Database
-from cprune_rl.cost_cache.row_writer import Writer
+from cprune_rl.cost_cache.engine import Database, matching_contexts
+from cprune_rl.cost_cache.row_writer import RowWriter
 from cprune_rl.cost_cache.sql_store import SqlStore
 from cprune_rl.cost_cache.store import Provenance, StoredTrial, Tuning
 from cprune_rl.cost_cache.tables import (
     ACCURACIES,
-    CONTEXTS,
-    PROGRAMS,
     PROVENANCES,
+    SCHEDULES,
     TRIALS,
     TUNINGS,
     WORKLOADS,
 )
 from cprune_rl.errors import StoreError
 
-__all__ = [
-    "Selection",
-    "export_recording",
-    "import_recording",
-    "matching_contexts",
-    "read_recording",
-]
+__all__ = ["ExportFilter", "export_archive", "import_archive", "read_archive"]
 
 _CHUNK = 1000
-_TABLES = {
+_TABLES: dict[Kind, sa.Table] = {
     "workload": WORKLOADS,
-    "program": PROGRAMS,
+    "program": SCHEDULES,
     "trial": TRIALS,
     "tuning": TUNINGS,
     "accuracy": ACCURACIES,
 }
+Queries = dict[Kind, sa.Select[Any]]
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What goes into a recording.
+class ExportFilter:
+    """What goes into an archive.
 
     Attributes:
-        context: only contexts that hold this text; None for all.
-        family: only workloads whose family holds this text; None for all.
-        accuracies: oracle's answers too.
+        context: only contexts that contain this text; None for all.
+        family: only workloads whose family contains this text; None for all.
+        accuracies: oracles' answers too.
     """
 
     context: str | None = None
@@ -77,18 +71,18 @@ class Selection:
     accuracies: bool = True
 
 
-def export_recording(
+def export_archive(
     database: Database,
     path: Path,
-    selection: Selection | None = None,
+    only: ExportFilter | None = None,
     on_line: OnLine | None = None,
 ) -> dict[str, int]:
     """Writes one state of the database, whatever others write meanwhile.
 
     Args:
         database: where the costs are.
-        path: of the recording; one that is there is replaced.
-        selection: what is written; None for everything.
+        path: of the archive; one that is there is replaced.
+        only: what is written; None for everything.
         on_line: called now and then with the number of lines written, and of all.
 
     Returns:
@@ -96,45 +90,38 @@ def export_recording(
 
     Raises:
         StoreError: no context or family fits, or a row is damaged.
-        DataError: it would be larger than a recording may be.
+        DataError: it would be larger than an archive may be.
     """
+    only = only or ExportFilter()
     with database.reading() as connection:
-        queries, contexts = _queries(connection, selection or Selection())
-        counts: dict[Kind, int] = {
-            kind: connection.execute(
-                sa.select(sa.func.count()).select_from(q.order_by(None).subquery())
-            ).scalar_one()
-            for kind, q in queries.items()
-        }
+        contexts = matching_contexts(connection, only.context)
         provenances = connection.execute(sa.select(PROVENANCES).order_by(PROVENANCES.c.id)).all()
-        lines = _Lines(
-            {c: i for i, c in enumerate(contexts)}, {p.id: i for i, p in enumerate(provenances)}
-        )
-        who = [
-            ProvenanceFields(version=p.version, processor=p.processor, os=p.os, python=p.python)
-            for p in provenances
-        ]
+        queries = _queries(connection, only, contexts)
         header = Header(
             created=time.time(),
             writer=ProvenanceFields(**vars(Provenance.here())),
             contexts=list(contexts.values()),
-            provenances=who,
-            counts=counts,
+            provenances=[
+                ProvenanceFields(version=p.version, processor=p.processor, os=p.os, python=p.python)
+                for p in provenances
+            ],
+            counts={kind: _count(connection, query) for kind, query in queries.items()},
         )
-        write_lines(
-            path, header, _told(lines.of(connection, queries), sum(counts.values()), on_line)
+        encoder = _RowEncoder(
+            {context_id: at for at, context_id in enumerate(contexts)},
+            {p.id: at for at, p in enumerate(provenances)},
         )
-    return {str(kind): n for kind, n in counts.items()}
+        lines = _lines(connection, queries, encoder)
+        write_archive(path, header, _counted(lines, sum(header.counts.values()), on_line))
+    return {str(kind): n for kind, n in header.counts.items()}
 
 
-def import_recording(
-    database: Database, path: Path, on_line: OnLine | None = None
-) -> dict[str, int]:
-    """Adds what a recording holds, in one transaction; what is there stays, so twice is once.
+def import_archive(database: Database, path: Path, on_line: OnLine | None = None) -> dict[str, int]:
+    """Adds what an archive holds, in one transaction. What is there stays, so twice is once.
 
     Args:
         database: where the costs go.
-        path: of the recording; all of it is checked first.
+        path: of the archive; all of it is checked first.
         on_line: called now and then with the lines done, and of how many: first as they are
             checked, again as they are added.
 
@@ -142,168 +129,166 @@ def import_recording(
         How many rows of each kind were added.
 
     Raises:
-        DataError: the file is missing, damaged, cut off, tampered with, or no recording.
+        DataError: the file is missing, damaged, cut off, tampered with, or no archive.
     """
-    with open_recording(path, on_line) as recording, database.writing(alone=True) as connection:
-        before = _counts(connection)
-        writer = Writer(database, connection, Provenance.here())
-        done = 0
-        for kind, lines in itertools.groupby(recording.content(), key=lambda line: line.kind):
-            while chunk := list(itertools.islice(lines, _CHUNK)):
-                _import(database, connection, writer, recording.header, kind, chunk)
-                done += len(chunk)
-                if on_line is not None:
-                    on_line(done, recording.n_lines)
-        after = _counts(connection)
+    with open_archive(path, on_line) as archive, database.writing(alone=True) as connection:
+        before = _table_sizes(connection)
+        importer = _Importer(database, connection, archive.header)
+        n_done = 0
+        for chunk in _chunks(archive):
+            importer.add(chunk)
+            n_done += len(chunk)
+            if on_line is not None:
+                on_line(n_done, archive.n_lines)
+        after = _table_sizes(connection)
     return {kind: after[kind] - before[kind] for kind in _TABLES}
 
 
-def read_recording(path: Path) -> SqlStore:
-    """A recording as a cost store in memory, which ends with the process.
+def read_archive(path: Path) -> SqlStore:
+    """An archive as a cost store in memory, which ends with the process.
 
     Raises:
-        DataError: the file is missing, damaged, cut off, tampered with, or no recording.
+        DataError: the file is missing, damaged, cut off, tampered with, or no archive.
     """
     store = SqlStore("sqlite://")
     try:
-        import_recording(store.database, path)
+        import_archive(store.database, path)
     except BaseException:
         store.close()
         raise
     return store
 
 
-def matching_contexts(connection: sa.Connection, text: str | None) -> dict[int, str]:
-    """Names of the contexts that hold a text, by id.
-
-    Raises:
-        StoreError: none does.
-    """
-    every = {
-        row.id: row.name for row in connection.execute(sa.select(CONTEXTS).order_by(CONTEXTS.c.id))
-    }
-    found = {i: name for i, name in every.items() if text is None or text in name}
-    if text is not None and not found:
-        raise StoreError(
-            f"no context holds {text!r}; there are: {'; '.join(sorted(every.values())) or 'none'}"
-        )
-    return found
-
-
-def _queries(
-    connection: sa.Connection, selection: Selection
-) -> tuple[dict[Kind, sa.Select[Any]], dict[int, str]]:
-    contexts = matching_contexts(connection, selection.context)
+def _queries(connection: sa.Connection, only: ExportFilter, contexts: Iterable[int]) -> Queries:
+    """What to export, in the order of an archive."""
     trials = (
         sa.select(TRIALS, WORKLOADS.c.key)
         .join_from(TRIALS, WORKLOADS)
         .where(TRIALS.c.context_id.in_(contexts))
-        .order_by(TRIALS.c.id)
     )
     tunings = (
         sa.select(TUNINGS, WORKLOADS.c.key)
         .join_from(TUNINGS, WORKLOADS)
         .where(TUNINGS.c.context_id.in_(contexts))
     )
-    tunings = tunings.order_by(TUNINGS.c.context_id, TUNINGS.c.workload_id, TUNINGS.c.recipe)
-    workloads = sa.select(WORKLOADS).where(WORKLOADS.c.family.is_not(None)).order_by(WORKLOADS.c.id)
-    if selection.family is not None:
-        every = (
-            connection.execute(
-                sa.select(WORKLOADS.c.family).where(WORKLOADS.c.family.is_not(None)).distinct()
-            )
-            .scalars()
-            .all()
-        )
-        families = [f for f in every if selection.family in f]
-        if not families:
-            raise StoreError(
-                f"no family holds {selection.family!r}; there are: {'; '.join(sorted(every)) or 'none'}"
-            )
-        trials, tunings, workloads = (
-            q.where(WORKLOADS.c.family.in_(families)) for q in (trials, tunings, workloads)
-        )
-    if selection.context is not None:
-        tried = trials.order_by(None).with_only_columns(TRIALS.c.workload_id)
+    workloads = sa.select(WORKLOADS).where(WORKLOADS.c.family.is_not(None))
+    if only.family is not None:
+        of_family = WORKLOADS.c.family.in_(_matching_families(connection, only.family))
+        trials = trials.where(of_family)
+        tunings = tunings.where(of_family)
+        workloads = workloads.where(of_family)
+    if only.context is not None:
+        tried = trials.with_only_columns(TRIALS.c.workload_id)
         workloads = workloads.where(WORKLOADS.c.id.in_(tried))
-    programs = (
-        sa.select(PROGRAMS)
-        .where(PROGRAMS.c.digest.in_(trials.order_by(None).with_only_columns(TRIALS.c.program)))
-        .order_by(PROGRAMS.c.digest)
-    )
-    queries: dict[Kind, sa.Select[Any]] = {
-        "workload": workloads,
-        "program": programs,
-        "trial": trials,
-        "tuning": tunings,
+    tried = trials.with_only_columns(TRIALS.c.trace_digest)
+    schedules = sa.select(SCHEDULES).where(SCHEDULES.c.digest.in_(tried))
+    queries: Queries = {
+        "workload": workloads.order_by(WORKLOADS.c.id),
+        "program": schedules.order_by(SCHEDULES.c.digest),
+        "trial": trials.order_by(TRIALS.c.id),
+        "tuning": tunings.order_by(
+            TUNINGS.c.context_id, TUNINGS.c.workload_id, TUNINGS.c.tuning_key
+        ),
     }
-    if selection.accuracies:
+    if only.accuracies:
         queries["accuracy"] = sa.select(ACCURACIES).order_by(ACCURACIES.c.key)
-    return queries, contexts
+    return queries
 
 
-class _Lines:
-    """Rows to lines: ids become positions in the header's lists."""
+def _matching_families(connection: sa.Connection, text: str) -> list[str]:
+    query = sa.select(WORKLOADS.c.family).where(WORKLOADS.c.family.is_not(None)).distinct()
+    families = connection.execute(query).scalars().all()
+    matching = [family for family in families if text in family]
+    if not matching:
+        raise StoreError(
+            f"no family holds {text!r}; there are: {'; '.join(sorted(families)) or 'none'}"
+        )
+    return matching
 
-    def __init__(self, contexts: dict[int, int], provenances: dict[int, int]) -> None:
-        self._contexts, self._provenances = contexts, provenances
 
-    def of(
-        self, connection: sa.Connection, queries: dict[Kind, sa.Select[Any]]
-    ) -> Iterator[ContentLine]:
-        for kind, query in queries.items():
-            for row in connection.execution_options(yield_per=_CHUNK).execute(query):
-                try:
-                    yield self._line(kind, row)
-                except ValueError as error:
-                    problem = (
-                        problem_of(error) if isinstance(error, ValidationError) else str(error)
-                    )
-                    raise StoreError(
-                        f"a {kind} cannot be exported ({problem}): `cprune-rl cache verify` tells more"
-                    ) from error
+def _count(connection: sa.Connection, query: sa.Select[Any]) -> int:
+    rows = query.order_by(None).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(rows)).scalar_one())
 
-    def _line(self, kind: Kind, r: sa.Row[Any]) -> ContentLine:
+
+def _table_sizes(connection: sa.Connection) -> dict[Kind, int]:
+    return {kind: _count(connection, sa.select(table)) for kind, table in _TABLES.items()}
+
+
+@dataclass(frozen=True)
+class _RowEncoder:
+    """Makes lines of rows: ids become positions in the header's lists.
+
+    Attributes:
+        contexts: position by id.
+        provenances: position by id.
+    """
+
+    contexts: dict[int, int]
+    provenances: dict[int, int]
+
+    def line(self, kind: Kind, row: sa.Row[Any]) -> ContentLine:
         if kind == "workload":
-            operator = OperatorFields(
-                name=r.operator, kernel=r.kernel, stride=r.stride, height=r.height
-            )
-            return WorkloadLine(
-                key=r.key,
-                family=r.family,
-                channels_in=r.channels_in,
-                channels_out=r.channels_out,
-                macs=r.macs,
-                operator=operator,
-            )
+            return _workload_line(row)
         if kind == "program":
-            return ProgramLine(digest=r.digest, trace=r.trace)
-        if kind == "accuracy":
-            return AccuracyLine(
-                key=r.key,
-                value=r.value,
-                standard_error=r.standard_error,
-                n_images=r.n_images,
-                cost_s=r.cost_s,
-                created=r.created,
+            return ScheduleLine(digest=row.digest, trace=row.trace)
+        if kind == "trial":
+            return TrialLine(
+                context=self.contexts[row.context_id],
+                workload=row.key,
+                program=row.trace_digest,
+                provenance=self.provenances[row.provenance_id],
+                samples_s=json.loads(row.samples_s),
+                error=row.error,
+                reference_s=row.reference_s,
+                created=row.created,
             )
-        context = self._contexts[r.context_id]
         if kind == "tuning":
             return TuningLine(
-                context=context,
-                workload=r.key,
-                recipe=r.recipe,
-                programs=json.loads(r.programs),
-                seconds=r.seconds,
-                created=r.created,
+                context=self.contexts[row.context_id],
+                workload=row.key,
+                recipe=row.tuning_key,
+                programs=json.loads(row.trace_digests),
+                seconds=row.seconds,
+                created=row.created,
             )
-        return TrialLine(
-            context=context, workload=r.key, program=r.program, provenance=self._provenances[r.provenance_id],
-            samples_s=json.loads(r.samples_s), error=r.error, reference_s=r.reference_s, created=r.created,
-        )  # fmt: skip
+        return AccuracyLine(**row._mapping)
 
 
-def _told(
+def _workload_line(row: sa.Row[Any]) -> WorkloadLine:
+    operator = OperatorFields(
+        name=row.operator, kernel=row.kernel, stride=row.stride, height=row.height
+    )
+    return WorkloadLine(
+        key=row.key,
+        family=row.family,
+        channels_in=row.channels_in,
+        channels_out=row.channels_out,
+        macs=row.macs,
+        operator=operator,
+    )
+
+
+def _lines(
+    connection: sa.Connection, queries: Queries, encoder: _RowEncoder
+) -> Iterator[ContentLine]:
+    for kind, query in queries.items():
+        for row in connection.execution_options(yield_per=_CHUNK).execute(query):
+            try:
+                yield encoder.line(kind, row)
+            except ValidationError as error:
+                raise _export_error(kind, first_problem(error)) from error
+            except ValueError as error:  # of JSON
+                raise _export_error(kind, str(error)) from error
+
+
+def _export_error(kind: Kind, problem: str) -> StoreError:
+    return StoreError(
+        f"a {kind} cannot be exported ({problem}): `cprune-rl cache verify` tells more"
+    )
+
+
+def _counted(
     lines: Iterable[ContentLine], n_lines: int, on_line: OnLine | None
 ) -> Iterator[ContentLine]:
     for number, line in enumerate(lines, start=1):
@@ -312,55 +297,63 @@ def _told(
         yield line
 
 
-def _import(
-    database: Database,
-    connection: sa.Connection,
-    writer: Writer,
-    header: Header,
-    kind: str,
-    chunk: list[ContentLine],
-) -> None:
-    writer.describe(_workload(line) for line in chunk if isinstance(line, WorkloadLine))
-    writer.programs({line.digest: line.trace for line in chunk if isinstance(line, ProgramLine)})
-    trials: dict[str, list[StoredTrial]] = {}
-    for line in chunk:
-        if isinstance(line, TrialLine):
-            trials.setdefault(header.contexts[line.context], []).append(_trial(line, header))
-        elif isinstance(line, TuningLine):
-            writer.tuning(
-                header.contexts[line.context],
-                line.workload,
-                line.recipe,
-                Tuning(tuple(line.programs), line.seconds, line.created),
-            )
-    for context, of_context in trials.items():
-        writer.trials(context, of_context)
-    if kind == "accuracy":
-        connection.execute(
-            database.insert(ACCURACIES).on_conflict_do_nothing(),
-            [line.model_dump(exclude={"kind"}) for line in chunk],
+def _chunks(archive: Archive) -> Iterator[list[ContentLine]]:
+    """The lines of an archive, each chunk of one kind."""
+    for _, lines in itertools.groupby(archive.content(), key=lambda line: line.kind):
+        while chunk := list(itertools.islice(lines, _CHUNK)):
+            yield chunk
+
+
+class _Importer:
+    """Adds lines to a database: positions in the header's lists become values."""
+
+    def __init__(self, database: Database, connection: sa.Connection, header: Header) -> None:
+        self._insert_accuracy = database.insert(ACCURACIES).on_conflict_do_nothing()
+        self._connection = connection
+        self._writer = RowWriter(database, connection, Provenance.here())
+        self._contexts = header.contexts
+        self._provenances = [Provenance(**p.model_dump()) for p in header.provenances]
+
+    def add(self, chunk: list[ContentLine]) -> None:
+        """Adds lines of one kind."""
+        trials: dict[str, list[StoredTrial]] = {}
+        traces: dict[str, str] = {}
+        accuracies = []
+        for line in chunk:
+            if isinstance(line, TrialLine):
+                trials.setdefault(self._contexts[line.context], []).append(self._trial(line))
+            elif isinstance(line, ScheduleLine):
+                traces[line.digest] = line.trace
+            elif isinstance(line, TuningLine):
+                tuning = Tuning(tuple(line.trace_digests), line.seconds, line.created)
+                context = self._contexts[line.context]
+                self._writer.add_tuning(context, line.workload, line.tuning_key, tuning)
+            elif isinstance(line, AccuracyLine):
+                accuracies.append(line.model_dump(exclude={"kind"}))
+        self._writer.describe(_workload(line) for line in chunk if isinstance(line, WorkloadLine))
+        self._writer.add_schedules(traces)
+        for context, of_context in trials.items():
+            self._writer.add_trials(context, of_context)
+        if accuracies:
+            self._connection.execute(self._insert_accuracy, accuracies)
+
+    def _trial(self, line: TrialLine) -> StoredTrial:
+        return StoredTrial(
+            workload=line.workload,
+            trace_digest=line.trace_digest,
+            trace_json="",
+            measurement=Measurement(tuple(line.samples_s), line.error, line.reference_s),
+            provenance=self._provenances[line.provenance],
+            created=line.created,
         )
 
 
 def _workload(line: WorkloadLine) -> Workload:
-    operator = OperatorKind(**line.operator.model_dump())
-    return Workload(line.key, line.family, line.channels_in, line.channels_out, line.macs, operator)
-
-
-def _trial(line: TrialLine, header: Header) -> StoredTrial:
-    provenance = Provenance(**header.provenances[line.provenance].model_dump())
-    return StoredTrial(
-        line.workload,
-        line.program,
-        "",
-        Measurement(tuple(line.samples_s), line.error, line.reference_s),
-        provenance,
-        line.created,
+    return Workload(
+        key=line.key,
+        family=line.family,
+        channels_in=line.channels_in,
+        channels_out=line.channels_out,
+        macs=line.macs,
+        operator=OperatorKind(**line.operator.model_dump()),
     )
-
-
-def _counts(connection: sa.Connection) -> dict[str, int]:
-    return {
-        kind: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
-        for kind, table in _TABLES.items()
-    }

@@ -1,16 +1,12 @@
-"""What a program may be:
+"""What a schedule trace may hold: the instructions and annotations of our own, as plain JSON.
 
-the schedule instructions and annotations of our own programs, checked as plain JSON.
+A schedule out of an archive is later applied to a task, compiled and run. A trace of TVM's could
+then do more than move loops. An annotation can bring C or LLVM code into a function. An instruction
+can replace a loop nest by any registered intrinsic, change a buffer's type unchecked, or leave out
+the bounds of a split. So this lists what MetaSchedule's rules for processors and our own write, and
+nothing else is taken.
 
-A program out of a recording is later applied to a task, compiled and run. A trace of TVM's could
-then do more than
-move loops: an annotation can bring C or LLVM code into a function, an instruction can put any
-registered intrinsic in
-the place of a loop nest, change a buffer's type unchecked or leave out the bounds of a split. So
-what MetaSchedule's
-rules for processors and our own write is listed here, and nothing else is taken. That a program is
-fast or fits
-a task is not said: both are found out where it is tried. Called by `lines` and `upkeep`.
+Whether a schedule is fast or fits a task is not checked: both show where it is tried.
 """
 
 from __future__ import annotations
@@ -23,22 +19,21 @@ import pydantic_core
 
 __all__ = ["trace_problem"]
 
-_NAME = re.compile(
-    r'[A-Za-z_]\w*|"\w*"', re.ASCII
-)  # what stands in braces TVM would load as an object of any type
+# TVM would load what stands in braces as an object of any type.
+_NAME = re.compile(r'[A-Za-z_]\w*|"\w*"', re.ASCII)
 _VARIABLE = re.compile(r"v\d+", re.ASCII)
 _QUOTED = re.compile(r'"\w*"', re.ASCII)
 _LARGEST = 2**31
-_MOST_FACTORS = 8  # of a tile: carrying it over goes through all splits of a loop into as many
+# Of a tile: transferring a schedule goes through all splits of a loop into as many.
+_MAX_FACTORS = 8
 _SHOWN = 60
 
 
 def trace_problem(text: str) -> str | None:
-    """What is wrong with a program; None where nothing is.
+    """What is wrong with a schedule trace; None where nothing is.
 
     Args:
-        text: `[instructions, decisions]` as JSON (see `compiler.program`), or `[]` for what was
-            timed without a schedule.
+        text: `[instructions, decisions]` as JSON, or `[]` for what was timed without a schedule.
     """
     try:
         trace = pydantic_core.from_json(text, allow_inf_nan=False)
@@ -64,7 +59,7 @@ def _instruction_problem(instruction: Any) -> str | None:
         return "it is not [kind, inputs, attributes, outputs]"
     kind, inputs, attributes, outputs = instruction
     if not isinstance(kind, str) or kind not in _KINDS:
-        return f"{_short(kind)} is not among the schedule instructions that a program may have"
+        return f"{_short(kind)} is not among the schedule instructions that a trace may have"
     for value in (*_flat(inputs), *outputs):
         if not _is_number(value) and not (isinstance(value, str) and _NAME.fullmatch(value)):
             return f"{kind} names {_short(value)}, which is no block, loop, number or word"
@@ -81,37 +76,34 @@ def _instruction_problem(instruction: Any) -> str | None:
 def _annotation_problem(kind: str, inputs: Sequence[Any], attributes: Sequence[Any]) -> str | None:
     key = attributes[0] if len(attributes) == 1 else attributes
     if not isinstance(key, str) or key not in _ANNOTATIONS:
-        return f"{kind}: {_short(key)} is not among the annotations that a program may have"
+        return f"{kind}: {_short(key)} is not among the annotations that a trace may have"
     if kind == "Annotate" and not _ANNOTATIONS[key](inputs[1] if len(inputs) == 2 else None):
         return f"Annotate: {key} may not be {_short(inputs[1:])}"
     return None
 
 
 def _decisions_problem(instructions: Sequence[Any], decisions: Sequence[Any]) -> str | None:
-    """Each sampling instruction is decided once:
+    """Each sampling instruction is decided once.
 
-    one that is open, or decided as no sampler would, fails only where it is applied.
+    TVM finds one that is undecided, or decided as no sampler would, only where it is applied.
     """
-    open_ones = {
-        at for at, instruction in enumerate(instructions) if instruction[0].startswith("Sample")
-    }
+    undecided = {at for at, (kind, *_) in enumerate(instructions) if kind.startswith("Sample")}
     for decision in decisions:
         if (
             not isinstance(decision, list)
             or len(decision) != 2
             or not _is_whole(decision[0])
-            or decision[0] not in open_ones
+            or decision[0] not in undecided
         ):
             return f"decision {_short(decision)} belongs to no instruction that is undecided"
         at, value = decision
-        open_ones.remove(at)
+        undecided.remove(at)
         if not _is_decision(instructions[at], value):
             return f"instruction {at}: {instructions[at][0]} cannot be decided as {_short(value)}"
-    return (
-        f"instruction {min(open_ones)}: {instructions[min(open_ones)][0]} has no decision"
-        if open_ones
-        else None
-    )
+    if undecided:
+        first = min(undecided)
+        return f"instruction {first}: {instructions[first][0]} has no decision"
+    return None
 
 
 def _is_decision(instruction: Sequence[Any], value: Any) -> bool:
@@ -128,7 +120,7 @@ def _is_decision(instruction: Sequence[Any], value: Any) -> bool:
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:
-    """Values and those of lists among them; what is nested deeper stays a list and is refused."""
+    """Values, and those in lists among them. What is nested deeper stays a list and is refused."""
     return [inner for value in values for inner in (value if isinstance(value, list) else [value])]
 
 
@@ -161,60 +153,64 @@ def _anything(_: Sequence[Any]) -> bool:
 
 
 def _is_tile(attributes: Sequence[Any]) -> bool:
-    """A number of factors, and the largest innermost one."""
+    """Whether these are a number of factors, and the largest innermost one."""
     return (
         len(attributes) == 2
         and all(_is_count(a) for a in attributes)
-        and attributes[0] <= _MOST_FACTORS
+        and attributes[0] <= _MAX_FACTORS
     )
+
+
+def _are_categories(attributes: Sequence[Any]) -> bool:
+    return _are_lists(attributes, 2) and all(_is_whole(v) and v >= 0 for v in attributes[0])
+
+
+def _is_bounded_split(attributes: Sequence[Any]) -> bool:
+    """Whether the split gets bounds where its factors do not divide the loop."""
+    return len(attributes) == 2 and attributes[1] is False
+
+
+def _is_quoted(value: Any) -> bool:
+    return isinstance(value, str) and _QUOTED.fullmatch(value) is not None
 
 
 def _is_unrolling(value: Any) -> bool:
-    """Steps, or the variable that samples them:
+    """Whether this is a number of steps, or the variable that samples it.
 
-    the post-processor that reads it goes on for ever with anything else.
+    TVM's post-processor runs for ever on anything else.
     """
-    return (isinstance(value, str) and _VARIABLE.fullmatch(value) is not None) or (
-        _is_whole(value) and 0 <= value < _LARGEST
-    )
+    if isinstance(value, str):
+        return _VARIABLE.fullmatch(value) is not None
+    return _is_whole(value) and 0 <= value < _LARGEST
 
 
-_KINDS: dict[str, Callable[[Sequence[Any]], bool]] = {  # with what their attributes must be
-    **dict.fromkeys(
-        (
-            "Annotate",
-            "ComputeAt",
-            "ComputeInline",
-            "Fuse",
-            "GetConsumers",
-            "GetLoops",
-            "GetProducers",
-            "GetSBlock",
-            "RFactor",
-        ),
-        _anything,
-    ),
-    **dict.fromkeys(
-        ("Reorder", "ReverseComputeAt", "SampleComputeLocation", "Unannotate", "Unroll"), _anything
-    ),
-    "CacheWrite": lambda attributes: (
-        attributes[1:] == ["global"]
-    ),  # a processor has no other memory
-    "GetBlock": _anything,  # as caches of 0.1.0 have it
-    "SampleCategorical": lambda attributes: (
-        _are_lists(attributes, 2) and all(_is_whole(v) and v >= 0 for v in attributes[0])
-    ),
+# Each kind of instruction, with a check of its attributes.
+_KINDS: dict[str, Callable[[Sequence[Any]], bool]] = {
+    "Annotate": _anything,
+    "CacheWrite": lambda attributes: attributes[1:] == ["global"],  # a processor's only memory
+    "ComputeAt": _anything,
+    "ComputeInline": _anything,
+    "Fuse": _anything,
+    "GetBlock": _anything,  # in caches of 0.1.0
+    "GetConsumers": _anything,
+    "GetLoops": _anything,
+    "GetProducers": _anything,
+    "GetSBlock": _anything,
+    "RFactor": _anything,
+    "Reorder": _anything,
+    "ReverseComputeAt": _anything,
+    "SampleCategorical": _are_categories,
+    "SampleComputeLocation": _anything,
     "SamplePerfectTile": _is_tile,
-    "Split": lambda attributes: (
-        len(attributes) == 2 and attributes[1] is False
-    ),  # else it has no bounds where its factors do not divide the loop
+    "Split": _is_bounded_split,
+    "Unannotate": _anything,
+    "Unroll": _anything,
 }
-_ANNOTATIONS: dict[str, Callable[[Any], bool]] = {  # with what their value must be
+# Each annotation, with a check of its value.
+_ANNOTATIONS: dict[str, Callable[[Any], bool]] = {
     "meta_schedule.parallel": _is_count,
     "meta_schedule.random_compute_producer": _is_count,
-    "meta_schedule.tiling_structure": lambda value: (
-        isinstance(value, str) and _QUOTED.fullmatch(value) is not None
-    ),
+    "meta_schedule.tiling_structure": _is_quoted,
     "meta_schedule.unroll_explicit": _is_unrolling,
     "meta_schedule.vectorize": _is_count,
     "pragma_unroll_explicit": _is_whole,  # of Winograd's transforms

@@ -1,12 +1,11 @@
-"""The lines of a recording, as they must be:
+"""The lines of an archive: each is checked against these before anything is believed.
 
-every one is checked against these before anything is believed.
+An archive may come from anywhere. Texts have a bounded length; numbers are finite and in a range
+that every database takes. A schedule is a trace of listed instructions (`safe_traces`) whose digest
+is its name. Nothing is unpickled, and nothing is run.
 
-A recording comes from anywhere. Text is text of bounded length, a number is finite and in a range
-that
-every database takes, a program is a schedule trace of listed instructions (`traces.py`) whose
-digest is its
-name; nothing is unpickled and nothing is run.
+Names on disk are those of format 1: 0.2 called a schedule a program, and a tuning key a recipe.
+Where Python has another name, the one on disk is the field's alias.
 """
 
 from __future__ import annotations
@@ -28,33 +27,46 @@ from pydantic import (
 from cprune_rl.cost_cache.archive.safe_traces import trace_problem
 
 __all__ = [
-    "LINES", "MAX_LINE_BYTES", "AccuracyLine", "ContentLine", "EndLine", "Header", "Kind", "OperatorFields",
-    "ProgramLine", "ProvenanceFields", "TrialLine", "TuningLine", "WorkloadLine", "is_program", "problem_of",
-]  # fmt: skip
+    "LINES",
+    "MAX_LINE_BYTES",
+    "AccuracyLine",
+    "ContentLine",
+    "EndLine",
+    "Header",
+    "Kind",
+    "OperatorFields",
+    "ProvenanceFields",
+    "ScheduleLine",
+    "TrialLine",
+    "TuningLine",
+    "WorkloadLine",
+    "digest_fits",
+    "first_problem",
+]
 
 MAX_LINE_BYTES = 8 * 2**20
 _DIGEST = re.compile(r"[0-9a-f]{20}")
 
 
-def _no_nul(text: str) -> str:
+def _has_no_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("holds a NUL character")
     return text
 
 
-def _is_trace(text: str) -> str:
+def _is_safe_trace(text: str) -> str:
     if problem := trace_problem(text):
         raise ValueError(problem)
     return text
 
 
 Kind = Literal["workload", "program", "trial", "tuning", "accuracy"]
-Name = Annotated[str, Field(max_length=2000), AfterValidator(_no_nul)]
-Text = Annotated[str, Field(max_length=MAX_LINE_BYTES), AfterValidator(_no_nul)]
+Name = Annotated[str, Field(max_length=2000), AfterValidator(_has_no_nul)]
+Text = Annotated[str, Field(max_length=MAX_LINE_BYTES), AfterValidator(_has_no_nul)]
 Count = Annotated[int, Field(ge=0, lt=2**62)]
 SmallCount = Annotated[int, Field(ge=0, lt=2**31)]
 Seconds = Annotated[float, Field(ge=0, lt=1e11)]  # a duration, or a moment since the epoch
-Sample = Annotated[float, Field(gt=0, lt=1e6)]
+SampleSeconds = Annotated[float, Field(gt=0, lt=1e6)]
 
 
 class _Fields(BaseModel):
@@ -71,7 +83,7 @@ class ProvenanceFields(_Fields):
 
 
 class OperatorFields(_Fields):
-    """See `table.OperatorKind`."""
+    """A `core.network.OperatorKind`."""
 
     name: Name
     kernel: SmallCount
@@ -92,7 +104,7 @@ class Header(_Fields):
 
 
 class WorkloadLine(_Fields):
-    """See `table.Workload`."""
+    """A `core.network.Workload`."""
 
     kind: Literal["workload"] = "workload"
     key: Text
@@ -103,45 +115,45 @@ class WorkloadLine(_Fields):
     operator: OperatorFields
 
 
-class ProgramLine(_Fields):
-    """A program under its digest, or under a plain name (the reference workload has one)."""
+class ScheduleLine(_Fields):
+    """A schedule trace under its digest, or under a plain name, as the reference workload's is."""
 
     kind: Literal["program"] = "program"
     digest: Name
-    trace: Annotated[Text, AfterValidator(_is_trace)]
+    trace: Annotated[Text, AfterValidator(_is_safe_trace)]
 
     @model_validator(mode="after")
-    def _is_what_it_is_called(self) -> ProgramLine:
-        if not is_program(self.digest, self.trace):
-            raise ValueError(f"the program is not the one that {self.digest} names")
+    def _digest_fits(self) -> ScheduleLine:
+        if not digest_fits(self.digest, self.trace):
+            raise ValueError(f"the schedule is not the one that {self.digest} names")
         return self
 
 
 class TrialLine(_Fields):
-    """One program timed on one workload;
+    """One schedule timed on one workload.
 
-    context and provenance are positions in the header's lists.
+    Context and provenance are positions in the header's lists.
     """
 
     kind: Literal["trial"] = "trial"
     context: SmallCount
     workload: Text
-    program: Name
+    trace_digest: Name = Field(alias="program")
     provenance: SmallCount
-    samples_s: Annotated[list[Sample], Field(max_length=100_000)]
+    samples_s: Annotated[list[SampleSeconds], Field(max_length=100_000)]
     error: Text | None
     reference_s: Seconds
     created: Seconds
 
 
 class TuningLine(_Fields):
-    """A recipe carried through."""
+    """A way of tuning that was carried through."""
 
     kind: Literal["tuning"] = "tuning"
     context: SmallCount
     workload: Text
-    recipe: Name
-    programs: Annotated[list[Name], Field(max_length=100_000)]
+    tuning_key: Name = Field(alias="recipe")
+    trace_digests: Annotated[list[Name], Field(max_length=100_000)] = Field(alias="programs")
     seconds: Seconds
     created: Seconds
 
@@ -165,24 +177,20 @@ class EndLine(_Fields):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-ContentLine = WorkloadLine | ProgramLine | TrialLine | TuningLine | AccuracyLine
+ContentLine = WorkloadLine | ScheduleLine | TrialLine | TuningLine | AccuracyLine
 LINES: TypeAdapter[ContentLine | EndLine] = TypeAdapter(
-    Annotated[
-        WorkloadLine | ProgramLine | TrialLine | TuningLine | AccuracyLine | EndLine,
-        Field(discriminator="kind"),
-    ]
+    Annotated[ContentLine | EndLine, Field(discriminator="kind")]
 )
 
 
-def is_program(digest: str, trace: str) -> bool:
-    """Whether a digest, where it is one, is that of the program."""
-    return (
-        _DIGEST.fullmatch(digest) is None
-        or hashlib.sha256(trace.encode()).hexdigest()[:20] == digest
-    )
+def digest_fits(digest: str, trace: str) -> bool:
+    """Whether a digest is that of the trace; a plain name fits any."""
+    if _DIGEST.fullmatch(digest) is None:
+        return True
+    return hashlib.sha256(trace.encode()).hexdigest()[:20] == digest
 
 
-def problem_of(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """The first thing that is wrong with a line."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])

@@ -1,4 +1,1 @@
-"""What leads from each released schema to the next, as Alembic scripts.
-
-Run by `upgrade.upgrade`.
-"""
+"""Leads from each released schema to the next, as Alembic scripts, which `upgrade` runs."""

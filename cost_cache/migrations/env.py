@@ -1,7 +1,4 @@
-"""How Alembic runs a script here:
-
-on the connection it is given, inside that connection's transaction.
-"""
+"""Runs Alembic's scripts on the connection that it is given, inside its transaction."""
 
 from alembic import context
 

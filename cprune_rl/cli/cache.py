@@ -18,7 +18,7 @@ from cprune_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from cprune_rl.cost_cache import ContextSummary, SqlStore
-    from cprune_rl.cost_cache.maintenance import Pruned
+    from cprune_rl.cost_cache.maintenance import RemovedRows
 
 __all__ = ["register"]
 
@@ -92,50 +92,50 @@ def export(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Write a recording: one compressed file with programs, samples, provenances and a checksum."""
-    from cprune_rl.cost_cache.archive.import_export import Selection, export_recording
+    """Write an archive: one compressed file with schedules, samples, provenances and a checksum."""
+    from cprune_rl.cost_cache.archive.import_export import ExportFilter, export_archive
 
     if file.exists() and not force:
         raise ConfigError(f"{file} is there already: name another file, or give --force")
     with _opened(storage) as store, _bar("Exporting") as advance:
-        counts = export_recording(
-            store.database, file, Selection(context, family, not no_accuracies), advance
+        counts = export_archive(
+            store.database, file, ExportFilter(context, family, not no_accuracies), advance
         )
     typer.echo(f"{file}: {_listed(counts)}, {_readable(file.stat().st_size)}")
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="Recording to add.")], storage: Storage = None
+    file: Annotated[Path, typer.Argument(help="Archive to add.")], storage: Storage = None
 ) -> None:
-    """Add a recording, all of it or nothing.
+    """Add an archive, all of it or nothing.
 
-    Its checksum, lines and programs are verified first and nothing in it is run, but its figures
+    Its checksum, lines and schedules are verified first and nothing in it is run, but its figures
     are believed.
     """
-    from cprune_rl.cost_cache.archive.import_export import import_recording
+    from cprune_rl.cost_cache.archive.import_export import import_archive
 
     with _opened(storage, create=True) as store, _bar("Importing") as advance:
-        added = import_recording(store.database, file, advance)
+        added = import_archive(store.database, file, advance)
     typer.echo(f"added to {store.database.name}: {_listed(added)}")
 
 
 def verify(
     file: Annotated[
         Path | None,
-        typer.Argument(help="Recording to check; the cache where not given.", show_default=False),
+        typer.Argument(help="Archive to check; the cache where not given.", show_default=False),
     ] = None,
     storage: Storage = None,
 ) -> None:
-    """Check a recording's checksum, lines and programs, or every row of the cache.
+    """Check an archive's checksum, lines and schedules, or every row of the cache.
 
     Exits with 1 where something is wrong.
     """
     if file is not None:
-        from cprune_rl.cost_cache.archive.file import open_recording
+        from cprune_rl.cost_cache.archive.file import open_archive
 
-        with _bar("Verifying") as advance, open_recording(file, advance) as recording:
+        with _bar("Verifying") as advance, open_archive(file, advance) as archive:
             typer.echo(
-                f"{file} is whole: {_listed({str(kind): n for kind, n in recording.header.counts.items()})}"
+                f"{file} is whole: {_listed({str(kind): n for kind, n in archive.header.counts.items()})}"
             )
         return
     from cprune_rl.cost_cache.maintenance import find_damage
@@ -161,11 +161,11 @@ def upgrade(storage: Storage = None) -> None:
     from cprune_rl.cost_cache.upgrade import upgrade as upgrade_storage
 
     done = upgrade_storage(storage or default_url())
-    if done.found == done.now:
-        typer.echo(f"it is of schema {done.now} already: nothing to do")
+    if done.before == done.after:
+        typer.echo(f"it is of schema {done.after} already: nothing to do")
         return
     typer.echo(
-        f"upgraded from schema {done.found} to {done.now}"
+        f"upgraded from schema {done.before} to {done.after}"
         + (f"; the file as it was is {done.backup}" if done.backup else "")
     )
 
@@ -196,18 +196,17 @@ def prune(
 
     What is gone is measured again when it is asked for.
     """
-    from cprune_rl.cost_cache.maintenance import Rules
-    from cprune_rl.cost_cache.maintenance import prune as prune_storage
+    from cprune_rl.cost_cache.maintenance import RemovalRules, remove_trials
 
-    rules = Rules(keep, older_than, context)
+    rules = RemovalRules(keep, older_than, context)
     with _opened(storage) as store:
         if dry_run or not yes:
-            would = prune_storage(store.database, rules, dry_run=True)
+            would = remove_trials(store.database, rules, dry_run=True)
             typer.echo(f"would remove {_gone(would)}")
             if dry_run or would.n_trials == 0:
                 return
             typer.confirm(f"Remove them from {store.database.name}?", abort=True)
-        typer.echo(f"removed {_gone(prune_storage(store.database, rules))}")
+        typer.echo(f"removed {_gone(remove_trials(store.database, rules))}")
 
 
 @contextlib.contextmanager
@@ -250,14 +249,14 @@ def _print_stats(name: str, size: int, summaries: list[ContextSummary]) -> None:
     Console(width=None if Console().is_terminal else 150).print(table)
 
 
-def _gone(pruned: Pruned) -> str:
-    return f"{pruned.n_trials} trials, {pruned.n_programs} programs, {pruned.n_workloads} tasks, {pruned.n_tunings} tunings"
+def _gone(removed: RemovedRows) -> str:
+    return f"{removed.n_trials} trials, {removed.n_schedules} schedules, {removed.n_workloads} tasks, {removed.n_tunings} tunings"
 
 
 def _listed(counts: dict[str, int]) -> str:
     words = {
         "workload": "workloads",
-        "program": "programs",
+        "program": "schedules",
         "trial": "trials",
         "tuning": "tunings",
         "accuracy": "accuracies",

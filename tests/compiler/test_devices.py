@@ -283,7 +283,14 @@ def test_the_probe_prints_the_figures_it_knows_as_json(cluster: RpcCluster, tmp_
         for figure in timed:
             store.add_trials(
                 opened.context,
-                [StoredTrial(f"probe v1: {figure}", "p", "[]", Measurement((1e-4,)))],
+                [
+                    StoredTrial(
+                        workload=f"probe v1: {figure}",
+                        trace_digest="p",
+                        trace_json="[]",
+                        measurement=Measurement((1e-4,)),
+                    )
+                ],
             )
         figures = probe_device(opened, store)
     store.close()

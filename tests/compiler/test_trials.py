@@ -98,7 +98,17 @@ def test_a_device_that_goes_away_in_a_check_costs_only_what_no_check_vouches_for
     known_s: float | None, left: list[float], tmp_path: Path, store: CostStore
 ) -> None:
     if known_s is not None:
-        store.add_trials("c", [StoredTrial(TASK.key, "known", "[]", Measurement((known_s,)))])
+        store.add_trials(
+            "c",
+            [
+                StoredTrial(
+                    workload=TASK.key,
+                    trace_digest="known",
+                    trace_json="[]",
+                    measurement=Measurement((known_s,)),
+                )
+            ],
+        )
     with pytest.raises(DeviceError, match="gone"):
         runner(tmp_path, store).run(TASK, candidates(4), goes_away)
     assert sorted(s for s, _ in kept(store).values()) == left, (

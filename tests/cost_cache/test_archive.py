@@ -1,6 +1,4 @@
-"""Recordings: what goes in comes out, and one that is damaged, cut off, tampered with or foreign
-changes nothing.
-"""
+"""Archives: what goes in comes out. A damaged, cut off, forged or foreign one changes nothing."""
 
 import gzip
 import hashlib
@@ -17,26 +15,25 @@ from hypothesis import strategies as st
 from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Accuracy, Measurement
 from cprune_rl.cost_cache import Provenance, SqlStore, StoredTrial, Tuning
-from cprune_rl.cost_cache.archive import file as recording_module
-from cprune_rl.cost_cache.archive.file import open_recording
+from cprune_rl.cost_cache.archive import file as archive_module
+from cprune_rl.cost_cache.archive.file import open_archive
 from cprune_rl.cost_cache.archive.import_export import (
-    Selection,
-    export_recording,
-    import_recording,
-    read_recording,
+    ExportFilter,
+    export_archive,
+    import_archive,
+    read_archive,
 )
 from cprune_rl.errors import DataError, StoreError
+from tests.doubles.stored_trials import CONV, trial
 
-CONV = Workload("conv", "conv3x3", 3, 8, 216, OperatorKind("conv2d", 3, 1, 8))
-
-
+FROZEN = Path(__file__).parents[1] / "data" / "costs-format1.gz"  # written by 0.2
 BLOCK = ["GetSBlock", [], ["conv", "main"], ["b0"]]
 CATEGORICAL = ["SampleCategorical", [], [[0, 16, 64, 512], [0.25, 0.25, 0.25, 0.25]], ["v1"]]
 TILE = ["SamplePerfectTile", ["l1"], [4, 64], ["v2", "v3", "v4", "v5"]]
 
 
 def trace(*instructions: object, decisions: object = ()) -> str:
-    """A program as the cost cache keeps it."""
+    """A schedule trace as the cost cache keeps it."""
     return json.dumps([list(instructions), decisions])
 
 
@@ -46,19 +43,17 @@ def filled(url: str = "sqlite://") -> SqlStore:
     """
     store = SqlStore(url)
     store.describe([CONV])
-    good = StoredTrial(
+    good = trial(
         "conv",
         "p1",
-        trace(BLOCK, CATEGORICAL, decisions=[[1, 3]]),
-        Measurement((3e-3, 1e-3), None, 5e-4),
-        Provenance("1", "2", "3", "4"),
-        17.0,
+        trace_json=trace(BLOCK, CATEGORICAL, decisions=[[1, 3]]),
+        measurement=Measurement((3e-3, 1e-3), None, 5e-4),
+        provenance=Provenance(version="1", processor="2", os="3", python="4"),
+        created=17.0,
     )
-    bad = StoredTrial("conv", "p2", trace(BLOCK), Measurement(error="crashed"))
+    bad = trial("conv", "p2", error="crashed", trace_json=trace(BLOCK))
     for context in ("x86", "arm"):
-        store.add_trials(
-            context, [good, bad, StoredTrial("reference", "reference", "[]", Measurement((1.0,)))]
-        )
+        store.add_trials(context, [good, bad, trial("reference", "reference", 1.0)])
         store.mark_tuned(context, "conv", "r", Tuning(("p1", "p2"), 2.0))
     store.put_accuracy("k", Accuracy(0.9, 0.01, 100, 2.0))
     return store
@@ -81,16 +76,16 @@ def everything(store: SqlStore) -> list[object]:
 
 
 @pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    """A recording of what `filled` holds."""
+def archive(tmp_path: Path) -> Path:
+    """An archive of what `filled` holds."""
     store = filled()
-    export_recording(store.database, tmp_path / "costs.gz")
+    export_archive(store.database, tmp_path / "costs.gz")
     store.close()
     return tmp_path / "costs.gz"
 
 
 def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> Path:
-    """The recording with its lines changed, and a checksum that fits again."""
+    """The archive with its lines changed, and a checksum that fits again."""
     lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()][:-1]
     change(lines)
     content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
@@ -101,19 +96,43 @@ def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> Pat
     return path
 
 
-def test_a_recording_holds_everything_and_adds_it_once(storage: str, recording: Path) -> None:
-    expected, store = filled(), SqlStore(storage)
-    added = import_recording(store.database, recording)
+def test_an_archive_holds_everything_and_adds_it_once(storage: str, archive: Path) -> None:
+    expected = filled()
+    store = SqlStore(storage)
+    added = import_archive(store.database, archive)
     assert added == {"workload": 2, "program": 3, "trial": 6, "tuning": 2, "accuracy": 1}
-    read = read_recording(recording)
+    read = read_archive(archive)
     assert everything(read) == everything(store)
     assert [t for _, t in read.fastest("arm")] == [t for _, t in expected.fastest("arm")]
-    assert set(import_recording(store.database, recording).values()) == {0}
+    assert set(import_archive(store.database, archive).values()) == {0}
     assert everything(read) == everything(store), "twice is once"
-    again = recording.with_name("again.gz")
-    assert sum(export_recording(store.database, again).values()) == 13
-    for open_one in (read, store, expected):
-        open_one.close()
+    again = archive.with_name("again.gz")
+    assert sum(export_archive(store.database, again).values()) == 13
+    for opened in (read, store, expected):
+        opened.close()
+
+
+def test_the_frozen_archive_of_format_1_is_read() -> None:
+    store = read_archive(FROZEN)
+    assert [w for w, _ in store.fastest("x86")] == [CONV]
+    good, bad = store.trials("x86", "conv")
+    assert (good.trace_digest, bad.trace_digest) == ("p1", "p2")
+    assert good.trace_json == trace(BLOCK, CATEGORICAL, decisions=[[1, 3]])
+    assert good.measurement == Measurement((3e-3, 1e-3), None, 5e-4)
+    assert (good.provenance.version, good.created) == ("0.2.0", 17.0)
+    assert bad.measurement.error == "crashed"
+    tuning = store.tuned("x86", "conv", "dense:random=5:seed=0")
+    assert (tuning.trace_digests, tuning.seconds) == (("p1", "p2"), 2.0)
+    assert store.accuracy("k")[0] == Accuracy(0.9, 0.01, 100, 2.0)
+    store.close()
+
+
+def test_an_archive_has_the_names_on_disk_of_format_1(archive: Path) -> None:
+    def names(path: Path) -> dict[str, set[str]]:
+        lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        return {line["kind"]: set(line) for line in lines}
+
+    assert names(archive) == names(FROZEN)
 
 
 TEXT = st.text(
@@ -123,36 +142,36 @@ SAMPLES = st.lists(st.floats(1e-9, 1e5), min_size=1, max_size=4).map(tuple)
 MEASUREMENTS = st.builds(Measurement, SAMPLES, st.none(), st.floats(0, 1e3)) | st.builds(
     Measurement, st.just(()), st.text(max_size=30)
 )
-PROVENANCES = st.builds(Provenance, TEXT, TEXT, TEXT, TEXT)
+PROVENANCES = st.builds(Provenance, version=TEXT, processor=TEXT, os=TEXT, python=TEXT)
 TRACES = st.integers(0, 3).map(lambda n: trace(CATEGORICAL, decisions=[[0, n]]))
-PROGRAMS = st.dictionaries(TEXT.map(lambda t: "named " + t), TRACES, min_size=1, max_size=4)
+SCHEDULES = st.dictionaries(TEXT.map(lambda t: "named " + t), TRACES, min_size=1, max_size=4)
 OPERATORS = st.builds(OperatorKind, TEXT, *[st.integers(1, 2**31 - 1)] * 3)
 WORKLOADS = st.builds(Workload, TEXT, TEXT, *[st.integers(0, 2**62 - 1)] * 3, OPERATORS)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_what_goes_into_a_recording_comes_out(data: st.DataObject) -> None:
-    store, programs = SqlStore("sqlite://"), data.draw(PROGRAMS)
+def test_what_goes_into_an_archive_comes_out(data: st.DataObject) -> None:
+    store = SqlStore("sqlite://")
+    schedules = data.draw(SCHEDULES)
     workloads = data.draw(st.lists(WORKLOADS, min_size=1, max_size=3, unique_by=lambda w: w.key))
     store.describe(workloads)
     for context in data.draw(st.lists(TEXT, max_size=2, unique=True)):
         for workload in workloads:
             trials = [
                 StoredTrial(
-                    workload.key,
-                    d,
-                    j,
-                    data.draw(MEASUREMENTS),
-                    data.draw(PROVENANCES | st.none()),
-                    data.draw(st.floats(0, 1e10)),
+                    workload=workload.key,
+                    trace_digest=digest,
+                    trace_json=trace_json,
+                    measurement=data.draw(MEASUREMENTS),
+                    provenance=data.draw(PROVENANCES | st.none()),
+                    created=data.draw(st.floats(0, 1e10)),
                 )
-                for d, j in programs.items()
+                for digest, trace_json in schedules.items()
             ]
             store.add_trials(context, trials)
-            store.mark_tuned(
-                context, workload.key, "r", Tuning(tuple(programs), data.draw(st.floats(0, 1e9)))
-            )
+            tuning = Tuning(tuple(schedules), data.draw(st.floats(0, 1e9)))
+            store.mark_tuned(context, workload.key, "r", tuning)
     store.put_accuracy(
         "k",
         Accuracy(
@@ -162,31 +181,31 @@ def test_what_goes_into_a_recording_comes_out(data: st.DataObject) -> None:
         ),
     )
     with tempfile.TemporaryDirectory() as folder:
-        export_recording(store.database, Path(folder) / "costs.gz")
-        read = read_recording(Path(folder) / "costs.gz")
+        export_archive(store.database, Path(folder) / "costs.gz")
+        read = read_archive(Path(folder) / "costs.gz")
     assert everything(read) == everything(store)
     read.close()
     store.close()
 
 
-def test_a_selection_is_written_alone(recording: Path) -> None:
+def test_a_filter_is_heeded(archive: Path) -> None:
     store = filled()
-    assert export_recording(
-        store.database, recording, Selection(context="ar", accuracies=False)
+    assert export_archive(
+        store.database, archive, ExportFilter(context="ar", accuracies=False)
     ) == {"workload": 1, "program": 3, "trial": 3, "tuning": 1}
-    assert export_recording(store.database, recording, Selection(family="3x3")) == {
+    assert export_archive(store.database, archive, ExportFilter(family="3x3")) == {
         "workload": 1,
         "program": 2,
         "trial": 4,
         "tuning": 2,
         "accuracy": 1,
     }
-    for selection, there in (
-        (Selection(context="gpu"), "arm; x86"),
-        (Selection(family="dense"), "conv3x3"),
+    for only, there in (
+        (ExportFilter(context="gpu"), "arm; x86"),
+        (ExportFilter(family="dense"), "conv3x3"),
     ):
         with pytest.raises(StoreError, match=f"there are: {there}"):
-            export_recording(store.database, recording, selection)
+            export_archive(store.database, archive, only)
     store.close()
 
 
@@ -218,14 +237,14 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_recording_is_refused_and_changes_nothing(
-    recording: Path, damage: Callable[[bytes], bytes]
+def test_a_damaged_archive_is_refused_and_changes_nothing(
+    archive: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    recording.write_bytes(damage(recording.read_bytes()))
+    archive.write_bytes(damage(archive.read_bytes()))
     store = filled()
     before = everything(store)
     with pytest.raises(DataError, match=r"costs\.gz.*Nothing was taken"):
-        import_recording(store.database, recording)
+        import_archive(store.database, archive)
     assert everything(store) == before
     store.close()
 
@@ -247,10 +266,10 @@ LIES: dict[str, tuple[Callable[[list[dict[str, Any]]], None], str]] = {
     "a negative width": (setting("workload", "channels_in", -1), "channels_in"),
     "a context too many": (setting("trial", "context", 7), "no context 7"),
     "a provenance too many": (setting("trial", "provenance", 7), "no provenance 7"),
-    "an unknown program": (setting("trial", "program", "p9"), "'p9' is not in the recording"),
-    "a program under another's digest": (setting("program", "digest", "0" * 20), "not the one"),
-    "a program that is no JSON": (setting("program", "trace", "import os"), "program.trace"),
-    "a program nested without end": (setting("program", "trace", "[" * 10**6), "program.trace"),
+    "an unknown schedule": (setting("trial", "program", "p9"), "'p9' is not in the archive"),
+    "a schedule under another's digest": (setting("program", "digest", "0" * 20), "not the one"),
+    "a schedule that is no JSON": (setting("program", "trace", "import os"), "program.trace"),
+    "a schedule nested without end": (setting("program", "trace", "[" * 10**6), "program.trace"),
     "a NUL": (setting("trial", "workload", "a\0b"), "NUL"),
     "an unknown field": (setting("trial", "code", "print()"), "trial.code"),
     "an unknown kind": (setting("trial", "kind", "pickle"), "line 6"),
@@ -261,14 +280,14 @@ LIES: dict[str, tuple[Callable[[list[dict[str, Any]]], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "said"), LIES.values(), ids=LIES.keys())
-def test_a_tampered_recording_with_a_fitting_checksum_is_refused(
-    recording: Path, change: Callable[[list[dict[str, Any]]], None], said: str
+@pytest.mark.parametrize(("change", "message"), LIES.values(), ids=LIES.keys())
+def test_a_tampered_archive_with_a_fitting_checksum_is_refused(
+    archive: Path, change: Callable[[list[dict[str, Any]]], None], message: str
 ) -> None:
-    rewritten(recording, change)
+    rewritten(archive, change)
     with pytest.raises(DataError) as caught:
-        read_recording(recording)
-    assert said in str(caught.value)
+        read_archive(archive)
+    assert message in str(caught.value)
 
 
 def annotated(key: str, value: object = 1, kind: str = "Annotate") -> str:
@@ -373,22 +392,22 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize(("program", "said"), STRANGERS.values(), ids=STRANGERS.keys())
-def test_a_program_that_is_more_than_loops_is_refused_with_all_of_its_file(
-    recording: Path, program: str, said: str
+@pytest.mark.parametrize(("trace_json", "message"), STRANGERS.values(), ids=STRANGERS.keys())
+def test_a_schedule_that_is_more_than_loops_is_refused_with_all_of_its_file(
+    archive: Path, trace_json: str, message: str
 ) -> None:
-    rewritten(recording, setting("program", "trace", program))
+    rewritten(archive, setting("program", "trace", trace_json))
     store = SqlStore("sqlite://")
     with pytest.raises(
         DataError, match=r"costs\.gz, line 3: program\.trace.*Nothing was taken"
     ) as caught:
-        import_recording(store.database, recording)
-    assert said in str(caught.value)
+        import_archive(store.database, archive)
+    assert message in str(caught.value)
     assert store.contexts() == []
     store.close()
 
 
-def test_a_program_of_every_listed_instruction_is_taken(recording: Path) -> None:
+def test_a_schedule_of_every_listed_instruction_is_taken(archive: Path) -> None:
     loops = [
         ["GetLoops", ["b0"], [], ["l1"]],
         TILE,
@@ -399,7 +418,7 @@ def test_a_program_of_every_listed_instruction_is_taken(recording: Path) -> None
         ["Annotate", ["b0", '"SSRSRS"'], ["meta_schedule.tiling_structure"], []],
         ["Annotate", ["b0", "v1"], ["meta_schedule.unroll_explicit"], []],
     ]
-    program = trace(
+    trace_json = trace(
         BLOCK,
         *loops,
         CATEGORICAL,
@@ -407,41 +426,37 @@ def test_a_program_of_every_listed_instruction_is_taken(recording: Path) -> None
         ["CacheWrite", ["b0", []], [0, "global"], ["b10"]],
         decisions=[[2, [4, 1, 1, 2]], [5, 2]],
     )
-    store = read_recording(rewritten(recording, setting("program", "trace", program)))
-    assert {t.trace_json for t in store.trials("arm", "conv")} >= {program}
+    store = read_archive(rewritten(archive, setting("program", "trace", trace_json)))
+    assert {t.trace_json for t in store.trials("arm", "conv")} >= {trace_json}
     store.close()
 
 
 def test_a_cache_that_holds_more_than_loops_is_not_handed_over(tmp_path: Path) -> None:
     store = SqlStore("sqlite://")
-    store.add_trials(
-        "c", [StoredTrial("conv", "p", annotated("pragma_import_llvm"), Measurement((1.0,)))]
-    )
+    store.add_trials("c", [trial("conv", "p", 1.0, trace_json=annotated("pragma_import_llvm"))])
     with pytest.raises(StoreError, match=r"program cannot be exported.*pragma_import_llvm"):
-        export_recording(store.database, tmp_path / "costs.gz")
+        export_archive(store.database, tmp_path / "costs.gz")
     store.close()
 
 
-def test_an_unchanged_recording_rewritten_is_read(recording: Path) -> None:
-    read_recording(rewritten(recording, lambda lines: None)).close()
+def test_an_unchanged_archive_rewritten_is_read(archive: Path) -> None:
+    read_archive(rewritten(archive, lambda lines: None)).close()
 
 
-def test_a_recording_that_grows_without_end_is_stopped(
-    recording: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_archive_that_grows_without_end_is_stopped(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recording_module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(archive_module, "MAX_BYTES", 1000)
     with pytest.raises(DataError, match="more than 1000 bytes"):
-        read_recording(recording)
+        read_archive(archive)
     store = filled()
     with pytest.raises(DataError, match="at most 1000 bytes"):
-        export_recording(store.database, recording.with_name("new.gz"))
-    assert list(recording.parent.iterdir()) == [recording], (
-        "nothing is left of an export that fails"
-    )
+        export_archive(store.database, archive.with_name("new.gz"))
+    assert list(archive.parent.iterdir()) == [archive], "nothing is left of an export that fails"
     store.close()
 
 
-def test_an_import_that_fails_in_the_middle_changes_nothing(recording: Path, storage: str) -> None:
+def test_an_import_that_fails_in_the_middle_changes_nothing(archive: Path, storage: str) -> None:
     store = SqlStore(storage)
     before = everything(store)
 
@@ -449,28 +464,28 @@ def test_an_import_that_fails_in_the_middle_changes_nothing(recording: Path, sto
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_recording(store.database, recording, interrupt)
+        import_archive(store.database, archive, interrupt)
     assert everything(store) == before
     store.close()
 
 
-def test_a_recording_is_exported_while_another_writes(storage: str, tmp_path: Path) -> None:
+def test_an_archive_is_exported_while_another_writes(storage: str, tmp_path: Path) -> None:
     store, other = filled(storage), SqlStore(storage)
     with other.database.writing() as connection:
         connection.exec_driver_sql("DELETE FROM accuracies")
-        assert export_recording(store.database, tmp_path / "costs.gz")["accuracy"] == 1, (
+        assert export_archive(store.database, tmp_path / "costs.gz")["accuracy"] == 1, (
             "what is not committed is not seen"
         )
-    with open_recording(tmp_path / "costs.gz") as checked:
+    with open_archive(tmp_path / "costs.gz") as checked:
         assert checked.n_lines == 13
     store.close()
     other.close()
 
 
-def test_a_missing_recording_and_a_folder_say_so(tmp_path: Path) -> None:
+def test_a_missing_archive_and_a_folder_say_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
-        read_recording(tmp_path / "none.gz")
+        read_archive(tmp_path / "none.gz")
     store = filled()
     with pytest.raises(StoreError, match="cannot write"):
-        export_recording(store.database, tmp_path / "no" / "folder.gz")
+        export_archive(store.database, tmp_path / "no" / "folder.gz")
     store.close()

@@ -15,26 +15,29 @@ from cprune_rl.cost_cache import SqlStore
 from cprune_rl.cost_cache.maintenance import find_damage
 from cprune_rl.cost_cache.tables import TRIALS, TUNINGS, WORKLOADS
 
-N_WRITERS, N_KILLED, IN_ONE = 8, 6, 5
+N_WRITERS = 8
+N_KILLED = 6
+N_TRIALS = 5  # of a transaction
 
 _WRITER = """
-import sys, itertools
-from cprune_rl.core.protocols import Measurement
-from cprune_rl.cost_cache import StoredTrial, Tuning, open_store
+import itertools, sys
+from cprune_rl.cost_cache import Tuning, open_store
+from tests.doubles.stored_trials import trial
 store, name = open_store(sys.argv[1]), sys.argv[2]
 for n in itertools.count():
-    programs = [f"shared-{n}", f"shared-{n + 1}", *(f"{name}-{n}-{i}" for i in range(3))]
-    store.add_trials("c", [StoredTrial(f"{name}-{n}", p, "[]", Measurement((1.0, 2.0))) for p in programs])
-    store.mark_tuned("c", f"{name}-{n}", "r", Tuning(tuple(programs), 1.0))
+    digests = [f"shared-{n}", f"shared-{n + 1}", *(f"{name}-{n}-{i}" for i in range(3))]
+    store.add_trials("c", [trial(f"{name}-{n}", digest, 1.0, 2.0) for digest in digests])
+    store.mark_tuned("c", f"{name}-{n}", "r", Tuning(tuple(digests), 1.0))
     print(n, flush=True)
 """
 
 
-class Writer:
+class WriterProcess:
     """A process that reports each pair of transactions once both are committed."""
 
     def __init__(self, url: str, name: str) -> None:
-        self.name, self.reported = name, -1
+        self.name = name
+        self.reported = -1
         self.process = subprocess.Popen(
             [sys.executable, "-c", _WRITER, url, name], stdout=subprocess.PIPE, text=True
         )
@@ -56,7 +59,7 @@ class Writer:
 
 
 def committed(store: SqlStore) -> tuple[dict[str, int], dict[str, list[str]]]:
-    """Trials of each workload, and the programs that its tuning claims."""
+    """Trials of each workload, and the schedules that its tuning claims."""
     with store.database.reading() as connection:
         trials = connection.execute(
             sa.select(WORKLOADS.c.key, sa.func.count().label("n"))
@@ -64,12 +67,12 @@ def committed(store: SqlStore) -> tuple[dict[str, int], dict[str, list[str]]]:
             .group_by(WORKLOADS.c.key)
         ).all()
         tunings = connection.execute(
-            sa.select(WORKLOADS.c.key, TUNINGS.c.programs).join_from(TUNINGS, WORKLOADS)
+            sa.select(WORKLOADS.c.key, TUNINGS.c.trace_digests).join_from(TUNINGS, WORKLOADS)
         ).all()
-    return {t.key: t.n for t in trials}, {t.key: json.loads(t.programs) for t in tunings}
+    return {t.key: t.n for t in trials}, {t.key: json.loads(t.trace_digests) for t in tunings}
 
 
-def wait_for_all(writers: list[Writer], before: dict[str, int]) -> None:
+def wait_for_all(writers: list[WriterProcess], before: dict[str, int]) -> None:
     """Until each has committed more than before; SQLite gives turns by chance."""
     give_up = time.monotonic() + 60
     while any(w.reported <= before[w.name] for w in writers):
@@ -82,7 +85,7 @@ def test_writers_killed_in_the_middle_lose_nothing_committed_and_leave_nothing_h
     storage: str,
 ) -> None:
     store = SqlStore(storage)
-    writers = [Writer(storage, f"w{i}") for i in range(N_WRITERS)]
+    writers = [WriterProcess(storage, f"w{i}") for i in range(N_WRITERS)]
     dice = random.Random(0)
     try:
         wait_for_all(writers, {w.name: -1 for w in writers})
@@ -90,7 +93,7 @@ def test_writers_killed_in_the_middle_lose_nothing_committed_and_leave_nothing_h
             time.sleep(dice.uniform(0.02, 0.25))
             victim.kill()
             trials, tunings = committed(store)
-            assert set(trials.values()) == {IN_ONE}, "no transaction is half there"
+            assert set(trials.values()) == {N_TRIALS}, "no transaction is half there"
             assert all(f"{victim.name}-{n}" in tunings for n in range(victim.reported + 1)), (
                 "what was reported is there"
             )
@@ -106,7 +109,7 @@ def test_writers_killed_in_the_middle_lose_nothing_committed_and_leave_nothing_h
         assert writer.reported + 1 <= len(by_writer[writer.name]) <= writer.reported + 2, (
             "at most the transaction in flight came on top"
         )
-    assert set(trials.values()) == {IN_ONE}
-    assert all(len(programs) == IN_ONE for programs in tunings.values())
+    assert set(trials.values()) == {N_TRIALS}
+    assert all(len(digests) == N_TRIALS for digests in tunings.values())
     assert find_damage(store.database) == []
     store.close()

@@ -1,7 +1,4 @@
-"""`cprune-rl cache` and what is behind it:
-
-figures, checks, making a cache smaller, all while others write.
-"""
+"""`cprune-rl cache`: figures, checks, removal, archives, all while others write."""
 
 import json
 import threading
@@ -13,13 +10,13 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from cprune_rl.cli import app
-from cprune_rl.core.network import OperatorKind, Workload
-from cprune_rl.core.protocols import Accuracy, Measurement
-from cprune_rl.cost_cache import SqlStore, StoredTrial, Tuning, open_store
-from cprune_rl.cost_cache import engine as database_module
-from cprune_rl.cost_cache.maintenance import Pruned, Rules, find_damage, prune
+from cprune_rl.core.protocols import Accuracy
+from cprune_rl.cost_cache import SqlStore, Tuning, open_store
+from cprune_rl.cost_cache import engine as engine_module
+from cprune_rl.cost_cache.maintenance import RemovalRules, RemovedRows, find_damage, remove_trials
 from cprune_rl.errors import ConfigError, StoreError
 from tests.doubles.local_postgres import LocalPostgres
+from tests.doubles.stored_trials import CONV, trial
 
 OLD = time.time() - 10 * 86_400
 
@@ -27,22 +24,16 @@ OLD = time.time() - 10 * 86_400
 def fill(url: str) -> None:
     """Two contexts; of each a task with four trials (one failed, one old), and a task with one."""
     store = SqlStore(url)
-    store.describe([Workload("conv", "conv3x3", 3, 8, 216, OperatorKind("conv2d", 3, 1, 8))])
+    store.describe([CONV])
     for context in ("x86", "arm"):
         trials = [
-            StoredTrial(
-                "conv", f"p{i}", "[]", Measurement((float(i),)), created=OLD if i == 2 else 0.0
-            )
-            for i in (1, 2, 3)
+            trial("conv", "p1", 1.0),
+            trial("conv", "p2", 2.0, created=OLD),
+            trial("conv", "p3", 3.0),
+            trial("conv", "p4", error="crashed"),
+            trial("dense", f"only-{context}", 1.0),
         ]
-        store.add_trials(
-            context,
-            [
-                *trials,
-                StoredTrial("conv", "p4", "[]", Measurement(error="crashed")),
-                StoredTrial("dense", f"only-{context}", "[]", Measurement((1.0,))),
-            ],
-        )
+        store.add_trials(context, trials)
         store.mark_tuned(context, "conv", "all", Tuning(("p1", "p2", "p3", "p4"), 1.0))
         store.mark_tuned(context, "conv", "best", Tuning(("p1",), 1.0))
         store.mark_tuned(context, "dense", "all", Tuning((f"only-{context}",), 1.0))
@@ -58,26 +49,32 @@ def run(*arguments: str, url: str, answer: str | None = None) -> Result:
     return result
 
 
+def removed(n_trials: int, n_schedules: int, n_workloads: int, n_tunings: int) -> RemovedRows:
+    return RemovedRows(
+        n_trials=n_trials, n_schedules=n_schedules, n_workloads=n_workloads, n_tunings=n_tunings
+    )
+
+
 @pytest.mark.parametrize(
     ("rules", "expected", "left"),
     [
-        (Rules(keep=2), Pruned(4, 2, 0, 2), ["p1", "p2"]),
-        (Rules(keep=9), Pruned(0, 0, 0, 0), ["p1", "p2", "p3", "p4"]),
-        (Rules(older_than_days=5), Pruned(2, 1, 0, 2), ["p1", "p3", "p4"]),
-        (Rules(keep=3, older_than_days=5), Pruned(4, 2, 0, 2), ["p1", "p3"]),
-        (Rules(context="ar"), Pruned(5, 1, 0, 3), ["p1", "p2", "p3", "p4"]),
-        (Rules(keep=1, context="x8"), Pruned(3, 0, 0, 1), ["p1"]),
-        (Rules(keep=0), Pruned(10, 6, 2, 6), []),
+        (RemovalRules(keep=2), removed(4, 2, 0, 2), ["p1", "p2"]),
+        (RemovalRules(keep=9), removed(0, 0, 0, 0), ["p1", "p2", "p3", "p4"]),
+        (RemovalRules(older_than_days=5), removed(2, 1, 0, 2), ["p1", "p3", "p4"]),
+        (RemovalRules(keep=3, older_than_days=5), removed(4, 2, 0, 2), ["p1", "p3"]),
+        (RemovalRules(context="ar"), removed(5, 1, 0, 3), ["p1", "p2", "p3", "p4"]),
+        (RemovalRules(keep=1, context="x8"), removed(3, 0, 0, 1), ["p1"]),
+        (RemovalRules(keep=0), removed(10, 6, 2, 6), []),
     ],
 )
-def test_pruning_leaves_nothing_that_refers_to_what_is_gone(
-    storage: str, rules: Rules, expected: Pruned, left: list[str]
+def test_removal_leaves_nothing_that_refers_to_what_is_gone(
+    storage: str, rules: RemovalRules, expected: RemovedRows, left: list[str]
 ) -> None:
     fill(storage)
     store = SqlStore(storage)
-    assert prune(store.database, rules, dry_run=True) == expected
+    assert remove_trials(store.database, rules, dry_run=True) == expected
     assert sum(s.n_trials for s in store.contexts()) == 10, "a dry run changes nothing"
-    assert prune(store.database, rules) == expected
+    assert remove_trials(store.database, rules) == expected
     assert [t.trace_digest for t in store.trials("x86", "conv")] == left
     assert find_damage(store.database) == []
     assert (store.tuned("x86", "conv", "all") is None) == (len(left) < 4)
@@ -86,20 +83,20 @@ def test_pruning_leaves_nothing_that_refers_to_what_is_gone(
     store.close()
 
 
-def test_pruning_wants_a_rule_and_a_context_that_is_there(storage: str) -> None:
+def test_removal_wants_a_rule_and_a_context_that_is_there(storage: str) -> None:
     fill(storage)
     store = SqlStore(storage)
     with pytest.raises(StoreError, match="--keep"):
-        prune(store.database, Rules())
+        remove_trials(store.database, RemovalRules())
     with pytest.raises(StoreError, match="there are: arm; x86"):
-        prune(store.database, Rules(keep=1, context="gpu"))
+        remove_trials(store.database, RemovalRules(keep=1, context="gpu"))
     store.close()
 
 
-def test_a_program_pruned_while_it_is_tuned_is_not_claimed(storage: str) -> None:
+def test_a_schedule_removed_while_it_is_tuned_is_not_claimed(storage: str) -> None:
     fill(storage)
     store, other = SqlStore(storage), SqlStore(storage)
-    prune(other.database, Rules(keep=1))
+    remove_trials(other.database, RemovalRules(keep=1))
     store.mark_tuned("x86", "conv", "late", Tuning(("p1", "p2"), 1.0))
     assert store.tuned("x86", "conv", "late") is None
     store.close()
@@ -120,19 +117,20 @@ def test_stats_shows_each_context(storage: str) -> None:
     shown = run("stats", url=storage).stdout
     assert "arm" in shown
     assert "failures" in shown
-    found = json.loads(run("stats", "--json", url=storage).stdout)
-    assert found["size_bytes"] > 0
+    stats = json.loads(run("stats", "--json", url=storage).stdout)
+    assert stats["size_bytes"] > 0
     assert [
-        (c["context"], c["n_workloads"], c["n_trials"], c["n_failures"]) for c in found["contexts"]
+        (c["context"], c["n_workloads"], c["n_trials"], c["n_failures"]) for c in stats["contexts"]
     ] == [("arm", 2, 5, 1), ("x86", 2, 5, 1)]
-    assert found["contexts"][0]["first"] == pytest.approx(OLD)
+    assert stats["contexts"][0]["first"] == pytest.approx(OLD)
 
 
-def test_a_recording_goes_from_one_cache_to_another(storage: str, tmp_path: Path) -> None:
+def test_an_archive_goes_from_one_cache_to_another(storage: str, tmp_path: Path) -> None:
     fill(storage)
-    file, target = str(tmp_path / "costs.gz"), f"sqlite:///{tmp_path}/other.db"
+    file = str(tmp_path / "costs.gz")
+    target = f"sqlite:///{tmp_path}/other.db"
     assert (
-        "1 workloads, 6 programs, 10 trials, 6 tunings, 1 accuracies"
+        "1 workloads, 6 schedules, 10 trials, 6 tunings, 1 accuracies"
         in run("export", file, url=storage).stdout
     )
     with pytest.raises(ConfigError, match="--force"):
@@ -165,21 +163,28 @@ def test_upgrade_of_a_current_cache_does_nothing(storage: str) -> None:
 
 
 DAMAGE = {
-    "is not the one": "UPDATE programs SET trace = '[1]', digest = '0123456789abcdef0123' WHERE digest = 'only-arm'",
-    "program p1: instruction 0: Annotate: 'pragma_import_c'": """UPDATE programs SET trace = '[[["Annotate", ["b0", 1], ["pragma_import_c"], []]], []]' WHERE digest = 'p1'""",
+    "is not the one": (
+        "UPDATE programs SET trace = '[1]', digest = '0123456789abcdef0123' "
+        "WHERE digest = 'only-arm'"
+    ),
+    "schedule p1: instruction 0: Annotate: 'pragma_import_c'": (
+        "UPDATE programs "
+        """SET trace = '[[["Annotate", ["b0", 1], ["pragma_import_c"], []]], []]' """
+        "WHERE digest = 'p1'"
+    ),
     "no JSON": "UPDATE programs SET trace = 'import os' WHERE digest = 'p1'",
     "not the median": "UPDATE trials SET latency_s = 7 WHERE program = 'p1'",
     "not a positive number": "UPDATE trials SET samples_s = '[-1.0]' WHERE program = 'p1'",
     "no list of numbers": "UPDATE trials SET samples_s = 'x' WHERE program = 'p1'",
-    "claims a program": "DELETE FROM trials WHERE program = 'p3'",
+    "claims a schedule": "DELETE FROM trials WHERE program = 'p3'",
     "migration stamp": "UPDATE alembic_version SET version_num = '0001'",
     "workload 'dense'": "UPDATE workloads SET digest = 'x' WHERE key = 'dense'",
     "refers to a row": "DELETE FROM programs WHERE digest = 'p2'",
 }
 
 
-@pytest.mark.parametrize(("said", "statement"), DAMAGE.items(), ids=DAMAGE.keys())
-def test_verify_finds_damage(tmp_path: Path, said: str, statement: str) -> None:
+@pytest.mark.parametrize(("message", "statement"), DAMAGE.items(), ids=DAMAGE.keys())
+def test_verify_finds_damage(tmp_path: Path, message: str, statement: str) -> None:
     url = f"sqlite:///{tmp_path}/costs.db"
     fill(url)
     engine = sa.create_engine(url)  # without foreign keys: damage asks nobody
@@ -188,7 +193,7 @@ def test_verify_finds_damage(tmp_path: Path, said: str, statement: str) -> None:
     engine.dispose()
     result = run("verify", url=url)
     assert result.exit_code == 1
-    assert said in result.stdout
+    assert message in result.stdout
 
 
 def test_verify_finds_a_page_that_was_overwritten(tmp_path: Path) -> None:
@@ -207,22 +212,17 @@ def test_what_only_reads_waits_for_no_writer(
     storage: str, tmp_path: Path, command: list[str]
 ) -> None:
     fill(storage)
+    arguments = [str(tmp_path / "costs.gz") if part == "FILE" else part for part in command]
     other = SqlStore(storage)
     with other.database.writing() as connection:
         connection.exec_driver_sql("DELETE FROM accuracies")
-        assert (
-            run(
-                *(str(tmp_path / "costs.gz") if part == "FILE" else part for part in command),
-                url=storage,
-            ).exit_code
-            == 0
-        )
+        assert run(*arguments, url=storage).exit_code == 0
     other.close()
 
 
 def test_what_waits_too_long_says_so(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(storage)
-    monkeypatch.setattr(database_module, "_WAIT_S", 1)
+    monkeypatch.setattr(engine_module, "_WAIT_S", 1)
     other = SqlStore(storage)
     with (
         other.database.writing(alone=True),

@@ -9,10 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from cprune_rl.core.network import OperatorKind, Workload
-from cprune_rl.core.protocols import Accuracy, Measurement
-from cprune_rl.cost_cache import Provenance, SqlStore, StoredTrial, default_url, open_store
+from cprune_rl.core.protocols import Accuracy
+from cprune_rl.cost_cache import Provenance, SqlStore, default_url, open_store
 from cprune_rl.errors import StoreError
 from cprune_rl.testing import check_cost_store
+from tests.doubles.stored_trials import trial
 
 
 def test_a_database_passes_the_conformance_suite(storage: str) -> None:
@@ -82,10 +83,10 @@ def test_a_full_disk_is_an_error_of_ours_and_loses_nothing(tmp_path: Path) -> No
     url = f"sqlite:///{tmp_path}/costs.db"
     store = SqlStore(url)
     store.put_accuracy("kept", Accuracy(0.5))
+    # The next connection may not grow the file, which SQLite reports as a full disk.
     sa.event.listen(
         store.database.engine, "connect", lambda c, _: c.execute("PRAGMA max_page_count = 1")
     )
-    # the next connection may not grow the file: what SQLite reports is a full disk
     store.database.engine.dispose()
     with pytest.raises(StoreError, match="disk is full"):
         store.put_accuracy("k" * 1_000_000, Accuracy(0.5))
@@ -118,13 +119,13 @@ def test_a_url_that_cannot_be_read_is_not_shown_with_its_password(url: str) -> N
 
 _OPENER = """
 import sys
-from cprune_rl.core.protocols import Measurement
-from cprune_rl.cost_cache import StoredTrial, open_store
+from cprune_rl.cost_cache import open_store
+from tests.doubles.stored_trials import trial
 print("ready", flush=True)
 sys.stdin.readline()
 store = open_store(sys.argv[1])
 for i in range(20):
-    store.add_trials("c", [StoredTrial("conv", f"{sys.argv[2]}-{i}", "[]", Measurement((1.0 + i,)))])
+    store.add_trials("c", [trial("conv", f"{sys.argv[2]}-{i}", 1.0 + i)])
 store.close()
 """
 
@@ -154,12 +155,7 @@ def test_the_fastest_of_many_workloads_are_found_in_one_query() -> None:
     ]
     store.describe(workloads)
     store.add_trials(
-        "c",
-        [
-            StoredTrial(w.key, f"p{p}", "[]", Measurement((float(p),)))
-            for w in workloads
-            for p in (3, 1, 2)
-        ],
+        "c", [trial(w.key, f"p{number}", number) for w in workloads for number in (3, 1, 2)]
     )
     statements: list[str] = []
     sa.event.listen(
@@ -176,11 +172,10 @@ def test_the_fastest_of_many_workloads_are_found_in_one_query() -> None:
 
 
 def test_a_trial_says_who_measured_it_and_when() -> None:
-    store, who = SqlStore("sqlite://"), Provenance("0.0.9", "a 6502", "none", "2.7")
-    mine, given = (
-        StoredTrial("conv", "a", "[]", Measurement((1.0,))),
-        StoredTrial("conv", "b", "[]", Measurement((2.0,)), who, 17.0),
-    )
+    store = SqlStore("sqlite://")
+    who = Provenance(version="0.0.9", processor="a 6502", os="none", python="2.7")
+    mine = trial("conv", "a", 1.0)
+    given = trial("conv", "b", 2.0, provenance=who, created=17.0)
     store.add_trials("c", [mine, given])
     first, second = store.trials("c", "conv")
     assert first.provenance == Provenance.here()

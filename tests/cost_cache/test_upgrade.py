@@ -1,7 +1,4 @@
-"""Frozen files of every released schema:
-
-they open, or are upgraded with every row, whole or not at all.
-"""
+"""Frozen files of every released schema open, or are upgraded with every row or not at all."""
 
 import shutil
 import signal
@@ -49,10 +46,17 @@ def rows(path: Path, query: str) -> list[tuple[object, ...]]:
 def shape(database: Database) -> list[tuple[str, str]]:
     """Every table and index as SQLite wrote it down, without its quotes and line breaks."""
     with database.reading() as connection:
-        found = connection.exec_driver_sql(
+        definitions = connection.exec_driver_sql(
             "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
         ).all()
-    return sorted((name, "".join(sql.split()).replace('"', "")) for name, sql in found)
+    return sorted((name, "".join(sql.split()).replace('"', "")) for name, sql in definitions)
+
+
+def differences(database: Database) -> list[object]:
+    """What Alembic would change to bring a database to this version's tables."""
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, METADATA))
 
 
 def test_every_released_schema_keeps_its_rows(frozen: Path) -> None:
@@ -71,10 +75,8 @@ def test_every_released_schema_keeps_its_rows(frozen: Path) -> None:
             assert trials[-1].measurement.error == "crashed: signal 11"
             tuning = store.tuned(summary.context, workload, "dense:random=5:seed=0")
             assert tuning is not None
-            assert (set(tuning.trace_digests), tuning.seconds) == (
-                {t.trace_digest for t in trials},
-                12.5,
-            )
+            assert set(tuning.trace_digests) == {t.trace_digest for t in trials}
+            assert tuning.seconds == 12.5
     assert rows(frozen, "SELECT count(*), max(value) FROM accuracies") == [(3, 0.9)]
     assert find_damage(store.database) == []
     store.close()
@@ -83,13 +85,15 @@ def test_every_released_schema_keeps_its_rows(frozen: Path) -> None:
 def test_the_upgrade_leaves_a_copy_of_the_file_as_it_was(old: Path) -> None:
     before = rows(old, "SELECT * FROM trials")
     done = upgrade(f"sqlite:///{old}")
-    assert (done.found, done.now) == (1, SCHEMA_VERSION)
+    assert (done.before, done.after) == (1, SCHEMA_VERSION)
     assert done.backup is not None
     assert rows(done.backup, "SELECT * FROM trials") == before
     assert upgrade(f"sqlite:///{old}").backup is None
     store = open_store(f"sqlite:///{old}")
     trial = store.trials(str(before[0][1]), str(before[0][2]))[0]
-    assert trial.provenance == Provenance("0.1.0", "unknown", "unknown", "unknown")
+    assert trial.provenance == Provenance(
+        version="0.1.0", processor="unknown", os="unknown", python="unknown"
+    )
     store.close()
 
 
@@ -120,20 +124,13 @@ def test_a_migrated_database_has_the_tables_of_a_new_one(old: Path, tmp_path: Pa
     migrated, fresh = Database(f"sqlite:///{old}"), Database(f"sqlite:///{tmp_path}/fresh.db")
     assert shape(migrated) == shape(fresh)
     for database in (migrated, fresh):
-        with database.reading() as connection:
-            assert (
-                compare_metadata(
-                    MigrationContext.configure(connection, opts={"compare_type": True}), METADATA
-                )
-                == []
-            )
+        assert differences(database) == []
         database.close()
 
 
 def test_the_frozen_file_of_this_schema_has_the_tables_of_a_new_database(tmp_path: Path) -> None:
-    frozen = Database(
-        f"sqlite:///{shutil.copy(FROZEN / f'costs-schema{SCHEMA_VERSION}.db', tmp_path / 'costs.db')}"
-    )
+    name = f"costs-schema{SCHEMA_VERSION}.db"
+    frozen = Database(f"sqlite:///{shutil.copy(FROZEN / name, tmp_path)}")
     fresh = Database("sqlite://")
     assert shape(frozen) == shape(fresh), (
         "tables that change need a new SCHEMA_VERSION, a script and a frozen file"
@@ -153,18 +150,12 @@ def test_a_server_is_migrated_from_nothing_through_every_schema(postgres: LocalP
         )
     with pytest.raises(StoreError, match="cache upgrade"):
         open_store(url)
-    assert upgrade(url).found == 1
+    assert upgrade(url).before == 1
     store = SqlStore(url)
     (trial,) = store.trials("c", "conv")
     store.add_trials("c", [trial])
     assert store.trials("c", "conv") == [trial]
-    with store.database.reading() as connection:
-        assert (
-            compare_metadata(
-                MigrationContext.configure(connection, opts={"compare_type": True}), METADATA
-            )
-            == []
-        )
+    assert differences(store.database) == []
     assert find_damage(store.database) == []
     store.close()
     database.close()
@@ -199,7 +190,7 @@ def test_an_upgrade_killed_in_the_middle_leaves_the_old_schema_whole(
         rows(old, f"SELECT * FROM {table}") for table in ("trials", "tunings", "programs", "meta")
     ] == before
     assert rows(old, "SELECT name FROM sqlite_master WHERE name LIKE 'contexts%'") == []
-    assert upgrade(f"sqlite:///{old}").found == 1, "and it can be done again"
+    assert upgrade(f"sqlite:///{old}").before == 1, "and it can be done again"
     open_store(f"sqlite:///{old}").close()
 
 

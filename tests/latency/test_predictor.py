@@ -305,7 +305,17 @@ def test_the_cache_gives_each_shape_at_the_fastest_of_its_variants() -> None:
     )
     store.describe(tasks)
     for workload, seconds in zip(tasks, (2e-5, 1e-5, 1e-6), strict=True):
-        store.add_trials("c", [StoredTrial(workload.key, "p", "[]", Measurement((seconds,)))])
+        store.add_trials(
+            "c",
+            [
+                StoredTrial(
+                    workload=workload.key,
+                    trace_digest="p",
+                    trace_json="[]",
+                    measurement=Measurement((seconds,)),
+                )
+            ],
+        )
     (found,) = stored_samples(store, "c", DEVICE)
     assert (found.workload, found.cost.latency_s, found.origin) == (
         tasks[1],

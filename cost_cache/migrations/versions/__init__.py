@@ -1,4 +1,1 @@
-"""One script for each schema.
-
-A released one is never changed, and imports nothing of this package.
-"""
+"""One script for each schema. A released one is never changed, and imports nothing of ours."""

@@ -1,4 +1,4 @@
-"""Schema 2: workloads are described, trials are sorted by their median and say who measured them."""
+"""Schema 2: workloads are described; trials are sorted by median and say who measured them."""
 
 import hashlib
 import json

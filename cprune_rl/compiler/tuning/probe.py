@@ -198,10 +198,10 @@ def _measure(device: RpcDevice, workload: _Workload) -> list[StoredTrial]:
     timed = iter(device.time(artifacts))
     return [
         StoredTrial(
-            workload.key,
-            c.trace.digest,
-            c.trace.json,
-            next(timed) if isinstance(b, Artifact) else b,
+            workload=workload.key,
+            trace_digest=c.trace.digest,
+            trace_json=c.trace.json,
+            measurement=next(timed) if isinstance(b, Artifact) else b,
         )
         for c, b in zip(candidates, built, strict=True)
     ]

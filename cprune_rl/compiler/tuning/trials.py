@@ -88,7 +88,15 @@ class TrialRunner:
     def _keep(self, workload: Workload, trials: Iterable[tuple[Candidate, Measurement]]) -> None:
         self._store.add_trials(
             self._context,
-            [StoredTrial(workload.key, c.trace.digest, c.trace.json, m) for c, m in trials],
+            [
+                StoredTrial(
+                    workload=workload.key,
+                    trace_digest=c.trace.digest,
+                    trace_json=c.trace.json,
+                    measurement=m,
+                )
+                for c, m in trials
+            ],
         )
 
     def _keep_believable(
