@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cprune_rl.comparison.compare import Comparison, compare
 from cprune_rl.comparison.records import RunRecord, read_records
-from cprune_rl.comparison.statistics import Comparison, compare
 
 
 def compare_seeds(first: list[RunRecord], other: list[RunRecord]) -> list[dict[str, Any]]:

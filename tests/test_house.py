@@ -176,7 +176,7 @@ def test_the_wheel_holds_one_package_with_all_its_rooms(tmp_path: Path) -> None:
         "agents/rl/policy.py",
         "cost_cache/sql_store.py",
         "compiler/tuning/network_tuner.py",
-        "reporting/templates/page.html",
+        "reporting/templates/run.html",
     )
     assert [w for w in wanted if f"cprune_rl/{w}" not in names] == []
     recordings = [

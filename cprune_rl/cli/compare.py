@@ -89,7 +89,7 @@ def compare(
         return
     from cprune_rl.comparison.cases import make_cases
     from cprune_rl.comparison.compiler_evidence import one_per_network
-    from cprune_rl.comparison.report.write import report
+    from cprune_rl.comparison.report.page import write_report
     from cprune_rl.comparison.runner import Experiment, parse_budget, run_experiment
     from cprune_rl.envs.problems.registry import has_schemes, recorded_names
 
@@ -109,17 +109,17 @@ def compare(
     )
     chosen = methods_of(_parts(methods))
     experiment = Experiment(
-        out,
-        tuple(cases),
-        tuple(chosen),
-        parse_budget(budget),
-        jobs,
-        backend,
-        timesteps,
-        own_timesteps,
+        folder=out,
+        cases=tuple(cases),
+        methods=tuple(chosen),
+        budget=parse_budget(budget),
+        n_jobs=jobs,
+        backend=backend,
+        timesteps=timesteps,
+        own_timesteps=own_timesteps,
     )
     run_experiment(experiment, progress)
-    report(out, progress)
+    write_report(out, progress)
 
 
 def _parts(text: str) -> list[str]:
@@ -128,7 +128,7 @@ def _parts(text: str) -> list[str]:
 
 def leaderboard(folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")]) -> None:
     """Rank methods by the rows of comparisons that hold when their searches are run again."""
-    from cprune_rl.comparison.report.write import rank
+    from cprune_rl.comparison.report.leaderboard import rank
     from cprune_rl.pipeline.progress import ProgressLog
 
     rank(folder, ProgressLog())

@@ -1,84 +1,106 @@
-"""What a reader must know before believing a comparison, found in its rows."""
+"""What a reader must know before believing a comparison, found in its records."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from cprune_rl.comparison.records import Case, RunRecord
-from cprune_rl.comparison.scores import EXACT, Scores
+from cprune_rl.comparison.statistics import EXACT, Scores
 
 __all__ = ["find_caveats"]
 
 _FEW_PROBLEMS = 8  # below it a bootstrap over them is known to be too narrow
 
 
-def find_caveats(rows: Sequence[RunRecord], scores: Scores) -> list[str]:
-    """Sentences, none where nothing is odd.
+def find_caveats(records: Sequence[RunRecord], scores: Scores) -> list[str]:
+    """Write a sentence on each oddity, none where nothing is odd.
 
     Args:
-        rows: all of them.
-        scores: what they come to.
+        records: all of them.
+        scores: of those records.
     """
-    found: list[str] = []
-    proven = {
-        case for case, is_proven in zip(scores.cases, scores.is_proven, strict=True) if is_proven
-    }
-    n_problems, n_cases = int(scores.problem.max()) + 1, len(scores.cases)
-    networks = {c.problem.partition("@")[0] for c in scores.cases}
-    if len(networks) < min(n_problems, _FEW_PROBLEMS):
-        found.append(
-            f"The {n_problems} problems are of {len(networks)} networks: they are not independent, and intervals over them are too narrow."
+    return [
+        *_few_problems(scores),
+        *_lacking_cases(scores),
+        *_lost_runs(records),
+        *_uneven_budgets(records, scores),
+        *_mixed_sources(records),
+        *_passed_proofs(records, scores),
+    ]
+
+
+def _few_problems(scores: Scores) -> Iterator[str]:
+    n_problems = int(scores.problem.max()) + 1
+    n_networks = len({case.problem.partition("@")[0] for case in scores.cases})
+    if n_networks < min(n_problems, _FEW_PROBLEMS):
+        yield (
+            f"The {n_problems} problems are of {n_networks} networks: they are not independent, "
+            "and intervals over them are too narrow."
         )
     if n_problems < _FEW_PROBLEMS:
-        found.append(
-            f"There {'is one problem' if n_problems == 1 else f'are {n_problems} problems'} only: intervals over problems are too narrow, or none at all."
-        )
-    lacking = {
-        m: int(np.isfinite(own).sum())
-        for m, own in zip(scores.methods, scores.log_gain, strict=True)
-        if np.isnan(own).any()
-    }
+        number = "is one problem" if n_problems == 1 else f"are {n_problems} problems"
+        yield (f"There {number} only: intervals over problems are too narrow, or none at all.")
+
+
+def _lacking_cases(scores: Scores) -> Iterator[str]:
+    n_cases = len(scores.cases)
+    n_known = np.isfinite(scores.log_gain).sum(axis=1)
+    lacking = [
+        f"{method} ({n} of {n_cases})"
+        for method, n in zip(scores.methods, n_known, strict=True)
+        if n < n_cases
+    ]
     if lacking:
-        found.append(
-            f"Shown but not ranked, because they lack cases: {', '.join(f'{m} ({n} of {n_cases})' for m, n in lacking.items())}."
-        )
-    failed, broken = (
-        Counter(r.method for r in rows if r.error is not None),
-        Counter(r.method for r in rows if r.error is None and not r.holds),
-    )
+        yield f"Shown but not ranked, because they lack cases: {', '.join(lacking)}."
+
+
+def _lost_runs(records: Sequence[RunRecord]) -> Iterator[str]:
+    failed = Counter(r.method for r in records if r.error is not None)
+    broken = Counter(r.method for r in records if r.error is None and not r.holds)
     if failed:
-        found.append(f"Runs that failed count as no gain: {_listed(failed)}.")
+        yield f"Runs that failed count as no gain: {_listed(failed)}."
     if broken:
-        found.append(
-            f"Runs whose plan does not hold its floor count as no gain: {_listed(broken)}."
-        )
+        yield f"Runs whose plan does not hold its floor count as no gain: {_listed(broken)}."
+
+
+def _uneven_budgets(records: Sequence[RunRecord], scores: Scores) -> Iterator[str]:
     budgets: dict[Case, set[tuple[tuple[str, float | None], ...]]] = defaultdict(set)
-    for row in rows:
-        if row.method in scores.methods:
-            budgets[row.case].add(tuple(sorted(row.budget.items())))
-    uneven = sum(len(b) > 1 for b in budgets.values())
-    if uneven:
-        found.append(
-            f"Budgets are not equal: in {uneven} of {n_cases} cases methods were allowed different ones."
+    for record in records:
+        if record.method in scores.methods:
+            budgets[record.case].add(tuple(sorted(record.budget.items())))
+    n_uneven = sum(len(allowed) > 1 for allowed in budgets.values())
+    if n_uneven:
+        yield (
+            f"Budgets are not equal: in {n_uneven} of {len(scores.cases)} cases methods were "
+            "allowed different ones."
         )
-    for what, values in (
-        ("commits", {r.commit for r in rows}),
-        ("sets of package versions", {tuple(sorted(r.versions.items())) for r in rows}),
-    ):
-        if len(values) > 1:
-            found.append(f"The runs are of {len(values)} {what}.")
-    if len({r.losses for r in rows}) > 1:
-        found.append("Cases with drawn and with recorded losses are pooled.")
-    passed = sum(r.case not in proven for r in rows if r.method == EXACT and r.ended == "itself")
-    if passed:
-        found.append(
-            f"In {passed} cases a method was faster than {EXACT!r}, which is proven for the widths alone that the dense network's programs make legal: "
-            "methods that step by other programs choose among others."
+
+
+def _mixed_sources(records: Sequence[RunRecord]) -> Iterator[str]:
+    counts = {
+        "commits": len({r.commit for r in records}),
+        "sets of package versions": len({tuple(sorted(r.versions.items())) for r in records}),
+    }
+    for what, n in counts.items():
+        if n > 1:
+            yield f"The runs are of {n} {what}."
+    if len({r.losses for r in records}) > 1:
+        yield "Cases with drawn and with recorded losses are pooled."
+
+
+def _passed_proofs(records: Sequence[RunRecord], scores: Scores) -> Iterator[str]:
+    is_proven = dict(zip(scores.cases, scores.is_proven, strict=True))
+    proofs = [r for r in records if r.method == EXACT and r.ended == "itself"]
+    n_passed = sum(not is_proven[proof.case] for proof in proofs)
+    if n_passed:
+        yield (
+            f"In {n_passed} cases a method was faster than {EXACT!r}. That one is proven for the "
+            "widths alone that the dense network's schedules make legal: methods that step by "
+            "other schedules choose among others."
         )
-    return found
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -1,24 +1,22 @@
-"""Why the compiler has to be asked, in recorded figures:
+"""Recorded figures that show why a search has to ask the compiler.
 
-latency over channels is a staircase, and fewer operations are not less time.
-
-Called for the page.
+Latency over channels is a staircase, and fewer operations are not less time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cprune_rl.agents.baselines.plan_sampling import random_direction, towards
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.intervals import Interval, rank_correlation
-from cprune_rl.core.network import Network
-from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.network import Network, OperatorKind, Plan
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
 from cprune_rl.envs.problems.replay import open_replay
 
@@ -26,18 +24,23 @@ __all__ = [
     "Inversion",
     "Proxies",
     "Staircase",
-    "inversion",
+    "find_inversion",
+    "find_staircase",
+    "measure_proxies",
     "one_per_network",
-    "proxies",
-    "staircase",
 ]
 
 _N_PLANS = 300
+_SPREAD = 0.6  # log deviation of how strongly random plans narrow each group
+_FEWEST_WIDTHS = 3  # of a staircase
+
+# A task's family, its operator, and the channels that it reads.
+_Kind = tuple[str, OperatorKind, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Staircase:
-    """Latency of one layer over the channels that it writes, the channels that it reads unchanged.
+    """Latency of one layer over the channels that it writes; the channels that it reads stay.
 
     Attributes:
         problem: name of the recording.
@@ -54,8 +57,7 @@ class Staircase:
 
 @dataclass(frozen=True)
 class Inversion:
-    """Plans that are predicted to lose as much, by their operations and by their latency once
-    compiled.
+    """Plans of equal predicted loss, by their operations and by their latency once compiled.
 
     Attributes:
         problem: name of the recording.
@@ -68,73 +70,15 @@ class Inversion:
     correlation: Interval
 
 
-def staircase(problem: str) -> Staircase | None:
-    """The convolution with most channel counts timed; None where no recording has three.
-
-    Args:
-        problem: name of the recording.
-    """
-    recording = read_recording(problem)
-    found: dict[tuple[object, ...], dict[int, float]] = {}
-    for workload, cost in recording.costs:
-        if (
-            workload.operator.name == "conv2d"
-            and cost.error is None
-            and math.isfinite(cost.latency_s)
-        ):
-            found.setdefault((workload.family, workload.operator, workload.channels_in), {})[
-                workload.channels_out
-            ] = cost.latency_s
-    layers = _layers(recording.network)
-    known = {kind: points for kind, points in found.items() if len(points) >= 3 and kind in layers}
-    if not known:
-        return None
-    kind = max(known, key=lambda k: (len(known[k]), sum(known[k].values())))
-    return Staircase(problem, layers[kind], int(str(kind[2])), tuple(sorted(known[kind].items())))
-
-
-def _layers(network: Network) -> dict[tuple[object, ...], str]:
-    """A layer of each kind of task, at the channels that it reads in the dense network."""
-    return {
-        (w.family, w.operator, w.channels_in): s.name
-        for s, w in reversed(
-            list(zip(network.subgraphs, network.workloads(network.dense), strict=True))
-        )
-    }
-
-
-def inversion(problem: str, loss: float = 0.01, seed: int = 0) -> Inversion:
-    """Random plans that are predicted to lose the same.
-
-    Args:
-        problem: name of the recording.
-        loss: predicted of each, in accuracy.
-        seed: of the plans.
-    """
-    opened = open_recorded(problem)
-    network, rng = opened.network, np.random.default_rng(seed)
-    looks = Looks(opened, Budget())
-    plans = {towards(looks, random_direction(looks, 0.6, rng), loss) for _ in range(_N_PLANS)}
-    plans = {p for p in plans if 0.7 * loss <= looks.predicted_loss(p)}
-    ordered = sorted(plans, key=lambda p: p.widths)
-    macs = np.array([network.macs(p) for p in ordered]) / network.macs(network.dense)
-    seconds = np.array([_sum(opened.latency.measure(p)) for p in ordered]) / looks.dense_s
-    return Inversion(
-        problem,
-        tuple(zip(macs.tolist(), seconds.tolist(), strict=True)),
-        rank_correlation(macs, seconds),
-    )
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Proxies:
     """How well what is free ranks random plans as the truth does: rank correlations.
 
     Attributes:
         problem: name of the recording.
         macs: multiply-accumulates with latency.
-        latency: cheap looks, the dense network and a uniform plan known, with latency.
-        loss: the curve shown with the true losses of seed 0.
+        latency: predicted latency with latency, the dense network and a uniform plan measured.
+        loss: predicted losses with the true losses of seed 0.
     """
 
     problem: str
@@ -143,46 +87,98 @@ class Proxies:
     loss: Interval
 
 
-def proxies(problem: str, seed: int = 0) -> Proxies:
-    """Random plans that are predicted to use a half to all of the slack.
+def find_staircase(problem: str) -> Staircase | None:
+    """Find the convolution with most channel counts timed; None where none has three.
+
+    Args:
+        problem: name of the recording.
+    """
+    recording = read_recording(problem)
+    layers = _layers(recording.network)
+    timed: dict[_Kind, dict[int, float]] = {}
+    for workload, cost in recording.costs:
+        kind = (workload.family, workload.operator, workload.channels_in)
+        is_timed = cost.error is None and math.isfinite(cost.latency_s)
+        if kind in layers and workload.operator.name == "conv2d" and is_timed:
+            timed.setdefault(kind, {})[workload.channels_out] = cost.latency_s
+    if not timed:
+        return None
+    kind, points = max(timed.items(), key=lambda item: (len(item[1]), sum(item[1].values())))
+    if len(points) < _FEWEST_WIDTHS:
+        return None
+    return Staircase(
+        problem=problem,
+        layer=layers[kind],
+        channels_in=kind[2],
+        points=tuple(sorted(points.items())),
+    )
+
+
+def _layers(network: Network) -> dict[_Kind, str]:
+    """Name the first layer of each kind, at the channels that it reads in the dense network."""
+    layers: dict[_Kind, str] = {}
+    workloads = network.workloads(network.dense)
+    for subgraph, workload in zip(network.subgraphs, workloads, strict=True):
+        kind = (workload.family, workload.operator, workload.channels_in)
+        layers.setdefault(kind, subgraph.name)
+    return layers
+
+
+def find_inversion(problem: str, loss: float = 0.01, seed: int = 0) -> Inversion:
+    """Draw random plans of the same predicted loss, and rank them by operations and by latency.
+
+    Args:
+        problem: name of the recording.
+        loss: predicted of each, in accuracy.
+        seed: of the plans.
+    """
+    opened = open_recorded(problem)
+    network = opened.network
+    looks = Looks(opened, Budget())
+    rng = np.random.default_rng(seed)
+    drawn = {towards(looks, random_direction(looks, _SPREAD, rng), loss) for _ in range(_N_PLANS)}
+    plans = [plan for plan in drawn if looks.predicted_loss(plan) >= 0.7 * loss]
+    plans.sort(key=lambda plan: plan.widths)
+    macs = _values(network.macs, plans) / network.macs(network.dense)
+    latency = _values(opened.measured_s, plans) / looks.dense_s
+    points = tuple(zip(macs.tolist(), latency.tolist(), strict=True))
+    return Inversion(problem, points, rank_correlation(macs, latency))
+
+
+def measure_proxies(problem: str, seed: int = 0) -> Proxies:
+    """Draw random plans that are predicted to use a half to all of the slack, and rank them.
 
     Args:
         problem: name of the recording.
         seed: of the plans.
     """
-    replay, truth = open_replay(problem), open_recorded(problem)
-    network, cheap, rng = truth.network, replay.problem.latency, np.random.default_rng(seed)
+    replay = open_replay(problem)
+    truth = open_recorded(problem)
+    network = truth.network
     looks = Looks(replay.problem, Budget())
-    plans = list(
-        {
-            towards(
-                looks, random_direction(looks, 0.6, rng), looks.slack * rng.uniform(0.5, 1.0)
-            ): None
-            for _ in range(_N_PLANS)
-        }
-    )
-    macs, shown, lost = (
-        np.array([look(p) for p in plans])
-        for look in (network.macs, looks.predicted_loss, lambda p: -replay.accuracy(p))
-    )
-    predicted, latency = (
-        np.array([_sum(look(p)) for p in plans])
-        for look in (lambda p: cheap.predict(network.workloads(p)), truth.latency.measure)
-    )
+    rng = np.random.default_rng(seed)
+    drawn = [
+        towards(looks, random_direction(looks, _SPREAD, rng), looks.slack * rng.uniform(0.5, 1.0))
+        for _ in range(_N_PLANS)
+    ]
+    plans = list(dict.fromkeys(drawn))
+    latency = _values(truth.measured_s, plans)
+    predicted = _values(replay.problem.predicted_s, plans)
+    lost = _values(lambda plan: -replay.accuracy(plan), plans)
     return Proxies(
-        problem,
-        rank_correlation(macs, latency),
-        rank_correlation(predicted, latency),
-        rank_correlation(shown, lost),
+        problem=problem,
+        macs=rank_correlation(_values(network.macs, plans), latency),
+        latency=rank_correlation(predicted, latency),
+        loss=rank_correlation(_values(looks.predicted_loss, plans), lost),
     )
 
 
-def _sum(costs: Sequence[TaskCost]) -> float:
-    return math.fsum(c.latency_s for c in costs)
+def _values(value: Callable[[Plan], float], plans: Iterable[Plan]) -> NDArray[np.float64]:
+    return np.array([value(plan) for plan in plans])
 
 
 def one_per_network(problems: Sequence[str]) -> list[str]:
-    """One recording of each network, the first named: a picture for each would be too many."""
+    """Choose one recording of each network, the first named."""
     first: dict[str, str] = {}
     for name in problems:
         first.setdefault(name.partition("@")[0], name)

@@ -1,7 +1,7 @@
 """Where the work of a comparison is done: in processes of this machine, or on a Ray cluster.
 
-What is done leaves its result in a folder; here it is only seen that all of it is done, whatever
-happens to processes. Called by `runner`.
+Work leaves its result in a folder. Here it is only ensured that all of it is done, whatever happens
+to processes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Protocol, TypeVar
 
 from cprune_rl.errors import ConfigError, CPruneError
 
-__all__ = ["BACKENDS", "Backend", "Marked"]
+__all__ = ["BACKENDS", "Backend", "MarkedJob"]
 
 
-class Marked(Protocol):
+class MarkedJob(Protocol):
     """Something to do; equal and hashed by what it is, and pickled."""
 
     @property
-    def mark(self) -> Path:
+    def marker(self) -> Path:
         """A file that is there while a process works on it."""
 
 
-Job = TypeVar("Job", bound=Marked)
+Job = TypeVar("Job", bound=MarkedJob)
 
 
 class Backend(Protocol):
@@ -38,18 +38,19 @@ class Backend(Protocol):
         self,
         jobs: Sequence[Job],
         work: Callable[[Job], None],
+        *,
         give_up: Callable[[Job], None],
         n_jobs: int | None,
         advance: Callable[[int], None],
     ) -> None:
-        """Does them all.
+        """Do them all.
 
         Args:
             jobs: all different.
             work: does one, in another process; marks it.
             give_up: called here for a job whose process was lost twice.
             n_jobs: processes; None for one on each core.
-            advance: told how many are done.
+            advance: gets how many are done.
 
         Raises:
             CPruneError: what `work` or `give_up` raised, or the processes cannot begin.
@@ -59,16 +60,19 @@ class Backend(Protocol):
 def in_processes(
     jobs: Sequence[Job],
     work: Callable[[Job], None],
+    *,
     give_up: Callable[[Job], None],
     n_jobs: int | None,
     advance: Callable[[int], None],
 ) -> None:
-    """In a few processes; where one is killed, all that was being worked on is tried once more,
-    each alone, because nobody knows whose fault it was (see `Backend`).
+    """Do them in a few processes (see `Backend`).
+
+    Where a process is killed, all that was being worked on is tried once more, each job alone:
+    nobody knows whose fault it was.
     """
     left = list(jobs)
 
-    def done(job: Job) -> None:
+    def finish(job: Job) -> None:
         left.remove(job)
         advance(len(jobs) - len(left))
 
@@ -78,35 +82,36 @@ def in_processes(
                 futures = {pool.submit(work, job): job for job in left}
                 for future in as_completed(futures):
                     future.result()
-                    done(futures[future])
+                    finish(futures[future])
         except BrokenProcessPool:
-            suspects = [job for job in left if job.mark.exists()]
+            suspects = [job for job in left if job.marker.exists()]
             if not suspects:
                 raise CPruneError(
-                    "the processes that were to search end before they begin: is there memory enough?"
+                    "the processes that were to search end before they begin: "
+                    "is there memory enough?"
                 ) from None
             for job in suspects:
                 _try_alone(job, work, give_up)
-                done(job)
+                finish(job)
 
 
 def _try_alone(job: Job, work: Callable[[Job], None], give_up: Callable[[Job], None]) -> None:
-    job.mark.unlink(missing_ok=True)
+    job.marker.unlink(missing_ok=True)
     try:
         with _pool(1) as pool:
             pool.submit(work, job).result()
     except BrokenProcessPool:
-        job.mark.unlink(missing_ok=True)
+        job.marker.unlink(missing_ok=True)
         give_up(job)
 
 
 @contextlib.contextmanager
 def _pool(n_jobs: int | None) -> Iterator[ProcessPoolExecutor]:
-    """Spawned: a forked process would inherit torch's threads."""
+    # Spawned, because a forked process would inherit torch's threads.
     pool = ProcessPoolExecutor(
         n_jobs or os.cpu_count(),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_be_silent,
+        initializer=_silence_output,
     )
     try:
         yield pool
@@ -114,21 +119,22 @@ def _pool(n_jobs: int | None) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _be_silent() -> None:
-    """Nothing of a job is for the standard output; HiGHS prints remarks to it, past Python."""
+def _silence_output() -> None:
+    """Keep standard output clean: HiGHS prints remarks to it, past Python."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def on_ray(
     jobs: Sequence[Job],
     work: Callable[[Job], None],
+    *,
     give_up: Callable[[Job], None],
     n_jobs: int | None,
     advance: Callable[[int], None],
 ) -> None:
-    """Each on one core of a cluster, which must see the folder:
+    """Do each on one core of a Ray cluster, which must see the folder (see `Backend`).
 
-    the one that RAY_ADDRESS names, or one started here (see `Backend`).
+    The cluster is the one that RAY_ADDRESS names, or one started here.
     """
     try:
         import ray
@@ -143,16 +149,16 @@ def on_ray(
         )
     task = ray.remote(num_cpus=1, max_retries=1)(work)
     waiting = {task.remote(job): job for job in jobs}
-    for done in range(1, len(jobs) + 1):
+    for n_done in range(1, len(jobs) + 1):
         (reference,), _ = ray.wait(list(waiting), num_returns=1)
         job = waiting.pop(reference)
         try:
             ray.get(reference)
-        except ray.exceptions.RayTaskError as error:  # what the work itself raised
-            raise error.as_instanceof_cause() from None
-        except ray.exceptions.RayError:  # its worker or its node was lost, twice
-            give_up(job)
-        advance(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None  # what the work itself raised
+        except ray.exceptions.RayError:
+            give_up(job)  # its worker or its node was lost, twice
+        advance(n_done)
 
 
 BACKENDS: dict[str, Backend] = {"processes": in_processes, "ray": on_ray}

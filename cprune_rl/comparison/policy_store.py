@@ -1,12 +1,12 @@
-"""The policies that compared methods bring along, trained before they search and kept in the
-comparison's folder.
+"""Policies of compared methods, trained before they search and kept in the comparison's folder.
 
-`transferred`: on the packaged recordings of all other families of networks, so that it never met
-    the network it is to prune.
-`scratch`: on a model of the one problem, made of what a live run measures before it searches.
-    `finetuned`: the first, trained on in that
-model. `mapping`: as `transferred`, of the environment in which layers get schemes, on recordings
-that have them, a user's own among them. Called by `methods` and `runner`.
+- `transferred`: trained on the packaged recordings of all other families of networks, so that it
+  never met the network it is to prune.
+- `scratch`: trained on a model of the one problem, made of what a live run measures before it
+  searches.
+- `finetuned`: the transferred one, trained on in that model.
+- `mapping`: as `transferred`, in the environment in which layers get schemes, on recordings that
+  have them, those that a user added among them.
 """
 
 from __future__ import annotations
@@ -14,51 +14,50 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.comparison.cases import open_case
-from cprune_rl.comparison.records import Case
+from cprune_rl.comparison.records import Case, file_name
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.actions.channel_steps import ChannelActions
 from cprune_rl.envs.actions.layer_schemes import SchemeActions
-from cprune_rl.envs.cprune_env import ProblemSampler
 from cprune_rl.envs.problems.generated import GeneratedProblems, ProblemSource
 from cprune_rl.envs.problems.registry import has_schemes, read_recording, recorded_names
 from cprune_rl.errors import ConfigError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 
-__all__ = ["KINDS", "PolicyStore", "needed", "network_family"]
+__all__ = ["KINDS", "PolicyStore", "network_family", "policies_to_train"]
 
+# A kind stands after the one that it begins with.
 KINDS = ("transferred", "scratch", "finetuned", "mapping")
-_OF_FAMILIES = {
-    "transferred": "without",
-    "mapping": "mapping-without",
-}  # that serve every problem of a family
+# Beginnings of the folders of kinds that serve every problem of a family.
+_FAMILY_FOLDERS = {"transferred": "without", "mapping": "mapping-without"}
 _MAX_ROWS = TrainingSettings.max_rows
 
 
-def network_family(name: str) -> str:
-    """Family of a recorded problem's network, by the letters that its name begins with:
+def network_family(problem: str) -> str:
+    """Name the family of a recorded problem's network: `resnet` of `resnet20@znver4-1t`.
 
-    `resnet` of `resnet20@znver4-1t`.
+    Args:
+        problem: name of the recording, or its path.
     """
-    found = re.match(r"[A-Za-z]+", name)
-    return found.group().lower() if found else name
+    name = Path(problem).name
+    letters = re.match(r"[A-Za-z]+", name)
+    return letters.group().lower() if letters else name
 
 
 @dataclass(frozen=True)
 class PolicyStore:
-    """See the module.
+    """A folder of policies.
 
     Attributes:
         folder: of the policies.
-        timesteps: that a transferred policy is trained for.
-        own_timesteps: that one is trained for on a problem of its own.
+        timesteps: that a policy for a family is trained for.
+        own_timesteps: that a policy for one problem is trained for.
     """
 
     folder: Path
@@ -66,138 +65,132 @@ class PolicyStore:
     own_timesteps: int = 20_000
 
     def path(self, kind: str, problem: str) -> Path:
-        """Folder of a policy.
+        """Name the folder of a policy.
 
         Args:
             kind: one of `KINDS`.
             problem: name of the recording that it is to prune.
         """
-        return self.folder / (
-            f"{_OF_FAMILIES[kind]}-{network_family(problem)}"
-            if kind in _OF_FAMILIES
-            else f"{kind}-{_file_name(problem)}"
-        )
+        if kind in _FAMILY_FOLDERS:
+            return self.folder / f"{_FAMILY_FOLDERS[kind]}-{network_family(problem)}"
+        return self.folder / f"{kind}-{file_name(problem)}"
+
+    def has(self, kind: str, problem: str) -> bool:
+        """Whether a policy was trained; arguments as of `path`."""
+        return (self.path(kind, problem) / "policy.json").is_file()
 
     def load(self, kind: str, problem: str) -> RowPolicy:
-        """A policy that was trained before.
+        """Load a policy that was trained before; arguments as of `path`.
 
         Raises:
             PolicyError: it is not there.
         """
-        return load_policy(self.path(kind, problem), self._rows(problem), _action_set(kind))
+        return load_policy(self.path(kind, problem), _n_rows(problem), _action_set(kind))
 
-    def seconds(self, kind: str, problem: str) -> float:
-        """That training it took for this problem alone;
+    def train_s(self, kind: str, problem: str) -> float:
+        """Look up the seconds that training took for this problem alone; arguments as of `path`.
 
-        0 of a transferred one, which serves every problem.
+        A policy for a family serves many problems, and costs none of them anything.
         """
-        return (
-            0.0
-            if kind in _OF_FAMILIES
-            else float(
-                json.loads((self.path(kind, problem) / "policy.json").read_text())["card"][
-                    "train_s"
-                ]
-            )
-        )
+        if kind in _FAMILY_FOLDERS:
+            return 0.0
+        text = (self.path(kind, problem) / "policy.json").read_text()
+        return float(json.loads(text)["card"]["train_s"])
 
     def train(self, kind: str, case: Case) -> Path:
-        """Trains a policy, unless it is there.
+        """Train a policy, unless it is there.
 
         Args:
             kind: one of `KINDS`; `finetuned` wants the transferred one to be there.
             case: any of the problem.
 
+        Returns:
+            Its folder.
+
         Raises:
             ConfigError: there is no recording of another family to train on.
         """
         path = self.path(kind, case.problem)
-        if (path / "policy.json").is_file():
+        if self.has(kind, case.problem):
             return path
-        problems, card = self._problems(kind, case)
+        if kind in _FAMILY_FOLDERS:
+            trained_on = _other_families(case.problem, with_schemes=kind == "mapping")
+            problems = GeneratedProblems.from_recordings(trained_on)
+            timesteps = self.timesteps
+        else:
+            trained_on = [case.problem]
+            problems = _model_problems(case)
+            timesteps = self.own_timesteps
         start = self.load("transferred", case.problem) if kind == "finetuned" else None
         started = time.perf_counter()
-        settings = TrainingSettings(
-            self.timesteps if kind in _OF_FAMILIES else self.own_timesteps,
-            max_rows=self._rows(case.problem),
-        )
+        settings = TrainingSettings(timesteps, max_rows=_n_rows(case.problem))
         trained = train_policy(problems, settings, start=start, action_set=_action_set(kind))
-        save_policy(
-            trained.policy,
-            path,
-            {
-                **card,
-                "timesteps": settings.total_timesteps,
-                "train_s": round(time.perf_counter() - started, 1),
-            },
-            _action_set(kind),
-        )
+        card = {
+            "trained_on": trained_on,
+            "timesteps": timesteps,
+            "train_s": round(time.perf_counter() - started, 1),
+        }
+        save_policy(trained.policy, path, card, _action_set(kind))
         return path
 
-    def _problems(self, kind: str, case: Case) -> tuple[ProblemSampler, dict[str, Any]]:
-        if kind in _OF_FAMILIES:
-            family = network_family(case.problem)
-            is_mapping = kind == "mapping"
-            names = [
-                n
-                for n in recorded_names(is_with_added=is_mapping)
-                if network_family(n) != family and (not is_mapping or has_schemes(n))
-            ]
-            if not names:
-                add = (
-                    "add one that has schemes (`cprune-rl problems add`), or " if is_mapping else ""
-                )
-                raise ConfigError(
-                    f"there is no recording of another family than {family} to train a policy on: {add}leave out the methods that transfer one"
-                )
-            return GeneratedProblems.from_recordings(names), {"trained_on": names}
-        problem = open_case(case).problem
-        seen = LatencyInterpolator()
-        for plan in (
-            problem.network.dense,
-            problem.network.uniform(0.5),
-        ):  # what a replay has looked at by then
-            for workload, cost in zip(
-                problem.network.workloads(plan), problem.latency.measure(plan), strict=True
-            ):
-                seen.learn(workload, cost)
-        source = ProblemSource(
-            name=problem.name,
-            network=problem.network,
-            interpolator=seen,
-            loss_model=problem.loss_model,
-            dense_accuracy=problem.dense_accuracy,
-            descriptor=problem.descriptor,
+
+def _other_families(problem: str, with_schemes: bool) -> list[str]:
+    """Name the recordings of other families than a problem's."""
+    family = network_family(problem)
+    names = [
+        name
+        for name in recorded_names(is_with_added=with_schemes)
+        if network_family(name) != family and (not with_schemes or has_schemes(name))
+    ]
+    if not names:
+        add = "add one that has schemes (`cprune-rl problems add`), or " if with_schemes else ""
+        raise ConfigError(
+            f"there is no recording of another family than {family} to train a policy on: "
+            f"{add}leave out the methods that transfer one"
         )
-        return GeneratedProblems.from_source(source), {"trained_on": [case.problem]}
-
-    def _rows(self, problem: str) -> int:
-        return max(_MAX_ROWS, len(read_recording(problem).network.subgraphs))
+    return names
 
 
-def needed(kinds: Sequence[str], cases: Sequence[Case]) -> list[tuple[str, Case]]:
-    """What is to be trained for some cases, each policy once, and what others begin with first.
+def _model_problems(case: Case) -> GeneratedProblems:
+    """Model a problem by what a run has measured before it searches."""
+    problem = open_case(case).problem
+    network = problem.network
+    interpolator = LatencyInterpolator()
+    for plan in (network.dense, network.uniform(0.5)):
+        costs = problem.latency.measure(plan)
+        for workload, cost in zip(network.workloads(plan), costs, strict=True):
+            interpolator.learn(workload, cost)
+    source = ProblemSource(
+        name=problem.name,
+        network=network,
+        interpolator=interpolator,
+        loss_model=problem.loss_model,
+        dense_accuracy=problem.dense_accuracy,
+        descriptor=problem.descriptor,
+    )
+    return GeneratedProblems.from_source(source)
+
+
+def policies_to_train(kinds: Collection[str], cases: Sequence[Case]) -> list[tuple[str, Case]]:
+    """List the policies that some cases want, each once, after the one that it begins with.
 
     Args:
         kinds: of `KINDS`.
         cases: to be searched.
     """
-    wanted = [
-        kind for kind in KINDS if kind in kinds or (kind == "transferred" and "finetuned" in kinds)
-    ]
-    found: dict[tuple[str, str], tuple[str, Case]] = {}
-    for kind in wanted:
-        for case in cases if kind != "mapping" else [c for c in cases if has_schemes(c.problem)]:
-            found.setdefault(
-                (kind, network_family(case.problem) if kind in _OF_FAMILIES else case.problem),
-                (kind, case),
-            )
-    return list(found.values())
+    policies: dict[tuple[str, str], tuple[str, Case]] = {}
+    for kind in KINDS:
+        if kind in kinds or (kind == "transferred" and "finetuned" in kinds):
+            for case in cases:
+                serves = network_family(case.problem) if kind in _FAMILY_FOLDERS else case.problem
+                if kind != "mapping" or has_schemes(case.problem):
+                    policies.setdefault((kind, serves), (kind, case))
+    return list(policies.values())
+
+
+def _n_rows(problem: str) -> int:
+    return max(_MAX_ROWS, len(read_recording(problem).network.subgraphs))
 
 
 def _action_set(kind: str) -> ActionSet:
     return SchemeActions() if kind == "mapping" else ChannelActions()
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.@-]+", "_", name)

@@ -1,32 +1,35 @@
-"""What a single figure hides:
-
-profiles over all cases, gain against cost, and fronts of speed-up and accuracy over floors.
-"""
+"""What a single figure hides: profiles over all cases, gain against cost, and fronts over floors."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.comparison.bootstrap import band, interval, mean, over_problems
+from cprune_rl.comparison.bootstrap import (
+    band,
+    exp_interval,
+    interval,
+    mean,
+    resample_problems,
+)
 from cprune_rl.comparison.cases import EVALUATION_S, TRIAL_S
 from cprune_rl.comparison.records import RunRecord
-from cprune_rl.comparison.scores import Scores
+from cprune_rl.comparison.statistics import Scores
 from cprune_rl.core.intervals import Interval
 
 __all__ = ["COSTS_OVER", "Curve", "Front", "cost_curves", "fronts", "hypervolume", "profiles"]
 
 Array = NDArray[np.float64]
 _N_BUDGETS = 32
+# What a trial and an evaluation cost of each.
 COSTS_OVER = {
     "fresh_trials": (1.0, 0.0),
     "accuracy_evaluations": (0.0, 1.0),
     "seconds": (TRIAL_S, EVALUATION_S),
-}  # what a trial and an evaluation cost of each
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Curve:
     high: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Front:
     """What a method reaches at each floor.
 
@@ -60,97 +63,97 @@ class Front:
 
 
 def profiles(scores: Scores, weights: Array, n: int = 101) -> dict[str, Curve]:
-    """Performance profiles:
-
-    in which share of cases each method reached at least so much of the reference's log gain.
+    """Compute performance profiles: in which share of cases a method reached at least a share.
 
     Args:
         scores: of all methods.
         weights: resamples of the cases.
         n: points from 0 to 1.
     """
-    taus = np.linspace(0, 1, n)
-    found = {}
+    shares = np.linspace(0, 1, n)
+    curves = {}
     for method, share in zip(scores.methods, scores.share, strict=True):
-        reached = np.where(np.isnan(share), np.nan, share >= taus[:, None] - 1e-9)
-        found[method] = Curve(taus, *band(reached, weights))
-    return found
+        reached = np.where(np.isnan(share), np.nan, share >= shares[:, None] - 1e-9)
+        curves[method] = Curve(shares, *band(reached, weights))
+    return curves
 
 
 def cost_curves(scores: Scores, weights: Array, cost: str) -> dict[str, Curve]:
-    """Geometric mean speed-up of each method once it has spent so much;
-
-    empty where nothing was spent of that.
+    """Compute the geometric mean speed-up of each method once it has spent so much.
 
     Args:
         scores: of all methods.
         weights: resamples of the cases.
-        cost: of `COSTS_OVER`; seconds are those of looks, as live runs had them, and of training a
-            policy for the problem alone.
+        cost: of `COSTS_OVER`; seconds are those of measuring and evaluating, as live runs had
+            them, and of training a policy for the problem alone.
+
+    Returns:
+        Nothing where nothing was spent of that.
     """
-    rows = {m: scores.records_of(m) for m in scores.methods}
-    known = [r for of in rows.values() for r in of if r is not None]
-    gained = [
-        x
-        for r in known
-        for x, p in zip(_spent(r, cost), r.curve, strict=True)
-        if p[2] > 0 and x > 0
-    ]
-    spent = [_all_spent(r, cost) for r in known]
-    if not gained:
+    records = {method: scores.records_of(method) for method in scores.methods}
+    known = [r for of_method in records.values() for r in of_method if r is not None]
+    budgets = _budgets(known, cost)
+    if budgets is None:
         return {}
-    ends = min(*gained, max(spent) / 2), max(spent)
-    budgets = np.geomspace(*ends, _N_BUDGETS)
-    budgets[[0, -1]] = ends  # exactly, so that the last point has every run's end
-    found = {}
-    for method, of in rows.items():
-        reached = np.stack(
-            [np.full(_N_BUDGETS, np.nan) if r is None else _reached(r, cost, budgets) for r in of],
-            axis=1,
-        )
-        found[method] = Curve(budgets, *np.exp(band(reached, weights)))
-    return found
+    unknown = np.full(_N_BUDGETS, np.nan)
+    curves = {}
+    for method, of_method in records.items():
+        gains = [unknown if r is None else _gains(r, cost, budgets) for r in of_method]
+        curves[method] = Curve(budgets, *np.exp(band(np.stack(gains, axis=1), weights)))
+    return curves
 
 
-def _spent(row: RunRecord, cost: str) -> list[float]:
-    """By each point of a row's curve."""
-    trial, evaluation = COSTS_OVER[cost]
-    before = row.cost["policy_s"] if cost == "seconds" else 0.0
-    return [
-        before + trial * trials + evaluation * evaluations for trials, evaluations, _ in row.curve
+def _budgets(records: Sequence[RunRecord], cost: str) -> Array | None:
+    """Choose budgets from the first gain of any run to the end of the last."""
+    gaining = [
+        spent
+        for record in records
+        for spent, (_, _, gain) in zip(_spent(record, cost), record.curve, strict=True)
+        if gain > 0 and spent > 0
     ]
+    if not gaining:
+        return None
+    last = max(_total_spent(record, cost) for record in records)
+    first = min(*gaining, last / 2)
+    budgets = np.geomspace(first, last, _N_BUDGETS)
+    # Exactly, so that the last point has every run's end.
+    budgets[[0, -1]] = first, last
+    return budgets
 
 
-def _all_spent(row: RunRecord, cost: str) -> float:
-    """By the end."""
-    trial, evaluation = COSTS_OVER[cost]
-    return (
-        (row.cost["policy_s"] if cost == "seconds" else 0.0)
-        + trial * row.cost["fresh_trials"]
-        + evaluation * row.cost["accuracy_evaluations"]
-    )
+def _spent(record: RunRecord, cost: str) -> list[float]:
+    """Compute what was spent by each point of a record's curve."""
+    return [_price(record, cost, trials, evaluations) for trials, evaluations, _ in record.curve]
 
 
-def _reached(row: RunRecord, cost: str, budgets: Array) -> Array:
-    """Log gain at each budget:
+def _total_spent(record: RunRecord, cost: str) -> float:
+    return _price(record, cost, record.cost["fresh_trials"], record.cost["accuracy_evaluations"])
 
-    of the curve so far, and of the plan that was kept once the run is over.
-    """
-    if not row.holds or row.error is not None:
+
+def _price(record: RunRecord, cost: str, trials: float, evaluations: float) -> float:
+    of_trial, of_evaluation = COSTS_OVER[cost]
+    before = record.cost["policy_s"] if cost == "seconds" else 0.0
+    return before + of_trial * trials + of_evaluation * evaluations
+
+
+def _gains(record: RunRecord, cost: str, budgets: Array) -> Array:
+    """Compute the log gain at each budget: of the curve so far, and of the kept plan at the end."""
+    if not record.holds or record.error is not None:
         return np.zeros(len(budgets))
-    gains = np.array([0.0, *(p[2] for p in row.curve)])
-    so_far = gains[np.searchsorted(_spent(row, cost), budgets, side="right")]
-    return np.where(budgets >= _all_spent(row, cost), row.log_gain, so_far)
+    gains = np.array([0.0, *(gain for _, _, gain in record.curve)])
+    so_far = gains[np.searchsorted(_spent(record, cost), budgets, side="right")]
+    return np.where(budgets >= _total_spent(record, cost), record.log_gain, so_far)
 
 
 def hypervolume(points: Sequence[tuple[float, float]], worst: tuple[float, float]) -> float:
-    """Area dominated by points, both coordinates the larger the better.
+    """Compute the area that points dominate, both coordinates the larger the better.
 
     Args:
         points: `(speed-up, accuracy)`.
         worst: the corner from which the area is counted; points beyond it add nothing.
     """
-    area, height = 0.0, worst[1]
+    area = 0.0
+    height = worst[1]
     for speedup, accuracy in sorted(points, reverse=True):
         if speedup > worst[0] and accuracy > height:
             area += (speedup - worst[0]) * (accuracy - height)
@@ -159,53 +162,51 @@ def hypervolume(points: Sequence[tuple[float, float]], worst: tuple[float, float
 
 
 def fronts(scores: Scores, weights: Array) -> dict[str, Front]:
-    """Speed-up and accuracy of each method at each floor, and the hypervolume over them, on what
-    was tried at all floors; a failed run is the dense network.
+    """Compute the front of each method over the floors, and its hypervolume.
+
+    What was tried at all floors counts; a failed run is the dense network.
     """
-    floors = tuple(sorted({c.floor for c in scores.cases}, reverse=True))
+    floors = tuple(sorted({case.floor for case in scores.cases}, reverse=True))
+    draws: dict[tuple[str, str, int], list[int]] = {}
+    for at, case in enumerate(scores.cases):
+        draws.setdefault((case.problem, case.losses, case.seed), []).append(at)
+    whole = [cases for cases in draws.values() if len(cases) == len(floors)]
+    # Where nothing was tried at all floors, what there is counts.
+    whole = whole or list(draws.values())
+    case_floors = np.array([case.floor for case in scores.cases])
+    is_whole = np.zeros(len(scores.cases), dtype=bool)
+    is_whole[[at for cases in whole for at in cases]] = True
+    of_floor = [is_whole & (case_floors == floor) for floor in floors]
+    problem = np.array([scores.problem[cases[0]] for cases in draws.values()])
+    draw_weights = resample_problems(problem, problem, len(weights))
     worst = 200 * min(floors)
-    at_floor = [np.array([c.floor == floor for c in scores.cases]) for floor in floors]
-    draws = [(c.problem, c.losses, c.seed) for c in scores.cases]
-    kept = {draw: at for at, draw in enumerate(dict.fromkeys(draws))}
-    wanted = Counter(kept[draw] for draw in draws)
-    is_front = np.array([wanted[kept[draw]] == len(floors) for draw in draws])
-    if not is_front.any():  # nothing was tried at all floors: what there is
-        is_front[:] = True
-    problem = np.zeros(len(kept), dtype=np.int64)
-    for draw, number in zip(draws, scores.problem, strict=True):
-        problem[kept[draw]] = number
-    own_weights = over_problems(problem, problem, len(weights))
-    found = {}
+    result = {}
     for method, log_gain in zip(scores.methods, scores.log_gain, strict=True):
-        points = np.array([np.nan if r is None else _points(r) for r in scores.records_of(method)])
-        clouds: dict[int, list[tuple[float, float]]] = {at: [] for at in kept.values()}
-        for draw, gain, point, is_wanted in zip(draws, log_gain, points, is_front, strict=True):
-            if is_wanted and not np.isnan(gain):
-                clouds[kept[draw]].append((float(np.exp(gain)), float(point)))
-        areas = np.array(
-            [
-                hypervolume(cloud, (1.0, worst)) if cloud and len(cloud) == wanted[at] else np.nan
-                for at, cloud in clouds.items()
-            ]
+        points = np.array([_points(record) for record in scores.records_of(method)])
+        areas = np.full(len(draws), np.nan)
+        for at, cases in enumerate(draws.values()):
+            if is_whole[cases[0]] and np.isfinite(log_gain[cases]).all():
+                cloud = zip(np.exp(log_gain[cases]), points[cases], strict=True)
+                areas[at] = hypervolume(list(cloud), (1.0, worst))
+        gains = [interval(mean, _only(log_gain, floor), weights) for floor in of_floor]
+        result[method] = Front(
+            floors=floors,
+            speedup=tuple(map(exp_interval, gains)),
+            points=tuple(interval(mean, _only(points, floor), weights) for floor in of_floor),
+            hypervolume=interval(mean, areas, draw_weights),
+            worst=worst,
         )
-        speedups = [
-            interval(mean, np.where(here & is_front, log_gain, np.nan), weights)
-            for here in at_floor
-        ]
-        found[method] = Front(
-            floors,
-            tuple(
-                Interval(*(float(np.exp(v)) for v in (s.value, s.low, s.high))) for s in speedups
-            ),
-            tuple(
-                interval(mean, np.where(here & is_front, points, np.nan), weights)
-                for here in at_floor
-            ),
-            interval(mean, areas, own_weights),
-            worst,
-        )
-    return found
+    return result
 
 
-def _points(row: RunRecord) -> float:
-    return 100 * (row.accuracy - row.dense_accuracy) if row.holds and row.error is None else 0.0
+def _only(values: Array, is_wanted: NDArray[np.bool_]) -> Array:
+    return np.where(is_wanted, values, np.nan)
+
+
+def _points(record: RunRecord | None) -> float:
+    """Change of accuracy in percentage points; none where the dense network is kept."""
+    if record is None:
+        return np.nan
+    if not record.holds or record.error is not None:
+        return 0.0
+    return 100 * (record.accuracy - record.dense_accuracy)

@@ -1,21 +1,32 @@
-"""One finished run of one method on one problem, as a comparison keeps it:
-
-the runner writes these files, statistics and the page read them.
-"""
+"""Records of finished runs: one method on one problem, as a comparison keeps it in a file."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.errors import ConfigError
 
-__all__ = ["BUDGETS", "COSTS", "Case", "RunRecord", "read_record", "read_records"]
+__all__ = [
+    "BUDGETS",
+    "COSTS",
+    "Case",
+    "Losses",
+    "RunRecord",
+    "file_name",
+    "read_record",
+    "read_records",
+    "record_path",
+]
 
 COSTS = (
     "fresh_trials",
@@ -30,31 +41,30 @@ COSTS = (
 )
 BUDGETS = ("trials", "evaluations", "minutes")
 _N_SHOWN = 3  # mistakes in a message
+_REMEDY = "Remove it, and `cprune-rl compare` runs that method on that problem again."
 
 Positive = Annotated[float, Field(gt=0)]
 Cost = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1)]
+Losses = Literal["drawn", "recorded"]
 
 
 class Case(NamedTuple):
-    """What several methods are tried on;
-
-    sorts so that seeds of one problem and floor stand together.
-    """
+    """What several methods are tried on; seeds of one problem and floor sort next to each other."""
 
     problem: str
     floor: float
-    losses: str
+    losses: Losses
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One finished run.
 
     Attributes:
-        problem: name of the recording, "resnet8@znver4-2t".
+        problem: name of the recording, "resnet8@znver4-2t", or its path.
         floor: change of accuracy that is allowed, -0.01 for one point.
         seed: of the draw of the true losses, and of the method.
         method: its name.
@@ -71,8 +81,7 @@ class RunRecord:
         ended: why: the method was done, a budget was used up, or it failed.
         error: what failed; None otherwise.
         budget: what was allowed, by the names in `BUDGETS`; None is no limit.
-        losses: where the true losses are from: drawn around the predicted losses, or the recording's
-            own.
+        losses: whether the true losses are drawn around the predicted ones, or the recording's own.
         commit: of this package.
         versions: of packages, by name.
         schemes: scheme of each layer that is pruned by one.
@@ -94,7 +103,7 @@ class RunRecord:
     ended: Literal["itself", "budget", "error"]
     error: str | None
     budget: dict[str, Cost | None]
-    losses: Literal["drawn", "recorded"]
+    losses: Losses
     commit: str
     versions: dict[str, str]
     schemes: dict[str, str] = field(default_factory=dict)
@@ -104,23 +113,18 @@ class RunRecord:
     )
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("cost", self.cost, COSTS), ("budget", self.budget, BUDGETS)):
-            if set(value) != set(allowed):
-                raise ValueError(
-                    f"{name} names {', '.join(sorted(value)) or 'nothing'}; it must name {', '.join(allowed)}"
-                )
+        _check_names("cost", self.cost, COSTS)
+        _check_names("budget", self.budget, BUDGETS)
         if (self.ended == "error") != (self.error is not None):
             raise ValueError(
-                f"a run ended by an error says which, and no other does: ended {self.ended!r}, error {self.error!r}"
+                "a run ended by an error says which, and no other does: "
+                f"ended {self.ended!r}, error {self.error!r}"
             )
         if self.error is not None and self.latency_s != self.dense_s:
             raise ValueError("a run that failed keeps the dense network: latency_s must be dense_s")
-        if any(
-            now[at] < before[at]
-            for before, now in zip(self.curve, self.curve[1:], strict=False)
-            for at in (0, 1)
-        ):
-            raise ValueError("what was spent shrinks along the curve")
+        for before, after in pairwise(self.curve):
+            if after[0] < before[0] or after[1] < before[1]:
+                raise ValueError("what was spent shrinks along the curve")
 
     @property
     def case(self) -> Case:
@@ -129,10 +133,9 @@ class RunRecord:
 
     @property
     def speedup(self) -> float:
-        """Dense over kept latency;
+        """Dense over kept latency; 1 where the dense network is kept.
 
-        1 where the plan does not hold the floor or the run failed, because then the dense network
-        is kept.
+        That is so where the plan does not hold the floor, and where the run failed.
         """
         return self.dense_s / self.latency_s if self.holds and self.error is None else 1.0
 
@@ -142,12 +145,12 @@ class RunRecord:
         return math.log(self.speedup)
 
     def to_json(self) -> str:
-        """The file's text."""
+        """Write the text of the file."""
         return dump_json(asdict(_File("cprune-rl comparison row 1", self)))
 
     @staticmethod
     def from_json(text: str, source: str = "this text") -> RunRecord:
-        """Reads what `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Args:
             text: of the file.
@@ -159,14 +162,23 @@ class RunRecord:
         try:
             return _FILE.validate_json(text).row
         except ValidationError as error:
-            mistakes = [
-                f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}, found {e['input']!r:.60}"
-                for e in error.errors()
-            ]
-            more = f" and {len(mistakes) - _N_SHOWN} more" if len(mistakes) > _N_SHOWN else ""
+            mistakes = "; ".join(_describe(details) for details in error.errors()[:_N_SHOWN])
+            n_more = error.error_count() - _N_SHOWN
+            more = f" and {n_more} more" if n_more > 0 else ""
             raise ConfigError(
-                f"{source} is no row of a comparison: {'; '.join(mistakes[:_N_SHOWN])}{more}. Remove it, and `cprune-rl compare` runs that method on that problem again."
+                f"{source} is no row of a comparison: {mistakes}{more}. {_REMEDY}"
             ) from None
+
+
+def _check_names(what: str, values: Collection[str], allowed: Collection[str]) -> None:
+    if set(values) != set(allowed):
+        names = ", ".join(sorted(values)) or "nothing"
+        raise ValueError(f"{what} names {names}; it must name {', '.join(allowed)}")
+
+
+def _describe(details: ErrorDetails) -> str:
+    place = ".".join(map(str, details["loc"])) or "file"
+    return f"{place}: {details['msg']}, found {details['input']!r:.60}"
 
 
 @dataclass(frozen=True)
@@ -180,8 +192,25 @@ class _File:
 _FILE = TypeAdapter(_File)
 
 
+def file_name(text: str) -> str:
+    """Turn a text into the name of a file."""
+    return re.sub(r"[^\w.@+-]+", "_", text)
+
+
+def record_path(folder: Path, case: Case, method: str) -> Path:
+    """Name the file of a record.
+
+    Args:
+        folder: of the comparison.
+        case: what the method was tried on.
+        method: its name.
+    """
+    text = f"{case.problem}_{case.floor:g}_{case.losses}_{case.seed}_{method}"
+    return folder / "rows" / f"{file_name(text)}.json"
+
+
 def read_record(path: Path) -> RunRecord:
-    """Reads one file.
+    """Read one file.
 
     Raises:
         ConfigError: it cannot be read, is damaged, or is of something else.
@@ -189,27 +218,26 @@ def read_record(path: Path) -> RunRecord:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} is no row of a comparison: {error}. Remove it, and `cprune-rl compare` runs that method on that problem again."
-        ) from error
+        raise ConfigError(f"{path} is no row of a comparison: {error}. {_REMEDY}") from error
     return RunRecord.from_json(text, str(path))
 
 
 def read_records(folder: Path) -> list[RunRecord]:
-    """Reads `rows/*.json` of a comparison's folder, sorted by name.
+    """Read `rows/*.json` of a comparison's folder, sorted by name.
 
     Raises:
-        ConfigError: there is none, one is no row, or two are of the same run.
+        ConfigError: there is none, one is no record, or two are of the same run.
     """
     paths = sorted((folder / "rows").glob("*.json"))
     if not paths:
         raise ConfigError(f"no rows/*.json in {folder}: `cprune-rl compare` writes them.")
-    rows = [read_record(path) for path in paths]
-    seen: dict[tuple[Case, str], Path] = {}
-    for path, row in zip(paths, rows, strict=True):
-        other = seen.setdefault((row.case, row.method), path)
+    records = {path: read_record(path) for path in paths}
+    runs: dict[tuple[Case, str], Path] = {}
+    for path, record in records.items():
+        other = runs.setdefault((record.case, record.method), path)
         if other != path:
             raise ConfigError(
-                f"{other.name} and {path.name} are both of {row.method} on {row.problem}, floor {row.floor:+g}, seed {row.seed}: remove one of them."
+                f"{other.name} and {path.name} are both of {record.method} on {record.problem}, "
+                f"floor {record.floor:+g}, seed {record.seed}: remove one of them."
             )
-    return rows
+    return list(records.values())

@@ -1,9 +1,4 @@
-"""One method on one case:
-
-a search within its budget, the plan that a run would keep of it, and what it cost, as a row.
-
-Called by `runner`, and once more by `validation`.
-"""
+"""Runs one method on one case: a search within its budget, and the record of what it came to."""
 
 from __future__ import annotations
 
@@ -12,172 +7,194 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cprune_rl
 from cprune_rl.agents.baselines.exact import PROVEN
 from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.registry import METHODS, MethodContext
-from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, kept, open_case
+from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, keep_plan, open_case
 from cprune_rl.comparison.policy_store import PolicyStore
 from cprune_rl.comparison.records import COSTS, Case, RunRecord
-from cprune_rl.core.search_result import AcceptedPlan, SearchStep
+from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.core.system_info import describe_system
 from cprune_rl.envs.problems.replay import Replay
 
 __all__ = ["code_version", "failed_record", "run_case"]
 
-_LINKED = (
-    "agents",
-    "envs",
-    "cost_cache",
-)  # folders that a glob does not follow where they are links
+# Folders that a glob does not follow where they are links.
+_LINKED = ("agents", "envs", "cost_cache")
+
+_Point = tuple[float, float, float]
 
 
-def run_case(case: Case, method: str, budget: Budget, policies: PolicyStore) -> RunRecord:
-    """One method on one case.
+def run_case(case: Case, name: str, budget: Budget, policies: PolicyStore) -> RunRecord:
+    """Run one method on one case.
 
     Args:
         case: what it is tried on.
-        method: a key of `METHODS`.
-        budget: that no look may pass; what is measured for the method beforehand is taken off it.
-        policies: has the policy that it brings along.
+        name: of the method, a key of `METHODS`.
+        budget: that nothing may pass; what is measured for the method beforehand is taken off it.
+        policies: has the policy that the method wants.
 
     Raises:
-        CPruneError: of the method; the runner makes a row of it.
+        CPruneError: of the method.
     """
-    way = METHODS[method]
-    perfect_information = way.role == "reference"
-    replay = open_case(case, way.warm_start, perfect_information, way.has_schemes)
-    before = replay.charged_trials
-    policy_s = 0.0 if way.policy is None else policies.seconds(way.policy, case.problem)
-    left = (
-        Budget()
-        if perfect_information
-        else Budget(
-            None if budget.fresh_trials is None else max(0, budget.fresh_trials - before),
-            budget.accuracy_evaluations,
-            budget.minutes,
+    method = METHODS[name]
+    knows_all = method.role == "reference"
+    replay = open_case(case, method.warm_start, knows_all, method.has_schemes)
+    policy_s = policies.train_s(method.policy, case.problem) if method.policy else 0.0
+    log = _SpendingLog(replay, policy_s)
+    searcher = method.make(
+        MethodContext(
+            lambda: policies.load(str(method.policy), case.problem), case.seed, replay.truth
         )
     )
-    searcher = way.make(
-        MethodContext(lambda: policies.load(str(way.policy), case.problem), case.seed, replay.truth)
-    )
-    problem, spent_at = replay.problem, list[tuple[int, int]]()
-
-    def note(step: SearchStep) -> None:
-        if step.accepted:
-            spent_at.append(
-                (
-                    before + problem.latency.spending.fresh_trials - n_known,
-                    problem.oracle.spending.accuracy_evaluations,
-                )
-            )
-
-    n_known = problem.latency.spending.fresh_trials
     started = time.perf_counter()
-    found, is_stopped = search_within(
+    search, is_stopped = search_within(
         searcher,
-        problem,
-        left,
-        note,
-        lambda: (
-            policy_s
-            + TRIAL_S * (before + problem.latency.spending.fresh_trials - n_known)
-            + EVALUATION_S * problem.oracle.spending.accuracy_evaluations
-        ),
+        replay.problem,
+        Budget() if knows_all else log.left(budget),
+        log.note,
+        log.spent_s,
     )
     think_s = time.perf_counter() - started
-    best, n_finetuned = kept(replay, found.accepted)
-    trials = 0 if perfect_information else before + int(found.cost["fresh_trials"])
-    evaluations = int(found.cost["accuracy_evaluations"])
+    kept, n_finetuned = keep_plan(replay, search.accepted)
+    if knows_all:
+        # Where no step says that it is proven, the solver's time was up.
+        is_stopped = is_stopped or all(step.why != PROVEN for step in search.history)
     cost = {
-        "fresh_trials": trials,
-        "tasks": 0 if perfect_information else replay.n_charged_tasks + found.cost["cached_trials"],
-        "accuracy_evaluations": evaluations,
+        "tasks": replay.n_charged_tasks + search.cost["cached_trials"],
+        "accuracy_evaluations": search.cost["accuracy_evaluations"],
         "full_finetunes": n_finetuned,
-        "measure_s": TRIAL_S * trials,
-        "train_s": EVALUATION_S * evaluations + FINETUNE_S * n_finetuned,
         "policy_s": policy_s,
         "think_s": think_s,
+        "fresh_trials": replay.charged_trials + search.cost["fresh_trials"],
     }
-    cost["wall_s"] = sum(value for name, value in cost.items() if name.endswith("_s"))
-    is_stopped = is_stopped or (
-        perfect_information and all(step.why != PROVEN for step in found.history)
-    )  # the solver's time was up
-    curve = (
-        ()
-        if perfect_information
-        else _curve(replay, found.accepted, spent_at, before, (trials, evaluations))
-    )
-    return _row(
-        case, method, budget, replay, best, cost, curve, "budget" if is_stopped else "itself"
+    if knows_all:
+        cost |= {"tasks": 0, "fresh_trials": 0}
+    record = _dense_record(case, name, budget, replay)
+    return replace(
+        record,
+        latency_s=kept.latency_s,
+        accuracy=replay.accuracy(kept.plan),
+        holds=kept.plan == replay.problem.network.dense or replay.holds(kept.plan),
+        plan=kept.plan.widths,
+        schemes=dict(kept.plan.schemes),
+        cost=_with_seconds(cost),
+        curve=() if knows_all else log.curve(search, kept),
+        ended="budget" if is_stopped else "itself",
     )
 
 
-def _curve(
-    replay: Replay,
-    accepted: Sequence[AcceptedPlan],
-    spent_at: Sequence[tuple[int, int]],
-    before: int,
-    total: tuple[int, int],
-) -> tuple[tuple[float, float, float], ...]:
-    """What would be kept by when."""
-    points = [(float(before), 0.0, 0.0)]
-    for at, (trials, evaluations) in enumerate(spent_at, start=2):
-        gain = _log_gain(accepted, kept(replay, accepted[:at])[0])
-        if gain != points[-1][2]:
-            points.append((float(trials), float(evaluations), gain))
-    return (
-        *points,
-        (float(total[0]), float(total[1]), _log_gain(accepted, kept(replay, accepted)[0])),
-    )
+class _SpendingLog:
+    """Notes what was spent whenever a plan was accepted.
+
+    Args:
+        replay: that is searched; nothing was spent on it yet.
+        policy_s: seconds of training a policy for the problem.
+    """
+
+    def __init__(self, replay: Replay, policy_s: float) -> None:
+        self._replay = replay
+        self._policy_s = policy_s
+        self._known_trials = replay.problem.latency.spending.fresh_trials
+        self._spent: list[tuple[float, float]] = []
+
+    def left(self, budget: Budget) -> Budget:
+        """Take off the budget what was measured beforehand."""
+        if budget.fresh_trials is None:
+            return budget
+        left = max(0, budget.fresh_trials - self._replay.charged_trials)
+        return replace(budget, fresh_trials=left)
+
+    def note(self, step: SearchStep) -> None:
+        """Note what was spent by an accepted step."""
+        if step.accepted:
+            self._spent.append(self._now())
+
+    def spent_s(self) -> float:
+        """Compute the seconds that a device would have taken so far."""
+        trials, evaluations = self._now()
+        return self._policy_s + TRIAL_S * trials + EVALUATION_S * evaluations
+
+    def curve(self, search: SearchResult, kept: AcceptedPlan) -> tuple[_Point, ...]:
+        """Compute what would be kept by when: trials, evaluations and log gain."""
+        accepted = search.accepted
+        points = [(float(self._replay.charged_trials), 0.0, 0.0)]
+        for n_accepted, (trials, evaluations) in enumerate(self._spent, start=2):
+            plan, _ = keep_plan(self._replay, accepted[:n_accepted])
+            gain = _log_gain(accepted, plan)
+            if gain != points[-1][2]:
+                points.append((trials, evaluations, gain))
+        trials = self._replay.charged_trials + search.cost["fresh_trials"]
+        evaluations = search.cost["accuracy_evaluations"]
+        return (*points, (float(trials), float(evaluations), _log_gain(accepted, kept)))
+
+    def _now(self) -> tuple[float, float]:
+        problem = self._replay.problem
+        fresh = problem.latency.spending.fresh_trials - self._known_trials
+        trials = self._replay.charged_trials + fresh
+        return float(trials), float(problem.oracle.spending.accuracy_evaluations)
 
 
 def _log_gain(accepted: Sequence[AcceptedPlan], plan: AcceptedPlan) -> float:
     return math.log(accepted[0].latency_s / plan.latency_s)
 
 
-def _row(
-    case: Case,
-    method: str,
-    budget: Budget,
-    replay: Replay,
-    best: AcceptedPlan,
-    cost: dict[str, float],
-    curve: tuple[tuple[float, float, float], ...],
-    ended: Any,
-    error: str | None = None,
-) -> RunRecord:
+def _with_seconds(cost: dict[str, float]) -> dict[str, float]:
+    """Add what counts would have taken, and the sum of all seconds."""
+    finetunes_s = EVALUATION_S * cost["accuracy_evaluations"] + FINETUNE_S * cost["full_finetunes"]
+    cost = {**cost, "measure_s": TRIAL_S * cost["fresh_trials"], "train_s": finetunes_s}
+    seconds = ("measure_s", "train_s", "policy_s", "think_s")
+    cost["wall_s"] = sum(cost[name] for name in seconds)
+    return {name: float(cost[name]) for name in COSTS}
+
+
+def failed_record(case: Case, name: str, budget: Budget, error: str) -> RunRecord:
+    """Make the record of a run that failed: it is worth the dense network.
+
+    Args:
+        case: what it was tried on.
+        name: of the method, a key of `METHODS`.
+        budget: that it had.
+        error: what failed.
+    """
+    record = _dense_record(case, name, budget, open_case(case, warm_start=False))
+    return replace(record, ended="error", error=error)
+
+
+def _dense_record(case: Case, name: str, budget: Budget, replay: Replay) -> RunRecord:
+    """Make the record of a run that keeps the dense network and spends nothing."""
     problem = replay.problem
-    dense_s = problem.measured_s(problem.network.dense)
+    dense = problem.network.dense
+    dense_s = problem.measured_s(dense)
     return RunRecord(
-        case.problem,
-        case.floor,
-        case.seed,
-        method,
-        dense_s,
-        best.latency_s,
-        replay.accuracy(best.plan),
-        problem.dense_accuracy,
-        problem.floor,
-        best.plan == problem.network.dense or replay.holds(best.plan),
-        best.plan.widths,
-        {name: float(value) for name, value in cost.items()},
-        curve,
-        ended,
-        error,
-        {
+        problem=case.problem,
+        floor=case.floor,
+        seed=case.seed,
+        method=name,
+        dense_s=dense_s,
+        latency_s=dense_s,
+        accuracy=replay.accuracy(dense),
+        dense_accuracy=problem.dense_accuracy,
+        floor_accuracy=problem.floor,
+        holds=True,
+        plan=dense.widths,
+        cost=dict.fromkeys(COSTS, 0.0),
+        curve=(),
+        ended="itself",
+        error=None,
+        budget={
             "trials": _as_float(budget.fresh_trials),
             "evaluations": _as_float(budget.accuracy_evaluations),
             "minutes": budget.minutes,
         },
-        "recorded" if case.losses == "recorded" else "drawn",
-        code_version(),
-        _versions(),
-        dict(best.plan.schemes),
+        losses=case.losses,
+        commit=code_version(),
+        versions=_versions(),
     )
 
 
@@ -185,48 +202,18 @@ def _as_float(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 
-def failed_record(case: Case, method: str, budget: Budget, error: str) -> RunRecord:
-    """The dense network: what a failed run is worth.
-
-    Args:
-        case: what it was tried on.
-        method: a key of `METHODS`.
-        budget: that it had.
-        error: what failed.
-    """
-    replay = open_case(case, warm_start=False)
-    problem = replay.problem
-    dense = problem.network.dense
-    dense_s = problem.measured_s(dense)
-    return _row(
-        case,
-        method,
-        budget,
-        replay,
-        AcceptedPlan(dense, dense_s, problem.dense_accuracy),
-        dict.fromkeys(COSTS, 0.0),
-        (),
-        "error",
-        error,
-    )
-
-
 @functools.cache
 def code_version() -> str:
-    """Version of this package and a hash of its sources."""
+    """Name the version of this package, and a hash of its sources."""
     root = Path(cprune_rl.__file__).parent
-    sources = sorted(
-        (path.relative_to(root).as_posix(), path.read_bytes())
-        for path in (
-            *root.glob("**/*.py"),
-            *(p for name in _LINKED for p in (root / name).glob("**/*.py")),
-        )
-    )
-    digest = hashlib.sha256(
-        repr(
-            [(name, hashlib.sha256(text).hexdigest()) for name, text in dict(sources).items()]
-        ).encode()
-    ).hexdigest()
+    paths = set(root.glob("**/*.py"))
+    for name in _LINKED:
+        paths.update((root / name).glob("**/*.py"))
+    hashes = [
+        (path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in paths
+    ]
+    digest = hashlib.sha256(repr(sorted(hashes)).encode()).hexdigest()
     return f"{cprune_rl.__version__}, sources {digest[:12]}"
 
 

@@ -1,49 +1,130 @@
-"""What rows of many methods on many problems say:
+"""Statistics of a comparison: scores of methods over cases, standings, pairs.
 
-standings, pairs, each problem. The page and the leaderboard show it.
-
-A score is a share: a method's log gain over the best log gain that is known of the case. The
-headline is its interquartile mean
-over problems, floors and seeds (Agarwal et al., "Deep reinforcement learning at the edge of the
-statistical precipice", NeurIPS
-2021), with an interval over problems and the seeds within them. Pairs are compared case by case,
-because methods meet the same true losses under one seed.
+A score is a share: a method's log gain over the best log gain known of the case. The headline is
+its interquartile mean over problems, floors and seeds (Agarwal et al., "Deep reinforcement learning
+at the edge of the statistical precipice", NeurIPS 2021), with an interval over problems and the
+seeds within them. Pairs are compared case by case: under one seed, all methods meet the same true
+losses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.comparison.bootstrap import (
-    N_RESAMPLES,
-    band,
-    interval,
-    iqm,
-    mean,
-    over_problems,
-    over_seeds,
-)
-from cprune_rl.comparison.caveats import find_caveats
-from cprune_rl.comparison.profiles import COSTS_OVER, Curve, Front, cost_curves, fronts, profiles
-from cprune_rl.comparison.records import COSTS, RunRecord
-from cprune_rl.comparison.scores import UNRANKED, Scores, score
+from cprune_rl.comparison.bootstrap import band, exp_interval, interval, iqm, mean
+from cprune_rl.comparison.records import COSTS, Case, RunRecord
 from cprune_rl.core.intervals import Interval
 from cprune_rl.errors import ConfigError
 
-__all__ = ["AGENT", "Cell", "Comparison", "Standing", "compare"]
+__all__ = [
+    "EXACT",
+    "UNRANKED",
+    "ProblemStanding",
+    "Scores",
+    "Standing",
+    "improvement",
+    "problem_standings",
+    "rank_methods",
+    "score",
+]
 
-AGENT = "agent"
-_CLEARLY = float(np.log(1.01))  # more than 1 % faster
+# Where this method ends by itself, it proves that nothing better exists among the widths that it
+# may choose.
+EXACT = "exact"
+UNRANKED = (EXACT, "reference")  # know what no search may know
+_CLEARLY = float(np.log(1.01))  # log gain of 1 %
 _TIE = 1e-9  # of log gains: the same plan
 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Log gains and shares of methods over cases, NaN where a method has no record of a case.
+
+    Attributes:
+        methods: that are ranked, by name.
+        cases: sorted.
+        records: by method and case; also of methods that are not ranked.
+        log_gain: `(n_methods, n_cases)`.
+        share: `(n_methods, n_cases)`, log gain over the reference's.
+        reference: `(n_cases,)`, the best log gain of any method, the exact one among them.
+        is_proven: `(n_cases,)`, whether the best is proven, and no method passed it by stepping by
+            other widths.
+        problem: `(n_cases,)`, which problem, counted from 0.
+        stratum: `(n_cases,)`, which problem, floor and kind of losses, counted from 0.
+    """
+
+    methods: tuple[str, ...]
+    cases: tuple[Case, ...]
+    records: dict[tuple[str, Case], RunRecord]
+    log_gain: Array
+    share: Array
+    reference: Array
+    is_proven: NDArray[np.bool_]
+    problem: NDArray[np.int64]
+    stratum: NDArray[np.int64]
+
+    def records_of(self, method: str) -> list[RunRecord | None]:
+        """List the method's records, one for each case."""
+        return [self.records.get((method, case)) for case in self.cases]
+
+
+def score(records: Collection[RunRecord]) -> Scores:
+    """Put records into one table.
+
+    Args:
+        records: in any order, at least one of a ranked method.
+
+    Raises:
+        ConfigError: no record is of a ranked method, or two are of the same run.
+    """
+    table = {(r.method, r.case): r for r in records}
+    if len(table) < len(records):
+        raise ConfigError("two rows are of the same method and case: remove one of them.")
+    methods = tuple(sorted({r.method for r in records} - set(UNRANKED)))
+    if not methods:
+        names = ", ".join(sorted(UNRANKED))
+        raise ConfigError(f"nothing to compare: no row is of a method other than {names}.")
+    cases = tuple(sorted({r.case for r in records}))
+    column = {case: at for at, case in enumerate(cases)}
+    log_gain = np.full((len(methods), len(cases)), np.nan)
+    reference = np.full(len(cases), -np.inf)
+    proof = np.full(len(cases), -np.inf)
+    for record in records:
+        at = column[record.case]
+        reference[at] = max(reference[at], record.log_gain)
+        if record.method in methods:
+            log_gain[methods.index(record.method), at] = record.log_gain
+        if record.method == EXACT and record.ended == "itself":
+            proof[at] = record.log_gain
+    # Where nothing is to be gained, finding nothing is all of it.
+    share = np.where(np.isnan(log_gain), np.nan, log_gain >= reference)
+    np.divide(log_gain, reference, out=share, where=np.broadcast_to(reference > 0, share.shape))
+    return Scores(
+        methods=methods,
+        cases=cases,
+        records=table,
+        log_gain=log_gain,
+        share=share,
+        reference=reference,
+        is_proven=proof >= reference - _TIE,
+        problem=_number([c.problem for c in cases]),
+        stratum=_number([(c.problem, c.floor, c.losses) for c in cases]),
+    )
+
+
+def _number(keys: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Number equal keys alike, from 0, in the order of their first appearance."""
+    numbers = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys], dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Standing:
     """One method over all cases.
 
@@ -52,7 +133,7 @@ class Standing:
     Attributes:
         method: its name.
         rank: from 1, by `iqm`; None of a control, and where it lacks cases that others have.
-        n_cases: that it has rows of.
+        n_cases: that it has records of.
         n_errors: runs that failed.
         n_broken: runs whose plan does not hold its floor.
         iqm: interquartile mean of the share.
@@ -65,12 +146,12 @@ class Standing:
             of the agent, or without one.
         agent_over: the agent's mean share less its own, case by case; None likewise.
         faster: share of cases in which it ends more than 1 % faster than the agent; None likewise.
-        slower: in which more than 1 % slower; None likewise.
+        slower: share of those in which it ends more than 1 % slower; None likewise.
         cost: mean of each of `COSTS`.
     """
 
     method: str
-    rank: int | None
+    rank: int | None = None
     n_cases: int
     n_errors: int
     n_broken: int
@@ -79,16 +160,88 @@ class Standing:
     share: Interval
     speedup: Interval
     speedup_seeds: Interval
-    gap: Interval | None
-    beats_agent: Interval | None
-    agent_over: Interval | None
-    faster: float | None
-    slower: float | None
+    gap: Interval | None = None
+    beats_agent: Interval | None = None
+    agent_over: Interval | None = None
+    faster: float | None = None
+    slower: float | None = None
     cost: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Cell:
+def rank_methods(
+    scores: Scores,
+    agent: str,
+    *,
+    over_problems: Array,
+    over_seeds: Array,
+    controls: Collection[str] = (),
+) -> tuple[Standing, ...]:
+    """Rank the methods, best first; those without a rank come last.
+
+    Args:
+        scores: of all methods.
+        agent: method that the others are compared with.
+        over_problems: resamples of problems and seeds, `(n, n_cases)`.
+        over_seeds: resamples of seeds alone, `(n, n_cases)`.
+        controls: methods that get no rank.
+    """
+    standings = []
+    for method in scores.methods:
+        standing = _standing(scores, method, over_problems, over_seeds)
+        if agent in scores.methods and method != agent:
+            standing = _with_agent(standing, scores, agent, over_problems)
+        standings.append(standing)
+
+    def has_rank(standing: Standing) -> bool:
+        return standing.n_cases == len(scores.cases) and standing.method not in controls
+
+    standings.sort(key=lambda s: (not has_rank(s), -round(s.iqm.value, 12), s.method))
+    return tuple(
+        replace(standing, rank=rank if has_rank(standing) else None)
+        for rank, standing in enumerate(standings, start=1)
+    )
+
+
+def _standing(scores: Scores, method: str, over_problems: Array, over_seeds: Array) -> Standing:
+    at = scores.methods.index(method)
+    log_gain = scores.log_gain[at]
+    share = scores.share[at]
+    records = [r for r in scores.records_of(method) if r is not None]
+    lacking = np.where(scores.is_proven, 1 - np.minimum(share, 1), np.nan)
+    return Standing(
+        method=method,
+        n_cases=len(records),
+        n_errors=sum(r.error is not None for r in records),
+        n_broken=sum(r.error is None and not r.holds for r in records),
+        iqm=interval(iqm, share, over_problems),
+        iqm_seeds=interval(iqm, share, over_seeds),
+        share=interval(mean, share, over_problems),
+        speedup=exp_interval(interval(mean, log_gain, over_problems)),
+        speedup_seeds=exp_interval(interval(mean, log_gain, over_seeds)),
+        gap=interval(mean, lacking, over_problems) if np.isfinite(lacking).any() else None,
+        cost=_mean_cost(records),
+    )
+
+
+def _with_agent(standing: Standing, scores: Scores, agent: str, weights: Array) -> Standing:
+    """Compare a method with the agent on the cases that both have; without any, do nothing."""
+    at = scores.methods.index(standing.method)
+    of_agent = scores.methods.index(agent)
+    ahead = scores.log_gain[at] - scores.log_gain[of_agent]
+    shared = ahead[np.isfinite(ahead)]
+    if not len(shared):
+        return standing
+    return replace(
+        standing,
+        agent_over=interval(mean, scores.share[of_agent] - scores.share[at], weights),
+        beats_agent=interval(mean, _wins(ahead), weights),
+        faster=float((shared > _CLEARLY).mean()),
+        slower=float((shared < -_CLEARLY).mean()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemStanding:
     """One method on one problem at one floor, over seeds.
 
     Attributes:
@@ -118,210 +271,70 @@ class Cell:
     is_proven: bool
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Everything that is shown.
-
-    Attributes:
-        agent: method that the others are set against.
-        scores: what standings, pairs, profiles and cost curves are from.
-        floor: the one that those are at, because more problems were tried at it than at others;
-            None where they are at all floors.
-        standings: best first, then those without a rank.
-        cells: by problem and floor, best first.
-        improvement: `(k, k, 3)`, probability that one method beats another, with its interval; in
-            the order of `standings`.
-        profiles: by method.
-        costs: by cost, then by method; a cost that nobody had is left out.
-        fronts: by method.
-        caveats: what a reader must know before believing it.
-    """
-
-    agent: str
-    scores: Scores
-    floor: float | None
-    standings: tuple[Standing, ...]
-    cells: tuple[Cell, ...]
-    improvement: Array
-    profiles: dict[str, Curve]
-    costs: dict[str, dict[str, Curve]]
-    fronts: dict[str, Front]
-    caveats: tuple[str, ...]
-
-    @property
-    def n_problems(self) -> int:
-        """Clusters that the intervals are over."""
-        return int(self.scores.problem.max()) + 1
-
-
-def compare(
-    rows: Sequence[RunRecord],
-    *,
-    agent: str = AGENT,
-    unranked: Collection[str] = UNRANKED,
-    controls: Collection[str] = (),
-    n_resamples: int = N_RESAMPLES,
-) -> Comparison:
-    """All statistics of a comparison; the order of the rows does not matter.
+def problem_standings(scores: Scores, over_seeds: Array) -> tuple[ProblemStanding, ...]:
+    """Compare the methods on each problem and floor, best first.
 
     Args:
-        rows: of any methods and cases, not two of the same.
-        agent: method that the others are set against.
-        unranked: methods that only serve as a reference.
-        controls: methods that are shown beside the others without a rank, because they are one of
-            them, crippled.
-        n_resamples: of each bootstrap.
-
-    Raises:
-        ConfigError: no row is of a ranked method, or two are of the same run.
+        scores: of all methods.
+        over_seeds: resamples of seeds alone, `(n, n_cases)`.
     """
-    if len({(r.method, r.case) for r in rows}) < len(rows):
-        raise ConfigError("two rows are of the same method and case: remove one of them.")
-    if all(r.method in unranked for r in rows):
-        raise ConfigError(
-            f"nothing to compare: no row is of a method other than {', '.join(sorted(unranked))}."
-        )
-    everything, floor = score(rows, unranked), _main_floor(rows)
-    scores = everything if floor is None else score([r for r in rows if r.floor == floor], unranked)
-    clusters, seeds = (
-        over_problems(scores.problem, scores.stratum, n_resamples),
-        over_seeds(scores.stratum, n_resamples),
-    )
-    standings = _ranked(
-        [_standing(scores, at, agent, clusters, seeds) for at in range(len(scores.methods))],
-        len(scores.cases),
-        controls,
-    )
-    costs = {cost: cost_curves(scores, clusters, cost) for cost in COSTS_OVER}
-    return Comparison(
-        agent,
-        scores,
-        floor,
-        standings,
-        _cells(everything, over_seeds(everything.stratum, n_resamples)),
-        _improvement(scores, [s.method for s in standings], clusters),
-        profiles(scores, clusters),
-        {cost: found for cost, found in costs.items() if found},
-        fronts(everything, over_problems(everything.problem, everything.stratum, n_resamples)),
-        tuple(find_caveats(rows, everything)),
-    )
-
-
-def _main_floor(rows: Sequence[RunRecord]) -> float | None:
-    """The floor that most problems were tried at;
-
-    None where several are. Problems tried at more floors than others would weigh more.
-    """
-    problems: dict[float, set[str]] = {}
-    for row in rows:
-        problems.setdefault(row.floor, set()).add(row.problem)
-    most = max(len(of_floor) for of_floor in problems.values())
-    floors = [floor for floor, of_floor in problems.items() if len(of_floor) == most]
-    return floors[0] if len(floors) == 1 and len(problems) > 1 else None
-
-
-def _standing(scores: Scores, at: int, agent: str, clusters: Array, seeds: Array) -> Standing:
-    method, gain, share = scores.methods[at], scores.log_gain[at], scores.share[at]
-    own = [r for r in scores.records_of(method) if r is not None]
-    lacking = np.where(scores.is_proven, 1 - np.minimum(share, 1), np.nan)
-    over = beats = faster = slower = None
-    if agent in scores.methods and method != agent:
-        other = scores.methods.index(agent)
-        ahead = gain - scores.log_gain[other]
-        if np.isfinite(ahead).any():
-            over, beats = (
-                interval(mean, scores.share[other] - share, clusters),
-                interval(mean, _wins(ahead), clusters),
-            )
-            known = ahead[np.isfinite(ahead)]
-            faster, slower = float((known > _CLEARLY).mean()), float((known < -_CLEARLY).mean())
-    return Standing(
-        method,
-        None,
-        len(own),
-        sum(r.error is not None for r in own),
-        sum(r.error is None and not r.holds for r in own),
-        interval(iqm, share, clusters),
-        interval(iqm, share, seeds),
-        interval(mean, share, clusters),
-        _exp(interval(mean, gain, clusters)),
-        _exp(interval(mean, gain, seeds)),
-        interval(mean, lacking, clusters) if np.isfinite(lacking).any() else None,
-        beats,
-        over,
-        faster,
-        slower,
-        _mean_cost(own),
-    )
-
-
-def _ranked(
-    standings: Sequence[Standing], n_cases: int, controls: Collection[str]
-) -> tuple[Standing, ...]:
-    able = {s.method: s.n_cases == n_cases and s.method not in controls for s in standings}
-    ordered = sorted(
-        standings, key=lambda s: (not able[s.method], -round(s.iqm.value, 12), s.method)
-    )
-    return tuple(
-        replace(s, rank=at if able[s.method] else None) for at, s in enumerate(ordered, start=1)
-    )
-
-
-def _cells(scores: Scores, seeds: Array) -> tuple[Cell, ...]:
-    found = []
+    standings: list[ProblemStanding] = []
     for stratum in range(int(scores.stratum.max()) + 1):
-        here = scores.stratum == stratum
-        case, weights = scores.cases[int(np.argmax(here))], seeds[:, here]
-        of_stratum: list[Cell] = []
-        for at, method in enumerate(scores.methods):
-            own = [
-                r
-                for r, is_here in zip(scores.records_of(method), here, strict=True)
-                if is_here and r is not None
-            ]
-            if not own:
-                continue
-            speedup = _exp(interval(mean, scores.log_gain[at][here], weights))
-            points = [100 * (r.accuracy - r.dense_accuracy) for r in own if r.error is None]
-            failed = sum(r.error is not None or not r.holds for r in own)
-            share = interval(mean, scores.share[at][here], weights)
-            lost = float(np.mean(points)) if points else None
-            of_stratum.append(
-                Cell(
-                    case.problem,
-                    case.floor,
-                    case.losses,
-                    method,
-                    len(own),
-                    failed,
-                    speedup,
-                    share,
-                    lost,
-                    _mean_cost(own),
-                    bool(scores.is_proven[here].all()),
-                )
-            )
-        found += sorted(of_stratum, key=lambda c: (-round(c.share.value, 12), c.method))
-    return tuple(found)
+        is_here = scores.stratum == stratum
+        of_stratum = [
+            _problem_standing(scores, method, is_here, over_seeds[:, is_here])
+            for method in scores.methods
+            if np.isfinite(scores.log_gain[scores.methods.index(method), is_here]).any()
+        ]
+        standings += sorted(of_stratum, key=lambda s: (-round(s.share.value, 12), s.method))
+    return tuple(standings)
 
 
-def _improvement(scores: Scores, order: Sequence[str], weights: Array) -> Array:
-    gains = scores.log_gain[[scores.methods.index(m) for m in order]]
-    k = len(gains)
-    ahead = gains[:, None] - gains[None, :]
+def _problem_standing(
+    scores: Scores, method: str, is_here: NDArray[np.bool_], weights: Array
+) -> ProblemStanding:
+    at = scores.methods.index(method)
+    case = scores.cases[int(np.argmax(is_here))]
+    everywhere = scores.records_of(method)
+    own = [everywhere[c] for c in np.flatnonzero(is_here)]
+    records = [r for r in own if r is not None]
+    points = [100 * (r.accuracy - r.dense_accuracy) for r in records if r.error is None]
+    return ProblemStanding(
+        problem=case.problem,
+        floor=case.floor,
+        losses=case.losses,
+        method=method,
+        n=len(records),
+        n_failed=sum(r.error is not None or not r.holds for r in records),
+        speedup=exp_interval(interval(mean, scores.log_gain[at, is_here], weights)),
+        share=interval(mean, scores.share[at, is_here], weights),
+        points=float(np.mean(points)) if points else None,
+        cost=_mean_cost(records),
+        is_proven=bool(scores.is_proven[is_here].all()),
+    )
+
+
+def improvement(scores: Scores, methods: Sequence[str], weights: Array) -> Array:
+    """Compute the probability that each method beats each other, with its interval.
+
+    Args:
+        scores: of all methods.
+        methods: in the order of the answer's axes.
+        weights: resamples of the cases, `(n, n_cases)`.
+
+    Returns:
+        `(k, k, 3)`: value, low and high; NaN where two share no case.
+    """
+    log_gain = scores.log_gain[[scores.methods.index(m) for m in methods]]
+    k = len(log_gain)
+    ahead = log_gain[:, None] - log_gain[None, :]
     return band(_wins(ahead).reshape(k * k, -1), weights).T.reshape(k, k, 3)
 
 
 def _wins(ahead: Array) -> Array:
-    """1 where ahead, 0 where behind, a half at a tie, NaN where not known."""
-    return np.where(
-        np.isnan(ahead), np.nan, 0.5 + 0.5 * np.sign(np.where(np.abs(ahead) < _TIE, 0.0, ahead))
-    )
+    """1 where ahead, 0 where behind, a half at a tie, NaN where unknown."""
+    return 0.5 + 0.5 * np.sign(np.where(np.abs(ahead) < _TIE, 0.0, ahead))
 
 
-def _exp(found: Interval) -> Interval:
-    return Interval(*(float(np.exp(v)) for v in (found.value, found.low, found.high)))
-
-
-def _mean_cost(rows: Sequence[RunRecord]) -> dict[str, float]:
-    return {name: float(np.mean([r.cost[name] for r in rows])) for name in COSTS}
+def _mean_cost(records: Sequence[RunRecord]) -> dict[str, float]:
+    return {name: float(np.mean([r.cost[name] for r in records])) for name in COSTS}

@@ -1,12 +1,9 @@
-"""Whether a row of a comparison holds:
-
-its figures worked out again from its plan, and its search run again.
-
-Called by `cprune-rl validate` and for the leaderboard.
-"""
+"""Checks a record of a comparison: its figures follow from its plan, its search gives that plan."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,123 +20,99 @@ from cprune_rl.errors import ConfigError, CPruneError
 __all__ = ["check_record", "is_valid"]
 
 _TOLERANCE = 1e-9  # of a latency or an accuracy: both are worked out by the same formulas
+_CLOCK_COSTS = ("policy_s", "think_s", "wall_s")
 
 
 def check_record(path: Path) -> list[Check]:
-    """Checks every claim of a row.
+    """Check every claim of a record.
 
     Args:
         path: of the file, in the `rows` folder of a comparison.
 
     Raises:
-        ConfigError: it is no row, its method is not known to this version, or its recording is not
-            there.
+        ConfigError: it is no record, its method is not known to this version, or its recording is
+            not there.
     """
-    row = read_record(path)
-    if row.method not in METHODS:
-        raise ConfigError(f"{path}: there is no method {row.method!r} in this version")
-    checks = _figures(row) + _budget(row)
-    return [*checks, _again(row, path.parent.parent)]
+    record = read_record(path)
+    if record.method not in METHODS:
+        raise ConfigError(f"{path}: there is no method {record.method!r} in this version")
+    search = _check_search(record, path.parent.parent)
+    return [*_check_figures(record), *_check_budget(record), search]
 
 
 def is_valid(path: Path) -> bool:
-    """Whether every claim of a row holds; False of a file that is none."""
+    """Whether every claim of a record holds; False of a file that is none."""
     try:
         return all(check.passed for check in check_record(path))
     except CPruneError:
         return False
 
 
-def _figures(row: RunRecord) -> list[Check]:
-    """Latency, accuracy and floor, from the plan alone."""
-    replay = open_case(row.case, perfect_information=True)
-    problem, plan = replay.problem, Plan(row.plan, tuple(row.schemes.items()))
-    dense_s, latency_s = (problem.measured_s(p) for p in (problem.network.dense, plan))
-    holds = plan == problem.network.dense or replay.holds(plan)
-    return [
-        Check(
-            "latency of the dense network",
-            f"{dense_s * 1e3:.4f} ms",
-            _is_near(row.dense_s, dense_s),
-        ),
-        Check(
-            "latency of the plan", f"{latency_s * 1e3:.4f} ms", _is_near(row.latency_s, latency_s)
-        ),
-        Check(
-            "true accuracy of the plan",
-            f"{replay.accuracy(plan):.4%}",
-            _is_near(row.accuracy, replay.accuracy(plan)),
-        ),
-        Check(
-            "whether it holds the floor",
-            f"{'holds' if holds else 'does not hold'} {problem.floor:.4%}",
-            row.holds == holds,
-        ),
-    ]
+def _check_figures(record: RunRecord) -> Iterator[Check]:
+    """Work out latency, accuracy and floor from the plan alone."""
+    replay = open_case(record.case, perfect_information=True)
+    problem = replay.problem
+    dense = problem.network.dense
+    plan = Plan(record.plan, tuple(record.schemes.items()))
+    for name, stated_s, of_plan in (
+        ("dense network", record.dense_s, dense),
+        ("plan", record.latency_s, plan),
+    ):
+        latency_s = problem.measured_s(of_plan)
+        is_same = _is_near(stated_s, latency_s)
+        yield Check(f"latency of the {name}", f"{latency_s * 1e3:.4f} ms", is_same)
+    accuracy = replay.accuracy(plan)
+    yield Check("true accuracy of the plan", f"{accuracy:.4%}", _is_near(record.accuracy, accuracy))
+    holds = plan == dense or replay.holds(plan)
+    verdict = "holds" if holds else "does not hold"
+    yield Check(
+        "whether it holds the floor", f"{verdict} {problem.floor:.4%}", record.holds == holds
+    )
 
 
-def _budget(row: RunRecord) -> list[Check]:
-    if METHODS[row.method].role == "reference":
-        return []
-    limits = (("trials", "fresh_trials"), ("evaluations", "accuracy_evaluations"))
-    return [
-        Check(
-            f"{cost} within the budget",
-            f"{row.cost[cost]:.0f} of {limit:.0f}",
-            row.cost[cost] <= limit,
-        )
-        for name, cost in limits
-        if (limit := row.budget[name]) is not None
-    ]
+def _check_budget(record: RunRecord) -> Iterator[Check]:
+    if METHODS[record.method].role == "reference":
+        return
+    for name, cost in (("trials", "fresh_trials"), ("evaluations", "accuracy_evaluations")):
+        limit = record.budget[name]
+        spent = record.cost[cost]
+        if limit is not None:
+            yield Check(f"{cost} within the budget", f"{spent:.0f} of {limit:.0f}", spent <= limit)
 
 
-def _again(row: RunRecord, folder: Path) -> Check:
-    """The same search once more; by the clock no two are alike."""
+def _check_search(record: RunRecord, folder: Path) -> Check:
+    """Run the same search once more; by the clock no two are alike."""
     claim = "the same search comes to the same plan"
-    way = METHODS[row.method]
-    if row.budget["minutes"] is not None:
+    if record.budget["minutes"] is not None:
         return Check(claim, "not checked: it was limited by the clock", None)
     policies = PolicyStore(folder / "policies")
-    if (
-        way.policy is not None
-        and not (policies.path(way.policy, row.problem) / "policy.json").is_file()
-    ):
-        return Check(
-            claim,
-            f"not checked: the policy is not there, {policies.path(way.policy, row.problem).name}",
-            None,
-        )
-    budget = Budget(
-        *(
-            None if (limit := row.budget[name]) is None else int(limit)
-            for name in ("trials", "evaluations")
-        )
-    )
+    kind = METHODS[record.method].policy
+    if kind is not None and not policies.has(kind, record.problem):
+        name = policies.path(kind, record.problem).name
+        return Check(claim, f"not checked: the policy is not there, {name}", None)
     try:
-        found = run_case(row.case, row.method, budget, policies)
-    except Exception as error:  # as the row says it did, or not
-        return Check(
-            claim if row.error is None else "the run fails, and counts as the dense network",
-            f"{type(error).__name__}: {error}",
-            row.error is not None,
-        )
-    figures = (
-        "fresh_trials",
-        "tasks",
-        "accuracy_evaluations",
-        "full_finetunes",
-        "measure_s",
-        "train_s",
+        again = run_case(record.case, record.method, _budget(record), policies)
+    except Exception as error:  # as the record says it did, or not
+        has_failed = record.error is not None
+        if has_failed:
+            claim = "the run fails, and counts as the dense network"
+        return Check(claim, f"{type(error).__name__}: {error}", has_failed)
+    by_clock = {name: record.cost[name] for name in _CLOCK_COSTS}
+    same = replace(
+        again, cost={**again.cost, **by_clock}, versions=record.versions, commit=record.commit
     )
-    is_same = replace(
-        found, cost=row.cost, versions=row.versions, commit=row.commit
-    ) == row and all(found.cost[n] == row.cost[n] for n in figures)
-    return Check(
-        claim,
-        f"{found.speedup:.4f}x with {found.cost['accuracy_evaluations']:.0f} evaluations",
-        is_same,
+    evaluations = again.cost["accuracy_evaluations"]
+    return Check(claim, f"{again.speedup:.4f}x with {evaluations:.0f} evaluations", same == record)
+
+
+def _budget(record: RunRecord) -> Budget:
+    trials = record.budget["trials"]
+    evaluations = record.budget["evaluations"]
+    return Budget(
+        fresh_trials=None if trials is None else int(trials),
+        accuracy_evaluations=None if evaluations is None else int(evaluations),
     )
 
 
 def _is_near(a: float, b: float) -> bool:
-    return abs(a - b) <= _TOLERANCE * max(abs(a), abs(b))
+    return math.isclose(a, b, rel_tol=_TOLERANCE)

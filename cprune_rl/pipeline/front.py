@@ -144,7 +144,7 @@ def sweep(folder: RunFolder, progress: ProgressLog) -> list[FrontPoint]:
             "points": [dataclasses.asdict(p) for p in points],
         },
     )
-    folder.file("front.png").write_bytes(plot_front(points))
+    folder.file("front.png").write_bytes(plot_front(points).png)
     progress.console.print(_table(points))
     progress.print(
         f"Front: {folder.path} (front.png, front.json, and a folder for each floor; check it with `cprune-rl validate {folder.path}`)"

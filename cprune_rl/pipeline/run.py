@@ -29,9 +29,15 @@ from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pipeline.setup import open_context
 from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
-from cprune_rl.reporting.run_page import Judging, write_page
+from cprune_rl.reporting.run_page import OracleSummary, RunReport, write_page
 from cprune_rl.reporting.run_plots import CalibrationMap
-from cprune_rl.reporting.tables import noise_line, predicted_line, result_table, subgraph_table
+from cprune_rl.reporting.run_tables import (
+    costs_table,
+    noise_note,
+    prediction_note,
+    results_table,
+    subgraph_table,
+)
 
 __all__ = ["methods_of_run", "record_problem", "run"]
 
@@ -51,7 +57,7 @@ def run(folder: RunFolder, progress: ProgressLog) -> Result:
     torch.manual_seed(config.seed)
     with open_context(config, progress, folder.started) as context:
         table = _dense_table(context)
-        progress.console.print(subgraph_table(table))
+        progress.console.print(subgraph_table(table).for_terminal())
         searches = [
             searching.search(context, folder, progress, method) for method in methods_of_run(config)
         ]
@@ -80,22 +86,26 @@ def run(folder: RunFolder, progress: ProgressLog) -> Result:
             folder.file("command.txt").read_text().strip(),
         )
         plans = [(f.method, f.plan) for f in finalists]
-        judging = Judging(
-            context.oracle.name, context.oracle.note, _maps(context), context.data.describe()
+        oracle = OracleSummary(
+            name=context.oracle.name,
+            note=context.oracle.note,
+            maps=_maps(context),
+            data=context.data.describe(),
         )
-        write_page(
-            folder.file("report.html"),
-            result,
-            table,
-            searches,
-            plans,
-            context.problem().floor,
-            judging,
-            system,
-            command,
+        report = RunReport(
+            result=result,
+            table=table,
+            searches=searches,
+            plans=plans,
+            floor=context.problem().floor,
+            oracle=oracle,
+            system=system,
+            command=command,
         )
-    progress.console.print(result_table(result))
-    for line in (noise_line(result), predicted_line(result)):
+        write_page(folder.file("report.html"), report)
+    for shown in (results_table(result), costs_table(result)):
+        progress.console.print(shown.for_terminal())
+    for line in (noise_note(result), prediction_note(result)):
         if line:
             progress.print(line)
     if finalists[-1].plan == context.network.dense:
@@ -135,7 +145,15 @@ def _maps(context: RunContext) -> list[CalibrationMap]:
             for p in context.calibration_points
             if bool(p.plan.schemes) == has_schemes
         ]
-        found += [CalibrationMap(what, points, calibration, calibration.residual)] if points else []
+        if points:
+            found.append(
+                CalibrationMap(
+                    what=what,
+                    points=points,
+                    calibration=calibration,
+                    residual=calibration.residual,
+                )
+            )
     return found
 
 

@@ -1,66 +1,75 @@
-"""A picture as files: painted once for light and once for dark pages, transparent, so that a page
-loads nothing.
-"""
+"""One theme for all pictures: each is drawn for light and for dark pages, which load nothing."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "Picture", "Theme", "paint"]
+__all__ = ["DARK", "LIGHT", "Picture", "Theme", "new_figure", "render"]
+
+_WIDTH_IN = 5.2  # a phone shows it at two thirds of its size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Theme:
-    """Colours of a picture;
-
-    Okabe and Ito's order of hues, darkened or lightened until they stand out.
+    """The colours of a picture: Okabe and Ito's hues, with enough contrast to the paper.
 
     Attributes:
         suffix: of file names.
+        paper: background of PNG files; SVG files have none.
         ink: text and axes.
         faint: lines that only guide.
-        rest: methods that are not named in the picture.
-        agent: the method that the others are set against.
+        rest: the dense network, and methods without a colour of their own.
+        own: the method that the others are compared with.
         others: further methods, best first.
     """
 
     suffix: str
+    paper: str
     ink: str
     faint: str
     rest: str
-    agent: str
+    own: str
     others: tuple[str, ...]
+
+    def colours(self, methods: Sequence[str], own: str) -> dict[str, str]:
+        """The colour of each method; `dense` and those beyond the palette are grey."""
+        others = [method for method in methods if method not in (own, "dense")]
+        colours = dict(zip(others, self.others, strict=False))
+        return {**dict.fromkeys(methods, self.rest), **colours, own: self.own}
 
 
 LIGHT = Theme(
-    "",
-    "#27323d",
-    "#c9d0d8",
-    "#a3adb8",
-    "#0072b2",
-    ("#c85000", "#007a5a", "#a8437f", "#8a6a00", "#5a55c9", "#26809e"),
+    suffix="",
+    paper="#ffffff",
+    ink="#27323d",
+    faint="#c9d0d8",
+    rest="#a3adb8",
+    own="#0072b2",
+    others=("#c85000", "#007a5a", "#a8437f", "#8a6a00", "#5a55c9", "#26809e"),
 )
 DARK = Theme(
-    "-dark",
-    "#d6dde5",
-    "#4a5561",
-    "#6f7b88",
-    "#56b4e9",
-    ("#ff9a4d", "#35cf9f", "#e79cc9", "#e6c34d", "#b1abff", "#8fd6ee"),
+    suffix="-dark",
+    paper="#14191f",
+    ink="#d6dde5",
+    faint="#4a5561",
+    rest="#6f7b88",
+    own="#56b4e9",
+    others=("#ff9a4d", "#35cf9f", "#e79cc9", "#e6c34d", "#b1abff", "#8fd6ee"),
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A painted picture.
+    """A rendered picture.
 
     Attributes:
         name: of its files.
@@ -78,43 +87,57 @@ class Picture:
 
     @property
     def light(self) -> str:
-        """As a data URI."""
-        return _uri(self.files[".svg"])
+        """The picture for light pages, as a data URI."""
+        return _data_uri(self.files[".svg"])
 
     @property
     def dark(self) -> str:
-        """As a data URI, for dark pages."""
-        return _uri(self.files["-dark.svg"])
+        """The picture for dark pages, as a data URI."""
+        return _data_uri(self.files["-dark.svg"])
+
+    @property
+    def png(self) -> bytes:
+        """The picture as a PNG file on white paper."""
+        return self.files[".png"]
 
     def write(self, folder: Path) -> None:
-        """Writes its files."""
+        """Write all of its files."""
         for ending, content in self.files.items():
             (folder / f"{self.name}{ending}").write_bytes(content)
 
 
-def paint(
-    name: str, alt: str, caption: str, painter: Callable[[Theme], Figure], is_wide: bool = False
+def render(
+    draw: Callable[[Theme], Figure], *, name: str, alt: str, caption: str, is_wide: bool = False
 ) -> Picture:
-    """Paints in both looks.
+    """Render a picture in both themes.
 
     Args:
+        draw: makes the figure; matplotlib's defaults are the theme's while it runs.
         name: of the files.
         alt: what it shows.
         caption: below it.
-        painter: makes the figure; matplotlib's defaults are the theme's while it runs.
         is_wide: whether it must not shrink to a phone's width.
     """
     files = {}
     for theme in (LIGHT, DARK):
         with matplotlib.rc_context(_settings(theme)):
-            figure = painter(theme)
-            for kind in ("svg", "png"):
-                buffer = io.BytesIO()
-                figure.savefig(
-                    buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None
-                )
-                files[f"{theme.suffix}.{kind}"] = buffer.getvalue()
-    return Picture(name, alt, caption, files, is_wide)
+            figure = draw(theme)
+            # Without a date the same picture has the same bytes.
+            files[f"{theme.suffix}.svg"] = _saved(figure, format="svg", metadata={"Date": None})
+            files[f"{theme.suffix}.png"] = _saved(figure, format="png", facecolor=theme.paper)
+    return Picture(name=name, alt=alt, caption=caption, files=files, is_wide=is_wide)
+
+
+def new_figure(height_in: float, width_in: float = _WIDTH_IN) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, in inches."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=160, **options)
+    return buffer.getvalue()
 
 
 def _settings(theme: Theme) -> dict[Any, Any]:
@@ -136,9 +159,10 @@ def _settings(theme: Theme) -> dict[Any, Any]:
         "figure.facecolor": "none",
         "axes.facecolor": "none",
         "savefig.facecolor": "none",
-        "svg.hashsalt": "cprune-rl",  # the same picture, the same bytes
+        # With random ids the same picture would have other bytes each time.
+        "svg.hashsalt": "cprune-rl",
     }
 
 
-def _uri(svg: bytes) -> str:
+def _data_uri(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

@@ -1,103 +1,110 @@
-"""The HTML page of a run: one file, pictures inside, nothing loaded from elsewhere."""
+"""The page of a run: one file, pictures inside."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
 from cprune_rl.core.network import Plan
 from cprune_rl.core.result import Result
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
+from cprune_rl.reporting.html import Command, list_commands, write_html
 from cprune_rl.reporting.run_plots import (
     CalibrationMap,
+    plot_accuracies,
     plot_calibration,
+    plot_estimates,
     plot_latencies,
-    plot_searches,
-    plot_widths,
+    plot_plan,
 )
-from cprune_rl.reporting.tables import NO_GAIN, noise_line, predicted_line
+from cprune_rl.reporting.run_tables import (
+    NO_GAIN,
+    costs_table,
+    noise_note,
+    prediction_note,
+    results_table,
+    subgraph_table,
+)
 
-__all__ = ["Judging", "write_page"]
+__all__ = ["OracleSummary", "RunReport", "write_page"]
 
 
-@dataclass(frozen=True)
-class Judging:
+@dataclass(frozen=True, kw_only=True)
+class OracleSummary:
     """How accuracy was judged.
 
     Attributes:
-        oracle: that the searches asked.
+        name: of the oracle that the searches asked.
         note: what speaks for believing it; may be empty.
-        maps: its answers to what the full fine-tune gives, of channels and of schemes.
+        maps: from its answers to what the full fine-tune gives, of channels and of schemes.
         data: what `ImageData.describe` says.
     """
 
-    oracle: str
+    name: str
     note: str
     maps: Sequence[CalibrationMap]
     data: Mapping[str, Any]
 
 
-def write_page(
-    path: Path,
-    result: Result,
-    table: SubgraphTable,
-    searches: Sequence[SearchResult],
-    plans: Sequence[tuple[str, Plan]],
-    floor: float,
-    judging: Judging,
-    system: dict[str, Any],
-    command: str,
-) -> None:
-    """Writes `report.html`.
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """What the page of a run shows.
 
-    Args:
-        path: file to write.
+    Attributes:
         result: what the run states.
         table: subgraph table of the dense network.
         searches: every search, the run's own last.
-        plans: final plan of each method.
+        plans: final plan of each method, the run's own last.
         floor: accuracy that had to hold in the loop.
-        judging: how accuracy was judged.
+        oracle: how accuracy was judged.
         system: machine and versions.
         command: that made the run.
     """
-    pictures = {
-        "latencies": plot_latencies(result),
-        "searches": plot_searches(searches, floor),
-        "widths": plot_widths(table.network, plans),
-        "calibration": plot_calibration(judging.maps),
-    }
-    template = Environment(
-        loader=PackageLoader("cprune_rl.reporting"), autoescape=True
-    ).get_template("page.html")
-    encoded = {
-        name: "data:image/png;base64," + base64.b64encode(png).decode()
-        for name, png in pictures.items()
-    }
-    mappings = [(name, plan.schemes) for name, plan in plans if plan.schemes]
-    words: dict[str, Any] = {
-        "mappings": mappings,
-        "no_gain": NO_GAIN,
-        "noise": noise_line(result),
-        "predicted": predicted_line(result),
-    }
-    path.write_text(
-        template.render(
-            r=result,
-            methods=[*result.rivals, result.main],
-            table=table,
-            pictures=encoded,
-            system=system,
-            command=command,
-            searches=searches,
-            judging=judging,
-            **words,
-        )
+
+    result: Result
+    table: SubgraphTable
+    searches: Sequence[SearchResult]
+    plans: Sequence[tuple[str, Plan]]
+    floor: float
+    oracle: OracleSummary
+    system: Mapping[str, Any]
+    command: str
+
+
+def write_page(path: Path, report: RunReport) -> None:
+    """Write `report.html`, and `latencies.png` beside it."""
+    result = report.result
+    latencies = plot_latencies(result)
+    own = result.method
+    plans = [plot_plan(report.table.network, *plan) for plan in reversed(report.plans)]
+    write_html(
+        path,
+        "run.html",
+        r=result,
+        report=report,
+        oracle=report.oracle,
+        latencies=latencies,
+        searches=[
+            plot_estimates(report.searches, own),
+            plot_accuracies(report.searches, own, report.floor),
+        ],
+        calibration=plot_calibration(report.oracle.maps),
+        plans=plans,
+        results=results_table(result),
+        costs=costs_table(result),
+        subgraphs=subgraph_table(report.table),
+        no_gain=NO_GAIN,
+        noise=noise_note(result),
+        predicted=prediction_note(result),
+        commands=list_commands(
+            [report.command],
+            Command(
+                f"cprune-rl validate {path.parent.resolve().name}",
+                "Checks every claim of this page anew.",
+            ),
+        ),
     )
-    (path.parent / "latencies.png").write_bytes(pictures["latencies"])
+    (path.parent / "latencies.png").write_bytes(latencies.png)

@@ -1,65 +1,67 @@
-"""Plots of a run, as PNG bytes."""
+"""Pictures of a run: latencies, searches, the oracle's calibration, plans, and a front."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # no display is needed, or taken
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.result import Result
+from cprune_rl.core.scheme import Scheme
 from cprune_rl.core.search_result import SearchResult
+from cprune_rl.reporting.figure import Picture, Theme, new_figure, render
 
 __all__ = [
     "CalibrationMap",
+    "FrontPoint",
+    "plot_accuracies",
     "plot_calibration",
+    "plot_estimates",
     "plot_front",
     "plot_latencies",
-    "plot_searches",
-    "plot_widths",
+    "plot_plan",
 ]
 
-_COLOURS = {"dense": "#8a8f98", "cprune": "#d98032", "agent": "#2f6fb5"}
-_OF_MAPS = ("#2f6fb5", "#2e8b57")
-_OTHERS = ("#a33030", "#2e8b57", "#7b4fa3", "#b8860b", "#d16ba5", "#3aa6a6")
+_ROW_IN = 0.24  # height of a layer in the picture of a plan
+_LOSS_LABELS = ("points lost as the oracle sees it", "points lost after full fine-tuning")
 
 
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
-    return buffer.getvalue()
+def plot_latencies(result: Result) -> Picture:
+    """Plot the latency of each network, with its test accuracy."""
+    networks = [("dense", result.dense, "")]
+    for method in (*result.rivals, result.main):
+        gain = f"{method.speedup:.2f}x, " if result.has_gain(method) else "no gain, "
+        networks.append((method.method, method.pruned, gain))
+    names = [name for name, _, _ in networks]
+    kind = "estimate: sum of recorded tasks" if result.is_estimate else "whole network, measured"
 
+    def draw(theme: Theme) -> Figure:
+        figure, axes = new_figure(0.8 + 0.42 * len(networks))
+        colours = theme.colours(names, result.method)
+        for y, (name, figures, gain) in enumerate(networks):
+            error = _error_bar(figures.shown_ms, figures.latency_ci_ms)
+            axes.barh(
+                y, figures.shown_ms, height=0.62, color=colours[name], xerr=error, ecolor=theme.ink
+            )
+            text = f"  {gain}{figures.accuracy_test:.2%}"
+            axes.text(figures.shown_ms, y, text, va="center", fontsize=8.5)
+        axes.set_yticks(range(len(networks)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.4 * max(figures.shown_ms for _, figures, _ in networks))
+        axes.set_xlabel(f"latency, ms ({kind})")
+        return figure
 
-def plot_latencies(result: Result) -> bytes:
-    """Measured latencies with intervals, or estimates without; the accuracy stands on each bar."""
-    rows = [("dense", result.dense, "")] + [
-        (m.method, m.pruned, f"{m.speedup:.2f}x, " if result.has_gain(m) else "no gain, ")
-        for m in (*result.rivals, result.main)
-    ]
-    figure, axes = plt.subplots(figsize=(6.4, 0.6 + 0.55 * len(rows)))
-    for y, (name, f, speedup) in enumerate(rows):
-        error = (
-            None
-            if f.latency_ci_ms is None
-            else [[f.shown_ms - f.latency_ci_ms[0]], [f.latency_ci_ms[1] - f.shown_ms]]
-        )
-        axes.barh(y, f.shown_ms, color=_COLOURS.get(name, "#666666"), xerr=error, height=0.62)
-        axes.text(f.shown_ms, y, f"  {speedup}{f.accuracy_test:.2%}", va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [r[0] for r in rows])
-    axes.invert_yaxis()
-    kind = "estimate: sum of recorded tasks" if result.is_estimate else "measured, whole network"
-    axes.set_xlabel(f"latency, ms ({kind}); speed-up, test accuracy")
-    axes.set_xlim(0, 1.45 * max(f.shown_ms for _, f, _ in rows))
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return render(
+        draw,
+        name="latencies",
+        alt="Estimated latency of each network" if result.is_estimate else "Measured latencies",
+        caption="Latency of each network; beside it the speed-up and the accuracy on test images.",
+    )
 
 
 class FrontPoint(Protocol):
@@ -67,127 +69,153 @@ class FrontPoint(Protocol):
 
     @property
     def method(self) -> str:
-        """That found it; "dense" of the dense network."""
+        """The method that found it; "dense" of the dense network."""
 
     @property
     def floor(self) -> float | None:
-        """As asked for; None of the dense network."""
+        """The floor as asked for; None of the dense network."""
 
     @property
     def shown_ms(self) -> float:
-        """Its latency."""
+        """Its latency, measured or estimated."""
 
     @property
     def latency_ci_ms(self) -> tuple[float, float] | None:
-        """Interval of that; None of an estimate."""
+        """Interval of the latency; None of an estimate."""
 
     @property
     def accuracy_test(self) -> tuple[float, float, float]:
-        """On test images, with its interval."""
+        """Accuracy on test images, with its interval."""
 
 
-def plot_front(points: Sequence[FrontPoint]) -> bytes:
-    """Test accuracy over latency, the dense network first, a line for each method, with intervals
-    where something was timed.
+def plot_front(points: Sequence[FrontPoint]) -> Picture:
+    """Plot test accuracy over latency, with a line for each method.
+
+    Args:
+        points: the dense network first.
     """
-    figure, axes = plt.subplots(figsize=(6.8, 4.2))
-    dense, methods = points[0], list(dict.fromkeys(p.method for p in points[1:]))
-    for method in ("dense", *methods):
-        own = (
-            [dense]
-            if method == "dense"
-            else sorted((p for p in points[1:] if p.method == method), key=lambda p: p.shown_ms)
-        )
-        colour = _COLOURS.get(
-            method, _OTHERS[methods.index(method) % len(_OTHERS)] if method in methods else ""
-        )
-        for p in own:
-            value, low, high = (100 * a for a in p.accuracy_test)
-            error = (
-                None
-                if p.latency_ci_ms is None
-                else [[p.shown_ms - p.latency_ci_ms[0]], [p.latency_ci_ms[1] - p.shown_ms]]
-            )
-            axes.errorbar(
-                p.shown_ms,
-                value,
-                xerr=error,
-                yerr=[[value - low], [high - value]],
-                fmt="o",
-                color=colour,
-                capsize=2,
-            )
-            axes.annotate(
-                "dense" if p.floor is None else f"{p.floor:+g}",
-                (p.shown_ms, value),
-                xytext=(6, 5),
-                textcoords="offset points",
-                fontsize=8,
-            )
-        if own != [dense]:
-            line = [*own, dense]
+    dense = points[0]
+    methods = list(dict.fromkeys(point.method for point in points[1:]))
+    kind = "measured" if dense.latency_ci_ms else "estimate: sum of recorded tasks"
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = new_figure(3.9)
+        colours = theme.colours(["dense", *methods], methods[0] if methods else "dense")
+        for method in methods:
+            own = [point for point in points if point.method == method]
+            line = [*sorted(own, key=lambda point: point.shown_ms), dense]
             axes.plot(
-                [p.shown_ms for p in line],
-                [100 * p.accuracy_test[0] for p in line],
-                color=colour,
+                [point.shown_ms for point in line],
+                [100 * point.accuracy_test[0] for point in line],
+                color=colours[method],
                 alpha=0.5,
                 label=method,
                 zorder=0,
             )
-    if len(methods) > 1:
-        axes.legend(frameon=False, fontsize=8)
-    axes.set_xlabel(
-        "latency, ms ("
-        + (
-            "estimate: sum of recorded tasks"
-            if points[0].latency_ci_ms is None
-            else "measured, whole network"
-        )
-        + ")"
-    )
-    axes.set_ylabel("test accuracy, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
-
-
-def plot_searches(searches: Sequence[SearchResult], floor: float) -> bytes:
-    """Estimated latency and accuracy of every candidate, in the order they were tried."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 5.0), sharex=True)
-    for search in searches:
-        colour = _COLOURS.get(search.method, "#666666")
-        latency, now = [search.accepted[0].latency_s * 1e3], search.accepted[0].latency_s * 1e3
-        for step in search.history:
-            now = (
-                min(step.latency_s * 1e3, now) if step.accepted else now
-            )  # of the fastest plan that held so far
-            latency.append(now)
-        top.step(range(len(latency)), latency, where="post", color=colour, label=search.method)
-        tried = [
-            (i + 1, s.accuracy, s.accepted)
-            for i, s in enumerate(search.history)
-            if s.accuracy is not None
-        ]
-        for accepted, marker in ((True, "o"), (False, "x")):
-            chosen = [(i, a) for i, a, was in tried if was == accepted]
-            bottom.scatter(
-                [i for i, _ in chosen], [a for _, a in chosen], color=colour, marker=marker, s=22
+        for point in points:
+            value, low, high = (100 * accuracy for accuracy in point.accuracy_test)
+            axes.errorbar(
+                point.shown_ms,
+                value,
+                xerr=_error_bar(point.shown_ms, point.latency_ci_ms),
+                yerr=[[value - low], [high - value]],
+                fmt="o",
+                color=colours[point.method],
+                capsize=2,
             )
-    bottom.axhline(floor, color="#a33030", linewidth=1, linestyle="--")
-    bottom.set(xlabel="candidate (o accepted, x rejected)", ylabel="accuracy (oracle)")
-    top.set(ylabel="latency, ms (estimate)")
-    top.legend(frameon=False)
-    for axes in (top, bottom):
-        axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+            axes.annotate(
+                "dense" if point.floor is None else f"{point.floor:+g}",
+                (point.shown_ms, value),
+                xytext=(6, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        if len(methods) > 1:
+            figure.legend(loc="outside lower center", ncols=3)
+        axes.set(xlabel=f"latency, ms ({kind})", ylabel="test accuracy, %")
+        return figure
+
+    return render(
+        draw,
+        name="front",
+        alt="Test accuracy over latency",
+        caption="Test accuracy over latency, with 95 % intervals; numbers are floors.",
+    )
 
 
-@dataclass(frozen=True)
+def plot_estimates(searches: Sequence[SearchResult], own: str) -> Picture:
+    """Plot the estimated latency of the fastest accepted plan as each search goes on.
+
+    Args:
+        searches: all of the run.
+        own: the run's own method.
+    """
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = new_figure(2.9)
+        for method, colour in theme.colours([s.method for s in searches], own).items():
+            search = next(s for s in searches if s.method == method)
+            tried = [step.latency_s if step.accepted else np.inf for step in search.history]
+            best_s = np.minimum.accumulate([search.accepted[0].latency_s, *tried])
+            axes.step(range(len(best_s)), 1e3 * best_s, where="post", color=colour, label=method)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="candidate", ylabel="latency, ms (estimate)")
+        axes.grid()
+        figure.legend(loc="outside lower center", ncols=3)
+        return figure
+
+    return render(
+        draw,
+        name="searches-latency",
+        alt="Latency over the candidates of each search",
+        caption="Estimated latency of the fastest plan so far that held the floor.",
+    )
+
+
+def plot_accuracies(searches: Sequence[SearchResult], own: str, floor: float) -> Picture:
+    """Plot the accuracy of every candidate by the oracle.
+
+    Args:
+        searches: all of the run.
+        own: the run's own method.
+        floor: accuracy that had to hold in the loop.
+    """
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = new_figure(2.9)
+        for method, colour in theme.colours([s.method for s in searches], own).items():
+            search = next(s for s in searches if s.method == method)
+            for is_accepted, marker in ((True, "o"), (False, "x")):
+                tried = [
+                    (at, 100 * step.accuracy)
+                    for at, step in enumerate(search.history, start=1)
+                    if step.accuracy is not None and step.accepted == is_accepted
+                ]
+                places, accuracies = np.array(tried).reshape(-1, 2).T
+                label = method if is_accepted else None
+                axes.scatter(places, accuracies, color=colour, marker=marker, s=20, label=label)
+        axes.axhline(100 * floor, color=theme.ink, linewidth=1, linestyle="--", label="floor")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="candidate", ylabel="accuracy by the oracle, %")
+        axes.grid()
+        figure.legend(loc="outside lower center", ncols=3)
+        return figure
+
+    return render(
+        draw,
+        name="searches-accuracy",
+        alt="Accuracy of the candidates of each search",
+        caption="Accuracy of every candidate by the oracle: dots were accepted, crosses rejected.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrationMap:
-    """From what an oracle sees lost to what the full fine-tune loses.
+    """A map from the loss that an oracle measures to the loss after the full fine-tune.
 
     Attributes:
         what: is pruned.
-        points: `(seen, full)`, in accuracy, of the plans that were fine-tuned in full.
+        points: `(measured, full)` losses of accuracy, of the plans that were fine-tuned in full.
         calibration: the map fitted to them.
         residual: its root mean square error, drawn as a band.
     """
@@ -198,62 +226,95 @@ class CalibrationMap:
     residual: float
 
 
-def plot_calibration(maps: Sequence[CalibrationMap]) -> bytes:
-    """Loss that the oracle sees against the loss after full fine-tuning, and the map between them,
-    for each kind of plan.
+def plot_calibration(maps: Sequence[CalibrationMap]) -> Picture:
+    """Plot what an oracle's losses are mapped to, for each kind of plan.
 
     Args:
         maps: one or more.
     """
-    figure, axes = plt.subplots(figsize=(6.4, 3.0))
-    for mapped, colour in zip(maps, _OF_MAPS, strict=False):
-        seen = np.linspace(0, 1.1 * max(1e-3, *(s for s, _ in mapped.points)), 60)
-        fitted = np.array([mapped.calibration(s) for s in seen])
-        axes.fill_between(
-            100 * seen,
-            100 * (fitted - mapped.residual),
-            100 * (fitted + mapped.residual),
-            color=colour,
-            alpha=0.15,
-            linewidth=0,
-        )
-        axes.plot(100 * seen, 100 * fitted, color=colour, linewidth=1.2, label=mapped.what)
-        axes.scatter(
-            [100 * s for s, _ in mapped.points],
-            [100 * f for _, f in mapped.points],
-            color=colour,
-            s=20,
-            zorder=3,
-        )
-    if len(maps) > 1:
-        axes.legend(frameon=False, fontsize=8)
-    axes.set(
-        xlabel="points lost as the oracle sees it", ylabel="points lost after\nfull fine-tuning"
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = new_figure(2.9)
+        for calibration_map, colour in zip(maps, (theme.own, *theme.others), strict=False):
+            measured, full = 100 * np.array(calibration_map.points).T
+            losses = np.linspace(0, 1.1 * max(0.1, *measured), 60)
+            fitted = np.array([100 * calibration_map.calibration(loss / 100) for loss in losses])
+            error = 100 * calibration_map.residual
+            axes.fill_between(
+                losses, fitted - error, fitted + error, color=colour, alpha=0.15, linewidth=0
+            )
+            axes.plot(losses, fitted, color=colour, linewidth=1.2, label=calibration_map.what)
+            axes.scatter(measured, full, color=colour, s=20, zorder=3)
+        axes.grid()
+        axes.set(xlabel=_LOSS_LABELS[0], ylabel=_LOSS_LABELS[1].replace(" full", "\nfull"))
+        if len(maps) > 1:
+            figure.legend(loc="outside lower center", ncols=2)
+        return figure
+
+    return render(
+        draw,
+        name="calibration",
+        alt="Loss that the oracle sees against the loss after full fine-tuning",
+        caption="Loss that the oracle sees against the loss after the full fine-tune, and the map "
+        "between them with its error.",
     )
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
 
 
-def plot_widths(network: Network, plans: Sequence[tuple[str, Plan]]) -> bytes:
-    """Channels that each plan keeps of every group."""
-    figure, axes = plt.subplots(figsize=(6.4, 0.8 + 0.5 * len(network.groups)))
-    height = 0.8 / (len(plans) + 1)
-    for i, (name, plan) in enumerate([("dense", network.dense), *plans]):
-        positions = [g + i * height for g in range(len(network.groups))]
-        axes.barh(
-            positions,
-            plan.widths,
-            height=height * 0.92,
-            color=_COLOURS.get(name, "#666666"),
-            label=name,
+def plot_plan(network: Network, method: str, plan: Plan) -> Picture:
+    """Plot what a plan keeps of each layer: its channels before and after, and its scheme.
+
+    Args:
+        network: that is pruned.
+        method: that found the plan.
+        plan: of the network.
+    """
+    before = network.widths(network.dense)
+    after = network.widths(plan)
+    schemes = network.schemes(plan)
+    layers = [
+        (subgraph.name, subgraph.channels_out.at(before), subgraph.channels_out.at(after), at)
+        for at, subgraph in enumerate(network.subgraphs)
+        if subgraph.template.operator.name != "other"
+    ]
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = new_figure(0.8 + _ROW_IN * len(layers))
+        labels = []
+        for y, (_, n_before, n_after, at) in enumerate(layers):
+            scheme = schemes.get(at)
+            axes.barh(y, 100, height=0.72, color=theme.faint, alpha=0.6)
+            axes.barh(y, 100 * n_after / n_before, height=0.72, **_fill(theme, scheme))
+            labels.append(f"{n_after} of {n_before}{f', {scheme}' if scheme else ''}")
+        axes.set_yticks(range(len(layers)), [name for name, *_ in layers], fontsize=8.5)
+        axes.set(xlim=(0, 100), xlabel="channels after pruning, % of those before")
+        axes.set_ylim(len(layers) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines[:].set_visible(False)
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(range(len(layers)), labels, fontsize=8.5)
+        right.tick_params(length=0)
+        right.spines[:].set_visible(False)
+        return figure
+
+    caption = f"What {method} keeps: channels of each layer before (pale) and after."
+    if schemes:
+        caption += (
+            " Hatched layers are pruned by a scheme: block(8,0.25) keeps a quarter of the "
+            "weights, the same entries in each block of 8 output channels."
         )
-    axes.set_yticks(
-        [g + 0.4 - height / 2 for g in range(len(network.groups))],
-        [g.name for g in network.groups],
-        fontsize=8,
+    return render(
+        draw,
+        name=f"plan-{method}",
+        alt=f"Channels and schemes of each layer, before and after, by {method}",
+        caption=caption,
     )
-    axes.invert_yaxis()
-    axes.set_xlabel("channels kept")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+
+
+def _fill(theme: Theme, scheme: Scheme | None) -> dict[str, Any]:
+    if scheme is None:
+        return {"color": theme.own}
+    return {"facecolor": "none", "edgecolor": theme.own, "hatch": "/////"}
+
+
+def _error_bar(value: float, ends: tuple[float, float] | None) -> list[list[float]] | None:
+    return None if ends is None else [[value - ends[0]], [ends[1] - value]]

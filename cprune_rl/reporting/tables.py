@@ -1,140 +1,149 @@
-"""Tables for the terminal: the subgraph table, and what the methods reached."""
+"""One type of table, shown on pages, in a terminal and as a CSV file, so that they cannot differ."""
 
 from __future__ import annotations
 
-from rich.table import Table
+import csv
+import io
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
 
-from cprune_rl.core.result import Figures, Result
-from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
+from rich.markup import escape
+from rich.table import Table as TerminalTable
 
-__all__ = ["NO_GAIN", "noise_line", "predicted_line", "result_table", "subgraph_table"]
+from cprune_rl.core.intervals import Interval
 
-NO_GAIN = "no gain measurable"
+__all__ = ["NOTHING", "Cell", "Column", "Table"]
 
-
-def subgraph_table(table: SubgraphTable) -> Table:
-    """The subgraph table, one row for each task, slowest first."""
-    view = Table(
-        title=f"Subgraph table of {table.network.name}: {table.latency_s * 1e3:.3f} ms estimated"
-    )
-    for name, justify in (
-        ("task", "left"),
-        ("x", "right"),
-        ("channels", "right"),
-        ("map", "right"),
-        ("us", "right"),
-        ("share", "right"),
-        ("tile factors", "left"),
-        ("step", "right"),
-    ):
-        view.add_column(name, justify=justify)  # type: ignore[arg-type]  # rich's literal type
-    view.add_column("groups")
-    for row in sorted(table.rows, key=lambda r: -r.total_s):
-        operator = row.workload.operator
-        kernel = (
-            f" {operator.kernel}x{operator.kernel}"
-            if operator.name in ("conv2d", "depthwise")
-            else ""
-        )
-        layers = ", ".join(table.network.subgraphs[s].name for s in row.subgraphs)
-        view.add_row(
-            f"{layers} [dim]{operator.name}{kernel}{'/' + str(operator.stride) if operator.stride > 1 else ''}[/dim]",
-            str(row.weight),
-            f"{row.workload.channels_in} -> {row.workload.channels_out}",
-            f"{operator.height}x{operator.height}",
-            f"{row.latency_s * 1e6:.1f}",
-            f"{row.total_s / table.latency_s:.0%}",
-            "x".join(map(str, row.tile_factors)) or "-",
-            _steps(table, row),
-            ", ".join(table.network.groups[g].name for g in row.groups) or "-",
-        )
-    return view
+Value = str | float | Interval | None
+NOTHING = "\N{EN DASH}"
 
 
-def _steps(table: SubgraphTable, row: TaskRow) -> str:
-    return ", ".join(str(table.steps[g]) for g in row.groups) or "-"
+class Cell(NamedTuple):
+    """What a page shows of a value.
 
-
-def result_table(result: Result) -> Table:
-    """Dense network, rivals and the run's own method, side by side."""
-    title = f"{result.model} on {result.data}, {result.device}, floor {result.floor:+.3f}" + (
-        " (--fast)" if result.fast else ""
-    )
-    view = Table(title=f"{title}: estimates, nothing was timed" if result.is_estimate else title)
-    latency, speedup = (
-        ("estimate, ms", "speed-up, estimate [95 %]")
-        if result.is_estimate
-        else ("latency ms [95 %]", "speed-up [95 %]")
-    )
-    columns = (
-        "",
-        latency,
-        speedup,
-        "test acc. [95 %]",
-        "params",
-        "MACs",
-        "fresh trials",
-        "evaluations",
-        "search s",
-    )
-    for name in columns:
-        view.add_column(name, justify="left" if not name else "right")
-    view.add_row("dense", *_figures(result.dense, "1.00"), "-", "-", "-")
-    for m in (*result.rivals, result.main):
-        low, high = m.speedup_ci
-        speedup = (
-            f"{m.speedup:.2f} [{low:.2f}, {high:.2f}]"
-            if result.has_gain(m)
-            else f"{NO_GAIN} ({m.speedup:.2f})"
-        )
-        cells = _figures(m.pruned, speedup.replace("[", r"\["))
-        view.add_row(
-            m.method,
-            *cells,
-            f"{m.cost['fresh_trials']:.0f}",
-            f"{m.cost['accuracy_evaluations']:.0f}",
-            f"{m.cost['measure_s'] + m.cost['train_s'] + m.cost.get('policy_s', 0.0):.0f}",
-        )
-    return view
-
-
-def noise_line(result: Result) -> str:
-    """What the noise floor says, or whose recording the estimates rest on;
-
-    empty where neither is known.
+    Attributes:
+        text: the value.
+        interval: its interval in brackets; empty where it has none.
+        key: what a browser sorts by.
     """
-    if result.is_estimate:
-        return f"latencies are estimates, sums of tasks, {result.latency_source}: nothing was built or timed in this run"
-    if result.noise_floor is None:
-        return ""
-    return f"noise floor: +-{result.noise_floor:.1%} (the dense network against itself, in the same rounds): differences below it are not called a gain"
+
+    text: str
+    interval: str
+    key: str
 
 
-def predicted_line(result: Result) -> str:
-    """How much of each search's estimates was predicted; empty where every task was measured."""
-    shares = [
-        f"{m.predicted_share:.0%} of {m.method}'s"
-        for m in (*result.rivals, result.main)
-        if m.predicted_share
-    ]
-    return (
-        f"estimates on the way: {', '.join(shares)} were predicted, the rest measured; the latencies of the networks above are all measured"
-        if shares
-        else ""
-    )
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column takes a value from each item of a table and knows how to write it.
+
+    Attributes:
+        title: heading.
+        value: takes the value from an item.
+        digits: after the point.
+        scale: 100 for percentages.
+        has_interval: whether values are intervals, which take three columns of a CSV file.
+        is_signed: whether gains have a plus sign.
+        is_prose: whether a page may wrap its text; other cells stay on one line.
+    """
+
+    title: str
+    value: Callable[[Any], Value]
+    digits: int = 0
+    scale: float = 1.0
+    has_interval: bool = False
+    is_signed: bool = False
+    is_prose: bool = False
+
+    def cell(self, item: Any) -> Cell:
+        """Write an item's value for a page or a terminal."""
+        value = self.value(item)
+        if isinstance(value, str):
+            return Cell(value, "", value)
+        middle, low, high = _parts(value)
+        text = self._number(middle)
+        if middle is None or text == NOTHING:
+            return Cell(NOTHING, "", "")
+        ends = [self._number(low), self._number(high)]
+        interval = "" if NOTHING in ends else f"[{', '.join(ends)}]"
+        return Cell(text, interval, repr(float(middle)))
+
+    def fields(self, item: Any) -> list[str]:
+        """Write an item's value for a CSV file, with the digits that a page shows."""
+        value = self.value(item)
+        if isinstance(value, str):
+            return [value, "", ""] if self.has_interval else [value]
+        parts = _parts(value) if self.has_interval else _parts(value)[:1]
+        return [self._number(part).replace(NOTHING, "") for part in parts]
+
+    def headings(self) -> list[str]:
+        """Name the columns of a CSV file."""
+        if not self.has_interval:
+            return [self.title]
+        return [self.title, f"{self.title}, low", f"{self.title}, high"]
+
+    def _number(self, value: float | None) -> str:
+        if value is None or math.isnan(value):
+            return NOTHING
+        text = f"{value * self.scale:.{self.digits}f}"
+        if float(text) == 0:
+            return text.removeprefix("-")
+        return f"+{text}" if self.is_signed and value > 0 else text
 
 
-def _figures(figures: Figures, speedup: str) -> tuple[str, str, str, str, str]:
-    latency = f"{figures.shown_ms:.3f}"
-    if figures.latency_ci_ms is not None:
-        latency += r" \[{:.3f}, {:.3f}]".format(*figures.latency_ci_ms)
-    accuracy = r"{:.2%} \[{:.2f}, {:.2f}]".format(
-        figures.accuracy_test, *(100 * end for end in figures.accuracy_test_ci)
-    )
-    return (
-        latency,
-        speedup,
-        accuracy,
-        f"{figures.n_params / 1e3:.1f} k",
-        f"{figures.macs / 1e6:.2f} M",
-    )
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table has a row for each item; its first column names the row.
+
+    Attributes:
+        name: of its CSV file, less the ending.
+        caption: above it.
+        columns: take their values from an item.
+        items: anything that the columns can read.
+        own: name of the row that is emphasised.
+    """
+
+    name: str
+    caption: str
+    columns: Sequence[Column]
+    items: Sequence[Any]
+    own: str = ""
+
+    def rows(self) -> Iterator[list[Cell]]:
+        """Write the cells of each row."""
+        return ([column.cell(item) for column in self.columns] for item in self.items)
+
+    def csv(self) -> str:
+        """Write the text of the CSV file."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(chain.from_iterable(column.headings() for column in self.columns))
+        for item in self.items:
+            writer.writerow(chain.from_iterable(column.fields(item) for column in self.columns))
+        return buffer.getvalue()
+
+    def for_terminal(self, without: Collection[str] = (), note: str = "") -> TerminalTable:
+        """Make the table that a terminal prints.
+
+        Args:
+            without: titles of columns that are left out.
+            note: below the table.
+        """
+        columns = [column for column in self.columns if column.title not in without]
+        view = TerminalTable(title=escape(self.caption), caption=escape(note))
+        for at, column in enumerate(columns):
+            title = f"{column.title} [95 %]" if column.has_interval else column.title
+            view.add_column(escape(title), justify="left" if at == 0 else "right")
+        for item in self.items:
+            cells = [column.cell(item) for column in columns]
+            texts = [escape(f"{cell.text} {cell.interval}".strip()) for cell in cells]
+            view.add_row(*texts, style="bold" if cells[0].text == self.own else None)
+        return view
+
+
+def _parts(value: float | Interval | None) -> tuple[float | None, float | None, float | None]:
+    if isinstance(value, Interval):
+        return value.value, value.low, value.high
+    return value, None, None

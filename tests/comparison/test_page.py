@@ -1,10 +1,8 @@
 """A comparison's page: its pictures, its tables, the ranking; in a browser where there is one."""
 
 import csv
-import json
 import re
-import shutil
-import subprocess
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,23 +10,35 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
+from cprune_rl.cli import app
+from cprune_rl.comparison.compare import compare
+from cprune_rl.comparison.compiler_evidence import Inversion, Staircase
+from cprune_rl.comparison.report.evidence import (
+    Evidence,
+    plot_inversion,
+    plot_staircase,
+    slower_widths,
+)
 from cprune_rl.comparison.report.leaderboard import write_leaderboard
 from cprune_rl.comparison.report.page import About, write_page
-from cprune_rl.comparison.report.plots import plot_order, plot_staircase, staircase_counts
-from cprune_rl.comparison.report.tables import NOTHING, overall_table, problem_tables
-from cprune_rl.comparison.statistics import compare
+from cprune_rl.comparison.report.tables import overall_table, problem_tables
 from cprune_rl.core.intervals import rank_correlation
 from cprune_rl.errors import ConfigError
+from cprune_rl.reporting.tables import NOTHING
+from tests.doubles.browser import browse, needs_browser, probe
 from tests.doubles.fake_records import METHODS, make_record, synthetic
+from tests.doubles.fake_reports import SCHEMES
 
-ABOUT: About = {
-    "title": "Synthetic rows, for a test",
-    "made": "2026-01-01T00:00:00Z",
-    "commands": [
-        "cprune-rl compare --out runs/compare --seeds 3 --problems all --floors -0.01 -0.02 --a-long-option-that-does-not-fit-a-phone"
+ABOUT = About(
+    title="Synthetic rows, for a test",
+    made="2026-01-01T00:00:00Z",
+    commands=[
+        "cprune-rl compare --out runs/compare --seeds 3 --problems all --floors -0.01 -0.02 "
+        "--a-long-option-that-does-not-fit-a-phone"
     ],
-    "system": {
+    system={
         "processor": "made up",
         "n_cores": 2,
         "memory_gib": 24,
@@ -36,43 +46,47 @@ ABOUT: About = {
         "python": "3.11",
         "packages": {"numpy": "2.0"},
     },
-    "methods": {"agent": "A policy that plans in a model.", "random": "Draws plans."},
-    "problems": {"net0@synthetic-1t": "made up"},
-    "notes": ["Nothing here was run."],
-}
+    methods={"agent": "A policy that plans in a model.", "random": "Draws plans."},
+    problems={"net0@synthetic-1t": "made up"},
+    notes=["Nothing here was run."],
+)
 
 
 # pictures
 
 
+def staircase(points: Sequence[tuple[int, float]], problem: str = "a@x") -> Staircase:
+    return Staircase(problem=problem, layer="conv", channels_in=8, points=tuple(points))
+
+
+def inversion(points: Sequence[tuple[float, float]]) -> Inversion:
+    return Inversion("a@x", tuple(points), rank_correlation(*np.array(points).T))
+
+
 def test_widths_that_are_no_gain_are_counted() -> None:
     points = [(64, 10.0), (60, 12.0), (56, 9.0), (52, 9.5), (48, 8.0)]
-    assert staircase_counts(points) == ([60], [60, 52])
-    assert staircase_counts(points, noise=0.1) == ([60], [60])
-    picture = plot_staircase("stairs", "A layer", points)
+    assert slower_widths(points) == ([60], [60, 52])
+    assert slower_widths(points, noise=0.1) == ([60], [60])
+    picture = plot_staircase(staircase(points), noise=0.0)
     assert (
-        "Of 5 widths that were timed 1 are slower than the dense layer, 2 slower than some wider one"
-        in picture.caption
+        "Of 5 widths that were timed 1 are slower than the dense layer, "
+        "2 slower than some wider one" in picture.caption
     )
 
 
 def test_a_picture_is_light_and_dark_and_the_same_each_time(tmp_path: Path) -> None:
-    pairs = [(0.1, 0.3), (0.2, 0.1), (0.3, 0.2)]
-    correlation = rank_correlation(*np.array(pairs).T)
-    first, second = (
-        plot_order("order", "Plans", pairs, correlation, ("operations", "latency"))
-        for _ in range(2)
-    )
-    assert first.files == second.files
+    plans = inversion([(0.1, 0.3), (0.2, 0.1), (0.3, 0.2)])
+    first = plot_inversion(plans)
+    assert first.files == plot_inversion(plans).files
     assert first.files[".svg"] != first.files["-dark.svg"]
     first.write(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "order-dark.png",
-        "order-dark.svg",
-        "order.png",
-        "order.svg",
+        "order-a-x-dark.png",
+        "order-a-x-dark.svg",
+        "order-a-x.png",
+        "order-a-x.svg",
     ]
-    assert "number 3 by the second, 200.0% above the least" in first.caption
+    assert "number 3 by latency, 200.0% above the fastest" in first.caption
 
 
 # the page
@@ -94,10 +108,11 @@ class Tables(HTMLParser):
             self._rows.append([])
         elif tag in ("td", "th"):
             self._rows[-1].append("")
-        self._in_cell = tag in ("td", "th")
+            self._in_cell = True
 
     def handle_endtag(self, tag: str) -> None:
-        self._in_cell = False
+        if tag in ("td", "th"):
+            self._in_cell = False
 
     def handle_data(self, data: str) -> None:
         if self._in_cell:
@@ -108,16 +123,9 @@ class Tables(HTMLParser):
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
     stairs = [(c, 1e-6 * (c + 8 * (c % 16 > 0) + 10 * (c % 4 > 0))) for c in range(4, 65, 2)]
-    order = [(0.5 + 0.03 * i, 0.5 + 0.02 * ((i * 7) % 11)) for i in range(11)]
-    labels = (
-        "multiply-accumulates, share of the dense network's",
-        "latency, share of the dense network's",
-    )
-    why = [
-        plot_staircase("staircase", "A made-up layer", stairs),
-        plot_order("order", "Made-up plans", order, rank_correlation(*np.array(order).T), labels),
-    ]
-    write_page(folder, synthetic(), ABOUT, why)
+    plans = [(0.5 + 0.03 * i, 0.5 + 0.02 * ((i * 7) % 11)) for i in range(11)]
+    evidence = Evidence([plot_staircase(staircase(stairs)), plot_inversion(inversion(plans))])
+    write_page(folder, synthetic(), ABOUT, evidence)
     return folder
 
 
@@ -133,6 +141,7 @@ def test_the_page_names_every_method_and_says_what_it_is(written: Path) -> None:
         "0123abc",
         "Runs that failed",
         "Noise floor",
+        "cprune-rl validate",
         "Nothing here was run.",
     ):
         assert part in page
@@ -142,7 +151,7 @@ def test_the_page_loads_nothing(written: Path) -> None:
     page = (written / "report.html").read_text()
     loaded = re.findall(r"""(?:src|srcset|href)\s*=\s*["']?([^"'\s>]+)""", page)
     assert loaded
-    assert [u[:60] for u in loaded if not u.startswith("data:image/svg+xml;base64,")] == []
+    assert [u[:60] for u in loaded if not u.startswith(("data:image/svg+xml;base64,", "#"))] == []
     assert re.findall(r"<link|<iframe|<object|@import|url\(|https?:", page) == []
 
 
@@ -188,19 +197,38 @@ def test_pictures_are_written_in_both_looks(written: Path) -> None:
         "profiles",
         "pairs",
         "fronts",
-        "staircase",
-        "order",
+        "staircase-a-x",
+        "order-a-x",
     ):
         assert {f"{name}.svg", f"{name}.png", f"{name}-dark.svg", f"{name}-dark.png"} <= names
 
 
+def test_every_figure_links_to_the_command_that_made_it(written: Path) -> None:
+    page = (written / "report.html").read_text()
+    captions = re.findall(
+        r'<figcaption>.*?</figcaption>|<p class="caption" id="table-.*?</p>', page
+    )
+    assert len(captions) == page.count("<figure") + page.count("<table")
+    assert [caption for caption in captions if 'href="#commands"' not in caption] == []
+    assert 'id="command-1"' in page
+
+
+def test_a_recording_by_path_is_compared(tmp_path: Path) -> None:
+    options = ["--problems", str(SCHEMES), "--methods", "uniform", "--seeds", "1", "--jobs", "1"]
+    run = CliRunner().invoke(app, ["compare", *options, "--out", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.output
+    assert (tmp_path / "out" / "report.html").is_file()
+    names = [path.name for path in (tmp_path / "out" / "pictures").iterdir()]
+    assert [name for name in names if "resnet8-znver4-1t.json.gz" in name]
+
+
 def test_a_page_of_one_row_is_written(tmp_path: Path) -> None:
-    write_page(tmp_path, [make_record("random", 1.0)], {})
+    write_page(tmp_path, [make_record("random", 1.0)], About())
     assert "random" in (tmp_path / "report.html").read_text()
 
 
 def test_what_a_name_holds_is_text_on_the_page(tmp_path: Path) -> None:
-    write_page(tmp_path, [make_record("<script>alert(1)</script>", problem="../a b")], {})
+    write_page(tmp_path, [make_record("<script>alert(1)</script>", problem="../a b")], About())
     assert "<script>alert" not in (tmp_path / "report.html").read_text()
     assert (tmp_path / "tables" / "problem-..-a-b.csv").is_file()
 
@@ -229,90 +257,29 @@ def test_a_leaderboard_has_validated_rows_alone(tmp_path: Path) -> None:
 
 # a real browser
 
-CHROMIUM = shutil.which("chromium")
-PROBE = """<script>
-addEventListener("load", () => {
-  document.querySelectorAll("details").forEach(d => { d.open = true; });
-  const table = document.querySelector("table[data-name=overall]"), names = () => [...table.tBodies[0].rows].map(r => r.cells[0].textContent);
-  table.querySelector("thead button").click();
-  const page = document.documentElement, broken = [...document.images].filter(i => !i.naturalWidth).length;
-  parent.postMessage({wide: page.scrollWidth, view: page.clientWidth, sorted: names(), broken}, "*");
-});
-</script>"""
-# A browser's window is never narrower than 500 pixels, so that a phone's is a frame in it.
-FRAME = """<!doctype html><meta name="color-scheme" content="light dark"><title></title><script>
-onmessage = e => { document.title = JSON.stringify(e.data); };
-</script>
-<style>body { margin: 0 } iframe { border: 0; display: block }</style><iframe src="%s" width="%d" height="%d"></iframe>"""
-
-
-def browse(
-    page: Path, folder: Path, width: int, *options: str, height: int = 1400, theme: int = 1
-) -> subprocess.CompletedProcess[str]:
-    """Opens a page in a headless browser, so many pixels wide;
-
-    `theme` is 1 for light and 0 for dark.
-    """
-    frame = folder / "frame.html"
-    frame.write_text(FRAME % (page.as_uri(), width, height))
-    command = [
-        str(CHROMIUM),
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--hide-scrollbars",
-        f"--user-data-dir={folder / 'profile'}",
-    ]
-    command += [
-        f"--window-size={max(width, 500)},{height}",
-        "--virtual-time-budget=4000",
-        "--enable-logging=stderr",
-        f"--blink-settings=preferredColorScheme={theme}",
-    ]
-    return subprocess.run(
-        [*command, *options, frame.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=True,
-    )
-
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
+@needs_browser
 @pytest.mark.parametrize("width", [360, 390, 1280])
-def test_a_browser_shows_the_page_without_an_error_and_without_scrolling_sideways(
-    written: Path, tmp_path: Path, width: int
-) -> None:
-    probed = tmp_path / "probed.html"
-    probed.write_text((written / "report.html").read_text().replace("</body>", PROBE + "</body>"))
-    seen = browse(probed, tmp_path, width, "--dump-dom")
-    told = re.search(r"<title>(.+?)</title>", seen.stdout)
-    assert told, seen.stderr[-2000:]
-    assert json.loads(told[1]) == {
-        "view": width,
-        "wide": width,
-        "broken": 0,
-        "sorted": sorted(METHODS, reverse=True),
-    }
-    assert "CONSOLE" not in seen.stderr
+def test_a_browser_shows_the_page(written: Path, tmp_path: Path, width: int) -> None:
+    shown = probe(written / "report.html", tmp_path, width)
+    assert shown["view"] == shown["wide"] == width, "the page does not scroll sideways"
+    assert (shown["broken"], shown["lost"], shown["errors"]) == (0, 0, [])
+    assert shown["lines"] <= 2, "an interval breaks once at most"
+    assert shown["sorted"] == sorted(METHODS, reverse=True)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
+@needs_browser
 def test_a_page_is_light_or_dark_as_its_reader_is(written: Path, tmp_path: Path) -> None:
     brightness = []
-    for theme in (1, 0):
+    for is_dark in (False, True):
+        screenshot = tmp_path / f"dark-{is_dark}.png"
         browse(
-            written / "report.html",
-            tmp_path,
-            390,
-            f"--screenshot={tmp_path / 'seen.png'}",
-            theme=theme,
+            written / "report.html", tmp_path, 390, f"--screenshot={screenshot}", is_dark=is_dark
         )
-        brightness.append(
-            float(np.asarray(Image.open(tmp_path / "seen.png").convert("L"))[:, :390].mean())
-        )
+        with Image.open(screenshot) as picture:
+            grey = np.asarray(picture.convert("L"))
+        brightness.append(float(grey[:, :390].mean()))
     assert brightness[0] > 200
     assert brightness[1] < 60

@@ -18,10 +18,10 @@ from cprune_rl.cli import app
 from cprune_rl.comparison import executors as backends
 from cprune_rl.comparison import runner
 from cprune_rl.comparison.cases import make_cases
-from cprune_rl.comparison.policy_store import PolicyStore, needed, network_family
-from cprune_rl.comparison.records import Case, read_record, read_records
+from cprune_rl.comparison.policy_store import PolicyStore, network_family, policies_to_train
+from cprune_rl.comparison.records import Case, read_record, read_records, record_path
 from cprune_rl.comparison.run_case import run_case
-from cprune_rl.comparison.runner import Experiment, parse_budget, record_path, run_experiment
+from cprune_rl.comparison.runner import Experiment, parse_budget, run_experiment
 from cprune_rl.comparison.validation import check_record, is_valid
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.pipeline.progress import ProgressLog
@@ -38,14 +38,13 @@ def small(folder: Path, methods: tuple[str, ...] = CHEAP, **more: Any) -> Experi
         "own_timesteps": 1024,
         **more,
     }
-    return Experiment(
-        folder, tuple(make_cases(["resnet8@znver4-1t"], range(2))), methods, **options
-    )
+    cases = make_cases(["resnet8@znver4-1t"], range(2))
+    return Experiment(folder=folder, cases=tuple(cases), methods=methods, **options)
 
 
 def test_every_method_gives_a_row_within_its_budget(tmp_path: Path) -> None:
     policies = PolicyStore(tmp_path, timesteps=1024, own_timesteps=1024)
-    for kind, case in needed(["transferred", "scratch", "finetuned"], [CASE]):
+    for kind, case in policies_to_train(["transferred", "scratch", "finetuned"], [CASE]):
         policies.train(kind, case)
     for name, method in METHODS.items():
         if method.has_schemes:
@@ -119,7 +118,7 @@ def _sabotaged(job: runner._Job) -> None:
     ):
         if job.name == "random":
             once.touch()
-        job.mark.write_text(str(os.getpid()))
+        job.marker.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
     WORK(job)
 
@@ -181,7 +180,8 @@ def test_policies_are_trained_without_the_family_they_are_tried_on(tmp_path: Pat
     assert not [n for n in card["trained_on"] if network_family(n) == "resnet"]
     cases = make_cases(["resnet8@znver4-1t", "resnet20@znver4-1t", "vgg-small@znver4-1t"], range(3))
     assert [
-        (kind, network_family(case.problem)) for kind, case in needed(["finetuned"], cases)
+        (kind, network_family(case.problem))
+        for kind, case in policies_to_train(["finetuned"], cases)
     ] == [
         *(("transferred", family) for family in ("resnet", "vgg")),
         *(("finetuned", family) for family in ("resnet", "resnet", "vgg")),

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from cprune_rl.comparison.bootstrap import interval, iqm, mean, over_problems, over_seeds
+from cprune_rl.comparison.bootstrap import (
+    interval,
+    iqm,
+    mean,
+    resample_problems,
+    resample_seeds,
+)
 from cprune_rl.comparison.cases import EVALUATION_S, TRIAL_S
+from cprune_rl.comparison.compare import compare
 from cprune_rl.comparison.profiles import hypervolume
-from cprune_rl.comparison.report.tables import NOTHING, pairs_table
-from cprune_rl.comparison.scores import score
-from cprune_rl.comparison.statistics import compare
+from cprune_rl.comparison.report.tables import pairs_table
+from cprune_rl.comparison.statistics import score
 from cprune_rl.errors import ConfigError
+from cprune_rl.reporting.tables import NOTHING
 from tests.doubles.fake_records import failed, make_record, synthetic
 
 
@@ -45,12 +52,12 @@ def test_the_interquartile_mean_of_known_values() -> None:
 
 def test_resamples_keep_problems_whole_and_strata_as_large_as_they_were() -> None:
     problem = np.array([0, 0, 0, 1, 1, 2])
-    both = over_problems(problem, problem, 50)
+    both = resample_problems(problem, problem, 50)
     of_problem = np.stack([both[:, problem == p].sum(1) / (problem == p).sum() for p in range(3)])
     assert (of_problem == of_problem.round()).all(), "a problem is drawn whole"
     assert (of_problem.sum(0) == 3).all()
     assert (both[:, 0] != both[:, 1]).any(), "its seeds are drawn, too"
-    within = over_seeds(problem, 50)
+    within = resample_seeds(problem, 50)
     assert (within[:, :3].sum(1) == 3).all()
     assert (within[:, 5] == 1).all()
 
@@ -113,14 +120,14 @@ def test_a_method_that_lacks_cases_is_shown_and_not_ranked() -> None:
         [make_record("agent", 2.0), make_record("agent", 2.0, seed=1), make_record("cprune", 3.0)]
     )
     assert [(s.method, s.rank) for s in found.standings] == [("agent", 1), ("cprune", None)]
-    assert any("greedy (1 of 2)" in r for r in found.caveats)
+    assert any("cprune (1 of 2)" in r for r in found.caveats)
 
 
 def test_methods_that_share_no_case_are_not_compared() -> None:
     found = compare([make_record("agent", 2.0), make_record("cprune", 3.0, seed=1)])
     assert np.isnan(found.improvement[0, 1]).all()
     assert found.standings[1].beats_agent is None
-    assert NOTHING in pairs_table(found).cells()[0][2][0]
+    assert NOTHING in next(pairs_table(found).rows())[2].text
 
 
 def test_two_rows_of_one_run_are_refused() -> None:
@@ -133,13 +140,13 @@ def test_the_order_of_rows_changes_nothing() -> None:
     shuffled = random.Random(1).sample(rows, len(rows))
     first, second = compare(rows, n_resamples=200), compare(shuffled, n_resamples=200)
     assert first.standings == second.standings
-    assert first.cells == second.cells
+    assert first.problem_standings == second.problem_standings
     assert first.fronts == second.fronts
     assert np.array_equal(first.improvement, second.improvement)
     assert first.caveats == second.caveats
 
 
-def test_intervals_hold_their_values_and_are_wider_over_problems() -> None:
+def test_intervals_hold_their_values_and_are_wider_resample_problems() -> None:
     found = compare(synthetic(), n_resamples=500)
     for s in found.standings:
         for i in (
@@ -153,7 +160,7 @@ def test_intervals_hold_their_values_and_are_wider_over_problems() -> None:
         ):
             assert i is None or i.low <= i.value <= i.high
         assert s.speedup.high - s.speedup.low > s.speedup_seeds.high - s.speedup_seeds.low
-    for c in found.cells:
+    for c in found.problem_standings:
         assert c.speedup.low <= c.speedup.value <= c.speedup.high
 
 
@@ -240,5 +247,5 @@ def test_oddities_are_said() -> None:
 
 
 def test_an_interval_of_equal_values_is_the_value() -> None:
-    found = interval(mean, np.full(6, 0.25), over_problems(np.arange(6), np.arange(6), 100))
+    found = interval(mean, np.full(6, 0.25), resample_problems(np.arange(6), np.arange(6), 100))
     assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))

@@ -14,7 +14,12 @@ from rich.console import Console
 from cprune_rl.core.intervals import median_interval, noise_floor, speedup_interval
 from cprune_rl.core.result import Figures, MethodResult, Result
 from cprune_rl.errors import ConfigError
-from cprune_rl.reporting.tables import NO_GAIN, noise_line, predicted_line, result_table
+from cprune_rl.reporting.run_tables import (
+    NO_GAIN,
+    noise_note,
+    prediction_note,
+    results_table,
+)
 
 COST = {
     "fresh_trials": 10.0,
@@ -89,7 +94,7 @@ def test_a_result_of_a_recording_says_that_its_latencies_are_estimates(tmp_path:
     assert "estimate, ms" in text
     assert "speed-up, estimate" in text
     assert "0.110" in text
-    assert "nothing was built or timed" in noise_line(estimates())
+    assert "nothing was built or timed" in noise_note(estimates())
 
 
 def test_latencies_are_all_measured_or_all_estimates() -> None:
@@ -108,10 +113,10 @@ def test_a_file_that_is_no_result_is_a_clear_error(tmp_path: Path, text: str) ->
 
 def test_the_table_shows_every_method_with_its_interval() -> None:
     console = Console(width=150, record=True, file=io.StringIO())
-    console.print(result_table(example()))
+    console.print(results_table(example()).for_terminal())
     text = console.export_text()
     assert "2.50 [2.40, 2.60]" in text
-    assert all(name in text for name in ("dense", "cprune", "agent", "98.00%"))
+    assert all(name in text for name in ("dense", "cprune", "agent", "98.00 [97.00, 99.00]"))
 
 
 @settings(max_examples=20, deadline=None)
@@ -132,7 +137,7 @@ def test_samples_that_do_not_vary_have_an_interval_of_one_point() -> None:
 
 def table_text(result: Result) -> str:
     console = Console(width=180, record=True, file=io.StringIO())
-    console.print(result_table(result))
+    console.print(results_table(result).for_terminal())
     return console.export_text()
 
 
@@ -152,7 +157,7 @@ def test_a_speedup_within_the_noise_is_not_called_a_gain(
     result = replace(example(), main=main, noise_floor=floor)
     assert result.has_gain(main) == is_gain
     assert (NO_GAIN in table_text(result)) == (not is_gain)
-    assert "noise floor: +-2.0%" in noise_line(result)
+    assert "noise floor: +-2.0%" in noise_note(result)
     result.write(tmp_path / "result.json")
     assert Result.read(tmp_path / "result.json") == result
 
@@ -166,7 +171,7 @@ def test_a_result_from_before_the_noise_floor_is_read_and_says_nothing_of_it(
     (tmp_path / "result.json").write_text(json.dumps(value))
     found = Result.read(tmp_path / "result.json")
     assert found.noise_floor is None
-    assert noise_line(found) == ""
+    assert noise_note(found) == ""
 
 
 @pytest.mark.parametrize("floor", [-0.1, "big"])
@@ -188,8 +193,8 @@ def test_the_noise_floor_is_of_the_size_of_the_noise(seed: int, sigma: float) ->
 
 def test_a_report_says_what_share_of_the_estimates_was_predicted() -> None:
     measured = example()
-    assert predicted_line(measured) == ""
+    assert prediction_note(measured) == ""
     history = [{"predicted_share": 0.5}, {"predicted_share": 0.0}, {}]
-    line = predicted_line(replace(measured, main=replace(measured.main, history=history)))
+    line = prediction_note(replace(measured, main=replace(measured.main, history=history)))
     assert "17% of agent's were predicted" in line
     assert "cprune" not in line

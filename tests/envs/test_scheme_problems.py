@@ -160,14 +160,13 @@ def test_mappings_are_compared_on_recordings_that_have_schemes(
     cases = make_cases([f"{recorded}:-0.02", "resnet8@znver4-1t:-0.01"], [0])
     run_experiment(
         Experiment(
-            folder,
-            tuple(cases),
-            methods,
-            parse_budget("trials=20000,evaluations=30"),
-            1,
-            "processes",
-            1000,
-            1000,
+            folder=folder,
+            cases=tuple(cases),
+            methods=methods,
+            budget=parse_budget("trials=20000,evaluations=30"),
+            n_jobs=1,
+            timesteps=1000,
+            own_timesteps=1000,
         ),
         ProgressLog(),
     )
@@ -189,14 +188,10 @@ def test_mappings_are_compared_on_recordings_that_have_schemes(
     with pytest.raises(ConfigError, match="recorded with schemes"):
         run_experiment(
             Experiment(
-                tmp_path / "none",
-                tuple(make_cases(["resnet8@znver4-1t:-0.01"], [0])),
-                ("mapping-rule",),
-                parse_budget(""),
-                1,
-                "processes",
-                1000,
-                1000,
+                folder=tmp_path / "none",
+                cases=tuple(make_cases(["resnet8@znver4-1t:-0.01"], [0])),
+                methods=("mapping-rule",),
+                n_jobs=1,
             ),
             ProgressLog(),
         )

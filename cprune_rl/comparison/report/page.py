@@ -1,19 +1,20 @@
-"""The page of a comparison:
-
-one file, pictures inside, nothing loaded from elsewhere; beside it the pictures and tables as
-files.
-"""
+"""The page of a comparison: one file, pictures inside; beside it pictures and tables as files."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from jinja2 import Environment, PackageLoader
-
-from cprune_rl.comparison.compiler_evidence import Proxies
-from cprune_rl.comparison.records import RunRecord
+from cprune_rl.agents.registry import METHODS
+from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S
+from cprune_rl.comparison.compare import Comparison, compare
+from cprune_rl.comparison.records import RunRecord, read_records
+from cprune_rl.comparison.report.evidence import Evidence, collect_evidence, proxies_table
+from cprune_rl.comparison.report.leaderboard import CONTROLS, print_standings
 from cprune_rl.comparison.report.plots import (
     plot_costs,
     plot_fronts,
@@ -28,18 +29,22 @@ from cprune_rl.comparison.report.tables import (
     overall_table,
     pairs_table,
     problem_tables,
-    proxies_table,
     shares_table,
 )
-from cprune_rl.comparison.scores import UNRANKED
-from cprune_rl.comparison.statistics import AGENT, Comparison, compare
-from cprune_rl.reporting.figure import Picture
+from cprune_rl.core.system_info import describe_system, now_utc
+from cprune_rl.envs.problems.registry import describe_recorded
+from cprune_rl.envs.problems.replay import TRIALS_PER_SCHEME_TASK, TRIALS_PER_TASK
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.reporting.html import Command, list_commands, write_html
 
-__all__ = ["About", "write_page"]
+__all__ = ["About", "write_page", "write_report"]
+
+_NO_EVIDENCE = Evidence()
 
 
-class About(TypedDict, total=False):
-    """What a page says of how it was made; what is missing is left out.
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a page says of how it was made; empty parts are left out.
 
     Attributes:
         title: heading.
@@ -50,47 +55,70 @@ class About(TypedDict, total=False):
         methods: one line on each method, by name.
         problems: one line on each problem, by name: processor, what was recorded.
         notes: further sentences on what is not shown.
-        agent: method that the others are set against.
     """
 
-    title: str
-    made: str
-    commands: Sequence[str]
-    system: dict[str, Any]
-    noise: str
-    methods: dict[str, str]
-    problems: dict[str, str]
-    notes: Sequence[str]
-    agent: str
+    title: str = "Search methods compared"
+    made: str = ""
+    commands: Sequence[str] = ()
+    system: Mapping[str, Any] = field(default_factory=dict)
+    noise: str = "Not measured here: nothing was timed."
+    methods: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def write_report(folder: Path, progress: ProgressLog) -> Comparison:
+    """Write `report.html` with its pictures and tables, and print the standings.
+
+    Args:
+        folder: of the comparison.
+        progress: shows what is going on.
+
+    Raises:
+        ConfigError: there are no records, or one is damaged.
+    """
+    records = read_records(folder)
+    problems = sorted({record.problem for record in records})
+    with progress.track("Writing the page", None):
+        found = write_page(
+            folder,
+            records,
+            _describe(folder, records),
+            collect_evidence(problems),
+            controls=CONTROLS,
+        )
+    print_standings(found, progress.console)
+    progress.print(
+        f"Page: {folder / 'report.html'}; tables and pictures beside it. "
+        f"Check a row with `cprune-rl validate {folder / 'rows'}/NAME.json`"
+    )
+    return found
 
 
 def write_page(
     folder: Path,
-    rows: Sequence[RunRecord],
+    records: Sequence[RunRecord],
     about: About,
-    why: Sequence[Picture] = (),
-    proxies: Sequence[Proxies] = (),
+    evidence: Evidence = _NO_EVIDENCE,
+    *,
     controls: Collection[str] = (),
-    unranked: Collection[str] = UNRANKED,
 ) -> Comparison:
-    """Writes `report.html`, `pictures/` and `tables/`.
+    """Write `report.html`, `pictures/` and `tables/`.
 
     Args:
         folder: of the comparison; made where it is missing.
-        rows: of all methods and cases.
+        records: of all methods and cases.
         about: how it was made.
-        why: further pictures, of why the compiler is asked: `plot_staircase`, `plot_order`.
-        proxies: how well what is free ranks plans.
-        controls: methods that are shown without a rank.
-        unranked: methods that only serve as a reference.
+        evidence: why the compiler is asked.
+        controls: methods that get no rank.
 
     Returns:
         What the page shows.
 
     Raises:
-        ConfigError: no row is of a ranked method, or two are of the same run.
+        ConfigError: no record is of a ranked method, or two are of the same run.
     """
-    found = compare(rows, agent=about.get("agent", AGENT), unranked=unranked, controls=controls)
+    found = compare(records, controls=controls)
     main = [plot_iqm(found), plot_speedup(found)]
     depth = [*plot_costs(found), plot_profiles(found), plot_fronts(found), plot_pairs(found)]
     tables = {
@@ -100,77 +128,133 @@ def write_page(
         "fronts": fronts_table(found),
         "pairs": pairs_table(found),
     }
-    if proxies:
-        tables["proxies"] = proxies_table(proxies)
+    if evidence.proxies:
+        tables["proxies"] = proxies_table(evidence.proxies)
     problems = problem_tables(found)
     for name in ("pictures", "tables"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for picture in (*main, *depth, *why):
+    for picture in (*main, *depth, *evidence.pictures):
         picture.write(folder / "pictures")
     for table in (*tables.values(), *problems):
         (folder / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
-    template = Environment(
-        loader=PackageLoader("cprune_rl.reporting"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("compare.html")
-    page = template.render(
+    check = Command(
+        f"cprune-rl validate {folder.resolve().name}/rows/NAME.json",
+        "Checks every claim of one run anew.",
+    )
+    write_html(
+        folder / "report.html",
+        "comparison.html",
         found=found,
         about=about,
         tables=tables,
         problems=problems,
         main=main,
         depth=depth,
-        why=why,
-        worst=_worst(found),
-        runs=_runs(rows),
+        evidence=evidence,
+        worst=next(iter(found.fronts.values())).worst,
+        runs=_summarise(records),
         verdict=_verdict(found),
+        commands=list_commands(about.commands, check),
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
     return found
 
 
-def _runs(rows: Sequence[RunRecord]) -> dict[str, Any]:
-    """What the rows say of themselves."""
-    budgets = sorted(
-        {
-            ", ".join(
-                f"{what} {'unlimited' if limit is None else f'{limit:g}'}"
-                for what, limit in r.budget.items()
-            )
-            for r in rows
-        }
+def _describe(folder: Path, records: Sequence[RunRecord]) -> About:
+    file = folder / "sessions.json"
+    sessions = json.loads(file.read_text()) if file.is_file() else []
+    methods = {record.method for record in records}
+    problems = {}
+    for problem in sorted({record.problem for record in records}):
+        recorded = describe_recorded(problem)
+        problems[problem] = (
+            f"{recorded.machine}; {recorded.n_tasks} tasks recorded {recorded.recorded}"
+        )
+    return About(
+        title="Pruning for a device: search methods within equal budgets",
+        made=now_utc(),
+        commands=[session["command"] for session in sessions],
+        system=describe_system(),
+        noise="Latencies are recorded and summed over tasks. Nothing was timed for this page, so "
+        "two runs of one search give the same figures.",
+        methods={name: method.what for name, method in METHODS.items() if name in methods},
+        problems=problems,
+        notes=_NOTES,
     )
-    versions = sorted(
-        {f"{package} {version}" for r in rows for package, version in r.versions.items()}
-    )
+
+
+_NOTES = (
+    "A recording does not hold how many trials a task took. A task that is measured anew is "
+    f"charged with {TRIALS_PER_TASK} fresh trials. In the table of schemes, which is measured "
+    f"before a search by them, a task is charged with {TRIALS_PER_SCHEME_TASK}. In live runs with "
+    "full effort CPrune took 16 and the agent 20.",
+    "Seconds of measuring and training are worked out from counts, at the rates of live runs: "
+    f"{TRIAL_S:g} s a trial, {EVALUATION_S:g} s an evaluation, {FINETUNE_S:g} s a full fine-tune. "
+    "Those of thinking and of training a policy were taken here.",
+    "Training a policy on other families of networks is charged to none of the networks that it "
+    "serves.",
+    "That policy is one, of one seed: the intervals of methods that use a trained policy leave out "
+    "how trainings differ.",
+    "The final gate's own margin, which a live run asks for on so many images, is left out.",
+    "Every method is shown one model of losses, that of the fine-tunes for calibration, and is "
+    "charged nothing for them. Drawn losses deviate from it as those did that the agent's policy "
+    "was trained on: the agent is at home there. With --losses recorded they are the recordings' "
+    "own.",
+    "cprune-published is charged with 70 trials for each task of each candidate. Its code ends in "
+    "a KeyError where a walk accepts nothing; here it ends with what it has.",
+    "MILP solvers have limits by the clock, of seconds where a solution takes milliseconds.",
+)
+
+
+def _summarise(records: Sequence[RunRecord]) -> dict[str, Any]:
+    """Summarise what the records say of themselves."""
+    budgets: set[str] = set()
+    versions: set[str] = set()
+    for record in records:
+        limits = record.budget.items()
+        budgets.add(", ".join(f"{name} {_limit(limit)}" for name, limit in limits))
+        versions.update(f"{package} {version}" for package, version in record.versions.items())
+    floors = sorted({record.floor for record in records}, reverse=True)
     return {
-        "n": len(rows),
-        "n_seeds": len({r.seed for r in rows}),
-        "floors": [f"{100 * f:+g}" for f in sorted({r.floor for r in rows}, reverse=True)],
-        "losses": sorted({r.losses for r in rows}),
-        "commits": sorted({r.commit for r in rows}),
-        "versions": versions,
-        "budgets": budgets,
+        "n": len(records),
+        "n_seeds": len({record.seed for record in records}),
+        "floors": [f"{100 * floor:+g}" for floor in floors],
+        "losses": {record.losses for record in records},
+        "commits": sorted({record.commit for record in records}),
+        "versions": sorted(versions),
+        "budgets": sorted(budgets),
     }
 
 
+def _limit(limit: float | None) -> str:
+    return "unlimited" if limit is None else f"{limit:g}"
+
+
 def _verdict(found: Comparison) -> dict[str, Any] | None:
-    """How many methods the agent is above, below or not told apart from, by the interval of the
-    difference; None without an agent.
+    """Set the agent beside the other ranked methods, by the interval of the difference.
+
+    Returns:
+        Its standing, the number of ranked methods, and those it is above, below and level with;
+        None without an agent.
     """
-    agent = next((s for s in found.standings if s.method == found.agent), None)
-    if agent is None:
+    standings = {s.method: s for s in found.standings}
+    if found.agent not in standings:
         return None
-    sides: dict[str, list[str]] = {"above": [], "below": [], "level": []}
-    for s in found.standings:
-        if s.agent_over is not None and s.rank is not None:
-            sides[
-                "above" if s.agent_over.low > 0 else "below" if s.agent_over.high < 0 else "level"
-            ].append(s.method)
-    return {"agent": agent, "n_ranked": sum(s.rank is not None for s in found.standings), **sides}
-
-
-def _worst(found: Comparison) -> float:
-    return next(iter(found.fronts.values())).worst
+    sides: defaultdict[str, list[str]] = defaultdict(list)
+    ranked = [s for s in found.standings if s.rank is not None]
+    for standing in ranked:
+        over = standing.agent_over
+        if over is None:
+            continue
+        if over.low > 0:
+            sides["above"].append(standing.method)
+        elif over.high < 0:
+            sides["below"].append(standing.method)
+        else:
+            sides["level"].append(standing.method)
+    return {
+        "agent": standings[found.agent],
+        "n_ranked": len(ranked),
+        "above": sides["above"],
+        "below": sides["below"],
+        "level": sides["level"],
+    }
