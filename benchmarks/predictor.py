@@ -25,8 +25,8 @@ from predictor_study.leave_one_network_out import (
 from rich.console import Console
 from rich.table import Table
 
-from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.workload import Workload
 from cprune_rl.envs.problems.registry import open_recorded, recorded_names
 from cprune_rl.errors import DataError
 

@@ -47,8 +47,9 @@ from cprune_rl.compiler.tuning.task_tuner import TaskTuner, TuningTask
 from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch
 from cprune_rl.compiler.tuning.trials import TrialRunner
 from cprune_rl.core.loss_model import LossModel
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.search_result import AcceptedPlan
+from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle

@@ -13,8 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Measurement
+from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache.engine import Database
 from cprune_rl.cost_cache.store import Provenance, StoredTrial, Tuning
 from cprune_rl.cost_cache.tables import (

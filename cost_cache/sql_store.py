@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from platformdirs import user_cache_path
 
-from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import Accuracy
+from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache.engine import Database
 from cprune_rl.cost_cache.row_writer import RowWriter, trial_from_row, workload_from_row
 from cprune_rl.cost_cache.store import ContextSummary, CostStore, Provenance, StoredTrial, Tuning

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from cprune_rl import __version__
-from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import Accuracy, Measurement
 from cprune_rl.core.system_info import processor_name
+from cprune_rl.core.workload import Workload
 
 __all__ = ["ContextSummary", "CostStore", "Provenance", "StoredTrial", "Tuning"]
 

@@ -17,19 +17,10 @@ from numpy.typing import NDArray
 
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.core.loss_model import LossModel
-from cprune_rl.core.network import (
-    BlockSparse,
-    Extent,
-    Group,
-    Network,
-    OperatorKind,
-    Plan,
-    Subgraph,
-    Template,
-    Workload,
-)
+from cprune_rl.core.network import Group, Network, Plan
 from cprune_rl.core.protocols import Accuracy, Artifact, Device, Measurement, Spending, TaskCost
 from cprune_rl.core.search_result import SearchResult
+from cprune_rl.core.workload import BlockSparse, Extent, OperatorKind, Subgraph, Template, Workload
 from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
 from cprune_rl.envs.problem import Problem
 
@@ -54,7 +45,7 @@ def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Netw
         name: of the network.
     """
     groups = tuple(
-        Group(f"conv{i}", w, max(1, math.ceil(w * 0.2)), (f"conv{i}",))
+        Group(name=f"conv{i}", channels=w, minimum=max(1, math.ceil(w * 0.2)), layers=(f"conv{i}",))
         for i, w in enumerate(widths)
     )
     subgraphs = []
@@ -62,41 +53,56 @@ def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Netw
     for i, group in enumerate(groups):
         out = Extent(0, ((group.name, 1),))
         template = Template(
-            f"conv3x3|1x{{0}}x8x8,{{1}}x{{0}}x3x3->{i % 2}",
-            f"conv3x3/{i % 2}",
-            OperatorKind("conv2d", 3, 1, 8),
-            9 * 64,
+            text=f"conv3x3|1x{{0}}x8x8,{{1}}x{{0}}x3x3->{i % 2}",
+            family=f"conv3x3/{i % 2}",
+            operator=OperatorKind(name="conv2d", kernel=3, stride=1, height=8),
+            macs=9 * 64,
         )
         block_sparse = (
             BlockSparse(
-                group.name,
-                Template(
-                    f"blocked {template.text}",
-                    f"blocked {template.family}",
-                    template.operator,
-                    template.macs,
+                layer=group.name,
+                template=Template(
+                    text=f"blocked {template.text}",
+                    family=f"blocked {template.family}",
+                    operator=template.operator,
+                    macs=template.macs,
                 ),
-                9,
+                entries=9,
             )
             if i
             else None
         )
         subgraphs.append(
             Subgraph(
-                group.name,
-                (group.name,),
-                template,
-                (previous, out),
-                previous,
-                out,
-                (group.name,),
-                block_sparse,
+                name=group.name,
+                layers=(group.name,),
+                template=template,
+                extents=(previous, out),
+                channels_in=previous,
+                channels_out=out,
+                writes=(group.name,),
+                block_sparse=block_sparse,
             )
         )
         previous = out
-    dense = Template("dense|1x{0},10x{0}", "dense", OperatorKind("dense", 1, 1, 1), 1)
-    subgraphs.append(Subgraph("fc", ("fc",), dense, (previous,), previous, Extent(10), ()))
-    return Network(name, groups, tuple(subgraphs))
+    dense = Template(
+        text="dense|1x{0},10x{0}",
+        family="dense",
+        operator=OperatorKind(name="dense", kernel=1, stride=1, height=1),
+        macs=1,
+    )
+    subgraphs.append(
+        Subgraph(
+            name="fc",
+            layers=("fc",),
+            template=dense,
+            extents=(previous,),
+            channels_in=previous,
+            channels_out=Extent(10),
+            writes=(),
+        )
+    )
+    return Network(name=name, groups=groups, subgraphs=tuple(subgraphs))
 
 
 class AnalyticLatency:
@@ -357,11 +363,37 @@ def _check_accuracies(store: CostStore) -> None:
 
 def _check_descriptions(store: CostStore, good: StoredTrial, fast: StoredTrial) -> None:
     assert store.fastest("c") == [], "what was never described is not given back"
-    conv = Workload("conv", "conv3x3", 3, 8, 216, OperatorKind("conv2d", 3, 2, 16))
-    long = Workload("dense" * 2000, "dense", 2**20, 2**20, 2**40, OperatorKind("dense"))
+    conv = Workload(
+        key="conv",
+        family="conv3x3",
+        channels_in=3,
+        channels_out=8,
+        macs=216,
+        operator=OperatorKind(name="conv2d", kernel=3, stride=2, height=16),
+    )
+    long = Workload(
+        key="dense" * 2000,
+        family="dense",
+        channels_in=2**20,
+        channels_out=2**20,
+        macs=2**40,
+        operator=OperatorKind(name="dense"),
+    )
     store.describe([])
     store.describe(
-        [long, conv, conv, Workload("untried", "conv3x3", 3, 8, 216, OperatorKind("conv2d"))]
+        [
+            long,
+            conv,
+            conv,
+            Workload(
+                key="untried",
+                family="conv3x3",
+                channels_in=3,
+                channels_out=8,
+                macs=216,
+                operator=OperatorKind(name="conv2d"),
+            ),
+        ]
     )
     store.describe([replace(conv, channels_out=9)])
     store.add_trials(

@@ -18,9 +18,9 @@ from dataclasses import replace
 import numpy as np
 
 from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchSession
-from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import LatencySource, TaskCost, least_trials_needed
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
+from cprune_rl.core.workload import Workload
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 from cprune_rl.latency.sources import OverriddenLatency

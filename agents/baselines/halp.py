@@ -53,7 +53,9 @@ class _Knapsack:
 
     def __init__(self, looks: Looks, n_steps: int) -> None:
         self._looks = looks
-        self._written = [tuple(sorted(units)) for units in looks.problem.network.units]
+        self._written = [
+            tuple(sorted(units)) for units in looks.problem.network.channel_multipliers
+        ]
         self._shares = [(step + 1) / n_steps for step in range(n_steps)]
 
     def fitting(self) -> Plan | None:

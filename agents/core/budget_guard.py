@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchSession
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import (
     Accuracy,
     AccuracyOracle,
@@ -23,6 +23,7 @@ from cprune_rl.core.protocols import (
     least_trials_needed,
 )
 from cprune_rl.core.search_result import SearchResult, SearchStep
+from cprune_rl.core.workload import Workload
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 

@@ -19,8 +19,9 @@ from scipy.stats import spearmanr
 
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.loss_model import LossModel
-from cprune_rl.core.network import Network, Workload
+from cprune_rl.core.network import Network
 from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.workload import Workload
 from cprune_rl.errors import DataError
 from cprune_rl.latency.predictor import LatencyPredictor, Prediction
 from cprune_rl.latency.task_features import Sample

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.core.loss_model import LossModel
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.workload import Workload
 
 __all__ = ["Decisions", "judge_decisions", "measured_plans"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Measurement
+from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache.archive.file import Archive, OnLine, open_archive, write_archive
 from cprune_rl.cost_cache.archive.schema import (
     AccuracyLine,

@@ -83,7 +83,7 @@ class ProvenanceFields(_Fields):
 
 
 class OperatorFields(_Fields):
-    """A `core.network.OperatorKind`."""
+    """A `core.workload.OperatorKind`."""
 
     name: Name
     kernel: SmallCount
@@ -104,7 +104,7 @@ class Header(_Fields):
 
 
 class WorkloadLine(_Fields):
-    """A `core.network.Workload`."""
+    """A `core.workload.Workload`."""
 
     kind: Literal["workload"] = "workload"
     key: Text

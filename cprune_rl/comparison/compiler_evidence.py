@@ -16,7 +16,8 @@ from cprune_rl.agents.baselines.plan_sampling import random_direction, towards
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.intervals import Interval, rank_correlation
-from cprune_rl.core.network import Network, OperatorKind, Plan
+from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.workload import OperatorKind
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
 from cprune_rl.envs.problems.replay import open_replay
 

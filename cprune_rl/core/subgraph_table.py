@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.workload import Workload
 
 __all__ = [
     "SubgraphTable",
@@ -126,7 +127,7 @@ def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
             continue
         together = channel_granularity(row.tile_factors, row.lanes)
         units = {
-            group: network.units[s].get(group, 1)
+            group: network.channel_multipliers[s].get(group, 1)
             for s in row.subgraphs
             for group in network.written_groups[s]
         }

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.workload import Workload
 
 __all__ = ["LatencyInterpolator"]
 

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cprune_rl.core.device_descriptor import DeviceDescriptor
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource, Spending, TaskCost
+from cprune_rl.core.workload import Workload
 from cprune_rl.errors import ConfigError
 from cprune_rl.latency.predictor import LatencyPredictor
 

@@ -31,7 +31,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from cprune_rl.core.device_descriptor import DeviceDescriptor
-from cprune_rl.core.network import Workload
+from cprune_rl.core.workload import Workload
 from cprune_rl.errors import DataError
 from cprune_rl.latency.task_features import FEATURES, KINDS, Sample, bound_s, feature_rows
 

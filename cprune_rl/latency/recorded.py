@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import NormalDist
 
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import Spending, TaskCost
+from cprune_rl.core.workload import Workload
 from cprune_rl.latency.interpolation import LatencyInterpolator
 
 __all__ = ["RecordedLatency"]

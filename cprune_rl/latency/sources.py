@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource, Spending, TaskCost, least_trials_needed
+from cprune_rl.core.workload import Workload
 from cprune_rl.latency.interpolation import LatencyInterpolator
 
 __all__ = ["InterpolatedLatency", "LatencyNoise", "OverriddenLatency"]

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.core.device_descriptor import DeviceDescriptor
-from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache.store import CostStore
 
 __all__ = ["FEATURES", "Sample", "bound_s", "features", "kind", "stored_samples"]

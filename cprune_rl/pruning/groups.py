@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cprune_rl.core.network import Extent, Group
+from cprune_rl.core.network import Group
+from cprune_rl.core.workload import Extent
 from cprune_rl.errors import ConfigError, ModelError
 from cprune_rl.pruning.attention_heads import AttentionHeads, find_attention_heads
 from cprune_rl.pruning.dependency_graph import ChannelGraph
@@ -168,7 +169,12 @@ def find_groups(
             + "; ".join(f"{n}: {r}" for n, r in unprunable)
         )
     groups = tuple(
-        Group(name, f.channels, _minimum(f.channels, f.layers, settings.keep), f.layers)
+        Group(
+            name=name,
+            channels=f.channels,
+            minimum=_minimum(f.channels, f.layers, settings.keep),
+            layers=f.layers,
+        )
         for name, f in free.items()
     )
     scores = {

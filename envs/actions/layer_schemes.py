@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.core.loss_model import DENSITY_POWER, LossModel, scheme_penalty
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.scheme import KINDS, MOST_OF_PATTERNS, Scheme
 from cprune_rl.core.subgraph_table import TaskRow
+from cprune_rl.core.workload import Workload
 from cprune_rl.envs.actions.base import ActionTable, EpisodeState, PruneAction, log_ratio
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import ConfigError

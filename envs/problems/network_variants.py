@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cprune_rl.core.network import Extent, Group, Network, Subgraph
+from cprune_rl.core.network import Group, Network
+from cprune_rl.core.workload import Extent, Subgraph
 
 __all__ = ["draw_variant"]
 

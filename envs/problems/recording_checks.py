@@ -6,7 +6,8 @@ import math
 import string
 from collections.abc import Sequence
 
-from cprune_rl.core.network import Extent, Network, Plan, Subgraph
+from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.workload import Extent, Subgraph
 from cprune_rl.errors import DataError
 
 __all__ = ["check_network", "number", "numbers", "whole"]

@@ -23,8 +23,10 @@ import numpy as np
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.loss_model import LossModel
-from cprune_rl.core.network import Network, OperatorKind, Workload
+from cprune_rl.core.network import Network
+from cprune_rl.core.network_json import network_from_json, network_to_json
 from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.recording_checks import check_network, number, numbers, whole
 from cprune_rl.errors import CPruneError, DataError
@@ -83,7 +85,7 @@ def save_recorded(
     value = {
         "format": _FORMAT,
         "name": problem.name,
-        "network": problem.network.to_json(),
+        "network": network_to_json(problem.network),
         "tasks": [
             {
                 "workload": _workload_to_json(w),
@@ -174,16 +176,16 @@ def _workload_to_json(workload: Workload) -> dict[str, Any]:
 def _workload(value: Mapping[str, Any]) -> Workload:
     operator = value["operator"]
     return Workload(
-        str(value["key"]),
-        str(value["family"]),
-        whole(value["channels_in"], "channels", 1),
-        whole(value["channels_out"], "channels", 1),
-        whole(value["macs"], "MACs", 0),
-        OperatorKind(
-            str(operator["name"]),
-            whole(operator["kernel"], "kernel", 1),
-            whole(operator["stride"], "stride", 1),
-            whole(operator["height"], "height", 1),
+        key=str(value["key"]),
+        family=str(value["family"]),
+        channels_in=whole(value["channels_in"], "channels", 1),
+        channels_out=whole(value["channels_out"], "channels", 1),
+        macs=whole(value["macs"], "MACs", 0),
+        operator=OperatorKind(
+            name=str(operator["name"]),
+            kernel=whole(operator["kernel"], "kernel", 1),
+            stride=whole(operator["stride"], "stride", 1),
+            height=whole(operator["height"], "height", 1),
         ),
     )
 
@@ -199,7 +201,7 @@ def _task(value: Mapping[str, Any]) -> tuple[Workload, TaskCost]:
 
 
 def _from_json(value: Mapping[str, Any]) -> Recording:
-    network = Network.from_json(value["network"])
+    network = network_from_json(value["network"])
     check_network(network)
     n = len(network.groups)
     accuracy = number(value["dense_accuracy"], "dense_accuracy", 0.0, 1.0)

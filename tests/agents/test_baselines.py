@@ -149,7 +149,13 @@ def test_a_programs_tables_add_up_to_the_cheap_looks() -> None:
 
 def test_legal_widths_begin_at_the_minimum_and_end_at_the_dense_width() -> None:
     network = Network(
-        "n", (Group("a", 64, 13, ()), Group("b", 10, 4, ()), Group("c", 5, 3, ())), ()
+        name="n",
+        groups=(
+            Group(name="a", channels=64, minimum=13, layers=()),
+            Group(name="b", channels=10, minimum=4, layers=()),
+            Group(name="c", channels=5, minimum=3, layers=()),
+        ),
+        subgraphs=(),
     )
     assert legal_widths(network, (16, 4, 5)) == ((16, 32, 48, 64), (4, 8, 10), (5,))
 

@@ -13,10 +13,11 @@ from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSetting
 from cprune_rl.agents.schemes.published import PublishedMapping, PublishedSettings
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import ChannelsThenSchemes, MappingSearch
-from cprune_rl.core.network import Plan, Workload
+from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.core.search_result import SearchResult
+from cprune_rl.core.workload import Workload
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.setup import check_names

@@ -15,13 +15,20 @@ from cprune_rl.compiler.devices.library import build_library
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace
 from cprune_rl.compiler.tuning.trials import TrialRunner
-from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Artifact, Measurement
+from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache import CostStore, StoredTrial, open_store
 from cprune_rl.errors import DeviceError, ToolchainError
 from tests.doubles.device_fixtures import TimesTwo
 
-TASK = Workload("double", "double", 4, 4, 4, OperatorKind("double"))
+TASK = Workload(
+    key="double",
+    family="double",
+    channels_in=4,
+    channels_out=4,
+    macs=4,
+    operator=OperatorKind(name="double"),
+)
 
 
 class Double:

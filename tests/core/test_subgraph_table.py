@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cprune_rl.core.network import Extent, Network, Plan
+from cprune_rl.core.network import Plan
+from cprune_rl.core.network_json import network_from_json, network_to_json
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import (
     SubgraphTable,
@@ -16,6 +17,7 @@ from cprune_rl.core.subgraph_table import (
     legal_step,
     width_after_steps,
 )
+from cprune_rl.core.workload import Extent
 from cprune_rl.errors import PlanError
 from cprune_rl.testing import AnalyticLatency, toy_network
 
@@ -108,7 +110,7 @@ def test_a_narrower_width_is_a_multiple_of_the_step_below(
 
 def test_a_network_survives_json() -> None:
     network = toy_network()
-    assert Network.from_json(json.loads(json.dumps(network.to_json()))) == network
+    assert network_from_json(json.loads(json.dumps(network_to_json(network)))) == network
 
 
 def test_equal_workloads_share_a_row_and_split_when_their_widths_part() -> None:

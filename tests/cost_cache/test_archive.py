@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Accuracy, Measurement
+from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache import Provenance, SqlStore, StoredTrial, Tuning
 from cprune_rl.cost_cache.archive import file as archive_module
 from cprune_rl.cost_cache.archive.file import open_archive

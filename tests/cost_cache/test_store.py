@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Accuracy
+from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache import Provenance, SqlStore, default_url, open_store
 from cprune_rl.errors import StoreError
 from cprune_rl.testing import check_cost_store
@@ -150,7 +150,14 @@ def test_processes_open_an_empty_storage_at_once_and_write_it(storage: str) -> N
 def test_the_fastest_of_many_workloads_are_found_in_one_query() -> None:
     store = SqlStore("sqlite://")
     workloads = [
-        Workload(f"conv{i}", f"family{i % 2}", i, i, i, OperatorKind("conv2d"))
+        Workload(
+            key=f"conv{i}",
+            family=f"family{i % 2}",
+            channels_in=i,
+            channels_out=i,
+            macs=i,
+            operator=OperatorKind(name="conv2d"),
+        )
         for i in range(1, 41)
     ]
     store.describe(workloads)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from cprune_rl.core.network import OperatorKind, Workload
 from cprune_rl.core.protocols import Measurement
+from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache import StoredTrial
 
 CONV = Workload(

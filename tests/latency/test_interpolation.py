@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.workload import Workload
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.testing import AnalyticLatency, FailingLatency, toy_network

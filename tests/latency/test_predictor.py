@@ -25,9 +25,10 @@ from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE, DeviceDescriptor
 from cprune_rl.core.loss_model import LossModel
-from cprune_rl.core.network import Network, OperatorKind, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import Measurement, TaskCost
 from cprune_rl.core.search_result import SearchResult
+from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache import SqlStore, StoredTrial
 from cprune_rl.errors import ConfigError, DataError
 from cprune_rl.latency.interpolation import LatencyInterpolator
@@ -284,23 +285,31 @@ def test_a_search_says_how_much_of_each_estimate_was_predicted(predictor: Latenc
 
 PLAIN = 'nn.conv2d(a0,a1){data_layout="NCHW"};add(v0,a2){};add(v1,a3){};nn.relu(v2){}->float32|kernel=(3, 3)'
 PACKED = 'nn.conv2d(a0,a1){data_layout="NHWC", form=packed from NHWC};add(v0,a2){};add(v1,a3){};nn.relu(v2){}->float32|kernel=(3, 3)'
-CONV = OperatorKind("conv2d", 3, 1, 16)
+CONV = OperatorKind(name="conv2d", kernel=3, stride=1, height=16)
 
 
 def test_the_cache_gives_each_shape_at_the_fastest_of_its_variants() -> None:
     store = SqlStore("sqlite://")
     shapes = "1x8x16x16,8x8x3x3,1x8x1x1,1x8x16x16,1x8x16x16"
     tasks = [
-        Workload(f"{family}|{shapes}", family, 8, 8, 147456, CONV) for family in (PLAIN, PACKED)
+        Workload(
+            key=f"{family}|{shapes}",
+            family=family,
+            channels_in=8,
+            channels_out=8,
+            macs=147456,
+            operator=CONV,
+        )
+        for family in (PLAIN, PACKED)
     ]
     tasks.append(
         Workload(
-            "transpose to NHWC|1x8x16x16",
-            "transpose to NHWC",
-            8,
-            8,
-            0,
-            OperatorKind("other", 1, 1, 16),
+            key="transpose to NHWC|1x8x16x16",
+            family="transpose to NHWC",
+            channels_in=8,
+            channels_out=8,
+            macs=0,
+            operator=OperatorKind(name="other", kernel=1, stride=1, height=16),
         )
     )
     store.describe(tasks)
@@ -328,12 +337,28 @@ def test_the_cache_gives_each_shape_at_the_fastest_of_its_variants() -> None:
 
 def test_a_bound_grows_with_the_work_and_shrinks_with_the_device() -> None:
     small, large = (
-        Workload(f"conv|1x{n}x16x16,{n}x{n}x3x3", "conv", n, n, 2304 * n * n, CONV) for n in (8, 64)
+        Workload(
+            key=f"conv|1x{n}x16x16,{n}x{n}x3x3",
+            family="conv",
+            channels_in=n,
+            channels_out=n,
+            macs=2304 * n * n,
+            operator=CONV,
+        )
+        for n in (8, 64)
     )
     assert bound_s(small, DEVICE) < bound_s(large, DEVICE)
     assert bound_s(large, replace(DEVICE, conv3x3_gflops=200.0)) < bound_s(large, DEVICE)
     assert bound_s(
-        Workload("other|1x1", "other", 1, 1, 0, OperatorKind("other")), DEVICE
+        Workload(
+            key="other|1x1",
+            family="other",
+            channels_in=1,
+            channels_out=1,
+            macs=0,
+            operator=OperatorKind(name="other"),
+        ),
+        DEVICE,
     ) == pytest.approx(1e-6), "no task is faster than a launch"
     assert features(small, DEVICE).shape == (len(FEATURES),)
 

@@ -264,7 +264,13 @@ def test_groups_and_layers_that_are_not_the_recorded_ones_are_named() -> None:
     coupled = find_groups(model, torch.zeros(MODELS["resnet8"].input_shape))
     _check_groups(recording, coupled, "resnet8")
     _check_layers(recording.network, model, "resnet8")
-    wider = replace(coupled, groups=(*coupled.groups[:-1], Group("other", 8, 2, ("other",))))
+    wider = replace(
+        coupled,
+        groups=(
+            *coupled.groups[:-1],
+            Group(name="other", channels=8, minimum=2, layers=("other",)),
+        ),
+    )
     with pytest.raises(ModelError, match="are not those found in this network: group"):
         _check_groups(recording, wider, "resnet8")
     with pytest.raises(

@@ -16,17 +16,9 @@ import tvm
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.fused_calls import FusedCall, Operator
 from cprune_rl.compiler.kernels.implementations import BLOCK_SPARSE, SPARSE_WINOGRAD
-from cprune_rl.core.network import (
-    BlockSparse,
-    Extent,
-    Group,
-    Network,
-    OperatorKind,
-    Plan,
-    Subgraph,
-    Template,
-)
+from cprune_rl.core.network import Group, Network, Plan
 from cprune_rl.core.scheme import Scheme
+from cprune_rl.core.workload import BlockSparse, Extent, OperatorKind, Subgraph, Template
 from cprune_rl.errors import ModelError, last_line
 
 __all__ = ["describe_network", "task_modules"]
@@ -76,12 +68,12 @@ def describe_network(
     ]
     block_sparse = _block_sparse_calls(base, exported, dense) if with_schemes else [()] * len(base)
     network = Network(
-        name,
-        tuple(groups),
-        tuple(
+        name=name,
+        groups=tuple(groups),
+        subgraphs=tuple(
             _subgraph(c, e, groups, b) for c, e, b in zip(base, extents, block_sparse, strict=True)
         ),
-        tuple(unprunable),
+        unprunable=tuple(unprunable),
     )
     _check_linear(network, exported, extents)
     return network
@@ -230,8 +222,12 @@ def _kind(operator: Operator) -> OperatorKind:
     height = _map_lengths(operator)[0]
     if operator.name == "nn.conv2d":
         name = "depthwise" if operator.n_channel_groups > 1 else "conv2d"
-        return OperatorKind(name, operator.shapes[1][2], operator.stride, height)
-    return OperatorKind("dense" if operator.name == "matmul" else "other", 1, 1, height)
+        return OperatorKind(
+            name=name, kernel=operator.shapes[1][2], stride=operator.stride, height=height
+        )
+    return OperatorKind(
+        name="dense" if operator.name == "matmul" else "other", kernel=1, stride=1, height=height
+    )
 
 
 def _map_lengths(operator: Operator) -> tuple[int, int]:
@@ -281,28 +277,38 @@ def _subgraph(
         shapes = ",".join("x".join(spell(a) for a in axes) for axes in lengths)
         family = _text(variant)
         escaped = family.replace("{", "{{").replace("}", "}}")
-        return Template(f"{escaped}|{shapes}", family + kernel, _kind(anchor), _unit_macs(anchor))
+        return Template(
+            text=f"{escaped}|{shapes}",
+            family=family + kernel,
+            operator=_kind(anchor),
+            macs=_unit_macs(anchor),
+        )
 
     template = template_of(call, extents)
     layer = _prunable_layer(call) if block_sparse else None
     variant = None
     if layer:
-        of_blocks, *of_kernels = (
+        of_blocks, *of_kernels = [
             template_of(form, _same_extents(call, extents, form)) for form in block_sparse
+        ]
+        variant = BlockSparse(
+            layer=layer,
+            template=of_blocks,
+            entries=math.prod(anchor.shapes[1][2:]),
+            of_kernels=of_kernels[0] if of_kernels else None,
         )
-        variant = BlockSparse(layer, of_blocks, math.prod(anchor.shapes[1][2:]), *of_kernels)
     layers = tuple(dict.fromkeys(p.rpartition(".")[0] for p in call.parameters))
     channels_in, channels_out = _channel_axes(anchor, call, extents)
     writes = tuple(g.name for g in groups if set(g.layers) & set(layers))
     return Subgraph(
-        layers[0] if layers else call.operators[0].name,
-        layers,
-        template,
-        tuple(open_axes),
-        channels_in,
-        channels_out,
-        writes,
-        variant,
+        name=layers[0] if layers else call.operators[0].name,
+        layers=layers,
+        template=template,
+        extents=tuple(open_axes),
+        channels_in=channels_in,
+        channels_out=channels_out,
+        writes=writes,
+        block_sparse=variant,
     )
 
 

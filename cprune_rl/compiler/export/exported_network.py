@@ -38,8 +38,8 @@ from cprune_rl.compiler.export.rebuild import (
     find_reshape_axes,
     rebuild,
 )
-from cprune_rl.core.network import Extent
 from cprune_rl.core.scheme import Scheme
+from cprune_rl.core.workload import Extent
 from cprune_rl.errors import ModelError, first_line, last_line
 
 __all__ = ["ExportedNetwork", "LoweredModule"]

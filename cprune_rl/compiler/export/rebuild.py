@@ -56,8 +56,8 @@ from cprune_rl.compiler.kernels.winograd_sparse import (
     packed_kernels_shape,
     sparse_winograd_conv2d,
 )
-from cprune_rl.core.network import Extent
 from cprune_rl.core.scheme import PATTERN_KERNEL, Scheme
+from cprune_rl.core.workload import Extent
 from cprune_rl.errors import ModelError
 
 __all__ = ["DerivedParameter", "RebuiltFunction", "find_reshape_axes", "rebuild"]

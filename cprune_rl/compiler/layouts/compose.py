@@ -23,7 +23,8 @@ from cprune_rl.compiler.layouts.transposes import (
     transpose_workload,
 )
 from cprune_rl.compiler.layouts.variants import LayoutVariants, Transpose, VariantChoice
-from cprune_rl.core.network import Plan, Workload
+from cprune_rl.core.network import Plan
+from cprune_rl.core.workload import Workload
 
 __all__ = ["ComposedNetwork", "compose"]
 

@@ -9,7 +9,8 @@ import tvm
 from tvm import te, topi
 
 from cprune_rl.compiler.layouts.variants import LayoutVariants, Transpose
-from cprune_rl.core.network import OperatorKind, Plan, Workload
+from cprune_rl.core.network import Plan
+from cprune_rl.core.workload import OperatorKind, Workload
 
 __all__ = ["transpose_axes", "transpose_module", "transpose_shape", "transpose_workload"]
 
@@ -43,12 +44,12 @@ def transpose_workload(variants: LayoutVariants, plan: Plan, transpose: Transpos
     source = _opposite(transpose.layout)
     channels = shape[source.index("C")]
     return Workload(
-        f"{family}|{'x'.join(map(str, shape))}",
-        family,
-        channels,
-        channels,
-        0,
-        OperatorKind("other", 1, 1, shape[source.index("H")]),
+        key=f"{family}|{'x'.join(map(str, shape))}",
+        family=family,
+        channels_in=channels,
+        channels_out=channels,
+        macs=0,
+        operator=OperatorKind(name="other", kernel=1, stride=1, height=shape[source.index("H")]),
     )
 
 

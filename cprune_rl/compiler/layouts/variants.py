@@ -21,7 +21,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from cprune_rl.compiler.export.describe import describe_network
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.fused_calls import FusedCall
-from cprune_rl.core.network import Group, Network, Plan, Workload
+from cprune_rl.core.network import Group, Network, Plan
+from cprune_rl.core.workload import Workload
 from cprune_rl.errors import ModelError
 
 __all__ = ["LayoutVariant", "LayoutVariants", "Transpose", "VariantChoice", "find_layout_variants"]

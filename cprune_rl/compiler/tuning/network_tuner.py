@@ -33,8 +33,9 @@ from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import ScheduleTrace
 from cprune_rl.compiler.tuning.task_tuner import SchedulePool, TaskTuner, TuningTask
-from cprune_rl.core.network import Plan, Workload
+from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import Spending, TaskCost
+from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache import CostStore
 
 __all__ = ["NetworkTuner"]

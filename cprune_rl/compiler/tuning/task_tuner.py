@@ -30,8 +30,8 @@ from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace, transfer_schedule
 from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch
 from cprune_rl.compiler.tuning.trials import TrialRunner
-from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import Spending, TaskCost
+from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache import CostStore, Tuning
 
 __all__ = ["SchedulePool", "TaskTuner", "TuningTask"]

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.tuning.schedule import Candidate
-from cprune_rl.core.network import Workload
 from cprune_rl.core.protocols import Artifact, Measurement
+from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache import CostStore, StoredTrial
 from cprune_rl.errors import CPruneError, DeviceError, last_line
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.intervals import Interval
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource, TaskCost
+from cprune_rl.core.workload import Workload
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.pipeline.progress import ProgressLog
 

@@ -26,10 +26,11 @@ from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_vari
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.compiler.tuning.probe import N_WORKLOADS, probe_device
 from cprune_rl.core.device_descriptor import DeviceDescriptor
-from cprune_rl.core.network import Network, Plan, Workload
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource, TaskCost
 from cprune_rl.core.result import MEASURED
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
+from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.envs.actions.layer_schemes import scheme_plans
 from cprune_rl.errors import ConfigError, DataError, ModelError
