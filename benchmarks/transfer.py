@@ -67,7 +67,7 @@ from scipy.stats import bootstrap
 
 from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
-from cprune_rl.agents.core.pareto import back_off, pareto_front
+from cprune_rl.agents.core.pareto import fastest_holding
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
@@ -79,7 +79,7 @@ from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problems.registry import CLASS_ORDER, recorded_names
-from cprune_rl.envs.problems.replay import Replay, open_replay
+from cprune_rl.envs.problems.replay import Replay, ReplaySettings, open_replay
 from cprune_rl.pipeline.progress import ProgressLog
 
 FAMILIES = {
@@ -128,9 +128,8 @@ class Job:
 
 def reference(case: Case) -> float:
     """Log gain of a long search that knows every latency and every loss."""
-    problem = open_replay(
-        case.name, case.floor, case.seed, perfect_information=True, losses=case.losses
-    ).problem
+    settings = ReplaySettings(seed=case.seed, losses=case.losses, perfect_information=True)
+    problem = open_replay(case.name, case.floor, settings).problem
     search = SurrogateSearch(
         SurrogateSettings(
             turns=1,
@@ -181,14 +180,13 @@ def run_job(job: Job) -> dict[str, Any]:
     case, told = job.case, {**asdict(job.case), "method": job.label, "training": job.training}
     if job.method == "reference":
         return {**told, "log_gain": reference(case)}
-    replay = open_replay(
-        case.name,
-        case.floor,
-        case.seed,
-        job.method != "cprune",
-        is_device_hidden=job.is_device_hidden,
+    settings = ReplaySettings(
+        seed=case.seed,
         losses=case.losses,
+        warm_start=job.method != "cprune",
+        is_device_hidden=job.is_device_hidden,
     )
+    replay = open_replay(case.name, case.floor, settings)
     problem = replay.problem
     spent: list[tuple[int, int]] = []
 
@@ -222,14 +220,8 @@ def finished(replay: Replay, accepted: Sequence[AcceptedPlan]) -> tuple[float, i
     """Log gain of the plan that a run would keep of those accepted, because it truly holds, and the
     full fine-tunes that it takes to know.
     """
-    front = pareto_front(accepted)
-    asked: list[int] = []
-
-    def holds(at: int) -> bool:
-        asked.append(at)
-        return replay.holds(front[at].plan)
-
-    return math.log(front[0].latency_s / front[back_off(front, holds)].latency_s), len(asked)
+    kept, n_finetuned = fastest_holding(accepted, replay.holds)
+    return math.log(accepted[0].latency_s / kept.latency_s), n_finetuned
 
 
 def train(

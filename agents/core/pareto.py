@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import AcceptedPlan
 
-__all__ = ["back_off", "max_checks", "pareto_front"]
+__all__ = ["back_off", "fastest_holding", "max_checks", "pareto_front"]
 
 
 def pareto_front(accepted: Sequence[AcceptedPlan]) -> list[AcceptedPlan]:
@@ -63,3 +64,25 @@ def back_off(front: Sequence[AcceptedPlan], holds: Callable[[int], bool]) -> int
             high = at
         at = (low + high) // 2
     return low
+
+
+def fastest_holding(
+    accepted: Sequence[AcceptedPlan], holds: Callable[[Plan], bool]
+) -> tuple[AcceptedPlan, int]:
+    """Find the plan that a run would keep of a search.
+
+    Args:
+        accepted: by the search, the dense plan first.
+        holds: whether a plan truly holds; never asked of the dense plan.
+
+    Returns:
+        The plan, and how often `holds` was asked: in a run, each is a full fine-tune.
+    """
+    front = pareto_front(accepted)
+    asked: list[int] = []
+
+    def is_holding(at: int) -> bool:
+        asked.append(at)
+        return holds(front[at].plan)
+
+    return front[back_off(front, is_holding)], len(asked)

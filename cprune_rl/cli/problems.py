@@ -52,7 +52,7 @@ def list_problems() -> None:
     ):
         view.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich's literal type
     view.add_column("")
-    for name in recorded_names(is_with_added=True):
+    for name in recorded_names(with_added=True):
         said, recording = describe_recorded(name), read_recording(name)
         own = "" if name in packaged else "yours"
         view.add_row(
@@ -62,7 +62,7 @@ def list_problems() -> None:
             str(said.n_tasks),
             f"{said.dense_latency_s * 1e3:.3f}",
             f"{recording.dense_accuracy:.2%}",
-            "yes" if len(recording.loss_model.layer_scale) else "",
+            "yes" if recording.has_schemes else "",
             own,
         )
     console = Console()

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cprune_rl.agents.core.pareto import back_off, pareto_front
 from cprune_rl.comparison.records import Case, Losses
-from cprune_rl.core.search_result import AcceptedPlan
-from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.envs.problems.registry import read_recording, without_floor
-from cprune_rl.envs.problems.replay import Replay, open_replay
+from cprune_rl.envs.problems.registry import read_recording, split_floor
+from cprune_rl.envs.problems.replay import Replay, ReplaySettings, open_replay
 
-__all__ = ["EVALUATION_S", "FINETUNE_S", "TRIAL_S", "keep_plan", "make_cases", "open_case"]
+__all__ = ["EVALUATION_S", "FINETUNE_S", "TRIAL_S", "make_cases", "open_case"]
 
 # Seconds that live runs took on the recordings' device class (docs/results/resnet8.json).
 TRIAL_S = 0.32
@@ -30,16 +27,15 @@ def open_case(
     perfect_information: bool = False,
     with_schemes: bool = False,
 ) -> Replay:
-    """Open a case anew, with nothing spent; the other arguments are those of `open_replay`."""
-    return open_replay(
-        case.problem,
-        case.floor,
-        case.seed,
-        warm_start=warm_start,
-        perfect_information=perfect_information,
+    """Open a case anew, with nothing spent; the other arguments are those of `ReplaySettings`."""
+    settings = ReplaySettings(
+        seed=case.seed,
         losses=case.losses,
+        warm_start=warm_start,
         with_schemes=with_schemes,
+        perfect_information=perfect_information,
     )
+    return open_replay(case.problem, case.floor, settings)
 
 
 def make_cases(names: Sequence[str], seeds: Sequence[int], losses: Losses = "drawn") -> list[Case]:
@@ -56,32 +52,8 @@ def make_cases(names: Sequence[str], seeds: Sequence[int], losses: Losses = "dra
     """
     cases = []
     for name in dict.fromkeys(names):
-        problem, floor = without_floor(name)
+        problem, floor = split_floor(name)
         recording = read_recording(problem)
-        dense = recording.dense_accuracy
-        floor_accuracy = resolve_floor(recording.floor if floor is None else floor, dense)
-        change = round(floor_accuracy - dense, 6)
+        change = round(recording.floor_or(floor) - recording.dense_accuracy, 6)
         cases += [Case(problem, change, losses, seed) for seed in seeds]
     return cases
-
-
-def keep_plan(replay: Replay, accepted: Sequence[AcceptedPlan]) -> tuple[AcceptedPlan, int]:
-    """Find the plan that a run would keep, because it truly holds.
-
-    Args:
-        replay: that was searched.
-        accepted: by the search, the dense plan first.
-
-    Returns:
-        The plan, and how many full fine-tunes it takes to find it.
-    """
-    front = pareto_front(accepted)
-    n_finetuned = 0
-
-    def holds(at: int) -> bool:
-        nonlocal n_finetuned
-        n_finetuned += 1
-        return replay.holds(front[at].plan)
-
-    kept = front[back_off(front, holds)]
-    return kept, n_finetuned

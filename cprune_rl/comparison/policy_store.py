@@ -139,7 +139,7 @@ def _other_families(problem: str, with_schemes: bool) -> list[str]:
     family = network_family(problem)
     names = [
         name
-        for name in recorded_names(is_with_added=with_schemes)
+        for name in recorded_names(with_added=with_schemes)
         if network_family(name) != family and (not with_schemes or has_schemes(name))
     ]
     if not names:

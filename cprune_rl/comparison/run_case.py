@@ -13,9 +13,10 @@ from pathlib import Path
 import cprune_rl
 from cprune_rl.agents.baselines.exact import PROVEN
 from cprune_rl.agents.core.budget_guard import search_within
+from cprune_rl.agents.core.pareto import fastest_holding
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.registry import METHODS, MethodContext
-from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, keep_plan, open_case
+from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, open_case
 from cprune_rl.comparison.policy_store import PolicyStore
 from cprune_rl.comparison.records import COSTS, Case, RunRecord
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
@@ -49,7 +50,7 @@ def run_case(case: Case, name: str, budget: Budget, policies: PolicyStore) -> Ru
     log = _SpendingLog(replay, policy_s)
     searcher = method.make(
         MethodContext(
-            lambda: policies.load(str(method.policy), case.problem), case.seed, replay.truth
+            lambda: policies.load(str(method.policy), case.problem), case.seed, replay.true_losses
         )
     )
     started = time.perf_counter()
@@ -61,7 +62,7 @@ def run_case(case: Case, name: str, budget: Budget, policies: PolicyStore) -> Ru
         log.spent_s,
     )
     think_s = time.perf_counter() - started
-    kept, n_finetuned = keep_plan(replay, search.accepted)
+    kept, n_finetuned = fastest_holding(search.accepted, replay.holds)
     if knows_all:
         # Where no step says that it is proven, the solver's time was up.
         is_stopped = is_stopped or all(step.why != PROVEN for step in search.history)
@@ -80,7 +81,7 @@ def run_case(case: Case, name: str, budget: Budget, policies: PolicyStore) -> Ru
         record,
         latency_s=kept.latency_s,
         accuracy=replay.accuracy(kept.plan),
-        holds=kept.plan == replay.problem.network.dense or replay.holds(kept.plan),
+        holds=replay.holds(kept.plan),
         plan=kept.plan.widths,
         schemes=dict(kept.plan.schemes),
         cost=_with_seconds(cost),
@@ -125,7 +126,7 @@ class _SpendingLog:
         accepted = search.accepted
         points = [(float(self._replay.charged_trials), 0.0, 0.0)]
         for n_accepted, (trials, evaluations) in enumerate(self._spent, start=2):
-            plan, _ = keep_plan(self._replay, accepted[:n_accepted])
+            plan, _ = fastest_holding(accepted[:n_accepted], self._replay.holds)
             gain = _log_gain(accepted, plan)
             if gain != points[-1][2]:
                 points.append((trials, evaluations, gain))

@@ -99,6 +99,11 @@ class LossModel:
         return LossModel(self.scale, self.power, np.full(n_layers, scale))
 
     @property
+    def has_layers(self) -> bool:
+        """Whether it predicts the losses of layers that schemes prune."""
+        return len(self.layer_scale) > 0
+
+    @property
     def n_units(self) -> int:
         """Number of terms: groups, and layers that a scheme may prune."""
         return len(self.scale) + len(self.layer_scale)

@@ -17,7 +17,7 @@ from cprune_rl.envs.problems.registry import (
     LIVE_ENDING,
     check_new_name,
     problems_folder,
-    without_floor,
+    split_floor,
 )
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.pipeline.config import load_config
@@ -38,7 +38,7 @@ def live_names() -> list[str]:
 
 def is_live(name: str) -> bool:
     """Whether a live problem has this name, with or without a floor at its end."""
-    return without_floor(name)[0] in live_names()
+    return split_floor(name)[0] in live_names()
 
 
 def live_options(name: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def live_options(name: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: there is none of that name.
     """
-    bare, floor = without_floor(name)
+    bare, floor = split_floor(name)
     file = _file(bare)
     options: dict[str, Any] = yaml.safe_load(file.read_text())
     return options if floor is None else {**options, "floor": floor}

@@ -98,7 +98,7 @@ def record(
             "curves_of": curves_of,
             "n_plans": n_plans,
         }
-        save_recorded(path, problem, recorded.measured_tasks(), problem.loss_model, provenance)
+        save_recorded(path, problem, recorded.measured_tasks(), provenance)
         progress.print(
             f"{path}: {len(recorded.measured_tasks())} tasks of {n_plans} plans; {problem.latency.spending.fresh_trials} fresh trials"
         )
@@ -126,7 +126,7 @@ def _measurable(
                 f"{curves_of!r} is a recording of {known.network.name}, whose groups are not those of {config.network_name}"
             )
         name = f"{backend.network.name}/{config.data}@{backend.device_name}"
-        if config.has_schemes and not len(known.loss_model.layer_scale):
+        if config.has_schemes and not known.loss_model.has_layers:
             raise ConfigError(
                 f"{curves_of!r} was recorded without schemes, so it does not know what layers lose: leave --curves-of out, or --schemes"
             )
@@ -164,7 +164,7 @@ def _plans(whole: Problem, deadline: float) -> Iterator[Plan]:
     for plan in (network.dense, *(network.uniform(ratio) for ratio in _EVEN)):
         whole.latency.measure(plan)
         yield plan
-    has_schemes = len(whole.loss_model.layer_scale) > 0
+    has_schemes = whole.loss_model.has_layers
     for plan in (p for density in DENSITIES if has_schemes for p in scheme_plans(network, density)):
         if time.monotonic() < deadline:
             whole.latency.measure(plan)

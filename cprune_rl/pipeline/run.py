@@ -280,6 +280,5 @@ def record_problem(
         folder.file("problem.json"),
         context.problem(),
         context.backend.timed_tasks(plans),
-        context.loss_model,
         provenance,
     )

@@ -9,7 +9,6 @@ their networks.
 from __future__ import annotations
 
 import fnmatch
-import functools
 import itertools
 import json
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +20,7 @@ from rich.table import Table
 
 from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
-from cprune_rl.agents.core.pareto import back_off, pareto_front
+from cprune_rl.agents.core.pareto import fastest_holding
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.policies import find_policy
@@ -31,7 +30,6 @@ from cprune_rl.agents.rl.training import Trained, TrainingSettings, check_learne
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch
 from cprune_rl.core.json_text import dump_json
-from cprune_rl.core.search_result import AcceptedPlan
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.envs.actions.channel_steps import ChannelActions
 from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeActions
@@ -43,9 +41,9 @@ from cprune_rl.envs.problems.registry import (
     open_recorded,
     read_recording,
     recorded_names,
-    without_floor,
+    split_floor,
 )
-from cprune_rl.envs.problems.replay import Replay, open_replay
+from cprune_rl.envs.problems.replay import ReplaySettings, open_replay
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.live_problems import is_live
 from cprune_rl.pipeline.policy_config import PolicyConfig
@@ -219,35 +217,27 @@ def evaluate_searchers(
     results: list[dict[str, Any]] = []
     for name, seed in itertools.product(names, seeds):
         for asked, searcher in itertools.product([None] if _has_floor(name) else floors, searchers):
-            replay = open_replay(
-                name,
-                asked,
-                seed,
+            settings = ReplaySettings(
+                seed=seed,
                 warm_start=not with_schemes and not isinstance(searcher, CPrune),
                 with_schemes=with_schemes,
             )
+            replay = open_replay(name, asked, settings)
             found = searcher.search(replay.problem, Budget())
-            front = pareto_front(found.accepted)
-            finetuned: list[int] = []
-            kept = front[back_off(front, functools.partial(_holds, replay, front, finetuned))]
+            kept, n_finetuned = fastest_holding(found.accepted, replay.holds)
             results.append(
                 {
                     "problem": name,
                     "floor": round(replay.problem.floor - replay.problem.dense_accuracy, 4),
                     "seed": seed,
                     "method": searcher.name,
-                    "speedup": round(front[0].latency_s / kept.latency_s, 4),
+                    "speedup": round(found.accepted[0].latency_s / kept.latency_s, 4),
                     "accuracy_evaluations": int(found.cost["accuracy_evaluations"]),
                     "tasks": int(found.cost["cached_trials"]) + replay.n_tasks,
-                    "full_finetunes": len(finetuned),
+                    "full_finetunes": n_finetuned,
                 }
             )
     return results
-
-
-def _holds(replay: Replay, front: Sequence[AcceptedPlan], asked: list[int], at: int) -> bool:
-    asked.append(at)
-    return replay.holds(front[at].plan)
 
 
 def _table(results: Sequence[dict[str, Any]], is_held_out: bool) -> Table:
@@ -299,7 +289,7 @@ def _sources(config: PolicyConfig, apart: Collection[str]) -> list[str]:
     """What to train on: what was named, or a device class' recordings, without what is held out."""
     names = list(config.problems)
     if config.device_class is not None:
-        known = recorded_names(is_with_added=True)
+        known = recorded_names(with_added=True)
         matching = [
             name
             for name in known
@@ -330,7 +320,7 @@ def _held_out(config: PolicyConfig) -> tuple[list[str], set[str]]:
     """Problems to try the policy on, those named and the class' recordings of a network that is
     named; and all that are kept apart for it.
     """
-    known = recorded_names(is_with_added=True)
+    known = recorded_names(with_added=True)
     tried: list[str] = []
     apart: set[str] = set()
     for name in config.held_out:
@@ -360,7 +350,7 @@ def _floors(names: Sequence[str]) -> tuple[float, ...]:
 
 
 def _has_floor(name: str) -> bool:
-    return without_floor(name)[1] is not None
+    return split_floor(name)[1] is not None
 
 
 def _opener(name: str) -> Callable[[], Problem]:
@@ -371,7 +361,7 @@ def _folder_name(config: PolicyConfig) -> str:
     text = (
         config.device_class.replace("*", "all")
         if config.device_class
-        else "-".join(dict.fromkeys(without_floor(p)[0].partition("@")[0] for p in config.problems))
+        else "-".join(dict.fromkeys(split_floor(p)[0].partition("@")[0] for p in config.problems))
     )
     return f"{Path(text).name[:60]}-{config.learner}-{config.seed}"
 

@@ -1,4 +1,4 @@
-"""What a value in a file of a recorded problem may be. Called by `envs.recording_file`."""
+"""Checks of the values in a file of a recorded problem, which may come from a stranger."""
 
 from __future__ import annotations
 
@@ -14,46 +14,51 @@ __all__ = ["check_network", "number", "numbers", "whole"]
 
 _MAX_CHANNELS = 1 << 20
 _MAX_NUMBER = 1e12
+_MAX_WHOLE = 10**15
 
 
 def number(value: object, what: str, low: float, high: float = _MAX_NUMBER) -> float:
-    """A finite number in a range.
+    """Check for a finite number in a range.
 
     Raises:
         DataError: it is anything else.
     """
     if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not low <= value <= high
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and low <= value <= high
     ):
-        raise DataError(
-            f"{what} is {str(value)[:40]!r}, it must be a number from {low:g} to {high:g}"
-        )
-    return float(value)
+        return float(value)
+    raise DataError(f"{what} is {str(value)[:40]!r}, it must be a number from {low:g} to {high:g}")
 
 
 def numbers(values: object, what: str, n: int, low: float) -> list[float]:
-    """A list of `n` such numbers."""
-    if not isinstance(values, list) or len(values) != n:
-        raise DataError(f"{what} must be a list of {n} numbers, one for each group or layer")
-    return [number(v, what, low) for v in values]
-
-
-def whole(value: object, what: str, low: int) -> int:
-    """A whole number from `low`.
+    """Check for a list of `n` finite numbers from `low`.
 
     Raises:
         DataError: it is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 10**15:
-        raise DataError(f"{what} is {str(value)[:40]!r}, it must be a whole number from {low}")
+    if not isinstance(values, list) or len(values) != n:
+        raise DataError(f"{what} must be a list of {n} numbers, one for each group or layer")
+    return [number(value, what, low) for value in values]
+
+
+def whole(value: object, what: str, low: int, high: int = _MAX_WHOLE) -> int:
+    """Check for a whole number in a range.
+
+    Raises:
+        DataError: it is anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise DataError(
+            f"{what} is {str(value)[:40]!r}, it must be a whole number from {low} to {high}"
+        )
     return value
 
 
 def check_network(network: Network) -> None:
-    """Refuses a description that no lowering writes.
+    """Refuse a description that no exported network has.
 
     Raises:
         DataError: with what is wrong.
@@ -61,37 +66,31 @@ def check_network(network: Network) -> None:
     if not network.groups or not network.subgraphs:
         raise DataError("its network has no groups or no subgraphs")
     for group in network.groups:
-        if (
-            whole(group.channels, f"channels of {group.name!r}", 1) > _MAX_CHANNELS
-            or whole(group.minimum, f"minimum of {group.name!r}", 1) > group.channels
-        ):
-            raise DataError(
-                f"group {group.name!r} keeps {group.minimum} to {group.channels} channels, allowed are 1 to {_MAX_CHANNELS}"
-            )
+        whole(group.channels, f"channels of {group.name!r}", 1, _MAX_CHANNELS)
+        whole(group.minimum, f"minimum of {group.name!r}", 1, group.channels)
     if len(network.group_index) != len(network.groups):
         raise DataError("two groups of its network have one name")
-    least = network.widths(Plan(tuple(g.minimum for g in network.groups)))
+    narrowest = network.widths(Plan(tuple(group.minimum for group in network.groups)))
     for subgraph in network.subgraphs:
         _check_subgraph(subgraph, network)
-        if min(e.at(least) for e in (subgraph.channels_in, subgraph.channels_out)) < 1:
+        if min(subgraph.channels_in.at(narrowest), subgraph.channels_out.at(narrowest)) < 1:
             raise DataError(
-                f"subgraph {subgraph.name!r} has no channel left where every group keeps its minimum"
+                f"subgraph {subgraph.name!r} has no channel left "
+                "where every group keeps its minimum"
             )
 
 
 def _check_subgraph(subgraph: Subgraph, network: Network) -> None:
     if unknown := set(subgraph.writes) - set(network.group_index):
         raise DataError(
-            f"subgraph {subgraph.name!r} writes group {min(unknown)!r}, which its network does not have"
+            f"subgraph {subgraph.name!r} writes group {min(unknown)!r}, "
+            "which its network does not have"
         )
     operator = subgraph.template.operator
-    for what, value in (
-        ("kernel", operator.kernel),
-        ("stride", operator.stride),
-        ("height", operator.height),
-        ("macs", subgraph.template.macs),
-    ):
-        whole(value, what, 0 if what == "macs" else 1)
+    whole(operator.kernel, "kernel", 1)
+    whole(operator.stride, "stride", 1)
+    whole(operator.height, "height", 1)
+    whole(subgraph.template.macs, "macs", 0)
     for extent in (*subgraph.extents, subgraph.channels_in, subgraph.channels_out):
         _check_extent(extent, network)
     _check_template(subgraph.template.text, subgraph.extents)
@@ -112,17 +111,16 @@ def _check_extent(extent: Extent, network: Network) -> None:
 
 
 def _check_template(text: str, extents: Sequence[Extent]) -> None:
-    """A template is filled in by `str.format`, which could read attributes or write a terabyte of
-    padding: only `{0}`, `{1}`... may stand in it.
+    """Refuse all fields but `{0}`, `{1}`...: `str.format` fills a template in.
+
+    It could read attributes, or write a terabyte of padding.
     """
     for _, field, specification, conversion in string.Formatter().parse(text):
-        if field is not None and (
-            specification
-            or conversion
-            or not field.isascii()
-            or not field.isdigit()
-            or int(field) >= len(extents)
-        ):
+        if field is None:
+            continue
+        is_index = field.isascii() and field.isdigit() and int(field) < len(extents)
+        if specification or conversion or not is_index:
             raise DataError(
-                f"a template has the field {{{field[:40]}}}, allowed are {{0}} to {{{len(extents) - 1}}}"
+                f"a template has the field {{{field[:40]}}}, "
+                f"allowed are {{0}} to {{{len(extents) - 1}}}"
             )

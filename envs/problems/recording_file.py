@@ -1,10 +1,7 @@
-"""The file of a recorded problem:
+"""The file of a recorded problem: `cprune-rl record` and every run write one.
 
-written by `cprune-rl record` and by every run, read from anywhere.
-
-JSON, plain or gzipped. Files come from strangers, so one is read up to a limit, every value in it
-is checked
-before a problem is made of it, and nothing in it is run. Called by `envs.recordings`.
+It is JSON, plain or gzipped. Files come from strangers: one is read up to a limit, every value is
+checked before a problem is made of it, and nothing in it is run.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from cprune_rl.core.network import Network
 from cprune_rl.core.network_json import network_from_json, network_to_json
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.workload import OperatorKind, Workload
-from cprune_rl.envs.problem import Problem
+from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems.recording_checks import check_network, number, numbers, whole
 from cprune_rl.errors import CPruneError, DataError
 
@@ -36,20 +33,34 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BYTES", "Recording", "read_recording_file", "save_recorded"]
 
-_FORMAT = 2  # 2: the descriptor is a device's figures
-MAX_BYTES = 32 << 20  # unpacked; the packaged ones have about one
-_GZIP = b"\x1f\x8b"
+_FORMAT = 2  # since 2 the descriptor is a device's figures
+MAX_BYTES = 32 << 20  # unpacked; the packaged files have about 1 MiB
+_GZIP_MAGIC = b"\x1f\x8b"
+# What a damaged or hostile file raises where it is unpacked, parsed or looked into.
+_DAMAGED = (
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    CPruneError,
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recording:
-    """What a file of a recorded problem holds.
+    """What the file of a recorded problem holds.
 
     Attributes:
         name: of the problem.
         network: what is pruned.
-        costs: the tasks that were timed.
-        loss_model: loss model fitted to the oracle's answers.
+        costs: tasks that were timed.
+        loss_model: fitted to the oracle's answers.
         dense_accuracy: of the dense network, in [0, 1].
         floor: as asked for when it was recorded, relative to the dense network: 0 or less.
         descriptor: of the device.
@@ -65,42 +76,45 @@ class Recording:
     descriptor: DeviceDescriptor
     provenance: Mapping[str, Any]
 
+    @property
+    def has_schemes(self) -> bool:
+        """Whether it knows the losses and latencies of layers that schemes prune."""
+        return self.loss_model.has_layers
+
+    def floor_or(self, *floors: float | None) -> float:
+        """Resolve the first floor that is given, else its own, to the accuracy that must hold.
+
+        Raises:
+            FloorError: nothing can hold it.
+        """
+        floor = next((floor for floor in floors if floor is not None), self.floor)
+        return resolve_floor(floor, self.dense_accuracy)
+
 
 def save_recorded(
     path: Path,
     problem: Problem,
     costs: Sequence[tuple[Workload, TaskCost]],
-    loss_model: LossModel,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Writes a recorded problem; gzipped where the name ends so.
+    """Write a recorded problem; gzipped where the name ends so.
 
     Args:
         path: file to write.
-        problem: the problem that was recorded.
-        costs: measured tasks.
-        loss_model: loss model fitted to the oracle's answers.
+        problem: its loss model must be fitted to the oracle's answers.
+        costs: tasks that were timed.
         provenance: what was recorded where, when and by which command.
     """
+    loss_model = problem.loss_model
+    losses = {"scale": loss_model.scale.tolist(), "power": loss_model.power.tolist()}
+    if loss_model.has_layers:
+        losses["layers"] = loss_model.layer_scale.tolist()
     value = {
         "format": _FORMAT,
         "name": problem.name,
         "network": network_to_json(problem.network),
-        "tasks": [
-            {
-                "workload": _workload_to_json(w),
-                "latency_s": c.latency_s,
-                "tile_factors": list(c.tile_factors),
-                "lanes": c.lanes,
-                "spread": round(c.spread, 5),
-            }
-            for w, c in costs
-        ],
-        "curves": {
-            "scale": loss_model.scale.tolist(),
-            "power": loss_model.power.tolist(),
-            **({"layers": loss_model.layer_scale.tolist()} if len(loss_model.layer_scale) else {}),
-        },
+        "tasks": [_task_to_json(workload, cost) for workload, cost in costs],
+        "curves": losses,
         "dense_accuracy": problem.dense_accuracy,
         "floor": problem.floor - problem.dense_accuracy,
         "descriptor": problem.descriptor.to_json(),
@@ -114,7 +128,7 @@ def save_recorded(
 
 
 def read_recording_file(file: Traversable, name: str) -> Recording:
-    """Reads a recorded problem.
+    """Read a recorded problem.
 
     Args:
         file: where it is.
@@ -127,53 +141,57 @@ def read_recording_file(file: Traversable, name: str) -> Recording:
         value = json.loads(_read(file), parse_constant=_refuse_constant)
         if value["format"] != _FORMAT:
             raise DataError(
-                f"it has format {value['format']!r}, this version reads {_FORMAT}. Record it again with `cprune-rl record` of this version."
+                f"it has format {value['format']!r}, this version reads {_FORMAT}. "
+                "Record it again with `cprune-rl record` of this version."
             )
         return _from_json(value)
     except DataError as error:
         raise DataError(f"{name!r} is no recorded problem: {error}") from error
-    except (
-        OSError,
-        EOFError,
-        zlib.error,
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-        CPruneError,
-    ) as error:
+    except _DAMAGED as error:
         raise DataError(
-            f"{name!r} is no recorded problem, or a damaged one: {type(error).__name__}: {str(error)[:200]}. Record it again with `cprune-rl record`."
+            f"{name!r} is no recorded problem, or a damaged one: "
+            f"{type(error).__name__}: {str(error)[:200]}. "
+            "Record it again with `cprune-rl record`."
         ) from error
 
 
 def _read(file: Traversable) -> bytes:
-    """The unpacked bytes, never more than the limit of them:
-
-    a few kilobytes can unpack to gigabytes.
-    """
+    """Unpack a file, never past the limit: a few kilobytes can unpack to gigabytes."""
     with file.open("rb") as raw:
-        packed = raw.read(MAX_BYTES + 1)
-    if len(packed) <= MAX_BYTES and packed[:2] == _GZIP:
-        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as unpacked:
-            packed = unpacked.read(MAX_BYTES + 1)
-    if len(packed) > MAX_BYTES:
+        content = raw.read(MAX_BYTES + 1)
+    if len(content) <= MAX_BYTES and content[:2] == _GZIP_MAGIC:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+            content = packed.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
         raise DataError(f"it holds more than {MAX_BYTES >> 20} MiB, which no recording does")
-    return packed
+    return content
 
 
 def _refuse_constant(text: str) -> float:
     raise DataError(f"it holds {text}, which is no number")
 
 
-def _workload_to_json(workload: Workload) -> dict[str, Any]:
-    return {**vars(workload), "operator": vars(workload.operator)}
+def _task_to_json(workload: Workload, cost: TaskCost) -> dict[str, Any]:
+    return {
+        "workload": {**vars(workload), "operator": vars(workload.operator)},
+        "latency_s": cost.latency_s,
+        "tile_factors": list(cost.tile_factors),
+        "lanes": cost.lanes,
+        "spread": round(cost.spread, 5),
+    }
 
 
-def _workload(value: Mapping[str, Any]) -> Workload:
+def _task_from_json(value: Mapping[str, Any]) -> tuple[Workload, TaskCost]:
+    cost = TaskCost(
+        number(value["latency_s"], "latency_s", 1e-12, 1e6),
+        tuple(whole(factor, "tile factor", 1) for factor in value["tile_factors"]),
+        lanes=whole(value.get("lanes", 1), "lanes", 1),
+        spread=number(value.get("spread", 0.0), "spread", 0.0, 1e3),
+    )
+    return _workload_from_json(value["workload"]), cost
+
+
+def _workload_from_json(value: Mapping[str, Any]) -> Workload:
     operator = value["operator"]
     return Workload(
         key=str(value["key"]),
@@ -190,48 +208,38 @@ def _workload(value: Mapping[str, Any]) -> Workload:
     )
 
 
-def _task(value: Mapping[str, Any]) -> tuple[Workload, TaskCost]:
-    factors = tuple(whole(f, "tile factor", 1) for f in value["tile_factors"])
-    latency = number(value["latency_s"], "latency_s", 1e-12, 1e6)
-    lanes, spread = (
-        whole(value.get("lanes", 1), "lanes", 1),
-        number(value.get("spread", 0.0), "spread", 0.0, 1e3),
-    )
-    return _workload(value["workload"]), TaskCost(latency, factors, lanes=lanes, spread=spread)
-
-
 def _from_json(value: Mapping[str, Any]) -> Recording:
     network = network_from_json(value["network"])
     check_network(network)
-    n = len(network.groups)
-    accuracy = number(value["dense_accuracy"], "dense_accuracy", 0.0, 1.0)
-    costs = tuple(_task(t) for t in value["tasks"])
-    if missing := {w.key for w in network.workloads(network.dense)} - {w.key for w, _ in costs}:
+    costs = tuple(_task_from_json(task) for task in value["tasks"])
+    dense_keys = {workload.key for workload in network.workloads(network.dense)}
+    if missing := dense_keys - {workload.key for workload, _ in costs}:
         raise DataError(
-            f"it has no latency of {len(missing)} tasks of the dense network, e.g. {min(missing)[:60]!r}"
+            f"it has no latency of {len(missing)} tasks of the dense network, "
+            f"e.g. {min(missing)[:60]!r}"
         )
-    told = value["curves"]
-    of_layers = (
-        numbers(told["layers"], "layers", len(network.scheme_layers), 0.0)
-        if "layers" in told
-        else []
-    )
-    loss_model = LossModel(
-        np.array(numbers(told["scale"], "scale", n, 0.0)),
-        np.array(numbers(told["power"], "power", n, 1e-3)),
-        np.array(of_layers, float),
-    )
     provenance = value["provenance"]
     if not isinstance(provenance, dict):
         raise DataError(f"its provenance is {type(provenance).__name__}, it must be an object")
-    descriptor = DeviceDescriptor.from_json(value["descriptor"])
     return Recording(
-        str(value["name"]),
-        network,
-        costs,
-        loss_model,
-        accuracy,
-        number(value["floor"], "floor", -1.0, 0.0),
-        descriptor,
-        provenance,
+        name=str(value["name"]),
+        network=network,
+        costs=costs,
+        loss_model=_loss_model_from_json(value["curves"], network),
+        dense_accuracy=number(value["dense_accuracy"], "dense_accuracy", 0.0, 1.0),
+        floor=number(value["floor"], "floor", -1.0, 0.0),
+        descriptor=DeviceDescriptor.from_json(value["descriptor"]),
+        provenance=provenance,
+    )
+
+
+def _loss_model_from_json(value: Mapping[str, Any], network: Network) -> LossModel:
+    n_groups = len(network.groups)
+    layer_scale: list[float] = []
+    if "layers" in value:
+        layer_scale = numbers(value["layers"], "layers", len(network.scheme_layers), 0.0)
+    return LossModel(
+        np.array(numbers(value["scale"], "scale", n_groups, 0.0)),
+        np.array(numbers(value["power"], "power", n_groups, 1e-3)),
+        np.array(layer_scale, float),
     )

@@ -1,10 +1,8 @@
 """Recorded problems by name: the packaged ones, those that a user added, and anybody's files.
 
-A recorded problem needs neither compiler nor device nor images: its file holds the network's groups
-and subgraphs,
-the measured tasks, and the loss model fitted to an oracle. The packaged ones are `<model>@<device
-class>`. A name may
-end in a floor: `resnet8@znver4-2t:-0.02`.
+A recorded problem needs neither compiler nor device nor images: its file holds the network, the
+tasks that were timed, and a loss model fitted to an oracle. A packaged one is called
+`<model>@<device class>`. A name may end in a floor: `resnet8@znver4-2t:-0.02`.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from platformdirs import user_data_path
 
-from cprune_rl.envs.problem import Problem, resolve_floor
+from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.recording_file import Recording, read_recording_file, save_recorded
 from cprune_rl.errors import DataError, UnknownNameError
@@ -42,110 +40,115 @@ __all__ = [
     "describe_recorded",
     "full_name",
     "has_schemes",
+    "model_of",
     "open_recorded",
     "problems_folder",
     "read_recording",
     "recorded_names",
     "remove_problem",
     "save_recorded",
-    "without_floor",
+    "split_floor",
 ]
 
 _PACKAGED = "cprune_rl.envs.recorded"
 _DEFAULT = "resnet8"
-_ENDINGS = (".json.gz", ".json")
-CLASS_ORDER = (
-    "znver4-1t",
-    "haswell-1t",
-    "znver4-2t",
-    "haswell-2t",
-)  # a model's name alone opens the first that there is; classes not named here come last, by name
+# A model's name alone opens the first class that there is. Others come last, by name.
+CLASS_ORDER = ("znver4-1t", "haswell-1t", "znver4-2t", "haswell-2t")
+_ENDINGS = (".json.gz", ".json")  # of two files of one name the first counts
+LIVE_ENDING = ".yaml"  # of a live problem's options, beside the recordings
 _NOT_STATED = "not stated"
-_FLOOR = re.compile(r"(?P<name>.+):(?P<floor>[+-]?\d*\.?\d+)")
-LIVE_ENDING = ".yaml"  # of a live problem's options, which lie beside the recordings
-_OWN_NAME = re.compile(r"[\w.+-]+@[\w.+-]+")
+_NAME_WITH_FLOOR = re.compile(r"(?P<name>.+):(?P<floor>[+-]?\d*\.?\d+)")
+_NEW_NAME = re.compile(r"[\w.+-]+@[\w.+-]+")
 
 
 def open_recorded(
     name: str | None = None, floor: float | None = None, noise_seed: int | None = None
 ) -> Problem:
-    """Opens a recorded problem.
+    """Open a recorded problem.
 
     Args:
-        name: a packaged one or one that was added, `resnet8@znver4-1t`, or `resnet8` for the first
-            class of
-            `CLASS_ORDER`; or the path of a file, gzipped or not; each may end in a floor, `:-0.02`.
-            None is `resnet8`.
+        name: a packaged problem or one that was added, `resnet8@znver4-1t`; or a model alone, for
+            the first class of `CLASS_ORDER`; or the path of a file. Each may end in a floor,
+            `:-0.02`. None is `resnet8`.
         floor: replaces the recorded floor, and that of the name (see `resolve_floor`).
-        noise_seed: latencies deviate by the recording's own uncertainty, as on a device; None: they
-            do not (see `RecordedLatency`).
+        noise_seed: latencies deviate by the recording's own uncertainty, as on a device (see
+            `RecordedLatency`); None: they do not.
 
     Raises:
-        UnknownNameError: no recording of that name, and no such file.
+        UnknownNameError: no recording has that name, and no file.
         DataError: the file is damaged, no recorded problem, or of another format.
         FloorError: the floor is above the recorded accuracy.
     """
-    name, asked = without_floor(name or _DEFAULT)
-    r = read_recording(name)
-    latency = RecordedLatency(r.network, LatencyInterpolator(r.costs), noise_seed)
-    oracle = LossModelOracle(r.network, r.loss_model, r.dense_accuracy)
-    absolute = resolve_floor(
-        next(f for f in (floor, asked, r.floor) if f is not None), r.dense_accuracy
-    )
+    bare_name, named_floor = split_floor(name or _DEFAULT)
+    recording = read_recording(bare_name)
+    network = recording.network
+    interpolator = LatencyInterpolator(recording.costs)
     return Problem(
-        name=r.name,
-        network=r.network,
-        latency=latency,
-        oracle=oracle,
-        loss_model=r.loss_model,
-        dense_accuracy=r.dense_accuracy,
-        floor=absolute,
-        descriptor=r.descriptor,
+        name=recording.name,
+        network=network,
+        latency=RecordedLatency(network, interpolator, noise_seed),
+        oracle=LossModelOracle(network, recording.loss_model, recording.dense_accuracy),
+        loss_model=recording.loss_model,
+        dense_accuracy=recording.dense_accuracy,
+        floor=recording.floor_or(floor, named_floor),
+        descriptor=recording.descriptor,
     )
 
 
 def read_recording(name: str | None = None) -> Recording:
-    """What a recording's file holds; arguments and errors are those of `open_recorded`."""
-    full, file = _find(without_floor(name or _DEFAULT)[0])
-    return read_recording_file(file, full)
+    """Read what a recording's file holds; the name and the errors are those of `open_recorded`."""
+    found_name, file = _find(split_floor(name or _DEFAULT)[0])
+    return read_recording_file(file, found_name)
 
 
-def recorded_names(is_with_added: bool = False) -> list[str]:
-    """Names of the packaged recordings, and of those a user added if asked for:
+def recorded_names(with_added: bool = False) -> list[str]:
+    """List the packaged recordings by model and in the order of `CLASS_ORDER`.
 
-    by model, classes in the order of `CLASS_ORDER`.
+    Args:
+        with_added: list those that the user added, too.
     """
-    return sorted({**_packaged(), **(_added() if is_with_added else {})}, key=_order)
+    names = {*_packaged(), *(_added() if with_added else ())}
+    return sorted(names, key=_order)
 
 
 def has_schemes(name: str) -> bool:
-    """Whether a recording knows what layers lose and take that are pruned by schemes;
-
-    arguments and errors are those of `open_recorded`.
-    """
-    return len(read_recording(name).loss_model.layer_scale) > 0
+    """Say whether a recording knows the losses and latencies of layers that schemes prune."""
+    return read_recording(name).has_schemes
 
 
 def full_name(name: str) -> str:
-    """What a name opens, without its floor:
+    """Say what a name opens, without its floor: `resnet8@znver4-1t` for `resnet8:-0.02`.
 
-    `resnet8@znver4-1t` of `resnet8:-0.02`; of a file its path; errors are those of `open_recorded`.
+    The path of a file is its name. Errors are those of `open_recorded`.
     """
-    return _find(without_floor(name)[0])[0]
+    return _find(split_floor(name)[0])[0]
+
+
+def model_of(name: str) -> str:
+    """Give the model of a problem's name: `resnet8` for `resnet8@znver4-1t:-0.02`."""
+    return split_floor(name)[0].partition("@")[0]
+
+
+def split_floor(name: str) -> tuple[str, float | None]:
+    """Split a name from the floor that it ends in; None where it has none."""
+    match = _NAME_WITH_FLOOR.fullmatch(name)
+    if match is None or Path(name).is_file():
+        return name, None
+    return match["name"], float(match["floor"])
 
 
 def problems_folder() -> Path:
-    """Where added problems are kept: CPRUNE_RL_PROBLEMS, or a folder of the user's data."""
-    given = os.environ.get("CPRUNE_RL_PROBLEMS")
-    return Path(given).expanduser() if given else user_data_path("cprune-rl") / "problems"
+    """Give the folder of added problems: CPRUNE_RL_PROBLEMS, or one of the user's data."""
+    folder = os.environ.get("CPRUNE_RL_PROBLEMS")
+    return Path(folder).expanduser() if folder else user_data_path("cprune-rl") / "problems"
 
 
 def add_problem(file: Path, name: str | None = None) -> str:
-    """Puts a recording among the problems that have names.
+    """Put a recording among the problems that have names.
 
     Args:
         file: a recording, or the folder of a run, which holds one.
-        name: `<model>@<device class>`; the file's own where not given.
+        name: `<model>@<device class>`; None takes the file's own.
 
     Returns:
         Its name.
@@ -156,37 +159,41 @@ def add_problem(file: Path, name: str | None = None) -> str:
     """
     source = file / "problem.json" if file.is_dir() else file
     if not source.is_file():
-        raise UnknownNameError("recording", str(source), recorded_names(True))
+        raise UnknownNameError("recording", str(source), recorded_names(with_added=True))
     recording = read_recording_file(source, str(source))
-    name = name or _plain_name(file)
+    name = name or _without_ending(file.name)
     if "@" not in name:
         name = f"{recording.network.name}@{name}"
     check_new_name(name)
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    ending = ".json.gz" if source.read_bytes()[:2] == b"\x1f\x8b" else ".json"
-    (folder / f"{name}{ending}").write_bytes(source.read_bytes())
+    content = source.read_bytes()
+    ending = ".json.gz" if content[:2] == b"\x1f\x8b" else ".json"
+    (folder / f"{name}{ending}").write_bytes(content)
     return name
 
 
 def check_new_name(name: str) -> None:
-    """Whether a problem, recorded or live, may be given a name.
+    """Refuse a name that no problem, recorded or live, may be given.
 
     Raises:
         DataError: it is no such name, or it is taken.
     """
-    if _OWN_NAME.fullmatch(name) is None:
+    if _NEW_NAME.fullmatch(name) is None:
         raise DataError(
-            f"a problem cannot be called {name!r}: give --name MODEL@CLASS, of letters, digits and . _ + -, e.g. resnet8@pixel8"
+            f"a problem cannot be called {name!r}: give --name MODEL@CLASS, "
+            "of letters, digits and . _ + -, e.g. resnet8@pixel8"
         )
-    if name in recorded_names(True) or (problems_folder() / f"{name}{LIVE_ENDING}").exists():
+    is_live = (problems_folder() / f"{name}{LIVE_ENDING}").exists()
+    if is_live or name in recorded_names(with_added=True):
         raise DataError(
-            f"there is a problem {name!r} already: give another --name, or remove it first if it is your own"
+            f"there is a problem {name!r} already: give another --name, "
+            "or remove it first if it is your own"
         )
 
 
 def remove_problem(name: str) -> None:
-    """Takes a problem that was added away.
+    """Take a problem that was added away.
 
     Raises:
         UnknownNameError: none of that name was added.
@@ -197,21 +204,21 @@ def remove_problem(name: str) -> None:
     added[name].unlink()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecordedSummary:
     """What a recording says of itself.
 
     Attributes:
-        name: it opens by.
+        name: opens it.
         problem: what was recorded.
         network: its model.
-        data: the images its accuracies are of.
-        device: the device's fingerprint: processor, what it was compiled for, threads, timing.
+        data: the images that its accuracies are of.
+        device: the device's fingerprint: processor, target, threads, timing.
         machine: what it was recorded on, in words.
         recorded: when, ISO 8601 in UTC.
         command: that made it.
-        packages: versions.
-        n_tasks: that were timed.
+        packages: their versions.
+        n_tasks: tasks that were timed.
         dense_latency_s: of the dense network, the sum of its tasks.
     """
 
@@ -230,56 +237,52 @@ class RecordedSummary:
     @property
     def source(self) -> str:
         """One line for results that rest on it."""
-        when = f", {self.recorded[:10]}" if self.recorded != _NOT_STATED else ""
-        return f"recorded: {self.name}, {self.n_tasks} tasks timed on {self.machine}{when} ({self.device})"
+        date = f", {self.recorded[:10]}" if self.recorded != _NOT_STATED else ""
+        return (
+            f"recorded: {self.name}, {self.n_tasks} tasks timed on {self.machine}{date} "
+            f"({self.device})"
+        )
 
 
 def describe_recorded(name: str | None = None) -> RecordedSummary:
-    """Says what machine a recording is of, when and how it was made;
+    """Say what machine a recording is of, when and how it was made.
 
-    arguments and errors are those of `open_recorded`.
+    The name and the errors are those of `open_recorded`.
     """
-    full, file = _find(without_floor(name or _DEFAULT)[0])
-    r = read_recording_file(file, full)
-    said = {key: str(value) for key, value in r.provenance.items()}
-    packages = r.provenance.get("packages")
-    by_key = {w.key: c.latency_s for w, c in r.costs}
-    dense = math.fsum(by_key[w.key] for w in r.network.workloads(r.network.dense))
-    data, device, recorded, command = (
-        said.get(key, _NOT_STATED) for key in ("data", "device", "recorded", "command")
-    )
-    versions = {str(k): str(v) for k, v in packages.items()} if isinstance(packages, dict) else {}
+    found_name, file = _find(split_floor(name or _DEFAULT)[0])
+    recording = read_recording_file(file, found_name)
+    provenance = recording.provenance
+    packages = provenance.get("packages")
+    network = recording.network
+    latency_s = {workload.key: cost.latency_s for workload, cost in recording.costs}
     return RecordedSummary(
-        full,
-        r.name,
-        r.network.name,
-        data,
-        device,
-        _machine(r.provenance),
-        recorded,
-        command,
-        versions,
-        len(r.costs),
-        dense,
+        name=found_name,
+        problem=recording.name,
+        network=network.name,
+        data=str(provenance.get("data", _NOT_STATED)),
+        device=str(provenance.get("device", _NOT_STATED)),
+        machine=_machine(provenance),
+        recorded=str(provenance.get("recorded", _NOT_STATED)),
+        command=str(provenance.get("command", _NOT_STATED)),
+        packages={str(k): str(v) for k, v in packages.items()}
+        if isinstance(packages, dict)
+        else {},
+        n_tasks=len(recording.costs),
+        dense_latency_s=math.fsum(latency_s[w.key] for w in network.workloads(network.dense)),
     )
 
 
 def _machine(provenance: Mapping[str, Any]) -> str:
-    """Processor, cores, memory, system;
+    """Put processor, cores, memory and system into words.
 
-    the processor out of the device's fingerprint where no other is named.
+    The device's fingerprint names the processor where nothing else does.
     """
-    fields = dict(part.partition("=")[::2] for part in str(provenance.get("device", "")).split(";"))
-    told = {
-        key: provenance[key]
-        for key in ("processor", "n_cores", "memory_gib", "os")
-        if provenance.get(key)
-    }
-    texts = {"processor": "{}", "n_cores": "{} cores", "memory_gib": "{} GiB", "os": "{}"}
-    words = [
-        texts[key].format(value)
-        for key, value in ({"processor": fields.get("cpu", _NOT_STATED)} | told).items()
-    ]
+    fingerprint = str(provenance.get("device", ""))
+    fields = dict(part.partition("=")[::2] for part in fingerprint.split(";"))
+    words = [str(provenance.get("processor") or fields.get("cpu", _NOT_STATED))]
+    for key, text in (("n_cores", "{} cores"), ("memory_gib", "{} GiB"), ("os", "{}")):
+        if provenance.get(key):
+            words.append(text.format(provenance[key]))
     return ", ".join(words)
 
 
@@ -295,51 +298,35 @@ def _added() -> dict[str, Path]:
 
 
 def _by_name(files: Iterable[_File]) -> dict[str, _File]:
-    """Of one name in both forms the gzipped one."""
-    found: dict[str, _File] = {}
+    """Of one name in both forms, the gzipped file counts."""
+    named: dict[str, _File] = {}
     files = list(files)
     for ending in _ENDINGS:
         for file in files:
             if file.name.endswith(ending):
-                found.setdefault(file.name.removesuffix(ending), file)
-    return found
+                named.setdefault(file.name.removesuffix(ending), file)
+    return named
 
 
-def _plain_name(file: Path) -> str:
-    return next(
-        (file.name.removesuffix(ending) for ending in _ENDINGS if file.name.endswith(ending)),
-        file.name,
-    )
-
-
-def without_floor(name: str) -> tuple[str, float | None]:
-    """A name, and the floor that it ends in; None where it has none."""
-    found = _FLOOR.fullmatch(name)
-    return (
-        (name, None)
-        if found is None or Path(name).is_file()
-        else (found["name"], float(found["floor"]))
-    )
+def _without_ending(file_name: str) -> str:
+    ending = next((ending for ending in _ENDINGS if file_name.endswith(ending)), "")
+    return file_name.removesuffix(ending)
 
 
 def _order(name: str) -> tuple[str, int, str]:
     model, _, device_class = name.partition("@")
-    return (
-        model,
-        CLASS_ORDER.index(device_class) if device_class in CLASS_ORDER else len(CLASS_ORDER),
-        device_class,
-    )
+    is_listed = device_class in CLASS_ORDER
+    place = CLASS_ORDER.index(device_class) if is_listed else len(CLASS_ORDER)
+    return model, place, device_class
 
 
 def _find(name: str) -> tuple[str, Traversable]:
-    """The full name, or the path as given, and the file."""
+    """Find a recording's full name, or its path as given, and its file."""
     if Path(name).is_file():
         return name, Path(name)
-    known: dict[str, Traversable] = {**_added(), **_packaged()}
-    of_model = sorted((full for full in known if full.partition("@")[0] == name), key=_order)
-    if name not in known and not of_model:
-        raise UnknownNameError(
-            "recorded problem", name, {*known, *(full.partition("@")[0] for full in known)}
-        )
-    full = name if name in known else of_model[0]
-    return full, known[full]
+    files: dict[str, Traversable] = {**_added(), **_packaged()}
+    of_model = sorted((full for full in files if model_of(full) == name), key=_order)
+    if name not in files and not of_model:
+        raise UnknownNameError("recorded problem", name, {*files, *map(model_of, files)})
+    full = name if name in files else of_model[0]
+    return full, files[full]

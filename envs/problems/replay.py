@@ -1,15 +1,10 @@
-"""Recorded problems as a search would meet them on a device:
+"""Replays: recorded problems as a search meets them on a device, with nothing known for free.
 
-nothing is known that was not paid for.
-
-A recording answers any look at once, and its loss model is its oracle: opened as it is, a problem
-tells a search the
-truth beforehand. In a replay a task that was not looked at is interpolated from those that were,
-and the true losses
-deviate from the predicted losses, by a seed and by a spread (`LossNoise`), and the oracle's answers
-are biased and noisy. What a live run
-measures before it searches is counted; the calibration, which every search uses, is not. Policies
-are judged on replays.
+A recording has the latency of every task, and its loss model is its oracle: opened as it is, it
+tells a search the truth at once. In a replay a task is interpolated until it is measured. The true
+losses deviate from the predicted ones, and the oracle's answers from the true ones (`LossNoise`).
+What a live run measures before it searches is charged to the search. The calibration is not: every
+search uses it.
 """
 
 from __future__ import annotations
@@ -25,10 +20,11 @@ from numpy.typing import NDArray
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.protocols import LatencySource
 from cprune_rl.envs.actions.layer_schemes import scheme_plans
-from cprune_rl.envs.problem import Problem, resolve_floor
+from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
-from cprune_rl.envs.problems.registry import Recording, read_recording, without_floor
+from cprune_rl.envs.problems.registry import Recording, read_recording, split_floor
 from cprune_rl.errors import DataError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.recorded import RecordedLatency
@@ -38,47 +34,47 @@ __all__ = [
     "TRIALS_PER_SCHEME_TASK",
     "TRIALS_PER_TASK",
     "LossNoise",
+    "Losses",
     "Replay",
+    "ReplaySettings",
     "open_replay",
     "uniform_loss_model",
 ]
 
-# fresh trials that a look at a task took in live runs with full effort: 16 by greedy CPrune, 20 by
-# the agent (docs/results/resnet8.json)
+# Fresh trials that one task took in live runs with full effort: 16 by greedy CPrune, 20 by the
+# agent (docs/results/resnet8.json).
 TRIALS_PER_TASK = 16
-# the same of a task of the table of schemes, which is tuned hard where it promises anything, in a
-# live run with light effort (docs/results/schemes/resnet8-1t.json)
+# The same of a task of the table of schemes, in a live run with light effort: it is tuned hard
+# where it promises anything (docs/results/schemes/resnet8-1t.json).
 TRIALS_PER_SCHEME_TASK = 25
-_HALF = 0.5  # kept ratio of the uniform plan whose loss is taken
-_SWEEP = (0.5,)  # kept ratios of the uniform plans that a live run measures before it searches
-_SCHEME_SWEEP = (
-    0.25,
-    0.0625,
-)  # densities at which it measures every kind of scheme, where layers are to be pruned so
+# Kept ratio of the uniform plan that a live run measures before it searches. Its loss sets the
+# level of the predicted losses.
+_WARM_START_RATIO = 0.5
+# Densities at which a live run measures every kind of scheme before it prunes layers by them.
+_WARM_START_DENSITIES = (0.25, 0.0625)
+
+Losses = Literal["drawn", "recorded"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossNoise:
-    """How far true losses are from those that are predicted, and an oracle's answers from them.
+    """How far true losses deviate from predicted ones, and an oracle's answers from true ones.
 
-    As fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`), but for
-    three that are assumed: the level's
-    deviation, which was less between two trainings of a network; that of each group's power, which
-    keeps the truth out
-    of the family of models that a search believes in; and the error that an oracle states, 0.3 to
-    0.9 points in live runs.
-    The oracle's are those of 50-step fine-tunes, calibrated on plans of half the latency, where a
-    run has uniform plans.
+    Fitted to plans of three networks that were fine-tuned (`benchmarks/loss_model.py`); the
+    oracle's values are of 50-step fine-tunes, calibrated on plans of half the latency. Three values
+    are assumed. `level`: two trainings of one network differed by less. `power`: it keeps the truth
+    out of the family of models that a search believes in. `standard_error`: live runs had 0.003 to
+    0.009.
 
     Attributes:
-        level: log deviation of a whole network's loss.
-        group: log deviation of a group's loss from that.
+        level: log deviation of a network's total loss.
+        group: log deviation of a group's loss, beside that of the level.
         power: log deviation of a group's curvature.
-        oracle_level: log deviation of what an oracle says of all losses.
-        oracle_group: log deviation of what it says of a group's: plans that are much alike are
-            misjudged alike.
-        noise: standard deviation of what is left of an oracle's error, in accuracy.
-        standard_error: that an oracle states, in accuracy.
+        oracle_level: log deviation of the oracle's answers, one factor for all plans.
+        oracle_group: log deviation of a group's part in the answers: the oracle misjudges plans
+            alike that are much alike.
+        noise: standard deviation of the rest of the oracle's error, in accuracy.
+        standard_error: stated by the oracle, in accuracy.
     """
 
     level: float = 0.2
@@ -89,188 +85,206 @@ class LossNoise:
     noise: float = 0.0013
     standard_error: float = 0.0025
 
-    def draw(self, shown: LossModel, rng: np.random.Generator) -> LossModel:
-        """A truth for the predicted losses."""
-        n = len(shown.scale)
-        factors = _log_normal(self.level, 1, rng) * _log_normal(self.group, n, rng)
-        powers = _log_normal(self.power, n, rng)
-        of_layers = self._of_layers(shown, self.level, self.group, rng)
-        return replace(
-            shown.scaled(np.concatenate([factors, of_layers])), power=shown.power * powers
-        )
+    def draw(self, predicted: LossModel, rng: np.random.Generator) -> LossModel:
+        """Draw true losses around predicted ones."""
+        n_groups = len(predicted.scale)
+        level = _log_normal(self.level, 1, rng)
+        factors = level * _log_normal(self.group, n_groups, rng)
+        powers = _log_normal(self.power, n_groups, rng)
+        of_layers = _layer_factors(predicted, (self.level, self.group), rng)
+        drawn = predicted.scaled(np.concatenate([factors, of_layers]))
+        return replace(drawn, power=predicted.power * powers)
 
     def oracle(
-        self, network: Network, truth: LossModel, dense_accuracy: float, rng: np.random.Generator
+        self,
+        network: Network,
+        true_losses: LossModel,
+        dense_accuracy: float,
+        rng: np.random.Generator,
     ) -> LossModelOracle:
-        """An oracle that is off as a real one is."""
-        factors = _log_normal(self.oracle_level, 1, rng) * _log_normal(
-            self.oracle_group, len(truth.scale), rng
-        )
-        told = truth.scaled(
-            np.concatenate(
-                [factors, self._of_layers(truth, self.oracle_level, self.oracle_group, rng)]
-            )
-        )
+        """Draw an oracle that errs as a real one does."""
+        level = _log_normal(self.oracle_level, 1, rng)
+        factors = level * _log_normal(self.oracle_group, len(true_losses.scale), rng)
+        of_layers = _layer_factors(true_losses, (self.oracle_level, self.oracle_group), rng)
         return LossModelOracle(
-            network, told, dense_accuracy, self.noise, int(rng.integers(2**31)), self.standard_error
+            network,
+            true_losses.scaled(np.concatenate([factors, of_layers])),
+            dense_accuracy,
+            noise=self.noise,
+            seed=int(rng.integers(2**31)),
+            standard_error=self.standard_error,
         )
-
-    def _of_layers(
-        self, loss_model: LossModel, level: float, each: float, rng: np.random.Generator
-    ) -> NDArray[np.float64]:
-        """Factors of the layers that schemes may prune, by a generator of their own:
-
-        channels are drawn alike whether there are any or not.
-        """
-        own = rng.spawn(1)[0]
-        return _log_normal(level, 1, own) * _log_normal(each, len(loss_model.layer_scale), own)
 
 
 def _log_normal(sigma: float, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Factors of mean 1."""
+    """Draw `n` factors of mean 1."""
     return np.exp(rng.normal(0.0, sigma, n) - sigma**2 / 2)
 
 
-@dataclass(frozen=True)
+def _layer_factors(
+    losses: LossModel, sigmas: tuple[float, float], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draw the factors of layers that a scheme may prune.
+
+    A generator of their own draws them: those of groups are the same with layers and without.
+
+    Args:
+        losses: whose layers.
+        sigmas: log deviations of all layers together, and of each.
+        rng: spawns the generator.
+    """
+    own = rng.spawn(1)[0]
+    level = _log_normal(sigmas[0], 1, own)
+    return level * _log_normal(sigmas[1], len(losses.layer_scale), own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySettings:
+    """What is known and what is true in a replay.
+
+    Attributes:
+        seed: of the true losses.
+        losses: where the true losses come from. "drawn": around the predicted ones. "recorded": the
+            recording's own, which an oracle gave for each group alone; only their level is drawn.
+            They are far from the predicted ones.
+        warm_start: measure one uniform plan first and charge it to the search. Methods that use
+            latency predictions need it.
+        with_schemes: measure every kind of scheme first and charge it to the search. Methods that
+            prune layers by schemes need it.
+        perfect_information: tell the search all latencies and the true losses: for a reference that
+            no method can be expected to reach.
+        is_device_hidden: say nothing of the device.
+    """
+
+    seed: int = 0
+    losses: Losses = "drawn"
+    warm_start: bool = True
+    with_schemes: bool = False
+    perfect_information: bool = False
+    is_device_hidden: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Replay:
-    """A problem and what it cost to know what is known of it from the start.
+    """A problem, the truth behind it, and what was measured before the search.
 
     Attributes:
         problem: to be searched.
-        n_tasks: looked at before: those of the dense network, of the uniform plan, and of the table
-            of schemes.
-        n_charged_tasks: the latter two alone: what only some searches need.
-        charged_trials: that those are charged with.
-        truth: of the losses; what the oracle says of them is biased and noisy.
+        true_losses: what plans lose; the oracle's answers are biased and noisy.
+        n_tasks: tasks measured before: those of the dense network, of the uniform plan and of the
+            table of schemes.
+        n_charged_tasks: those without the dense network's: only some methods need them.
+        charged_trials: fresh trials of the charged tasks.
     """
 
     problem: Problem
+    true_losses: LossModel
     n_tasks: int
     n_charged_tasks: int
     charged_trials: int
-    truth: LossModel
+
+    def accuracy(self, plan: Plan) -> float:
+        """Give the true accuracy of a plan."""
+        problem = self.problem
+        accuracy = problem.dense_accuracy - self.true_losses.plan_loss(problem.network, plan)
+        return min(max(accuracy, 0.0), 1.0)
 
     def holds(self, plan: Plan) -> bool:
-        """Whether a plan truly holds the floor;
+        """Say whether a plan truly holds the floor; the dense one does.
 
-        a final gate would also ask for a margin, for it has so many images only.
+        A final gate also asks for a margin, because it has only so many images.
         """
         return self.accuracy(plan) >= self.problem.floor
 
-    def accuracy(self, plan: Plan) -> float:
-        """What a plan truly has."""
-        problem = self.problem
-        return (
-            LossModelOracle(problem.network, self.truth, problem.dense_accuracy)
-            .accuracy(plan)
-            .value
-        )
-
 
 def open_replay(
-    name: str,
-    floor: float | None = None,
-    seed: int = 0,
-    warm_start: bool = True,
-    perfect_information: bool = False,
-    is_device_hidden: bool = False,
-    losses: Literal["drawn", "recorded"] = "drawn",
-    with_schemes: bool = False,
+    name: str, floor: float | None = None, settings: ReplaySettings | None = None
 ) -> Replay:
-    """Opens a recorded problem as a search would meet it.
+    """Open a recorded problem as a search meets it on a device.
 
     Args:
-        name: of the recording (see `recordings.open_recorded`).
+        name: of the recording (see `registry.open_recorded`).
         floor: replaces the recorded floor, and that of the name.
-        seed: of the true losses.
-        warm_start: whether a uniform plan was measured before, as a search needs it that reads
-            cheap looks; the others are
-            not charged with them.
-        perfect_information: whether everything is known from the start: for a reference that no search can be
-            expected to reach.
-        is_device_hidden: whether nothing is said of the device.
-        losses: where the true ones come from: drawn around one curve for all groups, the one that
-            is shown; or the recording's own,
-            which an oracle gave for each group alone, and of which the level alone is drawn. The
-            latter are far from what is shown.
-        with_schemes: whether every kind of scheme was measured before, as a search needs it that
-            prunes layers so.
+        settings: what is known and what is true.
 
     Raises:
         DataError: schemes are asked for, and the recording has none.
-        CPruneError: see `recordings.open_recorded`.
+        CPruneError: the name opens no recording, or nothing can hold the floor.
     """
-    bare, asked = without_floor(name)
-    recording, tasks = _opened(bare)
-    if with_schemes and not len(recording.loss_model.layer_scale):
+    settings = settings or ReplaySettings()
+    bare_name, named_floor = split_floor(name)
+    recording, recorded_tasks = _open(bare_name)
+    if settings.with_schemes and not recording.has_schemes:
         raise DataError(
-            f"{bare} was recorded without schemes: record it with --schemes block, or take another (`cprune-rl problems list` says which have them)"
+            f"{bare_name} was recorded without schemes: record it with --schemes block, "
+            "or take another (`cprune-rl problems list` says which have them)"
         )
     network = recording.network
-    absolute = resolve_floor(
-        next(f for f in (floor, asked, recording.floor) if f is not None), recording.dense_accuracy
-    )
-    shown, spread, rng = (
-        uniform_loss_model(recording),
-        LossNoise(),
-        np.random.default_rng([seed, zlib.crc32(recording.name.encode())]),
-    )
-    truth = (
-        spread.draw(shown, rng)
-        if losses == "drawn"
-        else replace(spread, group=0.0, power=0.0).draw(recording.loss_model, rng)
-    )
-    recorded = RecordedLatency(network, tasks, trials_each=TRIALS_PER_TASK)
-    costs = (
-        recorded
-        if perfect_information
-        else InterpolatedLatency(network, LatencyInterpolator(), recorded)
-    )
-    costs.measure(network.dense)
-    n_dense = recorded.spending.cached_trials
-    for ratio in _SWEEP if warm_start else ():
-        costs.measure(network.uniform(ratio))
-    n_narrow = recorded.spending.cached_trials
-    for density in _SCHEME_SWEEP if with_schemes else ():
-        for plan in scheme_plans(network, density):
-            costs.measure(plan)
-    n_known = recorded.spending.cached_trials
-    oracle = (
-        LossModelOracle(network, truth, recording.dense_accuracy)
-        if perfect_information
-        else spread.oracle(network, truth, recording.dense_accuracy, rng)
-    )
-    device = UNKNOWN_DEVICE if is_device_hidden else recording.descriptor
+    noise = LossNoise()
+    rng = np.random.default_rng([settings.seed, zlib.crc32(recording.name.encode())])
+    predicted_losses = uniform_loss_model(recording)
+    if settings.losses == "drawn":
+        true_losses = noise.draw(predicted_losses, rng)
+    else:
+        true_losses = replace(noise, group=0.0, power=0.0).draw(recording.loss_model, rng)
+    latency: LatencySource = RecordedLatency(network, recorded_tasks, trials_each=TRIALS_PER_TASK)
+    if settings.perfect_information:
+        predicted_losses = true_losses
+        oracle = LossModelOracle(network, true_losses, recording.dense_accuracy)
+    else:
+        latency = InterpolatedLatency(network, LatencyInterpolator(), latency)
+        oracle = noise.oracle(network, true_losses, recording.dense_accuracy, rng)
     problem = Problem(
         name=recording.name,
         network=network,
-        latency=costs,
+        latency=latency,
         oracle=oracle,
-        loss_model=truth if perfect_information else shown,
+        loss_model=predicted_losses,
         dense_accuracy=recording.dense_accuracy,
-        floor=absolute,
-        descriptor=device,
+        floor=recording.floor_or(floor, named_floor),
+        descriptor=UNKNOWN_DEVICE if settings.is_device_hidden else recording.descriptor,
     )
-    trials = TRIALS_PER_TASK * (n_narrow - n_dense) + TRIALS_PER_SCHEME_TASK * (n_known - n_narrow)
-    return Replay(problem, n_known, n_known - n_dense, trials, truth)
+    n_dense, n_narrow, n_tasks = _measure_before(problem, settings)
+    return Replay(
+        problem=problem,
+        true_losses=true_losses,
+        n_tasks=n_tasks,
+        n_charged_tasks=n_tasks - n_dense,
+        charged_trials=TRIALS_PER_TASK * (n_narrow - n_dense)
+        + TRIALS_PER_SCHEME_TASK * (n_tasks - n_narrow),
+    )
+
+
+def _measure_before(problem: Problem, settings: ReplaySettings) -> tuple[int, int, int]:
+    """Measure what a live run measures before it searches.
+
+    Returns:
+        Tasks measured after the dense network, after the uniform plan, and after the schemes.
+    """
+    network, latency = problem.network, problem.latency
+    latency.measure(network.dense)
+    n_dense = latency.spending.cached_trials
+    if settings.warm_start:
+        latency.measure(network.uniform(_WARM_START_RATIO))
+    n_narrow = latency.spending.cached_trials
+    for density in _WARM_START_DENSITIES if settings.with_schemes else ():
+        for plan in scheme_plans(network, density):
+            latency.measure(plan)
+    return n_dense, n_narrow, latency.spending.cached_trials
 
 
 def uniform_loss_model(recording: Recording) -> LossModel:
-    """What a live run would show:
+    """Predict losses as a live run does: one plan's loss, shared evenly between the groups.
 
-    the loss that a uniform plan has by the recording, evenly shared between the groups.
-
-    Args:
-        recording: its own losses may have been measured group by group.
+    The recording's own losses may have been measured group by group.
     """
-    half = np.full((1, len(recording.network.groups)), _HALF)
-    return replace(
-        LossModel.fit_uniform(half, recording.loss_model.group_losses(half).sum(axis=1)),
-        layer_scale=recording.loss_model.layer_scale,
-    )
+    kept = np.full((1, len(recording.network.groups)), _WARM_START_RATIO)
+    losses = recording.loss_model.group_losses(kept).sum(axis=1)
+    uniform = LossModel.fit_uniform(kept, losses)
+    return replace(uniform, layer_scale=recording.loss_model.layer_scale)
 
 
 @lru_cache(maxsize=32)
-def _opened(name: str) -> tuple[Recording, LatencyInterpolator]:
+def _open(name: str) -> tuple[Recording, LatencyInterpolator]:
     recording = read_recording(name)
     return recording, LatencyInterpolator(recording.costs)

@@ -24,7 +24,7 @@ from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.core.session import Looks, legal_widths
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
 from cprune_rl.core.network import Group, Network, Plan
-from cprune_rl.envs.problems.replay import open_replay
+from cprune_rl.envs.problems.replay import ReplaySettings, open_replay
 from cprune_rl.testing import check_searcher, toy_problem
 
 SMALL_AMC = AMCSettings(episodes=40, random_episodes=20, width=32)
@@ -161,12 +161,13 @@ def test_legal_widths_begin_at_the_minimum_and_end_at_the_dense_width() -> None:
 
 
 def test_where_all_is_known_no_search_is_faster_than_the_exact_one() -> None:
-    replay = open_replay("resnet8@znver4-1t", -0.02, perfect_information=True)
-    exact = Exact(replay.truth).search(replay.problem, Budget())
+    replay = open_replay("resnet8@znver4-1t", -0.02, ReplaySettings(perfect_information=True))
+    exact = Exact(replay.true_losses).search(replay.problem, Budget())
     assert exact.history[0].why == "proven optimal"
     assert replay.holds(exact.best.plan)
     other = SurrogateSearch().search(
-        open_replay("resnet8@znver4-1t", -0.02, perfect_information=True).problem, Budget()
+        open_replay("resnet8@znver4-1t", -0.02, ReplaySettings(perfect_information=True)).problem,
+        Budget(),
     )
     assert exact.best.latency_s <= other.best.latency_s * (1 + 1e-9)
 

@@ -26,7 +26,7 @@ from cprune_rl.core.loss_model import LossModel
 from cprune_rl.envs.problems.generated import GeneratedProblems, ProblemSource
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import open_recorded, read_recording
-from cprune_rl.envs.problems.replay import LossNoise, open_replay
+from cprune_rl.envs.problems.replay import LossNoise, ReplaySettings, open_replay
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.recorded import RecordedLatency
 from cprune_rl.testing import AnalyticOracle, check_searcher, toy_problem
@@ -126,7 +126,7 @@ def test_a_walk_through_the_model_pays_for_nothing(agent: PruningAgent) -> None:
 def test_the_agent_tells_what_its_policy_planned_and_leaves_something_to_back_off_to(
     agent: PruningAgent,
 ) -> None:
-    replay = open_replay("resnet8@znver4-1t", -0.02, seed=1)
+    replay = open_replay("resnet8@znver4-1t", -0.02, ReplaySettings(seed=1))
     problem = replay.problem
     found = agent.search(problem, Budget())
     planned = [s for s in found.history if "roll-out in the model" in s.what]
@@ -170,7 +170,7 @@ def test_a_replays_oracle_is_off_alike_for_plans_much_alike_and_says_the_same_tw
     plans = [network.uniform(r) for r in np.linspace(0.3, 0.9, 40)]
     said = [p.value for p in first.problem.oracle.accuracies(plans)]
     assert said == [p.value for p in second.problem.oracle.accuracies(plans)]
-    truth = LossModelOracle(network, first.truth, first.problem.dense_accuracy)
+    truth = LossModelOracle(network, first.true_losses, first.problem.dense_accuracy)
     errors = np.array(said) - [a.value for a in truth.accuracies(plans)]
     noise, steps = LossNoise().noise, np.diff(errors)
     assert np.abs(steps).mean() < 3 * noise, "a little narrower, and misjudged as much"
@@ -180,15 +180,15 @@ def test_a_replays_oracle_is_off_alike_for_plans_much_alike_and_says_the_same_tw
 
 def test_a_replay_of_recorded_losses_hides_them_behind_one_curve() -> None:
     replay, recording = (
-        open_replay("resnet8@znver4-1t", losses="recorded"),
+        open_replay("resnet8@znver4-1t", settings=ReplaySettings(losses="recorded")),
         read_recording("resnet8@znver4-1t"),
     )
-    np.testing.assert_array_equal(replay.truth.power, recording.loss_model.power)
-    ratios = replay.truth.scale / recording.loss_model.scale
+    np.testing.assert_array_equal(replay.true_losses.power, recording.loss_model.power)
+    ratios = replay.true_losses.scale / recording.loss_model.scale
     np.testing.assert_allclose(ratios, ratios[0])
     shown = replay.problem.loss_model
     assert len(set(shown.scale)) == len(set(shown.power)) == 1
-    assert set(open_replay("resnet8@znver4-1t").truth.power) != set(replay.truth.power)
+    assert set(open_replay("resnet8@znver4-1t").true_losses.power) != set(replay.true_losses.power)
 
 
 def test_true_losses_are_drawn_around_what_is_shown() -> None:

@@ -45,7 +45,6 @@ def recording(tmp_path: Path) -> Path:
         file,
         problem,
         problem.latency.interpolator.measured_tasks(),
-        problem.loss_model,
         {"device": "cpu=Tensor G3"},
     )
     return file
@@ -76,7 +75,7 @@ def test_a_floor_in_a_name_that_nothing_can_hold_is_refused() -> None:
 
 def test_a_problem_that_was_added_opens_by_its_name(recording: Path, folder: Path) -> None:
     assert add_problem(recording) == "resnet8@pixel8"
-    assert "resnet8@pixel8" in recorded_names(is_with_added=True)
+    assert "resnet8@pixel8" in recorded_names(with_added=True)
     assert "resnet8@pixel8" not in recorded_names()
     assert (
         open_recorded("resnet8@pixel8:-0.02").network == open_recorded("resnet8@znver4-1t").network

@@ -51,7 +51,7 @@ def save_toy(path: Path, spread: float = 0.05) -> Problem:
                 problem.network.workloads(plan), problem.latency.measure(plan), strict=True
             )
         }
-    save_recorded(path, problem, list(known.values()), problem.loss_model, PROVENANCE)
+    save_recorded(path, problem, list(known.values()), PROVENANCE)
     return problem
 
 

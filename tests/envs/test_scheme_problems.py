@@ -32,6 +32,7 @@ from cprune_rl.envs.problems.replay import (
     TRIALS_PER_SCHEME_TASK,
     TRIALS_PER_TASK,
     LossNoise,
+    ReplaySettings,
     open_replay,
 )
 from cprune_rl.errors import ConfigError, DataError
@@ -62,7 +63,6 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         tmp_path / f"{NAME}.json",
         problem,
         list(known.values()),
-        problem.loss_model,
         {"device": "formula"},
     )
     return add_problem(tmp_path / f"{NAME}.json")
@@ -106,12 +106,13 @@ def test_a_strangers_template_of_kernels_is_looked_at(recorded: str, tmp_path: P
 
 def test_a_replay_draws_losses_of_layers_and_channels_are_drawn_as_before(recorded: str) -> None:
     first, again, other = (
-        open_replay(recorded, -0.02, seed, with_schemes=True) for seed in (0, 0, 1)
+        open_replay(recorded, -0.02, ReplaySettings(seed=seed, with_schemes=True))
+        for seed in (0, 0, 1)
     )
-    np.testing.assert_array_equal(first.truth.layer_scale, again.truth.layer_scale)
-    assert (first.truth.layer_scale != other.truth.layer_scale).all()
+    np.testing.assert_array_equal(first.true_losses.layer_scale, again.true_losses.layer_scale)
+    assert (first.true_losses.layer_scale != other.true_losses.layer_scale).all()
     assert first.n_charged_tasks > 0, "what every search reads was measured for it, and is charged"
-    plain = open_replay(recorded, -0.02, 0)
+    plain = open_replay(recorded, -0.02)
     assert (
         first.charged_trials - plain.charged_trials
         == TRIALS_PER_SCHEME_TASK * (first.n_charged_tasks - plain.n_charged_tasks)
@@ -126,7 +127,7 @@ def test_a_replay_draws_losses_of_layers_and_channels_are_drawn_as_before(record
     np.testing.assert_array_equal(with_layers.scale, without.scale)
     np.testing.assert_array_equal(with_layers.power, without.power)
     with pytest.raises(DataError, match="without schemes"):
-        open_replay("resnet8@znver4-1t", with_schemes=True)
+        open_replay("resnet8@znver4-1t", settings=ReplaySettings(with_schemes=True))
 
 
 def test_training_problems_are_drawn_with_schemes(recorded: str) -> None:

@@ -20,7 +20,7 @@ from cprune_rl.agents.core.session import Looks
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import Problem
-from cprune_rl.envs.problems.replay import TRIALS_PER_TASK, open_replay
+from cprune_rl.envs.problems.replay import TRIALS_PER_TASK, ReplaySettings, open_replay
 from cprune_rl.testing import toy_problem
 
 
@@ -136,7 +136,7 @@ def test_what_looks_would_have_taken_counts_as_time() -> None:
 
 
 def test_the_published_algorithm_pays_for_tuning_every_task_of_every_candidate() -> None:
-    problem = open_replay("resnet8@znver4-1t", warm_start=False).problem
+    problem = open_replay("resnet8@znver4-1t", settings=ReplaySettings(warm_start=False)).problem
     before = problem.latency.spending.fresh_trials
     found = PublishedCPrune().search(problem, Budget())
     tasks = [len({w.key for w in problem.network.workloads(step.plan)}) for step in found.history]
