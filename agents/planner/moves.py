@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.scheme import KINDS, Scheme
-from cprune_rl.envs.actions.layer_schemes import SCHEMES, able
+from cprune_rl.envs.actions.layer_schemes import SCHEMES, prunable_layers
 
 __all__ = ["ChannelSpace", "JointSpace", "PlanSpace", "SchemeSpace"]
 
@@ -97,10 +97,11 @@ class SchemeSpace:
     def __init__(self, network: Network, widths: tuple[int, ...]) -> None:
         self._widths, self._layers = widths, list(network.scheme_layers)
         self._subgraphs = list(network.scheme_layers.values())
-        ables = {kind: set(able(network, kind)) for kind in KINDS}
+        prunable = {kind: set(prunable_layers(network, kind)) for kind in KINDS}
         self._texts = [str(s) for s in SCHEMES]
         of_layers = [
-            [at for at, s in enumerate(SCHEMES) if layer in ables[s.kind]] for layer in self._layers
+            [at for at, s in enumerate(SCHEMES) if layer in prunable[s.kind]]
+            for layer in self._layers
         ]
         self._options = [np.array([_DENSE, *options]) for options in of_layers]
         self._near = [

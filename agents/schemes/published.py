@@ -28,7 +28,7 @@ from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import KINDS
 from cprune_rl.core.search_result import SearchResult
-from cprune_rl.envs.actions.layer_schemes import SCHEMES, able
+from cprune_rl.envs.actions.layer_schemes import SCHEMES, prunable_layers
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["PublishedMapping", "PublishedSettings"]
@@ -161,10 +161,10 @@ def _plan(problem: Problem, layers: list[str], drawn: list[int]) -> Plan:
 
 def _allowed(problem: Problem) -> NDArray[np.bool_]:
     """`(n_layers, n_schemes + 1)`; to stay dense always is."""
-    ables = {kind: set(able(problem.network, kind)) for kind in KINDS}
+    prunable = {kind: set(prunable_layers(problem.network, kind)) for kind in KINDS}
     return np.array(
         [
-            [*(layer in ables[s.kind] for s in SCHEMES), True]
+            [*(layer in prunable[s.kind] for s in SCHEMES), True]
             for layer in problem.network.scheme_layers
         ]
     )

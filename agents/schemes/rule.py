@@ -27,7 +27,12 @@ from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import KINDS, MOST_OF_PATTERNS, Scheme
 from cprune_rl.core.search_result import TABLE_PREFIX, SearchResult, SearchStep
-from cprune_rl.envs.actions.layer_schemes import ALL_CHANNELS, SHAPES, Shape, able
+from cprune_rl.envs.actions.layer_schemes import (
+    ALL_CHANNELS,
+    SCHEME_SHAPES,
+    SchemeShape,
+    prunable_layers,
+)
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["MappingRule"]
@@ -72,11 +77,16 @@ class MappingRule:
         """
         problem, network = looks.problem, looks.problem.network
         dense = [c.latency_s for c in problem.latency.measure(start)]
-        tried: dict[Shape, dict[str, float]] = {}
+        tried: dict[SchemeShape, dict[str, float]] = {}
         for shape in (
-            SHAPES if problem.dense_accuracy < _HARD else (s for s in SHAPES if s.kind != "pattern")
+            SCHEME_SHAPES
+            if problem.dense_accuracy < _HARD
+            else (s for s in SCHEME_SHAPES if s.kind != "pattern")
         ):
-            layers = {layer: network.scheme_layers[layer] for layer in able(network, shape.kind)}
+            layers = {
+                layer: network.scheme_layers[layer]
+                for layer in prunable_layers(network, shape.kind)
+            }
             if looks.session.is_spent or not layers:
                 continue
             plan = _with_schemes(start, {layer: Scheme(*shape, _REFERENCE) for layer in layers})
@@ -106,7 +116,9 @@ class MappingRule:
         )
         return found
 
-    def _rule(self, dense_s: float, tried: Mapping[Shape, float]) -> tuple[Scheme | None, str]:
+    def _rule(
+        self, dense_s: float, tried: Mapping[SchemeShape, float]
+    ) -> tuple[Scheme | None, str]:
         """A layer's scheme, None where it stays dense, and why."""
         if not tried:
             return None, "dense, nothing was tried within the budget"
@@ -131,7 +143,9 @@ class MappingRule:
             *shape, _REFERENCE
         ), f"{_named(shape)}, {tried[shape] / dense_s:.2f} of dense{', ' if others else ''}{others}"
 
-    def _smallest(self, kind: str, dense_s: float, tried: Mapping[Shape, float]) -> Shape | None:
+    def _smallest(
+        self, kind: str, dense_s: float, tried: Mapping[SchemeShape, float]
+    ) -> SchemeShape | None:
         """The smallest block of a kind that is faster than dense and about as fast as the kind's
         fastest; patterns are set beside blocks.
         """
@@ -198,7 +212,7 @@ def _at(scheme: Scheme, density: float) -> Scheme:
     return replace(scheme, density=min(round(density, 4), math.floor(1e4 * most) / 1e4))
 
 
-def _named(shape: Shape) -> str:
+def _named(shape: SchemeShape) -> str:
     return f"{shape.kind} of {'all channels' if shape.block == ALL_CHANNELS else f'{shape.block} channels'}"
 
 

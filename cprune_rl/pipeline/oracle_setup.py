@@ -23,7 +23,7 @@ from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource
 from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
 from cprune_rl.cost_cache import CostStore
-from cprune_rl.envs.actions.layer_schemes import SHAPES, Shape, able
+from cprune_rl.envs.actions.layer_schemes import SCHEME_SHAPES, SchemeShape, prunable_layers
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.sources import InterpolatedLatency
@@ -242,9 +242,11 @@ def _scheme_direction(network: Network, rng: np.random.Generator) -> Callable[[f
     """Ever sparser plans by an exponent of the density, each layer with a shape and at a pace of
     its own.
     """
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, SchemeShape] = {}
     for layer in network.scheme_layers:
-        allowed = [shape for shape in SHAPES if layer in able(network, shape.kind)]
+        allowed = [
+            shape for shape in SCHEME_SHAPES if layer in prunable_layers(network, shape.kind)
+        ]
         shapes[layer] = allowed[int(rng.integers(len(allowed)))]
     pace = np.exp(rng.normal(0.0, _SPREAD, len(shapes)))
 
@@ -357,7 +359,10 @@ def _sparse_plans(network: Network, densities: Sequence[float]) -> list[Plan]:
 
     kernels where there are 3x3 ones, in every other plan, and blocks.
     """
-    layers, with_kernels = able(network, "block"), set(able(network, "kernel"))
+    layers, with_kernels = (
+        prunable_layers(network, "block"),
+        set(prunable_layers(network, "kernel")),
+    )
 
     def scheme(layer: str, at: int, density: float) -> Scheme:
         return Scheme(

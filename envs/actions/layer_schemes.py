@@ -30,33 +30,33 @@ __all__ = [
     "ALL_CHANNELS",
     "DENSITIES",
     "SCHEMES",
-    "SHAPES",
+    "SCHEME_SHAPES",
     "START_RATIOS",
     "SchemeActions",
-    "Shape",
-    "able",
+    "SchemeShape",
+    "prunable_layers",
     "scheme_plans",
 ]
 
 ALL_CHANNELS = 1 << 20  # more than any layer has: one block
 
 
-class Shape(NamedTuple):
+class SchemeShape(NamedTuple):
     """A kind of scheme and its block size."""
 
     kind: str
     block: int
 
 
-SHAPES = (
-    *(Shape("block", size) for size in (4, 8, 16, ALL_CHANNELS)),
-    *(Shape("kernel", size) for size in (8, 16, 32)),
-    Shape("pattern", 4),
+SCHEME_SHAPES = (
+    *(SchemeShape("block", size) for size in (4, 8, 16, ALL_CHANNELS)),
+    *(SchemeShape("kernel", size) for size in (8, 16, 32)),
+    SchemeShape("pattern", 4),
 )  # fmt: skip
 DENSITIES = (0.5, 0.35, 0.25, 0.175, 0.125, 0.0625)
 SCHEMES = tuple(
     Scheme(kind, block, density)
-    for kind, block in SHAPES
+    for kind, block in SCHEME_SHAPES
     for density in DENSITIES
     if kind != "pattern" or density <= MOST_OF_PATTERNS
 )
@@ -88,7 +88,7 @@ class _Offers:
         return layers, schemes
 
 
-def able(network: Network, kind: str) -> list[str]:
+def prunable_layers(network: Network, kind: str) -> list[str]:
     """The layers that can be pruned by a kind of scheme."""
     return [
         layer
@@ -106,9 +106,11 @@ def scheme_plans(network: Network, density: float) -> list[Plan]:
         network: whose plans.
         density: share of entries that are kept.
     """
-    layers = {kind: able(network, kind) for kind in KINDS}
+    layers = {kind: prunable_layers(network, kind) for kind in KINDS}
     shapes = [
-        s for s in SHAPES if layers[s.kind] and (s.kind != "pattern" or density <= MOST_OF_PATTERNS)
+        s
+        for s in SCHEME_SHAPES
+        if layers[s.kind] and (s.kind != "pattern" or density <= MOST_OF_PATTERNS)
     ]
     return [
         Plan(
@@ -261,9 +263,9 @@ _DENSITY_OF = np.array([s.density for s in SCHEMES])
 
 def _offers(network: Network, plan: Plan) -> _Offers:
     widths, layers = network.widths(plan), list(network.scheme_layers)
-    ables = {kind: set(able(network, kind)) for kind in KINDS}
+    prunable = {kind: set(prunable_layers(network, kind)) for kind in KINDS}
     allowed = np.array(
-        [[layer in ables[s.kind] for s in SCHEMES] for layer in layers], bool
+        [[layer in prunable[s.kind] for s in SCHEMES] for layer in layers], bool
     ).reshape(len(layers), len(SCHEMES))
     subgraphs = [network.subgraphs[at] for at in network.scheme_layers.values()]
     workloads = [

@@ -23,7 +23,12 @@ from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.actions.base import PruneAction
 from cprune_rl.envs.actions.channel_steps import ChannelActions
-from cprune_rl.envs.actions.layer_schemes import SCHEMES, SchemeActions, able, scheme_plans
+from cprune_rl.envs.actions.layer_schemes import (
+    SCHEMES,
+    SchemeActions,
+    prunable_layers,
+    scheme_plans,
+)
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.observation import features
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings, ProblemSource
@@ -190,7 +195,7 @@ def test_tables_of_latencies_have_every_shape_on_all_layers_that_take_it() -> No
     )
     for plan in plans:
         kinds = {Scheme.parse(text).kind for _, text in plan.schemes}
-        assert [layer for layer, _ in plan.schemes] == able(network, kinds.pop())
+        assert [layer for layer, _ in plan.schemes] == prunable_layers(network, kinds.pop())
     assert len(scheme_plans(network, 0.5)) < len(plans), "no pattern keeps half of a kernel"
 
 
