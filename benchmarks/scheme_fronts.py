@@ -1,12 +1,10 @@
-"""Channels against blocks, kernels and patterns on finished networks:
+"""Channels against blocks, kernels and patterns: fronts of finished networks in one table.
 
-the fronts of several runs in one table.
+`python benchmarks/scheme_fronts.py [RUN ...] [--kept docs/results/schemes] [--page docs/schemes.md]`
 
-`python benchmarks/scheme_fronts.py [RUN ...] [--kept docs/results/schemes] [--page
-docs/schemes.md]`. A RUN is the folder of
-`cprune-rl prune --schemes block|both --front=... --rivals agent,mapping-rule`; what it found is
-kept as one file beside its picture, and the
-table is made of all files that are kept.
+A RUN is the folder of `cprune-rl prune --schemes block|both --front=... --rivals
+agent,mapping-rule`. What it found is kept as one file beside its picture. The table is made of all
+files that are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import argparse
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,58 +27,41 @@ _TITLES = {
     "mapping-search": "schemes by search",
     "channels-then-schemes": "channels and schemes",
 }
-_COLUMNS = (
-    "network",
-    "device",
-    "floor, points",
-    "method",
-    "latency, ms",
-    "speed-up [95 %]",
-    "over channels",
-    "test accuracy",
-    "gained, points [95 %]",
-    "over channels at this latency, points",
-    "layers with a scheme",
-    "trials",
-    "evaluations",
-)
-
 
 _HEAD = """# Channels against blocks, kernels and patterns: finished networks
 
-Made by `benchmarks/scheme_fronts.py` of the runs named below; each is one run with one seed, its networks were timed in turns in one session.
-A device is a processor and what its programs are compiled for: `haswell` has AVX2, `znver4` AVX-512 too.
-The floor is relative to the dense network and was shown to hold, with 95 % confidence, on images of its own; accuracies here are of test
-images that nothing was decided by, and what a network gained is paired with the dense one on the same images. "Over channels" is how many
-times as fast a network is as the agent's for the same floor, a ratio of medians; "over channels at this latency" is what it gained less what the
-agent's front gains where it is as fast: between two networks of that front (the dense one is its slow end) by the logarithm of the latency, beyond
-its ends nothing is said. Two to four networks make a front, so this is a reading of the pictures, and its error is that of both accuracies."""
+`benchmarks/scheme_fronts.py` made this page of the runs named below. Each is one run with one seed;
+its networks were timed in turns in one session. A device is a processor and what its programs are
+compiled for: `haswell` has AVX2, `znver4` AVX-512 too.
+
+The floor is relative to the dense network. It was shown to hold, with 95 % confidence, on images of
+its own. Accuracies here are of test images that decided nothing. What a network gained is paired
+with the dense one on the same images.
+
+"Over channels" is how many times as fast a network is as the agent's for the same floor, a ratio of
+medians. "Over channels at this latency" is what it gained less what the agent's front gains where
+it is as fast. Between two networks of that front, the dense one at its slow end, the logarithm of
+the latency interpolates. Beyond its ends nothing is said. Two to four networks make a front: this
+is a reading of the pictures, and its error is that of both accuracies."""
 
 
-def kept(run: Path, note: str = "") -> dict[str, Any]:
-    """What a run found: of each network its figures, the channels that its groups keep and its
-    layers' schemes.
+def keep(run: Path, note: str = "") -> dict[str, Any]:
+    """Collect what a run found: figures of each network, kept channels, schemes of layers.
 
     Args:
         run: folder of a front.
-        note: what is to be known of the run.
+        note: what a reader must know of the run.
     """
-    front, made = (
-        json.loads((run / "front.json").read_text()),
-        json.loads((run / "problem.json").read_text())["provenance"],
-    )
+    front = json.loads((run / "front.json").read_text())
+    made = json.loads((run / "problem.json").read_text())["provenance"]
     points = []
     for point in front["points"]:
         plan = PlanFile.read(run / point["folder"])
-        points.append(
-            {
-                **point,
-                "kept": {name: len(indices) for name, indices in plan.kept.items()},
-                "schemes": dict(plan.schemes),
-            }
-        )
+        kept = {name: len(indices) for name, indices in plan.kept.items()}
+        points.append({**point, "kept": kept, "schemes": dict(plan.schemes)})
+    command = (run / "command.txt").read_text().strip()
     return {
-        "command": (run / "command.txt").read_text().strip().replace("__main__.py", "cprune-rl", 1),
+        "command": command.replace("__main__.py", "cprune-rl", 1),
         "note": note,
         "network": PlanFile.read(run / "dense").model,
         "device": made["device"],
@@ -91,74 +72,89 @@ def kept(run: Path, note: str = "") -> dict[str, Any]:
     }
 
 
-def rows_of(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Of each finished network the cells of the table.
+def table_rows(front: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Write the cells of each finished network, by column.
 
     Args:
-        found: see `kept`.
+        front: as `keep` gives it.
     """
-    points, device = (
-        found["points"],
-        dict(part.split("=", 1) for part in found["device"].split(";")),
-    )
-    channels = {p["floor"]: p["shown_ms"] for p in points if p["method"] == "agent"}
-    front = sorted(
+    points = front["points"]
+    agents = [p for p in points if p["method"] == "agent"]
+    of_channels = {p["floor"]: p["shown_ms"] for p in agents}
+    line = sorted(
         (math.log(p["shown_ms"]), p["gained_test"][0])
         for p in points
         if p["method"] == "agent" or p["floor"] is None
     )
-    for p in points:
-        is_dense = p["floor"] is None
-        over = (
-            ""
-            if is_dense or p["floor"] not in channels or p["method"] == "agent"
-            else f"{channels[p['floor']] / p['shown_ms']:.2f}"
-        )
-        yield (
-            found["network"],
-            f"{device['cpu']} as {device['mcpu']}, {device['threads']} thread{'s' if device['threads'] != '1' else ''}",
-            "" if is_dense else f"{100 * p['floor']:+g}",
-            _TITLES.get(p["method"], p["method"]),
-            f"{p['shown_ms']:.3f}",
-            "1.00" if is_dense else "{:.2f} [{:.2f}, {:.2f}]".format(*p["speedup"]),
-            over,
-            f"{p['accuracy_test'][0]:.2%}",
-            ""
-            if is_dense
-            else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * g for g in p["gained_test"])),
-            "" if is_dense or p["method"] == "agent" else _above(front, p),
-            "" if is_dense else str(len(p["schemes"])),
-            f"{p['cost']['fresh_trials']:.0f}" if p["cost"] else "",
-            f"{p['cost']['accuracy_evaluations']:.0f}" if p["cost"] else "",
-        )
+    network = {"network": front["network"], "device": _device(front["device"])}
+    rows = []
+    for point in points:
+        row = {**network, **_figures(point)}
+        if point["method"] != "agent" and point["floor"] is not None:
+            row["over channels at this latency, points"] = _above(line, point)
+            if point["floor"] in of_channels:
+                ratio = of_channels[point["floor"]] / point["shown_ms"]
+                row["over channels"] = f"{ratio:.2f}"
+        rows.append(row)
+    return rows
 
 
-def _above(front: Sequence[tuple[float, float]], point: Mapping[str, Any]) -> str:
-    """What a network gained above a front of `(log latency, gained)` at its latency, in points;
-
-    empty beyond the front's ends.
-    """
-    at = math.log(point["shown_ms"])
-    if not front[0][0] <= at <= front[-1][0]:
-        return ""
-    return f"{100 * (point['gained_test'][0] - np.interp(at, *zip(*front, strict=True))):+.2f}"
+def _device(text: str) -> str:
+    device = dict(part.split("=", 1) for part in text.split(";"))
+    plural = "" if device["threads"] == "1" else "s"
+    return f"{device['cpu']} as {device['mcpu']}, {device['threads']} thread{plural}"
 
 
-def page(all_found: Sequence[Mapping[str, Any]]) -> str:
-    """The page in Markdown: the table, and the command of each run.
+def _figures(point: Mapping[str, Any]) -> dict[str, str]:
+    """Write the cells that need no other network, in the order of the columns."""
+    is_dense = point["floor"] is None
+    cost = point["cost"]
+    gained = [100 * share for share in point["gained_test"]]
+    return {
+        "floor, points": "" if is_dense else f"{100 * point['floor']:+g}",
+        "method": _TITLES.get(point["method"], point["method"]),
+        "latency, ms": f"{point['shown_ms']:.3f}",
+        "speed-up [95 %]": "1.00"
+        if is_dense
+        else "{:.2f} [{:.2f}, {:.2f}]".format(*point["speedup"]),
+        "over channels": "",
+        "test accuracy": f"{point['accuracy_test'][0]:.2%}",
+        "gained, points [95 %]": "" if is_dense else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*gained),
+        "over channels at this latency, points": "",
+        "layers with a scheme": "" if is_dense else str(len(point["schemes"])),
+        "trials": f"{cost['fresh_trials']:.0f}" if cost else "",
+        "evaluations": f"{cost['accuracy_evaluations']:.0f}" if cost else "",
+    }
+
+
+def _above(line: Sequence[tuple[float, float]], point: Mapping[str, Any]) -> str:
+    """Write what a network gained above a line at its latency, in points.
 
     Args:
-        all_found: see `kept`.
+        line: `(log latency, gained)` of a front, ascending; beyond its ends nothing is said.
+        point: the network.
     """
-    lines = [_HEAD, "", "| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
-    lines += ["| " + " | ".join(cells) + " |" for found in all_found for cells in rows_of(found)]
-    lines += [
-        "",
-        *(
-            f"- {found['network']}, `{found['device']}`: `{found['command']}`{'. ' if found.get('note') else ''}{found.get('note', '')}"
-            for found in all_found
-        ),
-    ]
+    latencies, gains = zip(*line, strict=True)
+    latency = math.log(point["shown_ms"])
+    if not latencies[0] <= latency <= latencies[-1]:
+        return ""
+    return f"{100 * (point['gained_test'][0] - np.interp(latency, latencies, gains)):+.2f}"
+
+
+def page(fronts: Sequence[Mapping[str, Any]]) -> str:
+    """Write the page in Markdown: the table, and the command of each run.
+
+    Args:
+        fronts: as `keep` gives them; at least one.
+    """
+    rows = [row for front in fronts for row in table_rows(front)]
+    columns = list(rows[0])
+    lines = [_HEAD, "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
+    lines.append("")
+    for front in fronts:
+        note = f". {front['note']}" if front.get("note") else ""
+        lines.append(f"- {front['network']}, `{front['device']}`: `{front['command']}`{note}")
     return "\n".join(lines) + "\n"
 
 
@@ -169,25 +165,19 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--kept", type=Path, default=Path("docs/results/schemes"))
     parser.add_argument("--note", default="", help="what is to be known of these runs")
-    parser.add_argument(
-        "--page", type=Path, help="file to write the table to; told where not given"
-    )
+    parser.add_argument("--page", type=Path, help="file for the table; printed where not given")
     options = parser.parse_args()
     options.kept.mkdir(parents=True, exist_ok=True)
     for run in options.runs:
-        (options.kept / f"{run.name}.json").write_text(
-            json.dumps(kept(run, options.note), indent=1) + "\n"
-        )
+        text = json.dumps(keep(run, options.note), indent=1) + "\n"
+        (options.kept / f"{run.name}.json").write_text(text)
         shutil.copyfile(run / "front.png", options.kept / f"{run.name}.png")
-    found = [
-        value
-        for file in sorted(options.kept.glob("*.json"))
-        if "points" in (value := json.loads(file.read_text()))
-    ]
+    files = [json.loads(file.read_text()) for file in sorted(options.kept.glob("*.json"))]
+    text = page([value for value in files if "points" in value])
     if options.page:
-        options.page.write_text(page(found))
+        options.page.write_text(text)
     else:
-        print(page(found))
+        print(text)
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ def test_fronts_of_schemes_are_set_beside_channels_at_the_same_floor_and_latency
         "command": "cprune-rl prune",
         "points": points,
     }
-    rows = [dict(zip(fronts._COLUMNS, cells, strict=True)) for cells in fronts.rows_of(found)]
+    rows = fronts.table_rows(found)
     assert [row["over channels"] for row in rows] == ["", "", "", "2.67", "1.41"]
     assert [row["over channels at this latency, points"] for row in rows] == [
         "",

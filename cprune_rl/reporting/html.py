@@ -8,9 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cprune_rl.core.intervals import Interval
-
-__all__ = ["Command", "list_commands", "write_html"]
+__all__ = ["Command", "count", "list_commands", "write_html"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,8 @@ def write_html(path: Path, template: str, **values: object) -> None:
     path.write_text(_ENVIRONMENT.get_template(template).render(values), encoding="utf-8")
 
 
-def _interval(value: Interval, digits: int = 2) -> str:
-    """Write a value with its interval."""
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-
-
-def _count(n: int, noun: str) -> str:
-    """Write how many there are of something."""
+def count(n: int, noun: str) -> str:
+    """Write how many there are of something: 1 case, 1,000 cases."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
@@ -69,4 +62,4 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-_ENVIRONMENT.filters |= {"interval": _interval, "count": _count}
+_ENVIRONMENT.filters["count"] = count

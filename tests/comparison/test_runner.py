@@ -4,6 +4,7 @@ they are run again.
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -231,3 +232,28 @@ def test_what_a_job_prints_is_not_for_the_standard_output(
     with backends._pool(1) as pool:
         pool.submit(print, "a caveat", flush=True).result()
     assert capfd.readouterr().out == ""
+
+
+def test_a_comparison_of_version_0_2_is_gone_on_with_and_holds(tmp_path: Path) -> None:
+    folder = tmp_path / "comparison"
+    shutil.copytree(Path(__file__).parents[1] / "data/comparison-0.2", folder)
+    there = {path: path.read_bytes() for path in (folder / "rows").iterdir()}
+    experiment = Experiment(
+        folder=folder,
+        cases=tuple(make_cases(["resnet8"], [0])),
+        methods=("cprune", "uniform", "random"),
+        budget=Budget(600, 12),
+        n_jobs=1,
+        timesteps=1000,
+        own_timesteps=1000,
+    )
+    run_experiment(experiment, ProgressLog())
+    assert all(path.read_bytes() == text for path, text in there.items())
+    assert {record.method for record in read_records(folder)} == {
+        "cprune",
+        "exact",
+        "random",
+        "uniform",
+    }
+    for path in there:
+        assert [check for check in check_record(path) if not check.passed] == []

@@ -358,7 +358,7 @@ def _label_ends(axes: Axes, curves: dict[str, Curve], lines: dict[str, _Line]) -
 
 
 def _spread(heights: Sequence[float]) -> Sequence[float]:
-    """Move ascending heights as little as keeps them a gap apart."""
+    """Move ascending heights as little as keeps them a gap apart, and above the axis."""
     gaps = _LABEL_GAP * np.arange(len(heights))
-    spread: Sequence[float] = isotonic_regression(np.array(heights) - gaps).x + gaps
+    spread: Sequence[float] = np.maximum(isotonic_regression(heights - gaps).x, 0) + gaps
     return spread

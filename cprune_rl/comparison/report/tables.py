@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from cprune_rl.comparison.compare import Comparison
 from cprune_rl.comparison.profiles import Front
 from cprune_rl.core.intervals import Interval
+from cprune_rl.reporting.html import count
 from cprune_rl.reporting.tables import Column, Table, Value
 
 __all__ = [
@@ -173,6 +174,8 @@ def problem_tables(found: Comparison) -> list[Table]:
 
 def leaderboard_table(found: Comparison) -> Table:
     """Rank the methods."""
+    n_cases = count(len(found.scores.cases), "case")
+    n_problems = count(found.n_problems, "problem")
     columns = [
         _METHOD,
         Column(title="rank", value=attrgetter("rank")),
@@ -184,8 +187,7 @@ def leaderboard_table(found: Comparison) -> Table:
     ]
     return Table(
         name="leaderboard",
-        caption=f"Methods on {len(found.scores.cases)} cases of {found.n_problems} problems; 95 % "
-        "over problems and seeds",
+        caption=f"Methods on {n_cases} of {n_problems}; 95 % over problems and seeds",
         columns=columns,
         items=found.standings,
         own=found.agent,
