@@ -30,7 +30,7 @@ from scipy.optimize import minimize
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings, evaluate
 from cprune_rl.core.network import Network, Plan
-from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
+from cprune_rl.core.scheme import MAX_PATTERN_DENSITY, Scheme
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import PlanError
@@ -65,7 +65,7 @@ def plans_of(network: Network, n_random: int, seed: int) -> list[Plan]:
     found = [network.uniform(ratio) for ratio in _RATIOS]
     for kind, block in _SHAPES:
         layers = [layer for layer in network.scheme_layers if is_able(network, layer, kind)]
-        densities = [d for d in _DENSITIES if kind != "pattern" or d < MOST_OF_PATTERNS]
+        densities = [d for d in _DENSITIES if kind != "pattern" or d < MAX_PATTERN_DENSITY]
         found += [
             Plan(
                 network.dense.widths,

@@ -50,7 +50,7 @@ from cprune_rl.compiler.tuning.trials import build_candidate
 from cprune_rl.core.intervals import Interval, speedup_interval
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import Artifact
-from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
+from cprune_rl.core.scheme import MAX_PATTERN_DENSITY, Scheme
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.cost_cache import CostStore, open_store
 
@@ -296,7 +296,7 @@ def schemes_of(layer: Layer, density: float) -> dict[str, Scheme]:
         found |= {
             f"kernel, block of {size}": Scheme("kernel", size, density) for size in KERNEL_SIZES
         }
-        if density <= MOST_OF_PATTERNS:
+        if density <= MAX_PATTERN_DENSITY:
             found["pattern, block of 4"] = Scheme("pattern", 4, density)
     return found
 

@@ -1,20 +1,19 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
     CPruneError
     ├── ConfigError (ValueError)          an option or a file of options is wrong
-    │   └── UnknownNameError              no model, data set, device, processor or method of that
-    name
+    │   └── UnknownNameError              nothing is registered under that name
     ├── DataError (ValueError)            images or labels are missing or damaged
     ├── ModelError (ValueError)           a network cannot be lowered or pruned
     ├── PlanError (ValueError)            a plan does not fit its network
-    ├── FloorError (ValueError)           the accuracy floor asks for more than the dense network
-    has
+    ├── FloorError (ValueError)           the floor asks for more than the dense network has
     ├── ToolchainError (RuntimeError)     a compiler or library of the machine is missing
     ├── DeviceError (RuntimeError)        no device answers any more
+    ├── BudgetSpentError (RuntimeError)   a search asked for more than its budget pays for
     ├── StoreError (RuntimeError)         the cost cache cannot be read or written
     └── PolicyError (ValueError)          a policy file does not fit this version's observation
 
-A measurement that fails is not among them: it is a value (`protocols.Measurement.error`).
+A measurement that fails is not among them: it is a value (`core.protocols.Measurement.error`).
 Messages say what happened, the value found, what is allowed, and what to do next.
 """
 
@@ -24,6 +23,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BudgetSpentError",
     "CPruneError",
     "ConfigError",
     "DataError",
@@ -38,7 +38,6 @@ __all__ = [
     "first_line",
     "last_line",
 ]
-
 
 _N_SHOWN = 40  # names in a message
 _N_CHARACTERS = 300  # of a line of another library's message
@@ -63,9 +62,9 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        shown = ", ".join(names[:_N_SHOWN]) + (
-            f" and {len(names) - _N_SHOWN} more" if len(names) > _N_SHOWN else ""
-        )
+        shown = ", ".join(names[:_N_SHOWN])
+        if len(names) > _N_SHOWN:
+            shown += f" and {len(names) - _N_SHOWN} more"
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         super().__init__(f"unknown {kind} {name!r}.{hint} Known: {shown}.")
@@ -96,7 +95,7 @@ class DeviceError(CPruneError, RuntimeError):
 
 
 class BudgetSpentError(CPruneError, RuntimeError):
-    """A search asked for a look that its budget does not pay for."""
+    """A search asked for a measurement or an evaluation that its budget does not pay for."""
 
 
 class StoreError(CPruneError, RuntimeError):

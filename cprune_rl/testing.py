@@ -134,7 +134,8 @@ class AnalyticLatency:
             else (1, workload.channels_out)
         )
         return TaskCost(
-            1e-6 + 1e-9 * workload.macs / max(workload.channels_out, 1) * vectors * 8, factors
+            latency_s=1e-6 + 1e-9 * workload.macs / max(workload.channels_out, 1) * vectors * 8,
+            tile_factors=factors,
         )
 
 
@@ -174,7 +175,7 @@ class AnalyticOracle:
                 float(((1 - kept) ** 2).sum()) + 0.3 * in_blocks
             )
             self.spending.accuracy_evaluations += 1
-        return Accuracy(self._known[plan], 0.0, 1000)
+        return Accuracy(value=self._known[plan], standard_error=0.0, n_images=1000)
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
         """Of each plan."""
@@ -353,11 +354,13 @@ def _check_tunings(store: CostStore) -> None:
 
 def _check_accuracies(store: CostStore) -> None:
     assert store.accuracy("k") is None
-    store.put_accuracy("k", Accuracy(0.5, 0.01, 100, 2.0))
-    store.put_accuracy("k", Accuracy(0.9))
+    store.put_accuracy("k", Accuracy(value=0.5, standard_error=0.01, n_images=100, cost_s=2.0))
+    store.put_accuracy("k", Accuracy(value=0.9))
     answer = store.accuracy("k")
     assert answer is not None
-    assert answer[0] == Accuracy(0.5, 0.01, 100, 2.0), "the first answer stays"
+    assert answer[0] == Accuracy(value=0.5, standard_error=0.01, n_images=100, cost_s=2.0), (
+        "the first answer stays"
+    )
     assert answer[1] > 0
 
 

@@ -25,7 +25,7 @@ from dataclasses import replace
 from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.agents.core.session import Looks
 from cprune_rl.core.network import Plan
-from cprune_rl.core.scheme import KINDS, MOST_OF_PATTERNS, Scheme
+from cprune_rl.core.scheme import KINDS, MAX_PATTERN_DENSITY, Scheme
 from cprune_rl.core.search_result import TABLE_PREFIX, SearchResult, SearchStep
 from cprune_rl.envs.actions.layer_schemes import (
     ALL_CHANNELS,
@@ -208,7 +208,7 @@ def _at(scheme: Scheme, density: float) -> Scheme:
 
     with few digits, because its text is what a plan holds.
     """
-    most = MOST_OF_PATTERNS if scheme.kind == "pattern" else 1.0
+    most = MAX_PATTERN_DENSITY if scheme.kind == "pattern" else 1.0
     return replace(scheme, density=min(round(density, 4), math.floor(1e4 * most) / 1e4))
 
 

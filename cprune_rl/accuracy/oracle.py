@@ -230,7 +230,12 @@ class PlanOracle:
             lost, unknown = self.calibrations.full_loss(plan, self.reference - raw)
             sampling = math.sqrt(max(raw * (1 - raw), 0.0) / n)
             answers.append(
-                Accuracy(self._dense_accuracy - lost, math.hypot(sampling, unknown), n, cost_s)
+                Accuracy(
+                    value=self._dense_accuracy - lost,
+                    standard_error=math.hypot(sampling, unknown),
+                    n_images=n,
+                    cost_s=cost_s,
+                )
             )
         return answers
 
@@ -272,7 +277,12 @@ class PlanOracle:
             self._spend(now - started)
             self._store.put_accuracy(
                 self._key(plan, evaluation),
-                Accuracy(value, 0.0, len(self._data.search), now - started),
+                Accuracy(
+                    value=value,
+                    standard_error=0.0,
+                    n_images=len(self._data.search),
+                    cost_s=now - started,
+                ),
             )
             self._answers[evaluation.identity, plan] = known[plan] = value
             started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a validation says of one claim."""
+"""The outcome of validating one claim."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Check:
     Attributes:
         claim: what the run states.
         found: what came out here.
-        passed: whether they agree; None where it cannot be checked, `found` says why.
+        passed: whether they agree; None where it cannot be checked, and `found` says why.
     """
 
     claim: str

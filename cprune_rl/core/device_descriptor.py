@@ -1,7 +1,6 @@
-"""What a policy knows of a device: a few measured figures, the same for every device.
+"""A device in a few measured figures, the same for every device, which policies observe.
 
-Measured by `compiler.probe`, kept with the costs and in recorded problems, read by
-`envs.observation`.
+`compiler.tuning.probe` measures them. They are kept with the costs and in recorded problems.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from cprune_rl.errors import DataError
 __all__ = ["UNKNOWN_DEVICE", "DeviceDescriptor"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceDescriptor:
-    """A device in figures. The default is the device of which nothing is known: its vector is 0.
+    """A device in figures. The default is an unknown device, whose vector is 0.
 
-    Throughputs are those of the best of a few random programs: what this compiler reaches quickly,
+    Throughputs are those of the best of a few random schedules: what this compiler reaches quickly,
     not the data sheet.
 
     Attributes:
@@ -32,7 +31,7 @@ class DeviceDescriptor:
         dense_gflops: matrix times vector, 512 by 512.
         bandwidth_gb_s: reading and writing of a copy larger than any cache.
         launch_ns: nanoseconds of a function that does next to nothing.
-        threads: a program may use.
+        threads: that a schedule may use.
         vector_lanes: float32 values of one vector register.
     """
 
@@ -47,18 +46,25 @@ class DeviceDescriptor:
     threads: int = 1
     vector_lanes: int = 1
 
-    # figure -> decades that make 1.0 in the vector
+    # By figure, the decades that make 1.0 in the vector.
     SCALES: ClassVar[Mapping[str, float]] = {
-        "conv3x3_gflops": 2.5, "conv3x3_small_gflops": 2.5, "conv1x1_gflops": 2.5, "depthwise_gflops": 2.5,
-        "bandwidth_gb_s": 2.0, "launch_ns": 4.0, "threads": 1.2, "vector_lanes": 1.2,
-    }  # fmt: skip
+        "conv3x3_gflops": 2.5,
+        "conv3x3_small_gflops": 2.5,
+        "conv1x1_gflops": 2.5,
+        "depthwise_gflops": 2.5,
+        "bandwidth_gb_s": 2.0,
+        "launch_ns": 4.0,
+        "threads": 1.2,
+        "vector_lanes": 1.2,
+    }
     UNITS: ClassVar[Mapping[str, str]] = {"gflops": "GFLOP/s", "gb_s": "GB/s", "ns": "ns"}
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
                 raise DataError(
-                    f"device descriptor: {name} is {value!r}, it must be a number above 0. Measure it with `cprune-rl device probe`."
+                    f"device descriptor: {name} is {value!r}, it must be a number above 0. "
+                    "Measure it with `cprune-rl device probe`."
                 )
 
     @classmethod
@@ -67,9 +73,7 @@ class DeviceDescriptor:
         return tuple(cls.SCALES)
 
     def vector(self) -> tuple[float, ...]:
-        """What an agent sees: logarithms of the figures, about 0 to 1.5 on anything from a small
-        board to a server.
-        """
+        """Scaled logarithms of the figures: about 0 to 1.5, from a small board to a server."""
         return tuple(
             math.log10(getattr(self, name)) / decades for name, decades in self.SCALES.items()
         )
@@ -93,9 +97,10 @@ class DeviceDescriptor:
         names = {f.name for f in fields(cls)}
         if not isinstance(value, Mapping) or set(value) != names:
             raise DataError(
-                f"device descriptor: expected the figures {', '.join(sorted(names))}, found {value!r}"
+                f"device descriptor: expected the figures {', '.join(sorted(names))}, "
+                f"found {value!r}"
             )
-        return cls(**{name: value[name] for name in names})  # type: ignore[arg-type]  # two are counts; checked above
+        return cls(**value)  # type: ignore[arg-type]  # two are counts
 
 
 UNKNOWN_DEVICE = DeviceDescriptor()

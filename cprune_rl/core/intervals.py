@@ -1,8 +1,9 @@
-"""Intervals of latencies, speed-ups and rankings, by SciPy's bootstrap; of accuracies, Wilson's."""
+"""Intervals by SciPy's bootstrap, of latencies, speed-ups and rankings; Wilson's of accuracies."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,12 @@ __all__ = [
     "speedup_interval",
 ]
 
+Samples = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its interval, of 95 % where nothing else is said.
+    """A point estimate with its interval, of 95 % unless stated otherwise.
 
     Attributes:
         value: the point estimate.
@@ -35,32 +38,34 @@ class Interval:
 
 
 def accuracy_interval(right: NDArray[np.bool_], confidence: float = 0.95) -> Interval:
-    """Share of images `(n,)` that are classified rightly, with Wilson's interval."""
-    found = binomtest(int(right.sum()), len(right)).proportion_ci(confidence, "wilson")
-    return Interval(float(right.mean()), float(found.low), float(found.high))
+    """Share of images `(n,)` that are classified correctly, with Wilson's interval."""
+    wilson = binomtest(int(right.sum()), len(right)).proportion_ci(confidence, "wilson")
+    return Interval(float(right.mean()), float(wilson.low), float(wilson.high))
 
 
-def median_interval(samples: NDArray[np.float64]) -> Interval:
+def median_interval(samples: Samples) -> Interval:
     """Median of samples `(n,)`."""
     return _interval((samples,), lambda x, axis=-1: np.median(x, axis=axis))
 
 
-def speedup_interval(dense: NDArray[np.float64], pruned: NDArray[np.float64]) -> Interval:
-    """How many times faster, from rounds in which both were timed.
+def speedup_interval(dense: Samples, pruned: Samples) -> Interval:
+    """Speed-up, from rounds in which both were timed.
 
     Args:
         dense: `(n_rounds,)` latencies.
         pruned: `(n_rounds,)` latencies of the same rounds.
     """
-    return _interval(
-        (dense, pruned), lambda d, p, axis=-1: np.median(d, axis=axis) / np.median(p, axis=axis)
-    )
+
+    def speedup(dense: Samples, pruned: Samples, axis: int = -1) -> Samples:
+        return np.asarray(np.median(dense, axis=axis) / np.median(pruned, axis=axis))
+
+    return _interval((dense, pruned), speedup)
 
 
-def noise_floor(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """How far two timings of the same thing may differ, as a share:
+def noise_floor(first: Samples, second: Samples) -> float:
+    """How far two timings of the same thing may differ, as a share.
 
-    a difference below it is no difference.
+    A difference below it is no difference.
 
     Args:
         first: `(n_rounds,)` latencies of a library.
@@ -69,53 +74,45 @@ def noise_floor(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
     Returns:
         The end of the 95 % interval of their ratio that is farther from 1, less 1.
     """
-    found = speedup_interval(first, second)
-    return max(found.high, 1 / found.low) - 1
+    ratio = speedup_interval(first, second)
+    return max(ratio.high, 1 / ratio.low) - 1
 
 
-def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> Interval:
-    """Spearman's rank correlation of paired values, `(n,)` each;
+def rank_correlation(first: Samples, second: Samples) -> Interval:
+    """Spearman's rank correlation of paired values, `(n,)` each; 0 where one of them is constant."""
 
-    0 where one of them is constant.
-    """
-
-    def statistic(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-        if len(set(a)) < 2 or len(set(b)) < 2:
+    def correlation(first: Samples, second: Samples) -> float:
+        if len(set(first)) < 2 or len(set(second)) < 2:
             return 0.0
-        return float(spearmanr(a, b).statistic)
+        return float(spearmanr(first, second).statistic)
 
-    found = bootstrap(
-        (first, second),
-        statistic,
-        paired=True,
-        vectorized=False,
-        method="percentile",
-        n_resamples=1000,
-        rng=np.random.default_rng(0),
-    )
-    return Interval(
-        statistic(first, second),
-        float(found.confidence_interval.low),
-        float(found.confidence_interval.high),
-    )
+    low, high = _bootstrap((first, second), correlation, vectorized=False, n_resamples=1000)
+    return Interval(correlation(first, second), low, high)
 
 
-def _interval(data: tuple[NDArray[np.float64], ...], statistic: object) -> Interval:
-    value = float(statistic(*data))  # type: ignore[operator]
+def _interval(data: tuple[Samples, ...], statistic: Callable[..., Samples]) -> Interval:
+    value = float(statistic(*data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # samples that are all equal: the interval is the value
-        found = bootstrap(
-            data,
-            statistic,
-            paired=True,
-            vectorized=True,
-            method="percentile",
-            n_resamples=2000,
-            rng=np.random.default_rng(0),
-        )
-    low, high = found.confidence_interval
-    return Interval(
-        value,
-        float(low) if np.isfinite(low) else value,
-        float(high) if np.isfinite(high) else value,
-    )
+        low, high = _bootstrap(data, statistic, vectorized=True, n_resamples=2000)
+    return Interval(value, low if np.isfinite(low) else value, high if np.isfinite(high) else value)
+
+
+def _bootstrap(
+    data: tuple[Samples, ...],
+    statistic: Callable[..., object],
+    *,
+    vectorized: bool,
+    n_resamples: int,
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic of paired samples."""
+    interval = bootstrap(
+        data,
+        statistic,
+        paired=True,
+        vectorized=vectorized,
+        method="percentile",
+        n_resamples=n_resamples,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)

@@ -1,4 +1,4 @@
-"""Plain values as text: one form for one value."""
+"""JSON text: one form for one value."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ __all__ = ["dump_json"]
 
 
 def dump_json(value: Any) -> str:
-    """JSON with sorted keys, so that a file's hash is stable."""
+    """Writes JSON with sorted keys, so that a file's hash is stable."""
     return json.dumps(value, sort_keys=True, indent=1)

@@ -1,7 +1,8 @@
-"""The seams of the house: what a device, a source of latencies and an accuracy oracle promise.
+"""What a device, a source of latencies and an accuracy oracle promise.
 
-Environments and agents are written against these protocols and never against an implementation.
-Plain values over numpy; implementations live in `compiler`, `cost_cache`, `accuracy` and `testing`.
+Environments and agents are written against these protocols, never against an implementation. The
+implementations are in `compiler`, `latency` and `accuracy`; `cprune_rl.testing` has doubles, and a
+conformance suite for each protocol.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Measurement:
-    """What timing one program gave: all raw samples, or an error, never an exception.
+    """The result of timing one schedule: all raw samples, or an error. It never raises.
 
     Attributes:
         samples_s: seconds of one run, one entry for each repeat; empty where it failed.
         error: why it failed; None where it did not.
-        reference_s: the device's reference workload timed just before and after it, so that drift
-            is seen; 0 where not timed.
+        reference_s: the device's reference workload, timed just before and after it to show drift;
+            0 where not timed.
     """
 
     samples_s: tuple[float, ...] = ()
@@ -53,23 +54,20 @@ class Measurement:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the samples as a share of their median;
-
-        0 where there are fewer than two.
-        """
+        """Standard deviation of the samples over their median; 0 for fewer than two samples."""
         return stdev(self.samples_s) / self.latency_s if len(self.samples_s) > 1 else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A program built for a device: a shared library with one function, and its arguments.
+    """A schedule built for a device: a shared library with one function, and its arguments.
 
     Attributes:
         path: the library on this machine.
         shapes: shape of each argument, outputs last.
         dtypes: dtype of each argument.
-        tables: arguments that decide what a program reads, by their positions: any others will do
-            for a timing, not these.
+        tables: arguments that say what to read, by position. A timing needs these values; for the
+            other arguments any will do.
     """
 
     path: str
@@ -82,30 +80,28 @@ class Artifact:
 
 @runtime_checkable
 class Device(Protocol):
-    """Where programs are timed.
+    """Times schedules.
 
-    Not thread-safe: one caller at a time, because two timings at once disturb each other. The
-    device
-    owns its session; `close` ends it and may be called twice.
+    Not thread-safe: two timings at once disturb each other, so there is one caller at a time. The
+    device owns its session; `close` ends it and may be called twice.
     """
 
     @property
     def name(self) -> str:
-        """In full: `local`, `local?threads=2&mcpu=haswell`, `rpc://host:port/key?threads=1`;
-
-        opens the same device again.
+        """Opens the same device again, e.g. `local`, `local?threads=2&mcpu=haswell`,
+        `rpc://host:port/key?threads=1`.
         """
 
     @property
     def fingerprint(self) -> str:
-        """What decides a latency besides the program: processor, threads, timing settings."""
+        """What decides a latency besides the schedule: processor, threads, timing settings."""
 
     @property
     def is_remote(self) -> bool:
         """Whether it is another machine, so that building here does not disturb timing there."""
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
-        """Times each artifact alone, between looks at a reference workload that show drift.
+        """Times each artifact alone, between runs of a reference workload that show drift.
 
         Returns:
             One measurement for each artifact, in order. A crash or a hang is a measurement with an
@@ -118,15 +114,15 @@ class Device(Protocol):
     def run(
         self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]
     ) -> tuple[NDArray[np.generic], ...] | Measurement:
-        """Runs a program once and gives its output, so that it can be compared with a reference.
+        """Runs an artifact once, so that its output can be compared with a reference.
 
         Args:
-            artifact: the program.
+            artifact: to run.
             arguments: values of its first arguments, the inputs; the others start as zeros.
 
         Returns:
-            The values of the other arguments after the run, or a measurement with the error where
-            it crashed or hung.
+            The values of the other arguments after the run; a measurement with the error where it
+            crashed or hung.
 
         Raises:
             DeviceError: the device is gone and did not come back.
@@ -136,22 +132,21 @@ class Device(Protocol):
         """Ends the session."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskCost:
-    """What is known of the fastest program of a task.
+    """The latency of a task by its fastest schedule, and how that schedule tiles it.
 
     Attributes:
         latency_s: seconds of one run; infinity where every trial failed.
         tile_factors: split of the output-channel loop, outermost first; empty where it is not
             tiled.
         is_measured: timed on the device, not predicted.
-        error: why there is no program; None where there is one.
-        lanes: channels that one iteration of the tiled loop computes: the block of a packed form,
+        error: why there is no schedule; None where there is one.
+        lanes: channels that one iteration of the tiled loop computes: the block of a packed layout,
             else 1.
-        spread: standard deviation of the samples behind `latency_s`, as a share of it; 0 where
-            nothing was sampled.
-        interval_s: what a prediction is sure of; None where it was measured, or interpolated
-            without saying how well.
+        spread: standard deviation of the samples over `latency_s`; 0 where nothing was sampled.
+        interval_s: of a prediction; None where the latency was measured, or interpolated without an
+            interval.
     """
 
     latency_s: float
@@ -163,13 +158,13 @@ class TaskCost:
     interval_s: tuple[float, float] | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Spending:
-    """What a source of latencies or an oracle has spent so far; a session takes differences of it.
+    """Running totals of a source of latencies or an oracle; a search's cost is a difference.
 
     Attributes:
-        fresh_trials: programs built and timed because the cost cache did not hold them.
-        cached_trials: programs whose time came from the cost cache.
+        fresh_trials: schedules built and timed because the cost cache did not hold them.
+        cached_trials: schedules whose time came from the cost cache.
         accuracy_evaluations: fresh evaluations of an oracle.
         measure_s: seconds in building and timing.
         train_s: seconds in fine-tuning and evaluation.
@@ -184,9 +179,9 @@ class Spending:
 
 @runtime_checkable
 class LatencySource(Protocol):
-    """Task latencies: true looks, and cheap ones.
+    """Task latencies, measured and predicted.
 
-    Not thread-safe. Equal workloads get equal answers from one source until `measure` learns more.
+    Not thread-safe. One source gives equal workloads equal predictions until `measure` learns more.
     """
 
     @property
@@ -194,50 +189,47 @@ class LatencySource(Protocol):
         """Running totals."""
 
     def measure(self, plan: Plan) -> list[TaskCost]:
-        """True looks at each subgraph of a plan, from the cost cache or built and timed.
+        """Measures each subgraph of a plan: from the cost cache, or by building and timing.
 
-        A task that has no program is a cost with an error. Raises `DeviceError` where the device is
-        gone.
+        A task without a schedule that runs is a cost with an error.
+
+        Raises:
+            DeviceError: the device is gone.
         """
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Cheap looks, no trial: measured where this source has measured it, else predicted."""
+        """Predicts without a trial; a task that was measured has its measured cost."""
 
 
 @runtime_checkable
 class SupportsTrialCount(Protocol):
-    """A source of latencies that says beforehand what a look takes; a device cannot."""
+    """A source of latencies that says how many trials a plan needs; a device cannot."""
 
     def trials_needed(self, plan: Plan) -> int:
         """Fresh trials that `measure` would be charged with for a plan."""
 
 
 def least_trials_needed(source: LatencySource, network: Network, plan: Plan) -> int:
-    """Fresh trials that a true look takes:
+    """Fresh trials that measuring a plan takes at least.
 
-    exactly, where the source says so, else one for each task that was not measured, which is too
-    few.
-
-    Args:
-        source: that would be asked.
-        network: whose plan.
-        plan: to be measured.
+    It is exact where the source says so. Otherwise each task that was not measured counts as one,
+    which is too few.
     """
     if isinstance(source, SupportsTrialCount):
         return source.trials_needed(plan)
     workloads = {w.key: w for w in network.workloads(plan)}
-    return sum(not c.is_measured for c in source.predict(list(workloads.values())))
+    return sum(not cost.is_measured for cost in source.predict(list(workloads.values())))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """An oracle's answer.
 
     Attributes:
         value: accuracy that the plan would have after fine-tuning, in [0, 1].
         standard_error: of `value`, calibration residual included.
-        n_images: images it was judged on.
-        cost_s: seconds it took; 0 where it was cached.
+        n_images: images that it was judged on.
+        cost_s: seconds that it took; 0 where it was cached.
     """
 
     value: float
@@ -248,7 +240,7 @@ class Accuracy:
 
 @runtime_checkable
 class AccuracyOracle(Protocol):
-    """Judges plans without fine-tuning them in full. Deterministic: one plan, one answer."""
+    """Judges plans without fine-tuning them in full. One plan has one answer."""
 
     @property
     def spending(self) -> Spending:
@@ -258,7 +250,4 @@ class AccuracyOracle(Protocol):
         """The (calibrated) accuracy of a plan."""
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
-        """The same for several plans, in order;
-
-        faster than one by one where an oracle can look at them together.
-        """
+        """The same for several plans, in order; faster where an oracle can judge them together."""

@@ -1,18 +1,14 @@
-"""Fine-grained structured pruning of a layer, as a plan names it:
+"""Schemes: fine-grained structured pruning of a layer, such as `block(8,0.25)`.
 
-`block(8,0.25)`, `kernel(16,0.25)`, `pattern(4,0.44)`.
+The output channels of a convolution or of a fully connected layer go in blocks. Each block keeps
+entries of its own, (input channel, row, column), and each keeps the same number. So a compiled
+layer is regular: for each block a table of what it reads, and weights for that alone. A block of 1
+is unstructured pruning; a block of all channels prunes input channels.
 
-The output channels of a convolution or of a fully connected layer go in blocks; each block keeps
-entries of its own,
-(input channel, row, column), the same number in each. So a compiled layer is regular: for each
-block a table of what it
-reads, and weights for that alone. A block of 1 is unstructured pruning, one of all channels prunes
-what is read. In a
-pattern each 3x3 kernel keeps four of its nine entries, one of a few patterns, or nothing (Niu et
-al., ASPLOS 2020). In
-kernels each block keeps whole 3x3 kernels: what is left of them can still be computed by Winograd's
-filtering, so that
-pruning them begins with the fastest dense form.
+- `pattern(4,0.44)`: each 3x3 kernel keeps four of its nine entries, in one of a few patterns, or
+  nothing (Niu et al., ASPLOS 2020).
+- `kernel(16,0.25)`: each block keeps whole 3x3 kernels. Winograd's filtering can still compute what
+  is left of them, so this pruning begins with the fastest dense form.
 """
 
 from __future__ import annotations
@@ -23,12 +19,12 @@ from functools import lru_cache
 
 from cprune_rl.errors import PlanError
 
-__all__ = ["KINDS", "MOST_OF_PATTERNS", "PATTERN_ENTRIES", "PATTERN_KERNEL", "Scheme"]
+__all__ = ["KINDS", "MAX_PATTERN_DENSITY", "PATTERN_ENTRIES", "PATTERN_KERNEL", "Scheme"]
 
 KINDS = ("block", "kernel", "pattern")
 PATTERN_ENTRIES = 4  # that a kernel keeps, if it is kept
 PATTERN_KERNEL = 9  # entries of a 3x3 kernel
-MOST_OF_PATTERNS = PATTERN_ENTRIES / PATTERN_KERNEL  # density where every kernel keeps its pattern
+MAX_PATTERN_DENSITY = PATTERN_ENTRIES / PATTERN_KERNEL  # every kernel keeps its pattern
 _TEXT = re.compile(rf"({'|'.join(KINDS)})\((\d+),(0\.\d+|1(?:\.0)?)\)")
 
 
@@ -50,10 +46,11 @@ class Scheme:
     density: float
 
     def __post_init__(self) -> None:
-        most = MOST_OF_PATTERNS if self.kind == "pattern" else 1.0
-        if self.kind not in KINDS or self.block < 1 or not 0 < self.density <= most:
+        max_density = MAX_PATTERN_DENSITY if self.kind == "pattern" else 1.0
+        if self.kind not in KINDS or self.block < 1 or not 0 < self.density <= max_density:
             raise PlanError(
-                f"{self} is no scheme: a kind of {', '.join(KINDS)}, a block of 1 channel or more, a density in (0, 1], of patterns in (0, 4/9]"
+                f"{self} is no scheme: a kind of {', '.join(KINDS)}, a block of 1 channel or more, "
+                "a density in (0, 1], of patterns in (0, 4/9]"
             )
 
     def __str__(self) -> str:
@@ -67,26 +64,23 @@ class Scheme:
         Raises:
             PlanError: it is none.
         """
-        found = _TEXT.fullmatch(text)
-        if found is None:
+        parts = _TEXT.fullmatch(text)
+        if parts is None:
             raise PlanError(
-                f"{text!r} is no scheme: write e.g. block(8,0.25), 8 output channels to a block, a quarter of the entries kept"
+                f"{text!r} is no scheme: write e.g. block(8,0.25), 8 output channels to a block, "
+                "a quarter of the entries kept"
             )
-        return Scheme(found[1], int(found[2]), float(found[3]))
+        return Scheme(parts[1], int(parts[2]), float(parts[3]))
 
     def n_kept(self, n_entries: int) -> int:
-        """Entries that each block keeps of so many:
-
-        one at least, of kernels one with all of its nine, of patterns one with its four.
+        """Entries that each block keeps: at least one entry, kernel of nine or pattern of four.
 
         Args:
             n_entries: input channels times height times width of the kernel.
         """
         if self.kind == "pattern":
-            return PATTERN_ENTRIES * max(
-                1,
-                min(round(n_entries * self.density / PATTERN_ENTRIES), n_entries // PATTERN_KERNEL),
-            )
+            n_patterns = round(n_entries * self.density / PATTERN_ENTRIES)
+            return PATTERN_ENTRIES * max(1, min(n_patterns, n_entries // PATTERN_KERNEL))
         if self.kind == "kernel":
             return PATTERN_KERNEL * max(1, round(n_entries * self.density / PATTERN_KERNEL))
         return max(1, round(n_entries * self.density))

@@ -1,8 +1,7 @@
-"""The subgraph table: what the tasks of a plan cost, which groups they write, and by which steps
-those may be narrowed.
+"""The subgraph table: what the tasks of a plan cost, and by which steps their groups may narrow.
 
-CPrune's table C, of plain values. Joined from a `network.Network` and what a source of latencies
-says.
+It is CPrune's table C (Kim et al., ECCV 2022, figure 3), joined from a network and a source of
+latencies.
 """
 
 from __future__ import annotations
@@ -24,18 +23,21 @@ __all__ = [
     "width_after_steps",
 ]
 
+_MAX_STEP_SHARE = 1 / 4  # of a group's channels
+_MAX_STEPS = 32  # through a group, so that episodes stay short
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class TaskRow:
     """One row of the subgraph table: a task of the current plan.
 
     Attributes:
         workload: the task.
         subgraphs: positions of its occurrences in `Network.subgraphs`; their number is its weight.
-        latency_s: of one occurrence, by the fastest program.
-        tile_factors: that program's split of the output-channel loop, outermost first; empty where
+        latency_s: of one occurrence, by the fastest schedule.
+        tile_factors: that schedule's split of the output-channel loop, outermost first; empty where
             it is not tiled.
-        groups: positions of the groups its layers produce.
+        groups: positions of the groups that its layers produce.
         lanes: channels that one iteration of that loop computes.
     """
 
@@ -57,11 +59,9 @@ class TaskRow:
         return self.latency_s * self.weight
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SubgraphTable:
-    """CPrune's table C (Kim et al., ECCV 2022, figure 3):
-
-    tasks, subgraphs, programs, groups and legal steps.
+    """Tasks, subgraphs, schedules, groups and legal steps of a plan.
 
     Attributes:
         network: what the plan belongs to.
@@ -82,42 +82,42 @@ class SubgraphTable:
 
     @staticmethod
     def from_costs(network: Network, plan: Plan, costs: Sequence[TaskCost]) -> SubgraphTable:
-        """Joins a plan with what its subgraphs' fastest programs cost.
+        """Joins a plan with the costs of its subgraphs.
 
-        Occurrences of one task may differ where their neighbours' layouts do: the row has their
-        mean, so that
-        the table's sum is that of its subgraphs.
-
-        Args:
-            network: what the plan belongs to.
-            plan: the current plan.
-            costs: of each subgraph.
+        Occurrences of one task may differ where their neighbours' layouts do. The row has their
+        mean, so that the table's sum is that of its subgraphs.
         """
-        occurrences: dict[str, list[int]] = {}
         workloads = network.workloads(plan)
-        for index, workload in enumerate(workloads):
-            occurrences.setdefault(workload.key, []).append(index)
+        occurrences: dict[str, list[int]] = {}
+        for at, workload in enumerate(workloads):
+            occurrences.setdefault(workload.key, []).append(at)
         rows = []
-        for at in occurrences.values():
-            first = costs[at[0]]
-            latency_s = (
-                first.latency_s if len(at) == 1 else sum(costs[i].latency_s for i in at) / len(at)
-            )
+        for subgraphs in occurrences.values():
+            first = subgraphs[0]
             rows.append(
                 TaskRow(
-                    workloads[at[0]],
-                    tuple(at),
-                    latency_s,
-                    first.tile_factors,
-                    _union(network.written_groups, at),
-                    first.lanes,
+                    workload=workloads[first],
+                    subgraphs=tuple(subgraphs),
+                    latency_s=_mean_latency([costs[at] for at in subgraphs]),
+                    tile_factors=costs[first].tile_factors,
+                    groups=_union([network.written_groups[at] for at in subgraphs]),
+                    lanes=costs[first].lanes,
                 )
             )
-        return SubgraphTable(network, plan, tuple(rows), _legal_steps(network, rows))
+        steps = _legal_steps(network, rows)
+        return SubgraphTable(network=network, plan=plan, rows=tuple(rows), steps=steps)
 
 
-def _union(sets: Sequence[tuple[int, ...]], at: Sequence[int]) -> tuple[int, ...]:
-    return sets[at[0]] if len(at) == 1 else tuple(sorted({g for i in at for g in sets[i]}))
+def _mean_latency(costs: Sequence[TaskCost]) -> float:
+    if len(costs) == 1:
+        return costs[0].latency_s
+    return sum(cost.latency_s for cost in costs) / len(costs)
+
+
+def _union(groups: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    if len(groups) == 1:
+        return groups[0]
+    return tuple(sorted({group for of_one in groups for group in of_one}))
 
 
 def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
@@ -126,21 +126,22 @@ def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
         if not row.tile_factors:
             continue
         together = channel_granularity(row.tile_factors, row.lanes)
-        units = {
-            group: network.channel_multipliers[s].get(group, 1)
-            for s in row.subgraphs
-            for group in network.written_groups[s]
+        multipliers = {
+            group: network.channel_multipliers[at].get(group, 1)
+            for at in row.subgraphs
+            for group in network.written_groups[at]
         }
-        for group, unit in units.items():
-            producers[group].append((together // math.gcd(together, unit), row.total_s))
+        for group, multiplier in multipliers.items():
+            step = together // math.gcd(together, multiplier)
+            producers[group].append((step, row.total_s))
     return tuple(
-        legal_step(g.channels, producers_of_g)
-        for g, producers_of_g in zip(network.groups, producers, strict=True)
+        legal_step(group.channels, of_group)
+        for group, of_group in zip(network.groups, producers, strict=True)
     )
 
 
 def channel_granularity(factors: Sequence[int], lanes: int = 1) -> int:
-    """Channels that must go together for a program to keep its loop structure.
+    """Channels that must go together for a schedule to keep its loop structure.
 
     Args:
         factors: its split of the output-channel loop; the largest is the one that shrinks (Kim et
@@ -151,41 +152,35 @@ def channel_granularity(factors: Sequence[int], lanes: int = 1) -> int:
 
 
 def legal_step(channels: int, producers: Iterable[tuple[int, float]]) -> int:
-    """The number of channels one action removes from a group.
+    """The number of channels that one action removes from a group.
 
-    A step that is a multiple of the product of a program's other tile factors leaves its loop
-    structure
-    as it is (Kim et al., ECCV 2022, section 3.3). With several producers the published code takes
-    the
-    maximum, which breaks the other tilings; this takes the least common multiple. Where that passes
-    a
-    quarter of the group, the costliest producer alone decides, and where that does too, the step is
-    halved
-    until it does not: half a vector is still filled evenly. A step is at least 1/32 of the group,
-    so that
-    episodes stay short.
+    A schedule keeps its loop structure if the step is a multiple of the product of its other tile
+    factors (Kim et al., ECCV 2022, section 3.3). With several producers the published code takes
+    the maximum, which breaks the other tilings. This takes the least common multiple.
+
+    If that passes a quarter of the group, the costliest producer alone decides. If its own does
+    too, the step is halved until it does not: half a vector is still filled evenly. A step is at
+    least 1/32 of the group, so that episodes stay short.
 
     Args:
         channels: width of the group in the dense network.
-        producers: of each task that writes it, the channels that its program must keep together
-            (`channel_granularity`) and its total latency in seconds.
+        producers: of each task that writes the group, its `channel_granularity` and its total
+            latency in seconds.
 
     Returns:
         A step of 1 to `channels` channels.
     """
-    inner = list(producers)
-    step = math.lcm(*(s for s, _ in inner)) if inner else 1
-    if step > channels / 4 and inner:
-        step = max(inner, key=lambda item: item[1])[0]
-        while step > channels / 4 and step % 2 == 0:
+    tilings = list(producers)
+    max_step = channels * _MAX_STEP_SHARE
+    step = math.lcm(*(granularity for granularity, _ in tilings))
+    if step > max_step and tilings:
+        step, _ = max(tilings, key=lambda tiling: tiling[1])
+        while step > max_step and step % 2 == 0:
             step //= 2
-    at_least = math.ceil(channels / 32)
-    return min(step * math.ceil(at_least / step), channels)
+    min_step = math.ceil(channels / _MAX_STEPS)
+    return min(step * math.ceil(min_step / step), channels)
 
 
 def width_after_steps(width: int, step: int, count: int) -> int:
-    """The width that `count` legal steps lead to:
-
-    down to the next multiple of `step`, then `count - 1` more.
-    """
+    """The width after some legal steps: the next lower multiple of `step`, then `count - 1` more."""
     return (-(-width // step) - count) * step

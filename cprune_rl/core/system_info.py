@@ -1,7 +1,4 @@
-"""What machine this is and which versions are on it:
-
-for run folders and recordings, so that a figure says where it is from.
-"""
+"""This machine and the versions on it, so that run folders and recordings say where they are from."""
 
 from __future__ import annotations
 
@@ -61,11 +58,11 @@ def processor_name() -> str:
 
 
 def command_line() -> str:
-    """The command that started this process, for a file that others will read:
+    """The command that started this process, for a file that others will read.
 
-    whole paths are cut to their last part, passwords left out.
+    Paths are cut to their last part, and passwords are left out.
     """
-    return shlex.join([Path(sys.argv[0]).name, *map(_for_others, sys.argv[1:])])
+    return shlex.join([Path(sys.argv[0]).name, *map(_public, sys.argv[1:])])
 
 
 def now_utc() -> str:
@@ -73,7 +70,7 @@ def now_utc() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _for_others(argument: str) -> str:
+def _public(argument: str) -> str:
     scheme, mark, rest = argument.partition("://")
     if not mark:
         return re.sub(r"(^|[:=])~?/(?:[^/]*/)*", r"\1", argument)

@@ -1,6 +1,6 @@
-"""A user's own function by name:
+"""A user's own function by name, `file.py:function` or `package.module:function`.
 
-`file.py:function` or `package.module:function`, for networks and data sets.
+Networks and data sets may be named so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from cprune_rl.errors import ConfigError
@@ -18,37 +19,29 @@ __all__ = ["is_factory", "load_factory"]
 
 
 def is_factory(name: str) -> bool:
-    """Whether a name is meant as `file.py:function` or `package.module:function`, not as something
-    registered.
-    """
+    """Whether a name means a user's function, not something registered."""
     module, colon, function = name.rpartition(":")
-    return (
-        bool(colon)
-        and function.isidentifier()
-        and (
-            module.endswith(".py")
-            or (all(part.isidentifier() for part in module.split(".")) and "." in module)
-        )
-    )
+    if not colon or not function.isidentifier():
+        return False
+    if module.endswith(".py"):
+        return True
+    return "." in module and all(part.isidentifier() for part in module.split("."))
 
 
 def load_factory(kind: str, name: str) -> Callable[..., Any]:
     """The function behind a name. Its module is imported: this runs code, which is the user's own.
 
     Args:
-        kind: what it is for, said in errors: "model" or "data".
+        kind: what it is for, in errors: "model" or "data".
         name: `file.py:function` or `package.module:function`.
 
     Raises:
         ConfigError: there is no such file, module or function, or importing it fails.
     """
     module_name, _, function_name = name.rpartition(":")
+    is_file = module_name.endswith(".py")
     try:
-        module = (
-            _from_file(Path(module_name))
-            if module_name.endswith(".py")
-            else _from_package(module_name)
-        )
+        module = _from_file(Path(module_name)) if is_file else _from_package(module_name)
     except FileNotFoundError as error:
         raise ConfigError(f"{kind} {name!r}: {error}") from error
     except Exception as error:  # the user's own module raises anything
@@ -57,20 +50,25 @@ def load_factory(kind: str, name: str) -> Callable[..., Any]:
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        known = [
-            n
-            for n, value in vars(module).items()
-            if callable(value)
-            and not n.startswith("_")
-            and getattr(value, "__module__", None) == module.__name__
-        ]
         raise ConfigError(
-            f"{kind} {name!r}: {module_name} has no function {function_name!r}. It has: {', '.join(sorted(known)) or 'none'}."
+            f"{kind} {name!r}: {module_name} has no function {function_name!r}. "
+            f"It has: {', '.join(_function_names(module)) or 'none'}."
         )
     return function  # type: ignore[no-any-return]  # whatever the user wrote
 
 
-def _from_package(name: str) -> Any:
+def _function_names(module: ModuleType) -> list[str]:
+    """What a module defines itself, and does not import."""
+    return sorted(
+        name
+        for name, value in vars(module).items()
+        if callable(value)
+        and not name.startswith("_")
+        and getattr(value, "__module__", None) == module.__name__
+    )
+
+
+def _from_package(name: str) -> ModuleType:
     """An installed package, or one in the working folder, as `python -m` finds it."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
@@ -80,7 +78,7 @@ def _from_package(name: str) -> Any:
         sys.path.remove(folder)
 
 
-def _from_file(path: Path) -> Any:
+def _from_file(path: Path) -> ModuleType:
     path = path.expanduser().resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")

@@ -98,7 +98,7 @@ class LatencyInterpolator:
             return self._measured[workload.key][1]
         kind = _kind(workload)
         if kind not in self._points:
-            return TaskCost(math.inf, is_measured=False)
+            return TaskCost(latency_s=math.inf, is_measured=False)
         if kind not in self._fits:
             self._fits[kind] = _Fit.from_points(list(self._points[kind].values()))
         return self._fits[kind].predict(_shape(workload))
@@ -141,7 +141,12 @@ class _Fit:
         correction = float(weights @ self.residuals / (weights.sum() + _FIT_WEIGHT))
         latency_s = float(_terms(shape) @ self.coefficients) * math.exp(correction)
         nearest = self.costs[int(distances.argmin())]
-        return TaskCost(latency_s, nearest.tile_factors, is_measured=False, lanes=nearest.lanes)
+        return TaskCost(
+            latency_s=latency_s,
+            tile_factors=nearest.tile_factors,
+            is_measured=False,
+            lanes=nearest.lanes,
+        )
 
 
 def _left_out_errors(points: dict[str, Point]) -> Iterable[float]:

@@ -201,7 +201,7 @@ def stored_samples(store: CostStore, context: str, device: DeviceDescriptor) -> 
             workload.channels_out,
         )
         if shape not in best or latency_s < best[shape].cost.latency_s:
-            cost = TaskCost(latency_s, spread=trial.measurement.spread)
+            cost = TaskCost(latency_s=latency_s, spread=trial.measurement.spread)
             best[shape] = Sample(workload, cost, device, f"{shape[0]} at {shape[1]}")
     widest: dict[str, Sample] = {}
     for sample in best.values():

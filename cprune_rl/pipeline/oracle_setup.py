@@ -21,7 +21,7 @@ from cprune_rl.core.intervals import Interval, rank_correlation
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource
-from cprune_rl.core.scheme import MOST_OF_PATTERNS, Scheme
+from cprune_rl.core.scheme import MAX_PATTERN_DENSITY, Scheme
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.envs.actions.layer_schemes import SCHEME_SHAPES, SchemeShape, prunable_layers
 from cprune_rl.envs.problem import resolve_floor
@@ -256,7 +256,7 @@ def _scheme_direction(network: Network, rng: np.random.Generator) -> Callable[[f
             for layer, p in zip(shapes, pace, strict=True)
         }
         most = {
-            layer: MOST_OF_PATTERNS if shape.kind == "pattern" else 1.0
+            layer: MAX_PATTERN_DENSITY if shape.kind == "pattern" else 1.0
             for layer, shape in shapes.items()
         }
         return Plan(

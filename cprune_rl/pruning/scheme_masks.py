@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from cprune_rl.core.scheme import MOST_OF_PATTERNS, PATTERN_ENTRIES, PATTERN_KERNEL, Scheme
+from cprune_rl.core.scheme import MAX_PATTERN_DENSITY, PATTERN_ENTRIES, PATTERN_KERNEL, Scheme
 from cprune_rl.errors import PlanError
 
 __all__ = [
@@ -111,7 +111,7 @@ def increase_sparsity(model: nn.Module, schemes: Mapping[str, Scheme], share: fl
             scheme.density + (1 - scheme.density) * (1 - share) ** 3
         )  # exactly the scheme's in the end: where entries are rounded, a bit more is one entry more
         is_whole = (
-            scheme.kind == "pattern" and density > MOST_OF_PATTERNS
+            scheme.kind == "pattern" and density > MAX_PATTERN_DENSITY
         )  # every kernel keeps more than its pattern
         mask = (
             torch.ones_like(weights[name])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.core.loss_model import DENSITY_POWER, LossModel, scheme_penalty
 from cprune_rl.core.network import Network, Plan
-from cprune_rl.core.scheme import KINDS, MOST_OF_PATTERNS, Scheme
+from cprune_rl.core.scheme import KINDS, MAX_PATTERN_DENSITY, Scheme
 from cprune_rl.core.subgraph_table import TaskRow
 from cprune_rl.core.workload import Workload
 from cprune_rl.envs.actions.base import ActionTable, EpisodeState, PruneAction, log_ratio
@@ -58,7 +58,7 @@ SCHEMES = tuple(
     Scheme(kind, block, density)
     for kind, block in SCHEME_SHAPES
     for density in DENSITIES
-    if kind != "pattern" or density <= MOST_OF_PATTERNS
+    if kind != "pattern" or density <= MAX_PATTERN_DENSITY
 )
 START_RATIOS = (1.0, 0.75, 0.5)
 """Shares of channels that a policy of schemes learns to begin with, where channels may have been
@@ -110,7 +110,7 @@ def scheme_plans(network: Network, density: float) -> list[Plan]:
     shapes = [
         s
         for s in SCHEME_SHAPES
-        if layers[s.kind] and (s.kind != "pattern" or density <= MOST_OF_PATTERNS)
+        if layers[s.kind] and (s.kind != "pattern" or density <= MAX_PATTERN_DENSITY)
     ]
     return [
         Plan(

@@ -57,7 +57,7 @@ class LossModelOracle:
         value = self._dense_accuracy - self.loss(plan)
         if self._noise:
             value += self._noise * _standard_normal(self._seed, plan)
-        return Accuracy(min(max(value, 0.0), 1.0), self._standard_error)
+        return Accuracy(value=min(max(value, 0.0), 1.0), standard_error=self._standard_error)
 
     def loss(self, plan: Plan) -> float:
         """Give the loss of a plan without noise; this is no evaluation."""

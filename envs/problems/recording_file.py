@@ -183,8 +183,8 @@ def _task_to_json(workload: Workload, cost: TaskCost) -> dict[str, Any]:
 
 def _task_from_json(value: Mapping[str, Any]) -> tuple[Workload, TaskCost]:
     cost = TaskCost(
-        number(value["latency_s"], "latency_s", 1e-12, 1e6),
-        tuple(whole(factor, "tile factor", 1) for factor in value["tile_factors"]),
+        latency_s=number(value["latency_s"], "latency_s", 1e-12, 1e6),
+        tile_factors=tuple(whole(factor, "tile factor", 1) for factor in value["tile_factors"]),
         lanes=whole(value.get("lanes", 1), "lanes", 1),
         spread=number(value.get("spread", 0.0), "spread", 0.0, 1e3),
     )

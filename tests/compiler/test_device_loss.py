@@ -149,7 +149,10 @@ def test_a_timing_is_kept_where_the_second_one_lost_its_session(
     again: Measurement, wanted: Measurement
 ) -> None:
     with Scripted([Stub("it")], UNSTEADY, again) as device:
-        assert device._time_well(Artifact("", (), ()), device._sessions[0]) == wanted
+        assert (
+            device._time_well(Artifact(path="", shapes=(), dtypes=()), device._sessions[0])
+            == wanted
+        )
 
 
 def test_a_hang_is_given_up_and_frees_the_device(

@@ -223,7 +223,7 @@ class Works:
 def artifact(device: LocalDevice, module: tvm.IRModule, name: str) -> Artifact:
     path = device.build_folder / f"{name}.so"
     tvm.compile(module, target=device.target).export_library(str(path))
-    return Artifact(str(path), ((4,),), ("float32",))
+    return Artifact(path=str(path), shapes=((4,),), dtypes=("float32",))
 
 
 @pytest.mark.parametrize("broken", [Hangs, Crashes], ids=["hangs", "crashes"])
@@ -253,7 +253,7 @@ def test_a_server_killed_in_the_middle_is_started_again(device: LocalDevice) -> 
 def test_a_library_that_is_none_is_an_error_value(device: LocalDevice) -> None:
     path = device.build_folder / "none.so"
     path.write_text("not a library")
-    assert device.time([Artifact(str(path), ((4,),), ("float32",))])[0].error
+    assert device.time([Artifact(path=str(path), shapes=((4,),), dtypes=("float32",))])[0].error
 
 
 def test_a_machine_without_a_compiler_is_told_what_to_install(

@@ -471,7 +471,9 @@ def test_a_program_that_computes_something_else_is_found_out(
     lowered: Lowered, factor: float, complaint: str | None
 ) -> None:
     call = lowered.variants.all[0].calls[1]
-    found = OutputCheck(call, (None,) * (len(call.shapes) - 1), Liar(factor))(Artifact("", (), ()))  # type: ignore[arg-type]
+    found = OutputCheck(call, (None,) * (len(call.shapes) - 1), Liar(factor))(
+        Artifact(path="", shapes=(), dtypes=())
+    )  # type: ignore[arg-type]
     assert found is None if complaint is None else complaint in str(found)
 
 
@@ -494,7 +496,7 @@ def test_every_convolution_of_a_narrower_network_is_compared_with_torchs_in_ever
                 call, variant.exported.packings(widths, call), Zeros(call.shapes[-1])
             )  # type: ignore[arg-type]
             if any(operator.name == "nn.conv2d" for operator in call.operators):
-                assert "wrong output" in str(check(Artifact("", (), ()))), (
+                assert "wrong output" in str(check(Artifact(path="", shapes=(), dtypes=()))), (
                     f"{variant.layout} {call.function}"
                 )
 

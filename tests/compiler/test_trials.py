@@ -43,7 +43,7 @@ class Double:
         if self.error is not None:
             raise self.error
         path.touch()
-        return Artifact(str(path), (), ())
+        return Artifact(path=str(path), shapes=(), dtypes=())
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
         return [Measurement((seconds(a),)) for a in artifacts]

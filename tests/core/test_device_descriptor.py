@@ -37,7 +37,9 @@ def test_a_probe_gives_every_figure_and_is_remembered(device: LocalDevice) -> No
     st.lists(st.floats(1e-3, 1e6), min_size=8, max_size=8), st.integers(1, 256), st.integers(1, 64)
 )
 def test_a_descriptor_survives_its_file(figures: list[float], threads: int, lanes: int) -> None:
-    descriptor = DeviceDescriptor(*figures, threads=threads, vector_lanes=lanes)
+    names = list(UNKNOWN_DEVICE.to_json())
+    counts = {"threads": threads, "vector_lanes": lanes}
+    descriptor = DeviceDescriptor(**dict(zip(names, figures, strict=False)), **counts)
     assert DeviceDescriptor.from_json(json.loads(json.dumps(descriptor.to_json()))) == descriptor
 
 

@@ -61,7 +61,10 @@ def test_a_step_counts_the_channels_that_go_together() -> None:
             for s in network.subgraphs
         ),
     )
-    costs, group = [TaskCost(1e-3, (8, 16))] * len(network.subgraphs), network.group_index[name]
+    costs, group = (
+        [TaskCost(latency_s=1e-3, tile_factors=(8, 16))] * len(network.subgraphs),
+        network.group_index[name],
+    )
     assert [
         SubgraphTable.from_costs(n, n.dense, costs).steps[group] for n in (network, of_four)
     ] == [
@@ -81,7 +84,7 @@ def test_a_shared_task_counts_the_channels_of_each_group_that_it_writes() -> Non
     ]
     network = replace(network, subgraphs=tuple(subgraphs))
     table = SubgraphTable.from_costs(
-        network, network.dense, [TaskCost(1e-3, (8, 16))] * len(subgraphs)
+        network, network.dense, [TaskCost(latency_s=1e-3, tile_factors=(8, 16))] * len(subgraphs)
     )
     assert [row.weight for row in table.rows] == [1, 2, 1]
     assert table.steps[1:] == (2, 2)

@@ -55,7 +55,7 @@ def filled(url: str = "sqlite://") -> SqlStore:
     for context in ("x86", "arm"):
         store.add_trials(context, [good, bad, trial("reference", "reference", 1.0)])
         store.mark_tuned(context, "conv", "r", Tuning(("p1", "p2"), 2.0))
-    store.put_accuracy("k", Accuracy(0.9, 0.01, 100, 2.0))
+    store.put_accuracy("k", Accuracy(value=0.9, standard_error=0.01, n_images=100, cost_s=2.0))
     return store
 
 
@@ -123,7 +123,9 @@ def test_the_frozen_archive_of_format_1_is_read() -> None:
     assert bad.measurement.error == "crashed"
     tuning = store.tuned("x86", "conv", "dense:random=5:seed=0")
     assert (tuning.trace_digests, tuning.seconds) == (("p1", "p2"), 2.0)
-    assert store.accuracy("k")[0] == Accuracy(0.9, 0.01, 100, 2.0)
+    assert store.accuracy("k")[0] == Accuracy(
+        value=0.9, standard_error=0.01, n_images=100, cost_s=2.0
+    )
     store.close()
 
 
@@ -175,9 +177,9 @@ def test_what_goes_into_an_archive_comes_out(data: st.DataObject) -> None:
     store.put_accuracy(
         "k",
         Accuracy(
-            data.draw(st.floats(-1, 1)),
-            data.draw(st.floats(0, 1)),
-            data.draw(st.integers(0, 10**6)),
+            value=data.draw(st.floats(-1, 1)),
+            standard_error=data.draw(st.floats(0, 1)),
+            n_images=data.draw(st.integers(0, 10**6)),
         ),
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -37,7 +37,7 @@ def fill(url: str) -> None:
         store.mark_tuned(context, "conv", "all", Tuning(("p1", "p2", "p3", "p4"), 1.0))
         store.mark_tuned(context, "conv", "best", Tuning(("p1",), 1.0))
         store.mark_tuned(context, "dense", "all", Tuning((f"only-{context}",), 1.0))
-    store.put_accuracy("k", Accuracy(0.5))
+    store.put_accuracy("k", Accuracy(value=0.5))
     store.close()
 
 

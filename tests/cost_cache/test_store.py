@@ -82,14 +82,14 @@ def test_a_storage_that_cannot_be_opened_says_what_to_write(url: str) -> None:
 def test_a_full_disk_is_an_error_of_ours_and_loses_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/costs.db"
     store = SqlStore(url)
-    store.put_accuracy("kept", Accuracy(0.5))
+    store.put_accuracy("kept", Accuracy(value=0.5))
     # The next connection may not grow the file, which SQLite reports as a full disk.
     sa.event.listen(
         store.database.engine, "connect", lambda c, _: c.execute("PRAGMA max_page_count = 1")
     )
     store.database.engine.dispose()
     with pytest.raises(StoreError, match="disk is full"):
-        store.put_accuracy("k" * 1_000_000, Accuracy(0.5))
+        store.put_accuracy("k" * 1_000_000, Accuracy(value=0.5))
     store.close()
     again = open_store(url)
     assert again.accuracy("kept") is not None

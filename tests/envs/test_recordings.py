@@ -46,7 +46,7 @@ def save_toy(path: Path, spread: float = 0.05) -> Problem:
     for ratio in (1.0, 0.75, 0.5, 0.3):
         plan = problem.network.uniform(ratio)
         known |= {
-            w.key: (w, TaskCost(c.latency_s, c.tile_factors, spread=spread))
+            w.key: (w, TaskCost(latency_s=c.latency_s, tile_factors=c.tile_factors, spread=spread))
             for w, c in zip(
                 problem.network.workloads(plan), problem.latency.measure(plan), strict=True
             )
@@ -212,7 +212,7 @@ def test_a_seed_is_a_device_of_its_own_and_says_what_was_measured(seed: int) -> 
     network = problem.network
     dense = network.workloads(network.dense)
     costs = [
-        TaskCost(c.latency_s, c.tile_factors, spread=0.1)
+        TaskCost(latency_s=c.latency_s, tile_factors=c.tile_factors, spread=0.1)
         for c in problem.latency.measure(network.dense)
     ]
     tasks = LatencyInterpolator(zip(dense, costs, strict=True))
@@ -234,7 +234,7 @@ def test_looks_deviate_by_the_spread_that_was_measured() -> None:
     problem = toy_problem()
     network, dense = problem.network, problem.network.dense
     truth = [
-        TaskCost(c.latency_s, c.tile_factors, spread=s)
+        TaskCost(latency_s=c.latency_s, tile_factors=c.tile_factors, spread=s)
         for c, s in zip(problem.latency.measure(dense), (0.02, 0.2, 0.2, 0.0), strict=True)
     ]
     tasks = LatencyInterpolator(zip(network.workloads(dense), truth, strict=True))
@@ -275,7 +275,7 @@ def test_interpolated_tasks_deviate_by_the_error_of_the_interpolation(toy: Path)
 def test_a_task_alone_of_its_kind_says_nothing_of_the_interpolation() -> None:
     problem = toy_problem()
     workload = problem.network.workloads(problem.network.dense)[-1]
-    assert LatencyInterpolator([(workload, TaskCost(1e-6))]).leave_one_out_error == 0.0
+    assert LatencyInterpolator([(workload, TaskCost(latency_s=1e-6))]).leave_one_out_error == 0.0
     (lost,) = RecordedLatency(problem.network, LatencyInterpolator()).predict([workload])
     assert lost.error is not None
     assert "no task of this kind" in lost.error

@@ -39,7 +39,7 @@ def test_measured_tasks_come_back_and_others_are_interpolated() -> None:
 def test_a_failed_task_teaches_nothing() -> None:
     network = toy_network()
     workload = network.workloads(network.dense)[0]
-    interpolator = LatencyInterpolator([(workload, TaskCost(math.inf, error="crashed"))])
+    interpolator = LatencyInterpolator([(workload, TaskCost(latency_s=math.inf, error="crashed"))])
     assert interpolator.measured_tasks() == []
     assert math.isinf(interpolator.predict([workload])[0].latency_s)
 

@@ -173,7 +173,9 @@ def test_too_little_to_learn_from_is_a_clear_error(of: list[MeasuredNetwork], me
 
 
 def test_a_failed_task_teaches_nothing_and_two_networks_judge_nothing() -> None:
-    failed = [replace(s, cost=TaskCost(math.inf, error="crashed")) for s in samples(networks())]
+    failed = [
+        replace(s, cost=TaskCost(latency_s=math.inf, error="crashed")) for s in samples(networks())
+    ]
     with pytest.raises(DataError, match="0 measured tasks"):
         LatencyPredictor.fit(failed)
     with pytest.raises(DataError, match="takes three, found a, b"):

@@ -44,7 +44,9 @@ def build_library(
     arguments = ArgInfo.from_entry_func(module, remove_preproc=True)
     export_library(tvm.compile(module, target=target), path, require_linker(target, linker))
     shapes = tuple(tuple(int(length) for length in argument.shape) for argument in arguments)
-    return Artifact(str(path), shapes, tuple(str(argument.dtype) for argument in arguments))
+    return Artifact(
+        path=str(path), shapes=shapes, dtypes=tuple(str(argument.dtype) for argument in arguments)
+    )
 
 
 def export_library(

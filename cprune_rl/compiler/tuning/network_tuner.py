@@ -211,7 +211,7 @@ class NetworkTuner:
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
         """Only what was measured: a task that was not has an infinite, unmeasured cost."""
-        unknown = TaskCost(math.inf, is_measured=False)
+        unknown = TaskCost(latency_s=math.inf, is_measured=False)
         return [self._answers.get(w.key, unknown) for w in workloads]
 
     def choice(self, plan: Plan) -> VariantChoice:

@@ -295,10 +295,10 @@ class TaskTuner:
             if programs is None or t.trace_digest in programs
         ]
         if not trials:
-            return TaskCost(math.inf, error="no program fits this task")
+            return TaskCost(latency_s=math.inf, error="no program fits this task")
         measured = trials[0].measurement
         if measured.error is not None:
-            return TaskCost(math.inf, error=measured.error)
+            return TaskCost(latency_s=math.inf, error=measured.error)
         program, family = ScheduleTrace(trials[0].trace_json), workload.family
         if (
             workload.is_block_sparse
@@ -309,7 +309,10 @@ class TaskTuner:
                 else ()
             )
             return TaskCost(
-                measured.latency_s, factors, lanes=workload.block, spread=measured.spread
+                latency_s=measured.latency_s,
+                tile_factors=factors,
+                lanes=workload.block,
+                spread=measured.spread,
             )
         implementation = implementation_of(family)
         # their tiled channel loop runs over blocks
@@ -319,7 +322,9 @@ class TaskTuner:
             else 1
         )
         factors = program.tile_factors("NHWC" if implementation else "NCHW")
-        return TaskCost(measured.latency_s, factors, lanes=lanes, spread=measured.spread)
+        return TaskCost(
+            latency_s=measured.latency_s, tile_factors=factors, lanes=lanes, spread=measured.spread
+        )
 
 
 def distance(source: Workload, wanted: Workload) -> float:
