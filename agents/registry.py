@@ -13,7 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cprune_rl.agents.baselines.ablations import LatencyAblation, by_macs, by_prediction, shuffled
+from cprune_rl.agents.baselines.ablations import (
+    agent_by_macs,
+    agent_by_shuffled_tasks,
+    cprune_by_prediction,
+)
 from cprune_rl.agents.baselines.amc import AMC, AMCSettings
 from cprune_rl.agents.baselines.annealing import Annealing
 from cprune_rl.agents.baselines.bayesian import Bayes
@@ -128,7 +132,7 @@ METHODS: dict[str, Method] = {
     ),
     "rb-cprune": Method(
         "CPrune by predicted latencies; its winner, and what it may back off to, are measured",
-        lambda b: LatencyAblation("rb-cprune", CPrune(), by_prediction),
+        lambda b: cprune_by_prediction(),
     ),
     "netadapt": Method("NetAdapt (Yang et al., ECCV 2018)", lambda b: NetAdapt()),
     "halp": Method(
@@ -191,13 +195,13 @@ METHODS: dict[str, Method] = {
     ),
     "agent-macs": Method(
         "control: the agent by multiply-accumulates in the place of latency",
-        lambda b: LatencyAblation("agent-macs", PruningAgent(b.policy()), by_macs),
+        lambda b: agent_by_macs(b.policy()),
         "transferred",
         role="control",
     ),
     "agent-shuffled": Method(
         "control: the agent with latencies shuffled between kinds of tasks",
-        lambda b: LatencyAblation("agent-shuffled", PruningAgent(b.policy()), shuffled(b.seed)),
+        lambda b: agent_by_shuffled_tasks(b.policy(), b.seed),
         "transferred",
         role="control",
     ),

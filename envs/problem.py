@@ -54,6 +54,11 @@ class Problem:
         """The plan that a search starts from."""
         return self.start or self.network.dense
 
+    @property
+    def slack(self) -> float:
+        """Accuracy that may be lost."""
+        return self.dense_accuracy - self.floor
+
     def measured_s(self, plan: Plan) -> float:
         """Measure a plan's estimate, the sum of its tasks; infinite where a task has no program.
 

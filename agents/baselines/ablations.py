@@ -1,11 +1,8 @@
-"""A search that is shown other latencies than the true ones, and measures in the end what it came
-to.
+"""A search by overridden latencies, which measures in the end what it came to.
 
-`RB-CPrune` of the paper is such a search: greedy CPrune by predicted latencies. So are the controls
-that show what the
-compiler's information is worth: the same agent by multiply-accumulates, which know nothing of a
-device, and by latencies that
-belong to other tasks.
+`RB-CPrune` of the paper is such a search: CPrune by predicted latencies. So are the controls that
+show what the compiler's information is worth: the same agent by multiply-accumulates, which know
+nothing of a device, and by latencies that belong to other tasks.
 """
 
 from __future__ import annotations
@@ -17,121 +14,140 @@ from dataclasses import replace
 
 import numpy as np
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher, SearchSession
+from cprune_rl.agents.baselines.cprune import CPrune
+from cprune_rl.agents.core.searcher import Searcher
+from cprune_rl.agents.core.session import SearchSession, SessionSearcher
+from cprune_rl.agents.planner.agent import PruningAgent
+from cprune_rl.agents.rl.policy import RowPolicy
+from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import LatencySource, TaskCost, least_trials_needed
-from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
+from cprune_rl.core.search_result import AcceptedPlan, SearchStep
 from cprune_rl.core.workload import Workload
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import BudgetSpentError
 from cprune_rl.latency.sources import OverriddenLatency
 
-__all__ = ["LatencyAblation", "LatencyOverride", "by_macs", "by_prediction", "shuffled"]
+__all__ = ["LatencyAblation", "agent_by_macs", "agent_by_shuffled_tasks", "cprune_by_prediction"]
 
 LatencyOverride = Callable[[Problem], LatencySource]
 _SHARES = (1.0, 0.85, 0.7, 0.5)  # of the slack
 
 
-class LatencyAblation:
-    """See the module (and `searcher.Searcher`).
+def cprune_by_prediction() -> LatencyAblation:
+    """RB-CPrune: CPrune by predicted latencies."""
+    return LatencyAblation("rb-cprune", CPrune(), _predicted)
+
+
+def agent_by_macs(policy: RowPolicy) -> LatencyAblation:
+    """The agent by multiply-accumulates."""
+    return LatencyAblation("agent-macs", PruningAgent(policy), _macs)
+
+
+def agent_by_shuffled_tasks(policy: RowPolicy, seed: int = 0) -> LatencyAblation:
+    """The agent by latencies that are shuffled between kinds of tasks."""
+
+    def shuffle(problem: Problem) -> LatencySource:
+        return _shuffled(problem, seed)
+
+    return LatencyAblation("agent-shuffled", PruningAgent(policy), shuffle)
+
+
+class LatencyAblation(SessionSearcher):
+    """Searches by overridden latencies, then measures the plans that a run would try.
 
     Args:
         name: for tables and file names.
-        searcher: that is shown the override.
+        searcher: that reads the override.
         override: of a problem's latencies.
     """
 
     def __init__(self, name: str, searcher: Searcher, override: LatencyOverride) -> None:
-        self.name, self._searcher, self._override = name, searcher, override
+        self.name = name
+        self._searcher = searcher
+        self._override = override
 
-    def search(
-        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
-    ) -> SearchResult:
-        """Searches by the override, then measures the fastest plan by it, and the fastest of those
-        that leave some of the slack, for the final gate to back off to.
-        """
-        session = SearchSession(problem, budget, on_step)
-        session.start(
-            math.fsum(c.latency_s for c in problem.latency.measure(problem.network.dense))
-        )
+    def run(self, session: SearchSession) -> None:
+        """Search, then measure the fastest plan, and the fastest that leave some of the slack."""
+        problem = session.problem
         accepted: list[AcceptedPlan] = []
 
         def note(step: SearchStep) -> None:
             if step.accepted and step.accuracy is not None:
                 accepted.append(AcceptedPlan(step.plan, step.latency_s, step.accuracy))
 
-        with contextlib.suppress(
-            BudgetSpentError
-        ):  # what it accepted by then is measured as far as the budget goes
-            self._searcher.search(replace(problem, latency=self._override(problem)), budget, note)
-        for plan in _finalists(accepted, problem):
-            limit = budget.fresh_trials
-            if (
-                limit is not None
-                and session.cost()["fresh_trials"]
-                + least_trials_needed(problem.latency, problem.network, plan.plan)
-                > limit
-            ):
+        overridden = replace(problem, latency=self._override(problem))
+        # What was accepted by then is measured, as far as the budget goes.
+        with contextlib.suppress(BudgetSpentError):
+            self._searcher.search(overridden, session.budget, note)
+        for candidate in _fastest_by_share(accepted, problem):
+            plan = candidate.plan
+            price = least_trials_needed(problem.latency, problem.network, plan)
+            if not session.affords("fresh_trials", price):
                 break
-            latency_s = math.fsum(c.latency_s for c in problem.latency.measure(plan.plan))
-            is_faster = latency_s < session.accepted[0].latency_s  # whatever was predicted
+            latency_s = _measured_s(problem, plan)
             session.record(
-                SearchStep(plan.plan, "measured in the end", latency_s, plan.accuracy, is_faster)
+                SearchStep(
+                    plan=plan,
+                    what="measured in the end",
+                    latency_s=latency_s,
+                    accuracy=candidate.accuracy,
+                    accepted=latency_s < session.dense_s,
+                )
             )
-        return session.result(self.name)
 
 
-def _finalists(accepted: Sequence[AcceptedPlan], problem: Problem) -> list[AcceptedPlan]:
-    """The fastest plan by the override within each share of the slack."""
-    slack = problem.dense_accuracy - problem.floor
-    within = (
-        [a for a in accepted if problem.dense_accuracy - a.accuracy <= share * slack]
-        for share in _SHARES
-    )
-    return list(dict.fromkeys(min(plans, key=lambda a: a.latency_s) for plans in within if plans))
+def _fastest_by_share(accepted: Sequence[AcceptedPlan], problem: Problem) -> list[AcceptedPlan]:
+    """The fastest plan by the override within each share of the slack, each once."""
+    fastest: dict[AcceptedPlan, None] = {}
+    for share in _SHARES:
+        allowed = share * problem.slack
+        plans = [a for a in accepted if problem.dense_accuracy - a.accuracy <= allowed]
+        if plans:
+            fastest[min(plans, key=lambda a: a.latency_s)] = None
+    return list(fastest)
 
 
-def by_prediction(problem: Problem) -> LatencySource:
-    """Predictions stand for measurements."""
+def _measured_s(problem: Problem, plan: Plan) -> float:
+    """Sum exactly: among plans of as many operations, the last bit decides."""
+    return math.fsum(c.latency_s for c in problem.latency.measure(plan))
+
+
+def _predicted(problem: Problem) -> LatencySource:
     return OverriddenLatency(problem.network, problem.latency)
 
 
-def by_macs(problem: Problem) -> LatencySource:
+def _macs(problem: Problem) -> LatencySource:
     """Multiply-accumulates, scaled to the dense network's latency, stand for measurements.
 
     A task without any takes nothing. The steps that tilings allow are known.
     """
     network = problem.network
-    dense_s = math.fsum(c.latency_s for c in problem.latency.measure(network.dense))
-    s_per_mac = dense_s / max(network.macs(network.dense), 1)
+    dense_s = _measured_s(problem, network.dense)
+    seconds_per_mac = dense_s / max(network.macs(network.dense), 1)
 
     def override(workload: Workload, cost: TaskCost) -> TaskCost:
-        return replace(cost, latency_s=max(workload.macs * s_per_mac, 1e-12))
+        return replace(cost, latency_s=max(workload.macs * seconds_per_mac, 1e-12))
 
     return OverriddenLatency(network, problem.latency, override)
 
 
-def shuffled(seed: int) -> LatencyOverride:
+def _shuffled(problem: Problem, seed: int) -> LatencySource:
     """Each kind of task is as slow as another kind, drawn by a seed, is in the dense network.
 
     How latency falls with channels stays. Measurements cost what they cost.
     """
+    network = problem.network
+    workloads = network.workloads(network.dense)
+    costs = problem.latency.measure(network.dense)
+    seconds: dict[tuple[str, object], float] = {}
+    for workload, cost in zip(workloads, costs, strict=True):
+        seconds.setdefault((workload.family, workload.operator), cost.latency_s)
+    before = np.array(list(seconds.values()))
+    after = np.random.default_rng(seed).permutation(before)
+    factors = dict(zip(seconds, after / before, strict=True))
 
-    def override(problem: Problem) -> LatencySource:
-        network = problem.network
-        seconds: dict[tuple[str, object], float] = {}
-        dense = zip(
-            network.workloads(network.dense), problem.latency.measure(network.dense), strict=True
-        )
-        for workload, cost in dense:
-            seconds.setdefault((workload.family, workload.operator), cost.latency_s)
-        before = np.array(list(seconds.values()))
-        after = np.random.default_rng(seed).permutation(before)
-        factors = dict(zip(seconds, after / before, strict=True))
+    def override(workload: Workload, cost: TaskCost) -> TaskCost:
+        factor = factors.get((workload.family, workload.operator), 1.0)
+        return replace(cost, latency_s=cost.latency_s * factor)
 
-        def shuffle(workload: Workload, cost: TaskCost) -> TaskCost:
-            factor = factors.get((workload.family, workload.operator), 1.0)
-            return replace(cost, latency_s=cost.latency_s * factor)
-
-        return OverriddenLatency(network, problem.latency, shuffle, is_measuring=True)
-
-    return override
+    return OverriddenLatency(network, problem.latency, override, is_measuring=True)

@@ -1,30 +1,25 @@
-"""Greedy CPrune (Kim et al., ECCV 2022, algorithm 1), repaired: the rival that started it all.
+"""CPrune (Kim et al., ECCV 2022, algorithm 1), repaired: the rival that started it all.
 
-As published: the slowest task first, a candidate must be faster than `beta` times the current
-latency
-and keep `alpha` of the current accuracy, a failed accuracy test bans the task. Repaired: the step
-is the
-least common multiple over a group's producers (the published maximum breaks the other tilings),
-only
-tasks that changed are measured, and a plan that misses the floor is not kept. No cap on its steps.
+As published: the slowest task comes first; a candidate must be faster than `beta` times the current
+latency and keep `alpha` of the current accuracy; a failed accuracy test bans the task. Repaired:
+the step is the least common multiple over a group's producers, because the published maximum breaks
+the other tilings; only tasks that changed are measured; a plan that misses the floor is not kept.
+There is no cap on its steps.
 """
 
 from __future__ import annotations
 
-import math
-
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
+from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.core.network import Plan
-from cprune_rl.core.protocols import TaskCost
-from cprune_rl.core.search_result import SearchResult, SearchStep
+from cprune_rl.core.search_result import SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, width_after_steps
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["CPrune"]
 
 
-class CPrune:
-    """See the module.
+class CPrune(SessionSearcher):
+    """Narrows the slowest task again and again.
 
     Args:
         alpha: share of the current accuracy that a step must keep, in (0, 1].
@@ -34,80 +29,66 @@ class CPrune:
     name = "cprune"
 
     def __init__(self, alpha: float = 0.995, beta: float = 0.99) -> None:
-        self._alpha, self._beta = alpha, beta
+        self._alpha = alpha
+        self._beta = beta
 
-    def search(
-        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
-    ) -> SearchResult:
-        """Prunes the slowest task until every task is banned (see `searcher.Searcher`)."""
-        session = SearchSession(problem, budget, on_step)
-        dense = problem.network.dense
-        table = _build(problem, dense, problem.latency.measure(dense))
-        session.start(table.latency_s)
+    def run(self, session: SearchSession) -> None:
+        """Prune the slowest task until every task is banned."""
+        problem = session.problem
+        table = _measure(problem, problem.network.dense)
         accuracy = problem.dense_accuracy
         banned: set[frozenset[int]] = set()
         while not session.is_spent:
             row = _slowest(table, banned)
             if row is None:
                 break
-            step = self._prune_task(problem, session, table, row, accuracy)
-            if step is None:
+            step = self._prune_task(session, table, row, accuracy)
+            if step is None or step.accuracy is None:
                 banned.add(frozenset(row.groups))
                 continue
-            table = _build(problem, step.plan, problem.latency.measure(step.plan))
-            accuracy = step.accuracy or accuracy
-        return session.result(self.name)
+            table = _measure(problem, step.plan)
+            accuracy = step.accuracy
 
     def _prune_task(
-        self,
-        problem: Problem,
-        session: SearchSession,
-        table: SubgraphTable,
-        row: TaskRow,
-        accuracy: float,
+        self, session: SearchSession, table: SubgraphTable, row: TaskRow, accuracy: float
     ) -> SearchStep | None:
-        """Narrows a task until it is fast enough, doubling the step, then asks for its accuracy;
+        """Narrow a task, by twice as many steps each time, until it is fast enough to be evaluated.
 
-        None bans it.
+        None bans the task.
         """
-        count = 1
-        what = problem.network.subgraphs[row.subgraphs[0]].name
+        name = session.problem.network.subgraphs[row.subgraphs[0]].name
+        n_steps = 1
         while not session.is_spent:
-            plan = _narrowed(problem, table, row, count)
+            plan = _narrowed(table, row, n_steps)
             if plan is None:
                 return None
-            costs = problem.latency.measure(plan)
-            latency = sum(c.latency_s for c in costs)
-            if not math.isfinite(latency) or latency > self._beta * table.latency_s:
-                session.record(SearchStep(plan, f"{what} x{count}", latency, None, False))
-                count *= 2
-                continue
-            tried = problem.oracle.accuracy(plan).value
-            accepted = tried >= self._alpha * accuracy and tried >= problem.floor
-            step = SearchStep(plan, f"{what} x{count}", latency, tried, accepted)
-            session.record(step)
-            return step if accepted else None
+            step = session.try_plan(
+                plan,
+                f"{name} x{n_steps}",
+                only_if_faster_than=self._beta * table.latency_s,
+                least_accuracy=self._alpha * accuracy,
+            )
+            if step.accuracy is not None:
+                return step if step.accepted else None
+            n_steps *= 2
         return None
 
 
-def _build(problem: Problem, plan: Plan, costs: list[TaskCost]) -> SubgraphTable:
-    return SubgraphTable.from_costs(problem.network, plan, costs)
+def _measure(problem: Problem, plan: Plan) -> SubgraphTable:
+    return SubgraphTable.from_costs(problem.network, plan, problem.latency.measure(plan))
 
 
 def _slowest(table: SubgraphTable, banned: set[frozenset[int]]) -> TaskRow | None:
-    """The task that takes most time, over all its subgraphs, among those that may still be pruned."""
+    """The task that takes most time, over all its subgraphs, among those that may be pruned."""
     rows = [r for r in table.rows if r.groups and frozenset(r.groups) not in banned]
     return max(rows, key=lambda r: r.total_s, default=None)
 
 
-def _narrowed(problem: Problem, table: SubgraphTable, row: TaskRow, count: int) -> Plan | None:
-    """The plan with every group of a task `count` steps narrower;
-
-    None where a group would pass its minimum.
-    """
+def _narrowed(table: SubgraphTable, row: TaskRow, n_steps: int) -> Plan | None:
+    """Narrow every group of a task by so many steps; None where one would pass its minimum."""
     widths = list(table.plan.widths)
     for g in row.groups:
-        widths[g] = width_after_steps(widths[g], table.steps[g], count)
-        if widths[g] < problem.network.groups[g].minimum:
+        widths[g] = width_after_steps(widths[g], table.steps[g], n_steps)
+        if widths[g] < table.network.groups[g].minimum:
             return None
     return Plan(tuple(widths), table.plan.schemes)

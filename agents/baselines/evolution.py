@@ -1,9 +1,8 @@
-"""Regularised evolution (Real et al., AAAI 2019) of plans:
+"""Regularised evolution (Real et al., AAAI 2019) of plans: tournaments, mutations, crossovers, the
+oldest dies.
 
-tournaments, mutations, crossovers, the oldest dies.
-
-Every plan is measured and its accuracy asked for: a population needs to know how good its slower
-and its failing members are.
+Every plan is measured and evaluated: a population needs to know how good its slower and its failing
+members are.
 """
 
 from __future__ import annotations
@@ -13,84 +12,79 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cprune_rl.agents.baselines.plan_sampling import energy, moved, random_direction, towards
-from cprune_rl.agents.core.searcher import Budget, OnStep
-from cprune_rl.agents.core.session import Looks
+from cprune_rl.agents.baselines.plan_sampling import (
+    energy,
+    plan_towards,
+    random_direction,
+    with_moved_group,
+)
+from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.core.network import Plan
-from cprune_rl.core.search_result import SearchResult, SearchStep
-from cprune_rl.envs.problem import Problem
+from cprune_rl.core.search_result import SearchStep
 
 __all__ = ["Evolution"]
 
 
-class Evolution:
-    """See the module (and `searcher.Searcher`).
+class Evolution(SessionSearcher):
+    """Evolves widths of groups.
 
     Args:
         population: plans alive.
-        tournament: of which the best has a child.
-        n_looks: plans at most.
+        tournament: plans of which the best has a child.
+        max_plans: that are tried.
         seed: of all that is drawn.
     """
 
     name = "evolution"
 
     def __init__(
-        self, population: int = 24, tournament: int = 6, n_looks: int = 200, seed: int = 0
+        self, population: int = 24, tournament: int = 6, max_plans: int = 200, seed: int = 0
     ) -> None:
-        self._population, self._tournament, self._n_looks, self._seed = (
-            population,
-            tournament,
-            n_looks,
-            seed,
-        )
+        self._population = population
+        self._tournament = tournament
+        self._max_plans = max_plans
+        self._seed = seed
 
-    def search(
-        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
-    ) -> SearchResult:
-        """Draws a population and lets it evolve."""
-        looks, rng = Looks(problem, budget, on_step), np.random.default_rng(self._seed)
+    def run(self, session: SearchSession) -> None:
+        """Draw a population and let it evolve."""
+        rng = np.random.default_rng(self._seed)
         alive: deque[SearchStep] = deque(maxlen=self._population)
-        for number in range(self._n_looks):
-            if looks.session.is_spent:
+        for number in range(self._max_plans):
+            if session.is_spent:
                 break
             if number < self._population:
-                child, what = (
-                    towards(
-                        looks,
-                        random_direction(looks, 0.4, rng),
-                        looks.slack * rng.uniform(0.3, 1.2),
-                    ),
-                    "first generation",
-                )
+                direction = random_direction(session, 0.4, rng)
+                loss = session.problem.slack * rng.uniform(0.3, 1.2)
+                plan = plan_towards(session, direction, loss)
+                what = "first generation"
             else:
-                child, what = self._child(looks, alive, rng), "child"
-            alive.append(looks.take(child, f"{what} {number + 1}"))
-        return looks.session.result(self.name)
+                plan = self._child(session, alive, rng)
+                what = "child"
+            alive.append(session.try_once(plan, f"{what} {number + 1}"))
 
-    def _child(self, looks: Looks, alive: Sequence[SearchStep], rng: np.random.Generator) -> Plan:
-        """Of the best of a tournament, crossed with another's in half of the cases, and mutated:
+    def _child(
+        self, session: SearchSession, alive: Sequence[SearchStep], rng: np.random.Generator
+    ) -> Plan:
+        """Breed from the best of two tournaments, and mutate one to three groups.
 
-        one to three groups.
+        Half of the children are copies of the first, half are crossed with the second.
         """
-        mother, father = (self._chosen(alive, looks.problem.floor, rng).plan for _ in range(2))
-        widths = zip(mother.widths, father.widths, strict=True)
-        child = (
-            Plan(tuple(m if rng.random() < 0.5 else f for m, f in widths))
-            if rng.random() < 0.5
-            else mother
-        )
-        for group in rng.choice(
-            len(child.widths), min(int(rng.integers(1, 4)), len(child.widths)), replace=False
-        ):
-            child = moved(looks.widths, child, int(group), int(rng.choice((-4, -2, -1, 1, 2, 4))))
+        mother = self._winner(session, alive, rng).plan
+        father = self._winner(session, alive, rng).plan
+        child = mother
+        if rng.random() < 0.5:
+            widths = zip(mother.widths, father.widths, strict=True)
+            child = Plan(tuple(m if rng.random() < 0.5 else f for m, f in widths))
+        n_mutated = min(int(rng.integers(1, 4)), len(child.widths))
+        for group in rng.choice(len(child.widths), n_mutated, replace=False):
+            n_widths = int(rng.choice((-4, -2, -1, 1, 2, 4)))
+            child = with_moved_group(session.widths, child, int(group), n_widths)
         return child
 
-    def _chosen(
-        self, alive: Sequence[SearchStep], floor: float, rng: np.random.Generator
+    def _winner(
+        self, session: SearchSession, alive: Sequence[SearchStep], rng: np.random.Generator
     ) -> SearchStep:
-        members = [
-            alive[int(i)]
-            for i in rng.choice(len(alive), min(self._tournament, len(alive)), replace=False)
-        ]
-        return min(members, key=lambda step: energy(step, floor))
+        """Draw a tournament; its best member."""
+        size = min(self._tournament, len(alive))
+        members = [alive[int(at)] for at in rng.choice(len(alive), size, replace=False)]
+        return min(members, key=lambda step: energy(step, session.problem.floor))

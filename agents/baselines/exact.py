@@ -1,63 +1,48 @@
-"""A reference that knows everything:
+"""A reference that knows everything: the fastest plan whose true loss fits, and whether that is proven.
 
-the fastest plan whose true loss fits, and whether that is proven.
-
-For the gap that a search leaves on problems where nothing is hidden (`open_replay(...,
-perfect_information=True)`): cheap looks that are the truth, and
-losses that add up. It is no rival: on a device nobody knows either. Its plans are of the dense
-network's legal steps; a search whose steps follow its
-own plan's programs may come to widths that this one does not consider. Called by comparisons and
-tests.
+It shows the gap that a search leaves on problems where nothing is hidden: predicted latencies that
+are the truth, and losses that add up. It is no rival: on a device nobody knows either. Its plans
+are of the dense network's legal steps. A search whose steps follow its own plan's programs may come
+to widths that this one does not consider.
 """
 
 from __future__ import annotations
 
-from cprune_rl.agents.baselines.width_milp import Effort, WidthProgram
-from cprune_rl.agents.core.searcher import Budget, OnStep
-from cprune_rl.agents.core.session import Looks
+from cprune_rl.agents.baselines.width_milp import SolverLimits, WidthProgram
+from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.core.loss_model import LossModel
-from cprune_rl.core.search_result import SearchResult
-from cprune_rl.envs.problem import Problem
 
 __all__ = ["PROVEN", "Exact"]
 
 PROVEN = "proven optimal"
 
 
-class Exact:
-    """See the module (and `searcher.Searcher`).
+class Exact(SessionSearcher):
+    """Solves one program of all widths.
 
     Args:
         truth: of the losses.
-        effort: of the solver.
+        limits: of the solver.
     """
 
     name = "exact"
 
-    def __init__(self, truth: LossModel, effort: Effort | None = None) -> None:
-        self._truth, self._effort = truth, effort or Effort(time_limit_s=300.0, relative_gap=0.0)
+    def __init__(self, truth: LossModel, limits: SolverLimits | None = None) -> None:
+        self._truth = truth
+        self._limits = limits or SolverLimits(time_limit_s=300.0, relative_gap=0.0)
 
-    def search(
-        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
-    ) -> SearchResult:
-        """One program and one look;
-
-        the step's `why` says whether the plan is proven optimal (see `searcher.Searcher`).
-        """
-        looks = Looks(problem, budget, on_step)
-        program = WidthProgram.of(
+    def run(self, session: SearchSession) -> None:
+        """Try the program's plan; the step's `why` says whether it is proven optimal."""
+        problem = session.problem
+        program = WidthProgram.from_problem(
             problem,
-            looks.widths,
+            session.widths,
             self._truth,
-            problem.network.dense,
-            problem.network.touched_groups,
+            plan=problem.network.dense,
+            varied=problem.network.touched_groups,
         )
-        found = program.least_latency(looks.slack, self._effort)
-        if found is not None and not looks.session.is_spent:
-            why = (
-                PROVEN
-                if found.is_optimal
-                else f"not proven optimal: none is faster than {found.bound:.6g} s"
-            )
-            looks.take(found.plan, "exact", why)
-        return looks.session.result(self.name)
+        solution = program.least_latency(problem.slack, self._limits)
+        if solution is not None and not session.is_spent:
+            unproven = f"not proven optimal: none is faster than {solution.bound:.6g} s"
+            why = PROVEN if solution.is_optimal else unproven
+            session.try_once(solution.plan, "exact", why=why)

@@ -1,13 +1,10 @@
-"""From a method that prunes to a given latency to one that holds a given accuracy:
-
-bisection of the target, a true look at each.
+"""From a method that prunes to a given latency to one that holds a given accuracy: bisection of the
+target, each plan measured.
 
 HALP and MDP are told a latency and find the plan of least predicted loss; here the floor is given,
-and the latency is sought. The first
-target is what the method's own model believes to hold, so that a few looks bracket the answer. Last
-come targets that leave some of the slack:
-an oracle errs, and a method that has staked all on plans at the floor has nothing where the final
-gate refuses them. Called by `halp` and `mdp`.
+and the latency is sought. The first target is what the method's own model believes to hold, so a
+few plans bracket the answer. Last come targets that leave some of the slack: an oracle errs, and a
+method that staked all on plans at the floor has nothing where the final gate refuses them.
 """
 
 from __future__ import annotations
@@ -15,94 +12,94 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-from cprune_rl.agents.core.session import Looks
+from cprune_rl.agents.core.session import SearchSession
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchStep
 
 __all__ = ["Planner", "seek_target"]
 
 _STRIDE = 1.06  # between the first two targets; squared until one holds and one does not
-_CLOSE = 1.002  # ratio of targets that are not worth a look between them
+_CLOSE = 1.002  # ratio of targets that are not worth a plan between them
 _OVER = 1.01  # of a target: what measures slower was predicted wrongly
-_TRIES = 3
+_ATTEMPTS = 3
 _LOOSER = (1.1, 1.25, 1.5)  # times the target that held
 
 
 class Planner(Protocol):
-    """What prunes to a target by its model of the problem, as that is when it is asked."""
+    """Prunes to a target by its model of the problem, as that is when it is asked."""
 
-    def fitting(self) -> Plan | None:
-        """The fastest plan whose predicted loss fits into the slack; None where there is none."""
+    def fastest_fitting(self) -> Plan | None:
+        """Find the fastest plan whose predicted loss fits the slack; None where there is none."""
 
-    def within(self, latency_s: float) -> Plan | None:
-        """The plan of least predicted loss within a latency; None where there is none."""
+    def least_loss_within(self, latency_s: float) -> Plan | None:
+        """Find the plan of least predicted loss within a latency; None where there is none."""
 
 
-def seek_target(looks: Looks, planner: Planner, most_looks: int) -> None:
-    """Looks at plans for one target after another until the fastest that holds is found, or the
-    budget is spent.
+def seek_target(session: SearchSession, planner: Planner, max_plans: int) -> None:
+    """Try plans for one target after another until the fastest that holds is found.
 
     Args:
-        looks: measures, judges and writes down.
+        session: measures, evaluates and writes down.
         planner: makes the plans.
-        most_looks: at plans.
+        max_plans: that are tried before the looser targets.
 
     Raises:
         DeviceError: the device is gone.
     """
-    held_s, missed_s, stride = looks.dense_s, 0.0, _STRIDE
-    fitting = planner.fitting() if math.isfinite(held_s) else None
-    target_s = (
-        held_s / stride if fitting is None else min(looks.predicted_s(fitting), held_s / stride)
-    )
-    while (
-        len(looks.session.history) < most_looks
-        and not looks.session.is_spent
-        and held_s > missed_s * _CLOSE
-    ):
-        step = _reach(looks, planner, target_s)
+    held_s = _bisect(session, planner, max_plans)
+    for factor in _LOOSER:
+        is_pruned = held_s < session.dense_s and factor * held_s < session.dense_s
+        if is_pruned and not session.is_spent:
+            _reach(session, planner, factor * held_s, faster_than_s=session.dense_s)
+
+
+def _bisect(session: SearchSession, planner: Planner, max_plans: int) -> float:
+    """Bisect the target; give the latency of the fastest plan that held, in seconds."""
+    held_s = session.dense_s
+    missed_s = 0.0
+    stride = _STRIDE
+    target_s = held_s / stride
+    fitting = planner.fastest_fitting() if math.isfinite(held_s) else None
+    if fitting is not None:
+        target_s = min(session.problem.predicted_s(fitting), target_s)
+    while len(session.history) < max_plans and held_s > missed_s * _CLOSE and not session.is_spent:
+        step = _reach(session, planner, target_s)
         if step is not None and step.accepted and step.latency_s < held_s:
             held_s = step.latency_s
         else:
             missed_s = target_s
+        middle_s = math.sqrt(missed_s * held_s)
         if missed_s == 0.0:
             target_s = held_s / stride
-        elif held_s == looks.dense_s:
-            target_s = min(missed_s * stride, math.sqrt(missed_s * held_s))
+        elif held_s == session.dense_s:
+            target_s = min(missed_s * stride, middle_s)
         else:
-            target_s = math.sqrt(missed_s * held_s)
+            target_s = middle_s
         stride *= stride
-    for factor in _LOOSER:
-        if (
-            held_s < looks.dense_s
-            and factor * held_s < looks.dense_s
-            and not looks.session.is_spent
-        ):
-            _reach(looks, planner, factor * held_s, looks.dense_s)
+    return held_s
 
 
 def _reach(
-    looks: Looks, planner: Planner, target_s: float, most_s: float | None = None
+    session: SearchSession, planner: Planner, target_s: float, faster_than_s: float | None = None
 ) -> SearchStep | None:
-    """A look at the plan for a target;
+    """Try the plan for a target; where it is slower than predicted, try again.
 
-    where it is slower than predicted, at the next one, for predictions are mended by then.
-
-    Its accuracy is asked for where it is faster than the best plan or, if given, than `most_s`.
+    Predictions are corrected by what was measured. A plan is evaluated where it is faster than the
+    best one or, if given, than `faster_than_s`.
     """
     step = None
-    for left in reversed(range(_TRIES)):
-        plan = None if looks.session.is_spent else planner.within(target_s)
+    for n_left in reversed(range(_ATTEMPTS)):
+        plan = None if session.is_spent else planner.least_loss_within(target_s)
         if plan is None:
             break
-        below_s = min(
-            looks.best_s if most_s is None else most_s, _OVER * target_s if left else math.inf
-        )
-        step = looks.take(
+        limit_s = session.best.latency_s if faster_than_s is None else faster_than_s
+        if n_left:
+            limit_s = min(limit_s, _OVER * target_s)
+        step = session.try_once(
             plan,
-            f"{target_s / looks.dense_s:.1%} of the dense latency",
-            f"predicted loss {looks.predicted_loss(plan):.2%}",
-            below_s,
+            f"{target_s / session.dense_s:.1%} of the dense latency",
+            why=f"predicted loss {session.problem.predicted_loss(plan):.2%}",
+            only_if_faster_than=limit_s,
         )
         if step.accuracy is not None:
             break

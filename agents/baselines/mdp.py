@@ -1,67 +1,63 @@
-"""MDP (Sun et al., 2024), its channels:
-
-prune to a latency by a mixed-integer program in which what is read and what is written go together.
+"""MDP (Sun et al., 2024), its channels: prune to a latency by a mixed-integer program in which what is
+read and what is written go together.
 
 The latency of a layer is a function of both its widths, so the program knows that narrowing one
-layer speeds up the next. Blocks are not
-removed: a plan here has none to remove. The tables are read anew for each target, because each look
-    improves them.
+layer speeds up the next. Blocks are not removed: a plan here has none to remove. The tables are
+read anew for each target, because each measurement improves them.
 """
 
 from __future__ import annotations
 
 from cprune_rl.agents.baselines.latency_target import seek_target
-from cprune_rl.agents.baselines.width_milp import Effort, WidthProgram
-from cprune_rl.agents.core.searcher import Budget, OnStep
-from cprune_rl.agents.core.session import Looks
+from cprune_rl.agents.baselines.width_milp import SolverLimits, WidthProgram
+from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.core.network import Plan
-from cprune_rl.core.search_result import SearchResult
-from cprune_rl.envs.problem import Problem
 
 __all__ = ["MDP"]
 
 
-class MDP:
-    """See the module (and `searcher.Searcher`).
+class MDP(SessionSearcher):
+    """Seeks the lowest latency target whose plan holds.
 
     Args:
-        most_looks: at plans.
-        effort: of the solver, for each plan.
+        max_plans: that are tried before targets that leave some of the slack.
+        limits: of the solver, for each plan.
     """
 
     name = "mdp"
 
-    def __init__(self, most_looks: int = 20, effort: Effort | None = None) -> None:
-        self._most_looks, self._effort = most_looks, effort or Effort()
+    def __init__(self, max_plans: int = 20, limits: SolverLimits | None = None) -> None:
+        self._max_plans = max_plans
+        self._limits = limits or SolverLimits()
 
-    def search(
-        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
-    ) -> SearchResult:
-        """Seeks the lowest latency target whose plan holds (see `searcher.Searcher`)."""
-        looks = Looks(problem, budget, on_step)
-        seek_target(looks, _Joint(looks, self._effort), self._most_looks)
-        return looks.session.result(self.name)
+    def run(self, session: SearchSession) -> None:
+        """Bisect the target."""
+        seek_target(session, _JointProgram(session, self._limits), self._max_plans)
 
 
-class _Joint:
-    """Plans by programs of all widths together (see `latency_targets.Planner`)."""
+class _JointProgram:
+    """Plans by programs of all widths together."""
 
-    def __init__(self, looks: Looks, effort: Effort) -> None:
-        self._looks, self._effort = looks, effort
+    def __init__(self, session: SearchSession, limits: SolverLimits) -> None:
+        self._session = session
+        self._limits = limits
 
-    def fitting(self) -> Plan | None:
-        """One program."""
-        found = self._program().least_latency(self._looks.slack, self._effort)
-        return None if found is None else found.plan
+    def fastest_fitting(self) -> Plan | None:
+        """Solve one program."""
+        solution = self._program().least_latency(self._session.problem.slack, self._limits)
+        return None if solution is None else solution.plan
 
-    def within(self, latency_s: float) -> Plan | None:
-        """One program."""
-        found = self._program().least_loss(latency_s, self._effort)
-        return None if found is None else found.plan
+    def least_loss_within(self, latency_s: float) -> Plan | None:
+        """Solve one program."""
+        solution = self._program().least_loss(latency_s, self._limits)
+        return None if solution is None else solution.plan
 
     def _program(self) -> WidthProgram:
-        looks, problem = self._looks, self._looks.problem
-        best = min(looks.session.accepted, key=lambda a: a.latency_s)
-        return WidthProgram.of(
-            problem, looks.widths, problem.loss_model, best.plan, problem.network.touched_groups
+        problem = self._session.problem
+        return WidthProgram.from_problem(
+            problem,
+            self._session.widths,
+            problem.loss_model,
+            plan=self._session.best.plan,
+            varied=problem.network.touched_groups,
         )

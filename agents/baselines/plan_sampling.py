@@ -1,7 +1,4 @@
-"""Plans out of a space of legal widths, as searches draw and vary them that sample whole plans.
-
-Called by `uniform`, `random_search`, `evolution` and `annealing`.
-"""
+"""Plans out of the legal widths, as methods draw and vary them that sample whole plans."""
 
 from __future__ import annotations
 
@@ -11,66 +8,75 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.core.session import Looks
+from cprune_rl.agents.core.session import SearchSession
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchStep
 
-__all__ = ["energy", "moved", "nearest", "random_direction", "towards"]
+__all__ = ["energy", "nearest_plan", "plan_towards", "random_direction", "with_moved_group"]
 
 _PENALTY = 200.0  # of log latency, for each whole accuracy below the floor
+_FARTHEST = 6.0  # exponent of the kept ratios that `plan_towards` goes to at most
+_BISECTIONS = 20
 
 
-def nearest(widths: Sequence[Sequence[int]], wanted: NDArray[np.float64]) -> Plan:
-    """The plan of legal widths next to those wanted.
+def nearest_plan(widths: Sequence[Sequence[int]], wanted: NDArray[np.float64]) -> Plan:
+    """Find the plan of legal widths next to those wanted.
 
     Args:
         widths: legal ones of each group, ascending.
         wanted: of each group, `(n_groups,)`.
     """
-    return Plan(
-        tuple(
-            min(legal, key=lambda w: abs(w - aim))
-            for legal, aim in zip(widths, wanted, strict=True)
-        )
-    )
+    nearest = []
+    for legal, width in zip(widths, wanted, strict=True):
+        distances = [abs(w - width) for w in legal]
+        nearest.append(legal[distances.index(min(distances))])
+    return Plan(tuple(nearest))
 
 
-def towards(looks: Looks, direction: NDArray[np.float64], loss: float) -> Plan:
-    """The plan that goes as far in a direction as a predicted loss allows, by bisection.
+def plan_towards(session: SearchSession, direction: NDArray[np.float64], loss: float) -> Plan:
+    """Go as far in a direction as a predicted loss allows, by bisection.
 
     Args:
-        looks: whose widths.
+        session: whose problem and widths.
         direction: weight of each group, `(n_groups,)`: kept ratios fall exponentially with it.
         loss: in accuracy.
     """
-    dense = np.array(looks.problem.network.dense.widths, float)
-    low, high = 0.0, 6.0
-    for _ in range(20):
+    dense = np.array(session.problem.network.dense.widths, float)
+
+    def plan_at(distance: float) -> Plan:
+        return nearest_plan(session.widths, dense * np.exp(-distance * direction))
+
+    low = 0.0
+    high = _FARTHEST
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        fits = (
-            looks.predicted_loss(nearest(looks.widths, dense * np.exp(-middle * direction))) <= loss
-        )
-        low, high = (middle, high) if fits else (low, middle)
-    return nearest(looks.widths, dense * np.exp(-low * direction))
+        if session.problem.predicted_loss(plan_at(middle)) <= loss:
+            low = middle
+        else:
+            high = middle
+    return plan_at(low)
 
 
-def random_direction(looks: Looks, spread: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Log-normal weights of the groups, for `towards`."""
-    return np.exp(rng.normal(0.0, spread, len(looks.widths)))
+def random_direction(
+    session: SearchSession, spread: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Draw log-normal weights of the groups, for `plan_towards`."""
+    return np.exp(rng.normal(0.0, spread, len(session.widths)))
 
 
-def moved(widths: Sequence[Sequence[int]], plan: Plan, group: int, by: int) -> Plan:
-    """The plan with one group so many legal widths wider, or narrower, as far as there are any."""
+def with_moved_group(
+    widths: Sequence[Sequence[int]], plan: Plan, group: int, n_widths: int
+) -> Plan:
+    """Make one group so many legal widths wider, or narrower, as far as there are any."""
     legal = widths[group]
-    return plan.with_width(
-        group, legal[min(max(legal.index(plan.widths[group]) + by, 0), len(legal) - 1)]
-    )
+    at = legal.index(plan.widths[group]) + n_widths
+    return plan.with_width(group, legal[min(max(at, 0), len(legal) - 1)])
 
 
 def energy(step: SearchStep, floor: float) -> float:
-    """Log latency, and a penalty for what is missing of the floor;
+    """Score a step: log latency, and a penalty for what is missing of the floor.
 
-    infinite where the accuracy was not asked.
+    It is infinite where the accuracy was not asked for.
     """
     if step.accuracy is None or not math.isfinite(step.latency_s):
         return math.inf

@@ -1,13 +1,10 @@
-"""The mixed-integer program behind `halp`, `mdp` and `exact`:
-
-a width for each group, of least loss within a latency or the other way round.
+"""The mixed-integer linear program behind `halp`, `mdp` and `exact`: a width for each group, of least
+loss within a latency or the other way round.
 
 A plan's latency is a sum of tables, each over the widths of the groups that the shape of some
-subgraphs depends on. Each group takes
-one of its legal widths; a table of several groups has a variable for each combination, and the
-groups' choices are its marginals:
-the convex hull of the table, so that HiGHS has little to branch on, and no variable but a group's
-choices need be an integer.
+subgraphs depends on. Each group takes one of its legal widths. A table of several groups has a
+variable for each combination, and the groups' choices are its marginals: the convex hull of the
+table. So HiGHS has little to branch on, and only the groups' choices need be integers.
 """
 
 from __future__ import annotations
@@ -28,16 +25,19 @@ from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Plan
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["Effort", "Solution", "WidthProgram"]
+__all__ = ["Solution", "SolverLimits", "WidthProgram"]
 
-_MOST_COMBINATIONS = 4096  # of a table: two groups of 64 widths, or four of 8
-_TIGHTER = (
-    2e-6  # of the largest coefficient: a limit is drawn in by what the solver lets a plan pass it
-)
+Tables = dict[tuple[int, ...], NDArray[np.float64]]
+Widths = Sequence[Sequence[int]]
+
+_MAX_COMBINATIONS = 4096  # of a table: two groups of 64 widths, or four of 8
+# A limit is drawn in by as much as the solver lets a plan pass it, as a share of the largest
+# coefficient.
+_TOLERANCE = 2e-6
 
 
 @dataclass(frozen=True)
-class Effort:
+class SolverLimits:
     """When the solver may stop.
 
     Attributes:
@@ -49,7 +49,7 @@ class Effort:
     relative_gap: float = 1e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Solution:
     """A plan that solves a program.
 
@@ -76,8 +76,8 @@ class WidthProgram:
         widths: of each group, those that it may take.
         losses: of each group, the loss at each of its widths, in accuracy.
         tables: by positions of groups, seconds at each combination of their widths, one axis for
-            each group; infinite for
-            a combination that is not to be chosen. That of no group is what nothing changes.
+            each group; infinite for a combination that is not to be chosen. The table of no group
+            is what nothing changes.
     """
 
     widths: tuple[tuple[int, ...], ...]
@@ -85,14 +85,15 @@ class WidthProgram:
     tables: Mapping[tuple[int, ...], NDArray[np.float64]]
 
     @staticmethod
-    def of(
+    def from_problem(
         problem: Problem,
         widths: tuple[tuple[int, ...], ...],
         loss_model: LossModel,
+        *,
         plan: Plan,
         varied: Sequence[tuple[int, ...]],
     ) -> WidthProgram:
-        """The program of a problem by its cheap looks.
+        """Make the program of a problem by its predicted latencies.
 
         Args:
             problem: whose latencies are read.
@@ -100,111 +101,107 @@ class WidthProgram:
             loss_model: what each group loses.
             plan: the width of whatever is not varied.
             varied: of each subgraph, positions of the groups whose widths its latency is a function
-                of. Where their combinations are
-                too many, it is the sum of functions of one group each, the others at their width in
-                `plan`.
+                of. Where their combinations are too many, it is the sum of functions of one group
+                each, the others at their width in `plan`.
         """
-        tables: dict[tuple[int, ...], NDArray[np.float64]] = {}
+        tables: Tables = {}
         for subgraph, groups in enumerate(varied):
-            if math.prod(len(widths[g]) for g in groups) <= _MOST_COMBINATIONS:
-                parts = {groups: _seconds(problem, subgraph, groups, widths, plan)}
-            else:
-                base = _seconds(problem, subgraph, (), widths, plan)
-                with np.errstate(
-                    invalid="ignore"
-                ):  # where nothing is known of the subgraph, the program has no solution
-                    parts = {(): base} | {
-                        (g,): _seconds(problem, subgraph, (g,), widths, plan) - base for g in groups
-                    }
-            for at, seconds in parts.items():
+            for at, seconds in _tables_of(problem, subgraph, groups, widths, plan).items():
                 tables[at] = tables[at] + seconds if at in tables else seconds
-        dense = problem.network.dense.widths
-        losses = (
-            LossModel(loss_model.scale[[g]], loss_model.power[[g]]).group_losses(
-                np.array(w)[:, None] / dense[g]
-            )[:, 0]
-            for g, w in enumerate(widths)
-        )
+        losses = []
+        for g, (legal, dense) in enumerate(zip(widths, problem.network.dense.widths, strict=True)):
+            of_group = LossModel(loss_model.scale[[g]], loss_model.power[[g]])
+            losses.append(of_group.group_losses(np.array(legal)[:, None] / dense)[:, 0])
         return WidthProgram(widths, tuple(losses), tables)
 
-    def least_loss(self, latency_s: float, effort: Effort | None = None) -> Solution | None:
-        """The plan that loses least within a latency; None where none is found.
+    def least_loss(self, latency_s: float, limits: SolverLimits | None = None) -> Solution | None:
+        """Find the plan that loses least within a latency; None where none is found.
 
         Args:
             latency_s: that no plan may pass.
-            effort: of the solver.
+            limits: of the solver.
         """
-        columns = self._columns
+        variables = self._variables
         return self._solve(
-            columns.losses, columns.seconds, latency_s - self._fixed_s, 0.0, effort or Effort()
+            minimized=variables.losses,
+            limited=variables.seconds,
+            limit=latency_s - self._fixed_s,
+            limits=limits,
         )
 
-    def least_latency(self, loss: float, effort: Effort | None = None) -> Solution | None:
-        """The fastest plan that loses no more than that; None where none is found.
+    def least_latency(self, loss: float, limits: SolverLimits | None = None) -> Solution | None:
+        """Find the fastest plan that loses no more than that; None where none is found.
 
         Args:
             loss: in accuracy.
-            effort: of the solver.
+            limits: of the solver.
         """
-        columns = self._columns
-        return self._solve(columns.seconds, columns.losses, loss, self._fixed_s, effort or Effort())
+        variables = self._variables
+        return self._solve(
+            minimized=variables.seconds,
+            limited=variables.losses,
+            limit=loss,
+            constant=self._fixed_s,
+            limits=limits,
+        )
 
     @property
     def _fixed_s(self) -> float:
         return float(self.tables[()]) if () in self.tables else 0.0
 
     @cached_property
-    def _columns(self) -> _Columns:
-        return _Columns.of(self)
+    def _variables(self) -> _Variables:
+        return _Variables.from_program(self)
 
     def _solve(
         self,
-        objective: NDArray[np.float64],
+        *,
+        minimized: NDArray[np.float64],
         limited: NDArray[np.float64],
         limit: float,
-        fixed: float,
-        effort: Effort,
+        constant: float = 0.0,
+        limits: SolverLimits | None,
     ) -> Solution | None:
         if not (math.isfinite(limit) and math.isfinite(self._fixed_s)):
             return None
-        columns, unit, limited_unit = (
-            self._columns,
-            _largest(objective),
-            _largest(limited),
-        )  # the solver's tolerances are absolute
-        found = milp(
-            objective / unit,
-            integrality=columns.is_integer,
-            bounds=Bounds(0.0, columns.upper),
+        limits = limits or SolverLimits()
+        variables = self._variables
+        # The solver's tolerances are absolute, so coefficients are brought to about 1.
+        unit = _largest(minimized)
+        limited_unit = _largest(limited)
+        result = milp(
+            minimized / unit,
+            integrality=variables.is_integer,
+            bounds=Bounds(0.0, variables.upper),
             constraints=[
-                LinearConstraint(columns.equalities, columns.right_side, columns.right_side),
+                LinearConstraint(variables.equalities, variables.right_side, variables.right_side),
                 LinearConstraint(
-                    limited[None, :] / limited_unit, -np.inf, limit / limited_unit - _TIGHTER
+                    limited[None, :] / limited_unit, -np.inf, limit / limited_unit - _TOLERANCE
                 ),
             ],
-            options={"time_limit": effort.time_limit_s, "mip_rel_gap": effort.relative_gap},
+            options={"time_limit": limits.time_limit_s, "mip_rel_gap": limits.relative_gap},
         )
-        if found.x is None:
+        if result.x is None:
             return None
-        chosen = [
-            int(found.x[start : start + len(w)].argmax())
-            for start, w in zip(columns.starts, self.widths, strict=True)
-        ]
-        latency_s = sum(
-            float(table[tuple(chosen[g] for g in groups)]) for groups, table in self.tables.items()
-        )
-        loss = sum(float(of_group[at]) for of_group, at in zip(self.losses, chosen, strict=True))
-        plan = Plan(tuple(w[at] for w, at in zip(self.widths, chosen, strict=True)))
+        chosen = []
+        for start, legal in zip(variables.starts, self.widths, strict=True):
+            chosen.append(int(result.x[start : start + len(legal)].argmax()))
         return Solution(
-            plan, latency_s, loss, float(found.mip_dual_bound) * unit + fixed, found.status == 0
+            plan=Plan(tuple(w[at] for w, at in zip(self.widths, chosen, strict=True))),
+            latency_s=sum(
+                float(table[tuple(chosen[g] for g in groups)])
+                for groups, table in self.tables.items()
+            ),
+            loss=sum(float(losses[at]) for losses, at in zip(self.losses, chosen, strict=True)),
+            bound=float(result.mip_dual_bound) * unit + constant,
+            is_optimal=result.status == 0,
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Columns:
-    """The variables of a program:
-
-    the choices of each group, then the combinations of each table of several groups.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Variables:
+    """The variables of a program: the choices of each group, then the combinations of each table of
+    several groups.
 
     Attributes:
         starts: the first choice of each group.
@@ -226,60 +223,97 @@ class _Columns:
     right_side: NDArray[np.float64]
 
     @staticmethod
-    def of(program: WidthProgram) -> _Columns:
-        starts = [sum(len(w) for w in program.widths[:g]) for g in range(len(program.widths))]
-        n_choices = sum(len(w) for w in program.widths)
+    def from_program(program: WidthProgram) -> _Variables:
+        """Lay the variables out, and the equalities between them."""
+        sizes = [len(legal) for legal in program.widths]
+        ends = np.cumsum(sizes).tolist()
+        starts = [0, *ends[:-1]]
+        n_choices = ends[-1]
         of_choices = np.zeros(n_choices)
-        entries = [
-            (g, starts[g] + at, 1.0) for g, w in enumerate(program.widths) for at in range(len(w))
-        ]
-        n_rows, n_columns, seconds = len(starts), n_choices, [of_choices]
+        seconds = [of_choices]
+        n_variables = n_choices
+        equalities = _Equalities()
+        for start, size in zip(starts, sizes, strict=True):
+            equalities.add(range(start, start + size), right_side=1.0)
         for groups, table in program.tables.items():
             if len(groups) == 1:
-                of_choices[starts[groups[0]] : starts[groups[0]] + len(table)] += table
+                start = starts[groups[0]]
+                of_choices[start : start + len(table)] += table
             elif groups:
-                combinations = n_columns + np.arange(table.size).reshape(table.shape)
+                combinations = n_variables + np.arange(table.size).reshape(table.shape)
                 for axis, g in enumerate(groups):
                     for at in range(table.shape[axis]):
-                        entries += [
-                            (n_rows, int(column), 1.0)
-                            for column in np.take(combinations, at, axis).ravel()
-                        ]
-                        entries.append((n_rows, starts[g] + at, -1.0))
-                        n_rows += 1
-                n_columns += table.size
+                        marginal = np.take(combinations, at, axis).ravel().tolist()
+                        equalities.add(marginal, minus=starts[g] + at, right_side=0.0)
+                n_variables += table.size
                 seconds.append(table.ravel())
-        rows, columns, values = (np.array(column) for column in zip(*entries, strict=True))
         all_seconds = np.concatenate(seconds)
-        is_able = np.isfinite(all_seconds)
-        n_combinations = n_columns - n_choices
-        return _Columns(
-            tuple(starts),
-            np.concatenate([*program.losses, np.zeros(n_combinations)]),
-            np.where(is_able, all_seconds, 0.0),
-            is_able.astype(float),
-            np.repeat((1, 0), (n_choices, n_combinations)),
-            csr_array((values, (rows, columns)), shape=(n_rows, n_columns)),
-            np.repeat((1.0, 0.0), (len(starts), n_rows - len(starts))),
+        is_allowed = np.isfinite(all_seconds)
+        n_combinations = n_variables - n_choices
+        return _Variables(
+            starts=tuple(starts),
+            losses=np.concatenate([*program.losses, np.zeros(n_combinations)]),
+            seconds=np.where(is_allowed, all_seconds, 0.0),
+            upper=is_allowed.astype(float),
+            is_integer=np.repeat((1, 0), (n_choices, n_combinations)),
+            equalities=equalities.matrix(n_variables),
+            right_side=np.array(equalities.right_sides),
         )
 
 
+class _Equalities:
+    """Rows of a sparse system: sums of variables, less one variable, that equal a number."""
+
+    def __init__(self) -> None:
+        self.right_sides: list[float] = []
+        self._rows: list[int] = []
+        self._columns: list[int] = []
+        self._values: list[float] = []
+
+    def add(self, variables: Sequence[int], *, minus: int | None = None, right_side: float) -> None:
+        for variable in variables:
+            self._add_entry(variable, 1.0)
+        if minus is not None:
+            self._add_entry(minus, -1.0)
+        self.right_sides.append(right_side)
+
+    def matrix(self, n_variables: int) -> Any:
+        shape = len(self.right_sides), n_variables
+        return csr_array((self._values, (self._rows, self._columns)), shape=shape)
+
+    def _add_entry(self, variable: int, value: float) -> None:
+        self._rows.append(len(self.right_sides))
+        self._columns.append(variable)
+        self._values.append(value)
+
+
+def _tables_of(
+    problem: Problem, subgraph: int, groups: tuple[int, ...], widths: Widths, plan: Plan
+) -> Tables:
+    """Tables whose sum is a subgraph's latency."""
+    if math.prod(len(widths[g]) for g in groups) <= _MAX_COMBINATIONS:
+        return {groups: _seconds(problem, subgraph, groups, widths, plan)}
+    base = _seconds(problem, subgraph, (), widths, plan)
+    tables: Tables = {(): base}
+    # Where nothing is known of the subgraph, the program has no solution.
+    with np.errstate(invalid="ignore"):
+        for g in groups:
+            tables[g,] = _seconds(problem, subgraph, (g,), widths, plan) - base
+    return tables
+
+
 def _seconds(
-    problem: Problem,
-    subgraph: int,
-    groups: tuple[int, ...],
-    widths: Sequence[Sequence[int]],
-    plan: Plan,
+    problem: Problem, subgraph: int, groups: tuple[int, ...], widths: Widths, plan: Plan
 ) -> NDArray[np.float64]:
-    """Cheap looks at a subgraph, one axis for each group."""
-    at, workloads = list(plan.widths), []
+    """Predicted latencies of a subgraph, one axis for each group."""
+    at = list(plan.widths)
+    workloads = []
     for chosen in product(*(widths[g] for g in groups)):
         for g, width in zip(groups, chosen, strict=True):
             at[g] = width
         workloads.append(problem.network.workload(subgraph, Plan(tuple(at))))
-    return np.array([c.latency_s for c in problem.latency.predict(workloads)]).reshape(
-        [len(widths[g]) for g in groups]
-    )
+    seconds = np.array([c.latency_s for c in problem.latency.predict(workloads)])
+    return seconds.reshape([len(widths[g]) for g in groups])
 
 
 def _largest(values: NDArray[np.float64]) -> float:

@@ -1,42 +1,58 @@
-"""The agent: a trained policy plans in a model of the problem, what is verified mends the model,
-and so on in turns.
+"""The agent: a trained policy plans in a model of the problem, and what is verified corrects it.
 
-In a turn the policy is rolled out in the model (`imagination`), which costs nothing; the plan it
-comes to is measured and
-its accuracy asked for, where it promises to be faster than what is verified. A few rounds of search
-on the model go on
-from there (`surrogate`), each with one true look, and every answer is learnt from, so that the next
-turn plans in a better
-model. All write into one session, so the fastest plan that any of them verified is the answer.
+It works in turns. The policy is rolled out in the model (`model_problem`), which costs nothing. The
+plan it comes to is measured and evaluated, where it promises to be faster than what is verified.
+A few rounds of search on the model follow (`surrogate`), each of which verifies one plan. Every
+answer is learnt from, so the next turn plans in a better model. The fastest plan that any of them
+verified is the answer.
 
-A study on a simulator had the policy walk the true problem first (`PolicyRollOut`). In replays
-of recorded devices that
-walk took more evaluations than all of the turns, and what it came to was slower
-(`benchmarks/transfer.py`).
+In replays of recorded devices, a walk of the policy through the problem itself came to slower plans
+than these turns, with more evaluations than all of them (`benchmarks/transfer.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cprune_rl.agents.core.searcher import Budget, OnStep, SearchSession
-from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
+from cprune_rl.agents.core.searcher import Budget
+from cprune_rl.agents.core.session import SearchSession, SessionSearcher
+from cprune_rl.agents.planner.surrogate import Propose, SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.core.network import Plan
-from cprune_rl.core.search_result import SearchResult
+from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["PruningAgent"]
+__all__ = ["PruningAgent", "proposals_of"]
+
+
+def proposals_of(policy: RowPolicy, action_set: ActionSet | None = None) -> Propose:
+    """Let a policy propose plans: those that it comes to in a model of the problem.
+
+    Args:
+        policy: trained before.
+        action_set: that it was trained on; narrower groups where not given.
+    """
+    walk = PolicyRollOut(policy, action_set=action_set)
+
+    def propose(model: Problem) -> tuple[Plan, str]:
+        result = walk.search(model, Budget())
+        plan = result.best.plan
+        tried = [step.plan for step in result.history]
+        n_steps = tried.index(plan) + 1 if plan in tried else 0
+        steps = [step for step in result.history[:n_steps] if step.accepted]
+        return plan, "; ".join(f"{step.what}: {step.why}" for step in steps)
+
+    return propose
 
 
 @dataclass(frozen=True)
-class PruningAgent:
-    """See the module (and `searcher.Searcher`).
+class PruningAgent(SessionSearcher):
+    """The agent for widths of groups.
 
     Attributes:
         policy: trained before.
-        surrogate: of the turns, and of the rounds after each roll-out.
+        surrogate: settings of the turns, and of the rounds after each roll-out.
         name: for tables and file names.
     """
 
@@ -44,23 +60,6 @@ class PruningAgent:
     surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
     name: str = "agent"
 
-    def search(
-        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
-    ) -> SearchResult:
-        """Takes its turns, until they are done or the budget is spent."""
-        session = SearchSession(problem, budget, on_step)
-        return (
-            SurrogateSearch(self.surrogate)
-            .take_turns(problem, session, self._propose)
-            .result(self.name)
-        )
-
-    def _propose(self, model: Problem) -> tuple[Plan, str]:
-        """The plan that the policy comes to in a model of the problem, and the steps that led
-        there.
-        """
-        found = PolicyRollOut(self.policy).search(model, Budget())
-        at = {step.plan: n for n, step in enumerate(found.history)}.get(found.best.plan, -1)
-        return found.best.plan, "; ".join(
-            f"{step.what}: {step.why}" for step in found.history[: at + 1] if step.accepted
-        )
+    def run(self, session: SearchSession) -> None:
+        """Take turns until they are done or the budget is spent."""
+        SurrogateSearch(self.surrogate).take_turns(session, proposals_of(self.policy))

@@ -1,8 +1,7 @@
-"""A problem as a model has it:
+"""A problem as a model has it, as in model-based reinforcement learning.
 
-what is predicted stands for what would be measured, what is expected for what an oracle would say.
-
-Walking through it costs nothing: no look at the device, no evaluation.
+Predictions stand for measurements, and expected losses for an oracle's answers. Walking through it
+costs nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +17,15 @@ __all__ = ["model_problem"]
 
 
 def model_problem(problem: Problem, loss_model: LossModel) -> Problem:
-    """The problem with nothing left to pay for.
+    """Make the problem one with nothing left to pay for.
 
     Args:
-        problem: whose cheap looks are believed.
-        loss_model: what each group is believed to lose.
+        problem: whose predicted latencies are believed.
+        loss_model: what each group and layer is believed to lose.
     """
-    oracle = LossModelOracle(problem.network, loss_model, problem.dense_accuracy)
-    predictions = OverriddenLatency(problem.network, problem.latency)
-    return replace(problem, latency=predictions, oracle=oracle, loss_model=loss_model)
+    return replace(
+        problem,
+        latency=OverriddenLatency(problem.network, problem.latency),
+        oracle=LossModelOracle(problem.network, loss_model, problem.dense_accuracy),
+        loss_model=loss_model,
+    )

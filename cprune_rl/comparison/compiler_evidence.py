@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.baselines.plan_sampling import random_direction, towards
+from cprune_rl.agents.baselines.plan_sampling import plan_towards, random_direction
 from cprune_rl.agents.core.searcher import Budget
-from cprune_rl.agents.core.session import Looks
+from cprune_rl.agents.core.session import SearchSession
 from cprune_rl.core.intervals import Interval, rank_correlation
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.workload import OperatorKind
@@ -135,13 +135,17 @@ def find_inversion(problem: str, loss: float = 0.01, seed: int = 0) -> Inversion
     """
     opened = open_recorded(problem)
     network = opened.network
-    looks = Looks(opened, Budget())
+    session = SearchSession(opened, Budget())
+    session.start()
     rng = np.random.default_rng(seed)
-    drawn = {towards(looks, random_direction(looks, _SPREAD, rng), loss) for _ in range(_N_PLANS)}
-    plans = [plan for plan in drawn if looks.predicted_loss(plan) >= 0.7 * loss]
+    drawn = {
+        plan_towards(session, random_direction(session, _SPREAD, rng), loss)
+        for _ in range(_N_PLANS)
+    }
+    plans = [plan for plan in drawn if opened.predicted_loss(plan) >= 0.7 * loss]
     plans.sort(key=lambda plan: plan.widths)
     macs = _values(network.macs, plans) / network.macs(network.dense)
-    latency = _values(opened.measured_s, plans) / looks.dense_s
+    latency = _values(opened.measured_s, plans) / session.dense_s
     points = tuple(zip(macs.tolist(), latency.tolist(), strict=True))
     return Inversion(problem, points, rank_correlation(macs, latency))
 
@@ -156,13 +160,15 @@ def measure_proxies(problem: str, seed: int = 0) -> Proxies:
     replay = open_replay(problem)
     truth = open_recorded(problem)
     network = truth.network
-    looks = Looks(replay.problem, Budget())
+    session = SearchSession(replay.problem, Budget())
+    session.start()
     rng = np.random.default_rng(seed)
-    drawn = [
-        towards(looks, random_direction(looks, _SPREAD, rng), looks.slack * rng.uniform(0.5, 1.0))
-        for _ in range(_N_PLANS)
-    ]
-    plans = list(dict.fromkeys(drawn))
+    drawn: dict[Plan, None] = {}
+    for _ in range(_N_PLANS):
+        direction = random_direction(session, _SPREAD, rng)
+        loss = replay.problem.slack * rng.uniform(0.5, 1.0)
+        drawn[plan_towards(session, direction, loss)] = None
+    plans = list(drawn)
     latency = _values(truth.measured_s, plans)
     predicted = _values(replay.problem.predicted_s, plans)
     lost = _values(lambda plan: -replay.accuracy(plan), plans)
@@ -170,7 +176,7 @@ def measure_proxies(problem: str, seed: int = 0) -> Proxies:
         problem=problem,
         macs=rank_correlation(_values(network.macs, plans), latency),
         latency=rank_correlation(predicted, latency),
-        loss=rank_correlation(_values(looks.predicted_loss, plans), lost),
+        loss=rank_correlation(_values(replay.problem.predicted_loss, plans), lost),
     )
 
 

@@ -10,10 +10,24 @@ from typing import Any
 
 from cprune_rl.core.network import Plan
 
-__all__ = ["TABLE_PREFIX", "AcceptedPlan", "SearchResult", "SearchStep", "current_method"]
+__all__ = [
+    "TABLE_PREFIX",
+    "AcceptedPlan",
+    "SearchResult",
+    "SearchStep",
+    "current_method",
+    "log_gain",
+]
 
 TABLE_PREFIX = "table: "
 """Begins the `what` of a step that was measured to know something, and is no candidate."""
+
+
+def log_gain(before_s: float, after_s: float) -> float | None:
+    """Log latency ratio; None where a latency is infinite."""
+    if math.isfinite(before_s) and math.isfinite(after_s):
+        return math.log(before_s / after_s)
+    return None
 
 
 _OLD_METHODS = {"greedy": "cprune"}  # names of 0.2
@@ -33,7 +47,7 @@ def current_method(name: str, *, warns: bool = False) -> str:
     return current
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchStep:
     """One candidate that a search tried.
 

@@ -80,6 +80,18 @@ class SubgraphTable:
         """The estimate: the sum of tasks."""
         return sum(r.total_s for r in self.rows)
 
+    @cached_property
+    def legal_widths(self) -> tuple[tuple[int, ...], ...]:
+        """Widths that each group may have, ascending.
+
+        They are the multiples of its legal step from its minimum on, and the dense one.
+        """
+        widths = []
+        for group, step in zip(self.network.groups, self.steps, strict=True):
+            narrowest = math.ceil(group.minimum / step) * step
+            widths.append((*range(narrowest, group.channels, step), group.channels))
+        return tuple(widths)
+
     @staticmethod
     def from_costs(network: Network, plan: Plan, costs: Sequence[TaskCost]) -> SubgraphTable:
         """Joins a plan with the costs of its subgraphs.

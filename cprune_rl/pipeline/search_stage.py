@@ -120,10 +120,10 @@ def _searcher(
     if method == "agent":
         return agent, spent
     if mapping is None:
-        return ChannelsThenSchemes(agent, MappingRule(), name=method), _sum(
+        return ChannelsThenSchemes(channels=agent, schemes=MappingRule(), name=method), _sum(
             spent, context.scheme_cost
         )
-    return ChannelsThenSchemes(agent, mapping, surrogate=turns), spent
+    return ChannelsThenSchemes(channels=agent, schemes=mapping, surrogate=turns), spent
 
 
 def _sum(*costs: Mapping[str, float]) -> dict[str, float]:

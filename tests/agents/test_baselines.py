@@ -19,11 +19,11 @@ from cprune_rl.agents.baselines.fastnas import FastNAS
 from cprune_rl.agents.baselines.halp import HALP
 from cprune_rl.agents.baselines.mdp import MDP
 from cprune_rl.agents.baselines.netadapt import NetAdapt
-from cprune_rl.agents.baselines.width_milp import Effort, WidthProgram
+from cprune_rl.agents.baselines.width_milp import SolverLimits, WidthProgram
 from cprune_rl.agents.core.searcher import Budget, Searcher
-from cprune_rl.agents.core.session import Looks, legal_widths
+from cprune_rl.agents.core.session import SearchSession
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
-from cprune_rl.core.network import Group, Network, Plan
+from cprune_rl.core.network import Plan
 from cprune_rl.envs.problems.replay import ReplaySettings, open_replay
 from cprune_rl.testing import check_searcher, toy_problem
 
@@ -34,7 +34,7 @@ WAYS: dict[str, Callable[[], Searcher]] = {
     "exact": lambda: Exact(toy_problem().loss_model),
     "fastnas": FastNAS,
     "netadapt": NetAdapt,
-    "bayes": lambda: Bayes(most_looks=40),
+    "bayes": lambda: Bayes(max_plans=40),
     "amc": lambda: AMC(SMALL_AMC),
 }
 
@@ -52,7 +52,7 @@ def test_every_rival_passes_the_conformance_suite(make: Callable[[], Searcher]) 
     assert result.best.latency_s < result.accepted[0].latency_s
 
 
-def test_a_rival_that_may_look_at_nothing_looks_at_nothing(make: Callable[[], Searcher]) -> None:
+def test_a_rival_that_may_evaluate_nothing_tries_nothing(make: Callable[[], Searcher]) -> None:
     result = make().search(toy_problem(), Budget(accuracy_evaluations=0))
     assert result.history == ()
     assert len(result.accepted) == 1
@@ -109,7 +109,7 @@ def test_a_program_finds_what_enumeration_finds(seed: int) -> None:
         float(np.quantile([s for s, _ in every if math.isfinite(s)] or [1.0], rng.random())) * 1.001
     )
     loss_allowed = float(np.quantile([lost for _, lost in every], rng.random())) * 1.001
-    exact = Effort(60.0, 0.0)
+    exact = SolverLimits(60.0, 0.0)
     fastest = min((s for s, lost in every if lost <= loss_allowed), default=math.inf)
     found = program.least_latency(loss_allowed, exact)
     assert (math.inf if found is None else found.latency_s) == pytest.approx(fastest, rel=1e-6)
@@ -123,41 +123,28 @@ def test_a_program_finds_what_enumeration_finds(seed: int) -> None:
     assert found is None or found.latency_s <= seconds_allowed
 
 
-def test_a_programs_tables_add_up_to_the_cheap_looks() -> None:
+def test_a_programs_tables_add_up_to_the_predictions() -> None:
     problem = open_replay("resnet8@znver4-1t", -0.02).problem
-    looks = Looks(problem, Budget())
-    program = WidthProgram.of(
+    legal = SearchSession(problem, Budget()).widths
+    program = WidthProgram.from_problem(
         problem,
-        looks.widths,
+        legal,
         problem.loss_model,
-        problem.network.dense,
-        problem.network.touched_groups,
+        plan=problem.network.dense,
+        varied=problem.network.touched_groups,
     )
     rng = np.random.default_rng(0)
     for _ in range(10):
-        chosen = [int(rng.integers(len(w))) for w in looks.widths]
-        plan = Plan(tuple(w[at] for w, at in zip(looks.widths, chosen, strict=True)))
+        chosen = [int(rng.integers(len(w))) for w in legal]
+        plan = Plan(tuple(w[at] for w, at in zip(legal, chosen, strict=True)))
         seconds = sum(
             float(table[tuple(chosen[g] for g in groups)])
             for groups, table in program.tables.items()
         )
-        assert seconds == pytest.approx(looks.predicted_s(plan))
+        assert seconds == pytest.approx(problem.predicted_s(plan))
         assert sum(
             float(losses[at]) for losses, at in zip(program.losses, chosen, strict=True)
-        ) == pytest.approx(looks.predicted_loss(plan))
-
-
-def test_legal_widths_begin_at_the_minimum_and_end_at_the_dense_width() -> None:
-    network = Network(
-        name="n",
-        groups=(
-            Group(name="a", channels=64, minimum=13, layers=()),
-            Group(name="b", channels=10, minimum=4, layers=()),
-            Group(name="c", channels=5, minimum=3, layers=()),
-        ),
-        subgraphs=(),
-    )
-    assert legal_widths(network, (16, 4, 5)) == ((16, 32, 48, 64), (4, 8, 10), (5,))
+        ) == pytest.approx(problem.predicted_loss(plan))
 
 
 def test_where_all_is_known_no_search_is_faster_than_the_exact_one() -> None:
@@ -183,7 +170,9 @@ def test_netadapt_pays_for_every_candidate() -> None:
 def test_fastnas_pays_for_its_map() -> None:
     result = FastNAS(n_widths=4).search(toy_problem(), Budget())
     entries = [s for s in result.history if s.what.startswith("map: ")]
-    assert len(entries) == sum(min(4, len(w) - 1) for w in Looks(toy_problem(), Budget()).widths)
+    assert len(entries) == sum(
+        min(4, len(w) - 1) for w in SearchSession(toy_problem(), Budget()).widths
+    )
     assert not any(s.accepted for s in entries), (
         "a plan of the map is not measured, so it is no answer"
     )

@@ -12,11 +12,19 @@ from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep,
 
 def make_result() -> SearchResult:
     dense, narrow = Plan((8, 8)), Plan((8, 4), (("conv", "block(4,0.25)"),))
-    step = SearchStep(narrow, "conv x1", 2.0, 0.9, True, why="score +1", standard_error=0.01)
+    step = SearchStep(
+        plan=narrow,
+        what="conv x1",
+        latency_s=2.0,
+        accuracy=0.9,
+        accepted=True,
+        why="score +1",
+        standard_error=0.01,
+    )
     return SearchResult(
         method="mdp",
         accepted=(AcceptedPlan(dense, 4.0, 0.95), AcceptedPlan(narrow, 2.0, 0.9)),
-        history=(step, SearchStep(dense, "crashed", math.inf, None, False)),
+        history=(step, SearchStep(plan=dense, what="crashed", latency_s=math.inf)),
         cost={"fresh_trials": 3.0},
     )
 
@@ -33,7 +41,8 @@ def test_a_file_of_0_2_opens_under_the_methods_new_name() -> None:
     value = {"method": "greedy", "accepted": [], "history": [step], "cost": {}}
     result = SearchResult.from_json(value)
     assert result.method == "cprune"
-    assert result.history == (SearchStep(Plan((4,)), "conv x1", math.inf, None, False),)
+    (read,) = result.history
+    assert read == SearchStep(plan=Plan((4,)), what="conv x1", latency_s=math.inf)
 
 
 def test_who_asks_for_an_old_name_is_told_the_new_one() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cprune_rl.core.network import Plan
+from cprune_rl.core.network import Group, Network, Plan
 from cprune_rl.core.network_json import network_from_json, network_to_json
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import (
@@ -143,3 +143,17 @@ def test_macs_follow_the_widths() -> None:
     dense = 9 * 64 * (3 * 16 + 16 * 32 + 32 * 32) + 32 * 10
     assert network.macs(network.dense) == dense
     assert network.macs(Plan((8, 32, 32))) == dense - 9 * 64 * (3 * 8 + 8 * 32)
+
+
+def test_legal_widths_begin_at_the_minimum_and_end_at_the_dense_width() -> None:
+    network = Network(
+        name="n",
+        groups=(
+            Group(name="a", channels=64, minimum=13, layers=()),
+            Group(name="b", channels=10, minimum=4, layers=()),
+            Group(name="c", channels=5, minimum=3, layers=()),
+        ),
+        subgraphs=(),
+    )
+    table = SubgraphTable(network, network.dense, (), (16, 4, 5))
+    assert table.legal_widths == ((16, 32, 48, 64), (4, 8, 10), (5,))

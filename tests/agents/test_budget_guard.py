@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cprune_rl.agents.baselines.ablations import LatencyAblation, by_prediction
+from cprune_rl.agents.baselines.ablations import cprune_by_prediction
 from cprune_rl.agents.baselines.annealing import Annealing
 from cprune_rl.agents.baselines.bayesian import Bayes
 from cprune_rl.agents.baselines.cprune import CPrune
@@ -15,31 +15,24 @@ from cprune_rl.agents.baselines.halp import HALP
 from cprune_rl.agents.baselines.mdp import MDP
 from cprune_rl.agents.baselines.netadapt import NetAdapt
 from cprune_rl.agents.core.budget_guard import search_within
-from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher
-from cprune_rl.agents.core.session import Looks
+from cprune_rl.agents.core.searcher import Budget, Searcher
+from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.agents.planner.surrogate import SurrogateSearch
-from cprune_rl.core.search_result import SearchResult
-from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.replay import TRIALS_PER_TASK, ReplaySettings, open_replay
 from cprune_rl.testing import toy_problem
 
 
-class Spendthrift:
-    """Looks at one plan after another, whatever it is allowed."""
+class Spendthrift(SessionSearcher):
+    """Tries one plan after another, whatever it is allowed."""
 
     name = "spendthrift"
 
-    def search(
-        self, problem: Problem, budget: Budget, on_step: OnStep | None = None
-    ) -> SearchResult:
-        looks = Looks(problem, Budget(), on_step)
+    def run(self, session: SearchSession) -> None:
+        dense = session.problem.network.dense
         for at in range(2, 10):
-            for group, widths in enumerate(looks.widths):
-                looks.take(
-                    problem.network.dense.with_width(group, widths[-min(at, len(widths))]),
-                    f"{at} narrower",
-                )
-        return looks.session.result(self.name)
+            for group, widths in enumerate(session.widths):
+                plan = dense.with_width(group, widths[-min(at, len(widths))])
+                session.try_once(plan, f"{at} narrower")
 
 
 def test_a_search_that_ignores_its_budget_is_stopped_with_what_it_has() -> None:
@@ -93,7 +86,7 @@ def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None
             FastNAS,
         ),
         lambda: Bayes(20),
-        lambda: LatencyAblation("rb-cprune", CPrune(), by_prediction),
+        cprune_by_prediction,
     ],
 )
 def test_no_search_passes_any_budget(
@@ -114,7 +107,7 @@ def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations
 ):
     problem = open_replay("resnet8@znver4-1t").problem
     found, _ = search_within(
-        LatencyAblation("rb-cprune", CPrune(), by_prediction),
+        cprune_by_prediction(),
         problem,
         Budget(accuracy_evaluations=6),
     )
@@ -123,7 +116,7 @@ def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations
     assert len(found.history) <= 4, "the winner and what it may back off to, no more"
 
 
-def test_what_looks_would_have_taken_counts_as_time() -> None:
+def test_what_measurements_would_have_taken_counts_as_time() -> None:
     problem = open_replay("resnet8@znver4-1t").problem
     found, is_stopped = search_within(
         CPrune(),
