@@ -98,18 +98,20 @@ def measure(
     evaluations: dict[str, RecalibrationEvaluation | FinetuneEvaluation] = {
         "macs": full,
         "recalibrate": RecalibrationEvaluation(
-            trained_model.pruned, trained_model.weights, trained_model.data
+            pruner=trained_model.pruned, weights=trained_model.weights, data=trained_model.data
         ),
     }
     evaluations |= {
         f"finetune:{n}": trained_model.finetuned(
-            TrainSettings(n, learning_rate=0.02, warmup=0.1, seed=seed)
+            TrainSettings(n_steps=n, learning_rate=0.02, warmup=0.1, seed=seed)
         )
         for n in (20, 50, 200)
     }
     evaluations["supernet"] = supernet
     truth = _answers(
-        PlanOracle(full, trained_model.data, store, dense_accuracy),
+        PlanOracle(
+            evaluation=full, data=trained_model.data, store=store, dense_accuracy=dense_accuracy
+        ),
         plans,
         full,
         progress,
@@ -125,7 +127,12 @@ def measure(
         {**asked, "oracle": "truth", "accuracy": [round(float(v), 5) for v in truth]}
     ]
     for name, evaluation in evaluations.items():
-        oracle = PlanOracle(evaluation, trained_model.data, store, dense_accuracy)
+        oracle = PlanOracle(
+            evaluation=evaluation,
+            data=trained_model.data,
+            store=store,
+            dense_accuracy=dense_accuracy,
+        )
         values = (
             np.array([float(recording.network.macs(p)) for p in plans])
             if name == "macs"
@@ -173,7 +180,7 @@ def _look_s(
     )
     batch = plans[:_BATCH]
     started = time.perf_counter()
-    list(evaluation.many(batch))
+    list(evaluation.evaluate_many(batch))
     in_batch_s = (time.perf_counter() - started) / len(batch)
     return dict(
         zip(LOOKS, (round(v, 3) for v in (one_s, cpu_s, few_cpu_s, in_batch_s)), strict=True)

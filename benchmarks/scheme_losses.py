@@ -124,12 +124,14 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
     settings = full_settings(config)
     full, short = (
         trained_model.finetuned(settings, is_gradual=True),
-        trained_model.finetuned(TrainSettings(_SHORT, learning_rate=0.02, warmup=0.1)),
+        trained_model.finetuned(TrainSettings(n_steps=_SHORT, learning_rate=0.02, warmup=0.1)),
     )
     dense_accuracy = evaluate(trained_model.model, trained_model.data.search)
     store = open_store(storage)
     oracle, plans = (
-        PlanOracle(full, trained_model.data, store, dense_accuracy),
+        PlanOracle(
+            evaluation=full, data=trained_model.data, store=store, dense_accuracy=dense_accuracy
+        ),
         plans_of(network, n_random, 0),
     )
     started = time.perf_counter()

@@ -1,18 +1,15 @@
-"""From what an oracle says to what the full fine-tune would give:
+"""Maps the losses of a cheap evaluation to those of a full fine-tune.
 
-maps that are fitted on a few plans of each network.
-
-Plans that prune layers by schemes have a map of their own: a short training exaggerates what blocks
-lose in another way than what channels do.
-
-Called by the job, which has those plans fine-tuned, and by `oracle`.
+The maps are fitted on a few plans of each network that were fine-tuned in full. Plans that prune
+layers by schemes have a map of their own: a short training exaggerates what blocks lose in another
+way than what channels do.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +18,10 @@ from cprune_rl.core.network import Plan
 
 __all__ = ["Calibration", "CalibrationPoint", "Calibrations"]
 
-# where one point alone is known: a short fine-tune exaggerates large losses more than small ones
+# used where one point alone is known: a short fine-tune exaggerates large losses more than small
+# ones
 _DEFAULT_POWER = 0.5
+_POWER_RANGE = (0.2, 2.0)
 _SMALLEST_LOSS = 5e-4  # below what thousands of images can tell
 _NOISE = 1.5e-3  # of an accuracy after a full fine-tune, on some thousands of images
 _SCATTER = 0.2  # of the logarithm of a loss around a power law, noise apart
@@ -30,47 +29,46 @@ _SCATTER = 0.2  # of the logarithm of a loss around a power law, noise apart
 
 @dataclass(frozen=True)
 class Calibration:
-    """A monotone map from an oracle's loss to the loss after full fine-tuning:
+    """Maps a cheap loss to the loss after full fine-tuning: `scale * loss ** power`.
 
-    `scale * loss ** power`.
-
-    A power law has no plateaus: a plan that the oracle likes better is never rated alike.
+    A power law has no plateaus: of two plans, the one with the smaller cheap loss stays ahead.
 
     Attributes:
-        scale: loss after full fine-tuning where the oracle sees all accuracy lost.
+        scale: loss after full fine-tuning where the cheap evaluation loses all accuracy.
         power: above 0.
-        residual: root mean square of leave-one-out errors, in accuracy: what the map does not know.
+        residual: root mean square of leave-one-out errors, in accuracy.
     """
 
     scale: float = 1.0
     power: float = 1.0
     residual: float = 0.0
 
-    def __call__(self, raw_loss: float) -> float:
-        """The loss after full fine-tuning; 0 where the oracle sees none."""
-        return float(self.scale * max(raw_loss, 0.0) ** self.power)
+    def __call__(self, cheap_loss: float) -> float:
+        """The loss after full fine-tuning; 0 where the cheap evaluation finds none."""
+        return float(self.scale * max(cheap_loss, 0.0) ** self.power)
 
     @staticmethod
     def fit(points: Sequence[tuple[float, float]]) -> Calibration:
         """Fits the map by weighted least squares in logarithms.
 
         Args:
-            points: `(raw loss, full loss)` of at least two plans.
+            points: `(cheap loss, full loss)` of at least two plans.
         """
-        residuals = [
-            _power_law([*points[:i], *points[i + 1 :]])(raw) - full
-            for i, (raw, full) in enumerate(points)
-        ]
-        fitted = _power_law(points)
-        return Calibration(
-            fitted.scale, fitted.power, math.sqrt(sum(r * r for r in residuals) / len(residuals))
-        )
+        residuals = []
+        for i, (cheap_loss, full_loss) in enumerate(points):
+            others = [*points[:i], *points[i + 1 :]]
+            residuals.append(_power_law(others)(cheap_loss) - full_loss)
+        mean_square = sum(r * r for r in residuals) / len(residuals)
+        return replace(_power_law(points), residual=math.sqrt(mean_square))
 
 
 class CalibrationPoint(NamedTuple):
-    """A plan that was fine-tuned in full:
+    """Holds a plan that was fine-tuned in full.
 
-    what the oracle saw it lose, and what it lost, in accuracy.
+    Attributes:
+        plan: what is kept.
+        cheap_loss: that the cheap evaluation finds, in accuracy.
+        full_loss: after the full fine-tune, in accuracy.
     """
 
     plan: Plan
@@ -80,7 +78,7 @@ class CalibrationPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibrations:
-    """The maps of a network.
+    """Holds the maps of a network.
 
     Attributes:
         dense: widths of the dense network.
@@ -93,63 +91,50 @@ class Calibrations:
     schemes: Calibration = field(default_factory=Calibration)
 
     def full_loss(self, plan: Plan, cheap_loss: float) -> tuple[float, float]:
-        """A plan's loss after full fine-tuning, and what is not known of it;
+        """Predicts a plan's loss after full fine-tuning, with the residual of the prediction.
 
-        of a narrower plan with schemes the larger of what both maps say.
-
-        Args:
-            plan: that was looked at.
-            cheap_loss: lost by it, as the oracle says.
+        Of a narrower plan with schemes it is the larger of both maps' losses.
         """
-        maps = [
-            m
-            for m, applies in (
-                (self.channels, not plan.schemes or plan.widths != self.dense),
-                (self.schemes, bool(plan.schemes)),
-            )
-            if applies
-        ]
-        return max((m(cheap_loss), m.residual) for m in maps)
+        maps = [self.schemes] if plan.schemes else []
+        if not plan.schemes or plan.widths != self.dense:
+            maps.append(self.channels)
+        return max((calibration(cheap_loss), calibration.residual) for calibration in maps)
 
     @staticmethod
     def fit(points: Sequence[CalibrationPoint], dense: tuple[int, ...]) -> Calibrations:
-        """Fits each map to the plans of its kind alone;
+        """Fits each map to the plans of its kind alone.
 
-        a kind that has not two of them gets a map of all.
+        A kind that has not two of them gets a map of all.
 
         Args:
             points: two or more.
             dense: widths of the dense network.
         """
-        kinds = [
-            [
-                (p.cheap_loss, p.full_loss)
-                for p in points
-                if has_schemes == bool(p.plan.schemes)
-                and (not has_schemes or p.plan.widths == dense)
-            ]
-            for has_schemes in (False, True)
-        ]
         every = [(p.cheap_loss, p.full_loss) for p in points]
+        narrow = [(p.cheap_loss, p.full_loss) for p in points if not p.plan.schemes]
+        sparse = [
+            (p.cheap_loss, p.full_loss) for p in points if p.plan.schemes and p.plan.widths == dense
+        ]
         return Calibrations(
-            dense, *(Calibration.fit(of_kind if len(of_kind) > 1 else every) for of_kind in kinds)
+            dense,
+            channels=Calibration.fit(narrow if len(narrow) > 1 else every),
+            schemes=Calibration.fit(sparse if len(sparse) > 1 else every),
         )
 
 
 def _power_law(points: Sequence[tuple[float, float]]) -> Calibration:
-    """Small losses are mostly noise, which their logarithms would exaggerate:
+    """Fits a line to the logarithms; small losses weigh less.
 
-    a plan that lost more says more.
+    They are mostly noise, which their logarithms would exaggerate.
     """
-    raw, full = np.log(np.maximum(np.array(points, float), _SMALLEST_LOSS)).T
+    cheap, full = np.log(np.maximum(np.array(points, float), _SMALLEST_LOSS)).T
     weight = 1 / (_SCATTER**2 + (_NOISE / np.exp(full)) ** 2)
     weight /= weight.sum()
-    raw_mean, full_mean = float(weight @ raw), float(weight @ full)
-    spread = float(weight @ (raw - raw_mean) ** 2)
-    slope = (
-        float(weight @ ((raw - raw_mean) * (full - full_mean))) / spread
-        if spread > 1e-6
-        else _DEFAULT_POWER
-    )
-    power = min(max(slope, 0.2), 2.0)
-    return Calibration(math.exp(full_mean - power * raw_mean), power)
+    cheap_mean = float(weight @ cheap)
+    full_mean = float(weight @ full)
+    spread = float(weight @ (cheap - cheap_mean) ** 2)
+    power = _DEFAULT_POWER
+    if spread > 1e-6:
+        covariance = float(weight @ ((cheap - cheap_mean) * (full - full_mean)))
+        power = min(max(covariance / spread, _POWER_RANGE[0]), _POWER_RANGE[1])
+    return Calibration(math.exp(full_mean - power * cheap_mean), power)

@@ -1,12 +1,10 @@
-"""The final gate: does a finished network hold the floor, judged on images nothing else uses?
+"""The final gate decides whether a finished network holds the floor, on images nothing else uses.
 
-Where the floor is relative, the same images are shown to the dense and the pruned network, so most
-of the sampling
-error cancels: what counts is the images they disagree on. An absolute floor says nothing of the
-dense network, so the
-bound is that of the pruned network's own accuracy (Wilson's). A search that backs off asks the gate
-several times, and each
-time luck has a chance: the risk is shared out between the looks (Bonferroni).
+Where the floor is relative, the dense and the pruned network see the same images. Most of the
+sampling error cancels: what counts is the images they disagree on. An absolute floor says nothing
+of the dense network, so the bound is that of the pruned network's own accuracy (Wilson's). A search
+that backs off asks the gate several times, and each look gives luck a chance. The risk is divided
+by the number of looks (Bonferroni).
 """
 
 from __future__ import annotations
@@ -19,20 +17,38 @@ from numpy.typing import NDArray
 
 from cprune_rl.core.intervals import Interval, accuracy_interval
 
-__all__ = ["Verdict", "difference_interval", "judge", "undetectable_loss"]
+__all__ = ["GateCriterion", "Verdict", "difference_interval", "judge", "undetectable_loss"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class GateCriterion:
+    """Says what a network must show.
+
+    Attributes:
+        floor: accuracy that must hold, in [0, 1].
+        is_absolute: whether the floor is an accuracy by itself; else it follows from the dense
+            network's accuracy on the same images.
+        n_looks: how often at most the search may ask.
+        risk: probability that a network below the floor passes in any of the looks, in (0, 1).
+    """
+
+    floor: float
+    is_absolute: bool = False
+    n_looks: int = 1
+    risk: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The gate's decision.
+    """Is the gate's decision.
 
     Attributes:
         accuracy: of the network on the gate images, in [0, 1].
         lower_bound: of its accuracy, one-sided; where the floor is relative, with the sampling
             error of the difference to the dense network alone.
         floor: accuracy that must hold.
-        n_looks: how often the search might have asked; the bound allows for it.
-        risk: that a network below the floor passes in any of the looks.
+        n_looks: how often at most the search may ask; the bound allows for it.
+        risk: probability that a network below the floor passes in any of the looks.
         passed: whether the lower bound is at the floor or above.
     """
 
@@ -47,72 +63,65 @@ class Verdict:
 def judge(
     dense_correct: NDArray[np.bool_],
     pruned_correct: NDArray[np.bool_],
-    floor: float,
-    n_looks: int = 1,
-    risk: float = 0.05,
-    is_absolute: bool = False,
+    criterion: GateCriterion,
     is_dense: bool = False,
 ) -> Verdict:
-    """Decides with a one-sided bound:
-
-    paired with the dense network where the floor follows from its accuracy, else of the accuracy
-    itself.
+    """Decides with a one-sided bound of the pruned network's accuracy.
 
     Args:
-        dense_correct: `(n_images,)` whether the dense network is right.
-        pruned_correct: `(n_images,)` whether the pruned network is right on the same images.
-        floor: accuracy that must hold, in [0, 1].
-        n_looks: how often at most this search may ask.
-        risk: that a network below the floor passes in any of the looks, in (0, 1).
-        is_absolute: whether the floor is an accuracy by itself, not so much below the dense
-            network's on these images.
-        is_dense: whether the network is the dense one itself, which loses nothing to it.
+        dense_correct: `(n_images,)` which images the dense network classifies correctly.
+        pruned_correct: `(n_images,)` the same of the pruned network.
+        criterion: what it must show.
+        is_dense: whether the pruned network is the dense one itself, which loses nothing to it.
     """
-    pruned, dense = (
-        accuracy_interval(correct, 1 - 2 * risk / n_looks)
-        for correct in (pruned_correct, dense_correct)
-    )  # each end alone is wrong with the risk of a look
-    if is_absolute:
-        bound = pruned.low
+    risk = criterion.risk
+    n_looks = criterion.n_looks
+    # each end of the interval alone is wrong with the risk of one look
+    confidence = 1 - 2 * risk / n_looks
+    dense_accuracy = float(dense_correct.mean())
+    if criterion.is_absolute:
+        bound = accuracy_interval(pruned_correct, confidence).low
     elif is_dense:
-        bound = dense.value
+        bound = dense_accuracy
     elif (pruned_correct == dense_correct).all():
-        bound = dense.value - undetectable_loss(len(pruned_correct), risk, n_looks)
+        bound = dense_accuracy - undetectable_loss(len(pruned_correct), risk, n_looks)
     else:
-        bound = dense.value + _difference_bound(
-            pruned_correct, dense_correct, pruned.low, dense.high
-        )
-    return Verdict(pruned.value, bound, floor, n_looks, risk, bound >= floor)
+        bound = dense_accuracy + _difference_bound(pruned_correct, dense_correct, confidence)
+    return Verdict(
+        accuracy=float(pruned_correct.mean()),
+        lower_bound=bound,
+        floor=criterion.floor,
+        n_looks=n_looks,
+        risk=risk,
+        passed=bound >= criterion.floor,
+    )
 
 
 def difference_interval(
-    right: NDArray[np.bool_], of_dense: NDArray[np.bool_], confidence: float = 0.95
+    pruned_correct: NDArray[np.bool_], dense_correct: NDArray[np.bool_], confidence: float = 0.95
 ) -> Interval:
-    """How much more accurate a network is than the dense one on the same images, paired, with an
-    interval (see `_difference_bound`).
+    """Gives the difference in accuracy to the dense network on the same images, with an interval.
 
     Args:
-        right: `(n_images,)` whether the network is right.
-        of_dense: `(n_images,)` whether the dense network is.
+        pruned_correct: `(n_images,)` which images the network classifies correctly.
+        dense_correct: `(n_images,)` the same of the dense network.
         confidence: of the interval.
     """
-    own, other = accuracy_interval(right, confidence), accuracy_interval(of_dense, confidence)
-    low, high = (
-        _difference_bound(right, of_dense, own.low, other.high),
-        -_difference_bound(of_dense, right, other.low, own.high),
+    return Interval(
+        float(pruned_correct.mean()) - float(dense_correct.mean()),
+        _difference_bound(pruned_correct, dense_correct, confidence),
+        -_difference_bound(dense_correct, pruned_correct, confidence),
     )
-    return Interval(own.value - other.value, low, high)
 
 
 def undetectable_loss(n_images: int, risk: float, n_looks: int = 1) -> float:
-    """The loss that a network which is right and wrong on the same images as the dense one may
-    still have, in accuracy.
+    """Gives the loss of accuracy that so many images can miss.
 
-    A network that loses more than this would differ on one of the images, with the probability 1 -
-    risk.
+    A network that loses more than this would differ from the dense one on at least one of the
+    images, with a probability of 1 - risk.
 
     Args:
-        n_images: it was judged on.
+        n_images: that it was judged on.
         risk: in all looks together, in (0, 1).
         n_looks: how often the gate may be asked.
     """
@@ -120,28 +129,19 @@ def undetectable_loss(n_images: int, risk: float, n_looks: int = 1) -> float:
 
 
 def _difference_bound(
-    pruned: NDArray[np.bool_], dense: NDArray[np.bool_], low: float, high: float
+    first: NDArray[np.bool_], second: NDArray[np.bool_], confidence: float
 ) -> float:
-    """Lower bound of a paired difference of two proportions (Newcombe, Statistics in Medicine 17,
-    1998, method 10).
+    """Bounds the paired difference of two proportions, first less second, from below.
 
-    The bound by the standard deviation of the differences lets networks pass half as often again as
-    it should: few
-    images differ, and most of them in one direction.
-
-    Args:
-        pruned: `(n_images,)`.
-        dense: `(n_images,)`.
-        low: Wilson's lower bound of the pruned network's accuracy.
-        high: Wilson's upper bound of the dense network's.
+    Newcombe, Statistics in Medicine 17, 1998, method 10. The bound by the standard deviation of the
+    differences would let networks pass half as often again as it should: few images differ, and
+    most of them in one direction.
     """
-    p, d = float(pruned.mean()), float(dense.mean())
-    spread = math.sqrt(p * (1 - p) * d * (1 - d))
-    correlation = (float((pruned & dense).mean()) - p * d) / spread if spread > 0 else 0.0
-    return (
-        p
-        - d
-        - math.sqrt(
-            max((p - low) ** 2 - 2 * correlation * (p - low) * (high - d) + (high - d) ** 2, 0.0)
-        )
-    )
+    p = float(first.mean())
+    q = float(second.mean())
+    below = p - accuracy_interval(first, confidence).low
+    above = accuracy_interval(second, confidence).high - q
+    spread = math.sqrt(p * (1 - p) * q * (1 - q))
+    correlation = (float((first & second).mean()) - p * q) / spread if spread > 0 else 0.0
+    square = below**2 - 2 * correlation * below * above + above**2
+    return p - q - math.sqrt(max(square, 0.0))

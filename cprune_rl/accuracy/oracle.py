@@ -1,15 +1,10 @@
-"""Accuracy of plans inside a search:
+"""Judges the accuracy of plans inside a search: a cheap evaluation, calibrated, and cached.
 
-one of three cheap evaluations, calibrated against full fine-tunes, and kept.
-
-All three prune physically and judge on the search images: `recalibrate` recomputes batch-norm
-statistics alone,
-`finetune` trains a few steps, `supernet` takes the weights of a network that was trained to be
-pruned. Each is biased
-and ranks plans: a monotone map fitted on plans that were fine-tuned in full mends the bias. Several
-plans are looked at
-together where that is faster: one on each core. Called by searches through
-`protocols.AccuracyOracle`.
+All evaluations prune physically and judge on the search images. `recalibrate` recomputes batch-norm
+statistics alone. `finetune` trains a few steps. `supernet` takes the weights of a network that was
+trained to be pruned. Each is biased but ranks plans. A monotone map corrects the bias: it is fitted
+on plans that were fine-tuned in full. Several plans are evaluated together where that is faster,
+one on each core.
 """
 
 from __future__ import annotations
@@ -19,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
 from torch import nn
@@ -42,11 +37,11 @@ __all__ = ["Evaluation", "FinetuneEvaluation", "PlanOracle", "RecalibrationEvalu
 Pruner = Callable[[Plan], nn.Module]
 OnPlan = Callable[[int], None]
 OnStep = Callable[[int, float], None]
-GradualPruning = Callable[[nn.Module, Plan, int], "OnStep | None"]
+GradualPruning = Callable[[nn.Module, Plan, int], OnStep | None]
 
 
 class Evaluation(Protocol):
-    """One way of looking at a plan; deterministic."""
+    """Evaluates plans in one way; deterministic."""
 
     @property
     def name(self) -> str:
@@ -54,29 +49,27 @@ class Evaluation(Protocol):
 
     @property
     def identity(self) -> str:
-        """Names it with its settings and the weights that it starts from:
-
-        part of the key under which answers are kept.
-        """
+        """The name with its settings and starting weights: part of the key of a cached answer."""
 
     def __call__(self, plan: Plan) -> float:
-        """Accuracy on the search images, in [0, 1]."""
+        """Gives the accuracy on the search images, in [0, 1]."""
 
-    def many(self, plans: Sequence[Plan]) -> Iterator[float]:
-        """The same for several plans, in order, each as soon as it is there."""
+    def evaluate_many(self, plans: Sequence[Plan]) -> Iterator[float]:
+        """Gives the same for several plans, in order, each as soon as it is there."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecalibrationEvaluation:
-    """Prunes and recomputes batch-norm statistics:
+    """Prunes and recomputes batch-norm statistics.
 
-    with a supernet's weights, its evaluation; with the dense network's, the cheapest look there is.
+    With a supernet's weights this is how the supernet evaluates. With the dense network's it is the
+    cheapest evaluation there is.
 
     Attributes:
         pruner: plan -> smaller network.
-        weights: names the weights it prunes, and the ranking of channels.
+        weights: hash of the weights that it prunes, and of the ranking of channels.
         data: images.
-        name: see `Evaluation`.
+        name: as `--oracle` calls it.
     """
 
     pruner: Pruner
@@ -86,17 +79,15 @@ class RecalibrationEvaluation:
 
     @property
     def identity(self) -> str:
-        """See `Evaluation`."""
         return f"recalibrate:{self.weights}"
 
     def __call__(self, plan: Plan) -> float:
-        """See `Evaluation`."""
         model = self.pruner(plan)
         recalibrate(model, self.data.train)
         return evaluate(model, self.data.search)
 
-    def many(self, plans: Sequence[Plan]) -> Iterator[float]:
-        """See `Evaluation`; on a CPU one plan on each core."""
+    def evaluate_many(self, plans: Sequence[Plan]) -> Iterator[float]:
+        """Evaluates one plan on each core of a CPU."""
         if self.data.search.device.type != "cpu" or len(plans) < 2:
             yield from map(self, plans)
             return
@@ -104,20 +95,20 @@ class RecalibrationEvaluation:
             yield from pool.map(self, plans)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinetuneEvaluation:
     """Prunes, recalibrates and trains for a while, on the same batches for every plan.
 
     Attributes:
         pruner: plan -> smaller network with the dense network's weights.
-        weights: names the weights it prunes, and the ranking of channels.
+        weights: hash of the weights that it prunes, and of the ranking of channels.
         data: images.
         settings: of the training.
         teacher: the dense network, where `settings.distillation` asks for one.
-        gradual_pruning: what lowers the density of a plan's layers step by step while it is trained,
-            given the network, the plan and
-            the number of steps; None: they have it from the first step on.
-        gradual_pruning_name: names how, for what is kept of the answers.
+        gradual_pruning: makes what lowers the density of a plan's layers during the training, given
+            the network, the plan and the number of steps. None: the layers have their density from
+            the first step on.
+        gradual_pruning_name: names it in the key of a cached answer.
     """
 
     pruner: Pruner
@@ -130,126 +121,104 @@ class FinetuneEvaluation:
 
     @property
     def name(self) -> str:
-        """See `Evaluation`."""
         return f"finetune:{self.settings.n_steps}"
 
     @property
     def identity(self) -> str:
-        """See `Evaluation`."""
-        return f"finetune:{self.weights}:{json.dumps(asdict(self.settings))}{f':{self.gradual_pruning_name}' if self.gradual_pruning else ''}"
+        parts = ["finetune", self.weights, json.dumps(asdict(self.settings))]
+        if self.gradual_pruning is not None:
+            parts.append(self.gradual_pruning_name)
+        return ":".join(parts)
 
     def __call__(self, plan: Plan) -> float:
-        """See `Evaluation`."""
         model = self.pruner(plan)
-        on_step = (
-            self.gradual_pruning(model, plan, self.settings.n_steps)
-            if self.gradual_pruning
-            else None
-        )
+        on_step = None
+        if self.gradual_pruning is not None:
+            on_step = self.gradual_pruning(model, plan, self.settings.n_steps)
         recalibrate(model, self.data.train)
-        train(model, self.data, self.settings, on_step, self.teacher)
+        train(model, self.data, self.settings, on_step=on_step, teacher=self.teacher)
         return evaluate(model, self.data.search)
 
-    def many(self, plans: Sequence[Plan]) -> Iterator[float]:
-        """See `Evaluation`; one after another:
+    def evaluate_many(self, plans: Sequence[Plan]) -> Iterator[float]:
+        """Evaluates one plan after another.
 
-        a training that has fewer cores adds up in another order, and ends elsewhere.
+        A training on fewer cores would add up in another order, and end elsewhere.
         """
         yield from map(self, plans)
 
 
+@dataclass(kw_only=True, eq=False)
 class PlanOracle:
-    """An evaluation whose answers are calibrated, counted, and kept in the cost cache (see
-    `protocols.AccuracyOracle`).
+    """Calibrates, counts and caches the answers of an evaluation (an `AccuracyOracle`).
 
-    Args:
-        evaluation: how a plan is looked at.
+    Attributes:
+        evaluation: of plans.
         data: images.
         store: keeps every answer.
         dense_accuracy: of the dense network on the search images.
-        reference: what the evaluation gives for the dense network, from which losses are counted;
-            the dense
-            accuracy where not given. A supernet is some points below.
+        reference: what the evaluation gives for the dense network, from which losses are counted; a
+            supernet is some points below `dense_accuracy`. None where they are the same.
         calibrations: map its losses to those after the full fine-tune; the default changes nothing.
-        since: answers that the store got after this moment are counted as fresh (see
-            `compiler.tuner.Tuner`).
-
-    Attributes:
-        note: what speaks for believing it; empty where nothing was asked.
+        since: answers that the store got after this moment count as fresh; seconds since the epoch.
+        note: what speaks for believing it; empty where nothing was checked.
+        spending: running totals.
     """
 
-    def __init__(
-        self,
-        evaluation: Evaluation,
-        data: ImageData,
-        store: CostStore,
-        dense_accuracy: float,
-        reference: float | None = None,
-        calibrations: Calibrations | None = None,
-        since: float = math.inf,
-    ) -> None:
-        self._evaluation, self._data, self._store, self._since = evaluation, data, store, since
-        self._dense_accuracy = dense_accuracy
-        self._answers: dict[tuple[str, Plan], float] = {}
-        self.reference = dense_accuracy if reference is None else reference
-        self.calibrations = calibrations or Calibrations()
-        self.spending = Spending()
-        self.note = ""
+    evaluation: Evaluation
+    data: ImageData
+    store: CostStore
+    dense_accuracy: float
+    reference: float | None = None
+    calibrations: Calibrations = field(default_factory=Calibrations)
+    since: float = math.inf
+    note: str = ""
+    spending: Spending = field(default_factory=Spending, init=False)
+    _answers: dict[tuple[str, Plan], float] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def name(self) -> str:
         """As `--oracle` calls it."""
-        return self._evaluation.name
+        return self.evaluation.name
 
-    def view(self, calibrations: Calibrations) -> PlanOracle:
+    def with_calibrations(self, calibrations: Calibrations) -> PlanOracle:
         """The same oracle, calibrated, with counters of its own."""
-        return PlanOracle(
-            self._evaluation,
-            self._data,
-            self._store,
-            self._dense_accuracy,
-            self.reference,
-            calibrations,
-            self._since,
-        )
+        return replace(self, calibrations=calibrations)
 
     def accuracy(self, plan: Plan) -> Accuracy:
-        """The calibrated accuracy of a plan (see `protocols.AccuracyOracle`)."""
+        """The calibrated accuracy of a plan."""
         return self.accuracies([plan])[0]
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
-        """The calibrated accuracies of plans that are looked at together (see
-        `protocols.AccuracyOracle`).
-        """
+        """The calibrated accuracies of plans, evaluated together."""
         before = self.spending.train_s
         values = self.evaluate_all(plans)
         cost_s = (self.spending.train_s - before) / max(len(plans), 1)
-        n = len(self._data.search)
+        n_images = len(self.data.search)
         answers = []
-        for plan, raw in zip(plans, values, strict=True):
-            lost, unknown = self.calibrations.full_loss(plan, self.reference - raw)
-            sampling = math.sqrt(max(raw * (1 - raw), 0.0) / n)
+        for plan, value in zip(plans, values, strict=True):
+            loss, residual = self.calibrations.full_loss(plan, self._loss(value))
+            sampling_error = math.sqrt(max(value * (1 - value), 0.0) / n_images)
             answers.append(
                 Accuracy(
-                    value=self._dense_accuracy - lost,
-                    standard_error=math.hypot(sampling, unknown),
-                    n_images=n,
+                    value=self.dense_accuracy - loss,
+                    standard_error=math.hypot(sampling_error, residual),
+                    n_images=n_images,
                     cost_s=cost_s,
                 )
             )
         return answers
 
     def loss(self, plan: Plan) -> float:
-        """What the evaluation sees lost by one plan (see `losses`)."""
+        """The uncalibrated loss of one plan."""
         return self.losses([plan])[0]
 
     def losses(self, plans: Sequence[Plan], on_plan: OnPlan | None = None) -> list[float]:
-        """What the evaluation sees lost by each plan, uncalibrated, in accuracy."""
-        return [self.reference - value for value in self.evaluate_all(plans, on_plan=on_plan)]
+        """The loss that the evaluation finds for each plan, uncalibrated, in accuracy."""
+        return [self._loss(value) for value in self.evaluate_all(plans, on_plan=on_plan)]
 
-    def evaluate(self, plan: Plan, evaluation: Evaluation | None = None) -> float:
-        """Accuracy of one plan (see `evaluate_all`)."""
-        return self.evaluate_all([plan], evaluation)[0]
+    def evaluate(self, plan: Plan) -> float:
+        """The uncalibrated accuracy of one plan."""
+        return self.evaluate_all([plan])[0]
 
     def evaluate_all(
         self,
@@ -257,59 +226,52 @@ class PlanOracle:
         evaluation: Evaluation | None = None,
         on_plan: OnPlan | None = None,
     ) -> list[float]:
-        """Accuracy on the search images of each plan; from the store where it has it.
+        """The uncalibrated accuracy of each plan; from the store where it has it.
 
         Args:
-            plans: looked at together where that is faster.
-            evaluation: by which; the oracle's own where none is given.
+            plans: evaluated together where that is faster.
+            evaluation: by which; None for the oracle's own.
             on_plan: called with the number of plans done after each that had to be evaluated.
         """
-        evaluation = evaluation or self._evaluation
-        known = {
-            plan: value for plan in plans if (value := self._known(plan, evaluation)) is not None
-        }
-        missing = [plan for plan in dict.fromkeys(plans) if plan not in known]
+        evaluation = evaluation or self.evaluation
+        identity = evaluation.identity
+        missing = [plan for plan in dict.fromkeys(plans) if not self._recall(identity, plan)]
+        n_done = len(plans) - len(missing)
         started = time.perf_counter()
-        for done, (plan, value) in enumerate(
-            zip(missing, evaluation.many(missing), strict=True), start=len(plans) - len(missing) + 1
-        ):
-            now = time.perf_counter()
-            self._spend(now - started)
-            self._store.put_accuracy(
-                self._key(plan, evaluation),
-                Accuracy(
-                    value=value,
-                    standard_error=0.0,
-                    n_images=len(self._data.search),
-                    cost_s=now - started,
-                ),
-            )
-            self._answers[evaluation.identity, plan] = known[plan] = value
+        for plan, value in zip(missing, evaluation.evaluate_many(missing), strict=True):
+            cost_s = time.perf_counter() - started
+            self._spend(cost_s)
+            accuracy = Accuracy(value=value, n_images=len(self.data.search), cost_s=cost_s)
+            self.store.put_accuracy(self._key(identity, plan), accuracy)
+            self._answers[identity, plan] = value
+            n_done += 1
             started = time.perf_counter()
             if on_plan is not None:
-                on_plan(done)
-        return [known[plan] for plan in plans]
+                on_plan(n_done)
+        return [self._answers[identity, plan] for plan in plans]
 
-    def _known(self, plan: Plan, evaluation: Evaluation) -> float | None:
-        where = evaluation.identity, plan
-        if (
-            where not in self._answers
-            and (kept := self._store.accuracy(self._key(plan, evaluation))) is not None
-        ):
-            answer, created = kept
-            if created >= self._since:
-                self._spend(answer.cost_s)
-            self._answers[where] = answer.value
-        return self._answers.get(where)
+    def _loss(self, value: float) -> float:
+        return (self.dense_accuracy if self.reference is None else self.reference) - value
 
-    def _key(self, plan: Plan, evaluation: Evaluation) -> str:
-        where = (
-            [] if self._data.search.device.type == "cpu" else [self._data.search.device.type]
-        )  # another processor rounds otherwise
-        text = json.dumps(
-            [evaluation.identity, plan.widths, plan.schemes, self._data.fingerprint, *where]
-        )
-        return hashlib.sha256(text.encode()).hexdigest()
+    def _recall(self, identity: str, plan: Plan) -> bool:
+        """Takes an answer from the store, where it is not at hand; whether there is one."""
+        if (identity, plan) in self._answers:
+            return True
+        stored = self.store.accuracy(self._key(identity, plan))
+        if stored is None:
+            return False
+        answer, created = stored
+        if created >= self.since:
+            self._spend(answer.cost_s)
+        self._answers[identity, plan] = answer.value
+        return True
+
+    def _key(self, identity: str, plan: Plan) -> str:
+        parts = [identity, plan.widths, plan.schemes, self.data.fingerprint]
+        device = self.data.search.device.type
+        if device != "cpu":  # another processor rounds otherwise
+            parts.append(device)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _spend(self, cost_s: float) -> None:
         self.spending.accuracy_evaluations += 1

@@ -1,19 +1,17 @@
-"""A supernet: one set of weights that works at every width, so that a plan is judged without
-training it.
+"""A supernet has one set of weights that works at every width: it judges plans without training.
 
-Trained by the sandwich rule with in-place distillation (Yu and Huang, ICCV 2019): each step trains
-the whole network on
-the labels, and the narrowest plan and some random ones on what the whole network says. A plan is
-evaluated by pruning
-the trained network and recomputing its batch-norm statistics (`oracle.RecalibrationEvaluation`). Called by the
-job.
+It is trained by the sandwich rule with in-place distillation (Yu and Huang, ICCV 2019). Each step
+trains the whole network on the labels, and the narrowest plan and some random ones on the whole
+network's predictions. To evaluate a plan, the trained network is pruned and its batch-norm
+statistics are recomputed (`oracle.RecalibrationEvaluation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +20,24 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.training import autocast, fast_depthwise_strides, placed, seeded
+from cprune_rl.accuracy.training import (
+    autocast,
+    fast_depthwise_strides,
+    on_device,
+    one_cycle_sgd,
+    seeded,
+)
 from cprune_rl.core.network import Plan
 
-__all__ = ["PlanSpace", "SupernetSettings", "train_supernet"]
+__all__ = ["PlanSpace", "Supernet", "SupernetSettings", "train_supernet"]
 
-Masks = Callable[[Plan], Mapping[str, torch.Tensor]]
 _SAVE_EVERY = 200  # steps
+_PACE_DEVIATION = 0.5  # of the logarithm of how fast a group of a random plan narrows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SupernetSettings:
-    """Training of a supernet, which starts from the dense network's weights.
+    """Describes the training of a supernet, which starts from the dense network's weights.
 
     Attributes:
         n_steps: optimiser steps; each trains `2 + n_random` plans.
@@ -54,7 +58,7 @@ class SupernetSettings:
 
 @dataclass(frozen=True)
 class PlanSpace:
-    """The plans that a supernet is to work at.
+    """Bounds the plans that a supernet is to work at.
 
     Attributes:
         channels: of each group.
@@ -69,149 +73,140 @@ class PlanSpace:
         """Every group at its minimum."""
         return Plan(self.minimum)
 
-    def draw(self, rng: np.random.Generator) -> Plan:
-        """A random plan: groups scatter around a ratio that is drawn first, so that narrow networks
-        come as often as wide ones.
+    def sample(self, rng: np.random.Generator) -> Plan:
+        """Draws a plan whose groups scatter around a ratio that is drawn first.
+
+        So narrow networks come as often as wide ones.
         """
-        ratio = rng.uniform(
-            min(m / c for m, c in zip(self.minimum, self.channels, strict=True)), 1.0
-        )
-        kept = ratio ** np.exp(rng.normal(0.0, 0.5, len(self.channels)))
-        return Plan(
-            tuple(
-                int(np.clip(round(c * k), m, c))
-                for c, m, k in zip(self.channels, self.minimum, kept, strict=True)
-            )
-        )
+        channels = np.array(self.channels)
+        ratio = rng.uniform((np.array(self.minimum) / channels).min(), 1.0)
+        kept = ratio ** np.exp(rng.normal(0.0, _PACE_DEVIATION, len(channels)))
+        widths = np.clip(np.round(channels * kept), self.minimum, channels)
+        return Plan(tuple(widths.astype(int).tolist()))
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """Is a network with what it is to learn: to work at the plans of a space.
+
+    Attributes:
+        model: a copy of the dense network.
+        masks: ones and zeros to multiply its weights with for a plan, by name of the parameter.
+        space: the plans.
+    """
+
+    model: nn.Module
+    masks: Callable[[Plan], Mapping[str, torch.Tensor]]
+    space: PlanSpace
 
 
 def train_supernet(
-    model: nn.Module,
-    masks: Masks,
-    space: PlanSpace,
+    supernet: Supernet,
     data: ImageData,
     settings: SupernetSettings,
     checkpoint: Path | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> None:
-    """Trains a network in place, from the weights it has, to work at every width;
-
-    leaves it in evaluation mode.
+    """Trains a supernet in place, and leaves its network in evaluation mode.
 
     Args:
-        model: the dense network.
-        masks: of its weights for a plan; the names are of its parameters.
-        space: the plans.
-        data: images.
+        supernet: trained from the weights that it has.
+        data: whose training images it learns from.
         settings: steps, rates and seed.
-        checkpoint: file that a training which was stopped goes on from; removed in the end. None
-            for none.
+        checkpoint: file that a stopped training goes on from; removed in the end. None for none.
         on_step: called with the number of steps done after each.
     """
+    model = supernet.model
     device = data.train.device
-    with placed(model.train(), device), fast_depthwise_strides(model, device):
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            settings.learning_rate,
-            momentum=0.9,
-            nesterov=True,
+    with on_device(model.train(), device), fast_depthwise_strides(model, device):
+        optimizer, schedule = one_cycle_sgd(
+            model,
+            settings.n_steps,
+            learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
+            warmup=0.1,
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=settings.n_steps + 1, pct_start=0.1
-        )
-        for step in range(_restore(checkpoint, model, optimizer, schedule), settings.n_steps):
-            rng = np.random.default_rng(
-                [settings.seed, step]
-            )  # a step draws the same whether or not the training was stopped before it
-            batch = torch.from_numpy(rng.integers(len(data.train), size=settings.batch_size))
-            augment = (
-                torch.Generator().manual_seed(int(rng.integers(2**31)))
-                if data.is_augmented
-                else None
-            )
-            plans = [space.narrowest, *(space.draw(rng) for _ in range(settings.n_random))]
+        state = _TrainingState({"model": model, "optimizer": optimizer, "schedule": schedule})
+        for step in range(state.restore(checkpoint), settings.n_steps):
+            # a step draws the same whether or not the training was stopped before it
+            rng = np.random.default_rng([settings.seed, step])
             optimizer.zero_grad(set_to_none=True)
-            with seeded(int(rng.integers(2**31)), device):
-                _accumulate(
-                    model,
-                    [masks(plan) for plan in plans],
-                    data.train.batch(batch, augment),
-                    data.train.targets[batch],
-                )
+            _accumulate_gradients(supernet, data, settings, rng)
             optimizer.step()
             schedule.step()
-            if (
-                checkpoint is not None
-                and (step + 1) % _SAVE_EVERY == 0
-                and step + 1 < settings.n_steps
-            ):
-                _save(checkpoint, step + 1, model, optimizer, schedule)
+            n_done = step + 1
+            if checkpoint is not None and n_done % _SAVE_EVERY == 0 and n_done < settings.n_steps:
+                state.save(checkpoint, n_done)
             if on_step is not None:
-                on_step(step + 1)
+                on_step(n_done)
         model.eval()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
 
 
-def _accumulate(
-    model: nn.Module,
-    masks: Sequence[Mapping[str, torch.Tensor]],
-    images: torch.Tensor,
-    labels: torch.Tensor,
+def _accumulate_gradients(
+    supernet: Supernet, data: ImageData, settings: SupernetSettings, rng: np.random.Generator
 ) -> None:
-    """Gradients of a sandwich:
+    """Computes the gradients of a step.
 
-    the whole network learns from the labels, the masked ones from what it says.
+    The whole network learns from the labels, the masked ones from its predictions.
     """
-    with autocast(images.device):
-        logits = model(images)
-    functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]  # torch's own
-    taught = logits.detach().float().softmax(1)
-    for mask_of in masks:
-        weights = dict(model.named_parameters())
-        masked = {name: weights[name] * mask.to(images.device) for name, mask in mask_of.items()}
-        with autocast(images.device):
-            narrow = functional_call(model, masked, (images,))
-        functional.cross_entropy(narrow.float(), taught).backward()  # type: ignore[no-untyped-call]  # torch's own
+    model = supernet.model
+    device = data.train.device
+    batch = torch.from_numpy(rng.integers(len(data.train), size=settings.batch_size))
+    augment = None
+    if data.is_augmented:
+        augment = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    space = supernet.space
+    plans = [space.narrowest, *(space.sample(rng) for _ in range(settings.n_random))]
+    images = data.train.batch(batch, augment)
+    with seeded(int(rng.integers(2**31)), device):
+        with autocast(device):
+            logits = model(images)
+        _backward(logits, data.train.targets[batch])
+        predictions = logits.detach().float().softmax(1)
+        for plan in plans:
+            weights = dict(model.named_parameters())
+            masked = {
+                name: weights[name] * mask.to(device) for name, mask in supernet.masks(plan).items()
+            }
+            with autocast(device):
+                narrow_logits = functional_call(model, masked, (images,))
+            _backward(narrow_logits, predictions)
 
 
-def _save(
-    checkpoint: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint.with_suffix(".part")
-    torch.save(
-        {
-            "step": step,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-        },
-        temporary,
-    )
-    temporary.replace(checkpoint)
+def _backward(logits: torch.Tensor, targets: torch.Tensor) -> None:
+    loss = functional.cross_entropy(logits.float(), targets)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own
 
 
-def _restore(
-    checkpoint: Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> int:
-    """Steps that are done already."""
-    if checkpoint is None or not checkpoint.exists():
-        return 0
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        return int(state["step"])
-    except Exception:  # a damaged checkpoint costs the steps it held, no more
-        checkpoint.unlink(missing_ok=True)
-        return 0
+@dataclass(frozen=True)
+class _TrainingState:
+    """Saves and restores a training.
+
+    Attributes:
+        parts: with `state_dict` and `load_state_dict`, by name.
+    """
+
+    parts: Mapping[str, Any]
+
+    def save(self, checkpoint: Path, n_done: int) -> None:
+        """Writes the parts and the number of steps done; a file is there in whole or not at all."""
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        temporary = checkpoint.with_suffix(".part")
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        torch.save({"step": n_done, **states}, temporary)
+        temporary.replace(checkpoint)
+
+    def restore(self, checkpoint: Path | None) -> int:
+        """Loads the parts where there is a checkpoint, and gives the number of steps done."""
+        if checkpoint is None or not checkpoint.exists():
+            return 0
+        try:
+            states = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            for name, part in self.parts.items():
+                part.load_state_dict(states[name])
+            return int(states["step"])
+        except Exception:  # a damaged checkpoint costs the steps it held, no more
+            checkpoint.unlink(missing_ok=True)
+            return 0

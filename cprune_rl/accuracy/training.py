@@ -1,10 +1,8 @@
-"""Training and evaluation of a classifier on in-memory images: one function each.
+"""Trains and evaluates a classifier on in-memory images: one function each.
 
-Called by the job (base network, finalists) and the fine-tuning oracle. Batches come from a seeded
-generator of our own, so two plans judged with the same seed see the same images in the same order.
-The work is done
-where the images are (`ImageData.on`); a network is taken there and back to the CPU, where
-everything else expects it.
+Batches come from a seeded generator, so two plans that are judged with the same seed see the same
+images in the same order. The work is done where the images are (`ImageData.to`). A network is moved
+there and back to the CPU, where everything else expects it.
 """
 
 from __future__ import annotations
@@ -13,16 +11,16 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR
 
 from cprune_rl.accuracy.data import ImageData, Split
-from cprune_rl.errors import ConfigError, first_line
+from cprune_rl.errors import ConfigError
 
 __all__ = [
     "TrainSettings",
@@ -31,7 +29,8 @@ __all__ = [
     "correct_predictions",
     "evaluate",
     "fast_depthwise_strides",
-    "placed",
+    "on_device",
+    "one_cycle_sgd",
     "recalibrate",
     "seeded",
     "single_threaded_pool",
@@ -39,15 +38,15 @@ __all__ = [
     "train_device",
 ]
 
-_BATCH_PIXELS = (
-    500 * 32 * 32
-)  # of one channel, in a batch that is only looked at: larger images come in smaller batches, or memory runs out
-_TEMPERATURE = 2.0  # at which a teacher's answers are compared
+# of one channel, in a batch that is evaluated: larger images come in smaller batches, or memory
+# runs out
+_BATCH_PIXELS = 500 * 32 * 32
+_TEMPERATURE = 2.0  # at which a teacher's predictions are compared
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """One run of SGD with Nesterov momentum and a one-cycle learning rate.
+    """Describes one run of SGD with Nesterov momentum and a one-cycle learning rate.
 
     Attributes:
         n_steps: optimiser steps.
@@ -56,10 +55,10 @@ class TrainSettings:
         weight_decay: L2 penalty.
         label_smoothing: mass moved from the label to all classes, in [0, 1).
         warmup: share of the steps before the peak, in (0, 1).
-        seed: order of the images.
-        bf16: train under bfloat16 autocast; None where the processor has it.
-        distillation: share of the loss that is the difference to a teacher's answers, in [0, 1);
-            the labels have the rest.
+        seed: of the order of the images.
+        bf16: whether to train under bfloat16 autocast; None where the processor has it.
+        distillation: share of the loss that is the difference to a teacher's predictions, in
+            [0, 1); the labels have the rest.
     """
 
     n_steps: int
@@ -74,7 +73,7 @@ class TrainSettings:
 
 
 def train_device(name: str) -> torch.device:
-    """A device by torch's name: `cpu`, `cuda`, `cuda:1`.
+    """Gives a device by torch's name: `cpu`, `cuda`, `cuda:1`.
 
     Raises:
         ConfigError: it is another kind of device, or torch does not see it.
@@ -84,41 +83,39 @@ def train_device(name: str) -> torch.device:
         if device.type not in ("cpu", "cuda"):
             raise ConfigError(f"networks are trained on cpu or cuda, not on {name!r}")
         torch.empty(1, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-    ) as error:  # of an unknown name, a torch without CUDA, a GPU that is not there
+    # for an unknown name, a torch without CUDA, a GPU that is not there
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"networks cannot be trained on {name!r}: {first_line(error).rstrip('.')}. Leave --train-device out to train on the CPU."
+            f"networks cannot be trained on {name!r}: {reason}. "
+            "Leave --train-device out to train on the CPU."
         ) from error
     return device
 
 
 @contextlib.contextmanager
-def placed(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The network on a device, channels last, and back on the CPU in the end;
+def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Moves a network to a device, channels last, and back to the CPU in the end.
 
-    in place. On a GPU, cuDNN's deterministic algorithms are asked for, without TF32.
+    On a GPU it asks for cuDNN's deterministic algorithms, without TF32.
     """
-    exact = (
-        torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
-        if device.type == "cuda"
-        else contextlib.nullcontext()
-    )
-    try:
-        with exact:
-            model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
-            yield model
-    finally:
-        model.to("cpu")
+    with contextlib.ExitStack() as stack:
+        if device.type == "cuda":
+            flags = torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            )
+            stack.enter_context(flags)
+        stack.callback(model.to, "cpu")
+        # torch's stub lacks this overload
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        yield
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """What layers draw inside, such as a dropout, follows from the seed, not from what ran before;
-    the caller's generators are left as they were.
+    """Seeds what layers draw, such as a dropout, and restores the caller's generators.
+
+    Without it, the draws would depend on what ran before.
     """
     with torch.random.fork_rng([] if device.type == "cpu" else [device]):
         torch.manual_seed(seed)
@@ -126,15 +123,16 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def autocast(device: torch.device, bf16: bool | None = None) -> torch.autocast:
-    """bfloat16 where the processor has instructions for it (training on a CPU that does is about
-    1.65x faster), or as asked for.
+    """Casts to bfloat16 as asked for, or where the processor has instructions for it.
+
+    Training on a CPU that has them is about 1.65x as fast.
     """
-    return torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=_has_bf16(device) if bf16 is None else bf16
-    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_uses_bf16(device, bf16))
 
 
-def _has_bf16(device: torch.device) -> bool:
+def _uses_bf16(device: torch.device, bf16: bool | None) -> bool:
+    if bf16 is not None:
+        return bf16
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -148,39 +146,53 @@ def _has_bf16(device: torch.device) -> bool:
 def fast_depthwise_strides(
     model: nn.Module, device: torch.device, bf16: bool | None = None
 ) -> Iterator[None]:
-    """Depthwise convolutions with a stride take their steps after the sums while the network is
-    trained: the same function, with gradients that are quickly computed.
+    """Lets strided depthwise convolutions drop outputs after the sums while a network is trained.
 
-    In bfloat16 on a CPU, oneDNN has no fast gradients of such a layer: 60 ms where this way takes
-    4, half of all of mobilenetv2-small's training.
+    The function is the same, but its gradients are fast. In bfloat16 on a CPU, oneDNN has no fast
+    gradients of such a layer: 60 ms where this way takes 4, half of all of mobilenetv2-small's
+    training.
 
     Args:
-        model: in place, whole again in the end.
+        model: changed in place, restored in the end.
         device: where it is trained.
-        bf16: see `autocast`.
+        bf16: as `autocast` takes it.
     """
-    strided = [
-        m
-        for m in model.modules()
-        if type(m) is nn.Conv2d and 1 < m.groups == m.in_channels and m.stride != (1, 1)
-    ]  # a subclass may read its stride
-    if device.type != "cpu" or not (_has_bf16(device) if bf16 is None else bf16):
-        strided = []
-    strides: dict[nn.Module, Any] = {m: m.stride for m in strided}
+    strides: dict[nn.Conv2d, tuple[int, ...]] = {}
 
-    def step(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
+    def subsample(layer: nn.Conv2d, _: object, output: torch.Tensor) -> torch.Tensor:
         down, across = strides[layer]
         return output[..., ::down, ::across]
 
-    hooks = [m.register_forward_hook(step) for m in strided]
-    try:
-        for m in strided:
-            m.stride = (1, 1)
+    with contextlib.ExitStack() as stack:
+        for layer in model.modules() if device.type == "cpu" and _uses_bf16(device, bf16) else ():
+            # a subclass may read its stride
+            if type(layer) is not nn.Conv2d or not 1 < layer.groups == layer.in_channels:
+                continue
+            if layer.stride != (1, 1):
+                strides[layer] = layer.stride
+                stack.callback(setattr, layer, "stride", layer.stride)
+                stack.callback(layer.register_forward_hook(subsample).remove)
+                layer.stride = (1, 1)
         yield
-    finally:
-        for m, hook in zip(strided, hooks, strict=True):
-            m.stride = strides[m]
-            hook.remove()
+
+
+def one_cycle_sgd(
+    model: nn.Module, n_steps: int, *, learning_rate: float, weight_decay: float, warmup: float
+) -> tuple[torch.optim.SGD, OneCycleLR]:
+    """Makes SGD with Nesterov momentum, and its one-cycle learning rate.
+
+    Args:
+        model: whose parameters it trains.
+        n_steps: optimiser steps.
+        learning_rate: the peak of the cycle.
+        weight_decay: L2 penalty.
+        warmup: share of the steps before the peak, in (0, 1).
+    """
+    optimizer = torch.optim.SGD(
+        model.parameters(), learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+    )
+    schedule = OneCycleLR(optimizer, learning_rate, total_steps=n_steps + 1, pct_start=warmup)
+    return optimizer, schedule
 
 
 def train(
@@ -190,144 +202,151 @@ def train(
     on_step: Callable[[int, float], None] | None = None,
     teacher: nn.Module | None = None,
 ) -> None:
-    """Trains `model` in place and leaves it in evaluation mode.
+    """Trains a network in place and leaves it in evaluation mode.
 
     Args:
         model: classifier of `(n, channels, height, width)` float32 images.
         data: whose training images it learns from, shifted and flipped where the data set says so.
         settings: steps, rates and seed.
         on_step: called with the number of steps done and the loss after each step.
-        teacher: in evaluation mode; asked where `settings.distillation` is not 0 (Hinton et al.,
+        teacher: in evaluation mode; used where `settings.distillation` is not 0 (Hinton et al.,
             2015).
     """
-    split, y = data.train, data.train.targets
-    generator = torch.Generator().manual_seed(settings.seed)
+    split = data.train
     augment = torch.Generator().manual_seed(settings.seed + 1) if data.is_augmented else None
-    distils = teacher is not None and settings.distillation > 0
+    if settings.distillation == 0:
+        teacher = None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(placed(model, split.device))
-        if teacher is not None and distils:
-            stack.enter_context(placed(teacher, split.device))
+        stack.enter_context(on_device(model, split.device))
+        if teacher is not None:
+            stack.enter_context(on_device(teacher, split.device))
         model.train()
         stack.enter_context(fast_depthwise_strides(model, split.device, settings.bf16))
         stack.enter_context(seeded(settings.seed, split.device))
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            settings.learning_rate,
-            momentum=0.9,
-            nesterov=True,
+        optimizer, schedule = one_cycle_sgd(
+            model,
+            settings.n_steps,
+            learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
+            warmup=settings.warmup,
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            settings.learning_rate,
-            total_steps=settings.n_steps + 1,
-            pct_start=settings.warmup,
-        )
-        order = torch.empty(0, dtype=torch.int64)
-        for step in range(settings.n_steps):
-            if len(order) < settings.batch_size:
-                order = torch.randperm(len(y), generator=generator)
-            batch, order = order[: settings.batch_size], order[settings.batch_size :]
+        for step, batch in enumerate(_shuffled_batches(len(split), settings), start=1):
             images = split.batch(batch, augment)
-            with autocast(split.device, settings.bf16):
-                logits = model(images)
-            loss = functional.cross_entropy(
-                logits.float(), y[batch], label_smoothing=settings.label_smoothing
-            )
-            if teacher is not None and distils:
-                with torch.no_grad(), autocast(split.device, settings.bf16):
-                    taught = teacher(images)
-                loss = (1 - settings.distillation) * loss + settings.distillation * _difference(
-                    logits.float(), taught.float()
-                )
+            loss = _loss(model, images, split.targets[batch], settings, teacher=teacher)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimizer.step()
             schedule.step()
             if on_step is not None:
-                on_step(step + 1, float(loss.detach()))
+                on_step(step, float(loss.detach()))
         model.eval()
 
 
-def _difference(logits: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-    """Of two softened answers, in the scale of a loss on labels."""
-    answer, wanted = (
-        functional.log_softmax(logits / _TEMPERATURE, 1),
-        functional.softmax(taught / _TEMPERATURE, 1),
+def _shuffled_batches(n_images: int, settings: TrainSettings) -> Iterator[torch.Tensor]:
+    """Draws the positions of each step's images; too few for a step are left out."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    order = torch.empty(0, dtype=torch.int64)
+    for _ in range(settings.n_steps):
+        if len(order) < settings.batch_size:
+            order = torch.randperm(n_images, generator=generator)
+        yield order[: settings.batch_size]
+        order = order[settings.batch_size :]
+
+
+def _loss(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    settings: TrainSettings,
+    *,
+    teacher: nn.Module | None,
+) -> torch.Tensor:
+    with autocast(images.device, settings.bf16):
+        logits = model(images)
+    loss = functional.cross_entropy(
+        logits.float(), labels, label_smoothing=settings.label_smoothing
     )
-    return functional.kl_div(answer, wanted, reduction="batchmean") * _TEMPERATURE**2
+    if teacher is None:
+        return loss
+    with torch.no_grad(), autocast(images.device, settings.bf16):
+        teacher_logits = teacher(images)
+    difference = functional.kl_div(
+        functional.log_softmax(logits.float() / _TEMPERATURE, 1),
+        functional.softmax(teacher_logits.float() / _TEMPERATURE, 1),
+        reduction="batchmean",
+    )
+    # the square brings it to the scale of a loss on labels (Hinton et al., 2015)
+    difference = difference * _TEMPERATURE**2
+    return (1 - settings.distillation) * loss + settings.distillation * difference
 
 
 def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512) -> None:
-    """Fills in the gradients of the loss on training images;
-
-    weights and statistics stay as they are.
+    """Fills in the gradients of the loss on training images; weights and statistics stay.
 
     Args:
-        model: in evaluation mode afterwards.
-        data: images.
+        model: left in evaluation mode.
+        data: whose training images are used.
         n_images: at most.
     """
-    model.eval()
-    with placed(model, data.train.device):
-        for batch in _batches(data.train, min(n_images, len(data.train)), 128):
-            functional.cross_entropy(
-                model(data.train.batch(batch)), data.train.targets[batch]
-            ).backward()  # type: ignore[no-untyped-call]  # torch's own
+    split = data.train
+    with on_device(model.eval(), split.device):
+        for batch in _batches(split, n_images, batch_size=128):
+            loss = functional.cross_entropy(model(split.batch(batch)), split.targets[batch])
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
 
 
 @torch.no_grad()
 def correct_predictions(model: nn.Module, split: Split) -> NDArray[np.bool_]:
-    """Which images are classified rightly, as the split says (`Split.top`), `(n,)`."""
-    with placed(model.eval(), split.device):
-        guesses = torch.cat(
-            [
-                model(split.batch(batch)).topk(split.top).indices
-                for batch in _batches(split, len(split), 500)
-            ]
-        )
-    return np.asarray((guesses == split.targets[:, None]).any(1).cpu().numpy())
+    """Tells which images are classified correctly, `(n,)`; `Split.top` says what counts."""
+    with on_device(model.eval(), split.device):
+        predictions = [
+            model(split.batch(batch)).topk(split.top).indices
+            for batch in _batches(split, len(split), batch_size=500)
+        ]
+    is_label = torch.cat(predictions) == split.targets[:, None]
+    return np.asarray(is_label.any(1).cpu().numpy())
 
 
 def evaluate(model: nn.Module, split: Split) -> float:
-    """Share of images classified rightly, in [0, 1]."""
+    """Gives the share of images that are classified correctly, in [0, 1]."""
     return float(correct_predictions(model, split).mean())
 
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, split: Split, n_images: int = 1024) -> None:
-    """Recomputes batch-norm statistics from `n_images` training images, weights untouched;
+    """Recomputes batch-norm statistics from training images; weights stay.
 
-    nothing else is as in training: a dropout would be drawn, and bias them.
+    All other layers are in evaluation mode: a dropout would bias the statistics.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [m.momentum for m in norms]
-    with placed(model.eval(), split.device):
+    momenta = [norm.momentum for norm in norms]
+    with on_device(model.eval(), split.device):
         for norm in norms:
             norm.train().reset_running_stats()
             norm.momentum = None  # a cumulative average over the batches below
-        for batch in _batches(split, min(n_images, len(split)), 256):
-            if (images := split.batch(batch)).shape[0] > 1:  # one image has no variance
+        for batch in _batches(split, n_images, batch_size=256):
+            images = split.batch(batch)
+            if len(images) > 1:  # one image has no variance
                 model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
 
 
-def _batches(split: Split, n_images: int, most: int) -> Iterator[slice]:
-    """The first images of a split, in batches of at most so many."""
+def _batches(split: Split, n_images: int, *, batch_size: int) -> Iterator[slice]:
+    """Goes through the first images of a split, in smaller batches where they are large."""
     height, width = split.images.shape[2:]
-    size = min(most, max(8, _BATCH_PIXELS // (height * width)))
-    for start in range(0, n_images, size):
+    size = min(batch_size, max(8, _BATCH_PIXELS // (height * width)))
+    end = min(n_images, len(split))
+    for start in range(0, end, size):
         yield slice(start, start + size)
 
 
 @contextlib.contextmanager
 def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads, as many as torch uses for one operation, in each of which torch uses one:
+    """Gives as many threads as torch uses for one operation; in each, torch uses one.
 
-    small networks are evaluated faster beside each other than one on all cores.
+    Small networks are evaluated faster side by side than one after another on all cores.
     """
     n_threads = torch.get_num_threads()
     try:
@@ -336,4 +355,5 @@ def single_threaded_pool() -> Iterator[ThreadPoolExecutor]:
         ) as pool:
             yield pool
     finally:
-        torch.set_num_threads(n_threads)  # what threads begin with that are made later
+        # threads that are made later begin with this number
+        torch.set_num_threads(n_threads)

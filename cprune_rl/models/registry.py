@@ -21,7 +21,7 @@ __all__ = ["build_model", "check_model_name", "check_output"]
 
 
 def check_model_name(name: str) -> None:
-    """Fail early on a name that no network can have; imports nothing.
+    """Fails early on a name that no network can have; imports nothing.
 
     Raises:
         UnknownNameError: it is neither packaged nor a library's nor `file.py:function`.
@@ -35,7 +35,7 @@ def check_model_name(name: str) -> None:
 
 
 def build_model(name: str, n_classes: int, seed: int = 0) -> nn.Module:
-    """Build a network with weights drawn from a seed.
+    """Builds a network with weights drawn from a seed.
 
     Args:
         name: `resnet8`, `torchvision:NAME`, `timm:NAME` or `file.py:function`.
@@ -60,7 +60,7 @@ def build_model(name: str, n_classes: int, seed: int = 0) -> nn.Module:
 
 
 def check_output(model: nn.Module, example: torch.Tensor, n_classes: int, name: str) -> None:
-    """Run a network once and check that it gives one logit for each class.
+    """Runs a network once and checks that it gives one logit for each class.
 
     Args:
         model: left in evaluation mode.
@@ -128,7 +128,7 @@ def _check_listed(library: str, name: str, names: list[str]) -> None:
 
 
 def _import_torchvision() -> Any:
-    """Import torchvision, also where its wheel was built for CUDA and torch was not.
+    """Imports torchvision, also where its wheel was built for CUDA and torch was not.
 
     Its import fails then for lack of two detection operators, which no classifier uses. They are
     declared here.

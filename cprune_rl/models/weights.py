@@ -27,7 +27,7 @@ _HOW_TO_SAVE = "with torch.save(model.state_dict(), FILE) or safetensors."
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a state_dict as safetensors.
+    """Writes a state_dict as safetensors.
 
     A module that is registered under two names has its weights under both, as its state_dict has.
     """
@@ -40,7 +40,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state_dict in place from `.safetensors` or from what `torch.save` wrote.
+    """Loads a state_dict in place from `.safetensors` or from what `torch.save` wrote.
 
     No code in the file is run. A checkpoint may have the state_dict under the key `state_dict`,
     `model_state_dict` or `model`. The prefixes of DataParallel and torch.compile are left out.
@@ -60,7 +60,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def export_torch(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
-    """Write a file that `torch.export.load` reads, without this package."""
+    """Writes a file that `torch.export.load` reads, without this package."""
     example = torch.zeros(input_shape)
     with warnings.catch_warnings():
         # torch warns of its own deprecated calls
@@ -73,7 +73,7 @@ def export_torch(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> 
 
 
 def network_hash(model: nn.Module) -> str:
-    """Hash a network's weights and what it computes with them.
+    """Hashes a network's weights and what it computes with them.
 
     The computation counts because a user's function may have changed since.
     """
@@ -107,7 +107,7 @@ def _read(path: Path) -> Any:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """Find the state_dict in what a file holds, without the prefixes of wrappers."""
+    """Finds the state_dict in what a file holds, without the prefixes of wrappers."""
     for key in _CHECKPOINT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -121,7 +121,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _differences(own: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> list[str]:
-    """Say which weights of a file do not fit; empty where all do."""
+    """Says which weights of a file do not fit; empty where all do."""
     reshaped = [n for n in own.keys() & values.keys() if own[n].shape != values[n].shape]
     names_by_kind = {
         "it lacks": own.keys() - values.keys(),
@@ -139,7 +139,7 @@ def _shortened(names: set[str]) -> str:
 
 
 def _computation(model: nn.Module) -> str:
-    """Describe the layers with their settings, and the code between them.
+    """Describes the layers with their settings, and the code between them.
 
     Where that cannot be traced, the sources of the modules stand for it.
     """

@@ -1,10 +1,8 @@
 """Packaged networks, so that `--model resnet8` needs no code of the user's.
 
-Called by `models`. Every network takes `(n, 3, height, width)` float32 images, made for 32 by 32,
-and
-gives `(n, n_classes)` logits. The layers are plain `torch.nn` modules: a dependency graph, an
-export
-and a state_dict must all see the same names.
+Every network takes `(n, 3, height, width)` float32 images, made for 32 by 32, and gives
+`(n, n_classes)` logits. The layers are plain `torch.nn` modules: a dependency graph, an export and
+a state_dict must all see the same names.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ __all__ = ["MODELS", "ModelSpec"]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a residual connection (He et al., CVPR 2016, figure 5 left)."""
+    """Adds its input to what two 3x3 convolutions give (He et al., CVPR 2016, figure 5 left)."""
 
     def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
@@ -40,8 +38,9 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A CIFAR-style residual network of `6 * n_blocks + 2` layers (He et al., CVPR 2016, section
-    4.2).
+    """Stacks residual blocks for CIFAR, `6 * n_blocks + 2` layers.
+
+    He et al., CVPR 2016, section 4.2.
 
     Args:
         n_blocks: residual blocks in each of the three stages.
@@ -69,8 +68,9 @@ class ResNet(nn.Module):
 
 
 class VGG(nn.Module):
-    """Plain 3x3 convolutions in stages with max pooling after each, and one linear layer (Simonyan
-    and Zisserman, ICLR 2015, with batch norms).
+    """Stacks plain 3x3 convolutions in stages, with max pooling after each and one linear layer.
+
+    Simonyan and Zisserman, ICLR 2015, with batch norms.
 
     Args:
         stages: channels of each stage's convolutions.
@@ -99,8 +99,9 @@ class VGG(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expansion, depthwise convolution and projection, with a residual connection where shapes
-    allow (Sandler et al., CVPR 2018, figure 4).
+    """Expands channels, convolves each by itself, and projects them back.
+
+    It adds its input where shapes allow (Sandler et al., CVPR 2018, figure 4).
     """
 
     def __init__(self, n_in: int, n_out: int, stride: int, expansion: int) -> None:
@@ -124,7 +125,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Inverted residual blocks at the sizes of small images (Sandler et al., CVPR 2018).
+    """Stacks inverted residual blocks at the sizes of small images (Sandler et al., CVPR 2018).
 
     Args:
         width: channels of the stem, which halves the image; the four stages have 1, 2, 3 and 4
@@ -137,12 +138,15 @@ class MobileNetV2(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6()
         )
-        blocks: list[nn.Module] = [InvertedResidual(width, width, 1, 1)]
+        blocks: list[nn.Module] = [InvertedResidual(width, width, stride=1, expansion=1)]
         n_in = width
         for multiple, stride in ((2, 1), (3, 2), (4, 2)):
             for index in range(2):
-                blocks.append(InvertedResidual(n_in, multiple * width, 1 if index else stride, 4))
-                n_in = multiple * width
+                n_out = multiple * width
+                blocks.append(
+                    InvertedResidual(n_in, n_out, stride=1 if index else stride, expansion=4)
+                )
+                n_in = n_out
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(
             nn.Conv2d(n_in, 8 * width, 1, bias=False), nn.BatchNorm2d(8 * width), nn.ReLU6()
@@ -156,7 +160,7 @@ class MobileNetV2(nn.Module):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build one packaged network.
+    """Says how to build one packaged network.
 
     Attributes:
         build: `n_classes -> module`, with freshly initialised weights.
@@ -195,4 +199,4 @@ MODELS: dict[str, ModelSpec] = {
         "13 plain convolutions, 64 to 512 channels: wide, as in the papers",
     ),
 }
-"""By name."""
+"""Packaged networks by name."""

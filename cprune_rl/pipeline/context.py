@@ -31,7 +31,7 @@ __all__ = ["RunContext", "full_settings"]
 def full_settings(config: RunConfig) -> TrainSettings:
     """Of the full fine-tune."""
     return TrainSettings(
-        config.budgets.finetune_steps,
+        n_steps=config.budgets.finetune_steps,
         learning_rate=0.05,
         warmup=0.1,
         seed=config.seed,
@@ -119,7 +119,7 @@ class RunContext:
             )
         floor += self.config.margin
         name = f"{self.network.name}/{self.data.name}@{self.backend.device_name}"
-        oracle = self.oracle.view(self.calibrations)
+        oracle = self.oracle.with_calibrations(self.calibrations)
         return Problem(
             name=name,
             network=self.network,

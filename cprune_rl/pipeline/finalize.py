@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from cprune_rl.accuracy.final_gate import Verdict, judge
+from cprune_rl.accuracy.final_gate import GateCriterion, Verdict, judge
 from cprune_rl.accuracy.training import correct_predictions, evaluate, recalibrate
 from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
 from cprune_rl.core.network import Plan
@@ -88,13 +88,16 @@ class FinalGate:
     def judge(self, model: nn.Module, n_looks: int) -> Verdict:
         """Whether a finished network holds the floor, where the search may ask `n_looks` times."""
         config = self._context.config
+        criterion = GateCriterion(
+            floor=self.floor,
+            is_absolute=config.floor > 0,
+            n_looks=n_looks,
+            risk=1 - config.confidence,
+        )
         return judge(
             self._dense_correct,
             self.correct(model),
-            self.floor,
-            n_looks,
-            1 - config.confidence,
-            is_absolute=config.floor > 0,
+            criterion,
             is_dense=model is self._context.model,
         )
 

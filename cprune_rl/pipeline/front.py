@@ -191,11 +191,11 @@ def _write_network(
     folder.mkdir(exist_ok=True)
     kept = kept_indices(context.coupled, network.plan)
     PlanFile(
-        context.config.network_name,
-        context.data.n_classes,
-        context.data.input_shape,
-        kept,
-        network.plan.schemes,
+        model=context.config.network_name,
+        n_classes=context.data.n_classes,
+        input_shape=context.data.input_shape,
+        kept=kept,
+        schemes=network.plan.schemes,
     ).write(folder, network.model)
     if name in comparison.libraries:
         (folder / "lib.so").write_bytes(comparison.libraries[name].read_bytes())

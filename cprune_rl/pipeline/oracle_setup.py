@@ -15,7 +15,7 @@ import numpy as np
 
 from cprune_rl.accuracy.calibration import CalibrationPoint, Calibrations
 from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, RecalibrationEvaluation
-from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
+from cprune_rl.accuracy.supernet import PlanSpace, Supernet, SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.intervals import Interval, rank_correlation
 from cprune_rl.core.loss_model import LossModel
@@ -76,7 +76,7 @@ def open_oracle(
     kind, _, steps = config.oracle.partition(":")
     short = trained_model.finetuned(
         TrainSettings(
-            int(steps or config.budgets.oracle_steps),
+            n_steps=int(steps or config.budgets.oracle_steps),
             learning_rate=0.02,
             warmup=0.1,
             seed=config.seed,
@@ -86,14 +86,16 @@ def open_oracle(
         PlanOracle, data=trained_model.data, store=store, dense_accuracy=dense_accuracy, since=since
     )
     if kind == "finetune":
-        return make(short)
+        return make(evaluation=short)
     if kind == "recalibrate":
         return make(
-            RecalibrationEvaluation(trained_model.pruned, trained_model.weights, trained_model.data)
+            evaluation=RecalibrationEvaluation(
+                pruner=trained_model.pruned, weights=trained_model.weights, data=trained_model.data
+            )
         )
     supernet = supernet_evaluation(config, trained_model, progress)
-    reference = make(supernet).evaluate(network.dense)
-    oracle = make(supernet, reference=reference)
+    reference = make(evaluation=supernet).evaluate(network.dense)
+    oracle = make(evaluation=supernet, reference=reference)
     instead = f"the supernet is not believed, plans are judged by {short.settings.n_steps} steps of training each"
     notes = []
     for by_schemes in (False, True) if config.has_schemes and network.scheme_layers else (False,):
@@ -108,7 +110,7 @@ def open_oracle(
         what = f"plans of equal latency{', pruned by schemes' if by_schemes else ''}"
         if len(plans) < _LEAST_PLANS:
             progress.print(f"    There are only {len(plans)} {what} to ask it about: {instead}")
-            return make(short)
+            return make(evaluation=short)
         correlation = _proof(
             oracle,
             trained_model.finetuned(full_settings(config), is_gradual=by_schemes),
@@ -118,7 +120,7 @@ def open_oracle(
         )
         if correlation.value < _LEAST_CORRELATION:
             progress.print(f"    Below {_LEAST_CORRELATION:g}: {instead}")
-            return make(short)
+            return make(evaluation=short)
         notes.append(
             f"over {len(plans)} {what}: {correlation.value:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]"
         )
@@ -137,29 +139,26 @@ def supernet_evaluation(
         progress: told what is going on.
     """
     groups = trained_model.coupled.groups
-    space = PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups))
-    settings = SupernetSettings(config.budgets.supernet_steps, seed=config.seed)
-    masks = ChannelMasks(trained_model.model, trained_model.coupled)
+    supernet = Supernet(
+        copy.deepcopy(trained_model.model),
+        masks=ChannelMasks(trained_model.model, trained_model.coupled).for_plan,
+        space=PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups)),
+    )
+    settings = SupernetSettings(n_steps=config.budgets.supernet_steps, seed=config.seed)
     verb = (
         "Reading"
-        if is_supernet_cached(trained_model.weights, space, trained_model.data, settings)
+        if is_supernet_cached(trained_model.weights, supernet.space, trained_model.data, settings)
         else "Training"
     )
     with progress.track(f"{verb} the supernet", settings.n_steps) as advance:
-        supernet = train_or_load_supernet(
-            copy.deepcopy(trained_model.model),
-            trained_model.weights,
-            masks.for_plan,
-            space,
-            trained_model.data,
-            settings,
-            advance,
+        trained = train_or_load_supernet(
+            supernet, trained_model.weights, trained_model.data, settings, on_step=advance
         )
     return RecalibrationEvaluation(
-        functools.partial(trained_model.pruned_of, supernet),
-        f"supernet:{network_hash(supernet)}",
-        trained_model.data,
-        "supernet",
+        pruner=functools.partial(trained_model.pruned_of, trained),
+        weights=f"supernet:{network_hash(trained)}",
+        data=trained_model.data,
+        name="supernet",
     )
 
 

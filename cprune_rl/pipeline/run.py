@@ -249,11 +249,11 @@ def _write_network(
     """
     kept = kept_indices(context.coupled, finalist.plan)
     PlanFile(
-        context.config.network_name,
-        context.data.n_classes,
-        context.data.input_shape,
-        kept,
-        finalist.plan.schemes,
+        model=context.config.network_name,
+        n_classes=context.data.n_classes,
+        input_shape=context.data.input_shape,
+        kept=kept,
+        schemes=finalist.plan.schemes,
     ).write(folder.path, finalist.model)
     export_torch(finalist.model, context.data.input_shape, folder.file("model.pt2"))
     for source, name in ((finalist.method, "lib.so"), ("dense", "dense.so")):

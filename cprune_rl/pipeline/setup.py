@@ -255,12 +255,17 @@ def _say_what_to_expect(
 
 def group_settings(config: RunConfig) -> GroupSettings:
     """What may be pruned, and in which order."""
-    return GroupSettings(config.importance, config.freeze, config.kept_shares, config.seed)
+    return GroupSettings(
+        importance=config.importance,
+        freeze=config.freeze,
+        keep=config.kept_shares,
+        seed=config.seed,
+    )
 
 
 def base_settings(config: RunConfig) -> TrainSettings:
     """Training of the base network."""
-    return TrainSettings(config.budgets.base_steps, seed=config.seed)
+    return TrainSettings(n_steps=config.budgets.base_steps, seed=config.seed)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,15 +18,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings, train_supernet
+from cprune_rl.accuracy.supernet import PlanSpace, Supernet, SupernetSettings, train_supernet
 from cprune_rl.accuracy.training import TrainSettings, train
-from cprune_rl.core.network import Plan
 from cprune_rl.models.weights import save_weights
 
 __all__ = ["is_cached", "is_supernet_cached", "train_or_load", "train_or_load_supernet"]
 
 OnStep = Callable[[int, float], None]
-Masks = Callable[[Plan], Mapping[str, torch.Tensor]]
 
 
 def _path(identity: str, data: ImageData, settings: TrainSettings | SupernetSettings) -> Path:
@@ -70,7 +68,7 @@ def train_or_load(
     return _load_or_train(
         model,
         _path(identity, data, settings),
-        lambda: train(model, data, settings, on_step, teacher),
+        lambda: train(model, data, settings, on_step=on_step, teacher=teacher),
     )
 
 
@@ -82,36 +80,32 @@ def is_supernet_cached(
 
 
 def train_or_load_supernet(
-    model: nn.Module,
+    supernet: Supernet,
     weights: str,
-    masks: Masks,
-    space: PlanSpace,
     data: ImageData,
     settings: SupernetSettings,
     on_step: Callable[[int], None] | None = None,
 ) -> nn.Module:
-    """Trains a supernet in place, goes on with a training that was stopped, or reads what the same
-    training gave before.
+    """Trains a supernet in place, or reads what the same training gave before.
+
+    A training that was stopped goes on.
 
     Args:
-        model: a copy of the dense network.
+        supernet: a copy of the dense network, and the plans that it is to work at.
         weights: names its weights and the ranking of its channels.
-        masks: see `supernet.train_supernet`.
-        space: the plans.
         data: images; only `data.train` is learnt from.
         settings: of the training.
         on_step: called with the number of steps done after each.
 
     Returns:
-        `model`, in evaluation mode.
+        Its network, in evaluation mode.
     """
-    path = _path(_supernet(weights, space), data, settings)
+    path = _path(_supernet(weights, supernet.space), data, settings)
+    checkpoint = path.with_suffix(".checkpoint")
     return _load_or_train(
-        model,
+        supernet.model,
         path,
-        lambda: train_supernet(
-            model, masks, space, data, settings, path.with_suffix(".checkpoint"), on_step
-        ),
+        lambda: train_supernet(supernet, data, settings, checkpoint=checkpoint, on_step=on_step),
     )
 
 

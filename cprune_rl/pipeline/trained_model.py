@@ -111,11 +111,11 @@ class TrainedModel:
                 as in the full fine-tune; a short one has them pruned from the start.
         """
         return FinetuneEvaluation(
-            self.pruned,
-            self.weights,
-            self.data,
-            settings,
-            self.model,
-            gradual_pruning if is_gradual else None,
-            GRADUAL_PRUNING if is_gradual else "",
+            pruner=self.pruned,
+            weights=self.weights,
+            data=self.data,
+            settings=settings,
+            teacher=self.model,
+            gradual_pruning=gradual_pruning if is_gradual else None,
+            gradual_pruning_name=GRADUAL_PRUNING if is_gradual else "",
         )

@@ -98,24 +98,32 @@ def _attention_heads(name: str, attention: Any) -> AttentionHeads:
     group = f"{name}.qkv"
     slices = (
         ChannelSlice(
-            group,
-            tp.prune_linear_out_channels,
-            -1,
-            False,
-            group,
-            written.reshape(-1),
-            np.tile(np.repeat(heads, size), 3),
+            layer=group,
+            remove=tp.prune_linear_out_channels,
+            axis=-1,
+            reads=False,
+            group=group,
+            positions=written.reshape(-1),
+            channels=np.tile(np.repeat(heads, size), 3),
         ),
         ChannelSlice(
-            f"{name}.proj",
-            tp.prune_linear_in_channels,
-            -1,
-            True,
-            group,
-            read,
-            np.repeat(heads, size),
+            layer=f"{name}.proj",
+            remove=tp.prune_linear_in_channels,
+            axis=-1,
+            reads=True,
+            group=group,
+            positions=read,
+            channels=np.repeat(heads, size),
         ),
-        ChannelSlice(name, _drop_heads, None, False, group, heads, heads),
+        ChannelSlice(
+            layer=name,
+            remove=_drop_heads,
+            axis=None,
+            reads=False,
+            group=group,
+            positions=heads,
+            channels=heads,
+        ),
     )
     qkv, proj = attention.qkv.weight, attention.proj.weight
 
@@ -131,7 +139,14 @@ def _attention_heads(name: str, attention: Any) -> AttentionHeads:
     gradients = (
         of_heads(qkv.grad, proj.grad) if qkv.grad is not None and proj.grad is not None else None
     )
-    return AttentionHeads(group, attention.qkv, n_heads, slices, of_heads(qkv, proj), gradients)
+    return AttentionHeads(
+        name=group,
+        module=attention.qkv,
+        count=n_heads,
+        slices=slices,
+        weights=of_heads(qkv, proj),
+        gradients=gradients,
+    )
 
 
 def _drop_heads(attention: Any, gone: Sequence[int]) -> None:

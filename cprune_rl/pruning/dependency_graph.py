@@ -232,13 +232,13 @@ class ChannelGraph:
                     )  # what is left over where units do not fill the layer stays
                     found.append(
                         ChannelSlice(
-                            layer,
-                            handler,
-                            node.pruning_dim,
-                            handler in _IN,
-                            name,
-                            positions[ours],
-                            channels[ours],
+                            layer=layer,
+                            remove=handler,
+                            axis=node.pruning_dim,
+                            reads=handler in _IN,
+                            group=name,
+                            positions=positions[ours],
+                            channels=channels[ours],
                         )
                     )
         return ChannelSlices(widths, found)

@@ -188,7 +188,12 @@ def find_groups(
         for name, values in scores.items()
     }
     return CoupledGroups(
-        groups, ranking, scores, _parameter_axes(model, slices, groups), tuple(unprunable), slices
+        groups=groups,
+        ranking=ranking,
+        importance=scores,
+        axes=_parameter_axes(model, slices, groups),
+        unprunable=tuple(unprunable),
+        slices=slices,
     )
 
 

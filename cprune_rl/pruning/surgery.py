@@ -108,11 +108,11 @@ class PlanFile:
             }
             shape = tuple(int(n) for n in value["input_shape"])
             return PlanFile(
-                str(value["model"]),
-                int(value["n_classes"]),
-                shape,
-                kept,
-                tuple(value["schemes"].items()),
+                model=str(value["model"]),
+                n_classes=int(value["n_classes"]),
+                input_shape=shape,
+                kept=kept,
+                schemes=tuple(value["schemes"].items()),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"{path} is no plan: {error}") from error

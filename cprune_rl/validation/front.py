@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.final_gate import difference_interval, judge
+from cprune_rl.accuracy.final_gate import GateCriterion, difference_interval, judge
 from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
@@ -123,15 +123,13 @@ def _accuracy_checks(
             stated_gate, is_absolute = point["gate"], point["floor"] > 0
             floor = resolve_floor(point["floor"], float(of_gate[0].mean()), may_exceed=True)
             is_dense = network_hash(model) == network_hash(models[0])
-            verdict = judge(
-                of_gate[0],
-                gated,
-                floor,
-                int(stated_gate["n_looks"]),
-                float(stated_gate["risk"]),
+            criterion = GateCriterion(
+                floor=floor,
                 is_absolute=is_absolute,
-                is_dense=is_dense,
+                n_looks=int(stated_gate["n_looks"]),
+                risk=float(stated_gate["risk"]),
             )
+            verdict = judge(of_gate[0], gated, criterion, is_dense=is_dense)
             agrees = verdict.passed == stated_gate["passed"] and math.isclose(
                 verdict.lower_bound, stated_gate["lower_bound"], abs_tol=5e-4
             )

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, Split, load_data
-from cprune_rl.accuracy.final_gate import judge
+from cprune_rl.accuracy.final_gate import GateCriterion, judge
 from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
@@ -189,15 +189,14 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
         resolve_floor(result.floor, float(dense_right.mean()), may_exceed=True),
         result.main.gate,
     )
-    verdict = judge(
-        dense_right,
-        pruned_right,
-        gate_floor,
-        int(gate["n_looks"]),
-        float(gate["risk"]),
+    criterion = GateCriterion(
+        floor=gate_floor,
         is_absolute=result.floor > 0,
-        is_dense=network_hash(model) == network_hash(dense),
+        n_looks=int(gate["n_looks"]),
+        risk=float(gate["risk"]),
     )
+    is_dense = network_hash(model) == network_hash(dense)
+    verdict = judge(dense_right, pruned_right, criterion, is_dense=is_dense)
     stated_bound = float(result.main.gate["lower_bound"])
     yield Check(
         f"gate's lower bound {stated_bound:.4f}",
@@ -210,12 +209,12 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
         verdict.passed == result.main.gate["passed"],
     )
     floor = resolve_floor(result.floor, result.dense.accuracy_test, may_exceed=True)
+    # its bound: the fewest errors that chance allows
     wrong = judge(
         ~correct(dense, data.test),
         ~correct(model, data.test),
-        1 - floor,
-        is_absolute=result.floor > 0,
-    )  # its bound: the fewest errors that chance allows
+        GateCriterion(floor=1 - floor, is_absolute=result.floor > 0),
+    )
     accuracy, best = 1 - wrong.accuracy, 1 - wrong.lower_bound
     stated_holds = result.main.pruned.accuracy_test >= floor
     claim = f"the floor {floor:.4f} {'holds' if stated_holds else 'does not hold'} on test images"

@@ -14,7 +14,12 @@ from torch import nn
 from cprune_rl.accuracy.calibration import Calibration, CalibrationPoint, Calibrations
 from cprune_rl.accuracy.data import Split, load_data
 from cprune_rl.accuracy.data.generated import draw_contours
-from cprune_rl.accuracy.final_gate import difference_interval, judge, undetectable_loss
+from cprune_rl.accuracy.final_gate import (
+    GateCriterion,
+    difference_interval,
+    judge,
+    undetectable_loss,
+)
 from cprune_rl.accuracy.oracle import FinetuneEvaluation, PlanOracle, RecalibrationEvaluation
 from cprune_rl.accuracy.training import (
     TrainSettings,
@@ -116,14 +121,14 @@ def test_training_learns_and_is_the_same_from_one_seed() -> None:
     data = contours_data()
     models = [small_model(), small_model()]
     for model in models:
-        train(model, data, TrainSettings(80, batch_size=32, bf16=False))
+        train(model, data, TrainSettings(n_steps=80, batch_size=32, bf16=False))
     assert evaluate(models[0], data.train) > 0.25, "chance is 0.1"
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
 
 
 def test_a_teacher_draws_the_answers_to_its_own() -> None:
     data, teacher = contours_data(), small_model()
-    train(teacher, data, TrainSettings(60, batch_size=32, bf16=False))
+    train(teacher, data, TrainSettings(n_steps=60, batch_size=32, bf16=False))
     x = data.test.batch(slice(None))
 
     def distance(distillation: float, asked: nn.Module | None) -> float:
@@ -142,7 +147,7 @@ def test_a_teacher_draws_the_answers_to_its_own() -> None:
         train(
             student,
             data,
-            TrainSettings(200, batch_size=32, bf16=False, distillation=distillation),
+            TrainSettings(n_steps=200, batch_size=32, bf16=False, distillation=distillation),
             teacher=asked,
         )
         with torch.no_grad():
@@ -242,10 +247,18 @@ def test_even_loss_curves_add_up_to_what_plans_lost() -> None:
 def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
     data, store = contours_data(), open_store(None)
     oracle = PlanOracle(
-        FinetuneEvaluation(lambda _: small_model(), "toy", data, TrainSettings(3)), data, store, 0.5
+        evaluation=FinetuneEvaluation(
+            pruner=lambda _: small_model(),
+            weights="toy",
+            data=data,
+            settings=TrainSettings(n_steps=3),
+        ),
+        data=data,
+        store=store,
+        dense_accuracy=0.5,
     )
     first = oracle.accuracy(Plan((8,)))
-    other = oracle.view(Calibrations())
+    other = oracle.with_calibrations(Calibrations())
     assert other.accuracy(Plan((8,))).value == first.value
     assert (oracle.spending.accuracy_evaluations, other.spending.accuracy_evaluations) == (1, 0)
     assert first.standard_error > 0
@@ -255,14 +268,19 @@ def test_an_oracle_answers_once_and_reads_it_after_that() -> None:
 def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
     data, store = contours_data(), open_store(None)
     oracle = PlanOracle(
-        FinetuneEvaluation(lambda _: small_model(), "toy", data, TrainSettings(3)),
-        data,
-        store,
-        0.5,
+        evaluation=FinetuneEvaluation(
+            pruner=lambda _: small_model(),
+            weights="toy",
+            data=data,
+            settings=TrainSettings(n_steps=3),
+        ),
+        data=data,
+        store=store,
+        dense_accuracy=0.5,
         since=0.0,
     )
     oracle.accuracy(Plan((8,)))
-    rival = oracle.view(Calibrations())
+    rival = oracle.with_calibrations(Calibrations())
     rival.accuracy(Plan((8,)))
     assert rival.spending.accuracy_evaluations == 1
     assert rival.spending.train_s == pytest.approx(oracle.spending.train_s)
@@ -272,21 +290,23 @@ def test_a_search_pays_for_what_another_search_of_the_run_asked_first() -> None:
 def test_plans_that_are_looked_at_together_get_the_answers_of_each_alone() -> None:
     data, model = contours_data(), build_model("resnet8", 10).eval()
     coupled = find_groups(model, torch.zeros(1, 3, 32, 32))
-    evaluation = RecalibrationEvaluation(lambda plan: prune(model, coupled, plan), "resnet8", data)
+    evaluation = RecalibrationEvaluation(
+        pruner=lambda plan: prune(model, coupled, plan), weights="resnet8", data=data
+    )
     plans = [
         Plan(tuple(max(g.minimum, round(g.channels * kept)) for g in coupled.groups))
         for kept in (1.0, 0.8, 0.5, 0.3)
     ]
     n_threads = torch.get_num_threads()
     store = open_store(None)
-    oracle = PlanOracle(evaluation, data, store, 0.9)
+    oracle = PlanOracle(evaluation=evaluation, data=data, store=store, dense_accuracy=0.9)
     done: list[int] = []
     together = oracle.evaluate_all([*plans, plans[0]], on_plan=done.append)
     assert together == [evaluation(plan) for plan in [*plans, plans[0]]]
     assert torch.get_num_threads() == n_threads
     assert oracle.spending.accuracy_evaluations == len(plans)
     assert done[-1] == len(plans) + 1
-    again = PlanOracle(evaluation, data, store, 0.9)
+    again = PlanOracle(evaluation=evaluation, data=data, store=store, dense_accuracy=0.9)
     assert [a.value for a in again.accuracies(plans)] == [a.value for a in oracle.accuracies(plans)]
     assert again.spending.accuracy_evaluations == 0
     store.close()
@@ -303,14 +323,16 @@ def test_a_batch_that_is_interrupted_keeps_what_it_has() -> None:
                 raise KeyboardInterrupt
             return 0.5
 
-        def many(self, plans: Sequence[Plan]) -> Iterator[float]:
+        def evaluate_many(self, plans: Sequence[Plan]) -> Iterator[float]:
             return map(self, plans)
 
-    oracle = PlanOracle(Interrupted(), data, store, 0.9)
+    oracle = PlanOracle(evaluation=Interrupted(), data=data, store=store, dense_accuracy=0.9)
     with pytest.raises(KeyboardInterrupt):
         oracle.accuracies([Plan((n,)) for n in (1, 2, 3)])
     assert oracle.spending.accuracy_evaluations == 2
-    assert PlanOracle(Interrupted(), data, store, 0.9).evaluate_all([Plan((1,)), Plan((2,))]) == [
+    assert PlanOracle(
+        evaluation=Interrupted(), data=data, store=store, dense_accuracy=0.9
+    ).evaluate_all([Plan((1,)), Plan((2,))]) == [
         0.5,
         0.5,
     ]
@@ -322,18 +344,18 @@ def test_the_gate_asks_for_more_than_the_point_estimate() -> None:
     dense = rng.random(4000) < 0.98
     pruned = dense.copy()
     pruned[:38] = False
-    verdict = judge(dense, pruned, floor=float(dense.mean()) - 0.01)
+    verdict = judge(dense, pruned, GateCriterion(floor=float(dense.mean()) - 0.01))
     assert verdict.accuracy > verdict.floor
     assert not verdict.passed, "within sampling error of the floor is not above it"
-    assert judge(dense, dense, float(dense.mean()), is_dense=True).passed
+    assert judge(dense, dense, GateCriterion(floor=float(dense.mean())), is_dense=True).passed
 
 
 def test_few_images_cannot_show_that_nothing_is_lost() -> None:
     few, many = np.ones(200, bool), np.ones(4000, bool)
-    assert not judge(few, few, floor=0.99).passed, (
+    assert not judge(few, few, GateCriterion(floor=0.99)).passed, (
         "a network that loses a point is right on 200 images of 13 %"
     )
-    assert judge(many, many, floor=0.99).passed
+    assert judge(many, many, GateCriterion(floor=0.99)).passed
     assert undetectable_loss(200, 0.05) == pytest.approx(0.0149, abs=1e-4)
     assert (1 - undetectable_loss(200, 0.05, 4)) ** 200 == pytest.approx(0.05 / 4)
 
@@ -341,7 +363,10 @@ def test_few_images_cannot_show_that_nothing_is_lost() -> None:
 def test_asking_the_gate_more_often_makes_it_stricter() -> None:
     dense = np.ones(4000, bool)
     pruned = np.arange(4000) >= 20
-    bounds = [judge(dense, pruned, 0.9, n_looks).lower_bound for n_looks in (1, 3, 10)]
+    bounds = [
+        judge(dense, pruned, GateCriterion(floor=0.9, n_looks=n_looks)).lower_bound
+        for n_looks in (1, 3, 10)
+    ]
     assert bounds == sorted(bounds, reverse=True)
     assert len(set(bounds)) == 3
 
@@ -366,7 +391,13 @@ def test_the_gate_passes_a_network_at_the_floor_as_often_as_it_says(
         )
         floors = [truth if is_absolute else float(d.mean()) + truth - 0.97 for d in dense]
         passed += any(
-            judge(d, p, f + 1e-9, n_looks, 1 - confidence, is_absolute).passed
+            judge(
+                d,
+                p,
+                GateCriterion(
+                    floor=f + 1e-9, is_absolute=is_absolute, n_looks=n_looks, risk=1 - confidence
+                ),
+            ).passed
             for d, p, f in zip(dense, pruned, floors, strict=True)
         )
     expected = (1 - confidence) * n_gates
@@ -386,7 +417,7 @@ def test_a_dropout_is_drawn_by_the_seed_and_not_at_all_for_statistics() -> None:
     for drawn in (1, 2):
         torch.rand(drawn)  # what ran before
         trained.append(copy.deepcopy(model))
-        train(trained[-1], data, TrainSettings(3))
+        train(trained[-1], data, TrainSettings(n_steps=3))
     torch.testing.assert_close(trained[0].state_dict(), trained[1].state_dict(), atol=0, rtol=0)
 
 
@@ -448,12 +479,17 @@ def test_what_another_processor_judged_is_kept_apart() -> None:
             asked.append(plan)
             return 0.5
 
-        def many(self, plans: Sequence[Plan]) -> Iterator[float]:
+        def evaluate_many(self, plans: Sequence[Plan]) -> Iterator[float]:
             return map(self, plans)
 
     store, plan = open_store(None), Plan((1,))
     for where in ("cpu", "cpu", "cuda", "cuda"):
-        PlanOracle(Counting(), data.to(torch.device(where)), store, 0.9).evaluate(plan)
+        PlanOracle(
+            evaluation=Counting(),
+            data=data.to(torch.device(where)),
+            store=store,
+            dense_accuracy=0.9,
+        ).evaluate(plan)
     assert len(asked) == 2
 
 

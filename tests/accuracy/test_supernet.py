@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from cprune_rl.accuracy.oracle import RecalibrationEvaluation
-from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings, train_supernet
+from cprune_rl.accuracy.supernet import PlanSpace, Supernet, SupernetSettings, train_supernet
 from cprune_rl.accuracy.training import TrainSettings, train
 from cprune_rl.core.intervals import rank_correlation
 from cprune_rl.core.network import Plan
@@ -50,7 +50,7 @@ def space(name: str) -> PlanSpace:
 @given(st.sampled_from(list(MODELS)), st.integers(0, 2**31))
 def test_a_masked_network_computes_what_the_pruned_one_does(name: str, seed: int) -> None:
     model, coupled = MODELS[name], GROUPS[name]
-    plan = space(name).draw(np.random.default_rng(seed))
+    plan = space(name).sample(np.random.default_rng(seed))
     masks = ChannelMasks(model, coupled).for_plan(plan)
     weights = model.state_dict()
     image = torch.randn(2, 3, 32, 32)
@@ -75,32 +75,38 @@ def test_the_dense_plan_has_no_masks() -> None:
 @given(st.integers(0, 2**31))
 def test_drawn_plans_stay_within_the_space(seed: int) -> None:
     wanted = space("resnet8-w8")
-    plan = wanted.draw(np.random.default_rng(seed))
+    plan = wanted.sample(np.random.default_rng(seed))
     assert all(
         m <= w <= c for m, w, c in zip(wanted.minimum, plan.widths, wanted.channels, strict=True)
+    )
+
+
+def untrained_supernet() -> Supernet:
+    model = build_model("resnet8-w8", 10)
+    return Supernet(
+        model,
+        masks=ChannelMasks(model, GROUPS["resnet8-w8"]).for_plan,
+        space=space("resnet8-w8"),
     )
 
 
 def trained_supernet(
     n_steps: int, checkpoint: Path | None = None, stop_at: int | None = None
 ) -> torch.nn.Module:
-    model = build_model("resnet8-w8", 10)
-    masks = ChannelMasks(model, GROUPS["resnet8-w8"])
+    supernet = untrained_supernet()
 
     def stop(done: int) -> None:
         if done == stop_at:
             raise KeyboardInterrupt
 
     train_supernet(
-        model,
-        masks.for_plan,
-        space("resnet8-w8"),
+        supernet,
         contours_data(256, 128),
-        SupernetSettings(n_steps, batch_size=16),
-        checkpoint,
-        stop,
+        SupernetSettings(n_steps=n_steps, batch_size=16),
+        checkpoint=checkpoint,
+        on_step=stop,
     )
-    return model
+    return supernet.model
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
@@ -128,34 +134,27 @@ def test_a_supernet_is_better_at_narrow_plans_than_the_dense_network() -> None:
         build_model("resnet8-w8", 10),
         GROUPS["resnet8-w8"],
     )
-    train(model, data, TrainSettings(150))
+    train(model, data, TrainSettings(n_steps=150))
     narrow = Plan(tuple(max(g.minimum, g.channels // 2) for g in coupled.groups))
-    before = RecalibrationEvaluation(lambda plan: prune(model, coupled, plan), "dense", data)(
-        narrow
+    before = RecalibrationEvaluation(
+        pruner=lambda plan: prune(model, coupled, plan), weights="dense", data=data
+    )(narrow)
+    supernet = Supernet(
+        model, masks=ChannelMasks(model, coupled).for_plan, space=space("resnet8-w8")
     )
-    masks = ChannelMasks(model, coupled)
-    train_supernet(model, masks.for_plan, space("resnet8-w8"), data, SupernetSettings(150))
-    after = RecalibrationEvaluation(lambda plan: prune(model, coupled, plan), "supernet", data)(
-        narrow
-    )
+    train_supernet(supernet, data, SupernetSettings(n_steps=150))
+    after = RecalibrationEvaluation(
+        pruner=lambda plan: prune(model, coupled, plan), weights="supernet", data=data
+    )(narrow)
     assert after > before + 0.05
 
 
 def test_a_supernet_is_trained_once() -> None:
-    data, settings_ = contours_data(256, 128), SupernetSettings(3, batch_size=16, seed=11)
-    masks = ChannelMasks(MODELS["resnet8-w8"], GROUPS["resnet8-w8"])
+    data, settings_ = contours_data(256, 128), SupernetSettings(n_steps=3, batch_size=16, seed=11)
     steps: list[int] = []
     assert not is_supernet_cached("w", space("resnet8-w8"), data, settings_)
     first, again = (
-        train_or_load_supernet(
-            build_model("resnet8-w8", 10),
-            "w",
-            masks.for_plan,
-            space("resnet8-w8"),
-            data,
-            settings_,
-            steps.append,
-        )
+        train_or_load_supernet(untrained_supernet(), "w", data, settings_, on_step=steps.append)
         for _ in range(2)
     )
     assert steps == [1, 2, 3]
@@ -219,7 +218,7 @@ def test_a_supernet_judges_plans_with_schemes_too() -> None:
         tuple(max(g.minimum, g.channels // 2) for g in coupled.groups),
         (("blocks.1.conv2", "block(4,0.25)"),),
     )
-    assert 0.0 <= RecalibrationEvaluation(pruner, "supernet", data)(plan) <= 1.0
+    assert 0.0 <= RecalibrationEvaluation(pruner=pruner, weights="supernet", data=data)(plan) <= 1.0
     weight = trained_model.pruned_of(model, plan).get_submodule("blocks.1.conv2").weight
     assert float((weight != 0).float().mean()) == pytest.approx(0.25, abs=0.03)
     assert looked == [{"blocks.1.conv2": Scheme("block", 4, 0.25)}]

@@ -368,7 +368,11 @@ def test_validation_runs_the_libraries_on_the_runs_own_device(
     with open_key(cluster, "board") as board:
         found = list(
             _export_checks(
-                tmp_path, PlanFile("doubling", 4, (1, 4), {}, ()), Doubling(), Doubling(), board
+                tmp_path,
+                PlanFile(model="doubling", n_classes=4, input_shape=(1, 4), kept={}, schemes=()),
+                Doubling(),
+                Doubling(),
+                board,
             )
         )
     assert [(c.claim.partition(" ")[0], c.passed) for c in found] == [

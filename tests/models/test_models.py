@@ -292,7 +292,10 @@ def test_every_criterion_ranks_all_channels(importance: str) -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     coupled, again = (
         find_groups(
-            model, EXAMPLE, GroupSettings(importance), lambda m: accumulate_gradients(m, data)
+            model,
+            EXAMPLE,
+            GroupSettings(importance=importance),
+            lambda m: accumulate_gradients(m, data),
         )
         for _ in range(2)
     )
@@ -307,7 +310,7 @@ def test_every_criterion_ranks_all_channels(importance: str) -> None:
 def test_criteria_differ_and_random_follows_its_seed() -> None:
     model = build_model("resnet8-w8", 10).eval()
     by = {
-        (name, seed): find_groups(model, EXAMPLE, GroupSettings(name, seed=seed)).ranking
+        (name, seed): find_groups(model, EXAMPLE, GroupSettings(importance=name, seed=seed)).ranking
         for name in ("l1", "fpgm", "random")
         for seed in (0, 1)
     }
@@ -322,12 +325,15 @@ def test_l1_puts_the_channel_with_small_weights_last() -> None:
         model.features[1].weight[5] *= 1e-3
         model.features[3].weight[:, 5] *= 1e-3
     for name in ("l1", "l2"):
-        assert find_groups(model, EXAMPLE, GroupSettings(name)).ranking["features.0"][-1] == 5
+        assert (
+            find_groups(model, EXAMPLE, GroupSettings(importance=name)).ranking["features.0"][-1]
+            == 5
+        )
 
 
 def test_taylor_without_images_says_what_it_needs() -> None:
     with pytest.raises(ConfigError, match="needs gradients"):
-        find_groups(build_model("resnet8-w8", 10), EXAMPLE, GroupSettings("taylor"))
+        find_groups(build_model("resnet8-w8", 10), EXAMPLE, GroupSettings(importance="taylor"))
 
 
 def test_frozen_layers_stay_whole_with_what_is_coupled_to_them() -> None:

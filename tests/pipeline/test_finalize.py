@@ -36,7 +36,14 @@ class WidthGate:
     def judge(self, model: nn.Module, n_looks: int) -> Verdict:
         self.asked, self.n_looks = self.asked + 1, n_looks
         passed = int(model.width) >= self.holds_from
-        return Verdict(0.9, 0.9 if passed else 0.8, 0.85, n_looks, 0.05, passed)
+        return Verdict(
+            accuracy=0.9,
+            lower_bound=0.9 if passed else 0.8,
+            floor=0.85,
+            n_looks=n_looks,
+            risk=0.05,
+            passed=passed,
+        )
 
 
 def search(n_plans: int) -> SearchResult:

@@ -81,7 +81,7 @@ def test_a_network_and_images_of_ones_own_go_the_whole_way() -> None:
     np.savez("mine.npz", x=images, y=labels)
     Path("mynet.py").write_text(NETWORK)
     model = build_model("mynet.py:build", 10)
-    train(model, load_data("npz:mine.npz"), TrainSettings(200))
+    train(model, load_data("npz:mine.npz"), TrainSettings(n_steps=200))
     torch.save({"model_state_dict": model.state_dict(), "epoch": 3}, "w.pt")
     run(
         "--model",

@@ -78,7 +78,7 @@ def network(importance: str = "l2") -> tuple[nn.Module, CoupledGroups]:
     def gradients(trainable: nn.Module) -> None:
         trainable(torch.randn(4, 3, 16, 16)).square().sum().backward()
 
-    return model, find_groups(model, EXAMPLE, GroupSettings(importance), gradients)
+    return model, find_groups(model, EXAMPLE, GroupSettings(importance=importance), gradients)
 
 
 def test_heads_and_the_hidden_layer_can_go_and_the_embedding_stays() -> None:

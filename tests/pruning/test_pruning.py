@@ -189,7 +189,12 @@ def test_a_saved_network_gives_the_same_outputs_bit_for_bit(tmp_path: Path) -> N
     model, coupled = dense("resnet8-w8")
     plan = Plan(tuple(max(g.minimum, g.channels // 2) for g in coupled.groups))
     pruned = prune(model, coupled, plan)
-    PlanFile("resnet8-w8", 10, (1, 3, 32, 32), kept_indices(coupled, plan)).write(tmp_path, pruned)
+    PlanFile(
+        model="resnet8-w8",
+        n_classes=10,
+        input_shape=(1, 3, 32, 32),
+        kept=kept_indices(coupled, plan),
+    ).write(tmp_path, pruned)
     loaded, _ = load_pruned(tmp_path)
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -200,7 +205,12 @@ def test_a_saved_network_gives_the_same_outputs_bit_for_bit(tmp_path: Path) -> N
 def test_a_damaged_plan_is_an_error_of_ours(tmp_path: Path, damage: str) -> None:
     model, coupled = dense("resnet8-w8")
     plan = Plan(tuple(g.channels for g in coupled.groups))
-    PlanFile("resnet8-w8", 10, (1, 3, 32, 32), kept_indices(coupled, plan)).write(tmp_path, model)
+    PlanFile(
+        model="resnet8-w8",
+        n_classes=10,
+        input_shape=(1, 3, 32, 32),
+        kept=kept_indices(coupled, plan),
+    ).write(tmp_path, model)
     path = tmp_path / "plan.json"
     value = json.loads(path.read_text())
     if damage == "missing":

@@ -53,9 +53,9 @@ def read_cifar10(folder: Path, settings: SplitSettings) -> ImageData:
     batch_folder, read, suffix = _find_batches(folder)
     batches = [read(batch_folder / f"{batch}{suffix}") for batch in _TRAIN_BATCHES]
     images, labels = zip(*batches, strict=True)
-    known = (np.concatenate(images), np.concatenate(labels))
+    labelled = (np.concatenate(images), np.concatenate(labels))
     test = read(batch_folder / f"test_batch{suffix}")
-    return split_images(known, settings, test, CLASS_NAMES)
+    return split_images(labelled, settings, test, class_names=CLASS_NAMES)
 
 
 def _find_batches(folder: Path) -> tuple[Path, Callable[[Path], LabelledImages], str]:

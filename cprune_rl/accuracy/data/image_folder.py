@@ -60,9 +60,9 @@ def read_image_folder(
         if advance is not None:
             advance(n_decoded)
 
-    known = _decoded(train_pictures, size_px, on_picture)
+    labelled = _decoded(train_pictures, size_px, on_picture)
     test = _decoded(test_pictures, size_px, on_picture)
-    return split_images(known, settings, test, tuple(classes))
+    return split_images(labelled, settings, test, class_names=tuple(classes))
 
 
 def _class_names(folder: Path) -> list[str]:

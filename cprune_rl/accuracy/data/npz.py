@@ -36,15 +36,15 @@ def read_npz(path: Path, settings: SplitSettings) -> ImageData:
             f"{path} has only one of x_test and y_test; give both, or neither to have test images "
             "taken from x"
         )
-    known = checked_arrays(arrays["x"], arrays["y"], str(path))
+    labelled = checked_arrays(arrays["x"], arrays["y"], str(path))
     if "x_test" not in arrays:
-        return split_images(known, settings)
+        return split_images(labelled, settings)
     test = checked_arrays(arrays["x_test"], arrays["y_test"], f"{path}, test images")
-    shape = known[0].shape[1:]
+    shape = labelled[0].shape[1:]
     test_shape = test[0].shape[1:]
     if test_shape != shape:
         raise DataError(f"{path}: test images are {test_shape}, the others {shape}")
-    return split_images(known, settings, test)
+    return split_images(labelled, settings, test)
 
 
 def checked_arrays(images: object, labels: object, where: str) -> LabelledImages:

@@ -197,7 +197,7 @@ def _cifar10(spec: DataSpec, fast: bool, _: Advance | None) -> ImageData:
 def _image_folder(spec: DataSpec, fast: bool, advance: Advance | None) -> ImageData:
     settings = spec.split_settings(fast, augment="on")
     size_px = spec.integer("size", 64, at_least=8)
-    return read_image_folder(spec.path("folder"), settings, size_px, advance)
+    return read_image_folder(spec.path("folder"), settings, size_px, advance=advance)
 
 
 def _npz(spec: DataSpec, fast: bool, _: Advance | None) -> ImageData:

@@ -222,7 +222,7 @@ class SplitSettings:
 
 
 def split_images(
-    known: LabelledImages,
+    labelled: LabelledImages,
     settings: SplitSettings,
     test: LabelledImages | None = None,
     class_names: tuple[str, ...] = (),
@@ -234,16 +234,16 @@ def split_images(
     own, the test gets 15 %. The rest is for training.
 
     Args:
-        known: images and labels to split.
+        labelled: images and labels to split.
         settings: how.
-        test: the published test images and labels; None to take them from `known`.
+        test: the published test images and labels; None to take them from `labelled`.
         class_names: one for each class, where they have names.
 
     Raises:
         ConfigError: the normalisation is for another number of channels.
         DataError: fewer than 50 images, or a class without a training image.
     """
-    images, labels = known
+    images, labels = labelled
     _check_images(images, settings)
     sizes = [
         _n_images(len(images), share=0.12, target=_GATE_TARGET, at_most=0.2),
