@@ -23,6 +23,7 @@ FINETUNE_S = 48.0
 
 def open_case(
     case: Case,
+    *,
     warm_start: bool = True,
     perfect_information: bool = False,
     with_schemes: bool = False,
@@ -55,5 +56,5 @@ def make_cases(names: Sequence[str], seeds: Sequence[int], losses: Losses = "dra
         problem, floor = split_floor(name)
         recording = read_recording(problem)
         change = round(recording.floor_or(floor) - recording.dense_accuracy, 6)
-        cases += [Case(problem, change, losses, seed) for seed in seeds]
+        cases += [Case(problem=problem, floor=change, losses=losses, seed=seed) for seed in seeds]
     return cases

@@ -80,13 +80,12 @@ def _uneven_budgets(records: Sequence[RunRecord], scores: Scores) -> Iterator[st
 
 
 def _mixed_sources(records: Sequence[RunRecord]) -> Iterator[str]:
-    counts = {
-        "commits": len({r.commit for r in records}),
-        "sets of package versions": len({tuple(sorted(r.versions.items())) for r in records}),
-    }
-    for what, n in counts.items():
-        if n > 1:
-            yield f"The runs are of {n} {what}."
+    n_commits = len({r.commit for r in records})
+    if n_commits > 1:
+        yield f"The runs are of {n_commits} commits."
+    n_versions = len({tuple(sorted(r.versions.items())) for r in records})
+    if n_versions > 1:
+        yield f"The runs are of {n_versions} sets of package versions."
     if len({r.losses for r in records}) > 1:
         yield "Cases with drawn and with recorded losses are pooled."
 

@@ -98,7 +98,11 @@ def compare(
         over_seeds=resample_seeds(scores.stratum, n_resamples),
         controls=controls,
     )
-    costs = {cost: cost_curves(scores, over_problems, cost) for cost in COSTS_OVER}
+    costs = {}
+    for cost in COSTS_OVER:
+        curves = cost_curves(scores, over_problems, cost)
+        if curves:
+            costs[cost] = curves
     all_seeds = resample_seeds(everything.stratum, n_resamples)
     all_problems = resample_problems(everything.problem, everything.stratum, n_resamples)
     return Comparison(
@@ -109,7 +113,7 @@ def compare(
         problem_standings=problem_standings(everything, all_seeds),
         improvement=improvement(scores, [s.method for s in standings], over_problems),
         profiles=profiles(scores, over_problems),
-        costs={cost: curves for cost, curves in costs.items() if curves},
+        costs=costs,
         fronts=fronts(everything, all_problems),
         caveats=tuple(find_caveats(records, everything)),
     )

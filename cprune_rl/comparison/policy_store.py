@@ -130,7 +130,7 @@ class PolicyStore:
             "timesteps": timesteps,
             "train_s": round(time.perf_counter() - started, 1),
         }
-        save_policy(trained.policy, path, card, _action_set(kind))
+        save_policy(trained.policy, path, card, action_set=_action_set(kind))
         return path
 
 

@@ -1,4 +1,4 @@
-"""What a single figure hides: profiles over all cases, gain against cost, and fronts over floors."""
+"""What one figure hides: profiles over all cases, gain against cost, and fronts over floors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COSTS_OVER = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curve:
     """A line with its 95 % band over problems and seeds; `(n,)` each."""
 
@@ -40,6 +40,12 @@ class Curve:
     value: Array
     low: Array
     high: Array
+
+    @staticmethod
+    def from_band(x: Array, band: Array) -> Curve:
+        """Make a curve of `x (n,)` and a band `(3, n)`: value, low, high."""
+        value, low, high = band
+        return Curve(x=x, value=value, low=low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +80,7 @@ def profiles(scores: Scores, weights: Array, n: int = 101) -> dict[str, Curve]:
     curves = {}
     for method, share in zip(scores.methods, scores.share, strict=True):
         reached = np.where(np.isnan(share), np.nan, share >= shares[:, None] - 1e-9)
-        curves[method] = Curve(shares, *band(reached, weights))
+        curves[method] = Curve.from_band(shares, band(reached, weights))
     return curves
 
 
@@ -91,15 +97,16 @@ def cost_curves(scores: Scores, weights: Array, cost: str) -> dict[str, Curve]:
         Nothing where nothing was spent of that.
     """
     records = {method: scores.records_of(method) for method in scores.methods}
-    known = [r for of_method in records.values() for r in of_method if r is not None]
-    budgets = _budgets(known, cost)
+    finished = [r for of_method in records.values() for r in of_method if r is not None]
+    budgets = _budgets(finished, cost)
     if budgets is None:
         return {}
     unknown = np.full(_N_BUDGETS, np.nan)
     curves = {}
     for method, of_method in records.items():
         gains = [unknown if r is None else _gains(r, cost, budgets) for r in of_method]
-        curves[method] = Curve(budgets, *np.exp(band(np.stack(gains, axis=1), weights)))
+        speedups = np.exp(band(np.stack(gains, axis=1), weights))
+        curves[method] = Curve.from_band(budgets, speedups)
     return curves
 
 
@@ -123,14 +130,17 @@ def _budgets(records: Sequence[RunRecord], cost: str) -> Array | None:
 
 def _spent(record: RunRecord, cost: str) -> list[float]:
     """Compute what was spent by each point of a record's curve."""
-    return [_price(record, cost, trials, evaluations) for trials, evaluations, _ in record.curve]
+    return [_price(record, cost, point[:2]) for point in record.curve]
 
 
 def _total_spent(record: RunRecord, cost: str) -> float:
-    return _price(record, cost, record.cost["fresh_trials"], record.cost["accuracy_evaluations"])
+    spent = record.cost["fresh_trials"], record.cost["accuracy_evaluations"]
+    return _price(record, cost, spent)
 
 
-def _price(record: RunRecord, cost: str, trials: float, evaluations: float) -> float:
+def _price(record: RunRecord, cost: str, spent: tuple[float, float]) -> float:
+    """Price trials and evaluations, and what was spent before them."""
+    trials, evaluations = spent
     of_trial, of_evaluation = COSTS_OVER[cost]
     before = record.cost["policy_s"] if cost == "seconds" else 0.0
     return before + of_trial * trials + of_evaluation * evaluations

@@ -129,7 +129,7 @@ class RunRecord:
     @property
     def case(self) -> Case:
         """What it was tried on."""
-        return Case(self.problem, self.floor, self.losses, self.seed)
+        return Case(problem=self.problem, floor=self.floor, losses=self.losses, seed=self.seed)
 
     @property
     def speedup(self) -> float:

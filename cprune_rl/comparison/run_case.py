@@ -31,7 +31,7 @@ _LINKED = ("agents", "envs", "cost_cache")
 _Point = tuple[float, float, float]
 
 
-def run_case(case: Case, name: str, budget: Budget, policies: PolicyStore) -> RunRecord:
+def run_case(case: Case, name: str, *, budget: Budget, policies: PolicyStore) -> RunRecord:
     """Run one method on one case.
 
     Args:
@@ -45,7 +45,12 @@ def run_case(case: Case, name: str, budget: Budget, policies: PolicyStore) -> Ru
     """
     method = METHODS[name]
     knows_all = method.role == "reference"
-    replay = open_case(case, method.warm_start, knows_all, method.has_schemes)
+    replay = open_case(
+        case,
+        warm_start=method.warm_start,
+        perfect_information=knows_all,
+        with_schemes=method.has_schemes,
+    )
     policy_s = policies.train_s(method.policy, case.problem) if method.policy else 0.0
     log = _SpendingLog(replay, policy_s)
     searcher = method.make(
@@ -58,25 +63,21 @@ def run_case(case: Case, name: str, budget: Budget, policies: PolicyStore) -> Ru
         searcher,
         replay.problem,
         Budget() if knows_all else log.left(budget),
-        log.note,
-        log.spent_s,
+        on_step=log.note,
+        other_s=log.spent_s,
     )
     think_s = time.perf_counter() - started
     kept, n_finetuned = fastest_holding(search.accepted, replay.holds)
     if knows_all:
         # Where no step says that it is proven, the solver's time was up.
         is_stopped = is_stopped or all(step.why != PROVEN for step in search.history)
-    cost = {
-        "tasks": replay.n_charged_tasks + search.cost["cached_trials"],
+    counts = {
+        "fresh_trials": 0 if knows_all else replay.charged_trials + search.cost["fresh_trials"],
+        "tasks": 0 if knows_all else replay.n_charged_tasks + search.cost["cached_trials"],
         "accuracy_evaluations": search.cost["accuracy_evaluations"],
         "full_finetunes": n_finetuned,
-        "policy_s": policy_s,
-        "think_s": think_s,
-        "fresh_trials": replay.charged_trials + search.cost["fresh_trials"],
     }
-    if knows_all:
-        cost |= {"tasks": 0, "fresh_trials": 0}
-    record = _dense_record(case, name, budget, replay)
+    record = _dense_record(case, name, budget=budget, replay=replay)
     return replace(
         record,
         latency_s=kept.latency_s,
@@ -84,7 +85,7 @@ def run_case(case: Case, name: str, budget: Budget, policies: PolicyStore) -> Ru
         holds=replay.holds(kept.plan),
         plan=kept.plan.widths,
         schemes=dict(kept.plan.schemes),
-        cost=_with_seconds(cost),
+        cost=_with_seconds(counts, policy_s, think_s),
         curve=() if knows_all else log.curve(search, kept),
         ended="budget" if is_stopped else "itself",
     )
@@ -145,16 +146,20 @@ def _log_gain(accepted: Sequence[AcceptedPlan], plan: AcceptedPlan) -> float:
     return math.log(accepted[0].latency_s / plan.latency_s)
 
 
-def _with_seconds(cost: dict[str, float]) -> dict[str, float]:
-    """Add what counts would have taken, and the sum of all seconds."""
-    finetunes_s = EVALUATION_S * cost["accuracy_evaluations"] + FINETUNE_S * cost["full_finetunes"]
-    cost = {**cost, "measure_s": TRIAL_S * cost["fresh_trials"], "train_s": finetunes_s}
-    seconds = ("measure_s", "train_s", "policy_s", "think_s")
-    cost["wall_s"] = sum(cost[name] for name in seconds)
-    return {name: float(cost[name]) for name in COSTS}
+def _with_seconds(counts: dict[str, float], policy_s: float, think_s: float) -> dict[str, float]:
+    """Add to counts the seconds that they would have taken, and the sum of all seconds."""
+    evaluations_s = EVALUATION_S * counts["accuracy_evaluations"]
+    seconds = {
+        "measure_s": TRIAL_S * counts["fresh_trials"],
+        "train_s": evaluations_s + FINETUNE_S * counts["full_finetunes"],
+        "policy_s": policy_s,
+        "think_s": think_s,
+    }
+    cost = {**counts, **seconds, "wall_s": sum(seconds.values())}
+    return {name: float(value) for name, value in cost.items()}
 
 
-def failed_record(case: Case, name: str, budget: Budget, error: str) -> RunRecord:
+def failed_record(case: Case, name: str, *, budget: Budget, error: str) -> RunRecord:
     """Make the record of a run that failed: it is worth the dense network.
 
     Args:
@@ -163,11 +168,12 @@ def failed_record(case: Case, name: str, budget: Budget, error: str) -> RunRecor
         budget: that it had.
         error: what failed.
     """
-    record = _dense_record(case, name, budget, open_case(case, warm_start=False))
+    replay = open_case(case, warm_start=False)
+    record = _dense_record(case, name, budget=budget, replay=replay)
     return replace(record, ended="error", error=error)
 
 
-def _dense_record(case: Case, name: str, budget: Budget, replay: Replay) -> RunRecord:
+def _dense_record(case: Case, name: str, *, budget: Budget, replay: Replay) -> RunRecord:
     """Make the record of a run that keeps the dense network and spends nothing."""
     problem = replay.problem
     dense = problem.network.dense

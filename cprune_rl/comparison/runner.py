@@ -272,12 +272,14 @@ def _work(job: _Job) -> None:
             experiment.policies.train(job.name, job.case)
             return
         try:
-            record = run_case(job.case, job.name, experiment.budget, experiment.policies)
+            record = run_case(
+                job.case, job.name, budget=experiment.budget, policies=experiment.policies
+            )
         except Exception as error:  # a failed run is a value
             where = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{type(error).__name__}: {error}"
             text += f" ({Path(where.filename).name}, line {where.lineno})"
-            record = failed_record(job.case, job.name, experiment.budget, text)
+            record = failed_record(job.case, job.name, budget=experiment.budget, error=text)
         job.write(record)
     finally:
         with contextlib.suppress(OSError):
@@ -290,9 +292,8 @@ def _give_up(job: _Job) -> None:
             f"the process that trained a policy ({job.name} for {job.case.problem}) was killed "
             "twice: is there memory enough?"
         )
-    job.write(
-        failed_record(job.case, job.name, job.experiment.budget, "its process was killed, twice")
-    )
+    error = "its process was killed, twice"
+    job.write(failed_record(job.case, job.name, budget=job.experiment.budget, error=error))
 
 
 def _read_json(path: Path) -> Any:

@@ -9,7 +9,7 @@ losses.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,15 +113,15 @@ def score(records: Collection[RunRecord]) -> Scores:
         share=share,
         reference=reference,
         is_proven=proof >= reference - _TIE,
-        problem=_number([c.problem for c in cases]),
-        stratum=_number([(c.problem, c.floor, c.losses) for c in cases]),
+        problem=_number(cases, lambda case: case.problem),
+        stratum=_number(cases, lambda case: case[:3]),
     )
 
 
-def _number(keys: Sequence[Hashable]) -> NDArray[np.int64]:
-    """Number equal keys alike, from 0, in the order of their first appearance."""
-    numbers = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-    return np.array([numbers[key] for key in keys], dtype=np.int64)
+def _number(cases: Sequence[Case], key: Callable[[Case], Hashable]) -> NDArray[np.int64]:
+    """Number cases of equal keys alike, from 0, in the order of their first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(key(case), len(numbers)) for case in cases])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +187,9 @@ def rank_methods(
     """
     standings = []
     for method in scores.methods:
-        standing = _standing(scores, method, over_problems, over_seeds)
+        standing = _standing(scores, method, over_problems=over_problems, over_seeds=over_seeds)
         if agent in scores.methods and method != agent:
-            standing = _with_agent(standing, scores, agent, over_problems)
+            standing = _with_agent(standing, scores, agent, weights=over_problems)
         standings.append(standing)
 
     def has_rank(standing: Standing) -> bool:
@@ -202,17 +202,19 @@ def rank_methods(
     )
 
 
-def _standing(scores: Scores, method: str, over_problems: Array, over_seeds: Array) -> Standing:
+def _standing(scores: Scores, method: str, *, over_problems: Array, over_seeds: Array) -> Standing:
     at = scores.methods.index(method)
     log_gain = scores.log_gain[at]
     share = scores.share[at]
     records = [r for r in scores.records_of(method) if r is not None]
+    n_errors = sum(r.error is not None for r in records)
+    n_broken = sum(r.error is None and not r.holds for r in records)
     lacking = np.where(scores.is_proven, 1 - np.minimum(share, 1), np.nan)
     return Standing(
         method=method,
         n_cases=len(records),
-        n_errors=sum(r.error is not None for r in records),
-        n_broken=sum(r.error is None and not r.holds for r in records),
+        n_errors=n_errors,
+        n_broken=n_broken,
         iqm=interval(iqm, share, over_problems),
         iqm_seeds=interval(iqm, share, over_seeds),
         share=interval(mean, share, over_problems),
@@ -223,7 +225,7 @@ def _standing(scores: Scores, method: str, over_problems: Array, over_seeds: Arr
     )
 
 
-def _with_agent(standing: Standing, scores: Scores, agent: str, weights: Array) -> Standing:
+def _with_agent(standing: Standing, scores: Scores, agent: str, *, weights: Array) -> Standing:
     """Compare a method with the agent on the cases that both have; without any, do nothing."""
     at = scores.methods.index(standing.method)
     of_agent = scores.methods.index(agent)
@@ -282,7 +284,7 @@ def problem_standings(scores: Scores, over_seeds: Array) -> tuple[ProblemStandin
     for stratum in range(int(scores.stratum.max()) + 1):
         is_here = scores.stratum == stratum
         of_stratum = [
-            _problem_standing(scores, method, is_here, over_seeds[:, is_here])
+            _problem_standing(scores, method, is_here, weights=over_seeds[:, is_here])
             for method in scores.methods
             if np.isfinite(scores.log_gain[scores.methods.index(method), is_here]).any()
         ]
@@ -291,7 +293,7 @@ def problem_standings(scores: Scores, over_seeds: Array) -> tuple[ProblemStandin
 
 
 def _problem_standing(
-    scores: Scores, method: str, is_here: NDArray[np.bool_], weights: Array
+    scores: Scores, method: str, is_here: NDArray[np.bool_], *, weights: Array
 ) -> ProblemStanding:
     at = scores.methods.index(method)
     case = scores.cases[int(np.argmax(is_here))]
@@ -337,4 +339,5 @@ def _wins(ahead: Array) -> Array:
 
 
 def _mean_cost(records: Sequence[RunRecord]) -> dict[str, float]:
-    return {name: float(np.mean([r.cost[name] for r in records])) for name in COSTS}
+    costs = [[record.cost[name] for name in COSTS] for record in records]
+    return dict(zip(COSTS, np.mean(costs, axis=0).tolist(), strict=True))

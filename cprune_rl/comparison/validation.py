@@ -91,7 +91,7 @@ def _check_search(record: RunRecord, folder: Path) -> Check:
         name = policies.path(kind, record.problem).name
         return Check(claim, f"not checked: the policy is not there, {name}", None)
     try:
-        again = run_case(record.case, record.method, _budget(record), policies)
+        again = run_case(record.case, record.method, budget=_budget(record), policies=policies)
     except Exception as error:  # as the record says it did, or not
         has_failed = record.error is not None
         if has_failed:

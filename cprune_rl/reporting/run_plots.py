@@ -103,17 +103,18 @@ def plot_front(points: Sequence[FrontPoint]) -> Picture:
         colours = theme.colours(["dense", *methods], methods[0] if methods else "dense")
         for method in methods:
             own = [point for point in points if point.method == method]
-            line = [*sorted(own, key=lambda point: point.shown_ms), dense]
+            own.sort(key=lambda point: point.shown_ms)
+            latencies, accuracies = zip(*map(_place, [*own, dense]), strict=True)
             axes.plot(
-                [point.shown_ms for point in line],
-                [100 * point.accuracy_test[0] for point in line],
+                latencies,
+                accuracies,
                 color=colours[method],
                 alpha=0.5,
                 label=method,
                 zorder=0,
             )
         for point in points:
-            value, low, high = (100 * accuracy for accuracy in point.accuracy_test)
+            value, low, high = 100 * np.array(point.accuracy_test)
             axes.errorbar(
                 point.shown_ms,
                 value,
@@ -141,6 +142,10 @@ def plot_front(points: Sequence[FrontPoint]) -> Picture:
         alt="Test accuracy over latency",
         caption="Test accuracy over latency, with 95 % intervals; numbers are floors.",
     )
+
+
+def _place(point: FrontPoint) -> tuple[float, float]:
+    return point.shown_ms, 100 * point.accuracy_test[0]
 
 
 def plot_estimates(searches: Sequence[SearchResult], own: str) -> Picture:

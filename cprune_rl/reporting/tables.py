@@ -1,4 +1,4 @@
-"""One type of table, shown on pages, in a terminal and as a CSV file, so that they cannot differ."""
+"""One type of table for pages, terminals and CSV files, so that they cannot differ."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ class Table:
 
     def rows(self) -> Iterator[list[Cell]]:
         """Write the cells of each row."""
-        return ([column.cell(item) for column in self.columns] for item in self.items)
+        for item in self.items:
+            yield [column.cell(item) for column in self.columns]
 
     def csv(self) -> str:
         """Write the text of the CSV file."""

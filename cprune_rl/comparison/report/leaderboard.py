@@ -65,10 +65,10 @@ def write_leaderboard(
             f"none of {len(paths)} rows in {folder / 'rows'} was validated: "
             "a leaderboard takes no others."
         )
-    found = compare(records, controls=controls)
+    comparison = compare(records, controls=controls)
     left_out = f"{len(records)} of {len(paths)} runs were validated; the rest are left out."
-    table = leaderboard_table(found)
-    print_standings(found, console, note=left_out)
+    table = leaderboard_table(comparison)
+    print_standings(comparison, console, note=left_out)
     (folder / "leaderboard.csv").write_text(table.csv(), encoding="utf-8")
     check = Command(
         f"cprune-rl validate {folder.resolve().name}/rows/NAME.json",
@@ -77,16 +77,16 @@ def write_leaderboard(
     write_html(
         folder / "leaderboard.html",
         "leaderboard.html",
-        found=found,
+        comparison=comparison,
         standings=table,
         left_out=left_out,
         commands=list_commands([f"cprune-rl leaderboard {folder.resolve().name}"], check),
     )
-    return found
+    return comparison
 
 
-def print_standings(found: Comparison, console: Console, note: str = "") -> None:
+def print_standings(comparison: Comparison, console: Console, note: str = "") -> None:
     """Print the ranking, with a note, and what a reader must know before believing it."""
-    console.print(leaderboard_table(found).for_terminal(note=note))
-    for caveat in found.caveats:
+    console.print(leaderboard_table(comparison).for_terminal(note=note))
+    for caveat in comparison.caveats:
         console.print(caveat, markup=False, highlight=False)

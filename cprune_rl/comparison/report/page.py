@@ -35,7 +35,9 @@ from cprune_rl.core.system_info import describe_system, now_utc
 from cprune_rl.envs.problems.registry import describe_recorded
 from cprune_rl.envs.problems.replay import TRIALS_PER_SCHEME_TASK, TRIALS_PER_TASK
 from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.reporting.figure import Picture
 from cprune_rl.reporting.html import Command, list_commands, write_html
+from cprune_rl.reporting.tables import Table
 
 __all__ = ["About", "write_page", "write_report"]
 
@@ -80,27 +82,27 @@ def write_report(folder: Path, progress: ProgressLog) -> Comparison:
     records = read_records(folder)
     problems = sorted({record.problem for record in records})
     with progress.track("Writing the page", None):
-        found = write_page(
+        comparison = write_page(
             folder,
             records,
             _describe(folder, records),
-            collect_evidence(problems),
+            evidence=collect_evidence(problems),
             controls=CONTROLS,
         )
-    print_standings(found, progress.console)
+    print_standings(comparison, progress.console)
     progress.print(
         f"Page: {folder / 'report.html'}; tables and pictures beside it. "
         f"Check a row with `cprune-rl validate {folder / 'rows'}/NAME.json`"
     )
-    return found
+    return comparison
 
 
 def write_page(
     folder: Path,
     records: Sequence[RunRecord],
     about: About,
-    evidence: Evidence = _NO_EVIDENCE,
     *,
+    evidence: Evidence = _NO_EVIDENCE,
     controls: Collection[str] = (),
 ) -> Comparison:
     """Write `report.html`, `pictures/` and `tables/`.
@@ -118,25 +120,17 @@ def write_page(
     Raises:
         ConfigError: no record is of a ranked method, or two are of the same run.
     """
-    found = compare(records, controls=controls)
-    main = [plot_iqm(found), plot_speedup(found)]
-    depth = [*plot_costs(found), plot_profiles(found), plot_fronts(found), plot_pairs(found)]
-    tables = {
-        "overall": overall_table(found),
-        "costs": costs_table(found),
-        "shares": shares_table(found),
-        "fronts": fronts_table(found),
-        "pairs": pairs_table(found),
-    }
-    if evidence.proxies:
-        tables["proxies"] = proxies_table(evidence.proxies)
-    problems = problem_tables(found)
-    for name in ("pictures", "tables"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for picture in (*main, *depth, *evidence.pictures):
-        picture.write(folder / "pictures")
-    for table in (*tables.values(), *problems):
-        (folder / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
+    comparison = compare(records, controls=controls)
+    main = [plot_iqm(comparison), plot_speedup(comparison)]
+    depth = [
+        *plot_costs(comparison),
+        plot_profiles(comparison),
+        plot_fronts(comparison),
+        plot_pairs(comparison),
+    ]
+    tables = _tables(comparison, evidence)
+    problems = problem_tables(comparison)
+    _write_files(folder, [*main, *depth, *evidence.pictures], [*tables.values(), *problems])
     check = Command(
         f"cprune-rl validate {folder.resolve().name}/rows/NAME.json",
         "Checks every claim of one run anew.",
@@ -144,19 +138,41 @@ def write_page(
     write_html(
         folder / "report.html",
         "comparison.html",
-        found=found,
+        comparison=comparison,
         about=about,
         tables=tables,
         problems=problems,
         main=main,
         depth=depth,
         evidence=evidence,
-        worst=next(iter(found.fronts.values())).worst,
+        worst=next(iter(comparison.fronts.values())).worst,
         runs=_summarise(records),
-        verdict=_verdict(found),
+        verdict=_verdict(comparison),
         commands=list_commands(about.commands, check),
     )
-    return found
+    return comparison
+
+
+def _tables(comparison: Comparison, evidence: Evidence) -> dict[str, Table]:
+    tables = [
+        overall_table(comparison),
+        costs_table(comparison),
+        shares_table(comparison),
+        fronts_table(comparison),
+        pairs_table(comparison),
+    ]
+    if evidence.proxies:
+        tables.append(proxies_table(evidence.proxies))
+    return {table.name: table for table in tables}
+
+
+def _write_files(folder: Path, pictures: Sequence[Picture], tables: Sequence[Table]) -> None:
+    for name in ("pictures", "tables"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        picture.write(folder / "pictures")
+    for table in tables:
+        (folder / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
 
 
 def _describe(folder: Path, records: Sequence[RunRecord]) -> About:
@@ -229,18 +245,18 @@ def _limit(limit: float | None) -> str:
     return "unlimited" if limit is None else f"{limit:g}"
 
 
-def _verdict(found: Comparison) -> dict[str, Any] | None:
+def _verdict(comparison: Comparison) -> dict[str, Any] | None:
     """Set the agent beside the other ranked methods, by the interval of the difference.
 
     Returns:
         Its standing, the number of ranked methods, and those it is above, below and level with;
         None without an agent.
     """
-    standings = {s.method: s for s in found.standings}
-    if found.agent not in standings:
+    standings = {s.method: s for s in comparison.standings}
+    if comparison.agent not in standings:
         return None
     sides: defaultdict[str, list[str]] = defaultdict(list)
-    ranked = [s for s in found.standings if s.rank is not None]
+    ranked = [s for s in comparison.standings if s.rank is not None]
     for standing in ranked:
         over = standing.agent_over
         if over is None:
@@ -252,7 +268,7 @@ def _verdict(found: Comparison) -> dict[str, Any] | None:
         else:
             sides["level"].append(standing.method)
     return {
-        "agent": standings[found.agent],
+        "agent": standings[comparison.agent],
         "n_ranked": len(ranked),
         "above": sides["above"],
         "below": sides["below"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class _Line:
     width: float
     dashes: str | tuple[int, tuple[int, ...]]
     is_named: bool
+    has_band: bool
     layer: int
 
 
@@ -66,11 +68,11 @@ class _Dot(NamedTuple):
     over_seeds: Interval
 
 
-def plot_iqm(found: Comparison) -> Picture:
+def plot_iqm(comparison: Comparison) -> Picture:
     """Plot the interquartile mean of each method's share, with both intervals."""
-    dots = [_Dot(s.method, s.iqm, s.iqm_seeds) for s in found.standings]
+    dots = [_Dot(s.method, s.iqm, s.iqm_seeds) for s in comparison.standings]
     return render(
-        lambda theme: _draw_dots(theme, dots, found.agent, "share of the best log gain, IQM"),
+        partial(_draw_dots, dots, comparison.agent, label="share of the best log gain, IQM"),
         name="iqm",
         alt="Interquartile mean of the share of the best gain of each method, best at the top",
         caption="Share of the best log gain known of each case: interquartile mean. "
@@ -78,12 +80,12 @@ def plot_iqm(found: Comparison) -> Picture:
     )
 
 
-def plot_speedup(found: Comparison) -> Picture:
+def plot_speedup(comparison: Comparison) -> Picture:
     """Plot the geometric mean speed-up of each method, with both intervals."""
-    dots = [_Dot(s.method, s.speedup, s.speedup_seeds) for s in found.standings]
+    dots = [_Dot(s.method, s.speedup, s.speedup_seeds) for s in comparison.standings]
     dots.sort(key=lambda dot: -dot.over_problems.value)
     return render(
-        lambda theme: _draw_dots(theme, dots, found.agent, "speed-up over the dense network"),
+        partial(_draw_dots, dots, comparison.agent, label="speed-up over the dense network"),
         name="speedup",
         alt="Geometric mean speed-up of each method, best at the top",
         caption="Geometric mean speed-up over the dense network. Its interval over problems and "
@@ -91,7 +93,7 @@ def plot_speedup(found: Comparison) -> Picture:
     )
 
 
-def _draw_dots(theme: Theme, dots: Sequence[_Dot], agent: str, label: str) -> Figure:
+def _draw_dots(dots: Sequence[_Dot], agent: str, theme: Theme, *, label: str) -> Figure:
     figure, axes = new_figure(0.9 + 0.23 * len(dots))
     for y, (method, outer, inner) in enumerate(dots):
         is_agent = method == agent
@@ -115,24 +117,24 @@ def _draw_dots(theme: Theme, dots: Sequence[_Dot], agent: str, label: str) -> Fi
     return figure
 
 
-def plot_costs(found: Comparison) -> list[Picture]:
+def plot_costs(comparison: Comparison) -> list[Picture]:
     """Plot speed-up against what was spent, one picture for each cost that there is."""
-    return [_plot_cost(found, cost) for cost in _COSTS if cost in found.costs]
+    return [_plot_cost(comparison, cost) for cost in _COSTS if cost in comparison.costs]
 
 
-def _plot_cost(found: Comparison, cost: str) -> Picture:
+def _plot_cost(comparison: Comparison, cost: str) -> Picture:
     words = _COSTS[cost]
 
     def draw(theme: Theme) -> Figure:
         figure, axes = new_figure(3.9)
-        lines = _lines(theme, found)
-        _draw_curves(axes, found.costs[cost], lines, found.agent)
+        lines = _lines(theme, comparison)
+        _draw_curves(axes, comparison.costs[cost], lines)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=f"{words} spent", ylabel="speed-up, geometric mean")
-        _label_ends(axes, found.costs[cost], lines)
+        _label_ends(axes, comparison.costs[cost], lines)
         return figure
 
     return render(
@@ -140,21 +142,21 @@ def _plot_cost(found: Comparison, cost: str) -> Picture:
         name=f"cost-{cost.replace('_', '-')}",
         alt=f"Speed-up of each method against {words}",
         caption=f"Speed-up of the plan that would be kept, once so many {words} are spent; "
-        f"a method that is done stays where it ended.{_legend(found)}",
+        f"a method that is done stays where it ended.{_legend(comparison)}",
     )
 
 
-def plot_profiles(found: Comparison) -> Picture:
+def plot_profiles(comparison: Comparison) -> Picture:
     """Plot in which share of cases each method reached at least so much of the best gain."""
-    lowest = min(0.9, float(np.nanmin(found.scores.share)))
+    lowest = min(0.9, float(np.nanmin(comparison.scores.share)))
 
     def draw(theme: Theme) -> Figure:
         figure, axes = new_figure(3.9)
-        lines = _lines(theme, found)
-        _draw_curves(axes, found.profiles, lines, found.agent)
+        lines = _lines(theme, comparison)
+        _draw_curves(axes, comparison.profiles, lines)
         axes.set(xlabel="share of the best log gain, at least", ylabel="share of cases")
         axes.set(xlim=(max(0.0, np.floor(10 * lowest) / 10), 1), ylim=(-0.02, 1.02))
-        _label_ends(axes, found.profiles, lines)
+        _label_ends(axes, comparison.profiles, lines)
         return figure
 
     return render(
@@ -162,13 +164,13 @@ def plot_profiles(found: Comparison) -> Picture:
         name="profiles",
         alt="Performance profile of each method",
         caption="Performance profiles: higher is better, and a line above another everywhere is "
-        f"better in every respect.{_legend(found)}",
+        f"better in every respect.{_legend(comparison)}",
     )
 
 
-def plot_pairs(found: Comparison) -> Picture:
+def plot_pairs(comparison: Comparison) -> Picture:
     """Plot a heat map of the probability that one method beats another."""
-    k = len(found.standings)
+    k = len(comparison.standings)
     has_numbers = k <= _N_WRITTEN
     marked = (
         "Bold: the 95 % interval over problems and seeds leaves out"
@@ -176,7 +178,7 @@ def plot_pairs(found: Comparison) -> Picture:
         else "A ring, not told apart: the 95 % interval over problems and seeds holds"
     )
     return render(
-        lambda theme: _draw_pairs(theme, found, has_numbers),
+        lambda theme: _draw_pairs(theme, comparison, has_numbers),
         name="pairs",
         alt="Probability that each method beats each other",
         caption="How often the row's method ends faster than the column's on the same case, "
@@ -185,12 +187,12 @@ def plot_pairs(found: Comparison) -> Picture:
     )
 
 
-def _draw_pairs(theme: Theme, found: Comparison, has_numbers: bool) -> Figure:
-    names = [s.method for s in found.standings]
+def _draw_pairs(theme: Theme, comparison: Comparison, has_numbers: bool) -> Figure:
+    names = [s.method for s in comparison.standings]
     k = len(names)
     side_in = max(5.2, 1.8 + 0.42 * k) if has_numbers else max(4.2, 1.9 + 0.2 * k)
     figure, axes = new_figure(side_in, side_in)
-    values, low, high = np.moveaxis(found.improvement, -1, 0).copy()
+    values, low, high = np.moveaxis(comparison.improvement, -1, 0).copy()
     np.fill_diagonal(values, np.nan)
     colours = LinearSegmentedColormap.from_list(
         "behind to ahead",
@@ -210,7 +212,7 @@ def _draw_pairs(theme: Theme, found: Comparison, has_numbers: bool) -> Figure:
             axes.text(j, i, text, ha="center", va="center", fontsize=8.5, fontweight=weight)
     axes.set_xticks(range(k), names, rotation=90)
     axes.set_yticks(range(k), names)
-    _emphasise(axes, found.agent, theme)
+    _emphasise(axes, comparison.agent, theme)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     label = "row ends faster than column, share of cases"
@@ -219,19 +221,20 @@ def _draw_pairs(theme: Theme, found: Comparison, has_numbers: bool) -> Figure:
     return figure
 
 
-def plot_fronts(found: Comparison) -> Picture:
+def plot_fronts(comparison: Comparison) -> Picture:
     """Plot speed-up and change of accuracy of each method over the floors."""
-    floors = next(iter(found.fronts.values())).floors
+    floors = next(iter(comparison.fronts.values())).floors
 
     def draw(theme: Theme) -> Figure:
         figure, axes = new_figure(4.2)
-        for method, line in _lines(theme, found).items():
-            front = found.fronts[method]
+        for method, line in _lines(theme, comparison).items():
+            front = comparison.fronts[method]
             points = zip(front.speedup, front.points, strict=True)
             ordered = sorted((s.value, p.value) for s, p in points if np.isfinite(s.value))
+            speedups, changes = zip(*ordered, strict=True)
             axes.plot(
-                [speedup for speedup, _ in ordered],
-                [change for _, change in ordered],
+                speedups,
+                changes,
                 color=line.colour,
                 linewidth=line.width,
                 linestyle=line.dashes,
@@ -260,19 +263,19 @@ def plot_fronts(found: Comparison) -> Picture:
         name="fronts",
         alt="Speed-up and change of accuracy of each method at each floor",
         caption="Mean over problems and seeds at each floor. To the upper right is better."
-        f"{_greys(found)}",
+        f"{_greys(comparison)}",
     )
 
 
-def _lines(theme: Theme, found: Comparison) -> dict[str, _Line]:
+def _lines(theme: Theme, comparison: Comparison) -> dict[str, _Line]:
     """The agent stands out, the next best have colours, the rest are grey."""
-    methods = [s.method for s in found.standings]
-    colours = theme.colours(methods, found.agent)
-    named = [m for m in methods if m != found.agent][: len(_DASHES)]
+    methods = [s.method for s in comparison.standings]
+    colours = theme.colours(methods, comparison.agent)
+    named = [m for m in methods if m != comparison.agent][: len(_DASHES)]
     dashes = dict(zip(named, _DASHES, strict=False))
     lines = {}
     for method in methods:
-        is_agent = method == found.agent
+        is_agent = method == comparison.agent
         is_named = is_agent or method in dashes
         layer = is_named + is_agent
         lines[method] = _Line(
@@ -280,21 +283,22 @@ def _lines(theme: Theme, found: Comparison) -> dict[str, _Line]:
             width=_WIDTHS[layer],
             dashes=dashes.get(method, "-"),
             is_named=is_named,
+            has_band=is_agent,
             layer=layer + 1,
         )
     return lines
 
 
-def _legend(found: Comparison) -> str:
+def _legend(comparison: Comparison) -> str:
     """What a caption says of the band and of grey lines."""
-    has_agent = any(s.method == found.agent for s in found.standings)
-    band = f" Band: 95 % over problems and seeds, of {found.agent} alone." if has_agent else ""
-    return band + _greys(found)
+    has_agent = any(s.method == comparison.agent for s in comparison.standings)
+    band = f" Band: 95 % over problems and seeds, of {comparison.agent} alone." if has_agent else ""
+    return band + _greys(comparison)
 
 
-def _greys(found: Comparison) -> str:
-    methods = [s.method for s in found.standings]
-    n_grey = len(methods) - len(_DASHES) - (found.agent in methods)
+def _greys(comparison: Comparison) -> str:
+    methods = [s.method for s in comparison.standings]
+    n_grey = len(methods) - len(_DASHES) - (comparison.agent in methods)
     plural = "s" if n_grey > 1 else ""
     return f" Grey: {n_grey} more method{plural}, in the tables." if n_grey > 0 else ""
 
@@ -305,7 +309,7 @@ def _emphasise(axes: Axes, agent: str, theme: Theme) -> None:
             tick.set(color=theme.own, fontweight="bold")
 
 
-def _draw_curves(axes: Axes, curves: dict[str, Curve], lines: dict[str, _Line], agent: str) -> None:
+def _draw_curves(axes: Axes, curves: dict[str, Curve], lines: dict[str, _Line]) -> None:
     for method, curve in curves.items():
         line = lines[method]
         axes.plot(
@@ -316,7 +320,7 @@ def _draw_curves(axes: Axes, curves: dict[str, Curve], lines: dict[str, _Line], 
             linestyle=line.dashes,
             zorder=line.layer,
         )
-        if method == agent:
+        if line.has_band:
             axes.fill_between(
                 curve.x, curve.low, curve.high, color=line.colour, alpha=0.13, linewidth=0, zorder=0
             )

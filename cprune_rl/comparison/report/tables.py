@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 from cprune_rl.comparison.compare import Comparison
 from cprune_rl.comparison.profiles import Front
+from cprune_rl.comparison.statistics import Standing
 from cprune_rl.core.intervals import Interval
 from cprune_rl.reporting.html import count
 from cprune_rl.reporting.tables import Column, Table, Value
@@ -24,9 +26,9 @@ __all__ = [
 ]
 
 
-def overall_table(found: Comparison) -> Table:
+def overall_table(comparison: Comparison) -> Table:
     """Show every method over all cases."""
-    agent = found.agent
+    agent = comparison.agent
     columns = [
         _METHOD,
         Column(title="rank", value=attrgetter("rank")),
@@ -35,14 +37,14 @@ def overall_table(found: Comparison) -> Table:
         _interval("speed-up, geometric mean", attrgetter("speedup"), 2),
         _interval("mean share", attrgetter("share"), 3),
     ]
-    if any(s.beats_agent for s in found.standings):
+    if any(s.beats_agent for s in comparison.standings):
         columns += [
             _interval(f"beats {agent}, % of cases", attrgetter("beats_agent"), 0, scale=100),
             _interval(f"{agent}'s share over it", attrgetter("agent_over"), 3),
             Column(title=f"faster than {agent}, %", value=attrgetter("faster"), scale=100),
             Column(title=f"slower than {agent}, %", value=attrgetter("slower"), scale=100),
         ]
-    if any(s.gap for s in found.standings):
+    if any(s.gap for s in comparison.standings):
         columns.append(_interval("optimality gap", attrgetter("gap"), 3))
     columns += [
         Column(title="cases", value=attrgetter("n_cases")),
@@ -54,12 +56,12 @@ def overall_table(found: Comparison) -> Table:
         caption="All methods over all cases, best first; 95 % intervals over problems and seeds "
         "unless said",
         columns=columns,
-        items=found.standings,
+        items=comparison.standings,
         own=agent,
     )
 
 
-def costs_table(found: Comparison) -> Table:
+def costs_table(comparison: Comparison) -> Table:
     """Show what each method spent, as means over cases."""
     columns = [
         _METHOD,
@@ -71,8 +73,8 @@ def costs_table(found: Comparison) -> Table:
         name="costs",
         caption="What a run cost, mean over cases",
         columns=columns,
-        items=found.standings,
-        own=found.agent,
+        items=comparison.standings,
+        own=comparison.agent,
     )
 
 
@@ -81,34 +83,34 @@ class _MethodFront(NamedTuple):
     front: Front
 
 
-def fronts_table(found: Comparison) -> Table:
+def fronts_table(comparison: Comparison) -> Table:
     """Show speed-up and accuracy at each floor, and the hypervolume."""
     columns = [_METHOD, _interval("hypervolume", attrgetter("front.hypervolume"), 2)]
-    for at, floor in enumerate(next(iter(found.fronts.values())).floors):
+    for at, floor in enumerate(next(iter(comparison.fronts.values())).floors):
         where = f"at floor {100 * floor:+g}"
         columns += [
             _interval(f"speed-up {where}", _entry("front.speedup", at), 2),
             _interval(f"accuracy {where}", _entry("front.points", at), 2),
         ]
-    fronts = [_MethodFront(s.method, found.fronts[s.method]) for s in found.standings]
+    fronts = [_MethodFront(s.method, comparison.fronts[s.method]) for s in comparison.standings]
     return Table(
         name="fronts",
         caption="Speed-up, and change of accuracy in points, at each floor; largest hypervolume "
         "first",
         columns=columns,
         items=sorted(fronts, key=lambda entry: -entry.front.hypervolume.value),
-        own=found.agent,
+        own=comparison.agent,
     )
 
 
-def pairs_table(found: Comparison) -> Table:
+def pairs_table(comparison: Comparison) -> Table:
     """Show the probability that the row's method beats the column's."""
-    names = [s.method for s in found.standings]
+    names = [s.method for s in comparison.standings]
     columns = [Column(title="method", value=itemgetter(0))]
     for at, name in enumerate(names, start=1):
         columns.append(_interval(name, itemgetter(at), 0, scale=100))
     items: list[list[Value]] = []
-    for i, (name, improvement) in enumerate(zip(names, found.improvement, strict=True)):
+    for i, (name, improvement) in enumerate(zip(names, comparison.improvement, strict=True)):
         chances = [Interval(*map(float, ends)) for ends in improvement]
         items.append([name, *chances[:i], None, *chances[i + 1 :]])
     return Table(
@@ -116,37 +118,36 @@ def pairs_table(found: Comparison) -> Table:
         caption="Chance, in %, that the row's method ends faster than the column's on a case",
         columns=columns,
         items=items,
-        own=found.agent,
+        own=comparison.agent,
     )
 
 
-def shares_table(found: Comparison) -> Table:
+def shares_table(comparison: Comparison) -> Table:
     """Show the mean share of each method on each problem, floors and seeds together."""
-
-    def mean_share(problem: str) -> Callable[[Any], float | None]:
-        def value(standing: Any) -> float | None:
-            own = [
-                s
-                for s in found.problem_standings
-                if (s.problem, s.method) == (problem, standing.method)
-            ]
-            return sum(s.share.value * s.n for s in own) / sum(s.n for s in own) if own else None
-
-        return value
-
     columns = [_METHOD]
-    for problem in found.problems:
-        columns.append(Column(title=problem, value=mean_share(problem), digits=2))
+    for problem in comparison.problems:
+        value = partial(_mean_share, comparison, problem)
+        columns.append(Column(title=problem, value=value, digits=2))
     return Table(
         name="shares",
         caption="Mean share of the best gain, by problem",
         columns=columns,
-        items=found.standings,
-        own=found.agent,
+        items=comparison.standings,
+        own=comparison.agent,
     )
 
 
-def problem_tables(found: Comparison) -> list[Table]:
+def _mean_share(comparison: Comparison, problem: str, standing: Standing) -> float | None:
+    own = [
+        s
+        for s in comparison.problem_standings
+        if (s.problem, s.method) == (problem, standing.method)
+    ]
+    n = sum(s.n for s in own)
+    return sum(s.share.value * s.n for s in own) / n if own else None
+
+
+def problem_tables(comparison: Comparison) -> list[Table]:
     """Show each problem: every method at every floor, with intervals over seeds."""
     columns = [
         _METHOD,
@@ -160,22 +161,24 @@ def problem_tables(found: Comparison) -> list[Table]:
         Column(title="seeds", value=attrgetter("n")),
         Column(title="failed", value=attrgetter("n_failed")),
     ]
-    return [
-        Table(
-            name=f"problem-{re.sub(r'[^A-Za-z0-9_.@-]+', '-', problem)}",
+    tables = []
+    for problem in comparison.problems:
+        name = re.sub(r"[^A-Za-z0-9_.@-]+", "-", problem)
+        table = Table(
+            name=f"problem-{name}",
             caption=problem,
             columns=columns,
-            items=[s for s in found.problem_standings if s.problem == problem],
-            own=found.agent,
+            items=[s for s in comparison.problem_standings if s.problem == problem],
+            own=comparison.agent,
         )
-        for problem in found.problems
-    ]
+        tables.append(table)
+    return tables
 
 
-def leaderboard_table(found: Comparison) -> Table:
+def leaderboard_table(comparison: Comparison) -> Table:
     """Rank the methods."""
-    n_cases = count(len(found.scores.cases), "case")
-    n_problems = count(found.n_problems, "problem")
+    n_cases = count(len(comparison.scores.cases), "case")
+    n_problems = count(comparison.n_problems, "problem")
     columns = [
         _METHOD,
         Column(title="rank", value=attrgetter("rank")),
@@ -189,8 +192,8 @@ def leaderboard_table(found: Comparison) -> Table:
         name="leaderboard",
         caption=f"Methods on {n_cases} of {n_problems}; 95 % over problems and seeds",
         columns=columns,
-        items=found.standings,
-        own=found.agent,
+        items=comparison.standings,
+        own=comparison.agent,
     )
 
 
