@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cprune_rl.comparison.compare import Comparison, compare
+from cprune_rl.comparison.compare import MethodComparison, compare
 from cprune_rl.comparison.records import RunRecord, read_records
 
 
@@ -48,7 +48,7 @@ def compare_seeds(first: list[RunRecord], other: list[RunRecord]) -> list[dict[s
     return lines
 
 
-def _compared(rows: list[RunRecord]) -> Comparison:
+def _compared(rows: list[RunRecord]) -> MethodComparison:
     floor = compare(rows).floor
     return compare([r for r in rows if floor is None or r.floor == floor])
 

@@ -22,13 +22,13 @@ from cprune_rl.comparison.statistics import (
     score,
 )
 
-__all__ = ["AGENT", "Comparison", "compare"]
+__all__ = ["AGENT", "MethodComparison", "compare"]
 
 AGENT = "agent"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class MethodComparison:
     """Everything that a page shows of a comparison.
 
     Attributes:
@@ -74,7 +74,7 @@ def compare(
     agent: str = AGENT,
     controls: Collection[str] = (),
     n_resamples: int = N_RESAMPLES,
-) -> Comparison:
+) -> MethodComparison:
     """Compute all statistics of a comparison; the order of the records does not matter.
 
     Args:
@@ -105,7 +105,7 @@ def compare(
             costs[cost] = curves
     all_seeds = resample_seeds(everything.stratum, n_resamples)
     all_problems = resample_problems(everything.problem, everything.stratum, n_resamples)
-    return Comparison(
+    return MethodComparison(
         agent=agent,
         scores=scores,
         floor=floor,

@@ -18,7 +18,7 @@ from cprune_rl.reporting.figure import Picture, Theme, new_figure, render
 
 __all__ = [
     "CalibrationMap",
-    "FrontPoint",
+    "PlottedNetwork",
     "plot_accuracies",
     "plot_calibration",
     "plot_estimates",
@@ -64,7 +64,7 @@ def plot_latencies(result: Result) -> Picture:
     )
 
 
-class FrontPoint(Protocol):
+class PlottedNetwork(Protocol):
     """What is drawn of one network of a front."""
 
     @property
@@ -88,7 +88,7 @@ class FrontPoint(Protocol):
         """Accuracy on test images, with its interval."""
 
 
-def plot_front(points: Sequence[FrontPoint]) -> Picture:
+def plot_front(points: Sequence[PlottedNetwork]) -> Picture:
     """Plot test accuracy over latency, with a line for each method.
 
     Args:
@@ -144,7 +144,7 @@ def plot_front(points: Sequence[FrontPoint]) -> Picture:
     )
 
 
-def _place(point: FrontPoint) -> tuple[float, float]:
+def _place(point: PlottedNetwork) -> tuple[float, float]:
     return point.shown_ms, 100 * point.accuracy_test[0]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cprune_rl.agents.registry import METHODS
-from cprune_rl.comparison.compare import Comparison, compare
+from cprune_rl.comparison.compare import MethodComparison, compare
 from cprune_rl.comparison.records import read_record
 from cprune_rl.comparison.report.tables import leaderboard_table
 from cprune_rl.comparison.validation import is_valid
@@ -21,7 +21,7 @@ __all__ = ["CONTROLS", "print_standings", "rank", "write_leaderboard"]
 CONTROLS = tuple(name for name, method in METHODS.items() if method.role == "control")
 
 
-def rank(folder: Path, progress: ProgressLog) -> Comparison:
+def rank(folder: Path, progress: ProgressLog) -> MethodComparison:
     """Run every record's search again, and rank methods by those that came to the same.
 
     Args:
@@ -46,7 +46,7 @@ def write_leaderboard(
     is_validated: Callable[[Path], bool],
     console: Console,
     controls: Collection[str] = CONTROLS,
-) -> Comparison:
+) -> MethodComparison:
     """Print a ranking and write `leaderboard.html` and `leaderboard.csv`.
 
     Args:
@@ -85,7 +85,7 @@ def write_leaderboard(
     return comparison
 
 
-def print_standings(comparison: Comparison, console: Console, note: str = "") -> None:
+def print_standings(comparison: MethodComparison, console: Console, note: str = "") -> None:
     """Print the ranking, with a note, and what a reader must know before believing it."""
     console.print(leaderboard_table(comparison).for_terminal(note=note))
     for caveat in comparison.caveats:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cprune_rl.agents.registry import METHODS
 from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S
-from cprune_rl.comparison.compare import Comparison, compare
+from cprune_rl.comparison.compare import MethodComparison, compare
 from cprune_rl.comparison.records import RunRecord, read_records
 from cprune_rl.comparison.report.evidence import Evidence, collect_evidence, proxies_table
 from cprune_rl.comparison.report.leaderboard import CONTROLS, print_standings
@@ -69,7 +69,7 @@ class About:
     notes: Sequence[str] = ()
 
 
-def write_report(folder: Path, progress: ProgressLog) -> Comparison:
+def write_report(folder: Path, progress: ProgressLog) -> MethodComparison:
     """Write `report.html` with its pictures and tables, and print the standings.
 
     Args:
@@ -104,7 +104,7 @@ def write_page(
     *,
     evidence: Evidence = _NO_EVIDENCE,
     controls: Collection[str] = (),
-) -> Comparison:
+) -> MethodComparison:
     """Write `report.html`, `pictures/` and `tables/`.
 
     Args:
@@ -153,7 +153,7 @@ def write_page(
     return comparison
 
 
-def _tables(comparison: Comparison, evidence: Evidence) -> dict[str, Table]:
+def _tables(comparison: MethodComparison, evidence: Evidence) -> dict[str, Table]:
     tables = [
         overall_table(comparison),
         costs_table(comparison),
@@ -245,7 +245,7 @@ def _limit(limit: float | None) -> str:
     return "unlimited" if limit is None else f"{limit:g}"
 
 
-def _verdict(comparison: Comparison) -> dict[str, Any] | None:
+def _verdict(comparison: MethodComparison) -> dict[str, Any] | None:
     """Set the agent beside the other ranked methods, by the interval of the difference.
 
     Returns:

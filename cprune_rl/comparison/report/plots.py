@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from scipy.optimize import isotonic_regression
 
-from cprune_rl.comparison.compare import Comparison
+from cprune_rl.comparison.compare import MethodComparison
 from cprune_rl.comparison.profiles import Curve
 from cprune_rl.core.intervals import Interval
 from cprune_rl.reporting.figure import Picture, Theme, new_figure, render
@@ -68,7 +68,7 @@ class _Dot(NamedTuple):
     over_seeds: Interval
 
 
-def plot_iqm(comparison: Comparison) -> Picture:
+def plot_iqm(comparison: MethodComparison) -> Picture:
     """Plot the interquartile mean of each method's share, with both intervals."""
     dots = [_Dot(s.method, s.iqm, s.iqm_seeds) for s in comparison.standings]
     return render(
@@ -80,7 +80,7 @@ def plot_iqm(comparison: Comparison) -> Picture:
     )
 
 
-def plot_speedup(comparison: Comparison) -> Picture:
+def plot_speedup(comparison: MethodComparison) -> Picture:
     """Plot the geometric mean speed-up of each method, with both intervals."""
     dots = [_Dot(s.method, s.speedup, s.speedup_seeds) for s in comparison.standings]
     dots.sort(key=lambda dot: -dot.over_problems.value)
@@ -117,12 +117,12 @@ def _draw_dots(dots: Sequence[_Dot], agent: str, theme: Theme, *, label: str) ->
     return figure
 
 
-def plot_costs(comparison: Comparison) -> list[Picture]:
+def plot_costs(comparison: MethodComparison) -> list[Picture]:
     """Plot speed-up against what was spent, one picture for each cost that there is."""
     return [_plot_cost(comparison, cost) for cost in _COSTS if cost in comparison.costs]
 
 
-def _plot_cost(comparison: Comparison, cost: str) -> Picture:
+def _plot_cost(comparison: MethodComparison, cost: str) -> Picture:
     words = _COSTS[cost]
 
     def draw(theme: Theme) -> Figure:
@@ -146,7 +146,7 @@ def _plot_cost(comparison: Comparison, cost: str) -> Picture:
     )
 
 
-def plot_profiles(comparison: Comparison) -> Picture:
+def plot_profiles(comparison: MethodComparison) -> Picture:
     """Plot in which share of cases each method reached at least so much of the best gain."""
     lowest = min(0.9, float(np.nanmin(comparison.scores.share)))
 
@@ -168,7 +168,7 @@ def plot_profiles(comparison: Comparison) -> Picture:
     )
 
 
-def plot_pairs(comparison: Comparison) -> Picture:
+def plot_pairs(comparison: MethodComparison) -> Picture:
     """Plot a heat map of the probability that one method beats another."""
     k = len(comparison.standings)
     has_numbers = k <= _N_WRITTEN
@@ -187,7 +187,7 @@ def plot_pairs(comparison: Comparison) -> Picture:
     )
 
 
-def _draw_pairs(theme: Theme, comparison: Comparison, has_numbers: bool) -> Figure:
+def _draw_pairs(theme: Theme, comparison: MethodComparison, has_numbers: bool) -> Figure:
     names = [s.method for s in comparison.standings]
     k = len(names)
     side_in = max(5.2, 1.8 + 0.42 * k) if has_numbers else max(4.2, 1.9 + 0.2 * k)
@@ -221,7 +221,7 @@ def _draw_pairs(theme: Theme, comparison: Comparison, has_numbers: bool) -> Figu
     return figure
 
 
-def plot_fronts(comparison: Comparison) -> Picture:
+def plot_fronts(comparison: MethodComparison) -> Picture:
     """Plot speed-up and change of accuracy of each method over the floors."""
     floors = next(iter(comparison.fronts.values())).floors
 
@@ -267,7 +267,7 @@ def plot_fronts(comparison: Comparison) -> Picture:
     )
 
 
-def _lines(theme: Theme, comparison: Comparison) -> dict[str, _Line]:
+def _lines(theme: Theme, comparison: MethodComparison) -> dict[str, _Line]:
     """The agent stands out, the next best have colours, the rest are grey."""
     methods = [s.method for s in comparison.standings]
     colours = theme.colours(methods, comparison.agent)
@@ -289,14 +289,14 @@ def _lines(theme: Theme, comparison: Comparison) -> dict[str, _Line]:
     return lines
 
 
-def _legend(comparison: Comparison) -> str:
+def _legend(comparison: MethodComparison) -> str:
     """What a caption says of the band and of grey lines."""
     has_agent = any(s.method == comparison.agent for s in comparison.standings)
     band = f" Band: 95 % over problems and seeds, of {comparison.agent} alone." if has_agent else ""
     return band + _greys(comparison)
 
 
-def _greys(comparison: Comparison) -> str:
+def _greys(comparison: MethodComparison) -> str:
     methods = [s.method for s in comparison.standings]
     n_grey = len(methods) - len(_DASHES) - (comparison.agent in methods)
     plural = "s" if n_grey > 1 else ""

@@ -8,7 +8,7 @@ from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
-from cprune_rl.comparison.compare import Comparison
+from cprune_rl.comparison.compare import MethodComparison
 from cprune_rl.comparison.profiles import Front
 from cprune_rl.comparison.statistics import Standing
 from cprune_rl.core.intervals import Interval
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-def overall_table(comparison: Comparison) -> Table:
+def overall_table(comparison: MethodComparison) -> Table:
     """Show every method over all cases."""
     agent = comparison.agent
     columns = [
@@ -61,7 +61,7 @@ def overall_table(comparison: Comparison) -> Table:
     )
 
 
-def costs_table(comparison: Comparison) -> Table:
+def costs_table(comparison: MethodComparison) -> Table:
     """Show what each method spent, as means over cases."""
     columns = [
         _METHOD,
@@ -83,7 +83,7 @@ class _MethodFront(NamedTuple):
     front: Front
 
 
-def fronts_table(comparison: Comparison) -> Table:
+def fronts_table(comparison: MethodComparison) -> Table:
     """Show speed-up and accuracy at each floor, and the hypervolume."""
     columns = [_METHOD, _interval("hypervolume", attrgetter("front.hypervolume"), 2)]
     for at, floor in enumerate(next(iter(comparison.fronts.values())).floors):
@@ -103,7 +103,7 @@ def fronts_table(comparison: Comparison) -> Table:
     )
 
 
-def pairs_table(comparison: Comparison) -> Table:
+def pairs_table(comparison: MethodComparison) -> Table:
     """Show the probability that the row's method beats the column's."""
     names = [s.method for s in comparison.standings]
     columns = [Column(title="method", value=itemgetter(0))]
@@ -122,7 +122,7 @@ def pairs_table(comparison: Comparison) -> Table:
     )
 
 
-def shares_table(comparison: Comparison) -> Table:
+def shares_table(comparison: MethodComparison) -> Table:
     """Show the mean share of each method on each problem, floors and seeds together."""
     columns = [_METHOD]
     for problem in comparison.problems:
@@ -137,7 +137,7 @@ def shares_table(comparison: Comparison) -> Table:
     )
 
 
-def _mean_share(comparison: Comparison, problem: str, standing: Standing) -> float | None:
+def _mean_share(comparison: MethodComparison, problem: str, standing: Standing) -> float | None:
     own = [
         s
         for s in comparison.problem_standings
@@ -147,7 +147,7 @@ def _mean_share(comparison: Comparison, problem: str, standing: Standing) -> flo
     return sum(s.share.value * s.n for s in own) / n if own else None
 
 
-def problem_tables(comparison: Comparison) -> list[Table]:
+def problem_tables(comparison: MethodComparison) -> list[Table]:
     """Show each problem: every method at every floor, with intervals over seeds."""
     columns = [
         _METHOD,
@@ -175,7 +175,7 @@ def problem_tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
-def leaderboard_table(comparison: Comparison) -> Table:
+def leaderboard_table(comparison: MethodComparison) -> Table:
     """Rank the methods."""
     n_cases = count(len(comparison.scores.cases), "case")
     n_problems = count(comparison.n_problems, "problem")
