@@ -1,4 +1,4 @@
-"""Everything that imports torch_pruning:
+"""Pruning: coupled groups, importance, surgery, and masks.
 
-coupled groups, importance, surgery; and the packaged networks.
+The modules of this folder alone import torch_pruning.
 """

@@ -1,14 +1,10 @@
-"""The heads of attention layers as groups:
+"""Makes groups of the heads of attention layers.
 
-a dependency graph does not see them, because they are an axis of a view.
-
-What is taken for an attention layer has one linear map `qkv` to queries, keys and values, one
-`proj` back, and the
-numbers `num_heads` and `head_dim` that its forward reads, as timm's has. Whether a network then
-computes what it should
-is for the guard to say. Three heads, or as many as a head has numbers, are left alone: in the view
-`(3, heads, numbers)`
-a compiler could not tell the axis that gets shorter. Called by `groups`.
+A dependency graph does not see heads, because they are an axis of a view. An attention layer is
+recognised by one linear map `qkv` to queries, keys and values, one `proj` back, and the numbers
+`num_heads` and `head_dim` that its forward reads, as timm's has. Whether a network then computes
+what it should, the equivalence check decides. Three heads, or as many as a head has numbers, are
+left alone: in the view `(3, heads, numbers)` a compiler could not tell which axis gets shorter.
 """
 
 from __future__ import annotations
@@ -28,9 +24,9 @@ from cprune_rl.pruning.slices import ChannelSlice
 __all__ = ["AttentionHeads", "find_attention_heads"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttentionHeads:
-    """The heads of one attention layer.
+    """Describes the heads of one attention layer.
 
     Attributes:
         name: of its map to queries, keys and values; the group's name.
@@ -49,22 +45,19 @@ class AttentionHeads:
     gradients: torch.Tensor | None
 
     def scores(self, importance: str) -> NDArray[np.float64]:
-        """Importance of each head by a criterion of `importance.IMPORTANCES`, `(count,)`;
-
-        `random` is not for here.
-        """
+        """Scores each head by a criterion of `importance.IMPORTANCES` but `random`, `(count,)`."""
         if importance == "fpgm":
-            found = torch.cdist(self.weights, self.weights).sum(1)
+            scores = torch.cdist(self.weights, self.weights).sum(1)
         elif importance == "taylor":
             assert self.gradients is not None
-            found = (self.weights * self.gradients).sum(1).abs()
+            scores = (self.weights * self.gradients).sum(1).abs()
         else:
-            found = self.weights.norm(p=1 if importance == "l1" else 2, dim=1)
-        return np.asarray(found.double().numpy())
+            scores = self.weights.norm(p=1 if importance == "l1" else 2, dim=1)
+        return np.asarray(scores.double().numpy())
 
 
 def find_attention_heads(model: nn.Module) -> list[AttentionHeads]:
-    """The attention layers of a network whose heads may go."""
+    """Finds the attention layers of a network whose heads may go."""
     return [
         _attention_heads(name, module)
         for name, module in model.named_modules()
@@ -73,29 +66,25 @@ def find_attention_heads(model: nn.Module) -> list[AttentionHeads]:
 
 
 def _is_attention(module: Any) -> bool:
-    qkv, proj, n_heads, size = (
-        getattr(module, name, None) for name in ("qkv", "proj", "num_heads", "head_dim")
-    )
-    if not (
-        isinstance(qkv, nn.Linear)
-        and isinstance(proj, nn.Linear)
-        and isinstance(n_heads, int)
-        and isinstance(size, int)
-    ):
+    qkv = getattr(module, "qkv", None)
+    proj = getattr(module, "proj", None)
+    if not isinstance(qkv, nn.Linear) or not isinstance(proj, nn.Linear):
         return False
-    return (
-        n_heads > 1
-        and n_heads not in (3, size)
-        and qkv.out_features == 3 * n_heads * size
-        and proj.in_features == n_heads * size
-    )
+    n_heads = getattr(module, "num_heads", None)
+    size = getattr(module, "head_dim", None)
+    if not isinstance(n_heads, int) or not isinstance(size, int):
+        return False
+    width = n_heads * size
+    has_heads = qkv.out_features == 3 * width and proj.in_features == width
+    return has_heads and n_heads > 1 and n_heads not in (3, size)
 
 
 def _attention_heads(name: str, attention: Any) -> AttentionHeads:
-    n_heads, size = attention.num_heads, attention.head_dim
-    written = np.arange(3 * n_heads * size).reshape(3, n_heads, size)
-    read, heads = np.arange(n_heads * size), np.arange(n_heads)
+    n_heads = attention.num_heads
+    size = attention.head_dim
     group = f"{name}.qkv"
+    heads = np.arange(n_heads)
+    head_of_proj = np.repeat(heads, size)
     slices = (
         ChannelSlice(
             layer=group,
@@ -103,8 +92,8 @@ def _attention_heads(name: str, attention: Any) -> AttentionHeads:
             axis=-1,
             reads=False,
             group=group,
-            positions=written.reshape(-1),
-            channels=np.tile(np.repeat(heads, size), 3),
+            positions=np.arange(3 * n_heads * size),
+            channels=np.tile(head_of_proj, 3),
         ),
         ChannelSlice(
             layer=f"{name}.proj",
@@ -112,12 +101,12 @@ def _attention_heads(name: str, attention: Any) -> AttentionHeads:
             axis=-1,
             reads=True,
             group=group,
-            positions=read,
-            channels=np.repeat(heads, size),
+            positions=np.arange(n_heads * size),
+            channels=head_of_proj,
         ),
         ChannelSlice(
             layer=name,
-            remove=_drop_heads,
+            remove=_remove_heads,
             axis=None,
             reads=False,
             group=group,
@@ -125,31 +114,27 @@ def _attention_heads(name: str, attention: Any) -> AttentionHeads:
             channels=heads,
         ),
     )
-    qkv, proj = attention.qkv.weight, attention.proj.weight
 
-    def of_heads(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        return torch.cat(
-            [
-                rows[torch.from_numpy(written)].transpose(0, 1).flatten(1),
-                columns.T.reshape(n_heads, -1),
-            ],
-            1,
-        ).detach()
+    def by_head(qkv: torch.Tensor, proj: torch.Tensor) -> torch.Tensor:
+        """Sorts what belongs to the two maps by head, `(n_heads, n)`."""
+        rows = qkv.reshape(3, n_heads, -1).transpose(0, 1).flatten(1)
+        columns = proj.T.reshape(n_heads, -1)
+        return torch.cat([rows, columns], 1).detach()
 
-    gradients = (
-        of_heads(qkv.grad, proj.grad) if qkv.grad is not None and proj.grad is not None else None
-    )
+    qkv = attention.qkv.weight
+    proj = attention.proj.weight
+    has_gradients = qkv.grad is not None and proj.grad is not None
     return AttentionHeads(
         name=group,
         module=attention.qkv,
         count=n_heads,
         slices=slices,
-        weights=of_heads(qkv, proj),
-        gradients=gradients,
+        weights=by_head(qkv, proj),
+        gradients=by_head(qkv.grad, proj.grad) if has_gradients else None,
     )
 
 
-def _drop_heads(attention: Any, gone: Sequence[int]) -> None:
-    attention.num_heads -= len(gone)
+def _remove_heads(attention: Any, removed: Sequence[int]) -> None:
+    attention.num_heads -= len(removed)
     if hasattr(attention, "attn_dim"):
         attention.attn_dim = attention.num_heads * attention.head_dim

@@ -1,16 +1,14 @@
-"""Plans as masks: a network of full size whose weights are cut off where a removed channel would be
-read.
+"""Plans as masks: the full network, with zero weights where removed channels would be read.
 
-It computes what the pruned network computes (the guard has tried that), at full cost but with the
-same parameters for
-every plan: what a supernet is trained with.
+It computes what the pruned network computes, as the equivalence check has shown. It costs as much
+as the full network, but has the same parameters for every plan: a supernet is trained with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,25 +18,8 @@ from cprune_rl.pruning.groups import CoupledGroups
 __all__ = ["ChannelMasks"]
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Where one layer reads a group.
-
-    Attributes:
-        weight: name of its weight, whose axis 1 is cut.
-        group: position of the group.
-        positions: along that axis.
-        ranks: of the channel at each, 0 for the most important.
-    """
-
-    weight: str
-    group: int
-    positions: torch.Tensor
-    ranks: torch.Tensor
-
-
 class ChannelMasks:
-    """Masks of a network's weights for any plan.
+    """Makes masks of a network's weights for any plan.
 
     Args:
         model: the dense network.
@@ -46,39 +27,27 @@ class ChannelMasks:
     """
 
     def __init__(self, model: nn.Module, coupled: CoupledGroups) -> None:
-        self._dims = {
-            name: (value.dim(), value.shape[1])
-            for name, value in model.state_dict().items()
-            if value.dim() > 1
+        self._shapes = {name: value.shape for name, value in model.named_parameters()}
+        self._groups = coupled.groups
+        # by channel, 0 for the most important
+        self._ranks = {
+            group.name: np.argsort(coupled.ranking[group.name]) for group in self._groups
         }
-        at = {g.name: i for i, g in enumerate(coupled.groups)}
-        ranks = {
-            g.name: torch.argsort(torch.tensor(coupled.ranking[g.name])) for g in coupled.groups
-        }
-        self._readers = [
-            _Reader(
-                f"{channel_slice.layer}.weight",
-                at[channel_slice.group],
-                torch.from_numpy(channel_slice.positions),
-                ranks[channel_slice.group][torch.from_numpy(channel_slice.channels)],
-            )
-            for channel_slice in coupled.slices.all
-            if channel_slice.reads and channel_slice.group in at
-        ]
+        self._readers = [p for p in coupled.slices.all if p.reads and p.group in self._ranks]
 
     def for_plan(self, plan: Plan) -> Mapping[str, torch.Tensor]:
-        """Ones and zeros to multiply weights with, by name of the weight;
+        """Gives ones and zeros to multiply weights with, by name of the weight.
 
-        those that stay whole are left out.
+        Weights that stay whole are left out.
         """
         masks: dict[str, torch.Tensor] = {}
-        for reader in self._readers:
-            kept = reader.ranks < plan.widths[reader.group]
-            if bool(kept.all()):
+        widths = {g.name: width for g, width in zip(self._groups, plan.widths, strict=True)}
+        for part in self._readers:
+            is_kept = self._ranks[part.group][part.channels] < widths[part.group]
+            if is_kept.all():
                 continue
-            dims, length = self._dims[reader.weight]
-            mask = masks.setdefault(
-                reader.weight, torch.ones(length).view(1, -1, *([1] * (dims - 2)))
-            )
-            mask.view(-1)[reader.positions] *= kept.float()
+            weight = f"{part.layer}.weight"
+            _, length, *rest = self._shapes[weight]
+            mask = masks.setdefault(weight, torch.ones(1, length, *(1 for _ in rest)))
+            mask.view(-1)[part.positions] *= torch.from_numpy(is_kept).float()
         return masks

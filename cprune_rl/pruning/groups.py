@@ -1,14 +1,13 @@
-"""Coupled groups: which channels must go together, how important each is, and which may go at all.
+"""Coupled groups: which channels go together, how important each is, and which may go at all.
 
-Found by torch-pruning's dependency graph, the heads of attention layers by `heads`; each passes the
-guard. Called by the job.
+torch-pruning's dependency graph finds them, `attention_heads` the heads of attention layers. Each
+passes the equivalence check.
 """
 
 from __future__ import annotations
 
 import copy
 import fnmatch
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,11 +31,13 @@ __all__ = ["CoupledGroups", "GroupSettings", "find_groups", "find_slices"]
 
 Gradients = Callable[[nn.Module], None]
 DEFAULT_KEEP = 0.2
+_N_LAYERS_LISTED = 40  # by an error
+_N_COUPLED_LISTED = 5  # by a reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroupSettings:
-    """What may be pruned, and in which order.
+    """Says what may be pruned, and in which order.
 
     A layer is named by its module's name, `blocks.0.conv1`, by a part of the network, `blocks.0`,
     or by a pattern, `*.conv1`.
@@ -54,9 +55,9 @@ class GroupSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CoupledGroups:
-    """What can be pruned in a network.
+    """Says what can be pruned in a network.
 
     Attributes:
         groups: in the order of the dependency graph, heads of attention layers last.
@@ -99,123 +100,45 @@ def find_groups(
     if settings.importance in NEEDS_GRADIENTS:
         if gradients is None:
             raise ConfigError(
-                f"importance {settings.importance!r} needs gradients of a loss, and there are no images to compute one"
+                f"importance {settings.importance!r} needs gradients of a loss, "
+                "and there are no images to compute one"
             )
         gradients(model)
     graph = ChannelGraph(model, example)
-    outputs, found = graph.output_layers(example), {}
     attention = find_attention_heads(model)
-    impossible = {}
-    for name, channels, group in graph.all_groups(
-        [*outputs, *(heads.module for heads in attention)]
-    ):
-        if isinstance(group, Exception):
-            impossible[name] = (
-                f"where its channels go cannot be followed ({type(group).__name__}: {group})"
-            )
-            continue
-        if not channels:
-            impossible[name] = (
-                f"has fewer channels than the {graph.unit(name)} that only go together"
-            )
-            continue
-        found[name] = _Found(
-            channels,
-            graph.writers(group),
-            functools.partial(score, settings.importance, group, channels, graph.unit(name)),
-            group,
-        )
-    for heads in attention:
-        found[heads.name] = _Found(
-            heads.count, (heads.name,), functools.partial(heads.scores, settings.importance)
-        )
-    writing = {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
-    }
-    _check_patterns(settings, sorted(writing.union(*(f.layers for f in found.values()))))
-    frozen = {
-        name: f"frozen by {pattern!r}"
-        for name, f in found.items()
-        if (pattern := _first_match(settings.freeze, f.layers)) is not None
-    }
-    slices = _slices(
-        graph, {name: f.group for name, f in found.items() if f.group is not None}, attention
-    )
-    refused = {
-        **frozen,
-        **find_unsafe_groups(
-            model,
-            slices,
-            example,
-            {name: f.channels for name, f in found.items() if name not in frozen},
-        ),
-    }
-    free = {name: f for name, f in found.items() if name not in refused}
-    whole = {
-        name: _with_coupled(refused[name], name, f.layers)
-        for name, f in found.items()
-        if name in refused
-    }
-    unprunable = [
-        *whole.items(),
-        *impossible.items(),
-        *((graph.names[m], "gives the network's output") for m in outputs),
-    ]
+    outputs = graph.output_layers(example)
+    candidates, lost = _candidates(graph, attention, outputs)
+    _check_patterns(settings, model, candidates)
+    coupled = {c.name: c.group for c in candidates if c.group is not None}
+    slices = _slices(graph, coupled, attention)
+    reasons = {}
+    for candidate in candidates:
+        pattern = _first_match(settings.freeze, candidate.layers)
+        if pattern is not None:
+            reasons[candidate.name] = f"frozen by {pattern!r}"
+    unfrozen = {c.name: c.channels for c in candidates if c.name not in reasons}
+    reasons |= find_unsafe_groups(model, slices, example, groups=unfrozen)
+    refused = {c.name: c.with_coupled(reasons[c.name]) for c in candidates if c.name in reasons}
+    unprunable = refused | lost | {graph.names[m]: "gives the network's output" for m in outputs}
+    free = [c for c in candidates if c.name not in reasons]
     if not free:
-        raise ModelError(
-            "nothing in this network can be pruned: "
-            + "; ".join(f"{n}: {r}" for n, r in unprunable)
-        )
-    groups = tuple(
-        Group(
-            name=name,
-            channels=f.channels,
-            minimum=_minimum(f.channels, f.layers, settings.keep),
-            layers=f.layers,
-        )
-        for name, f in free.items()
-    )
-    scores = {
-        name: random_scores(name, f.channels, settings.seed)
-        if settings.importance == "random"
-        else f.scores()
-        for name, f in free.items()
-    }
-    ranking = {
-        name: tuple(int(i) for i in np.argsort(-values, kind="stable"))
-        for name, values in scores.items()
-    }
+        listed = "; ".join(f"{name}: {reason}" for name, reason in unprunable.items())
+        raise ModelError(f"nothing in this network can be pruned: {listed}")
+    groups = tuple(c.as_group(settings.keep) for c in free)
+    scores = {c.name: c.scores(settings) for c in free}
+    ranking = {name: np.argsort(-values, kind="stable") for name, values in scores.items()}
     return CoupledGroups(
         groups=groups,
-        ranking=ranking,
+        ranking={name: tuple(order.tolist()) for name, order in ranking.items()},
         importance=scores,
         axes=_parameter_axes(model, slices, groups),
-        unprunable=tuple(unprunable),
+        unprunable=tuple(unprunable.items()),
         slices=slices,
     )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A group before it is judged.
-
-    Attributes:
-        channels: that it has.
-        layers: that write them.
-        scores: gives the importance of each.
-        group: torch-pruning's description; None for the heads of an attention layer.
-    """
-
-    channels: int
-    layers: tuple[str, ...]
-    scores: Callable[[], NDArray[np.float64]]
-    group: Any = None
-
-
 def find_slices(model: nn.Module, example: torch.Tensor, names: Iterable[str]) -> ChannelSlices:
-    """Where a network is cut when channels of some groups go; nothing is judged.
+    """Finds where a network is cut when channels of some groups go; checks nothing.
 
     Args:
         model: the dense network; left as it was.
@@ -226,92 +149,160 @@ def find_slices(model: nn.Module, example: torch.Tensor, names: Iterable[str]) -
         PlanError: the network lacks a group.
         ModelError: torch-pruning cannot follow the network.
     """
-    model, wanted = trainable_copy(model), list(names)
-    graph, attention = (
-        ChannelGraph(model, example),
-        [heads for heads in find_attention_heads(model) if heads.name in wanted],
-    )
-    others = set(wanted) - {heads.name for heads in attention}
-    return _slices(graph, {name: graph.whole(name) for name in wanted if name in others}, attention)
+    model = trainable_copy(model)
+    graph = ChannelGraph(model, example)
+    attention = {heads.name: heads for heads in find_attention_heads(model)}
+    names = list(names)
+    coupled = {name: graph.whole(name) for name in names if name not in attention}
+    return _slices(graph, coupled, [attention[name] for name in names if name in attention])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """Describes a group before it is checked.
+
+    Attributes:
+        name: of its root layer.
+        channels: that it has, in units.
+        layers: that write them.
+        unit: output channels of its root layer that go together.
+        group: torch-pruning's description; None for the heads of an attention layer.
+        heads: of an attention layer; None for channels.
+    """
+
+    name: str
+    channels: int
+    layers: tuple[str, ...]
+    unit: int = 1
+    group: Any = None
+    heads: AttentionHeads | None = None
+
+    def scores(self, settings: GroupSettings) -> NDArray[np.float64]:
+        """The importance of each channel."""
+        if settings.importance == "random":
+            return random_scores(self.name, self.channels, settings.seed)
+        if self.heads is not None:
+            return self.heads.scores(settings.importance)
+        return score(settings.importance, self.group, channels=self.channels, unit=self.unit)
+
+    def as_group(self, keep: Mapping[str, float]) -> Group:
+        """The group with its minimum, the largest that any of its layers has."""
+        ratios = [r for pattern, r in keep.items() if _first_match([pattern], self.layers)]
+        minimum = max(1, math.ceil(self.channels * max(ratios, default=DEFAULT_KEEP)))
+        return Group(
+            name=self.name,
+            channels=self.channels,
+            minimum=min(self.channels, minimum),
+            layers=self.layers,
+        )
+
+    def with_coupled(self, reason: str) -> str:
+        """A reason, with the other layers that stay whole for it."""
+        others = [layer for layer in self.layers if layer != self.name]
+        if not others:
+            return reason
+        more = " and more" if len(others) > _N_COUPLED_LISTED else ""
+        return f"{reason} (and so {', '.join(others[:_N_COUPLED_LISTED])}{more}, coupled to it)"
+
+
+def _candidates(
+    graph: ChannelGraph, attention: Sequence[AttentionHeads], outputs: Sequence[nn.Module]
+) -> tuple[list[_Candidate], dict[str, str]]:
+    """Finds the groups to be checked, and the layers that cannot be followed, with the reason."""
+    candidates = []
+    reasons = {}
+    for name, group in graph.all_groups([*outputs, *(heads.module for heads in attention)]):
+        if isinstance(group, Exception):
+            reasons[name] = (
+                f"where its channels go cannot be followed ({type(group).__name__}: {group})"
+            )
+        elif not graph.width(name):
+            reasons[name] = f"has fewer channels than the {graph.unit(name)} that only go together"
+        else:
+            candidate = _Candidate(
+                name=name,
+                channels=graph.width(name),
+                layers=graph.writers(group),
+                unit=graph.unit(name),
+                group=group,
+            )
+            candidates.append(candidate)
+    for heads in attention:
+        candidates.append(
+            _Candidate(name=heads.name, channels=heads.count, layers=(heads.name,), heads=heads)
+        )
+    return candidates, reasons
 
 
 def _slices(
-    graph: ChannelGraph, groups: Mapping[str, Any], attention: Sequence[AttentionHeads]
+    graph: ChannelGraph, coupled: Mapping[str, Any], attention: Sequence[AttentionHeads]
 ) -> ChannelSlices:
-    return graph.slices(groups).joined(
-        {heads.name: heads.count for heads in attention},
-        [channel_slice for heads in attention for channel_slice in heads.slices],
-    )
+    """Joins the slices of coupled channels with those of attention heads."""
+    widths = {name: graph.width(name) for name in coupled}
+    slices = graph.slices(coupled)
+    for heads in attention:
+        widths[heads.name] = heads.count
+        slices += heads.slices
+    return ChannelSlices(widths, slices)
 
 
-def _with_coupled(reason: str, name: str, layers: Sequence[str]) -> str:
-    """A reason, with the layers that stay whole for it too."""
-    others = [layer for layer in layers if layer != name]
-    return (
-        f"{reason} (and so {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}, coupled to it)"
-        if others
-        else reason
-    )
+def _first_match(patterns: Iterable[str], layers: Iterable[str]) -> str | None:
+    """The first pattern that names any of the layers."""
+    for pattern in patterns:
+        for layer in layers:
+            if layer == pattern or layer.startswith(f"{pattern}."):
+                return pattern
+            if fnmatch.fnmatchcase(layer, pattern):
+                return pattern
+    return None
 
 
-def _matches(pattern: str, layer: str) -> bool:
-    return (
-        layer == pattern or layer.startswith(f"{pattern}.") or fnmatch.fnmatchcase(layer, pattern)
-    )
-
-
-def _first_match(patterns: Sequence[str], layers: Sequence[str]) -> str | None:
-    return next((p for p in patterns if any(_matches(p, layer) for layer in layers)), None)
-
-
-def _minimum(channels: int, layers: Sequence[str], keep: Mapping[str, float]) -> int:
-    """The largest floor that any of the group's layers has."""
-    ratio = max(
-        (r for p, r in keep.items() if _first_match([p], layers) is not None), default=DEFAULT_KEEP
-    )
-    return min(channels, max(1, math.ceil(channels * ratio)))
-
-
-def _check_patterns(settings: GroupSettings, layers: Sequence[str]) -> None:
+def _check_patterns(
+    settings: GroupSettings, model: nn.Module, candidates: Sequence[_Candidate]
+) -> None:
+    """Refuses names of layers without channels of their own, and shares that are none."""
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    layers = {name for name, module in model.named_modules() if isinstance(module, kinds)}
+    layers.update(*(candidate.layers for candidate in candidates))
     for pattern in (*settings.freeze, *settings.keep):
         if _first_match([pattern], layers) is None:
-            known = f"{', '.join(layers[:40])}{' and more' if len(layers) > 40 else ''}"
+            listed = ", ".join(sorted(layers)[:_N_LAYERS_LISTED])
+            more = " and more" if len(layers) > _N_LAYERS_LISTED else ""
             raise ConfigError(
-                f"no layer with channels of its own is called {pattern!r}. Known: {known}; *.conv1 and the like match several."
+                f"no layer with channels of its own is called {pattern!r}. "
+                f"Known: {listed}{more}; *.conv1 and the like match several."
             )
     for pattern, ratio in settings.keep.items():
         if not 0 < ratio <= 1:
             raise ConfigError(
-                f"keep {pattern}={ratio:g}: give the share of channels that stays, above 0 and at most 1"
+                f"keep {pattern}={ratio:g}: give the share of channels that stays, "
+                "above 0 and at most 1"
             )
 
 
 def _parameter_axes(
     model: nn.Module, slices: ChannelSlices, groups: Sequence[Group]
 ) -> dict[str, tuple[Extent, ...]]:
-    """How each parameter's shape depends on the groups:
+    """Finds how each parameter's shape depends on the groups.
 
-    what removing one channel of each takes away.
+    For each group, it looks at what removing one channel takes away.
     """
     blank = copy.deepcopy(model).to("meta")  # shapes without values
-    dense = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    slopes: dict[str, list[tuple[str, tuple[int, ...]]]] = {name: [] for name in dense}
-    for group in (g for g in groups if g.channels > 1):
-        narrower = slices.prune(blank, {group.name: range(1, group.channels)}).state_dict()
-        for name, shape in dense.items():
-            slopes[name].append(
-                (group.name, tuple(a - b for a, b in zip(shape, narrower[name].shape, strict=True)))
-            )
-    channels = {g.name: g.channels for g in groups}
+    narrower = {
+        group: slices.prune(blank, {group.name: range(1, group.channels)}).state_dict()
+        for group in groups
+        if group.channels > 1
+    }
     axes = {}
-    for name, shape in dense.items():
+    for name, value in model.state_dict().items():
         extents = []
-        for axis, length in enumerate(shape):
-            terms = tuple((g, slope[axis]) for g, slope in slopes[name] if slope[axis])
-            extents.append(Extent(length - sum(m * channels[g] for g, m in terms), terms))
+        for axis, length in enumerate(value.shape):
+            slopes = {group: length - state[name].shape[axis] for group, state in narrower.items()}
+            terms = tuple((group.name, slope) for group, slope in slopes.items() if slope)
+            constant = length - sum(slope * group.channels for group, slope in slopes.items())
+            extents.append(Extent(constant, terms))
         axes[name] = tuple(extents)
-    for name in [
-        n for n in axes if n.endswith(".weight")
-    ]:  # folding a batch norm gives its convolution a bias
+    # folding a batch norm gives its convolution a bias
+    for name in [name for name in axes if name.endswith(".weight")]:
         axes.setdefault(name.removesuffix("weight") + "bias", axes[name][:1])
     return axes

@@ -1,12 +1,9 @@
-"""How important each channel of a group is, by the criteria of the literature.
-
-Called by `groups`.
-"""
+"""Scores how important each channel of a group is, by the criteria of the literature."""
 
 from __future__ import annotations
 
+import functools
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,38 +21,33 @@ IMPORTANCES = {
 }
 NEEDS_GRADIENTS = ("taylor",)
 
+_CRITERIA = {
+    "l1": functools.partial(tp.importance.GroupMagnitudeImportance, p=1),
+    "l2": functools.partial(tp.importance.GroupMagnitudeImportance, p=2),
+    "fpgm": tp.importance.FPGMImportance,
+    "taylor": tp.importance.GroupTaylorImportance,
+}
 
-def score(name: str, group: Any, channels: int, unit: int) -> NDArray[np.float64]:
-    """Scores the channels of a group, `(channels,)`;
 
-    higher is more important. Where they go in units of several, the mean of a unit is its score.
+def score(importance: str, group: Any, *, channels: int, unit: int) -> NDArray[np.float64]:
+    """Scores the channels of a group, `(channels,)`; higher is more important.
 
-    torch-pruning's criteria know its own kinds of layers: the weights of a grouped convolution
-    count in none, its neighbours' do.
+    Where channels go in units of several, the score is the mean of the unit. torch-pruning's
+    criteria know its own kinds of layers: a grouped convolution's weights do not count, its
+    neighbours' do.
 
     Args:
-        name: a key of `IMPORTANCES` but `random`.
-        group: torch-pruning's description; its layers have gradients where `name` is in
+        importance: a key of `IMPORTANCES` but `random`.
+        group: torch-pruning's description; its layers have gradients where `importance` is in
             `NEEDS_GRADIENTS`.
         channels: that it has, in units.
         unit: output channels of its root layer that go together.
     """
-    criteria: dict[str, Callable[[], Any]] = {
-        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
-        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
-        "fpgm": tp.importance.FPGMImportance,
-        "taylor": tp.importance.GroupTaylorImportance,
-    }
-    values: NDArray[np.float64] = criteria[name]()(group).detach().double().numpy()
+    criterion = _CRITERIA[importance]()
+    values: NDArray[np.float64] = criterion(group).detach().double().numpy()
     return np.asarray(values[: channels * unit].reshape(channels, unit).mean(1))
 
 
-def random_scores(root: str, channels: int, seed: int) -> NDArray[np.float64]:
-    """Scores by chance, `(channels,)`; a group's do not depend on what other groups there are.
-
-    Args:
-        root: name of the group.
-        channels: that it has.
-        seed: same seed, same scores.
-    """
-    return np.random.default_rng([seed, zlib.crc32(root.encode())]).random(channels)
+def random_scores(group: str, channels: int, seed: int) -> NDArray[np.float64]:
+    """Draws scores, `(channels,)`; a group's do not depend on what other groups there are."""
+    return np.random.default_rng([seed, zlib.crc32(group.encode())]).random(channels)

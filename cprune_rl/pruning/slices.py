@@ -1,14 +1,9 @@
-"""Where a network is cut when channels of a group go:
-
-read off its dependencies once, good for any plan.
+"""Where a network is cut when channels of a group go: read off once, good for any plan.
 
 Each layer that writes or reads a group's channels has them at some positions along an axis. All
-that a plan takes away
-of a layer is taken at once, by the dense network's positions, so nothing shifts between groups, and
-no plan needs the
-dependencies to be followed anew, which takes longer than anything else that is done to prune a
-network. Made by
-`graph`; called by `groups`, `guard`, `masks` and `surgery`.
+that a plan takes from a layer is taken at once, by the dense network's positions. So nothing shifts
+between groups, and the dependencies are followed only once, which takes longer than anything else
+that pruning does.
 """
 
 from __future__ import annotations
@@ -30,16 +25,16 @@ __all__ = ["ChannelSlice", "ChannelSlices", "trainable_copy"]
 Kept = Mapping[str, Sequence[int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChannelSlice:
-    """One side of a layer that has a group's channels.
+    """Says where one side of a layer has a group's channels.
 
     Attributes:
         layer: name of the module, or of a parameter that is in no layer.
         remove: takes positions of this side away, in place; of a parameter it gives the rest. One
             of torch-pruning's functions, or of ours.
-        axis: that torch-pruning's function is told of, for where it does not follow from the kind
-            of layer; None for a function of ours.
+        axis: that torch-pruning's function is told of, where it does not follow from the kind of
+            layer; None for a function of ours.
         reads: whether the layer reads the channels, so that its weights for them can be zeroed
             instead.
         group: name of the group.
@@ -55,28 +50,26 @@ class ChannelSlice:
     positions: NDArray[np.int64]
     channels: NDArray[np.int64]
 
-    def of(self, gone: Iterable[int]) -> NDArray[np.int64]:
+    def positions_of(self, channels: Iterable[int]) -> list[int]:
         """Positions of some of the group's channels."""
-        return self.positions[np.isin(self.channels, list(gone))]
+        positions: list[int] = self.positions[np.isin(self.channels, list(channels))].tolist()
+        return positions
 
 
+@dataclass(frozen=True)
 class ChannelSlices:
-    """All cuts of a network.
+    """Holds all slices of a network.
 
-    Args:
+    Attributes:
         widths: channels of each group.
-        slices: of these groups.
+        all: of these groups.
     """
 
-    def __init__(self, widths: Mapping[str, int], slices: Sequence[ChannelSlice]) -> None:
-        self._widths, self.all = dict(widths), tuple(slices)
-
-    def joined(self, widths: Mapping[str, int], slices: Iterable[ChannelSlice]) -> ChannelSlices:
-        """These, and those of further groups."""
-        return ChannelSlices({**self._widths, **widths}, (*self.all, *slices))
+    widths: Mapping[str, int]
+    all: Sequence[ChannelSlice]
 
     def prune(self, model: nn.Module, kept: Kept) -> nn.Module:
-        """A copy of the network, in evaluation mode, with only some channels of each group.
+        """Copies a network with only some channels of each group, in evaluation mode.
 
         Args:
             model: the dense network; left as it was.
@@ -88,57 +81,62 @@ class ChannelSlices:
             ModelError: nothing would be left of a layer.
         """
         pruned = trainable_copy(model)
-        self._remove(pruned, {name: self._gone(name, indices) for name, indices in kept.items()})
+        modules = dict(pruned.named_modules())
+        parameters = dict(pruned.named_parameters())
+        for part, positions in self._sides(self._removed(kept)):
+            if part.axis is not None:
+                # where torch-pruning's functions look it up
+                part.remove.__self__.pruning_dim = part.axis  # type: ignore[attr-defined]
+            if part.layer in modules:
+                part.remove(modules[part.layer], positions)
+            else:
+                parent, _, name = part.layer.rpartition(".")
+                setattr(modules[parent], name, part.remove(parameters[part.layer], positions))
+        if empty := [name for name, value in pruned.named_parameters() if not value.numel()]:
+            raise ModelError(f"nothing would be left of {', '.join(empty)}")
         return pruned
 
     def mask(self, model: nn.Module, kept: Kept) -> nn.Module:
-        """A copy of full size in which nothing reads the other channels:
+        """Copies a network at full size, with zero weights where the other channels are read.
 
-        what `kept` should compute.
+        It computes what `prune` of the same channels should compute.
         """
-        gone = {name: self._gone(name, indices) for name, indices in kept.items()}
-        silent = trainable_copy(model)
-        modules = dict(silent.named_modules())
+        removed = self._removed(kept)
+        masked = trainable_copy(model)
         with torch.no_grad():
-            for channel_slice in (c for c in self.all if c.reads and c.group in gone):
-                modules[channel_slice.layer].weight[
-                    :, channel_slice.of(gone[channel_slice.group]).tolist()
-                ] = 0
-        return silent
+            for part in self.all:
+                if part.reads and part.group in removed:
+                    weight = masked.get_parameter(f"{part.layer}.weight")
+                    weight[:, part.positions_of(removed[part.group])] = 0
+        return masked
 
-    def _gone(self, name: str, kept: Sequence[int]) -> set[int]:
-        if name not in self._widths:
-            raise PlanError(f"the plan prunes layer {name!r}, which the network does not have")
-        width = self._widths[name]
-        if not kept or min(kept) < 0 or max(kept) >= width:
-            raise PlanError(
-                f"group {name!r} has channels 0 to {width - 1}, the plan keeps {list(kept)[:4]}..."
-            )
-        return set(range(width)) - set(kept)
-
-    def _remove(self, model: nn.Module, gone: Mapping[str, set[int]]) -> None:
-        sides: dict[tuple[str, Callable[[Any, list[int]], Any]], tuple[ChannelSlice, set[int]]] = {}
-        for channel_slice in self.all:
-            if gone.get(channel_slice.group):
-                _, positions = sides.setdefault(
-                    (channel_slice.layer, channel_slice.remove), (channel_slice, set())
+    def _removed(self, kept: Kept) -> dict[str, set[int]]:
+        """The channels of each group that go."""
+        removed = {}
+        for name, channels in kept.items():
+            if name not in self.widths:
+                raise PlanError(f"the plan prunes layer {name!r}, which the network does not have")
+            width = self.widths[name]
+            if not channels or min(channels) < 0 or max(channels) >= width:
+                raise PlanError(
+                    f"group {name!r} has channels 0 to {width - 1}, "
+                    f"the plan keeps {list(channels)[:4]}..."
                 )
-                positions.update(channel_slice.of(gone[channel_slice.group]).tolist())
-        modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
-        for (layer, remove), (channel_slice, positions) in sides.items():
-            if channel_slice.axis is not None:
-                remove.__self__.pruning_dim = channel_slice.axis  # type: ignore[attr-defined]  # where torch-pruning's functions look it up
-            if layer in modules:
-                remove(modules[layer], sorted(positions))
-            else:
-                parent, _, name = layer.rpartition(".")
-                setattr(modules[parent], name, remove(parameters[layer], sorted(positions)))
-        if empty := [name for name, value in model.named_parameters() if not value.numel()]:
-            raise ModelError(f"nothing would be left of {', '.join(empty)}")
+            removed[name] = set(range(width)) - set(channels)
+        return removed
+
+    def _sides(self, removed: Mapping[str, set[int]]) -> list[tuple[ChannelSlice, list[int]]]:
+        """One slice of each side of a layer, with the positions that all groups take from it."""
+        sides: dict[Any, tuple[ChannelSlice, set[int]]] = {}
+        for part in self.all:
+            if removed.get(part.group):
+                _, positions = sides.setdefault((part.layer, part.remove), (part, set()))
+                positions.update(part.positions_of(removed[part.group]))
+        return [(part, sorted(positions)) for part, positions in sides.values()]
 
 
 def trainable_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose parameters are all trainable."""
+    """Copies a network in evaluation mode, with all parameters trainable."""
     model = copy.deepcopy(model).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)

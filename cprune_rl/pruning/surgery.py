@@ -1,8 +1,7 @@
-"""Plan -> smaller network, and (model, plan) as files.
+"""Turns a plan into a smaller network, and keeps both as files.
 
-A plan keeps the most important channels of each group by a ranking that is fixed once, so a plan's
-indices do not depend on the path of the search that found it. Called by oracles, the job and
-`validate`.
+A plan keeps the most important channels of each group by a ranking that is fixed once. So its
+indices do not depend on the path of the search that found it.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ __all__ = ["PlanFile", "count_parameters", "kept_indices", "load_pruned", "prune
 
 
 def kept_indices(coupled: CoupledGroups, plan: Plan) -> dict[str, tuple[int, ...]]:
-    """For each group the channels a plan keeps, ascending."""
+    """For each group the channels that a plan keeps, ascending."""
     return {
-        g.name: tuple(sorted(coupled.ranking[g.name][:width]))
-        for g, width in zip(coupled.groups, plan.widths, strict=True)
+        group.name: tuple(sorted(coupled.ranking[group.name][:width]))
+        for group, width in zip(coupled.groups, plan.widths, strict=True)
     }
 
 
 def prune(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
-    """The network that a plan leaves: a copy with only the kept channels, in evaluation mode.
+    """Copies a network with only the channels that a plan keeps, in evaluation mode.
 
     Args:
         model: the dense network, or one of its shape; left as it was.
@@ -46,25 +45,22 @@ def prune(model: nn.Module, coupled: CoupledGroups, plan: Plan) -> nn.Module:
 
 
 def count_parameters(model: nn.Module, schemes: Sequence[tuple[str, str]] = ()) -> int:
-    """Number of trained values.
+    """Counts trained values.
 
     Args:
         model: with plain weights.
-        schemes: of the layers that are pruned by one, by name: what they have pruned does not
-            count.
+        schemes: of the layers that are pruned by one, by name: their zeros do not count.
     """
-    layers = dict(schemes)
+    sparse_weights = {f"{layer}.weight" for layer, _ in schemes}
     return sum(
-        int(p.count_nonzero())
-        if name.removesuffix(".weight") in layers and name.endswith(".weight")
-        else p.numel()
-        for name, p in model.named_parameters()
+        int(value.count_nonzero()) if name in sparse_weights else value.numel()
+        for name, value in model.named_parameters()
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlanFile:
-    """`plan.json`: with `model.safetensors`, all that a pruned network is.
+    """Is `plan.json`: with `model.safetensors`, all that a pruned network is.
 
     Attributes:
         model: name of the dense network.
@@ -102,16 +98,12 @@ class PlanFile:
         path = folder / "plan.json"
         try:
             value = json.loads(path.read_text())
-            kept = {
-                name: tuple(int(i) for i in group["kept"])
-                for name, group in value["groups"].items()
-            }
-            shape = tuple(int(n) for n in value["input_shape"])
+            groups = value["groups"].items()
             return PlanFile(
                 model=str(value["model"]),
                 n_classes=int(value["n_classes"]),
-                input_shape=shape,
-                kept=kept,
+                input_shape=tuple(map(int, value["input_shape"])),
+                kept={name: tuple(map(int, group["kept"])) for name, group in groups},
                 schemes=tuple(value["schemes"].items()),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -126,11 +118,11 @@ def load_pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
     """
     plan = PlanFile.read(folder)
     dense = build_model(plan.model, plan.n_classes)
-    pruned = find_slices(dense, torch.zeros(plan.input_shape), plan.kept).prune(dense, plan.kept)
+    slices = find_slices(dense, torch.zeros(plan.input_shape), plan.kept)
+    pruned = slices.prune(dense, plan.kept)
+    path = folder / "model.safetensors"
     try:
-        pruned.load_state_dict(load_file(folder / "model.safetensors"))
+        pruned.load_state_dict(load_file(path))
     except (OSError, RuntimeError) as error:
-        raise PlanError(
-            f"{folder / 'model.safetensors'} does not fit plan.json: {error}"
-        ) from error
+        raise PlanError(f"{path} does not fit plan.json: {error}") from error
     return pruned.eval(), plan
