@@ -1,222 +1,256 @@
-"""The methods that are compared, by name:
+"""Every search method by name: what it is, what it needs, and where its class is.
 
-what each is, what it is told beforehand, and how it is made.
-
-All stand behind `agents.searcher.Searcher`. Whoever reads cheap looks is charged with the uniform
-plan that a live run measures
-for them; a trained policy with its training, if it serves one problem alone. Called by
-`cprune_rl.comparison`, and by a run for its rivals.
+Classes are named by strings, so that reading the table loads neither torch nor a solver. A method
+that reads predictions is charged with the uniform plan that a live run measures for them. A trained
+policy is charged with its training, if it serves one problem alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from cprune_rl.agents.baselines.ablations import (
-    agent_by_macs,
-    agent_by_shuffled_tasks,
-    cprune_by_prediction,
-)
-from cprune_rl.agents.baselines.amc import AMC, AMCSettings
-from cprune_rl.agents.baselines.annealing import Annealing
-from cprune_rl.agents.baselines.bayesian import Bayes
-from cprune_rl.agents.baselines.cprune import CPrune
-from cprune_rl.agents.baselines.cprune_published import PublishedCPrune
-from cprune_rl.agents.baselines.evolution import Evolution
-from cprune_rl.agents.baselines.exact import Exact
-from cprune_rl.agents.baselines.fastnas import FastNAS
-from cprune_rl.agents.baselines.halp import HALP
-from cprune_rl.agents.baselines.mdp import MDP
-from cprune_rl.agents.baselines.netadapt import NetAdapt
-from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
-from cprune_rl.agents.baselines.random_search import RandomSearch
-from cprune_rl.agents.baselines.uniform import Uniform
-from cprune_rl.agents.core.searcher import Searcher
-from cprune_rl.agents.planner.agent import PruningAgent
-from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
-from cprune_rl.agents.rl.best_of_walks import BestOfWalks
-from cprune_rl.agents.rl.policy import RowPolicy
-from cprune_rl.agents.rl.rollout import PolicyRollOut
-from cprune_rl.agents.schemes.published import PublishedMapping, PublishedSettings
-from cprune_rl.agents.schemes.rule import MappingRule
-from cprune_rl.agents.schemes.search import MappingSearch
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.search_result import current_method
 from cprune_rl.errors import ConfigError, UnknownNameError
 
-__all__ = ["METHODS", "OF_RUNS", "Method", "MethodContext", "check_rivals", "methods_of", "rival"]
+if TYPE_CHECKING:
+    from cprune_rl.agents.core.searcher import Searcher
+    from cprune_rl.agents.rl.policy import RowPolicy
 
+__all__ = [
+    "METHODS",
+    "POLICY_KINDS",
+    "Method",
+    "check_rivals",
+    "compared_methods",
+    "main_methods",
+    "make_searcher",
+]
+
+POLICY_KINDS = ("transferred", "scratch", "finetuned", "mapping")
+"""Policies that methods are made with; `comparison.policy_store` trains them."""
 _UNCAPPED = 1000  # rejections of proxy greedy: it ends by itself, not by a limit
 
 
-@dataclass(frozen=True)
-class MethodContext:
-    """What a method may bring along.
-
-    Attributes:
-        policy: loads the one of its kind.
-        seed: of what it draws.
-        truth: of the losses; for the reference alone.
-    """
-
-    policy: Callable[[], RowPolicy]
-    seed: int
-    truth: LossModel
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """One method.
 
     Attributes:
-        what: it is, with its source.
-        make: a searcher.
-        policy: kind of policy that it brings along (`comparison.policy_store.KINDS`); None for none.
-        warm_start: whether it reads cheap looks, so that a uniform plan is measured for it, and
-            charged.
-        has_schemes: whether it prunes layers by schemes, so that a table of what they take is
-            measured for it, and charged.
-        role: "rival", "control", which shows what a kind of information is worth, or "reference",
-            which knows everything and is not ranked.
+        description: what it is, with its source.
+        entry_point: module below `agents`, and the name of a class or function that makes it.
+        options: that it is made with.
+        is_seeded: make it with the seed of what it draws.
+        policy: one of `POLICY_KINDS` that it is made with; None for none.
+        warm_start: measure one uniform plan first and charge it to the search. Methods that use
+            latency predictions need it.
+        has_schemes: measure every kind of scheme first and charge it to the search. Methods that
+            prune layers by schemes need it.
+        role: "rival"; "control", which shows what a kind of information is worth; or "reference",
+            which knows the true losses and is not ranked.
+        is_compared: whether comparisons have it.
+        is_in_runs: whether a run can have it beside its own method: a run has policies of its own
+            for it, or it takes none.
+        is_main: whether a run can be about it.
     """
 
-    what: str
-    make: Callable[[MethodContext], Searcher]
+    description: str
+    entry_point: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_seeded: bool = False
     policy: str | None = None
     warm_start: bool = True
-    role: str = "rival"
     has_schemes: bool = False
+    role: str = "rival"
+    is_compared: bool = True
+    is_in_runs: bool = True
+    is_main: bool = False
 
 
 METHODS: dict[str, Method] = {
     "agent": Method(
-        "this project's agent: turns of planning in a model, by a policy that never met the family",
-        lambda b: PruningAgent(b.policy()),
-        "transferred",
+        description="this project's agent: turns of planning in a model, by a policy that never "
+        "met the family",
+        entry_point="planner.agent:PruningAgent",
+        policy="transferred",
+        is_main=True,
     ),
     "ppo-transferred": Method(
-        "the same policy alone, rolled out once on the problem",
-        lambda b: PolicyRollOut(b.policy()),
-        "transferred",
+        description="the same policy alone, rolled out once on the problem",
+        entry_point="rl.rollout:PolicyRollOut",
+        policy="transferred",
+        is_in_runs=False,
     ),
     "ppo-finetuned": Method(
-        "that policy trained on in a model of the problem, rolled out once",
-        lambda b: PolicyRollOut(b.policy()),
-        "finetuned",
+        description="that policy trained on in a model of the problem, rolled out once",
+        entry_point="rl.rollout:PolicyRollOut",
+        policy="finetuned",
+        is_in_runs=False,
     ),
     "ppo": Method(
-        "a policy trained from scratch in a model of the problem, rolled out once",
-        lambda b: PolicyRollOut(b.policy()),
-        "scratch",
+        description="a policy trained from scratch in a model of the problem, rolled out once",
+        entry_point="rl.rollout:PolicyRollOut",
+        policy="scratch",
+        is_in_runs=False,
     ),
     "best-of-k": Method(
-        "eight walks of the transferred policy, seven of them drawn",
-        lambda b: BestOfWalks(b.policy(), seed=b.seed),
-        "transferred",
+        description="eight walks of the transferred policy, seven of them drawn",
+        entry_point="rl.best_of_walks:BestOfWalks",
+        is_seeded=True,
+        policy="transferred",
+        is_in_runs=False,
     ),
     "surrogate": Method(
-        "the agent's rounds of search without a policy, twice as many",
-        lambda b: SurrogateSearch(SurrogateSettings(turns=8, seed=b.seed)),
+        description="the agent's rounds of search without a policy, twice as many",
+        entry_point="planner.surrogate:surrogate_alone",
+        is_seeded=True,
     ),
     "proxy-greedy": Method(
-        "adaptive proxy greedy, no limit to its rejections", lambda b: ProxyGreedy(_UNCAPPED)
+        description="adaptive proxy greedy, no limit to its rejections",
+        entry_point="baselines.proxy_greedy:ProxyGreedy",
+        options={"max_rejections": _UNCAPPED},
     ),
     "cprune": Method(
-        "CPrune (Kim et al., ECCV 2022), repaired", lambda b: CPrune(), warm_start=False
+        description="CPrune (Kim et al., ECCV 2022), repaired",
+        entry_point="baselines.cprune:CPrune",
+        warm_start=False,
+        is_main=True,
     ),
     "cprune-published": Method(
-        "CPrune as its authors coded it, 70 trials for each task of each candidate",
-        lambda b: PublishedCPrune(),
+        description="CPrune as its authors coded it, 70 trials for each task of each candidate",
+        entry_point="baselines.cprune_published:PublishedCPrune",
         warm_start=False,
     ),
     "rb-cprune": Method(
-        "CPrune by predicted latencies; its winner, and what it may back off to, are measured",
-        lambda b: cprune_by_prediction(),
+        description="CPrune by predicted latencies; its winner, and what it may back off to, are "
+        "measured",
+        entry_point="baselines.ablations:cprune_by_prediction",
     ),
-    "netadapt": Method("NetAdapt (Yang et al., ECCV 2018)", lambda b: NetAdapt()),
+    "netadapt": Method(
+        description="NetAdapt (Yang et al., ECCV 2018)",
+        entry_point="baselines.netadapt:NetAdapt",
+    ),
     "halp": Method(
-        "HALP (Shen et al., NeurIPS 2022): a knapsack of latency and saliency", lambda b: HALP()
+        description="HALP (Shen et al., NeurIPS 2022): a knapsack of latency and saliency",
+        entry_point="baselines.halp:HALP",
     ),
     "mdp": Method(
-        "MDP (Sun et al., 2024): the same with latency by channels read and written together",
-        lambda b: MDP(),
+        description="MDP (Sun et al., 2024): the same with latency by channels read and written "
+        "together",
+        entry_point="baselines.mdp:MDP",
     ),
     "fastnas": Method(
-        "FastNAS (NVIDIA Model Optimizer): a sensitivity map and a bisection", lambda b: FastNAS()
+        description="FastNAS (NVIDIA Model Optimizer): a sensitivity map and a bisection",
+        entry_point="baselines.fastnas:FastNAS",
     ),
     "amc": Method(
-        "AMC (He et al., ECCV 2018): a ratio for layer by layer, DDPG",
-        lambda b: AMC(AMCSettings(seed=b.seed)),
+        description="AMC (He et al., ECCV 2018): a ratio for layer by layer, DDPG",
+        entry_point="baselines.amc:AMC",
+        is_seeded=True,
     ),
     "bayes": Method(
-        "Bayesian optimisation by Optuna's constrained TPE", lambda b: Bayes(seed=b.seed)
+        description="Bayesian optimisation by Optuna's constrained TPE",
+        entry_point="baselines.bayesian:Bayes",
+        is_seeded=True,
     ),
     "evolution": Method(
-        "regularised evolution (Real et al., AAAI 2019)",
-        lambda b: Evolution(seed=b.seed),
+        description="regularised evolution (Real et al., AAAI 2019)",
+        entry_point="baselines.evolution:Evolution",
+        is_seeded=True,
         warm_start=False,
     ),
     "annealing": Method(
-        "simulated annealing on true looks", lambda b: Annealing(seed=b.seed), warm_start=False
+        description="simulated annealing over measured plans",
+        entry_point="baselines.annealing:Annealing",
+        is_seeded=True,
+        warm_start=False,
     ),
     "random": Method(
-        "random plans that are predicted to use about the slack",
-        lambda b: RandomSearch(seed=b.seed),
+        description="random plans that are predicted to use about the slack",
+        entry_point="baselines.random_search:RandomSearch",
+        is_seeded=True,
         warm_start=False,
     ),
     "uniform": Method(
-        "the same share of every group, from wide to narrow", lambda b: Uniform(), warm_start=False
+        description="the same share of every group, from wide to narrow",
+        entry_point="baselines.uniform:Uniform",
+        warm_start=False,
     ),
     "mapping-rule": Method(
-        "a scheme for each layer by rule (Gong et al., 2021)",
-        lambda b: MappingRule(),
+        description="a scheme for each layer by rule (Gong et al., 2021)",
+        entry_point="schemes.rule:MappingRule",
         warm_start=False,
         has_schemes=True,
     ),
     "mapping-search": Method(
-        "the same by search: rule, then turns of planning in a model by a policy of the scheme environment",
-        lambda b: MappingSearch(b.policy(), SurrogateSettings(seed=b.seed)),
-        "mapping",
+        description="the same by search: rule, then turns of planning in a model by a policy of "
+        "the scheme environment",
+        entry_point="schemes.search:MappingSearch",
+        is_seeded=True,
+        policy="mapping",
         warm_start=False,
         has_schemes=True,
     ),
     "mapping-rounds": Method(
-        "that search without a policy",
-        lambda b: MappingSearch(None, SurrogateSettings(seed=b.seed), "mapping-rounds"),
+        description="that search without a policy",
+        entry_point="schemes.search:MappingSearch",
+        options={"name": "mapping-rounds"},
+        is_seeded=True,
         warm_start=False,
         has_schemes=True,
     ),
     "mapping-published": Method(
-        "a scheme for each layer by policy gradient, layer by layer (Gong et al., 2021)",
-        lambda b: PublishedMapping(PublishedSettings(seed=b.seed)),
+        description="a scheme for each layer by policy gradient, layer by layer (Gong et al., "
+        "2021)",
+        entry_point="schemes.published:PublishedMapping",
+        is_seeded=True,
         warm_start=False,
         has_schemes=True,
     ),
+    "channels-then-schemes": Method(
+        description="the agent, then the search of schemes in what it leaves, then both together",
+        entry_point="schemes.search:ChannelsThenSchemes",
+        policy="mapping",
+        has_schemes=True,
+        is_compared=False,
+    ),
+    "channels-then-rule": Method(
+        description="the agent, then schemes by rule in what it leaves",
+        entry_point="schemes.search:ChannelsThenSchemes",
+        policy="transferred",
+        has_schemes=True,
+        is_compared=False,
+    ),
     "agent-macs": Method(
-        "control: the agent by multiply-accumulates in the place of latency",
-        lambda b: agent_by_macs(b.policy()),
-        "transferred",
+        description="control: the agent by multiply-accumulates in the place of latency",
+        entry_point="baselines.ablations:agent_by_macs",
+        policy="transferred",
         role="control",
+        is_in_runs=False,
     ),
     "agent-shuffled": Method(
-        "control: the agent with latencies shuffled between kinds of tasks",
-        lambda b: agent_by_shuffled_tasks(b.policy(), b.seed),
-        "transferred",
+        description="control: the agent with latencies shuffled between kinds of tasks",
+        entry_point="baselines.ablations:agent_by_shuffled_tasks",
+        is_seeded=True,
+        policy="transferred",
         role="control",
+        is_in_runs=False,
     ),
     "exact": Method(
-        "reference: the optimum over the dense network's legal widths, all latencies and losses known",
-        lambda b: Exact(b.truth),
+        description="reference: the optimum over the dense network's legal widths, all latencies "
+        "and losses known",
+        entry_point="baselines.exact:Exact",
         role="reference",
+        is_in_runs=False,
     ),
 }
-OF_RUNS = ("agent", "mapping-search", "channels-then-schemes", "channels-then-rule")
-"""Methods that a run has policies of its own for."""
 
 
-def methods_of(names: list[str]) -> list[str]:
-    """Names in the order of the table, each once.
+def compared_methods(names: Iterable[str] = ("all",)) -> list[str]:
+    """List methods of comparisons in the order of the table, each once.
 
     Args:
         names: some of them, or `all`.
@@ -224,17 +258,21 @@ def methods_of(names: list[str]) -> list[str]:
     Raises:
         UnknownNameError: there is no such method.
     """
-    asked = [current_method(n, warns=True) for n in names]
-    for name in asked:
-        if name not in METHODS and name != "all":
-            raise UnknownNameError("method", name, [*METHODS, "all"])
-    return [name for name in METHODS if name in asked or "all" in asked]
+    compared = [name for name, method in METHODS.items() if method.is_compared]
+    asked = {current_method(name, warns=True) for name in names}
+    for name in asked - {"all"}:
+        if name not in compared:
+            raise UnknownNameError("method", name, [*compared, "all"])
+    return compared if "all" in asked else [name for name in compared if name in asked]
 
 
-def check_rivals(names: Sequence[str], has_schemes: bool) -> None:
-    """Whether a run can have these beside its own method:
+def main_methods() -> list[str]:
+    """List the methods that a run can be about."""
+    return [name for name, method in METHODS.items() if method.is_main]
 
-    they must know nothing that a run does not.
+
+def check_rivals(names: Iterable[str], has_schemes: bool) -> None:
+    """Check that a run can have methods beside its own: they must know nothing that it does not.
 
     Args:
         names: of methods.
@@ -244,34 +282,43 @@ def check_rivals(names: Sequence[str], has_schemes: bool) -> None:
         ConfigError: one needs a policy of its own, the truth, or schemes in a run without them.
         UnknownNameError: there is no such method.
     """
-    for name in (current_method(n) for n in names):
-        is_of_runs = name in OF_RUNS
-        if not is_of_runs and name not in METHODS:
-            raise UnknownNameError("method", name, [n for n, m in METHODS.items() if _is_rival(m)])
-        if not is_of_runs and not _is_rival(METHODS[name]):
+    allowed = [name for name, method in METHODS.items() if method.is_in_runs]
+    for name in names:
+        if name not in METHODS:
+            raise UnknownNameError("method", name, allowed)
+        if name not in allowed:
             raise ConfigError(
-                f"--rivals {name}: a run has one policy, its own method's, and no true losses. It can have: {', '.join(n for n, m in METHODS.items() if _is_rival(m))}"
+                f"--rivals {name}: a run has one policy, its own method's, and no true losses. "
+                f"It can have: {', '.join(allowed)}"
             )
-        if not has_schemes and name != "agent" and (is_of_runs or METHODS[name].has_schemes):
+        if METHODS[name].has_schemes and not has_schemes:
             raise ConfigError(
-                f"--rivals {name} prunes layers by schemes: give --schemes block or both, so that their latencies are measured and the oracle is calibrated on them"
+                f"--rivals {name} prunes layers by schemes: give --schemes block or both, so that "
+                "their latencies are measured and the oracle is calibrated on them"
             )
 
 
-def rival(name: str, seed: int, truth: LossModel) -> Searcher:
-    """A method that brings no policy along.
+def make_searcher(
+    name: str, *, seed: int, policy: RowPolicy | None = None, truth: LossModel | None = None
+) -> Searcher:
+    """Make a method.
 
     Args:
-        name: that `check_rivals` has passed.
+        name: of `METHODS`.
         seed: of what it draws.
-        truth: what a run knows of losses; no rival asks for it.
+        policy: of the kind that it asks for.
+        truth: of the losses; for a reference alone.
     """
-
-    def no_policy() -> RowPolicy:
-        raise ConfigError(f"{name} brings no policy along")
-
-    return METHODS[name].make(MethodContext(no_policy, seed, truth))
-
-
-def _is_rival(method: Method) -> bool:
-    return method.policy is None and method.role == "rival"
+    method = METHODS[name]
+    arguments = dict(method.options)
+    if method.is_seeded:
+        arguments["seed"] = seed
+    if method.policy is not None:
+        arguments["policy"] = policy
+    if method.role == "reference":
+        arguments["truth"] = truth
+    module, _, maker = method.entry_point.partition(":")
+    searcher: Searcher = getattr(importlib.import_module(f"cprune_rl.agents.{module}"), maker)(
+        **arguments
+    )
+    return searcher

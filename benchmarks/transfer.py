@@ -139,8 +139,8 @@ def reference(case: Case) -> float:
             margin=1.0,
             fallback_shares=(),
             patience=8,
-            seed=case.seed,
-        )
+        ),
+        seed=case.seed,
     )
     found = search.search(problem, Budget())
     return math.log(found.accepted[0].latency_s / found.best.latency_s)

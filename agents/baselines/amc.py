@@ -49,7 +49,6 @@ class AMCSettings:
         width: of the two layers of actor and critic.
         learning_rate: of the critic.
         actor_share: the actor's learning rate, as a share of that.
-        seed: of the networks and of the exploration.
     """
 
     episodes: int = 200
@@ -59,7 +58,6 @@ class AMCSettings:
     width: int = 300
     learning_rate: float = 1e-3
     actor_share: float = 0.1
-    seed: int = 0
 
 
 class AMC(SessionSearcher):
@@ -67,12 +65,14 @@ class AMC(SessionSearcher):
 
     Args:
         settings: of the agent.
+        seed: of the networks and of the exploration.
     """
 
     name = "amc"
 
-    def __init__(self, settings: AMCSettings | None = None) -> None:
+    def __init__(self, settings: AMCSettings | None = None, seed: int = 0) -> None:
         self._settings = settings or AMCSettings()
+        self._seed = seed
 
     def run(self, session: SearchSession) -> None:
         """Train the agent until the budget is spent."""
@@ -94,7 +94,7 @@ class AMC(SessionSearcher):
             train_freq=(1, "episode"),
             gradient_steps=-1,
             policy_kwargs={"net_arch": [settings.width, settings.width]},
-            seed=settings.seed,
+            seed=self._seed,
             device="cpu",
         )
         model.settings = settings

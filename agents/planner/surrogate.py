@@ -29,7 +29,7 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["MakeSpace", "Propose", "SurrogateSearch", "SurrogateSettings"]
+__all__ = ["MakeSpace", "Propose", "SurrogateSearch", "SurrogateSettings", "surrogate_alone"]
 
 Propose = Callable[[Problem], tuple[Plan, str]]
 """From a model of the problem to a plan that is worth verifying, and what speaks for it."""
@@ -56,7 +56,6 @@ class SurrogateSettings:
             fallbacks believe. Short fine-tunes are off by about as much as the predictions
             (`benchmarks/loss_model.py`).
         patience: rounds end after so many in a row without a faster verified plan.
-        seed: of the annealing.
     """
 
     turns: int = 4
@@ -69,7 +68,6 @@ class SurrogateSettings:
     last_fallback_shares: tuple[float, ...] = (0.35, 0.2)
     trust: float = 0.5
     patience: int = 4
-    seed: int = 0
 
 
 def _channel_space(problem: Problem, table: SubgraphTable) -> PlanSpace:
@@ -82,15 +80,20 @@ class SurrogateSearch(SessionSearcher):
     Args:
         settings: of the turns.
         make_space: the plans to search; widths of groups where not given.
+        seed: of the annealing.
     """
 
     name = "surrogate"
 
     def __init__(
-        self, settings: SurrogateSettings | None = None, make_space: MakeSpace = _channel_space
+        self,
+        settings: SurrogateSettings | None = None,
+        make_space: MakeSpace = _channel_space,
+        seed: int = 0,
     ) -> None:
-        self._settings = settings or SurrogateSettings()
-        self._make_space = make_space
+        self.settings = settings or SurrogateSettings()
+        self.make_space = make_space
+        self.seed = seed
 
     def run(self, session: SearchSession) -> None:
         """Take turns from the dense network, with what was predicted of its groups."""
@@ -103,7 +106,7 @@ class SurrogateSearch(SessionSearcher):
             session: its evaluations are learnt from, its best plan is where each turn starts.
             propose: says what to verify first in each turn.
         """
-        for number in range(self._settings.turns):
+        for number in range(self.settings.turns):
             if number == 0 or not session.is_spent:
                 self.take_turn(session, propose, number)
 
@@ -117,8 +120,8 @@ class SurrogateSearch(SessionSearcher):
             propose: says what to verify first.
             number: of the turn: each draws its own.
         """
-        settings = self._settings
-        turn = _Turn(session, settings, self._make_space, number)
+        settings = self.settings
+        turn = _Turn(session, self, number)
         if propose is not None and not session.is_spent:
             turn.verify_proposal(propose)
         if number == 0:
@@ -133,26 +136,26 @@ class SurrogateSearch(SessionSearcher):
             turn.verify_fallbacks(settings.last_fallback_shares)
 
 
+def surrogate_alone(seed: int = 0) -> SurrogateSearch:
+    """The agent's search without its policy, in twice as many turns."""
+    return SurrogateSearch(SurrogateSettings(turns=2 * SurrogateSettings.turns), seed=seed)
+
+
 class _Turn:
     """One turn of a search: what is known, and what was tried."""
 
-    def __init__(
-        self,
-        session: SearchSession,
-        settings: SurrogateSettings,
-        make_space: MakeSpace,
-        number: int,
-    ) -> None:
+    def __init__(self, session: SearchSession, search: SurrogateSearch, number: int) -> None:
         problem = session.problem
         self._problem = problem
         self._session = session
-        self._settings = settings
+        self._settings = search.settings
+        self._seed = search.seed
         self._number = number
         costs = problem.latency.measure(problem.start_plan)
         table = SubgraphTable.from_costs(problem.network, problem.start_plan, costs)
         self._posterior = LossPosterior.from_history(problem, session.history)
         self._tried = {problem.network.dense} | {step.plan for step in session.history}
-        self._annealing = ModelAnnealing(problem, make_space(problem, table))
+        self._annealing = ModelAnnealing(problem, search.make_space(problem, table))
 
     def verify_proposal(self, propose: Propose) -> None:
         """Verify what somebody proposes who knows the problem as the model has it.
@@ -254,7 +257,7 @@ class _Turn:
         return step.accepted
 
     def _rng(self, number: int) -> np.random.Generator:
-        return np.random.default_rng([self._settings.seed, self._number, number])
+        return np.random.default_rng([self._seed, self._number, number])
 
     def _belief(self, share: float, factors: NDArray[np.float64]) -> LossBelief:
         """Believe in factors of the losses, and allow a share of the slack."""

@@ -43,7 +43,6 @@ class PublishedSettings:
         width: of the recurrent layer.
         learning_rate: of Adam.
         memory: share of the running mean of rewards that the next one leaves.
-        seed: of the network and of what it draws.
     """
 
     episodes: int = 200
@@ -51,7 +50,6 @@ class PublishedSettings:
     width: int = 64
     learning_rate: float = 5e-3
     memory: float = 0.9
-    seed: int = 0
 
 
 class PublishedMapping(SessionSearcher):
@@ -59,12 +57,14 @@ class PublishedMapping(SessionSearcher):
 
     Args:
         settings: of the agent.
+        seed: of the network and of what it draws.
     """
 
     name = "mapping-published"
 
-    def __init__(self, settings: PublishedSettings | None = None) -> None:
+    def __init__(self, settings: PublishedSettings | None = None, seed: int = 0) -> None:
         self._settings = settings or PublishedSettings()
+        self._seed = seed
 
     def run(self, session: SearchSession) -> None:
         """Draw plans and learn from what they come to."""
@@ -73,7 +73,7 @@ class PublishedMapping(SessionSearcher):
         if not problem.network.scheme_layers or not math.isfinite(session.dense_s):
             return
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+            torch.manual_seed(self._seed)
             agent = _Agent(_features(problem), _allowed(problem), settings.width)
             optimizer = torch.optim.Adam(agent.parameters(), settings.learning_rate)
             mean: float | None = None

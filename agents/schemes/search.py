@@ -35,11 +35,13 @@ class MappingSearch(SessionSearcher):
     Attributes:
         policy: trained on the scheme environment; None leaves the planning to the rounds.
         surrogate: settings of the turns and rounds.
+        seed: of the annealing.
         name: for tables and file names.
     """
 
     policy: RowPolicy | None = None
     surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
+    seed: int = 0
     name: str = "mapping-search"
 
     def run(self, session: SearchSession) -> None:
@@ -49,7 +51,8 @@ class MappingSearch(SessionSearcher):
         if not session.problem.network.scheme_layers or session.is_spent:
             return
         propose = None if self.policy is None else proposals_of(self.policy, SchemeActions())
-        SurrogateSearch(self.surrogate, _scheme_space).take_turns(session, propose)
+        search = SurrogateSearch(self.surrogate, _scheme_space, self.seed)
+        search.take_turns(session, propose)
 
 
 @dataclass(frozen=True, kw_only=True)

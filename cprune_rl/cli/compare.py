@@ -79,13 +79,13 @@ def compare(
     show: Annotated[bool, typer.Option("--list", help="List the methods and end.")] = False,
 ) -> None:
     """Compare search methods on recorded problems within equal budgets, and write a page about it."""
-    from cprune_rl.agents.registry import METHODS, methods_of
+    from cprune_rl.agents.registry import METHODS, compared_methods
     from cprune_rl.pipeline.progress import ProgressLog
 
     progress = ProgressLog()
     if show:
-        for name, method in METHODS.items():
-            progress.print(f"  {name:18} {method.what}")
+        for name in compared_methods():
+            progress.print(f"  {name:18} {METHODS[name].description}")
         return
     from cprune_rl.comparison.cases import make_cases
     from cprune_rl.comparison.compiler_evidence import one_per_network
@@ -107,7 +107,7 @@ def compare(
         range(first_seed, first_seed + seeds),
         "recorded" if losses == "recorded" else "drawn",
     )
-    chosen = methods_of(_parts(methods))
+    chosen = compared_methods(_parts(methods))
     experiment = Experiment(
         folder=out,
         cases=tuple(cases),

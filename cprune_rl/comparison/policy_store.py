@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cprune_rl.agents.registry import POLICY_KINDS
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.comparison.cases import open_case
@@ -30,10 +31,9 @@ from cprune_rl.envs.problems.registry import has_schemes, read_recording, record
 from cprune_rl.errors import ConfigError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 
-__all__ = ["KINDS", "PolicyStore", "network_family", "policies_to_train"]
+__all__ = ["PolicyStore", "network_family", "policies_to_train"]
 
 # A kind stands after the one that it begins with.
-KINDS = ("transferred", "scratch", "finetuned", "mapping")
 # Beginnings of the folders of kinds that serve every problem of a family.
 _FAMILY_FOLDERS = {"transferred": "without", "mapping": "mapping-without"}
 _MAX_ROWS = TrainingSettings.max_rows
@@ -68,7 +68,7 @@ class PolicyStore:
         """Name the folder of a policy.
 
         Args:
-            kind: one of `KINDS`.
+            kind: one of `registry.POLICY_KINDS`.
             problem: name of the recording that it is to prune.
         """
         if kind in _FAMILY_FOLDERS:
@@ -101,7 +101,7 @@ class PolicyStore:
         """Train a policy, unless it is there.
 
         Args:
-            kind: one of `KINDS`; `finetuned` wants the transferred one to be there.
+            kind: one of `registry.POLICY_KINDS`; `finetuned` wants the transferred one to be there.
             case: any of the problem.
 
         Returns:
@@ -175,11 +175,11 @@ def policies_to_train(kinds: Collection[str], cases: Sequence[Case]) -> list[tup
     """List the policies that some cases want, each once, after the one that it begins with.
 
     Args:
-        kinds: of `KINDS`.
+        kinds: of `registry.POLICY_KINDS`.
         cases: to be searched.
     """
     policies: dict[tuple[str, str], tuple[str, Case]] = {}
-    for kind in KINDS:
+    for kind in POLICY_KINDS:
         if kind in kinds or (kind == "transferred" and "finetuned" in kinds):
             for case in cases:
                 serves = network_family(case.problem) if kind in _FAMILY_FOLDERS else case.problem

@@ -15,7 +15,7 @@ from cprune_rl.agents.baselines.exact import PROVEN
 from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.pareto import fastest_holding
 from cprune_rl.agents.core.searcher import Budget
-from cprune_rl.agents.registry import METHODS, MethodContext
+from cprune_rl.agents.registry import METHODS, make_searcher
 from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, open_case
 from cprune_rl.comparison.policy_store import PolicyStore
 from cprune_rl.comparison.records import COSTS, Case, RunRecord
@@ -53,10 +53,11 @@ def run_case(case: Case, name: str, *, budget: Budget, policies: PolicyStore) ->
     )
     policy_s = policies.train_s(method.policy, case.problem) if method.policy else 0.0
     log = _SpendingLog(replay, policy_s)
-    searcher = method.make(
-        MethodContext(
-            lambda: policies.load(str(method.policy), case.problem), case.seed, replay.true_losses
-        )
+    searcher = make_searcher(
+        name,
+        seed=case.seed,
+        policy=policies.load(method.policy, case.problem) if method.policy else None,
+        truth=replay.true_losses,
     )
     started = time.perf_counter()
     search, is_stopped = search_within(

@@ -17,7 +17,7 @@ from cprune_rl.compiler.tuning.budget import DENSE_WORTH_S, TuningBudget, Tuning
 from cprune_rl.core.search_result import current_method
 from cprune_rl.errors import ConfigError
 
-__all__ = ["METHODS", "SCHEMES", "Budgets", "RunConfig", "load_config"]
+__all__ = ["SCHEMES", "Budgets", "RunConfig", "load_config"]
 
 DATA_FROM_PATHS = (
     "npz",
@@ -33,7 +33,6 @@ SCHEMES = {
 
 channels alone by the run's method.
 """
-METHODS = {"agent": "MaskablePPO with the row-shared policy", "cprune": "CPrune, repaired"}
 
 
 @dataclass(frozen=True, kw_only=True)

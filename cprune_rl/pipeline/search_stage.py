@@ -17,7 +17,7 @@ from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.planner.surrogate import SurrogateSettings
 from cprune_rl.agents.policies import find_policy, open_policy
-from cprune_rl.agents.registry import METHODS, OF_RUNS, rival
+from cprune_rl.agents.registry import METHODS, make_searcher
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.agents.schemes.rule import MappingRule
@@ -50,7 +50,7 @@ def search(
         context: the run's parts.
         folder: keeps the result, and the policy.
         progress: told of each candidate.
-        method: a key of `config.METHODS`, or one of `agents.methods`.
+        method: of `registry.METHODS`.
         label: what the folder calls the search; the method's name where not given.
 
     Raises:
@@ -93,37 +93,30 @@ def _searcher(
     context: RunContext, folder: RunFolder, progress: ProgressLog, method: str
 ) -> tuple[Searcher, dict[str, float]]:
     """Who searches, and what was spent for it beforehand: each method pays for what it reads."""
-    config, turns = context.config, SurrogateSettings(turns=context.config.budgets.turns)
-    if method not in OF_RUNS:
-        described = METHODS[method]
-        known = _sum(
-            context.model_cost if described.warm_start else {},
-            context.scheme_cost if described.has_schemes else {},
-        )
-        return rival(method, config.seed, context.loss_model), {"policy_s": 0.0, **known}
-    spent, agent, mapping = {"policy_s": 0.0}, None, None
-    if method != "mapping-search":
-        policy, seconds = _policy(context, folder, progress)
-        agent, spent = (
-            PruningAgent(policy, turns),
-            _sum(spent, context.model_cost, {"policy_s": seconds}),
-        )
-    if method in ("mapping-search", "channels-then-schemes"):
+    described = METHODS[method]
+    spent = _sum(
+        {"policy_s": 0.0},
+        context.model_cost if described.warm_start else {},
+        context.scheme_cost if described.has_schemes else {},
+    )
+    if described.policy is None:
+        return make_searcher(method, seed=context.config.seed), spent
+    turns = SurrogateSettings(turns=context.config.budgets.turns)
+    if method == "mapping-search":
         policy, seconds = _mapping_policy(context, folder, progress)
-        mapping, spent = (
-            MappingSearch(policy, turns),
-            _sum(spent, context.scheme_cost, {"policy_s": seconds}),
-        )
-    if agent is None:
-        assert mapping is not None, "one of both"
-        return mapping, spent
+        return MappingSearch(policy, turns), _sum(spent, {"policy_s": seconds})
+    policy, seconds = _policy(context, folder, progress)
+    spent = _sum(spent, {"policy_s": seconds})
+    agent = PruningAgent(policy, turns)
     if method == "agent":
         return agent, spent
-    if mapping is None:
-        return ChannelsThenSchemes(channels=agent, schemes=MappingRule(), name=method), _sum(
-            spent, context.scheme_cost
-        )
-    return ChannelsThenSchemes(channels=agent, schemes=mapping, surrogate=turns), spent
+    if method == "channels-then-rule":
+        return ChannelsThenSchemes(channels=agent, schemes=MappingRule(), name=method), spent
+    policy, seconds = _mapping_policy(context, folder, progress)
+    both = ChannelsThenSchemes(
+        channels=agent, schemes=MappingSearch(policy, turns), surrogate=turns, name=method
+    )
+    return both, _sum(spent, {"policy_s": seconds})
 
 
 def _sum(*costs: Mapping[str, float]) -> dict[str, float]:

@@ -12,9 +12,8 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +22,7 @@ from cprune_rl.accuracy.data import ImageData, load_data, parse_data
 from cprune_rl.accuracy.final_gate import undetectable_loss
 from cprune_rl.accuracy.training import TrainSettings, accumulate_gradients, evaluate, train_device
 from cprune_rl.agents.policies import find_policy
-from cprune_rl.agents.registry import check_rivals
+from cprune_rl.agents.registry import check_rivals, main_methods
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.cost_cache import CostStore, default_url, open_store
@@ -35,7 +34,6 @@ from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.config import (
     DATA_FROM_PATHS,
     EFFORTS,
-    METHODS,
     SCHEMES,
     RunConfig,
     load_config,
@@ -70,8 +68,8 @@ def check_names(config: RunConfig) -> None:
         DataError: a recording is damaged, or weights or images are not there.
     """
 
-    known: dict[str, tuple[str, Mapping[str, Any]]] = {
-        "method": (config.method, METHODS),
+    known: dict[str, tuple[str, Collection[str]]] = {
+        "method": (config.method, main_methods()),
         "effort": (config.effort, EFFORTS),
         "choice of schemes": (config.schemes, SCHEMES),
         "mapping": (config.mapping, SCHEMES["block"]),

@@ -133,7 +133,7 @@ def test_the_density_is_as_low_as_the_floor_allows() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_both_is_never_slower_than_channels_alone(seed: int) -> None:
-    channels = SurrogateSearch(SurrogateSettings(turns=1, seed=seed))
+    channels = SurrogateSearch(SurrogateSettings(turns=1), seed=seed)
     for costs in (AnalyticLatency, SmallBlocksAreSlow):
         alone = channels.search(toy_problem(costs=costs), Budget())
         both = ChannelsThenSchemes(channels=channels, schemes=MappingRule()).search(

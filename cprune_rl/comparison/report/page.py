@@ -192,7 +192,7 @@ def _describe(folder: Path, records: Sequence[RunRecord]) -> About:
         system=describe_system(),
         noise="Latencies are recorded and summed over tasks. Nothing was timed for this page, so "
         "two runs of one search give the same figures.",
-        methods={name: method.what for name, method in METHODS.items() if name in methods},
+        methods={name: method.description for name, method in METHODS.items() if name in methods},
         problems=problems,
         notes=_NOTES,
     )
