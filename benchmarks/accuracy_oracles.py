@@ -32,7 +32,7 @@ from cprune_rl.accuracy.oracle import (
     PlanOracle,
     RecalibrationEvaluation,
 )
-from cprune_rl.accuracy.training import TrainSettings, evaluate
+from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.intervals import rank_correlation
 from cprune_rl.core.network import Plan
 from cprune_rl.core.system_info import command_line, describe_system
@@ -41,10 +41,11 @@ from cprune_rl.envs.problems.registry import read_recording, recorded_names
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.pipeline.config import load_config
-from cprune_rl.pipeline.context import full_settings
-from cprune_rl.pipeline.oracle_setup import equal_latency_plans, supernet_evaluation
+from cprune_rl.pipeline.equal_latency import equal_latency_plans
+from cprune_rl.pipeline.oracle_setup import supernet_evaluation
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pipeline.setup import load_trained_model
+from cprune_rl.pipeline.run_settings import full_finetune, load_settings, oracle_settings
+from cprune_rl.pipeline.trained_model import load_trained_model
 
 NETWORKS = tuple(
     sorted({name.partition("@")[0] for name in recorded_names() if name.endswith("@znver4-1t")})
@@ -77,23 +78,23 @@ def measure(
             "storage": storage,
         },
     )
-    trained_model = load_trained_model(config, progress)
+    trained_model = load_trained_model(load_settings(config), progress)
     recording = read_recording(f"{network}@znver4-1t")
     plans = equal_latency_plans(
         recording.network,
         InterpolatedLatency(recording.network, LatencyInterpolator(recording.costs)),
         _SHARE,
-        n_plans,
-        seed,
+        count=n_plans,
+        seed=seed,
     )
-    dense_accuracy = evaluate(trained_model.model, trained_model.data.search)
+    dense_accuracy = trained_model.dense_accuracy
     store = open_store(storage)
-    settings = full_settings(config)
+    settings = full_finetune(config)
     full = trained_model.finetuned(
         settings if steps is None else dataclasses.replace(settings, n_steps=steps)
     )
     started = time.perf_counter()
-    supernet = supernet_evaluation(config, trained_model, progress)
+    supernet = supernet_evaluation(oracle_settings(config).supernet, trained_model, progress)
     training_s = {"supernet": time.perf_counter() - started}
     evaluations: dict[str, RecalibrationEvaluation | FinetuneEvaluation] = {
         "macs": full,

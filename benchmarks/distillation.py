@@ -25,9 +25,9 @@ from cprune_rl.accuracy.training import evaluate, recalibrate, train
 from cprune_rl.core.network import Plan
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.pipeline.config import load_config
-from cprune_rl.pipeline.context import full_settings
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pipeline.setup import load_trained_model
+from cprune_rl.pipeline.run_settings import full_finetune, load_settings
+from cprune_rl.pipeline.trained_model import load_trained_model
 
 
 def measure(
@@ -42,7 +42,7 @@ def measure(
         seeds: of the fine-tunes.
     """
     config = load_config(None, {"model": network, "device": f"recorded:{network}"})
-    trained_model = load_trained_model(config, ProgressLog())
+    trained_model = load_trained_model(load_settings(config), ProgressLog())
     images = (trained_model.data.gate, trained_model.data.search)
     dense = float(np.mean([evaluate(trained_model.model, split) for split in images]))
     rows = []
@@ -58,7 +58,7 @@ def measure(
                 train(
                     pruned,
                     trained_model.data,
-                    replace(full_settings(config), seed=seed, distillation=share),
+                    replace(full_finetune(config), seed=seed, distillation=share),
                     teacher=trained_model.model,
                 )
                 accuracies.append(float(np.mean([evaluate(pruned, split) for split in images])))

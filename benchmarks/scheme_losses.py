@@ -28,16 +28,16 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from cprune_rl.accuracy.oracle import PlanOracle
-from cprune_rl.accuracy.training import TrainSettings, evaluate
+from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.scheme import MAX_PATTERN_DENSITY, Scheme
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import PlanError
 from cprune_rl.pipeline.config import load_config
-from cprune_rl.pipeline.context import full_settings
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pipeline.setup import load_trained_model
+from cprune_rl.pipeline.run_settings import full_finetune, load_settings
+from cprune_rl.pipeline.trained_model import load_trained_model
 
 NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small")
 _SHAPES = (
@@ -119,14 +119,14 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
     """
     progress = ProgressLog()
     config = load_config(None, {"model": name, "storage": storage, "finetune_steps": steps})
-    trained_model = load_trained_model(config, progress)
+    trained_model = load_trained_model(load_settings(config), progress)
     network = _lowered(name, trained_model.model, trained_model.example, trained_model.coupled)
-    settings = full_settings(config)
+    settings = full_finetune(config)
     full, short = (
         trained_model.finetuned(settings, is_gradual=True),
         trained_model.finetuned(TrainSettings(n_steps=_SHORT, learning_rate=0.02, warmup=0.1)),
     )
-    dense_accuracy = evaluate(trained_model.model, trained_model.data.search)
+    dense_accuracy = trained_model.dense_accuracy
     store = open_store(storage)
     oracle, plans = (
         PlanOracle(

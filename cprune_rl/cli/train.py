@@ -135,6 +135,7 @@ def _run(
     from cprune_rl.pipeline.config import load_config
     from cprune_rl.pipeline.live_problems import is_live, live_options
     from cprune_rl.pipeline.run_folder import RunFolder
+    from cprune_rl.pipeline.setup import check_names
 
     if resume is not None:
         if stray := [*flags, *(["config"] if config is not None else [])]:
@@ -142,6 +143,7 @@ def _run(
                 f"--resume goes on with the options of {resume}: leave --{stray[0].replace('_', '-')} out, or start a new run with it"
             )
         folder = RunFolder.resume(resume)
+        check_names(folder.config)
     else:
         named = (
             live_options(str(config))
@@ -157,25 +159,19 @@ def _run(
             raise ConfigError(
                 f"--front has floors of its own and no rival beside them: leave --{stray[0]} out"
             )
-        from cprune_rl.pipeline.setup import check_names
-
         check_names(options)
         folder = RunFolder.create(options)
     _go(folder)
 
 
 def _go(folder: RunFolder) -> None:
-    from cprune_rl.pipeline.front import sweep
     from cprune_rl.pipeline.progress import ProgressLog
     from cprune_rl.pipeline.run import run
 
     progress = ProgressLog()
     try:
         with progress.interruptible():
-            if folder.config.front:
-                sweep(folder, progress)
-            else:
-                run(folder, progress)
+            run(folder, progress)
     except KeyboardInterrupt:
         progress.print(
             f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}"

@@ -35,10 +35,6 @@ def validate(
         from cprune_rl.comparison.validation import check_record
 
         checks = check_record(run)
-    elif (run / "front.json").exists():
-        from cprune_rl.validation.front import validate_front
-
-        checks = validate_front(run)
     else:
         from cprune_rl.validation.run import validate_run
 

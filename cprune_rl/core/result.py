@@ -1,9 +1,13 @@
-"""`result.json`: what a finished run states, so that `cprune-rl validate` can check each claim."""
+"""What a finished run states, in `result.json` or `front.json`.
+
+`cprune-rl validate` can check each claim.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,30 +16,42 @@ from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.search_result import current_method
 from cprune_rl.errors import ConfigError
 
-__all__ = ["MEASURED", "Figures", "MethodResult", "Result"]
+__all__ = [
+    "MEASURED",
+    "Figures",
+    "FrontPoint",
+    "MethodResult",
+    "Result",
+    "read_front",
+    "write_front",
+]
 
-MEASURED = "measured"  # on a device, as opposed to read out of a recording
+MEASURED = "measured"
+"""Says that latencies were measured on a device, not read out of a recording."""
+
+Ends = tuple[float, float]
+ValueAndEnds = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """What is said of one network.
 
     Attributes:
-        latency_ms: measured, median over interleaved rounds; None where there was no device.
-        latency_ci_ms: its 95 % bootstrap interval; None likewise.
-        estimate_ms: sum of its tasks' latencies.
+        latency_ms: measured, the median over interleaved rounds; None where there was no device.
+        latency_ci_ms: 95 % bootstrap interval of that; None likewise.
+        estimate_ms: sum of the latencies of its tasks.
         accuracy_test: on test images, in [0, 1].
-        accuracy_test_ci: its 95 % interval, Wilson's.
+        accuracy_test_ci: Wilson's 95 % interval of that.
         n_params: trained values.
         macs: multiply-accumulates of one image.
     """
 
     latency_ms: float | None
-    latency_ci_ms: tuple[float, float] | None
+    latency_ci_ms: Ends | None
     estimate_ms: float
     accuracy_test: float
-    accuracy_test_ci: tuple[float, float]
+    accuracy_test_ci: Ends
     n_params: int
     macs: int
 
@@ -47,74 +63,62 @@ class Figures:
 
     @property
     def shown_ms(self) -> float:
-        """The measured latency, else the estimate: `Result.is_estimate` says which."""
+        """The measured latency, else the estimate. `Result.is_estimate` says which."""
         return self.estimate_ms if self.latency_ms is None else self.latency_ms
 
     @property
     def estimate_error_ratio(self) -> float | None:
-        """How far the estimate is from the measured latency, as a share of it;
-
-        signed. None where none was measured.
-        """
+        """Signed error of the estimate as a share of the measured latency; None without one."""
         return None if self.latency_ms is None else self.estimate_ms / self.latency_ms - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MethodResult:
     """What one method reached.
 
     Attributes:
-        method: its name.
-        pruned: its network.
         speedup: dense over pruned latency, measured in the same rounds, or of the estimates where
             nothing was measured.
-        speedup_ci: its 95 % interval: by bootstrap over the rounds, or by the uncertainty that the
-            recording states.
-        gate: accuracy, lower_bound, floor, passed; on the gate images.
-        cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s, wall_s; of the
-            search alone.
-        history: every candidate the search tried.
+        speedup_ci: 95 % interval of that, by bootstrap over the rounds, or by the uncertainty that
+            the recording states.
+        gate: the final gate's verdict: accuracy, lower_bound, floor, n_looks, risk and passed.
+        cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s and wall_s of
+            the search alone.
+        history: every candidate that the search tried.
     """
 
     method: str
     pruned: Figures
     speedup: float
-    speedup_ci: tuple[float, float]
+    speedup_ci: Ends
     gate: dict[str, Any]
     cost: dict[str, float]
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     @property
     def predicted_share(self) -> float:
-        """Of the seconds that its candidates were estimated at, what was predicted, not measured;
-
-        the mean over candidates.
-        """
+        """Share of the candidates' estimates that was predicted, not measured; the mean."""
         shares = [float(step.get("predicted_share", 0.0)) for step in self.history]
         return sum(shares) / len(shares) if shares else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """A finished run. The file's top level is the run's own method; the others are under `rivals`.
+    """A finished run. The file's top level is the run's own method; `rivals` has the others.
 
     Attributes:
-        model: name of the network.
-        data: name of the data set.
-        device: where it was timed.
+        device: name of where it was timed.
         method: the run's own method.
-        seed: of everything.
         floor: as asked for.
-        dense: the dense network.
         main: what the run's own method reached.
         rivals: what the others reached.
         fast: whether it was a `--fast` run.
         noise_floor: how far two timings of the dense network differed in the final rounds, as a
             share; None where that was not timed.
+        latency_source: `MEASURED`, or the recording that the estimates rest on.
         top: an image counts as right where its label is among so many most likely classes.
-        latency_source: `MEASURED`, or what recording the latencies are estimates from.
-        stages_s: seconds by the clock of each part of the run, as it was told; after `--resume`, of
-            those done since.
+        stages_s: seconds by the clock of each part of the run; after `--resume`, of those done
+            since.
     """
 
     model: str
@@ -132,57 +136,54 @@ class Result:
     top: int = 1
     stages_s: dict[str, float] = field(default_factory=dict, repr=False)
 
-    @property
-    def is_estimate(self) -> bool:
-        """Whether latencies and speed-ups are sums of recorded tasks, and nothing was built or
-        timed.
-        """
-        return self.latency_source != MEASURED
-
     def __post_init__(self) -> None:
-        if any(
-            (f.latency_ms is None) != self.is_estimate
-            for f in (self.dense, self.main.pruned, *(r.pruned for r in self.rivals))
-        ):
+        figures = [self.dense, *(method.pruned for method in self.methods)]
+        if any((f.latency_ms is None) != self.is_estimate for f in figures):
             raise ValueError(
-                f"latency source {self.latency_source!r} does not fit the latencies: they are measured or all estimates"
+                f"latency source {self.latency_source!r} does not fit the latencies: "
+                "they are measured or all estimates"
             )
         if self.noise_floor is not None and not 0 <= self.noise_floor < math.inf:
             raise ValueError(f"noise floor {self.noise_floor} is no share of a latency")
+
+    @property
+    def methods(self) -> tuple[MethodResult, ...]:
+        """All methods, the run's own last."""
+        return (*self.rivals, self.main)
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether latencies are sums of recorded tasks, and nothing was built or timed."""
+        return self.latency_source != MEASURED
 
     def has_gain(self, method: MethodResult) -> bool:
         """Whether a method's speed-up is beyond the noise floor, with its whole interval above 1."""
         return method.speedup - 1 > (self.noise_floor or 0.0) and method.speedup_ci[0] > 1.0
 
     def write(self, path: Path) -> None:
-        """Writes the file."""
+        """Write the file."""
         value = asdict(self)
-        main = value.pop("main")
-        value |= {
-            **main,
-            "estimate_error_ratio": self.main.pruned.estimate_error_ratio,
-            "dense_estimate_error_ratio": self.dense.estimate_error_ratio,
-        }
+        value |= value.pop("main")
+        value["estimate_error_ratio"] = self.main.pruned.estimate_error_ratio
+        value["dense_estimate_error_ratio"] = self.dense.estimate_error_ratio
         path.write_text(dump_json(value))
 
     @staticmethod
     def read(path: Path) -> Result:
-        """Reads the file.
+        """Read the file.
 
         Raises:
             ConfigError: it is missing or no result.
         """
         try:
             value = json.loads(path.read_text())
+            copied = ("model", "data", "device", "seed", "floor", "fast")
             return Result(
-                **{
-                    name: value[name]
-                    for name in ("model", "data", "device", "seed", "floor", "fast")
-                },
+                **{name: value[name] for name in copied},
                 method=current_method(value["method"]),
-                dense=_figures(value["dense"]),
-                main=_method(value),
-                rivals=tuple(_method(r) for r in value["rivals"]),
+                dense=_figures_from_json(value["dense"]),
+                main=_method_from_json(value),
+                rivals=tuple(_method_from_json(rival) for rival in value["rivals"]),
                 noise_floor=value.get("noise_floor"),
                 latency_source=value.get("latency_source", MEASURED),
                 top=int(value.get("top", 1)),
@@ -190,11 +191,82 @@ class Result:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{path} is no result of a finished run: {error}. A run that ended early goes on with --resume."
+                f"{path} is no result of a finished run: {error}. "
+                "A run that ended early goes on with --resume."
             ) from error
 
 
-def _figures(value: dict[str, Any]) -> Figures:
+@dataclass(frozen=True, kw_only=True)
+class FrontPoint:
+    """One finished network of a front: what `front.json` says of it.
+
+    Attributes:
+        method: that found it; "dense" of the dense network.
+        floor: as asked for; None of the dense network.
+        folder: of the network, within the front's.
+        shown_ms: latency of the whole network, or the estimate where there was no device.
+        latency_ci_ms: 95 % interval of that; None of an estimate.
+        speedup: dense over its latency, with a 95 % interval.
+        accuracy_test: on test images, with Wilson's 95 % interval.
+        gained_test: accuracy above the dense network's on the same test images, negative where it
+            lost, with a 95 % interval.
+        gate: the final gate's verdict; empty of the dense network.
+        cost: of the search.
+    """
+
+    method: str
+    floor: float | None
+    folder: str
+    shown_ms: float
+    latency_ci_ms: Ends | None
+    speedup: ValueAndEnds
+    accuracy_test: ValueAndEnds
+    gained_test: ValueAndEnds
+    n_params: int
+    gate: dict[str, Any]
+    cost: dict[str, float]
+
+
+def write_front(path: Path, points: Sequence[FrontPoint], latency_source: str) -> None:
+    """Write `front.json`.
+
+    Args:
+        points: the dense network's first.
+        latency_source: see `Result`.
+    """
+    value = {"latency_source": latency_source, "points": [asdict(point) for point in points]}
+    path.write_text(dump_json(value))
+
+
+def read_front(path: Path) -> list[FrontPoint]:
+    """Read `front.json`: the dense network's point first.
+
+    Raises:
+        ConfigError: it is missing or no front.
+    """
+    try:
+        points = [_point_from_json(point) for point in json.loads(path.read_text())["points"]]
+        if [point.floor is None for point in points] != [True, *[False] * (len(points) - 1)]:
+            raise ValueError("its first network is to be the dense one, and no other")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no finished front: {error}") from error
+    return points
+
+
+def _point_from_json(value: dict[str, Any]) -> FrontPoint:
+    interval = value["latency_ci_ms"]
+    tuples = ("speedup", "accuracy_test", "gained_test")
+    return FrontPoint(
+        **{
+            **value,
+            **{name: tuple(value[name]) for name in tuples},
+            "method": current_method(value["method"]),
+            "latency_ci_ms": None if interval is None else tuple(interval),
+        }
+    )
+
+
+def _figures_from_json(value: dict[str, Any]) -> Figures:
     interval = value["latency_ci_ms"]
     return Figures(
         **{
@@ -205,11 +277,11 @@ def _figures(value: dict[str, Any]) -> Figures:
     )
 
 
-def _method(value: dict[str, Any]) -> MethodResult:
-    names = ("speedup", "gate", "cost", "history")
+def _method_from_json(value: dict[str, Any]) -> MethodResult:
+    copied = ("speedup", "gate", "cost", "history")
     return MethodResult(
+        **{name: value[name] for name in copied},
         method=current_method(value["method"]),
-        pruned=_figures(value["pruned"]),
+        pruned=_figures_from_json(value["pruned"]),
         speedup_ci=tuple(value["speedup_ci"]),
-        **{n: value[n] for n in names},
     )

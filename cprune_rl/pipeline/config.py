@@ -326,6 +326,11 @@ class RunConfig(BaseModel):
         return SCHEMES[self.schemes][self.mapping] or self.method
 
     @property
+    def floors(self) -> tuple[float, ...]:
+        """Floors that the network is pruned for, one or several."""
+        return self.front or (self.floor,)
+
+    @property
     def has_schemes(self) -> bool:
         """Whether layers may be pruned by schemes."""
         return self.schemes != "channel"

@@ -51,6 +51,7 @@ class _Part:
     what: str
     total: int | None
     started: float
+    is_steady: bool
     done: int = 0
 
     def describe(self, now: float) -> str:
@@ -59,7 +60,7 @@ class _Part:
         words = [f"  {self.what}: {_minutes(elapsed_s)} so far"]
         if self.total is not None:
             words.append(f"{self.done} of {self.total}")
-            if self.done:
+            if self.done and self.is_steady:
                 left_s = elapsed_s * max(self.total - self.done, 0) / self.done
                 words.append(f"about {_minutes(left_s)} left")
         return ", ".join(words)
@@ -89,18 +90,19 @@ class ProgressLog:
         self.console.print(text, highlight=False)
 
     @contextlib.contextmanager
-    def track(self, what: str, total: int | None) -> Iterator[Advance]:
+    def track(self, what: str, total: int | None, *, is_steady: bool = True) -> Iterator[Advance]:
         """Show the progress of a long part, and print how long it took.
 
         Args:
             what: is being done.
             total: units of work; None where nobody knows.
+            is_steady: whether the units done so far say how long the others will take.
 
         Yields:
             A function to call with the units done so far. It raises KeyboardInterrupt where Ctrl-C
             was pressed inside `interruptible`.
         """
-        part = _Part(what, total, self._clock.now())
+        part = _Part(what, total, self._clock.now(), is_steady)
         show = self._bar if self.console.is_terminal else self._lines
         with show(part) as advance:
             yield advance

@@ -1,12 +1,9 @@
-"""Recording a problem: the shapes that searches of a network can reach, measured on a device and
-kept in one file.
+"""Records a problem: measures the shapes that searches of a network can reach, and keeps them.
 
-The file is a problem for `cprune_rl/CPruneRecorded-v0` that needs neither compiler nor device nor
-images. Plans are
-visited as searches would: evenly narrowed ones, where asked for every kind of scheme at every
-density, those of greedy CPrune at
-several floors, and random walks of legal steps until the time is up. Every trial is in the cost
-cache as well, so a recording that was stopped goes on.
+The file is a problem for `cprune_rl/CPruneRecorded-v0`, which needs no compiler, device or images.
+Plans are visited as searches would: uniform ones, every kind of scheme at every density where that
+is asked for, those of CPrune at several floors, and random walks until the time is up. Every trial
+is in the cost cache as well, so a recording that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,28 +38,21 @@ from cprune_rl.pipeline.setup import open_context, open_untrained_backend
 
 __all__ = ["record"]
 
-_EVEN = (0.75, 0.5, 0.3)
+_UNIFORM_RATIOS = (0.75, 0.5, 0.3)
 _FLOORS = (-0.005, -0.01, -0.02, -0.04)
 _WALK_FLOOR = -0.06  # where random walks turn back
 
 
 def record(
-    config: RunConfig,
-    minutes: float,
-    path: Path,
-    progress: ProgressLog,
-    curves_of: str | None = None,
+    config: RunConfig, minutes: float, path: Path, progress: ProgressLog, curves_of: str | None
 ) -> int:
-    """Measures what searches can reach and writes a recorded problem.
+    """Measure what searches can reach, and write a recorded problem.
 
     Args:
-        config: network, device, data, storage.
-        minutes: for visiting plans, after the dense network is tuned and the oracle calibrated.
-        path: file to write.
-        progress: told what is going on.
-        curves_of: a recording of the same network on another device: accuracy does not depend on
-            the device, so
-            its loss model is taken and nothing is trained.
+        config: network, device, data and storage.
+        minutes: for visiting plans, after tuning and calibration.
+        curves_of: a recording of the same network on another device, whose loss model is taken, so
+            that nothing is trained. Accuracy does not depend on the device.
 
     Returns:
         Tasks recorded.
@@ -70,123 +60,147 @@ def record(
     Raises:
         ConfigError: the device is a recording itself, `curves_of` is of another network, or `path`
             is in no folder.
-        CPruneError: see `open_context`; what was measured stays in the cost cache.
+        CPruneError: see `open_context`. What was measured stays in the cost cache.
     """
     if isinstance(parse_device(config.device), RecordedSpec):
         raise ConfigError(
-            f"{config.device!r} is a recording already: give the device that is to be recorded, local or rpc://host:port/key"
+            f"{config.device!r} is a recording already: give the device that is to be recorded, "
+            "local or rpc://host:port/key"
         )
-    if (
-        path.is_dir() or not path.absolute().parent.is_dir()
-    ):  # said now and not after hours of measuring
-        raise ConfigError(
-            f"{path} cannot be written: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}. Name a file in one that is there."
-        )
-    with _measurable(config, progress, curves_of) as (problem, backend, data):
-        recorded = LatencyInterpolator(backend.interpolator.measured_tasks())
-        problem = replace(
-            problem, latency=InterpolatedLatency(backend.network, recorded, backend.source())
-        )
-        started, n_plans = time.monotonic(), 0
-        with progress.track("Visiting plans, % of the time", 100) as advance:
-            for _ in _plans(problem, started + 60 * minutes):
-                n_plans += 1
-                advance(min(100, round(100 * (time.monotonic() - started) / (60 * minutes))))
+    _check_writable(path)
+    with _open_live(config, progress, curves_of) as live:
+        known = LatencyInterpolator(live.backend.interpolator.measured_tasks())
+        latency = InterpolatedLatency(live.backend.network, known, live.backend.source())
+        problem = replace(live.problem, latency=latency)
+        n_plans = _visit_plans(problem, 60 * minutes, progress)
+        tasks = known.measured_tasks()
         provenance = {
-            **backend.provenance,
-            "data": data,
+            **live.backend.provenance,
+            "data": live.data,
             "curves_of": curves_of,
             "n_plans": n_plans,
         }
-        save_recorded(path, problem, recorded.measured_tasks(), provenance)
-        progress.print(
-            f"{path}: {len(recorded.measured_tasks())} tasks of {n_plans} plans; {problem.latency.spending.fresh_trials} fresh trials"
-        )
-        return len(recorded.measured_tasks())
+        save_recorded(path, problem, tasks, provenance)
+    n_trials = latency.spending.fresh_trials
+    progress.print(f"{path}: {len(tasks)} tasks of {n_plans} plans; {n_trials} fresh trials")
+    return len(tasks)
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a path now, and not after hours of measuring."""
+    problem = None
+    if path.is_dir():
+        problem = "it is a folder"
+    elif not path.absolute().parent.is_dir():
+        problem = f"there is no folder {path.parent}"
+    if problem is not None:
+        raise ConfigError(f"{path} cannot be written: {problem}. Name a file in one that is there.")
+
+
+@dataclass(frozen=True)
+class _LiveProblem:
+    """A problem with measured latencies and a loss model's accuracies.
+
+    A recording is about latency: no plan that is visited is fine-tuned.
+    """
+
+    problem: Problem
+    backend: LatencyBackend
+    data: str
 
 
 @contextlib.contextmanager
-def _measurable(
+def _open_live(
     config: RunConfig, progress: ProgressLog, curves_of: str | None
-) -> Iterator[tuple[Problem, LatencyBackend, str]]:
-    """A problem whose latencies are measured and whose accuracies are those of a loss model, its
-    backend, and its data set.
-
-    A recording is about latency: nothing is fine-tuned for a plan that is visited.
-    """
+) -> Iterator[_LiveProblem]:
     if curves_of is None:
         with open_context(config, progress, time.time()) as context:
-            oracle = LossModelOracle(context.network, context.loss_model, context.dense_accuracy)
-            yield replace(context.problem(), oracle=oracle), context.backend, context.data.name
+            problem = context.problem(config.floor, config.margin)
+            problem = replace(problem, oracle=_oracle(problem))
+            yield _LiveProblem(problem, context.backend, context.trained_model.data.name)
         return
     known = open_recorded(curves_of)
     with open_untrained_backend(config, progress, time.time()) as backend:
         if backend.network.groups != known.network.groups:
             raise ConfigError(
-                f"{curves_of!r} is a recording of {known.network.name}, whose groups are not those of {config.network_name}"
+                f"{curves_of!r} is a recording of {known.network.name}, whose groups are not "
+                f"those of {config.network_name}"
             )
-        name = f"{backend.network.name}/{config.data}@{backend.device_name}"
         if config.has_schemes and not known.loss_model.has_layers:
             raise ConfigError(
-                f"{curves_of!r} was recorded without schemes, so it does not know what layers lose: leave --curves-of out, or --schemes"
+                f"{curves_of!r} was recorded without schemes, so it does not know what layers "
+                "lose: leave --curves-of out, or --schemes"
             )
-        loss_model = (
-            known.loss_model
-            if config.has_schemes
-            else replace(known.loss_model, layer_scale=np.empty(0))
+        loss_model = known.loss_model
+        if not config.has_schemes:
+            loss_model = replace(loss_model, layer_scale=np.empty(0))
+        problem = replace(
+            known,
+            name=f"{backend.network.name}/{config.data}@{backend.device_name}",
+            network=backend.network,
+            latency=backend.source(),
+            loss_model=loss_model,
+            descriptor=backend.descriptor,
         )
-        oracle = LossModelOracle(backend.network, loss_model, known.dense_accuracy)
-        yield (
-            Problem(
-                name=name,
-                network=backend.network,
-                latency=backend.source(),
-                oracle=oracle,
-                loss_model=loss_model,
-                dense_accuracy=known.dense_accuracy,
-                floor=known.floor,
-                descriptor=backend.descriptor,
-            ),
-            backend,
-            config.data,
-        )
+        problem = replace(problem, oracle=_oracle(problem))
+        yield _LiveProblem(problem, backend, config.data)
 
 
-def _plans(whole: Problem, deadline: float) -> Iterator[Plan]:
-    """Visits plans; the problem's latency source learns what is measured on the way, accepted or
-    not.
-    """
-    network = whole.network
+def _oracle(problem: Problem) -> LossModelOracle:
+    return LossModelOracle(problem.network, problem.loss_model, problem.dense_accuracy)
 
-    def problem(drop: float) -> Problem:
-        return replace(whole, floor=max(0.0, whole.dense_accuracy + drop))
 
-    for plan in (network.dense, *(network.uniform(ratio) for ratio in _EVEN)):
-        whole.latency.measure(plan)
-        yield plan
-    has_schemes = whole.loss_model.has_layers
-    for plan in (p for density in DENSITIES if has_schemes for p in scheme_plans(network, density)):
-        if time.monotonic() < deadline:
-            whole.latency.measure(plan)
-            yield plan
+def _visit_plans(problem: Problem, seconds: float, progress: ProgressLog) -> int:
+    """Measure plans until the time is up, and count them."""
+    started = time.monotonic()
+    n_plans = 0
+    with progress.track("Visiting plans, % of the time", 100) as advance:
+        for _ in _plans(problem, started + seconds):
+            n_plans += 1
+            advance(min(100, round(100 * (time.monotonic() - started) / seconds)))
+    return n_plans
+
+
+def _plans(problem: Problem, deadline: float) -> Iterator[Plan]:
+    """Visit plans; the problem's latency source learns what is measured on the way."""
+    network = problem.network
+    has_schemes = problem.loss_model.has_layers
+
+    def at_floor(drop: float) -> Problem:
+        return replace(problem, floor=max(0.0, problem.dense_accuracy + drop))
+
+    def measured(plan: Plan) -> Plan:
+        problem.latency.measure(plan)
+        return plan
+
+    yield measured(network.dense)
+    for ratio in _UNIFORM_RATIOS:
+        yield measured(network.uniform(ratio))
+    densities = DENSITIES if has_schemes else ()
+    for density in densities:
+        for plan in scheme_plans(network, density):
+            if time.monotonic() < deadline:
+                yield measured(plan)
     for floor in _FLOORS:
         if time.monotonic() < deadline:
-            yield from (step.plan for step in CPrune().search(problem(floor), Budget()).history)
+            search = CPrune().search(at_floor(floor), Budget())
+            yield from (step.plan for step in search.history)
     for seed in itertools.count():
         if time.monotonic() >= deadline:
             return
-        if (
-            has_schemes and seed % 2
-        ):  # schemes of single layers, within channels of which some are gone
-            start = network.uniform((1.0, *_EVEN)[seed // 2 % (1 + len(_EVEN))])
-            yield from _walk(
-                replace(problem(_WALK_FLOOR), start=start), seed, deadline, SchemeActions()
-            )
-        else:
-            yield from _walk(problem(_WALK_FLOOR), seed, deadline, ChannelActions())
+        walked = at_floor(_WALK_FLOOR)
+        actions: ActionSet = ChannelActions()
+        if has_schemes and seed % 2:
+            # Schemes of single layers, in networks that have lost some of their channels.
+            ratios = (1.0, *_UNIFORM_RATIOS)
+            walked = replace(walked, start=network.uniform(ratios[seed // 2 % len(ratios)]))
+            actions = SchemeActions()
+        yield from _random_walk(walked, actions, seed, deadline)
 
 
-def _walk(problem: Problem, seed: int, deadline: float, action_set: ActionSet) -> Iterator[Plan]:
+def _random_walk(
+    problem: Problem, action_set: ActionSet, seed: int, deadline: float
+) -> Iterator[Plan]:
     env = CPruneEnv(problem, action_set=action_set)
     rng = np.random.default_rng(seed)
     env.reset(seed=seed)

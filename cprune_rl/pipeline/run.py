@@ -1,284 +1,284 @@
-"""The run: assemble, train the agent, search, finalize, compare, write everything down.
+"""Runs the stages that lead from a network's name to compiled, pruned networks.
 
-Each stage leaves its result in the run folder and is not repeated by `--resume`; what is inside a
-stage
-is in the cost cache.
+Each stage is a function from values to a value: load -> `TrainedModel`, tune -> `LatencyBackend`,
+calibrate -> `OracleCalibration` (these three in `setup.open_context`), search -> `SearchResult`,
+finalize -> `Finalist`, compare -> `ComparedFinalists`, write -> `Result`. Only this file and
+`stage_store` know the run folder. `--resume` finds searches and policies there, and everything else
+in the caches.
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
-from cprune_rl.accuracy.training import correct_predictions
-from cprune_rl.core.intervals import accuracy_interval
-from cprune_rl.core.result import Figures, MethodResult, Result
+from cprune_rl.core.result import FrontPoint, Result, write_front
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
+from cprune_rl.envs.actions.base import ActionSet
+from cprune_rl.envs.actions.layer_schemes import SchemeActions
 from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.envs.problems.registry import save_recorded
 from cprune_rl.models.weights import export_torch, save_weights
-from cprune_rl.pipeline import search_stage as searching
-from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.finalize import FinalGate, Finalist, compare_finalists, finalize
+from cprune_rl.pipeline.policy_stage import RunPolicy, n_rows, train_on_model
 from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.results import (
+    RunOutcome,
+    SearchJob,
+    calibration_maps,
+    copy_library,
+    front_folder,
+    front_points,
+    method_results,
+    run_results,
+    save_problem,
+    test_networks,
+    write_network,
+)
 from cprune_rl.pipeline.run_folder import RunFolder
+from cprune_rl.pipeline.run_settings import (
+    channel_policy_settings,
+    gate_settings,
+    scheme_policy_settings,
+    search_settings,
+)
+from cprune_rl.pipeline.search_logger import SearchLogger
+from cprune_rl.pipeline.search_stage import charge_searcher, search
 from cprune_rl.pipeline.setup import open_context
-from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
+from cprune_rl.pipeline.stage_store import StageStore
 from cprune_rl.reporting.run_page import OracleSummary, RunReport, write_page
-from cprune_rl.reporting.run_plots import CalibrationMap
+from cprune_rl.reporting.run_plots import plot_front
 from cprune_rl.reporting.run_tables import (
     costs_table,
+    front_table,
     noise_note,
     prediction_note,
     results_table,
     subgraph_table,
 )
 
-__all__ = ["methods_of_run", "record_problem", "run"]
+__all__ = ["plan_searches", "run"]
 
 
-def run(folder: RunFolder, progress: ProgressLog) -> Result:
-    """Goes the whole way from a network's name to a compiled, pruned network.
+def run(folder: RunFolder, progress: ProgressLog) -> list[Result]:
+    """Go the whole way from a network's name to compiled, pruned networks.
+
+    A run with one floor writes `result.json` and a report; one with several writes `front.json`,
+    and a folder for each network.
 
     Args:
-        folder: where everything is written; what is there already is not done again.
-        progress: told what is going on.
+        folder: gets all files; what it has already is not made again.
+
+    Returns:
+        The result for each floor.
 
     Raises:
-        CPruneError: see `open_context`; what was done so far stays in the folder and the cost
-            cache.
+        CPruneError: an option, the network, the machine's tools, the device, the recording or the
+            cost cache is at fault. What was done so far stays in the folder and the caches.
     """
     config = folder.config
     torch.manual_seed(config.seed)
+    jobs = plan_searches(config)
     with open_context(config, progress, folder.started) as context:
+        for job in jobs:  # a floor that nothing can hold is refused before anything is searched
+            context.search_floor(job.floor, config.margin)
         table = _dense_table(context)
         progress.console.print(subgraph_table(table).for_terminal())
+        store = StageStore(folder)
         searches = [
-            searching.search(context, folder, progress, method) for method in methods_of_run(config)
+            store.search(job.label, functools.partial(_search, context, job, folder, progress))
+            for job in jobs
         ]
-        gate = FinalGate(context)
-        finalists: list[Finalist] = []
-        for search in searches:
-            finalists.append(finalize(search, gate, progress, finalists))
-        chosen, networks, comparison = compare_finalists(
-            context, {f.method: f for f in finalists}, folder.path, progress
+        finalists = _finalize_all(context, config, jobs, searches, progress)
+        compared = compare_finalists(context, finalists, folder.path, progress)
+        outcome = RunOutcome(
+            context=context, table=table, jobs=jobs, searches=searches, compared=compared
         )
-        finalists = list(chosen.values())
-        result = _result(
-            context,
-            folder,
-            searches,
-            finalists,
-            networks,
-            comparison,
-            {**progress.stages_s, "all": round(time.time() - folder.started, 1)},
-        )
-        _write_network(context, folder, finalists[-1], comparison)
-        record_problem(context, folder, searches)
-        result.write(folder.file("result.json"))
-        system, command = (
-            folder.read_json("system.json") or {},
-            folder.file("command.txt").read_text().strip(),
-        )
-        plans = [(f.method, f.plan) for f in finalists]
-        oracle = OracleSummary(
-            name=context.oracle.name,
-            note=context.oracle.note,
-            maps=_maps(context),
-            data=context.data.describe(),
-        )
-        report = RunReport(
-            result=result,
-            table=table,
-            searches=searches,
-            plans=plans,
-            floor=context.problem().floor,
-            oracle=oracle,
-            system=system,
-            command=command,
-        )
-        write_page(folder.file("report.html"), report)
-    for shown in (results_table(result), costs_table(result)):
-        progress.console.print(shown.for_terminal())
-    for line in (noise_note(result), prediction_note(result)):
-        if line:
-            progress.print(line)
-    if finalists[-1].plan == context.network.dense:
-        progress.print(
-            "No plan holds this floor: the result is the dense network, speed-up 1.0. A lower --floor gives the search room."
-        )
-    floor = resolve_floor(config.floor, result.dense.accuracy_test, may_exceed=True)
-    for method in (*result.rivals, result.main):
-        holds = "holds" if method.pruned.accuracy_test >= floor else "does NOT hold"
-        progress.print(
-            f"{method.method}: the floor, {floor:.2%} on test images, {holds} ({method.pruned.accuracy_test:.2%})"
-        )
-    progress.print(
-        f"Run folder: {folder.path} (open report.html; check it with `cprune-rl validate {folder.path}`)"
-    )
-    return result
+        return _write(outcome, folder, progress)
 
 
-def methods_of_run(config: RunConfig) -> list[str]:
-    """Searches to run, the run's own last."""
-    beside = ["cprune", config.method] if config.rival else []
-    return [
-        *(name for name in dict.fromkeys([*beside, *config.rivals]) if name != config.own_method),
-        config.own_method,
-    ]
-
-
-def _maps(context: RunContext) -> list[CalibrationMap]:
-    """For the page: what the oracle's answers were mapped by."""
-    found = []
-    for what, calibration, has_schemes in (
-        ("channels", context.calibrations.channels, False),
-        ("schemes", context.calibrations.schemes, True),
-    ):
-        points = [
-            (p.cheap_loss, p.full_loss)
-            for p in context.calibration_points
-            if bool(p.plan.schemes) == has_schemes
+def plan_searches(config: RunConfig) -> list[SearchJob]:
+    """List the searches of a run, those of its own method last."""
+    beside = ["cprune", config.method] if config.rival and not config.front else []
+    others = dict.fromkeys([*beside, *config.rivals])
+    methods = [*(method for method in others if method != config.own_method), config.own_method]
+    if not config.front:
+        return [
+            SearchJob(method=method, floor=config.floor, label=method, name=method)
+            for method in methods
         ]
-        if points:
-            found.append(
-                CalibrationMap(
-                    what=what,
-                    points=points,
-                    calibration=calibration,
-                    residual=calibration.residual,
-                )
-            )
-    return found
+    jobs = []
+    for method in methods:
+        for floor in config.front:
+            label = f"{method}{floor:+g}"
+            name = label if len(methods) > 1 else f"{floor:+g}"
+            jobs.append(SearchJob(method=method, floor=floor, label=label, name=name))
+    return jobs
 
 
 def _dense_table(context: RunContext) -> SubgraphTable:
-    costs = context.backend.source().measure(context.network.dense)
-    return SubgraphTable.from_costs(context.network, context.network.dense, costs)
+    dense = context.network.dense
+    return SubgraphTable.from_costs(context.network, dense, context.backend.source().measure(dense))
 
 
-def _result(
+def _search(
+    context: RunContext, job: SearchJob, folder: RunFolder, progress: ProgressLog
+) -> SearchResult:
+    config = folder.config
+    settings = search_settings(config)
+    policy_for = functools.partial(_policy, context, folder, progress)
+    charged = charge_searcher(job.method, context, settings, policy_for)
+    problem = context.problem(job.floor, config.margin)
+    title = f"Searching with {job.label}, % of the slack used"
+    with (
+        SummaryWriter(str(folder.file("tensorboard"))) as writer,
+        progress.track(title, 100, is_steady=False) as advance,
+    ):
+        logger = SearchLogger(
+            problem,
+            job.label,
+            progress=progress,
+            log_metrics=folder.log,
+            writer=writer,
+            advance=advance,
+        )
+        return search(charged, problem, settings.budget, logger, progress)
+
+
+def _policy(
+    context: RunContext, folder: RunFolder, progress: ProgressLog, action_set: ActionSet
+) -> RunPolicy:
+    """Give the policy for some actions: the user's, the folder's, or one that is trained now."""
+    config = folder.config
+    store = StageStore(folder)
+    name = "policy"
+    settings = channel_policy_settings(config)
+    if isinstance(action_set, SchemeActions):
+        name = "mapping_policy"
+        settings = scheme_policy_settings(config)
+    rows = n_rows(context.network)
+    if settings.given is not None:
+        return store.given_policy(name, settings.given, action_set, rows)
+    log_folder = folder.file("tensorboard")
+    train = functools.partial(train_on_model, settings, context, action_set, log_folder, progress)
+    return store.trained_policy(name, action_set, rows, train)
+
+
+def _finalize_all(
     context: RunContext,
-    folder: RunFolder,
+    config: RunConfig,
+    jobs: Sequence[SearchJob],
     searches: Sequence[SearchResult],
-    finalists: Sequence[Finalist],
-    networks: Mapping[str, FinishedNetwork],
-    comparison: Comparison,
-    stages_s: dict[str, float],
-) -> Result:
-    """Joins what the searches cost, what the finished networks are and how fast they are."""
-    config = context.config
-    figures = {
-        name: _figures(context, comparison, name, network) for name, network in networks.items()
-    }
-    methods = []
-    for search, finalist in zip(searches, finalists, strict=True):
-        ratio = comparison.speedup[finalist.method]
-        speedup, interval = (
-            (1.0, (1.0, 1.0))
-            if finalist.plan == context.network.dense
-            else (ratio.value, (ratio.low, ratio.high))
-        )
-        cost = {**search.cost, "full_finetunes": finalist.n_finetuned}
-        methods.append(
-            MethodResult(
-                finalist.method,
-                figures[finalist.method],
-                speedup,
-                interval,
-                vars(finalist.verdict),
-                cost,
-                search.to_json()["history"],
-            )
-        )
-        folder.log(
-            "final",
-            0,
-            **{
-                f"{finalist.method}/speedup": speedup,
-                f"{finalist.method}/accuracy_test": figures[finalist.method].accuracy_test,
-            },
-        )
-    names = (config.network_name, config.data, context.backend.device_name, config.own_method)
-    rivals = tuple(methods[:-1])
-    return Result(
-        *names,
-        config.seed,
-        config.floor,
-        figures["dense"],
-        methods[-1],
-        rivals,
-        config.fast,
-        comparison.noise_floor,
-        context.backend.latency_source,
-        config.top,
-        stages_s,
-    )
+    progress: ProgressLog,
+) -> dict[str, Finalist]:
+    """Finalize every search.
 
-
-def _figures(
-    context: RunContext, comparison: Comparison, name: str, network: FinishedNetwork
-) -> Figures:
-    latency = comparison.latency_ms.get(name)
-    value, interval = (
-        (None, None) if latency is None else (latency.value, (latency.low, latency.high))
-    )
-    accuracy = accuracy_interval(correct_predictions(network.model, context.data.test))
-    size = count_parameters(network.model, network.plan.schemes), context.network.macs(network.plan)
-    return Figures(
-        value,
-        interval,
-        comparison.estimate_ms[name],
-        accuracy.value,
-        (accuracy.low, accuracy.high),
-        *size,
-    )
-
-
-def _write_network(
-    context: RunContext, folder: RunFolder, finalist: Finalist, comparison: Comparison
-) -> None:
-    """`plan.json`, `model.safetensors`, `model.pt2`;
-
-    `lib.so` and the dense network's library where there was a compiler.
+    This comes after all searches: what full fine-tunes say of the oracle would favour methods that
+    search later.
     """
-    kept = kept_indices(context.coupled, finalist.plan)
-    PlanFile(
-        model=context.config.network_name,
-        n_classes=context.data.n_classes,
-        input_shape=context.data.input_shape,
-        kept=kept,
-        schemes=finalist.plan.schemes,
-    ).write(folder.path, finalist.model)
-    export_torch(finalist.model, context.data.input_shape, folder.file("model.pt2"))
-    for source, name in ((finalist.method, "lib.so"), ("dense", "dense.so")):
-        if source in comparison.libraries:
-            folder.file(name).write_bytes(comparison.libraries[source].read_bytes())
-    save_weights(context.model, folder.file("dense.safetensors"))
+    gates = {floor: FinalGate(gate_settings(config, floor), context) for floor in config.floors}
+    finalists: dict[str, Finalist] = {}
+    for job, result in zip(jobs, searches, strict=True):
+        finished = [j for j in jobs if j.floor == job.floor and j.name in finalists]
+        others = [finalists[j.name] for j in finished]
+        finalists[job.name] = finalize(result, gates[job.floor], progress, others)
+    return finalists
 
 
-def record_problem(
-    context: RunContext, folder: RunFolder, searches: Sequence[SearchResult]
+def _write(outcome: RunOutcome, folder: RunFolder, progress: ProgressLog) -> list[Result]:
+    """Write all files of a finished run, and print what it came to."""
+    config = folder.config
+    tested = test_networks(outcome)
+    methods = method_results(outcome, tested)
+    stages_s = {**progress.stages_s, "all": round(time.time() - folder.started, 1)}
+    results = run_results(outcome, config, tested["dense"].figures, methods, stages_s)
+    for job, method in zip(outcome.jobs, methods, strict=True):
+        speedup = {f"{job.label}/speedup": method.speedup}
+        accuracy = {f"{job.label}/accuracy_test": method.pruned.accuracy_test}
+        folder.log("final", 0, **speedup, **accuracy)
+    problem = outcome.context.problem(config.floor, config.margin)
+    save_problem(outcome, problem, folder.file("problem.json"))
+    if config.front:
+        points = front_points(outcome, tested, methods)
+        _write_front(outcome, points, folder, progress)
+    else:
+        _write_single(outcome, results[0], folder, progress)
+    return results
+
+
+def _write_front(
+    outcome: RunOutcome, points: Sequence[FrontPoint], folder: RunFolder, progress: ProgressLog
 ) -> None:
-    """`problem.json`: this problem for `cprune_rl/CPruneRecorded-v0`, with every task this run
-    timed; plans that were estimated by prediction are not timed for it.
-
-    Args:
-        context: the run's parts.
-        folder: of the run.
-        searches: of the run.
-    """
-    steps = [step for search in searches for step in search.history]
-    plans = {step.plan for step in steps if not step.predicted_share}
-    provenance = {**context.backend.provenance, "data": context.data.name}
-    save_recorded(
-        folder.file("problem.json"),
-        context.problem(),
-        context.backend.timed_tasks(plans),
-        provenance,
+    write_network(outcome, outcome.dense, "dense", folder.file("dense"))
+    for job in outcome.jobs:
+        finalist = outcome.compared.finalists[job.name]
+        write_network(outcome, finalist, job.name, folder.file(front_folder(job)))
+    write_front(folder.file("front.json"), points, outcome.context.backend.latency_source)
+    folder.file("front.png").write_bytes(plot_front(points).png)
+    progress.console.print(front_table(points).for_terminal())
+    progress.print(
+        f"Front: {folder.path} (front.png, front.json, and a folder for each floor; "
+        f"check it with `cprune-rl validate {folder.path}`)"
     )
+
+
+def _write_single(
+    outcome: RunOutcome, result: Result, folder: RunFolder, progress: ProgressLog
+) -> None:
+    context = outcome.context
+    trained_model = context.trained_model
+    own = outcome.jobs[-1].name
+    finalist = outcome.compared.finalists[own]
+    write_network(outcome, finalist, own, folder.path)
+    export_torch(finalist.model, trained_model.data.input_shape, folder.file("model.pt2"))
+    copy_library(outcome, "dense", folder.file("dense.so"))
+    save_weights(trained_model.model, folder.file("dense.safetensors"))
+    result.write(folder.file("result.json"))
+    report = RunReport(
+        result=result,
+        table=outcome.table,
+        searches=outcome.searches,
+        plans=[(f.method, f.plan) for f in outcome.compared.finalists.values()],
+        floor=context.search_floor(folder.config.floor, folder.config.margin),
+        oracle=OracleSummary(
+            name=context.oracle.name,
+            note=context.oracle.note,
+            maps=calibration_maps(outcome),
+            data=trained_model.data.describe(),
+        ),
+        system=folder.read_json("system.json") or {},
+        command=folder.file("command.txt").read_text().strip(),
+    )
+    write_page(folder.file("report.html"), report)
+    for table in (results_table(result), costs_table(result)):
+        progress.console.print(table.for_terminal())
+    for line in (noise_note(result), prediction_note(result)):
+        if line:
+            progress.print(line)
+    if finalist.plan == outcome.dense.plan:
+        progress.print(
+            "No plan holds this floor: the result is the dense network, speed-up 1.0. "
+            "A lower --floor gives the search room."
+        )
+    _print_floor(result, progress)
+    progress.print(
+        f"Run folder: {folder.path} (open report.html; "
+        f"check it with `cprune-rl validate {folder.path}`)"
+    )
+
+
+def _print_floor(result: Result, progress: ProgressLog) -> None:
+    """Say whether each network holds the floor on test images."""
+    floor = resolve_floor(result.floor, result.dense.accuracy_test, may_exceed=True)
+    for method in result.methods:
+        accuracy = method.pruned.accuracy_test
+        holds = "holds" if accuracy >= floor else "does NOT hold"
+        progress.print(
+            f"{method.method}: the floor, {floor:.2%} on test images, {holds} ({accuracy:.2%})"
+        )

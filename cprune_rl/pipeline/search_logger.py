@@ -1,115 +1,119 @@
-"""What a run says of a search while it searches:
-
-a line for each candidate, and its figures in `metrics.csv` and TensorBoard.
-"""
+"""Writes down each candidate of a search while it runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from cprune_rl.core.search_result import TABLE_PREFIX, SearchStep
 from cprune_rl.envs.problem import Problem
-from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pipeline.run_folder import RunFolder
+from cprune_rl.pipeline.progress import Advance, ProgressLog
 
 __all__ = ["SearchLogger"]
 
+_TAGS = {
+    "latency_ms": "latency/estimate_ms",
+    "accuracy": "prune/accuracy",
+    "accepted": "prune/accepted",
+    "fresh_trials": "cache/fresh_trials",
+    "predicted_share": "latency/predicted_share",
+}
+"""TensorBoard's names of what `metrics.csv` calls by the keys."""
+
 
 class SearchLogger:
-    """Told of each candidate.
+    """Prints a line for each candidate, and writes its figures to two files.
 
     Args:
         problem: that is searched.
-        folder: whose `metrics.csv` gets a line.
-        progress: prints a line.
+        label: of the search.
+        progress: prints the lines.
+        log_metrics: adds rows to `metrics.csv`: `(phase, step, **values)`.
         writer: of TensorBoard events.
-        method: name of the search.
-        advance: told which share of the slack is used, in percent.
+        advance: takes the share of the slack that the candidate uses, in percent.
     """
 
     def __init__(
         self,
         problem: Problem,
-        folder: RunFolder,
+        label: str,
+        *,
         progress: ProgressLog,
+        log_metrics: Callable[..., None],
         writer: SummaryWriter,
-        method: str,
-        advance: Callable[[int], None],
+        advance: Advance,
     ) -> None:
+        self._problem = problem
+        self._label = label
+        self._progress = progress
+        self._log_metrics = log_metrics
+        self._writer = writer
         self._advance = advance
-        self._problem, self._folder, self._progress, self._writer, self._method = (
-            problem,
-            folder,
-            progress,
-            writer,
-            method,
-        )
-        self._n = 0
+        self._n_candidates = 0
 
     def __call__(self, step: SearchStep) -> None:
-        self._n += 1
-        accuracy = "      -" if step.accuracy is None else f"{step.accuracy:7.4f}"
-        slack = (
-            ""
-            if step.accuracy is None
-            else f" ({100 * (step.accuracy - self._problem.floor):+.2f} to the floor)"
-        )
-        verdict = self._verdict(step)
-        hope = ""
-        if (
-            step.gain is not None and step.expected_gain is not None and step.expected_gain > 0
-        ):  # a fallback is meant to be slower
-            hope = f", faster by {math.expm1(step.gain):.1%} of {math.expm1(step.expected_gain):.1%} expected"
+        """Write a candidate down."""
+        self._n_candidates += 1
+        self._progress.print(self._line(step))
         reasons = step.why.split("; ")
-        why = f" ({step.why})" if step.why and len(reasons) == 1 else ""
-        predicted = f", {step.predicted_share:.0%} of it predicted" if step.predicted_share else ""
-        self._progress.print(
-            f"    {self._n:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms  accuracy {accuracy}{slack}  {verdict}{hope}{predicted}{why}"
-        )
-        for reason in reasons if len(reasons) > 1 else ():  # a walk through a model
-            self._progress.print(f"            {reason}")
-        spent = self._problem.latency.spending
-        values: dict[str, float] = {
+        if len(reasons) > 1:  # the steps of a walk through a model
+            for reason in reasons:
+                self._progress.print(f"            {reason}")
+        if step.accuracy is not None:
+            self._advance(self._used_slack(step.accuracy))
+        values = self._values(step)
+        self._log_metrics(self._label, self._n_candidates, **values)
+        for name, value in values.items():
+            if math.isfinite(value):
+                tag = f"{_TAGS[name]}/{self._label}"
+                self._writer.add_scalar(tag, value, self._n_candidates)
+
+    def _line(self, step: SearchStep) -> str:
+        words = [f"    {self._n_candidates:3} {step.what:28} {step.latency_s * 1e3:8.3f} ms"]
+        if step.accuracy is None:
+            words.append("accuracy       -")
+        else:
+            to_floor = 100 * (step.accuracy - self._problem.floor)
+            words.append(f"accuracy {step.accuracy:7.4f} ({to_floor:+.2f} to the floor)")
+        words.append(self._verdict(step) + self._details(step))
+        return "  ".join(words)
+
+    def _verdict(self, step: SearchStep) -> str:
+        if step.accepted:
+            return "kept"
+        if step.what.startswith(TABLE_PREFIX):
+            return ""
+        if step.accuracy is None:
+            return "too slow"
+        return "below the floor" if step.accuracy < self._problem.floor else "refused"
+
+    def _details(self, step: SearchStep) -> str:
+        details = ""
+        # A fallback plan is meant to be slower: nothing is expected of it.
+        if step.gain is not None and step.expected_gain is not None and step.expected_gain > 0:
+            gain = math.expm1(step.gain)
+            details += f", faster by {gain:.1%} of {math.expm1(step.expected_gain):.1%} expected"
+        if step.predicted_share:
+            details += f", {step.predicted_share:.0%} of it predicted"
+        if step.why and "; " not in step.why:
+            details += f" ({step.why})"
+        return details
+
+    def _used_slack(self, accuracy: float) -> int:
+        """Percent of the accuracy that may be lost, which this candidate loses."""
+        dense = self._problem.dense_accuracy
+        share = (dense - accuracy) / max(dense - self._problem.floor, 1e-9)
+        return round(100 * min(max(share, 0.0), 1.0))
+
+    def _values(self, step: SearchStep) -> dict[str, float]:
+        values = {
             "latency_ms": step.latency_s * 1e3,
             "accepted": float(step.accepted),
-            "fresh_trials": float(spent.fresh_trials),
+            "fresh_trials": float(self._problem.latency.spending.fresh_trials),
             "predicted_share": step.predicted_share,
         }
         if step.accuracy is not None:
             values["accuracy"] = step.accuracy
-            whole = self._problem.dense_accuracy - self._problem.floor
-            self._advance(
-                round(
-                    100
-                    * min(
-                        max((self._problem.dense_accuracy - step.accuracy) / max(whole, 1e-9), 0.0),
-                        1.0,
-                    )
-                )
-            )
-        self._folder.log(self._method, self._n, **values)
-        tags = {
-            "latency_ms": "latency/estimate_ms",
-            "accuracy": "prune/accuracy",
-            "accepted": "prune/accepted",
-            "fresh_trials": "cache/fresh_trials",
-            "predicted_share": "latency/predicted_share",
-        }
-        for name, value in values.items():
-            if np.isfinite(value):
-                self._writer.add_scalar(f"{tags[name]}/{self._method}", value, self._n)
-
-    def _verdict(self, step: SearchStep) -> str:
-        if step.accepted or step.what.startswith(TABLE_PREFIX):
-            return "kept" if step.accepted else ""
-        return (
-            "too slow"
-            if step.accuracy is None
-            else "below the floor"
-            if step.accuracy < self._problem.floor
-            else "refused"
-        )
+        return values

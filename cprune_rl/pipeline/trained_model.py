@@ -1,76 +1,90 @@
-"""What a run prunes and judges:
-
-a trained network, its groups, its images. Put together by `job.assemble`.
-"""
+"""Loads what a run prunes: images, a trained network, and the groups of its channels."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData
+from cprune_rl.accuracy.data import ImageData, load_data
 from cprune_rl.accuracy.oracle import FinetuneEvaluation
-from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.accuracy.training import (
+    TrainSettings,
+    accumulate_gradients,
+    evaluate,
+    train,
+    train_device,
+)
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
-from cprune_rl.models.weights import network_hash
-from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.models.registry import build_model, check_output
+from cprune_rl.models.weights import load_weights, network_hash
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.trained_cache import CachedTraining
+from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 from cprune_rl.pruning.scheme_masks import apply_masks, increase_sparsity
 from cprune_rl.pruning.surgery import prune
 
-__all__ = ["GRADUAL_PRUNING", "TrainedModel", "gradual_pruning"]
+__all__ = [
+    "GRADUAL_PRUNING",
+    "LoadSettings",
+    "TrainedModel",
+    "gradual_pruning",
+    "load_trained_model",
+    "load_untrained_model",
+]
 
-_SPARSER_EVERY = (
-    10  # steps of a full fine-tune, at which layers that are pruned by schemes lose further entries
-)
-_FINAL_DENSITY_AT = 0.6  # of its steps: from there on the scheme's density holds
+_SPARSER_EVERY = 10  # steps of a full fine-tune
+_FINAL_DENSITY_AT = 0.6  # share of the steps after which the scheme's density holds
 GRADUAL_PRUNING = f"by steps of {_SPARSER_EVERY} to {_FINAL_DENSITY_AT}, cubic"
-"""Names how the density falls, for what is kept of a training."""
+"""Names the schedule of the density, in the keys of the caches."""
 
 
 def gradual_pruning(
     model: nn.Module, plan: Plan, n_steps: int
 ) -> Callable[[int, float], None] | None:
-    """Makes a network whole again and gives what prunes it step by step while it is trained;
-
-    None where no layer is pruned by a scheme.
+    """Unmask a network's layers, and give the hook that prunes them while it is trained.
 
     Args:
         model: of the plan, as `TrainedModel.pruned` gives it; changed in place.
         plan: whose schemes hold from 0.6 of the training on.
         n_steps: of the training.
+
+    Returns:
+        To be called with the number of steps done and the loss. None where the plan has no scheme.
     """
     schemes = {layer: Scheme.parse(text) for layer, text in plan.schemes}
     if not schemes:
         return None
     increase_sparsity(model, schemes, 0.0)
+    n_pruning = _FINAL_DENSITY_AT * n_steps
 
     def on_step(step: int, _: float) -> None:
-        if (
-            step % _SPARSER_EVERY == 0 or step == n_steps
-        ) and step < _FINAL_DENSITY_AT * n_steps + _SPARSER_EVERY:
-            increase_sparsity(model, schemes, min(1.0, step / (_FINAL_DENSITY_AT * n_steps)))
+        is_due = step % _SPARSER_EVERY == 0 or step == n_steps
+        if is_due and step < n_pruning + _SPARSER_EVERY:
+            increase_sparsity(model, schemes, min(1.0, step / n_pruning))
 
     return on_step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """What is judged: a trained network, its groups and its images.
+    """A trained dense network with its groups and its images.
 
     Attributes:
-        data: images.
-        model: the dense network.
-        example: one batch of its input.
-        coupled: its groups.
+        name: of the network, as `build_model` takes it.
+        example: one blank image as a batch.
+        coupled: groups of channels that go together.
     """
 
+    name: str
     data: ImageData
     model: nn.Module
     example: torch.Tensor
@@ -78,37 +92,39 @@ class TrainedModel:
 
     @functools.cached_property
     def weights(self) -> str:
-        """Names the dense network's weights and the ranking of its channels."""
-        return hashlib.sha256(
-            json.dumps([network_hash(self.model), sorted(self.coupled.ranking.items())]).encode()
-        ).hexdigest()[:20]
+        """Hash of the weights and of the ranking of the channels."""
+        identity = [network_hash(self.model), sorted(self.coupled.ranking.items())]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:20]
+
+    @functools.cached_property
+    def dense_accuracy(self) -> float:
+        """Accuracy of the dense network on the search images."""
+        return evaluate(self.model, self.data.search)
 
     def pruned(self, plan: Plan) -> nn.Module:
-        """The network a plan leaves, with the dense network's weights."""
+        """Prune a copy of the dense network."""
         return self.pruned_of(self.model, plan)
 
     def pruned_of(self, model: nn.Module, plan: Plan) -> nn.Module:
-        """The network a plan leaves of another network of the same shape;
+        """Prune a copy of another network of the same shape.
 
-        layers that are pruned by a scheme hold to it while it is trained.
+        Masks keep the layers at their schemes while the copy is trained.
 
         Raises:
             PlanError: a layer cannot be pruned by its scheme.
         """
         narrow = prune(model, self.coupled, plan)
-        return (
-            apply_masks(narrow, {layer: Scheme.parse(text) for layer, text in plan.schemes})
-            if plan.schemes
-            else narrow
-        )
+        if not plan.schemes:
+            return narrow
+        return apply_masks(narrow, {layer: Scheme.parse(text) for layer, text in plan.schemes})
 
     def finetuned(self, settings: TrainSettings, is_gradual: bool = False) -> FinetuneEvaluation:
-        """Fine-tuning as an evaluation.
+        """Give the evaluation that fine-tunes plans of this network.
 
         Args:
             settings: of the training.
-            is_gradual: whether the density of layers that are pruned by schemes falls step by step,
-                as in the full fine-tune; a short one has them pruned from the start.
+            is_gradual: whether schemes prune step by step, as in the full fine-tune. Otherwise they
+                hold from the first step on.
         """
         return FinetuneEvaluation(
             pruner=self.pruned,
@@ -119,3 +135,106 @@ class TrainedModel:
             gradual_pruning=gradual_pruning if is_gradual else None,
             gradual_pruning_name=GRADUAL_PRUNING if is_gradual else "",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSettings:
+    """Which network, which images, and what of the network may be pruned.
+
+    Attributes:
+        network: name, as `build_model` takes it.
+        data: name, as `--data` takes it.
+        weights: file of trained weights; None to train the network.
+        training: of the network, where no weights are given.
+        groups: what may be pruned, and in which order.
+        train_device: torch's name.
+        seed: of the starting weights.
+        top: an image counts as right where its label is among so many most likely classes.
+        is_fast: whether fewer images are read.
+    """
+
+    network: str
+    data: str
+    weights: Path | None
+    training: TrainSettings
+    groups: GroupSettings
+    train_device: str
+    seed: int
+    top: int
+    is_fast: bool
+
+
+def load_trained_model(settings: LoadSettings, progress: ProgressLog) -> TrainedModel:
+    """Read the images, train the network or read its weights, and find its groups.
+
+    Raises:
+        CPruneError: an option, the images, the network or its weights are at fault.
+    """
+    data, model, example = _build(settings, progress)
+    if settings.weights is None:
+        _train(settings, data, model, example, progress)
+    else:
+        load_weights(model, settings.weights)
+        model.eval()
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
+    return _with_groups(settings, data, model, example, progress)
+
+
+def load_untrained_model(settings: LoadSettings, progress: ProgressLog) -> TrainedModel:
+    """Give the network with its starting weights: latencies do not depend on them.
+
+    Raises:
+        CPruneError: an option, the images or the network are at fault.
+    """
+    return _with_groups(settings, *_build(settings, progress), progress)
+
+
+def _build(
+    settings: LoadSettings, progress: ProgressLog
+) -> tuple[ImageData, nn.Module, torch.Tensor]:
+    """Give the images, the network with its starting weights, and one blank image."""
+    with progress.track(f"Reading the images of {settings.data}", None):
+        device = train_device(settings.train_device)
+        data = load_data(settings.data, settings.is_fast).to(device)
+    if settings.top > 1:
+        data = data.with_top(settings.top)
+    model = build_model(settings.network, data.n_classes, settings.seed)
+    example = torch.zeros(data.input_shape)
+    check_output(model, example, data.n_classes, settings.network)
+    return data, model, example
+
+
+def _train(
+    settings: LoadSettings,
+    data: ImageData,
+    model: nn.Module,
+    example: torch.Tensor,
+    progress: ProgressLog,
+) -> None:
+    training = settings.training
+    identity = f"base:{settings.network}:{settings.seed}:{network_hash(model)}"
+    cached = CachedTraining(identity=identity, data=data, settings=training)
+    verb = "Reading" if cached.is_done else "Training"
+    if not cached.is_done:
+        # A network that cannot be pruned is refused before minutes of training. The groups are
+        # found again afterwards, because the ranking of their channels depends on the weights.
+        find_groups(model, example, dataclasses.replace(settings.groups, importance="l2"))
+    with progress.track(f"{verb} the base network", training.n_steps) as advance:
+        cached.load_or_train(
+            model, lambda: train(model, data, training, on_step=lambda step, _: advance(step))
+        )
+
+
+def _with_groups(
+    settings: LoadSettings,
+    data: ImageData,
+    model: nn.Module,
+    example: torch.Tensor,
+    progress: ProgressLog,
+) -> TrainedModel:
+    gradients = functools.partial(accumulate_gradients, data=data)
+    with progress.track("Finding groups", None):
+        coupled = find_groups(model, example, settings.groups, gradients)
+    return TrainedModel(
+        name=settings.network, data=data, model=model, example=example, coupled=coupled
+    )

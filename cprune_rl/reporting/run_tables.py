@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 from cprune_rl.core.intervals import Interval
-from cprune_rl.core.result import Figures, MethodResult, Result
+from cprune_rl.core.result import Figures, FrontPoint, MethodResult, Result
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
 from cprune_rl.reporting.tables import NOTHING, Column, Table, Value
 
 __all__ = [
     "NO_GAIN",
     "costs_table",
+    "front_table",
     "noise_note",
     "prediction_note",
     "results_table",
@@ -58,7 +60,7 @@ def results_table(result: Result) -> Table:
             Column(title="estimate off, %", value=_error, digits=1, scale=100, is_signed=True)
         )
     networks = [_Network("dense", result.dense, None)]
-    networks += [_Network(m.method, m.pruned, m) for m in (*result.rivals, result.main)]
+    networks += [_Network(m.method, m.pruned, m) for m in result.methods]
     return Table(
         name="results",
         caption=_title(result),
@@ -78,7 +80,7 @@ def costs_table(result: Result) -> Table:
         name="search-costs",
         caption="What each search cost",
         columns=columns,
-        items=[*result.rivals, result.main],
+        items=result.methods,
         own=result.method,
     )
 
@@ -115,6 +117,52 @@ def subgraph_table(table: SubgraphTable) -> Table:
     )
 
 
+def front_table(points: Sequence[FrontPoint]) -> Table:
+    """Compare the networks of a front, the dense one first."""
+    is_estimate = points[0].latency_ci_ms is None
+    columns = [
+        Column(title="method", value=lambda p: p.method),
+        Column(title="floor", value=lambda p: "" if p.floor is None else f"{p.floor:+g}"),
+        Column(title="latency, ms", value=_front_latency, digits=3, has_interval=True),
+        Column(title="speed-up", value=_front_speedup, digits=2, has_interval=True),
+        Column(
+            title="test accuracy, %",
+            value=lambda p: Interval(*p.accuracy_test),
+            digits=2,
+            scale=100,
+            has_interval=True,
+        ),
+        Column(
+            title="gained, points",
+            value=lambda p: None if p.floor is None else Interval(*p.gained_test),
+            digits=2,
+            scale=100,
+            has_interval=True,
+            is_signed=True,
+        ),
+        Column(title="parameters, k", value=lambda p: p.n_params, digits=1, scale=1e-3),
+        Column(title="fresh trials", value=lambda p: p.cost.get("fresh_trials")),
+        Column(title="accuracy evaluations", value=lambda p: p.cost.get("accuracy_evaluations")),
+    ]
+    caption = "Accuracy-latency front"
+    return Table(
+        name="front",
+        caption=f"{caption}: estimates, nothing was timed" if is_estimate else caption,
+        columns=columns,
+        items=points,
+    )
+
+
+def _front_latency(point: FrontPoint) -> Value:
+    if point.latency_ci_ms is None:
+        return point.shown_ms
+    return Interval(point.shown_ms, *point.latency_ci_ms)
+
+
+def _front_speedup(point: FrontPoint) -> Value:
+    return 1.0 if point.floor is None else Interval(*point.speedup)
+
+
 def noise_note(result: Result) -> str:
     """Say which differences are noise, or what the estimates rest on; empty where unknown."""
     if result.is_estimate:
@@ -133,9 +181,7 @@ def noise_note(result: Result) -> str:
 def prediction_note(result: Result) -> str:
     """Say how much of each search's estimates was predicted; empty where all was measured."""
     shares = [
-        f"{m.predicted_share:.0%} of {m.method}'s"
-        for m in (*result.rivals, result.main)
-        if m.predicted_share
+        f"{m.predicted_share:.0%} of {m.method}'s" for m in result.methods if m.predicted_share
     ]
     if not shares:
         return ""

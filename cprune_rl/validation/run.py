@@ -1,224 +1,180 @@
-"""Checks a run folder in a fresh process:
+"""Checks what a run folder claims, in a fresh process.
 
-rebuilds its network from the files and tests what can be tested.
-
-Sizes, accuracies, the gate, the exported files and the speed-up of the run's own method are
-computed again.
-What a search cost and the rivals' figures are history: they cannot be told from the files. A run on
-a recording has
-no library and no measured latency: its estimates are added up again, and the rest is said not to be
-checked.
+Networks are rebuilt from their files, judged again, run, and timed beside the dense one. What a
+search cost is history, and so are the figures of rivals whose networks were not kept. A run on a
+recording has no library and no measured latency: its estimates are added up again, and the rest is
+said not to be checked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData, Split, load_data
-from cprune_rl.accuracy.final_gate import GateCriterion, judge
+from cprune_rl.accuracy.final_gate import GateCriterion, difference_interval, judge
 from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.check import Check
 from cprune_rl.core.intervals import Interval
-from cprune_rl.core.network import Plan
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.result import Result
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import open_recorded
-from cprune_rl.errors import ConfigError
-from cprune_rl.models.registry import build_model
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pruning.scheme_masks import satisfies_scheme
-from cprune_rl.pruning.surgery import PlanFile, count_parameters, load_pruned
+from cprune_rl.pruning.surgery import PlanFile, count_parameters
+from cprune_rl.validation.stated import StatedNetwork, StatedRun, read_run
 
 if TYPE_CHECKING:
     from cprune_rl.compiler.devices.rpc_device import RpcDevice
 
-__all__ = [
-    "DRIFT",
-    "N_ROUNDS",
-    "TOLERANCE",
-    "Check",
-    "gain_holds",
-    "images_of",
-    "logits_of",
-    "scheme_checks",
-    "validate_run",
-]
+__all__ = ["export_checks", "gain_holds", "validate_run"]
 
-TOLERANCE = 1e-3
-"""Of logits, between compilers."""
-N_ROUNDS = 40
-"""Of timing in turns."""
-_FILES = (
-    "config.yaml",
-    "command.txt",
-    "system.json",
-    "problem.json",
-    "model.pt2",
-    "dense.safetensors",
-    "report.html",
-)
-_LIBRARIES = ("lib.so", "dense.so")
+_LOGIT_TOLERANCE = 1e-3  # between compilers
+_ACCURACY_TOLERANCE = 5e-4
+_INTERVAL_TOLERANCE = 1e-3  # of the ends of an interval of accuracies
+_N_ROUNDS = 40  # of timing in turns
+_DRIFT = 0.10  # how far a speed-up may be from the stated one at another hour
 _NOT_CHECKED = "not checked: recorded device"
-DRIFT = 0.10
-"""How far a speed-up measured at another hour may be from the one stated."""
+
+Correct = NDArray[np.bool_]
 
 
 def validate_run(folder: Path) -> list[Check]:
-    """Checks the claims a run makes for its own method.
+    """Check what a run with one floor, or with several, claims of its networks.
 
     Raises:
         CPruneError: the folder holds no finished run, a file of it is damaged, or its device is
             gone.
     """
-    result = Result.read(folder / "result.json")
-    for name in _FILES if result.is_estimate else (*_FILES, *_LIBRARIES):
-        if not (folder / name).exists():
-            raise ConfigError(
-                f"{folder / name} is missing: the run did not finish; go on with --resume {folder}"
+    run = read_run(folder)
+    with contextlib.nullcontext() if run.is_estimate else open_device(run.device) as device:
+        checks = [*_size_checks(run), *_accuracy_checks(run)]
+        if run.result is not None:
+            exported = {"model.pt2": run.networks[1].model}
+            checks += export_checks(folder, exported, run.plan_file, None)
+        if device is None:
+            checks += _estimate_checks(run)
+        else:
+            libraries = {network.library: network.model for network in run.networks}
+            checks += export_checks(folder, libraries, run.plan_file, device)
+            checks += _speed_checks(run, device)
+    return checks
+
+
+def _size_checks(run: StatedRun) -> Iterator[Check]:
+    for network in run.networks:
+        n_params = count_parameters(network.model, network.schemes)
+        yield Check(
+            f"{network.name}: {network.n_params} parameters",
+            str(n_params),
+            n_params == network.n_params,
+        )
+        if network.macs is not None:
+            described = open_recorded(str(run.folder / "problem.json")).network
+            macs = described.macs(_plan(described, network))
+            yield Check(f"{network.name}: {network.macs} MACs", str(macs), macs == network.macs)
+        layers = dict(network.model.named_modules())
+        for layer, text in network.schemes:
+            fits = satisfies_scheme(layers[layer].weight, Scheme.parse(text))
+            yield Check(
+                f"{network.name}: {layer} is pruned as {text}",
+                "each block keeps so many entries" if fits else "a block keeps more entries",
+                fits,
             )
-    model, plan = load_pruned(folder)
-    dense = build_model(plan.model, plan.n_classes)
-    dense.load_state_dict(load_file(folder / "dense.safetensors"))
-    dense.eval()
-    with contextlib.nullcontext() if result.is_estimate else open_device(result.device) as device:
-        return [
-            *_shape_checks(folder, result, model, dense, plan),
-            *_accuracy_checks(result, model, dense),
-            *_export_checks(folder, plan, model, dense, device),
-            *(
-                _estimate_checks(folder, result, plan)
-                if device is None
-                else _speed_checks(folder, result, plan, device)
-            ),
-        ]
 
 
-def images_of(data: str, fast: bool, top: int) -> ImageData:
-    """The images that a run was judged on.
-
-    Args:
-        data: as `--data` names them.
-        fast: whether the run was one of `--fast`.
-        top: see `RunConfig.top`.
-    """
-    found = load_data(data, fast)
-    return found.with_top(top) if top > 1 else found
+def _plan(described: Network, network: StatedNetwork) -> Plan:
+    if network.plan_file is None:
+        return described.dense
+    kept = network.plan_file.kept
+    return Plan(tuple(len(kept[group.name]) for group in described.groups), network.schemes)
 
 
-@torch.no_grad()
-def logits_of(model: nn.Module, image: torch.Tensor) -> NDArray[np.float32]:
-    """What torch computes on one image, with the weights' layout that libraries were built from:
-
-    `correct_predictions` leaves them channels last.
-    """
-    logits = model.to(memory_format=torch.contiguous_format)(image).numpy()  # type: ignore[call-overload]  # torch's stub lacks this form
-    return np.asarray(logits, np.float32)
-
-
-def _shape_checks(
-    folder: Path, result: Result, model: nn.Module, dense: nn.Module, plan: PlanFile
-) -> Iterator[Check]:
-    for name, network, schemes, stated in (
-        ("dense", dense, (), result.dense),
-        (result.method, model, plan.schemes, result.main.pruned),
-    ):
-        n_params = count_parameters(network, schemes)
+def _accuracy_checks(run: StatedRun) -> Iterator[Check]:
+    dense_test = correct_predictions(run.dense.model, run.images.test)
+    dense_gate = correct_predictions(run.dense.model, run.images.gate)
+    for network in run.networks:
+        test = correct_predictions(network.model, run.images.test)
+        accuracy = float(test.mean())
         yield Check(
-            f"{name}: {stated.n_params} parameters", str(n_params), n_params == stated.n_params
-        )
-    described = open_recorded(str(folder / "problem.json")).network
-    dense_macs = described.macs(described.dense)
-    yield Check(
-        f"dense: {result.dense.macs} MACs", str(dense_macs), dense_macs == result.dense.macs
-    )
-    macs = described.macs(
-        Plan(tuple(len(plan.kept[g.name]) for g in described.groups), plan.schemes)
-    )
-    yield Check(f"{result.main.pruned.macs} MACs", str(macs), macs == result.main.pruned.macs)
-    yield from scheme_checks(model, plan)
-
-
-def scheme_checks(model: nn.Module, plan: PlanFile) -> Iterator[Check]:
-    """Whether each layer holds to its scheme.
-
-    Args:
-        model: rebuilt.
-        plan: that says which schemes.
-    """
-    layers = dict(model.named_modules())
-    for layer, text in plan.schemes:
-        fits = satisfies_scheme(layers[layer].weight, Scheme.parse(text))
-        yield Check(
-            f"{layer} is pruned as {text}",
-            "each block keeps so many entries" if fits else "a block keeps more entries",
-            fits,
-        )
-
-
-def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iterator[Check]:
-    data = images_of(result.data, result.fast, result.top)
-
-    def correct(network: nn.Module, split: Split) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        return correct_predictions(network, split)
-
-    for name, network, stated in (
-        ("dense", dense, result.dense),
-        (result.method, model, result.main.pruned),
-    ):
-        accuracy = float(correct(network, data.test).mean())
-        yield Check(
-            f"{name}: test accuracy {stated.accuracy_test:.4f}",
+            f"{network.name}: test accuracy {network.accuracy_test:.4f}",
             f"{accuracy:.4f}",
-            math.isclose(accuracy, stated.accuracy_test, abs_tol=5e-4),
+            math.isclose(accuracy, network.accuracy_test, abs_tol=_ACCURACY_TOLERANCE),
         )
-    dense_right, pruned_right = correct(dense, data.gate), correct(model, data.gate)
-    gate_floor, gate = (
-        resolve_floor(result.floor, float(dense_right.mean()), may_exceed=True),
-        result.main.gate,
-    )
+        if network.gained is not None:
+            yield _gained_check(network, difference_interval(test, dense_test))
+        if network.floor is not None:
+            yield _gate_check(run, network, dense_gate)
+    if run.result is not None:
+        yield from _floor_checks(run.result, dense_test, test)
+
+
+def _gained_check(network: StatedNetwork, gained: Interval) -> Check:
+    stated = network.gained
+    assert stated is not None, "asked for where it is stated"
+    ends = zip(_ends(stated), _ends(gained), strict=True)
+    agrees = all(math.isclose(a, b, abs_tol=_INTERVAL_TOLERANCE) for a, b in ends)
+    claim = f"{network.name}: gained {_points(stated)} on the same images"
+    return Check(claim, _points(gained), agrees)
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high
+
+
+def _points(gained: Interval) -> str:
+    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*_ends(gained))
+
+
+def _gate_check(run: StatedRun, network: StatedNetwork, dense_correct: Correct) -> Check:
+    assert network.floor is not None, "asked for where there is one"
+    floor = resolve_floor(network.floor, float(dense_correct.mean()), may_exceed=True)
     criterion = GateCriterion(
-        floor=gate_floor,
-        is_absolute=result.floor > 0,
-        n_looks=int(gate["n_looks"]),
-        risk=float(gate["risk"]),
+        floor=floor,
+        is_absolute=network.floor > 0,
+        n_looks=int(network.gate["n_looks"]),
+        risk=float(network.gate["risk"]),
     )
-    is_dense = network_hash(model) == network_hash(dense)
-    verdict = judge(dense_right, pruned_right, criterion, is_dense=is_dense)
-    stated_bound = float(result.main.gate["lower_bound"])
-    yield Check(
-        f"gate's lower bound {stated_bound:.4f}",
+    correct = correct_predictions(network.model, run.images.gate)
+    is_dense = network_hash(network.model) == network_hash(run.dense.model)
+    verdict = judge(dense_correct, correct, criterion, is_dense=is_dense)
+    stated = float(network.gate["lower_bound"])
+    passed = network.gate["passed"]
+    return Check(
+        f"{network.name}: the gate {'passed' if passed else 'refused'} it, "
+        f"lower bound {stated:.4f}, floor {floor:.4f}",
         f"{verdict.lower_bound:.4f}",
-        math.isclose(verdict.lower_bound, stated_bound, abs_tol=5e-4),
+        verdict.passed == passed
+        and math.isclose(verdict.lower_bound, stated, abs_tol=_ACCURACY_TOLERANCE),
     )
-    yield Check(
-        f"gate passed: {result.main.gate['passed']}",
-        str(verdict.passed),
-        verdict.passed == result.main.gate["passed"],
-    )
+
+
+def _floor_checks(result: Result, dense_correct: Correct, correct: Correct) -> Iterator[Check]:
+    """Compare the floor with the accuracy on test images, which no search has seen."""
     floor = resolve_floor(result.floor, result.dense.accuracy_test, may_exceed=True)
-    # its bound: the fewest errors that chance allows
-    wrong = judge(
-        ~correct(dense, data.test),
-        ~correct(model, data.test),
-        GateCriterion(floor=1 - floor, is_absolute=result.floor > 0),
+    # The gate's bound for wrong answers: the fewest errors that chance allows.
+    criterion = GateCriterion(floor=1 - floor, is_absolute=result.floor > 0)
+    wrong = judge(~dense_correct, ~correct, criterion)
+    accuracy = 1 - wrong.accuracy
+    best = 1 - wrong.lower_bound
+    is_said_to_hold = result.main.pruned.accuracy_test >= floor
+    holds = "holds" if is_said_to_hold else "does not hold"
+    yield Check(
+        f"the floor {floor:.4f} {holds} on test images",
+        f"{accuracy:.4f}",
+        (accuracy >= floor) == is_said_to_hold,
     )
-    accuracy, best = 1 - wrong.accuracy, 1 - wrong.lower_bound
-    stated_holds = result.main.pruned.accuracy_test >= floor
-    claim = f"the floor {floor:.4f} {'holds' if stated_holds else 'does not hold'} on test images"
-    yield Check(claim, f"{accuracy:.4f}", (accuracy >= floor) == stated_holds)
     yield Check(
         f"test images do not refute the floor {floor:.4f}",
         f"{accuracy:.4f}, at best {best:.4f}",
@@ -226,123 +182,139 @@ def _accuracy_checks(result: Result, model: nn.Module, dense: nn.Module) -> Iter
     )
 
 
-def _export_checks(
-    folder: Path, plan: PlanFile, model: nn.Module, dense: nn.Module, device: RpcDevice | None
+def export_checks(
+    folder: Path, exported: Mapping[str, nn.Module], plan_file: PlanFile, device: RpcDevice | None
 ) -> Iterator[Check]:
-    image = torch.from_numpy(
-        np.random.default_rng(0).standard_normal(plan.input_shape).astype(np.float32)
-    )
-    expected, expected_dense = (logits_of(m, image) for m in (model, dense))
-    with torch.no_grad():
-        exported = torch.export.load(folder / "model.pt2").module()(image).numpy()
-    computed = {"model.pt2": exported}
-    if device is not None:
-        from cprune_rl.compiler.deploy.build import run_on_device
+    """Run exported networks on one image, and compare them with torch.
 
-        computed |= {
-            name: run_on_device(device, folder / name, image.numpy(), plan.n_classes)
-            for name in _LIBRARIES
-        }
-    for name, logits in computed.items():
-        error = float(np.abs(logits - (expected_dense if name == "dense.so" else expected)).max())
+    Args:
+        exported: networks by the file in the folder that they were exported to.
+        plan_file: their input and their classes.
+        device: that libraries were compiled for; None for files of `torch.export`.
+    """
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.standard_normal(plan_file.input_shape).astype(np.float32))
+    for name, model in exported.items():
+        if device is None:
+            with torch.no_grad():
+                logits = torch.export.load(folder / name).module()(image).numpy()
+        else:
+            from cprune_rl.compiler.deploy.build import run_on_device
+
+            logits = run_on_device(device, folder / name, image.numpy(), plan_file.n_classes)
+        error = float(np.abs(logits - _logits(model, image)).max())
         yield Check(
             f"{name} computes what the network computes",
             f"largest difference {error:.1e}",
-            error <= TOLERANCE,
+            error <= _LOGIT_TOLERANCE,
         )
-    for name in _LIBRARIES if device is None else ():
-        yield Check(f"{name}, the compiled network", _NOT_CHECKED, None)
 
 
-def _estimate_checks(folder: Path, result: Result, plan: PlanFile) -> Iterator[Check]:
-    """Adds the recorded tasks of both networks up again."""
-    spec = parse_device(result.device)
+@torch.no_grad()
+def _logits(model: nn.Module, image: torch.Tensor) -> NDArray[np.float32]:
+    """Compute logits with the memory layout of the weights that libraries were built from.
+
+    `correct_predictions` leaves them channels last.
+    """
+    logits = model.to(memory_format=torch.contiguous_format)(image).numpy()  # type: ignore[call-overload]  # torch's stub lacks this form
+    return np.asarray(logits, np.float32)
+
+
+def _estimate_checks(run: StatedRun) -> Iterator[Check]:
+    """Add the recorded tasks of each network up again."""
+    spec = parse_device(run.device)
     seed = spec.noise_seed if isinstance(spec, RecordedSpec) else None
-    problem = open_recorded(str(folder / "problem.json"), noise_seed=seed)
-    pruned = Plan(tuple(len(plan.kept[g.name]) for g in problem.network.groups), plan.schemes)
-    found = [problem.measured_s(p) * 1e3 for p in (problem.network.dense, pruned)]
-    for name, stated, estimate in (
-        ("dense", result.dense.estimate_ms, found[0]),
-        (result.method, result.main.pruned.estimate_ms, found[1]),
-    ):
+    problem = open_recorded(str(run.folder / "problem.json"), noise_seed=seed)
+    estimates_ms = [
+        problem.measured_s(_plan(problem.network, network)) * 1e3 for network in run.networks
+    ]
+    for network, estimate_ms in zip(run.networks, estimates_ms, strict=True):
         yield Check(
-            f"{name}: estimate {stated:.4f} ms",
-            f"{estimate:.4f} ms by the recorded tasks",
-            math.isclose(stated, estimate, rel_tol=1e-3),
+            f"{network.name}: estimate {network.shown_ms:.4f} ms",
+            f"{estimate_ms:.4f} ms by the recorded tasks",
+            math.isclose(network.shown_ms, estimate_ms, rel_tol=1e-3),
         )
-    ratio, (low, high) = found[0] / found[1], result.main.speedup_ci
-    fits = (
-        math.isclose(ratio, result.main.speedup, rel_tol=0.01)
-        and low <= result.main.speedup <= high
-    )
-    yield Check(
-        f"estimated speed-up {result.main.speedup:.2f} is the ratio of the estimates, inside its interval",
-        f"{ratio:.2f}",
-        fits,
-    )
+        if network.speedup is not None:
+            ratio = estimates_ms[0] / estimate_ms
+            yield Check(
+                f"{network.name}: estimated speed-up {network.speedup.value:.2f} is the ratio "
+                "of the estimates, inside its interval",
+                f"{ratio:.2f}",
+                _is_inside(network.speedup, ratio),
+            )
+    for network in run.networks:
+        yield Check(f"{network.library}, the compiled network", _NOT_CHECKED, None)
     yield Check("latency of the whole networks", _NOT_CHECKED, None)
 
 
-def _speed_checks(
-    folder: Path, result: Result, plan: PlanFile, device: RpcDevice
-) -> Iterator[Check]:
+def _is_inside(speedup: Interval, ratio: float) -> bool:
+    """Whether a speed-up is a ratio within 1 %, and inside its own interval."""
+    is_ratio = math.isclose(ratio, speedup.value, rel_tol=0.01)
+    return is_ratio and speedup.low <= speedup.value <= speedup.high
+
+
+def _speed_checks(run: StatedRun, device: RpcDevice) -> Iterator[Check]:
     from cprune_rl.compiler.deploy.build import Rounds, compare_libraries
 
-    main = result.main
-    ratio = result.dense.shown_ms / main.pruned.shown_ms
-    low, high = main.speedup_ci
-    if main.speedup == 1.0:
-        same = result.dense.macs == main.pruned.macs
+    result = run.result
+    if result is not None:
+        speedup = run.networks[1].speedup
+        assert speedup is not None, "every network but the dense one has one"
+        if speedup.value == 1.0:
+            same = result.dense.macs == result.main.pruned.macs
+            found = f"MACs {'agree' if same else 'differ'}"
+            yield Check("the result is the dense network", found, same)
+            return
+        ratio = result.dense.shown_ms / result.main.pruned.shown_ms
         yield Check(
-            "the result is the dense network", f"MACs {'agree' if same else 'differ'}", same
+            f"speed-up {speedup.value:.2f} is the ratio of the latencies, inside its interval",
+            f"{ratio:.2f}",
+            _is_inside(speedup, ratio),
         )
-        return
-    fits = math.isclose(ratio, main.speedup, rel_tol=0.01) and low <= main.speedup <= high
-    yield Check(
-        f"speed-up {main.speedup:.2f} is the ratio of the latencies, inside its interval",
-        f"{ratio:.2f}",
-        fits,
-    )
-    timed = compare_libraries(
-        device,
-        {"dense": folder / "dense.so", "pruned": folder / "lib.so"},
-        plan.input_shape,
-        rounds=Rounds(N_ROUNDS),
-    )
-    found = timed.speedup["pruned"]
-    agrees = found.high >= main.speedup_ci[0] * (1 - DRIFT) and found.low <= main.speedup_ci[1] * (
-        1 + DRIFT
-    )
-    yield Check(
-        f"speed-up {main.speedup:.2f}",
-        f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}] measured now",
-        agrees,
-    )
-    if result.noise_floor is not None:
-        claim = f"speed-up {main.speedup:.2f} {'is beyond' if result.has_gain(main) else 'is not beyond'} the noise floor, +-{result.noise_floor:.1%}"
-        holds = gain_holds(result.has_gain(main), main.speedup_ci[1], found)
-        told = f"{found.value:.2f}, noise floor +-{timed.noise_floor:.1%} now"
+    libraries = {network.name: run.folder / network.library for network in run.networks}
+    shape = run.plan_file.input_shape
+    timed = compare_libraries(device, libraries, shape, rounds=Rounds(_N_ROUNDS))
+    for network in run.networks[1:]:
+        stated = network.speedup
+        assert stated is not None, "every network but the dense one has one"
+        now = timed.speedup[network.name]
+        is_low_enough = now.low <= stated.high * (1 + _DRIFT)
         yield Check(
-            claim,
-            told if holds is not None else f"not told: {told}, and another hour can change as much",
-            holds,
+            f"{network.name}: speed-up {stated.value:.2f}",
+            f"{now.value:.2f} [{now.low:.2f}, {now.high:.2f}] measured now",
+            is_low_enough and now.high >= stated.low * (1 - _DRIFT),
         )
+    if result is not None and result.noise_floor is not None:
+        yield _gain_check(result, timed.speedup[run.networks[1].name], timed.noise_floor)
+
+
+def _gain_check(result: Result, found: Interval, noise_floor: float) -> Check:
+    has_gain = result.has_gain(result.main)
+    holds = gain_holds(has_gain, result.main.speedup_ci[1], found)
+    now = f"{found.value:.2f}, noise floor +-{noise_floor:.1%} now"
+    if holds is None:
+        now = f"not told: {now}, and another hour can change as much"
+    beyond = "is beyond" if has_gain else "is not beyond"
+    claim = (
+        f"speed-up {result.main.speedup:.2f} {beyond} the noise floor, +-{result.noise_floor:.1%}"
+    )
+    return Check(claim, now, holds)
 
 
 def gain_holds(has_gain: bool, stated_high: float, found: Interval) -> bool | None:
-    """Whether a second timing agrees that there is a gain, or none.
+    """Say whether a second timing agrees that there is a gain, or none.
 
     Args:
         has_gain: what the run states.
-        stated_high: upper end of the speed-up it states.
+        stated_high: upper end of the speed-up that it states.
         found: the speed-up at another hour.
 
     Returns:
-        None where a gain is gone but so small that the drift between hours (`DRIFT`) can have taken
-        it: that neither confirms nor refutes it.
+        None where a gain is gone but so small that the drift between hours can have taken it: that
+        neither confirms nor refutes it.
     """
     if not has_gain:
-        return found.low <= stated_high * (1 + DRIFT)
+        return found.low <= stated_high * (1 + _DRIFT)
     if found.high >= 1:
         return True
-    return None if found.high * (1 + DRIFT) >= 1 else False
+    return None if found.high * (1 + _DRIFT) >= 1 else False

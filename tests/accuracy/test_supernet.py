@@ -23,8 +23,8 @@ from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.models.registry import build_model
 from cprune_rl.pipeline.config import load_config
-from cprune_rl.pipeline.oracle_setup import equal_latency_plans
-from cprune_rl.pipeline.trained_cache import is_supernet_cached, train_or_load_supernet
+from cprune_rl.pipeline.equal_latency import equal_latency_plans
+from cprune_rl.pipeline.trained_cache import CachedTraining, supernet_identity
 from cprune_rl.pipeline.trained_model import TrainedModel
 from cprune_rl.pruning.channel_masks import ChannelMasks
 from cprune_rl.pruning.groups import find_groups
@@ -151,17 +151,25 @@ def test_a_supernet_is_better_at_narrow_plans_than_the_dense_network() -> None:
 
 def test_a_supernet_is_trained_once() -> None:
     data, settings_ = contours_data(256, 128), SupernetSettings(n_steps=3, batch_size=16, seed=11)
+    plans = space("resnet8-w8")
     steps: list[int] = []
-    assert not is_supernet_cached("w", space("resnet8-w8"), data, settings_)
-    first, again = (
-        train_or_load_supernet(untrained_supernet(), "w", data, settings_, on_step=steps.append)
-        for _ in range(2)
-    )
+
+    def cached(at: PlanSpace) -> CachedTraining:
+        identity = supernet_identity("w", at)
+        return CachedTraining(identity=identity, data=data, settings=settings_)
+
+    def trained() -> torch.nn.Module:
+        supernet = untrained_supernet()
+        return cached(plans).load_or_train(
+            supernet.model,
+            lambda: train_supernet(supernet, data, settings_, on_step=steps.append),
+        )
+
+    assert not cached(plans).is_done
+    first, again = trained(), trained()
     assert steps == [1, 2, 3]
-    assert is_supernet_cached("w", space("resnet8-w8"), data, settings_)
-    assert not is_supernet_cached(
-        "w", PlanSpace(space("resnet8-w8").channels, space("resnet8-w8").channels), data, settings_
-    )
+    assert cached(plans).is_done
+    assert not cached(PlanSpace(plans.channels, plans.channels)).is_done
     torch.testing.assert_close(dict(first.state_dict()), dict(again.state_dict()))
 
 
@@ -177,9 +185,9 @@ def test_plans_of_equal_latency_are_that_and_differ() -> None:
     def latency(plan: Plan) -> float:
         return sum(c.latency_s for c in costs.predict(problem.network.workloads(plan)))
 
-    plans = equal_latency_plans(problem.network, costs, 0.5, 8, seed=0)
+    plans = equal_latency_plans(problem.network, costs, 0.5, count=8, seed=0)
     assert len(set(plans)) == 8
-    assert plans == equal_latency_plans(problem.network, costs, 0.5, 8, seed=0)
+    assert plans == equal_latency_plans(problem.network, costs, 0.5, count=8, seed=0)
     dense = latency(problem.network.dense)
     assert all(abs(latency(p) / dense - 0.5) < 0.03 for p in plans)
 
@@ -187,7 +195,7 @@ def test_plans_of_equal_latency_are_that_and_differ() -> None:
 def test_plans_of_equal_latency_may_be_pruned_by_schemes() -> None:
     network = toy_network()
     costs = AnalyticLatency(network)
-    plans = equal_latency_plans(network, costs, 0.5, 6, seed=0, by_schemes=True)
+    plans = equal_latency_plans(network, costs, 0.5, count=6, seed=0, by_schemes=True)
     dense = sum(c.latency_s for c in costs.predict(network.workloads(network.dense)))
     assert len(set(plans)) == 6
     for plan in plans:
@@ -207,7 +215,9 @@ def test_a_supernet_judges_plans_with_schemes_too() -> None:
         build_model("resnet8-w8", 10),
         GROUPS["resnet8-w8"],
     )
-    trained_model = TrainedModel(data, model, torch.zeros(1, 3, 32, 32), coupled)
+    trained_model = TrainedModel(
+        name="resnet8-w8", data=data, model=model, example=EXAMPLE, coupled=coupled
+    )
     looked: list[dict[str, Scheme]] = []
 
     def pruner(plan: Plan) -> torch.nn.Module:

@@ -41,7 +41,7 @@ from cprune_rl.errors import ConfigError, DeviceError, ToolchainError, UnknownNa
 from cprune_rl.models.weights import export_torch
 from cprune_rl.pruning.surgery import PlanFile
 from cprune_rl.testing import check_device
-from cprune_rl.validation.run import _export_checks
+from cprune_rl.validation.run import export_checks
 from tests.doubles.device_fixtures import (
     BRIEF,
     ROOT,
@@ -366,16 +366,13 @@ def test_validation_runs_the_libraries_on_the_runs_own_device(
     shutil.copy(network, tmp_path / "dense.so")
     before = cluster.log("board").count("-lib.so")
     with open_key(cluster, "board") as board:
-        found = list(
-            _export_checks(
-                tmp_path,
-                PlanFile(model="doubling", n_classes=4, input_shape=(1, 4), kept={}, schemes=()),
-                Doubling(),
-                Doubling(),
-                board,
-            )
-        )
-    assert [(c.claim.partition(" ")[0], c.passed) for c in found] == [
+        plan = PlanFile(model="doubling", n_classes=4, input_shape=(1, 4), kept={}, schemes=())
+        libraries = {"lib.so": Doubling(), "dense.so": Doubling()}
+        checks = [
+            *export_checks(tmp_path, {"model.pt2": Doubling()}, plan, None),
+            *export_checks(tmp_path, libraries, plan, board),
+        ]
+    assert [(c.claim.partition(" ")[0], c.passed) for c in checks] == [
         ("model.pt2", True),
         ("lib.so", True),
         ("dense.so", True),

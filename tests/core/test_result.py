@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cprune_rl.core.intervals import median_interval, noise_floor, speedup_interval
-from cprune_rl.core.result import Figures, MethodResult, Result
+from cprune_rl.core.result import (
+    Figures,
+    FrontPoint,
+    MethodResult,
+    Result,
+    read_front,
+    write_front,
+)
 from cprune_rl.errors import ConfigError
 from cprune_rl.reporting.run_tables import (
     NO_GAIN,
@@ -31,27 +38,88 @@ COST = {
 }
 
 
-def example() -> Result:
-    dense, pruned = (
-        Figures(0.25, (0.24, 0.26), 0.24, 0.99, (0.98, 0.995), 1000, 5000),
-        Figures(0.1, (0.09, 0.11), 0.11, 0.98, (0.97, 0.99), 400, 2000),
+DENSE = Figures(
+    latency_ms=0.25,
+    latency_ci_ms=(0.24, 0.26),
+    estimate_ms=0.24,
+    accuracy_test=0.99,
+    accuracy_test_ci=(0.98, 0.995),
+    n_params=1000,
+    macs=5000,
+)
+PRUNED = Figures(
+    latency_ms=0.1,
+    latency_ci_ms=(0.09, 0.11),
+    estimate_ms=0.11,
+    accuracy_test=0.98,
+    accuracy_test_ci=(0.97, 0.99),
+    n_params=400,
+    macs=2000,
+)
+GATE = {"accuracy": 0.98, "lower_bound": 0.979, "floor": 0.978, "n_looks": 2, "passed": True}
+
+
+def method_result(name: str) -> MethodResult:
+    return MethodResult(
+        method=name, pruned=PRUNED, speedup=2.5, speedup_ci=(2.4, 2.6), gate=GATE, cost=COST
     )
-    gate = {"accuracy": 0.98, "lower_bound": 0.979, "floor": 0.978, "n_looks": 2, "passed": True}
-    methods = [
-        MethodResult(name, pruned, 2.5, (2.4, 2.6), gate, COST) for name in ("agent", "cprune")
-    ]
+
+
+def example() -> Result:
     return Result(
-        "resnet8",
-        "contours",
-        "local",
-        "agent",
-        0,
-        -0.01,
-        dense,
-        methods[0],
-        (methods[1],),
+        model="resnet8",
+        data="contours",
+        device="local",
+        method="agent",
+        seed=0,
+        floor=-0.01,
+        dense=DENSE,
+        main=method_result("agent"),
+        rivals=(method_result("cprune"),),
         stages_s={"Finding tasks": 3.2},
     )
+
+
+def front() -> list[FrontPoint]:
+    dense = FrontPoint(
+        method="dense",
+        floor=None,
+        folder="dense",
+        shown_ms=0.25,
+        latency_ci_ms=(0.24, 0.26),
+        speedup=(1.0, 1.0, 1.0),
+        accuracy_test=(0.99, 0.98, 0.995),
+        gained_test=(0.0, 0.0, 0.0),
+        n_params=1000,
+        gate={},
+        cost={},
+    )
+    pruned = replace(
+        dense, method="cprune", floor=-0.01, folder="floor-0.01", speedup=(2.5, 2.4, 2.6), gate=GATE
+    )
+    return [dense, pruned]
+
+
+def test_a_front_survives_its_file_and_one_of_0_2_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "front.json"
+    write_front(file, front(), "measured")
+    assert read_front(file) == front()
+    assert json.loads(file.read_text())["latency_source"] == "measured"
+    file.write_text(file.read_text().replace('"cprune"', '"greedy"'))
+    assert read_front(file)[1].method == "cprune"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"points": 1}', '{"points": []}'])
+def test_a_file_that_is_no_front_is_a_clear_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "front.json").write_text(text)
+    with pytest.raises(ConfigError, match="no finished front"):
+        read_front(tmp_path / "front.json")
+
+
+def test_a_front_begins_with_the_dense_network(tmp_path: Path) -> None:
+    write_front(tmp_path / "front.json", front()[::-1], "measured")
+    with pytest.raises(ConfigError, match="its first network is to be the dense one"):
+        read_front(tmp_path / "front.json")
 
 
 def test_a_result_survives_its_file(tmp_path: Path) -> None:

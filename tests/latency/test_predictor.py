@@ -387,15 +387,20 @@ def test_a_run_predicts_only_where_it_is_asked_to_and_has_learnt_enough(
 ) -> None:
     from rich.console import Console
 
-    from cprune_rl.pipeline.backends.tvm import learn_latencies
-    from cprune_rl.pipeline.config import RunConfig
+    from cprune_rl.compiler.tuning.budget import TuningSettings
+    from cprune_rl.pipeline.backends.tvm import TvmSettings, learn_latencies
     from cprune_rl.pipeline.progress import ProgressLog
 
     console = Console(file=io.StringIO(), width=200)
     store = SqlStore("sqlite://")
-    assert (
-        learn_latencies(RunConfig(predict=predict), store, "c", DEVICE, ProgressLog(console))
-        is None
+    settings = TvmSettings(
+        tuning=TuningSettings(),
+        sweep=(),
+        scheme_sweep=(),
+        widest_interval=predict,
+        timing_rounds=1,
+        seed=0,
     )
+    assert learn_latencies(settings, store, "c", DEVICE, ProgressLog(console)) is None
     assert (said in console.file.getvalue()) if said else not console.file.getvalue()  # type: ignore[attr-defined]
     store.close()

@@ -11,7 +11,6 @@ from cprune_rl.cli import app, main
 from cprune_rl.errors import ConfigError, CPruneError
 from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.run_folder import RunFolder
-from cprune_rl.pipeline.search_stage import read_search
 from cprune_rl.validation.run import validate_run
 
 
@@ -26,16 +25,6 @@ def test_a_method_is_accepted_by_its_old_name_with_a_warning() -> None:
     with pytest.warns(FutureWarning, match="now called 'cprune'"):
         config = load_config(None, {"method": "greedy", "rivals": "mdp,greedy"})
     assert (config.method, config.rivals) == ("cprune", ("mdp", "cprune"))
-
-
-def test_a_search_of_0_2_is_found_under_its_old_name(tmp_path: Path) -> None:
-    folder = RunFolder.create(load_config(None, {"out": str(tmp_path / "run")}))
-    value = {"method": "greedy", "accepted": [], "history": [], "cost": {}}
-    folder.write_json("search_greedy-1.json", value)
-    search = read_search(folder, "cprune-1")
-    assert search is not None
-    assert search.method == "cprune"
-    assert read_search(folder, "agent") is None
 
 
 def test_a_longer_fine_tune_leaves_the_other_budgets_of_an_effort() -> None:
@@ -151,7 +140,7 @@ def test_only_a_run_is_gone_on_with(
 def test_a_recording_that_could_not_be_written_is_not_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cprune_rl.pipeline.record._measurable", full_disk)
+    monkeypatch.setattr("cprune_rl.pipeline.record._open_live", full_disk)
     for to, what in (
         (tmp_path / "none" / "x.json.gz", "there is no folder"),
         (tmp_path, "it is a folder"),

@@ -12,13 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from cprune_rl.accuracy.calibration import CalibrationPoint
 from cprune_rl.accuracy.final_gate import Verdict
 from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
-from cprune_rl.pipeline.finalize import Finalist, compare_finalists, finalize, select_fastest
+from cprune_rl.pipeline.finalize import (
+    Finalist,
+    FinetunedPlan,
+    compare_finalists,
+    finalize,
+    select_fastest,
+)
 from cprune_rl.pipeline.progress import ProgressLog
 
 
@@ -26,21 +33,24 @@ class WidthGate:
     """A gate that holds from a given width on, and counts how often it was asked."""
 
     def __init__(self, holds_from: int) -> None:
-        self.holds_from, self.asked, self.n_looks = holds_from, 0, 0
+        self.holds_from = holds_from
+        self.asked = 0
+        self.n_checks = 0
 
-    def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> nn.Module:
+    def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> FinetunedPlan:
         model = nn.Linear(1, 1)
         model.width = torch.tensor(plan.widths[0])
-        return model
+        return FinetunedPlan(model, CalibrationPoint(plan, cheap_loss=0.02, full_loss=0.01))
 
-    def judge(self, model: nn.Module, n_looks: int) -> Verdict:
-        self.asked, self.n_looks = self.asked + 1, n_looks
+    def judge(self, model: nn.Module, n_checks: int) -> Verdict:
+        self.asked += 1
+        self.n_checks = n_checks
         passed = int(model.width) >= self.holds_from
         return Verdict(
             accuracy=0.9,
             lower_bound=0.9 if passed else 0.8,
             floor=0.85,
-            n_looks=n_looks,
+            n_looks=n_checks,
             risk=0.05,
             passed=passed,
         )
@@ -65,7 +75,7 @@ def test_the_fastest_plan_that_holds_is_found_in_few_looks(n_plans: int, n_holdi
     found = finalize(search(n_plans), gate, ProgressLog())
     assert found.plan.widths[0] == 100 - min(n_holding, n_plans - 1)
     assert found.verdict.passed
-    assert found.n_finetuned <= gate.n_looks, "the gate allowed for every look that was taken"
+    assert found.n_finetuned <= gate.n_checks, "the gate allowed for every look that was taken"
 
 
 def test_where_nothing_holds_the_dense_network_is_the_answer(
@@ -120,8 +130,8 @@ def test_a_search_that_accepted_what_another_one_kept_ends_no_slower() -> None:
     class Moody(WidthGate):
         """Refuses odd widths, whatever they are."""
 
-        def judge(self, model: nn.Module, n_looks: int) -> Verdict:
-            verdict = super().judge(model, n_looks)
+        def judge(self, model: nn.Module, n_checks: int) -> Verdict:
+            verdict = super().judge(model, n_checks)
             return replace(verdict, passed=int(model.width) % 2 == 0)
 
     first = finalize(search(9), Moody(0), ProgressLog())
@@ -146,16 +156,16 @@ def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
         beforehand.
         """
 
-        def judge(self, model: nn.Module, n_looks: int) -> Verdict:
-            verdict = super().judge(model, n_looks)
+        def judge(self, model: nn.Module, n_checks: int) -> Verdict:
+            verdict = super().judge(model, n_checks)
             return replace(
-                verdict, passed=verdict.passed or (int(model.width) == 95 and n_looks <= most)
+                verdict, passed=verdict.passed or (int(model.width) == 95 and n_checks <= most)
             )
 
     class Unlucky(Wary):
         """Whose own fine-tune of the narrow network comes to nothing."""
 
-        def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> nn.Module:
+        def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> FinetunedPlan:
             return super().finetune(Plan((96,)) if plan == Plan((95,)) else plan, progress, what)
 
     found = search(6)
@@ -165,17 +175,13 @@ def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
     fewer = replace(found, accepted=(*found.accepted[:3], found.accepted[5]))
     most, gate = max_checks(len(pareto_front(fewer.accepted))), Unlucky(98)
     kept = finalize(fewer, gate, ProgressLog(), [first])
-    assert gate.n_looks == most + 1, "its network was looked at once more"
+    assert gate.n_checks == most + 1, "its network was looked at once more"
     assert kept.plan == Plan((98,))
 
 
 def side_by_side(noise_floor: float, **latency_ms: float) -> Comparison:
-    return Comparison(
-        {},
-        {},
-        {name: Interval(value, value, value) for name, value in latency_ms.items()},
-        noise_floor,
-    )
+    intervals = {name: Interval(value, value, value) for name, value in latency_ms.items()}
+    return Comparison(latency_ms=intervals, noise_floor=noise_floor)
 
 
 def two_searches() -> tuple[Finalist, Finalist]:
@@ -200,7 +206,7 @@ def test_of_the_networks_that_hold_the_one_that_is_fastest_on_the_device_is_kept
         "within the noise floor nothing is faster"
     )
     assert select_fastest(finalists, side_by_side(0.01, first=1.0, longer=0.95)) == finalists
-    assert select_fastest(finalists, Comparison({}, {})) == finalists, (
+    assert select_fastest(finalists, Comparison()) == finalists, (
         "without a device the estimate decides"
     )
 
@@ -225,13 +231,14 @@ def test_what_was_chosen_by_a_timing_is_timed_again(
 
     first, longer = two_searches()
     context: Any = SimpleNamespace(
-        backend=ToyBackend(), network=SimpleNamespace(dense=Plan((100,))), model=nn.Linear(1, 1)
+        backend=ToyBackend(),
+        network=SimpleNamespace(dense=Plan((100,))),
+        trained_model=SimpleNamespace(model=nn.Linear(1, 1)),
     )
-    chosen, networks, comparison = compare_finalists(
-        context, {"first": first, "longer": longer}, tmp_path, ProgressLog()
-    )
+    finalists = {"first": first, "longer": longer}
+    compared = compare_finalists(context, finalists, tmp_path, ProgressLog())
     assert len(timed) == n_timed
     assert timed[-1] == {"dense": 100, "first": 96, "longer": kept}
-    assert chosen["longer"].plan == networks["longer"].plan == Plan((kept,))
-    assert comparison.latency_ms["first"].value == 1.0
+    assert compared.finalists["longer"].plan == Plan((kept,))
+    assert compared.comparison.latency_ms["first"].value == 1.0
     assert ("longer accepted too" in capfd.readouterr().err.replace("\n", " ")) == (n_timed == 2)

@@ -57,6 +57,17 @@ def test_a_long_part_prints_a_line_every_half_minute_where_there_is_no_terminal(
     assert progress.stages_s == {"Calibrating": 90.0}
 
 
+def test_a_part_that_is_not_steady_says_how_far_it_is_and_not_when_it_ends() -> None:
+    written = io.StringIO()
+    clock = HalfMinutes()
+    progress = ProgressLog(Console(file=written), clock)
+    with progress.track("Searching, % of the slack used", 100, is_steady=False) as advance:
+        advance(90)
+        clock.pass_half_a_minute()
+    line = written.getvalue().splitlines()[0]
+    assert line == "  Searching, % of the slack used: 30 s so far, 90 of 100"
+
+
 def test_a_part_of_unknown_length_says_how_long_it_took_so_far() -> None:
     written = io.StringIO()
     clock = HalfMinutes()

@@ -7,27 +7,29 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from cprune_rl.accuracy import data
+from cprune_rl.accuracy.training import evaluate
 from cprune_rl.agents.rl.policy import save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.cli import app
-from cprune_rl.core.result import Result
+from cprune_rl.core.result import read_front
 from cprune_rl.errors import ConfigError, CPruneError, FloorError
 from cprune_rl.pipeline import config
 from cprune_rl.pipeline.backends.recorded import RecordedBackend
 from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.finalize import FinalGate
-from cprune_rl.pipeline.front import sweep
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run import run
 from cprune_rl.pipeline.run_folder import RunFolder
+from cprune_rl.pipeline.run_settings import gate_settings
 from cprune_rl.pipeline.setup import check_names, open_context
 from cprune_rl.testing import toy_problem
-from cprune_rl.validation.front import validate_front
+from cprune_rl.validation.run import validate_run
 from tests.doubles.images import noise_data
 
 
@@ -80,11 +82,8 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Path) -> di
 def test_a_policy_prunes_alone_and_what_it_did_is_told(
     options: dict[str, object], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    result = run(
-        RunFolder.create(load_config(None, {**options, "out": tmp_path / "run"}, {"rival": False})),
-        ProgressLog(),
-    )
-    assert isinstance(result, Result)
+    config = load_config(None, {**options, "out": tmp_path / "run"}, {"rival": False})
+    (result,) = run(RunFolder.create(config), ProgressLog())
     assert result.rivals == ()
     assert result.main.speedup > 1
     assert json.loads((tmp_path / "run" / "policy" / "policy.json").read_text())["card"] == {
@@ -114,13 +113,12 @@ def test_a_budget_ends_the_search_and_what_was_spent_before_is_taken_off(
     )
     found = json.loads((tmp_path / "run" / "search_agent.json").read_text())
     assert found["cost"]["accuracy_evaluations"] == 1
-    made = RecordedBackend.__init__
+    opened = RecordedBackend.open
 
-    def paid(self: RecordedBackend, *arguments: object, **more: object) -> None:
-        made(self, *arguments, **more)
-        self.spent = {"fresh_trials": 7}
+    def open_paid(*arguments: Any) -> RecordedBackend:
+        return dataclasses.replace(opened(*arguments), spent={"fresh_trials": 7})
 
-    monkeypatch.setattr(RecordedBackend, "__init__", paid)
+    monkeypatch.setattr(RecordedBackend, "open", staticmethod(open_paid))
     small = {
         "max_trials": 5,
         "storage": f"sqlite:///{tmp_path}/fresh.db",
@@ -137,7 +135,10 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
     folder = RunFolder.create(
         load_config(None, {**options, "front": "-0.9,-1", "out": tmp_path / "front"})
     )
-    points = sweep(folder, ProgressLog())
+    results = run(folder, ProgressLog())
+    assert [result.floor for result in results] == [-0.9, -1.0]
+    assert all(result.rivals == () for result in results), "no rival stands beside a front"
+    points = read_front(folder.path / "front.json")
     assert [p.floor for p in points] == [None, -0.9, -1.0]
     assert points[0].speedup == (1.0, 1.0, 1.0)
     assert all(p.cost["accuracy_evaluations"] >= 1 for p in points[1:])
@@ -145,13 +146,19 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
     assert {p.name for p in folder.path.glob("floor*")} == {"floor-0.9", "floor-1"}
     assert all((folder.path / name / "plan.json").is_file() for name in ("floor-0.9", "floor-1"))
     before = (folder.path / "search_agent-1.json").stat().st_mtime_ns
-    again = sweep(RunFolder.resume(folder.path), ProgressLog())
-    assert [p.shown_ms for p in again] == [p.shown_ms for p in points]
+    run(RunFolder.resume(folder.path), ProgressLog())
+    assert read_front(folder.path / "front.json") == points
     assert (folder.path / "search_agent-1.json").stat().st_mtime_ns == before
-    checks = validate_front(folder.path)
-    assert all(c.passed for c in checks[:-1])
-    assert checks[-1].passed is None
-    assert "recorded device" in checks[-1].found
+    checks = validate_run(folder.path)
+    assert all(c.passed is not False for c in checks)
+    unchecked = [c for c in checks if c.passed is None]
+    assert [c.claim.partition(",")[0] for c in unchecked] == [
+        "dense/lib.so",
+        "floor-0.9/lib.so",
+        "floor-1/lib.so",
+        "latency of the whole networks",
+    ]
+    assert all("recorded device" in c.found for c in unchecked)
     stated = json.loads((folder.path / "front.json").read_text())
     stated["points"][1]["accuracy_test"][0] += 0.01
     stated["points"][2]["n_params"] += 1
@@ -162,21 +169,22 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
     assert ["test accuracy" in line or "parameters" in line for line in failed] == [True, True]
     (folder.path / "dense" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="dense has no network"):
-        validate_front(folder.path)
+        validate_run(folder.path)
 
 
 def test_a_margin_is_kept_above_the_floor_by_the_search_and_not_by_the_gate(
     options: dict[str, object], tmp_path: Path
 ) -> None:
-    options = {**options, "floor": -0.05, "margin": 0.01, "out": tmp_path / "run"}
-    with open_context(load_config(None, options), ProgressLog(), 0.0) as context:
-        assert context.problem().floor == pytest.approx(context.dense_accuracy - 0.04)
-        gate = FinalGate(context)
-        assert gate.floor == pytest.approx(float(gate.correct(context.model).mean()) - 0.05)
+    config = load_config(None, {**options, "floor": -0.05, "margin": 0.01})
+    with open_context(config, ProgressLog(), 0.0) as context:
+        dense_accuracy = context.trained_model.dense_accuracy
+        problem = context.problem(config.floor, config.margin)
+        assert problem.floor == pytest.approx(dense_accuracy - 0.04)
+        gate = FinalGate(gate_settings(config, config.floor), context)
+        on_gate_images = evaluate(context.trained_model.model, context.trained_model.data.gate)
+        assert gate.floor == pytest.approx(on_gate_images - 0.05)
         with pytest.raises(FloorError, match=r"the margin 0\.06 leaves nothing to lose"):
-            dataclasses.replace(
-                context, config=context.config.model_copy(update={"margin": 0.06})
-            ).problem()
+            context.problem(config.floor, margin=0.06)
 
 
 def test_the_commands_defaults_are_below_the_file_and_the_flags(

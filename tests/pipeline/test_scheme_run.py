@@ -77,7 +77,7 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(
         out=tmp_path / "run",
     )
     check_names(options)
-    result = run(RunFolder.create(options), ProgressLog())
+    (result,) = run(RunFolder.create(options), ProgressLog())
     assert result.main.method == "channels-then-schemes"
     table = [step for step in result.main.history if step["what"].startswith(TABLE_PREFIX)]
     assert any("of dense" in step["why"] or "dense, " in step["why"] for step in table), (

@@ -1,4 +1,4 @@
-"""What a source of latencies promises a run: `TvmBackend` and `RecordedBackend` keep it."""
+"""States what a run asks of whatever gives it latencies."""
 
 from __future__ import annotations
 
@@ -28,83 +28,82 @@ class FinishedNetwork:
     model: nn.Module
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """How fast finished networks are, side by side.
 
     Attributes:
-        estimate_ms: of each network the sum of its tasks.
-        speedup: of each but "dense", dense over its latency: measured where `latency_ms` is, else
-            of the estimates.
-        latency_ms: of each network as a whole, measured; empty where there was no device.
-        noise_floor: see `intervals.noise_floor`; None where nothing was timed.
-        libraries: of each network, compiled; empty where there was no compiler.
+        estimate_ms: of each network, the sum of its tasks.
+        speedup: of each network but "dense": the dense latency over its own. Measured where
+            `latency_ms` is, else of the estimates.
+        latency_ms: of each whole network, measured; empty where there is no device.
+        noise_floor: see `intervals.noise_floor`; None where nothing is timed.
+        libraries: of each network, compiled; empty where there is no compiler.
     """
 
-    estimate_ms: Mapping[str, float]
-    speedup: Mapping[str, Interval]
+    estimate_ms: Mapping[str, float] = field(default_factory=dict)
+    speedup: Mapping[str, Interval] = field(default_factory=dict)
     latency_ms: Mapping[str, Interval] = field(default_factory=dict)
     noise_floor: float | None = None
     libraries: Mapping[str, Path] = field(default_factory=dict)
 
 
 class LatencyBackend(Protocol):
-    """Where latencies come from. Opened with its dense network's tasks known; not thread-safe."""
+    """Gives a run its latencies. The dense network's tasks are known when it is opened.
+
+    Not thread-safe.
+    """
 
     @property
     def device_name(self) -> str:
-        """In full: it opens the same device again."""
+        """Full name, which opens the same device again."""
 
     @property
     def network(self) -> Network:
-        """The description that tables, plans and searches speak of."""
+        """Description that tables, plans and searches refer to."""
 
     @property
     def descriptor(self) -> DeviceDescriptor:
-        """What an agent knows of the device."""
+        """What an agent is told of the device."""
 
     @property
     def interpolator(self) -> LatencyInterpolator:
-        """What an agent may train on."""
+        """Latencies that an agent may be trained on."""
 
     @property
     def spent(self) -> Mapping[str, float]:
-        """Trials and seconds that went into `interpolator`."""
+        """Trials and seconds that `interpolator` took, except for schemes."""
 
     @property
     def spent_on_schemes(self) -> Mapping[str, float]:
-        """The same of what was measured of layers that are pruned by schemes."""
+        """Trials and seconds that measuring schemes took."""
 
     @property
     def latency_source(self) -> str:
-        """`result.MEASURED`, or whose recording the latencies are out of."""
+        """`result.MEASURED`, or the recording that latencies are read from."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What was timed where, when and with which versions: for a recording of this run."""
+        """What was timed where, when and with which versions."""
 
     def source(self) -> LatencySource:
-        """Latencies for one search, with counters of its own.
+        """Open latencies for one search, with counters of its own.
 
         Raises:
             DeviceError: the device is gone.
         """
 
     def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
-        """Every task that was timed, those of some plans included:
-
-        what a recording of this run holds.
-        """
+        """List every task that was timed, those of some plans included, for a recording."""
 
     def compare(
         self, networks: Mapping[str, FinishedNetwork], folder: Path, progress: ProgressLog
     ) -> Comparison:
-        """Compares finished networks on equal terms; the first is "dense".
+        """Compare finished networks on equal terms.
 
         Args:
-            networks: by name.
-            folder: of the run; what is built for it is kept there.
-            progress: told what is going on.
+            networks: by name; the first is "dense".
+            folder: where libraries are built.
 
         Raises:
             DeviceError: the device is gone.

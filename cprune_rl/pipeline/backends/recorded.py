@@ -1,9 +1,7 @@
-"""A backend that is a recording: latencies are read out of it, and nothing is built or timed.
+"""Reads latencies out of a recording; nothing is built or timed.
 
-What cannot be had without a device is not made up: there is no library and no latency of a whole
-network, and
-every figure is an estimate that names the recording. Opened by `job.assemble` for `--device
-recorded:...`.
+There is no library and no latency of a whole network. Every figure is an estimate, and names the
+recording. Opened for `--device recorded:...`.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from torch import nn
 from cprune_rl.compiler.devices.spec import RecordedSpec
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.intervals import Interval
-from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.network import Group, Network, Plan
 from cprune_rl.core.protocols import LatencySource, TaskCost
 from cprune_rl.core.workload import Workload
 from cprune_rl.envs.problems.registry import (
@@ -34,46 +32,43 @@ from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.recorded import RecordedLatency
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.pipeline.trained_model import TrainedModel
 
 __all__ = ["RecordedBackend", "check_recorded_model"]
 
 _N_DRAWS = 200  # of the recording's noise, for the interval of a speed-up
+_RECORD_AGAIN = "Record it again with `cprune-rl record`."
 
 
 def check_recorded_model(spec: RecordedSpec, network_name: str) -> None:
-    """Refuses a recording of another network before anything is trained.
+    """Refuse a recording of another network, before anything is trained.
 
     Args:
-        spec: what the device's name says.
         network_name: what the run prunes.
 
     Raises:
         UnknownNameError: there is no such recording.
-        DataError: the file is none.
-        ConfigError: it is of another network.
+        DataError: the file is no recording.
+        ConfigError: the recording is of another network.
     """
     recorded = read_recording(spec.recording).network.name
-    if recorded != network_name:
-        of_model = [name for name in recorded_names() if name.partition("@")[0] == network_name]
-        others = f", or a recording of {network_name}: {', '.join(of_model)}" if of_model else ""
-        raise ConfigError(
-            f"recording {spec.recording!r} is of {recorded}, this run prunes {network_name}: give --model {recorded}{others}. `cprune-rl device list` shows them."
-        )
+    if recorded == network_name:
+        return
+    of_model = [name for name in recorded_names() if name.partition("@")[0] == network_name]
+    others = f", or a recording of {network_name}: {', '.join(of_model)}" if of_model else ""
+    raise ConfigError(
+        f"recording {spec.recording!r} is of {recorded}, this run prunes {network_name}: "
+        f"give --model {recorded}{others}. `cprune-rl device list` shows them."
+    )
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class RecordedBackend:
-    """See the module, and `base.LatencyBackend`.
+    """A `LatencyBackend` that is a recording.
 
     Attributes:
-        device_name: as the user gave it.
-        recording: what is in the file.
         noise_seed: see `RecordedLatency`.
-        latency_source: whose recording it is, for results.
-        interpolator: every recorded task.
-        spent: nothing.
-        spent_on_schemes: nothing.
+        interpolator: knows every recorded task.
     """
 
     device_name: str
@@ -81,124 +76,119 @@ class RecordedBackend:
     noise_seed: int | None
     latency_source: str
     interpolator: LatencyInterpolator
-    spent: dict[str, float] = field(default_factory=dict)
-    spent_on_schemes: dict[str, float] = field(default_factory=dict)
+    spent: Mapping[str, float] = field(default_factory=dict)
+    spent_on_schemes: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def open(
-        device_name: str,
-        spec: RecordedSpec,
-        progress: ProgressLog,
-        model: nn.Module,
-        coupled: CoupledGroups,
+        device_name: str, spec: RecordedSpec, trained_model: TrainedModel, progress: ProgressLog
     ) -> RecordedBackend:
-        """Reads a recording and sees that it is of this network.
-
-        Args:
-            device_name: as the user gave it.
-            spec: what it says.
-            progress: told whose recording it is.
-            model: the dense network.
-            coupled: its groups.
+        """Read a recording and check that it is of this network.
 
         Raises:
             ModelError: the recording is of other groups or layers.
         """
-        recording = read_recording(spec.recording)
-        _check_groups(recording, coupled, spec.recording)
-        _check_layers(recording.network, model, spec.recording)
+        name = spec.recording
+        recording = read_recording(name)
+        _check_groups(recording, trained_model.coupled.groups, name)
+        _check_layers(recording.network, trained_model.model, name)
         interpolator = LatencyInterpolator(recording.costs)
-        said = f"{describe_recorded(spec.recording).source}; interpolated tasks within {interpolator.leave_one_out_error:.1%} (leave-one-out)"
         source = (
-            said
-            if spec.noise_seed is None
-            else f"{said}; with noise of that size, seed {spec.noise_seed}"
+            f"{describe_recorded(name).source}; "
+            f"interpolated tasks within {interpolator.leave_one_out_error:.1%} (leave-one-out)"
         )
+        if spec.noise_seed is not None:
+            source += f"; with noise of that size, seed {spec.noise_seed}"
         progress.print(f"    No device: latencies are estimates. {source}")
-        return RecordedBackend(device_name, recording, spec.noise_seed, source, interpolator)
+        return RecordedBackend(
+            device_name=device_name,
+            recording=recording,
+            noise_seed=spec.noise_seed,
+            latency_source=source,
+            interpolator=interpolator,
+        )
 
     @property
     def network(self) -> Network:
-        """As it was lowered when it was recorded."""
+        """Network as it was lowered for the recording."""
         return self.recording.network
 
     @property
     def descriptor(self) -> DeviceDescriptor:
-        """Of the device that was recorded."""
+        """Descriptor of the device that was recorded."""
         return self.recording.descriptor
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Of the recording: its latencies stay those of its machine."""
+        """Provenance of the recording: its latencies stay those of its machine."""
         return self.recording.provenance
 
     def source(self) -> LatencySource:
-        """The recording with counters of its own."""
+        """Open the recording with counters of its own."""
         return RecordedLatency(self.network, self.interpolator, self.noise_seed)
 
     def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
-        """The recorded tasks: what is interpolated between them is known no better after a run."""
+        """List the recorded tasks: a run times no others."""
         return self.interpolator.measured_tasks()
 
     def compare(
         self, networks: Mapping[str, FinishedNetwork], folder: Path, progress: ProgressLog
     ) -> Comparison:
-        """Adds up the tasks of each network;
+        """Add up the tasks of each network.
 
-        the intervals are what the recording's own uncertainty makes of a speed-up.
+        The recording's own uncertainty gives the interval of a speed-up.
         """
-        seconds = {name: self._seconds(n.plan, self.noise_seed) for name, n in networks.items()}
-        still = {name: self._seconds(n.plan, None) for name, n in networks.items()}
-        drawn = [
-            {name: self._seconds(n.plan, seed) for name, n in networks.items()}
-            for seed in range(_N_DRAWS)
-        ]
-        speedups = {}
-        for name in (n for n in networks if n != "dense"):
-            ratio, expected = seconds["dense"] / seconds[name], still["dense"] / still[name]
-            low, high = np.percentile(
-                [ratio * d["dense"] / d[name] / expected for d in drawn], (2.5, 97.5)
-            )
-            speedups[name] = Interval(ratio, min(float(low), ratio), max(float(high), ratio))
-        return Comparison({name: value * 1e3 for name, value in seconds.items()}, speedups)
+        plans = {name: network.plan for name, network in networks.items()}
+        seconds = self._latencies(plans, self.noise_seed)
+        expected = self._latencies(plans, None)
+        drawn = [self._latencies(plans, seed) for seed in range(_N_DRAWS)]
 
-    def _seconds(self, plan: Plan, noise_seed: int | None) -> float:
-        return math.fsum(
-            c.latency_s
-            for c in RecordedLatency(self.network, self.interpolator, noise_seed).measure(plan)
+        intervals = {}
+        for name in [name for name in plans if name != "dense"]:
+            ratio = seconds["dense"] / seconds[name]
+            expected_ratio = expected["dense"] / expected[name]
+            ratios = [ratio * s["dense"] / s[name] / expected_ratio for s in drawn]
+            low, high = np.percentile(ratios, (2.5, 97.5))
+            intervals[name] = Interval(ratio, min(float(low), ratio), max(float(high), ratio))
+        return Comparison(
+            estimate_ms={name: value * 1e3 for name, value in seconds.items()}, speedup=intervals
         )
 
+    def _latencies(self, plans: Mapping[str, Plan], noise_seed: int | None) -> dict[str, float]:
+        """Seconds of each plan."""
+        latency = RecordedLatency(self.network, self.interpolator, noise_seed)
+        return {
+            name: math.fsum(cost.latency_s for cost in latency.measure(plan))
+            for name, plan in plans.items()
+        }
 
-def _check_groups(recording: Recording, coupled: CoupledGroups, name: str) -> None:
-    found, recorded = (
-        {g.name: g for g in coupled.groups},
-        {g.name: g for g in recording.network.groups},
-    )
-    if coupled.groups == recording.network.groups:
+
+def _check_groups(recording: Recording, groups: tuple[Group, ...], name: str) -> None:
+    if groups == recording.network.groups:
         return
-    different = next((n for n in [*recorded, *found] if found.get(n) != recorded.get(n)), None)
-    what = (
-        "they come in another order"
-        if different is None
-        else f"group {different!r} is {recorded.get(different)} there and {found.get(different)} here"
-    )
+    here = {group.name: group for group in groups}
+    there = {group.name: group for group in recording.network.groups}
+    different = next((g for g in [*there, *here] if here.get(g) != there.get(g)), None)
+    what = "they come in another order"
+    if different is not None:
+        what = f"group {different!r} is {there.get(different)} there and {here.get(different)} here"
     raise ModelError(
-        f"the groups of recording {name!r} are not those found in this network: {what}. Record it again with `cprune-rl record`."
+        f"the groups of recording {name!r} are not those found in this network: {what}. "
+        f"{_RECORD_AGAIN}"
     )
 
 
 def _check_layers(network: Network, model: nn.Module, name: str) -> None:
-    """A layer of other size would be another task:
-
-    that of a data set with more classes, for one.
-    """
-    modules, dense = dict(model.named_modules()), network.widths(network.dense)
+    """Refuse a layer of another size, such as that of a data set with more classes."""
+    modules = dict(model.named_modules())
+    dense = network.widths(network.dense)
     for subgraph in network.subgraphs:
         recorded = subgraph.channels_out.at(dense)
         for layer in subgraph.layers:
             weight = getattr(modules.get(layer), "weight", None)
-            found = "no" if weight is None else len(weight)
-            if found != recorded:
+            channels = "no" if weight is None else len(weight)
+            if channels != recorded:
                 raise ModelError(
-                    f"layer {layer!r} has {recorded} channels in recording {name!r} and {found} here. Record it again with `cprune-rl record`."
+                    f"layer {layer!r} has {recorded} channels in recording {name!r} "
+                    f"and {channels} here. {_RECORD_AGAIN}"
                 )

@@ -1,9 +1,6 @@
-"""A backend with a compiler and a device:
+"""Tunes and times tasks on a device, and builds and times finished networks as a whole.
 
-tasks are tuned and timed, finished networks built and timed as a whole.
-
-Opened by `job.assemble` where the device is one; with `job.side_by_side` the only file of the job
-that loads tvm.
+Beside `pipeline.compare_builds`, the only file of the pipeline that loads tvm.
 """
 
 from __future__ import annotations
@@ -11,18 +8,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from cprune_rl.compiler.deploy.build import Rounds, build_network, compare_libraries
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants
+from cprune_rl.compiler.tuning.budget import TuningSettings
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.compiler.tuning.probe import N_WORKLOADS, probe_device
 from cprune_rl.core.device_descriptor import DeviceDescriptor
@@ -40,102 +35,115 @@ from cprune_rl.latency.predictor import LatencyPredictor
 from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.latency.task_features import stored_samples
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
-from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.pipeline.trained_model import TrainedModel
 
-__all__ = ["TvmBackend"]
+__all__ = ["TvmBackend", "TvmSettings", "learn_latencies", "lower_network"]
 
 
-@dataclass
-class TvmBackend:
-    """See the module, and `base.LatencyBackend`.
+@dataclass(frozen=True, kw_only=True)
+class TvmSettings:
+    """How a network is tuned and timed.
 
     Attributes:
-        config: of the run.
-        input_shape: of one image as a batch.
-        variants: the network in every variant that it can be compiled in.
-        device: where it is timed.
-        tuner: true latencies.
-        descriptor: of the device.
-        interpolator: what the dense network and a uniform plan or two taught.
-        spent: trials and seconds that went into it.
-        spent_on_schemes: the same of what it was taught of layers that are pruned by schemes.
-        predictor: of tasks that were not measured; None where all are to be.
+        tuning: how hard tasks are tuned.
+        sweep: kept ratios of the uniform plans that are measured beforehand.
+        scheme_sweep: densities at which every kind of scheme is measured beforehand, the first one
+            tuned as hard as the dense network; empty where no layer is pruned by schemes.
+        widest_interval: a predicted task is believed where its 90 % interval is at most this far to
+            each side, as a share; 0 to measure every task, infinity to measure none.
+        timing_rounds: of the final comparison.
+        seed: of the order of that timing, and of the predictor.
     """
 
-    config: RunConfig
-    input_shape: tuple[int, ...]
+    tuning: TuningSettings
+    sweep: tuple[float, ...]
+    scheme_sweep: tuple[float, ...]
+    widest_interval: float
+    timing_rounds: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TvmBackend:
+    """A `LatencyBackend` with a compiler and a device.
+
+    Attributes:
+        variants: the network in every layout that it can be compiled in.
+        input_shape: of one image as a batch.
+        device: where tasks and networks are timed.
+        tuner: measures plans.
+        interpolator: knows the dense network, and the plans of the sweeps.
+        predictor: of tasks that were not measured; None where all are.
+    """
+
+    settings: TvmSettings
     variants: LayoutVariants
+    input_shape: tuple[int, ...]
     device: RpcDevice
-    tuner: NetworkTuner
     descriptor: DeviceDescriptor
-    interpolator: LatencyInterpolator = field(default_factory=LatencyInterpolator)
-    spent: dict[str, float] = field(default_factory=dict)
-    spent_on_schemes: dict[str, float] = field(default_factory=dict)
-    predictor: LatencyPredictor | None = None
+    tuner: NetworkTuner
+    interpolator: LatencyInterpolator
+    spent: Mapping[str, float]
+    spent_on_schemes: Mapping[str, float]
+    predictor: LatencyPredictor | None
     latency_source: str = MEASURED
 
     @staticmethod
     def open(
-        config: RunConfig,
-        progress: ProgressLog,
+        settings: TvmSettings,
+        trained_model: TrainedModel,
         device: RpcDevice,
         store: CostStore,
         since: float,
-        model: nn.Module,
-        example: torch.Tensor,
-        coupled: CoupledGroups,
+        progress: ProgressLog,
     ) -> TvmBackend:
-        """Lowers the network, probes the device, tunes the dense network's tasks and measures a few
-        narrower ones.
+        """Lower the network, probe the device, tune the dense tasks and measure a few narrower ones.
 
         Args:
-            config: of the run.
-            progress: told what is going on.
-            device: where to time.
-            store: the cost cache.
-            since: when the run began, in seconds since the epoch.
-            model: the dense network.
-            example: one batch of its input.
-            coupled: its groups.
+            store: keeps every trial.
+            since: see `NetworkTuner`.
 
         Raises:
-            CPruneError: the network cannot be lowered, a task has no program, or the device is
-                gone.
+            CPruneError: the network cannot be lowered, a task has no schedule that runs, or the
+                device is gone.
         """
-        with progress.track("Finding tasks", None):
-            exported = ExportedNetwork.export(model, example, coupled.axes, device.target)
-            variants = find_layout_variants(
-                config.network_name, exported, coupled.groups, coupled.unprunable
-            )
-        if variants.note:
-            progress.print(f"    {variants.note}")
-        tuning = dataclasses.replace(config.budgets.tuning, seed=config.seed)
-        tuner = NetworkTuner(variants, device, store, tuning, since)
+        variants = lower_network(trained_model, device, progress)
+        tuner = NetworkTuner(variants, device, store, settings.tuning, since)
         with progress.track("Probing the device", N_WORKLOADS) as advance:
             descriptor = probe_device(device, store, advance)
-        backend = TvmBackend(config, tuple(example.shape), variants, device, tuner, descriptor)
-        backend._tune(progress)
-        backend._sweep(progress)
-        if config.has_schemes:
-            backend._sweep_schemes(progress)
-        backend.predictor = learn_latencies(config, store, device.context, descriptor, progress)
-        return backend
+        tuning = _Tuning(variants.network, tuner, progress)
+        tuning.tune_dense(device.name)
+        spent = tuning.spent_in(lambda: tuning.measure_narrower(settings.sweep))
+        spent_on_schemes = {}
+        if settings.scheme_sweep:
+            spent_on_schemes = tuning.spent_in(lambda: tuning.tune_schemes(settings.scheme_sweep))
+        return TvmBackend(
+            settings=settings,
+            variants=variants,
+            input_shape=tuple(trained_model.example.shape),
+            device=device,
+            descriptor=descriptor,
+            tuner=tuner,
+            interpolator=tuning.interpolator,
+            spent=spent,
+            spent_on_schemes=spent_on_schemes,
+            predictor=learn_latencies(settings, store, device.context, descriptor, progress),
+        )
 
     @property
     def device_name(self) -> str:
-        """In full: it opens the same device again."""
+        """Full name, which opens the same device again."""
         return self.device.name
 
     @property
     def network(self) -> Network:
-        """Its plain variant."""
+        """Network in its plain layout."""
         return self.variants.network
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """This machine, now, and the device."""
+        """The device, this machine and this moment."""
         return {
             "device": self.device.fingerprint,
             "is_remote": self.device.is_remote,
@@ -145,54 +153,45 @@ class TvmBackend:
         }
 
     def source(self) -> LatencySource:
-        """Measures, and estimates from what it has measured;
+        """Open a source that measures, and interpolates between what it has measured.
 
-        predicts in place of measuring where the run asked for it.
+        Where the run asked for it, the source predicts instead of measuring.
         """
-        source = InterpolatedLatency(
-            self.network, LatencyInterpolator(self.interpolator.measured_tasks()), self.tuner.view()
-        )
+        known = LatencyInterpolator(self.interpolator.measured_tasks())
+        source = InterpolatedLatency(self.network, known, self.tuner.view())
         if self.predictor is None:
             return source
-        widest = math.inf if self.config.no_measure else self.config.predict
+        widest = self.settings.widest_interval
         return PredictedLatency(self.network, source, self.predictor, self.descriptor, widest)
 
     def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
-        """What the cost model was taught, and the tasks of the plans."""
-        recorded = LatencyInterpolator(self.interpolator.measured_tasks())
-        source = (
-            self.tuner.view()
-        )  # what the searches saw: the final exchange has tuned some tasks further since
+        """List what the interpolator knows, and the tasks of the plans."""
+        known = LatencyInterpolator(self.interpolator.measured_tasks())
+        # As the searches saw them: the final comparison has tuned some tasks further since.
+        seen = self.tuner.view()
         for plan in sorted(plans, key=lambda p: (p.widths, p.schemes)):
-            for workload, cost in zip(
-                self.network.workloads(plan), source.measure(plan), strict=True
-            ):
-                recorded.learn(workload, cost)
-        return recorded.measured_tasks()
+            _learn(known, self.network, seen, plan)
+        return known.measured_tasks()
 
     def compare(
         self, networks: Mapping[str, FinishedNetwork], folder: Path, progress: ProgressLog
     ) -> Comparison:
-        """Tunes all networks from one pool, builds them, times them in turns."""
-        plans = [n.plan for n in networks.values()]
-        with progress.track(
-            "Offering every program to every plan", self.tuner.n_cross_apply_tasks(plans)
-        ) as advance:
+        """Tune all networks from one pool, build them, and time them in turns."""
+        plans = [network.plan for network in networks.values()]
+        n_tasks = self.tuner.n_cross_apply_tasks(plans)
+        with progress.track("Offering every schedule to every plan", n_tasks) as advance:
             self.tuner.cross_apply(plans, advance)
         libraries = self._build(networks, folder / "built", progress)
-        n_rounds = self.config.budgets.timing_rounds
+        n_rounds = self.settings.timing_rounds
         with progress.track("Timing them in turns", n_rounds) as advance:
-            rounds = Rounds(n_rounds, self.config.seed, advance)
+            rounds = Rounds(n_rounds, self.settings.seed, advance)
             timed = compare_libraries(self.device, libraries, self.input_shape, rounds=rounds)
         return Comparison(
-            {
-                name: sum(c.latency_s for c in self.tuner.measure(n.plan)) * 1e3
-                for name, n in networks.items()
-            },
-            timed.speedup,
-            timed.latency_ms,
-            timed.noise_floor,
-            libraries,
+            estimate_ms={name: self._estimate_ms(n.plan) for name, n in networks.items()},
+            speedup=timed.speedup,
+            latency_ms=timed.latency_ms,
+            noise_floor=timed.noise_floor,
+            libraries=libraries,
         )
 
     def _build(
@@ -213,93 +212,114 @@ class TvmBackend:
                 advance(done)
         return libraries
 
-    def _tune(self, progress: ProgressLog) -> None:
-        dense = self.network.dense
-        with progress.track(
-            "Tuning the dense network's tasks", self.tuner.n_dense_tasks()
-        ) as advance:
-            self.tuner.tune_dense(advance)
-        failed = [
-            (w, c)
-            for w, c in zip(self.network.workloads(dense), self.tuner.measure(dense), strict=True)
-            if c.error is not None
-        ]
-        if failed:
-            raise ModelError(
-                f"no program of task {failed[0][0].key[:80]} runs on {self.device.name}: {failed[0][1].error}"
-            )
+    def _estimate_ms(self, plan: Plan) -> float:
+        return sum(cost.latency_s for cost in self.tuner.measure(plan)) * 1e3
 
-    def _sweep(self, progress: ProgressLog) -> None:
-        """Measures the dense network and the uniform plans that the cost model starts from."""
-        before = dataclasses.asdict(self.tuner.spending)
-        plans = [
-            self.network.dense,
-            *(
-                self.network.uniform(r)
-                for r in self.config.budgets.sweep
-                if not self.config.no_measure
-            ),
-        ]
-        if len(plans) > 1:
-            with progress.track(
-                "Measuring narrower tasks", self.tuner.n_cross_apply_tasks(plans)
-            ) as advance:
-                self.tuner.extend_pool(plans[1:], advance)
-        self._learn(plans)
-        self.spent = self._since(before)
 
-    def _sweep_schemes(self, progress: ProgressLog) -> None:
-        """Measures every kind of scheme on all layers at a few densities, the first tuned hard:
-
-        blocks have no programs in the dense network's pool.
-        """
-        before, (first, *others) = (
-            dataclasses.asdict(self.tuner.spending),
-            self.config.budgets.scheme_sweep,
+def lower_network(
+    trained_model: TrainedModel, device: RpcDevice, progress: ProgressLog
+) -> LayoutVariants:
+    """Lower a network to its tasks, in every layout that it can be compiled in."""
+    coupled = trained_model.coupled
+    with progress.track("Finding tasks", None):
+        exported = ExportedNetwork.export(
+            trained_model.model, trained_model.example, coupled.axes, device.target
         )
-        plans = {density: scheme_plans(self.network, density) for density in (first, *others)}
-        if not plans[first]:
-            progress.print("    No layer of this network can be pruned by a scheme")
-            return
-        with progress.track(
-            "Tuning layers in blocks, kernels and patterns", len(plans[first])
-        ) as advance:
-            self.tuner.tune_block_sparse(plans[first], advance)
-        with progress.track("Measuring sparser ones", sum(map(len, plans.values()))) as advance:
-            for done, plan in enumerate(itertools.chain.from_iterable(plans.values()), start=1):
-                self._learn([plan])
-                advance(done)
-        self.spent_on_schemes = self._since(before)
+        variants = find_layout_variants(
+            trained_model.name, exported, coupled.groups, coupled.unprunable
+        )
+    if variants.note:
+        progress.print(f"    {variants.note}")
+    return variants
 
-    def _learn(self, plans: Sequence[Plan]) -> None:
+
+class _Tuning:
+    """What is measured before a search begins.
+
+    Attributes:
+        interpolator: learns every task that is measured.
+    """
+
+    def __init__(self, network: Network, tuner: NetworkTuner, progress: ProgressLog) -> None:
+        self._network = network
+        self._tuner = tuner
+        self._progress = progress
+        self.interpolator = LatencyInterpolator()
+
+    def spent_in(self, work: Callable[[], None]) -> dict[str, float]:
+        """Do some work, and give the trials and seconds that it took."""
+        before = dataclasses.asdict(self._tuner.spending)
+        work()
+        after = dataclasses.asdict(self._tuner.spending)
+        return {name: value - before[name] for name, value in after.items()}
+
+    def tune_dense(self, device_name: str) -> None:
+        """Tune the dense network's tasks.
+
+        Raises:
+            ModelError: a task has no schedule that runs.
+        """
+        n_tasks = self._tuner.n_dense_tasks()
+        with self._progress.track("Tuning the dense network's tasks", n_tasks) as advance:
+            self._tuner.tune_dense(advance)
+        dense = self._network.dense
+        costs = self._tuner.measure(dense)
+        for workload, cost in zip(self._network.workloads(dense), costs, strict=True):
+            if cost.error is not None:
+                raise ModelError(
+                    f"no program of task {workload.key[:80]} runs on {device_name}: {cost.error}"
+                )
+
+    def measure_narrower(self, ratios: Iterable[float]) -> None:
+        """Learn the dense network, and uniform plans of some kept ratios."""
+        narrower = [self._network.uniform(ratio) for ratio in ratios]
+        plans = [self._network.dense, *narrower]
+        if narrower:
+            n_tasks = self._tuner.n_cross_apply_tasks(plans)
+            with self._progress.track("Measuring narrower tasks", n_tasks) as advance:
+                self._tuner.extend_pool(narrower, advance)
         for plan in plans:
-            for workload, cost in zip(
-                self.network.workloads(plan), self.tuner.measure(plan), strict=True
-            ):
-                self.interpolator.learn(workload, cost)
+            _learn(self.interpolator, self._network, self._tuner, plan)
 
-    def _since(self, before: Mapping[str, float]) -> dict[str, float]:
-        return {
-            name: value - before[name]
-            for name, value in dataclasses.asdict(self.tuner.spending).items()
-        }
+    def tune_schemes(self, densities: Sequence[float]) -> None:
+        """Learn every kind of scheme on all layers at some densities.
+
+        The first density is tuned as hard as the dense network, because the dense network's pool
+        has no schedules for blocks.
+        """
+        plans = [scheme_plans(self._network, density) for density in densities]
+        if not plans[0]:
+            self._progress.print("    No layer of this network can be pruned by a scheme")
+            return
+        what = "Tuning layers in blocks, kernels and patterns"
+        with self._progress.track(what, len(plans[0])) as advance:
+            self._tuner.tune_block_sparse(plans[0], advance)
+        every = list(itertools.chain.from_iterable(plans))
+        with self._progress.track("Measuring sparser ones", len(every)) as advance:
+            for done, plan in enumerate(every, start=1):
+                _learn(self.interpolator, self._network, self._tuner, plan)
+                advance(done)
+
+
+def _learn(
+    interpolator: LatencyInterpolator, network: Network, tuner: NetworkTuner, plan: Plan
+) -> None:
+    """Measure a plan's tasks, and teach them to the interpolator."""
+    for workload, cost in zip(network.workloads(plan), tuner.measure(plan), strict=True):
+        interpolator.learn(workload, cost)
 
 
 def learn_latencies(
-    config: RunConfig,
+    settings: TvmSettings,
     store: CostStore,
     context: str,
     descriptor: DeviceDescriptor,
     progress: ProgressLog,
 ) -> LatencyPredictor | None:
-    """Learns to predict from all that the cost cache holds of a device.
+    """Fit a predictor to all trials that the cost cache holds of a device.
 
     Args:
-        config: whose `predict` says whether it is wanted.
-        store: the cost cache.
-        context: whose trials.
-        descriptor: of the device.
-        progress: told where there is too little to learn from.
+        context: whose trials, as the cost cache names them.
 
     Returns:
         None where every task is to be measured.
@@ -307,17 +327,17 @@ def learn_latencies(
     Raises:
         ConfigError: nothing is to be measured, and there is too little to predict from.
     """
-    if not config.predict and not config.no_measure:
+    if not settings.widest_interval:
         return None
     try:
         with progress.track("Learning to predict latencies", None):
-            return LatencyPredictor.fit(
-                stored_samples(store, context, descriptor), seed=config.seed
-            )
+            samples = stored_samples(store, context, descriptor)
+            return LatencyPredictor.fit(samples, seed=settings.seed)
     except DataError as error:
-        if config.no_measure:
+        if math.isinf(settings.widest_interval):
             raise ConfigError(
-                f"--no-measure has nothing to predict from: {error}. Prune or record other networks on this device first, or leave it out."
+                f"--no-measure has nothing to predict from: {error}. Prune or record other "
+                "networks on this device first, or leave it out."
             ) from error
         progress.print(f"    Every task is measured: {error}")
         return None

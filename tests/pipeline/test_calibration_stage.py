@@ -8,23 +8,23 @@ from typing import Any, cast
 
 import pytest
 
-from cprune_rl.accuracy.calibration import CalibrationPoint
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
+from cprune_rl.pipeline.calibration_stage import OracleCalibration, calibrate
 from cprune_rl.pipeline.config import load_config
-from cprune_rl.pipeline.context import RunContext
-from cprune_rl.pipeline.oracle_setup import calibrate
 from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pipeline.run_settings import calibration_settings
 from cprune_rl.testing import toy_network
 
 DENSE_ACCURACY = 0.9
 
 
 class KnownLosses:
-    """An oracle and a full fine-tune of which nothing but the share that a plan keeps is asked."""
+    """An oracle and a full fine-tune whose losses depend on the share that a plan keeps alone."""
 
     def __init__(self, exponent: float) -> None:
-        self.exponent, self.asked = exponent, list[Plan]()
+        self.exponent = exponent
+        self.asked: list[Plan] = []
 
     def lost(self, plan: Plan) -> float:
         share = plan.widths[0] / toy_network().dense.widths[0]
@@ -41,29 +41,30 @@ class KnownLosses:
         return [DENSE_ACCURACY - self.lost(plan) for plan in plans]
 
 
-def calibrated(exponent: float, **options: Any) -> tuple[list[CalibrationPoint], KnownLosses]:
+def calibrated(exponent: float, **options: Any) -> tuple[OracleCalibration, KnownLosses]:
     oracle = KnownLosses(exponent)
-    trained_model = SimpleNamespace(finetuned=lambda settings, is_gradual: None)
-    backend = SimpleNamespace(network=toy_network())
-    context = RunContext(
-        load_config(None, {"effort": "light", **options}),
-        cast("Any", trained_model),
-        cast("Any", backend),
-        cast("Any", oracle),
-        DENSE_ACCURACY,
+    trained_model = SimpleNamespace(
+        finetuned=lambda settings, is_gradual: None, dense_accuracy=DENSE_ACCURACY
     )
-    calibrate(context, ProgressLog())
-    assert context.calibrations.channels(0.02) == pytest.approx(0.01, rel=0.05), (
+    calibration = calibrate(
+        calibration_settings(load_config(None, {"effort": "light", **options})),
+        cast("Any", trained_model),
+        cast("Any", oracle),
+        toy_network(),
+        ProgressLog(),
+    )
+    assert calibration.maps.channels(0.02) == pytest.approx(0.01, rel=0.05), (
         "twice as much was seen as lost"
     )
-    return context.calibration_points, oracle
+    return calibration, oracle
 
 
 @pytest.mark.parametrize(("floor", "n_points"), [(-0.001, 2), (-0.015, 3), (-0.5, 4)])
 def test_it_goes_on_until_a_plan_loses_more_than_the_floor_allows(
     floor: float, n_points: int
 ) -> None:
-    points, oracle = calibrated(2.0, floor=floor)
+    calibration, oracle = calibrated(2.0, floor=floor)
+    points = calibration.points
     assert len(points) == n_points
     assert [p.plan for p in points] == oracle.asked
     assert [p.full_loss for p in points] == sorted(p.full_loss for p in points), (
@@ -72,9 +73,17 @@ def test_it_goes_on_until_a_plan_loses_more_than_the_floor_allows(
 
 
 def test_the_lowest_floor_of_a_front_counts_and_schemes_are_judged_by_themselves() -> None:
-    one, _ = calibrated(2.0, front="-0.001,-0.5")
-    assert len(one) == 4
+    front, _ = calibrated(2.0, front="-0.001,-0.5")
+    assert len(front.points) == 4
     both, _ = calibrated(2.0, floor=-0.5, schemes="block")
-    assert [bool(p.plan.schemes) for p in both] == [False] * 4 + [True] * 4
-    densities = [min(Scheme.parse(text).density for _, text in p.plan.schemes) for p in both[4:]]
+    assert [bool(p.plan.schemes) for p in both.points] == [False] * 4 + [True] * 4
+    sparse = [p.plan.schemes for p in both.points[4:]]
+    densities = [min(Scheme.parse(text).density for _, text in schemes) for schemes in sparse]
     assert densities == sorted(densities, reverse=True)
+
+
+def test_the_loss_model_knows_layers_only_where_schemes_prune_them() -> None:
+    channels, _ = calibrated(2.0, floor=-0.015)
+    assert len(channels.loss_model.layer_scale) == 0
+    both, _ = calibrated(2.0, floor=-0.015, schemes="block")
+    assert len(both.loss_model.layer_scale) == len(toy_network().scheme_layers)

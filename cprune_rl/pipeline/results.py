@@ -1,0 +1,292 @@
+"""Writes down what a run came to: networks, figures, a report, and a recording of its problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cprune_rl.accuracy.calibration import Calibrations
+from cprune_rl.accuracy.final_gate import difference_interval
+from cprune_rl.accuracy.training import correct_predictions
+from cprune_rl.core.intervals import Interval, accuracy_interval
+from cprune_rl.core.result import Figures, FrontPoint, MethodResult, Result
+from cprune_rl.core.search_result import SearchResult
+from cprune_rl.core.subgraph_table import SubgraphTable
+from cprune_rl.envs.problem import Problem
+from cprune_rl.envs.problems.registry import save_recorded
+from cprune_rl.pipeline.backends.base import FinishedNetwork
+from cprune_rl.pipeline.config import RunConfig
+from cprune_rl.pipeline.context import RunContext
+from cprune_rl.pipeline.finalize import ComparedFinalists, Finalist
+from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
+from cprune_rl.reporting.run_plots import CalibrationMap
+
+__all__ = [
+    "RunOutcome",
+    "SearchJob",
+    "TestedNetwork",
+    "calibration_maps",
+    "copy_library",
+    "front_folder",
+    "front_points",
+    "method_results",
+    "run_results",
+    "save_problem",
+    "test_networks",
+    "write_network",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchJob:
+    """One search of a run.
+
+    Attributes:
+        floor: as asked for.
+        label: of the search, in file names and logs.
+        name: of its network, beside "dense".
+    """
+
+    method: str
+    floor: float
+    label: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """What the stages of a run came to.
+
+    Attributes:
+        table: of the dense network.
+        searches: of each job, in the same order.
+        compared: the finished network of each job, by its name.
+    """
+
+    context: RunContext
+    table: SubgraphTable
+    jobs: Sequence[SearchJob]
+    searches: Sequence[SearchResult]
+    compared: ComparedFinalists
+
+    @property
+    def dense(self) -> FinishedNetwork:
+        """The dense network."""
+        return FinishedNetwork(self.context.network.dense, self.context.trained_model.model)
+
+
+@dataclass(frozen=True)
+class TestedNetwork:
+    """A finished network on the test images.
+
+    Attributes:
+        correct: `(n_images,)` whether it is right.
+    """
+
+    figures: Figures
+    correct: NDArray[np.bool_]
+
+
+def test_networks(outcome: RunOutcome) -> dict[str, TestedNetwork]:
+    """Judge every finished network on the test images, by name."""
+    tested = {"dense": _test(outcome, "dense", outcome.dense)}
+    for name, finalist in outcome.compared.finalists.items():
+        tested[name] = _test(outcome, name, finalist)
+    return tested
+
+
+def _test(outcome: RunOutcome, name: str, network: FinishedNetwork | Finalist) -> TestedNetwork:
+    comparison = outcome.compared.comparison
+    latency = comparison.latency_ms.get(name)
+    correct = correct_predictions(network.model, outcome.context.trained_model.data.test)
+    accuracy = accuracy_interval(correct)
+    figures = Figures(
+        latency_ms=None if latency is None else latency.value,
+        latency_ci_ms=None if latency is None else (latency.low, latency.high),
+        estimate_ms=comparison.estimate_ms[name],
+        accuracy_test=accuracy.value,
+        accuracy_test_ci=(accuracy.low, accuracy.high),
+        n_params=count_parameters(network.model, network.plan.schemes),
+        macs=outcome.context.network.macs(network.plan),
+    )
+    return TestedNetwork(figures, correct)
+
+
+def method_results(outcome: RunOutcome, tested: Mapping[str, TestedNetwork]) -> list[MethodResult]:
+    """Join what each search cost, and what its network is and how fast; in the order of the jobs."""
+    methods = []
+    for job, search in zip(outcome.jobs, outcome.searches, strict=True):
+        finalist = outcome.compared.finalists[job.name]
+        speedup = outcome.compared.comparison.speedup[job.name]
+        if finalist.plan == outcome.dense.plan:
+            speedup = Interval(1.0, 1.0, 1.0)
+        method = MethodResult(
+            method=finalist.method,
+            pruned=tested[job.name].figures,
+            speedup=speedup.value,
+            speedup_ci=(speedup.low, speedup.high),
+            gate=dict(vars(finalist.verdict)),
+            cost={**search.cost, "full_finetunes": finalist.n_finetuned},
+            history=search.to_json()["history"],
+        )
+        methods.append(method)
+    return methods
+
+
+def run_results(
+    outcome: RunOutcome,
+    config: RunConfig,
+    dense: Figures,
+    methods: Sequence[MethodResult],
+    stages_s: Mapping[str, float],
+) -> list[Result]:
+    """Give the result for each floor of a run.
+
+    Args:
+        config: whose names are stated.
+        methods: as `method_results` gives them.
+        stages_s: seconds of each part of the run.
+    """
+    results = []
+    for floor in config.floors:
+        jobs = zip(outcome.jobs, methods, strict=True)
+        *rivals, main = [method for job, method in jobs if job.floor == floor]
+        result = Result(
+            model=config.network_name,
+            data=config.data,
+            device=outcome.context.backend.device_name,
+            method=config.own_method,
+            seed=config.seed,
+            floor=floor,
+            dense=dense,
+            main=main,
+            rivals=tuple(rivals),
+            fast=config.fast,
+            noise_floor=outcome.compared.comparison.noise_floor,
+            latency_source=outcome.context.backend.latency_source,
+            top=config.top,
+            stages_s=dict(stages_s),
+        )
+        results.append(result)
+    return results
+
+
+def front_points(
+    outcome: RunOutcome, tested: Mapping[str, TestedNetwork], methods: Sequence[MethodResult]
+) -> list[FrontPoint]:
+    """Give what a front says of each network, the dense one first.
+
+    Args:
+        methods: as `method_results` gives them.
+    """
+    dense = tested["dense"]
+    points = [_front_point(dense, dense, method="dense", folder="dense")]
+    for job, search, method in zip(outcome.jobs, outcome.searches, methods, strict=True):
+        point = _front_point(
+            tested[job.name],
+            dense,
+            method=job.method,
+            floor=job.floor,
+            folder=front_folder(job),
+            speedup=(method.speedup, *method.speedup_ci),
+            gate=method.gate,
+            cost=search.cost,
+        )
+        points.append(point)
+    return points
+
+
+def front_folder(job: SearchJob) -> str:
+    """Name the folder of a job's network within a front's."""
+    return f"floor{job.name}"
+
+
+def _front_point(network: TestedNetwork, dense: TestedNetwork, **stated: Any) -> FrontPoint:
+    figures = network.figures
+    gained = difference_interval(network.correct, dense.correct)
+    without: dict[str, Any] = {"floor": None, "speedup": (1.0, 1.0, 1.0), "gate": {}, "cost": {}}
+    return FrontPoint(
+        **without | stated,
+        shown_ms=figures.shown_ms,
+        latency_ci_ms=figures.latency_ci_ms,
+        accuracy_test=(figures.accuracy_test, *figures.accuracy_test_ci),
+        gained_test=(gained.value, gained.low, gained.high),
+        n_params=figures.n_params,
+    )
+
+
+def write_network(
+    outcome: RunOutcome, network: FinishedNetwork | Finalist, name: str, folder: Path
+) -> None:
+    """Write `plan.json`, `model.safetensors`, and `lib.so` where there was a compiler.
+
+    Args:
+        name: of the network in the comparison.
+    """
+    trained_model = outcome.context.trained_model
+    folder.mkdir(exist_ok=True)
+    plan_file = PlanFile(
+        model=trained_model.name,
+        n_classes=trained_model.data.n_classes,
+        input_shape=trained_model.data.input_shape,
+        kept=kept_indices(trained_model.coupled, network.plan),
+        schemes=network.plan.schemes,
+    )
+    plan_file.write(folder, network.model)
+    copy_library(outcome, name, folder / "lib.so")
+
+
+def copy_library(outcome: RunOutcome, name: str, path: Path) -> None:
+    """Copy the compiled library of a network, where there was a compiler."""
+    library = outcome.compared.comparison.libraries.get(name)
+    if library is not None:
+        path.write_bytes(library.read_bytes())
+
+
+def calibration_maps(outcome: RunOutcome) -> list[CalibrationMap]:
+    """Give the maps of the oracle, fitted to all plans that the run fine-tuned in full."""
+    points = list(outcome.context.calibration.points)
+    for finalist in outcome.compared.finalists.values():
+        points += finalist.points
+    points = list(dict.fromkeys(points))
+    fitted = Calibrations.fit(points, outcome.dense.plan.widths)
+    maps = []
+    for what, calibration in (("channels", fitted.channels), ("schemes", fitted.schemes)):
+        has_schemes = what == "schemes"
+        losses = [
+            (p.cheap_loss, p.full_loss) for p in points if bool(p.plan.schemes) == has_schemes
+        ]
+        if losses:
+            maps.append(
+                CalibrationMap(
+                    what=what,
+                    points=losses,
+                    calibration=calibration,
+                    residual=calibration.residual,
+                )
+            )
+    return maps
+
+
+def save_problem(outcome: RunOutcome, problem: Problem, path: Path) -> None:
+    """Record the run's problem for `cprune_rl/CPruneRecorded-v0`, with every task that was timed.
+
+    Plans that were estimated by prediction were not timed.
+
+    Args:
+        problem: whose floor the recording has.
+    """
+    steps = [step for search in outcome.searches for step in search.history]
+    plans = {step.plan for step in steps if not step.predicted_share}
+    backend = outcome.context.backend
+    save_recorded(
+        path,
+        problem,
+        costs=backend.timed_tasks(plans),
+        provenance={**backend.provenance, "data": outcome.context.trained_model.data.name},
+    )

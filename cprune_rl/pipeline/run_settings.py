@@ -1,0 +1,121 @@
+"""Turns the options of a run into the settings of its stages."""
+
+from __future__ import annotations
+
+from cprune_rl.accuracy.supernet import SupernetSettings
+from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.agents.core.searcher import Budget
+from cprune_rl.envs.actions.layer_schemes import START_RATIOS
+from cprune_rl.pipeline.calibration_stage import CalibrationSettings
+from cprune_rl.pipeline.config import RunConfig
+from cprune_rl.pipeline.finalize import GateSettings
+from cprune_rl.pipeline.oracle_setup import OracleSettings
+from cprune_rl.pipeline.policy_stage import PolicySettings
+from cprune_rl.pipeline.search_stage import SearchSettings
+from cprune_rl.pipeline.trained_model import LoadSettings
+from cprune_rl.pruning.groups import GroupSettings
+
+__all__ = [
+    "calibration_settings",
+    "channel_policy_settings",
+    "full_finetune",
+    "gate_settings",
+    "load_settings",
+    "oracle_settings",
+    "scheme_policy_settings",
+    "search_settings",
+]
+
+
+def load_settings(config: RunConfig) -> LoadSettings:
+    """Give the settings of `load_trained_model`."""
+    return LoadSettings(
+        network=config.network_name,
+        data=config.data,
+        weights=config.weights,
+        training=TrainSettings(n_steps=config.budgets.base_steps, seed=config.seed),
+        groups=GroupSettings(
+            importance=config.importance,
+            freeze=config.freeze,
+            keep=config.kept_shares,
+            seed=config.seed,
+        ),
+        train_device=config.train_device,
+        seed=config.seed,
+        top=config.top,
+        is_fast=config.fast,
+    )
+
+
+def full_finetune(config: RunConfig) -> TrainSettings:
+    """Give the training of finalists and of the plans of the calibration."""
+    return TrainSettings(
+        n_steps=config.budgets.finetune_steps,
+        learning_rate=0.05,
+        warmup=0.1,
+        seed=config.seed,
+        distillation=config.distillation,
+    )
+
+
+def oracle_settings(config: RunConfig) -> OracleSettings:
+    """Give the settings of `open_oracle`."""
+    budgets = config.budgets
+    kind, _, steps = config.oracle.partition(":")
+    n_steps = int(steps or budgets.oracle_steps)
+    return OracleSettings(
+        kind=kind,
+        short=TrainSettings(n_steps=n_steps, learning_rate=0.02, warmup=0.1, seed=config.seed),
+        full=full_finetune(config),
+        supernet=SupernetSettings(n_steps=budgets.supernet_steps, seed=config.seed),
+        n_proof_plans=budgets.proof_plans,
+        has_schemes=config.has_schemes,
+        seed=config.seed,
+    )
+
+
+def calibration_settings(config: RunConfig) -> CalibrationSettings:
+    """Give the settings of `calibrate`."""
+    budgets = config.budgets
+    return CalibrationSettings(
+        kept_ratios=budgets.calibration,
+        densities=budgets.scheme_calibration if config.has_schemes else (),
+        floors=config.floors,
+        full=full_finetune(config),
+    )
+
+
+def search_settings(config: RunConfig) -> SearchSettings:
+    """Give the settings of `search`."""
+    return SearchSettings(
+        budget=Budget(config.max_trials, config.max_evaluations, config.max_minutes),
+        turns=config.budgets.turns,
+        seed=config.seed,
+    )
+
+
+def channel_policy_settings(config: RunConfig) -> PolicySettings:
+    """Give the policy that narrows groups."""
+    return PolicySettings(
+        given=config.policy,
+        init=config.init,
+        total_timesteps=config.budgets.total_timesteps,
+        start_ratios=(),
+        seed=config.seed,
+    )
+
+
+def scheme_policy_settings(config: RunConfig) -> PolicySettings:
+    """Give the policy that gives layers their schemes."""
+    return PolicySettings(
+        given=config.mapping_policy,
+        init=None,
+        total_timesteps=config.budgets.mapping_timesteps,
+        start_ratios=START_RATIOS if config.schemes == "both" else (),
+        seed=config.seed,
+    )
+
+
+def gate_settings(config: RunConfig, floor: float) -> GateSettings:
+    """Give the settings of the final gate for one of the run's floors."""
+    return GateSettings(floor=floor, risk=1 - config.confidence, finetune=full_finetune(config))

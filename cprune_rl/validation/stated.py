@@ -1,0 +1,203 @@
+"""Reads what a run folder states, and rebuilds its networks from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from cprune_rl.accuracy.data import ImageData, load_data
+from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
+from cprune_rl.core.intervals import Interval
+from cprune_rl.core.result import FrontPoint, Result, read_front
+from cprune_rl.errors import ConfigError
+from cprune_rl.models.registry import build_model
+from cprune_rl.pipeline.run_folder import RunFolder
+from cprune_rl.pruning.surgery import PlanFile, load_pruned
+
+__all__ = ["StatedNetwork", "StatedRun", "read_run"]
+
+_FILES = (
+    "config.yaml",
+    "command.txt",
+    "system.json",
+    "problem.json",
+    "model.pt2",
+    "dense.safetensors",
+    "report.html",
+)
+_LIBRARIES = ("lib.so", "dense.so")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatedNetwork:
+    """One network of a run folder, and what is stated of it.
+
+    Attributes:
+        name: for claims.
+        model: rebuilt from its files.
+        plan_file: None of a run's dense network, which has none.
+        library: path within the folder.
+        macs: None where none are stated.
+        shown_ms: latency of the whole network, or its estimate where nothing was timed.
+        floor: as asked for; None of the dense network.
+        gate: the final gate's verdict; empty of the dense network.
+        speedup: None of the dense network.
+        gained: accuracy above the dense network's on test images; None where it is not stated.
+    """
+
+    name: str
+    model: nn.Module
+    plan_file: PlanFile | None
+    library: str
+    n_params: int
+    macs: int | None
+    shown_ms: float
+    accuracy_test: float
+    floor: float | None
+    gate: Mapping[str, Any]
+    speedup: Interval | None
+    gained: Interval | None
+
+    @property
+    def schemes(self) -> tuple[tuple[str, str], ...]:
+        """Scheme of each layer that is not dense."""
+        return () if self.plan_file is None else self.plan_file.schemes
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatedRun:
+    """A run folder.
+
+    Attributes:
+        result: None of a front.
+        device: name of where it was timed.
+        images: that it was judged on.
+        plan_file: of any network: its input and its classes.
+        networks: the dense one first.
+    """
+
+    folder: Path
+    result: Result | None
+    device: str
+    images: ImageData
+    plan_file: PlanFile
+    networks: tuple[StatedNetwork, ...]
+
+    @property
+    def dense(self) -> StatedNetwork:
+        """The dense network."""
+        return self.networks[0]
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether the device was a recording, so that nothing was built or timed."""
+        return isinstance(parse_device(self.device), RecordedSpec)
+
+
+def read_run(folder: Path) -> StatedRun:
+    """Read the folder of a run with one floor or several.
+
+    Raises:
+        CPruneError: it holds no finished run, or a file of it is damaged.
+    """
+    if (folder / "front.json").exists():
+        return _read_front(folder)
+    return _read_single(folder)
+
+
+def _read_single(folder: Path) -> StatedRun:
+    result = Result.read(folder / "result.json")
+    for name in _FILES if result.is_estimate else (*_FILES, *_LIBRARIES):
+        if not (folder / name).exists():
+            raise ConfigError(
+                f"{folder / name} is missing: the run did not finish; go on with --resume {folder}"
+            )
+    model, plan_file = load_pruned(folder)
+    dense = build_model(plan_file.model, plan_file.n_classes)
+    dense.load_state_dict(load_file(folder / "dense.safetensors"))
+    networks = (
+        StatedNetwork(
+            name="dense",
+            model=dense.eval(),
+            plan_file=None,
+            library="dense.so",
+            n_params=result.dense.n_params,
+            macs=result.dense.macs,
+            shown_ms=result.dense.shown_ms,
+            accuracy_test=result.dense.accuracy_test,
+            floor=None,
+            gate={},
+            speedup=None,
+            gained=None,
+        ),
+        StatedNetwork(
+            name=result.method,
+            model=model,
+            plan_file=plan_file,
+            library="lib.so",
+            n_params=result.main.pruned.n_params,
+            macs=result.main.pruned.macs,
+            shown_ms=result.main.pruned.shown_ms,
+            accuracy_test=result.main.pruned.accuracy_test,
+            floor=result.floor,
+            gate=result.main.gate,
+            speedup=Interval(result.main.speedup, *result.main.speedup_ci),
+            gained=None,
+        ),
+    )
+    return StatedRun(
+        folder=folder,
+        result=result,
+        device=result.device,
+        images=_read_images(result.data, result.fast, result.top),
+        plan_file=plan_file,
+        networks=networks,
+    )
+
+
+def _read_front(folder: Path) -> StatedRun:
+    points = read_front(folder / "front.json")
+    for point in points:
+        if not (folder / point.folder / "model.safetensors").exists():
+            raise ConfigError(
+                f"{folder / point.folder} has no network: it was not finished, or moved away"
+            )
+    config = RunFolder.resume(folder).config
+    networks = tuple(_network_of_front(folder, point) for point in points)
+    return StatedRun(
+        folder=folder,
+        result=None,
+        device=config.device,
+        images=_read_images(config.data, config.fast, config.top),
+        plan_file=PlanFile.read(folder / points[0].folder),
+        networks=networks,
+    )
+
+
+def _network_of_front(folder: Path, point: FrontPoint) -> StatedNetwork:
+    model, plan_file = load_pruned(folder / point.folder)
+    is_dense = point.floor is None
+    return StatedNetwork(
+        name=point.folder,
+        model=model,
+        plan_file=plan_file,
+        library=f"{point.folder}/lib.so",
+        n_params=point.n_params,
+        macs=None,
+        shown_ms=point.shown_ms,
+        accuracy_test=point.accuracy_test[0],
+        floor=point.floor,
+        gate=point.gate,
+        speedup=None if is_dense else Interval(*point.speedup),
+        gained=None if is_dense else Interval(*point.gained_test),
+    )
+
+
+def _read_images(data: str, is_fast: bool, top: int) -> ImageData:
+    images = load_data(data, is_fast)
+    return images.with_top(top) if top > 1 else images
