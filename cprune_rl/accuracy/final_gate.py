@@ -40,7 +40,7 @@ class GateCriterion:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Is the gate's decision.
+    """Records the gate's decision.
 
     Attributes:
         accuracy: of the network on the gate images, in [0, 1].

@@ -208,17 +208,9 @@ class PlanOracle:
             )
         return answers
 
-    def loss(self, plan: Plan) -> float:
-        """The uncalibrated loss of one plan."""
-        return self.losses([plan])[0]
-
     def losses(self, plans: Sequence[Plan], on_plan: OnPlan | None = None) -> list[float]:
         """The loss that the evaluation finds for each plan, uncalibrated, in accuracy."""
         return [self._loss(value) for value in self.evaluate_all(plans, on_plan=on_plan)]
-
-    def evaluate(self, plan: Plan) -> float:
-        """The uncalibrated accuracy of one plan."""
-        return self.evaluate_all([plan])[0]
 
     def evaluate_all(
         self,

@@ -87,7 +87,7 @@ class PlanSpace:
 
 @dataclass(frozen=True)
 class Supernet:
-    """Is a network with what it is to learn: to work at the plans of a space.
+    """Joins a network with the plans that it is to work at.
 
     Attributes:
         model: a copy of the dense network.
@@ -131,7 +131,7 @@ def train_supernet(
             # a step draws the same whether or not the training was stopped before it
             rng = np.random.default_rng([settings.seed, step])
             optimizer.zero_grad(set_to_none=True)
-            _accumulate_gradients(supernet, data, settings, rng)
+            _accumulate_gradients(supernet, data, settings, rng=rng)
             optimizer.step()
             schedule.step()
             n_done = step + 1
@@ -145,7 +145,7 @@ def train_supernet(
 
 
 def _accumulate_gradients(
-    supernet: Supernet, data: ImageData, settings: SupernetSettings, rng: np.random.Generator
+    supernet: Supernet, data: ImageData, settings: SupernetSettings, *, rng: np.random.Generator
 ) -> None:
     """Computes the gradients of a step.
 

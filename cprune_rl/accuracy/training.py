@@ -44,7 +44,7 @@ _BATCH_PIXELS = 500 * 32 * 32
 _TEMPERATURE = 2.0  # at which a teacher's predictions are compared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Describes one run of SGD with Nesterov momentum and a one-cycle learning rate.
 
@@ -232,7 +232,9 @@ def train(
         )
         for step, batch in enumerate(_shuffled_batches(len(split), settings), start=1):
             images = split.batch(batch, augment)
-            loss = _loss(model, images, split.targets[batch], settings, teacher=teacher)
+            loss = _loss(
+                model, images, labels=split.targets[batch], settings=settings, teacher=teacher
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimizer.step()
@@ -256,9 +258,9 @@ def _shuffled_batches(n_images: int, settings: TrainSettings) -> Iterator[torch.
 def _loss(
     model: nn.Module,
     images: torch.Tensor,
+    *,
     labels: torch.Tensor,
     settings: TrainSettings,
-    *,
     teacher: nn.Module | None,
 ) -> torch.Tensor:
     with autocast(images.device, settings.bf16):

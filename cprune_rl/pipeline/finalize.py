@@ -162,7 +162,7 @@ class FinalGate:
 
             finished = bake_masks(cached.load_or_train(model, train_model))
         full_loss = trained_model.dense_accuracy - evaluate(finished, trained_model.data.search)
-        cheap_loss = self._context.oracle.loss(plan)
+        cheap_loss = self._context.oracle.losses([plan])[0]
         return FinetunedPlan(finished, CalibrationPoint(plan, cheap_loss, full_loss))
 
 

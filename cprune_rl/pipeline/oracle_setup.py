@@ -94,7 +94,7 @@ def open_oracle(
         )
         return make(evaluation=evaluation)
     supernet = supernet_evaluation(settings.supernet, trained_model, progress)
-    reference = make(evaluation=supernet).evaluate(backend.network.dense)
+    reference = make(evaluation=supernet).evaluate_all([backend.network.dense])[0]
     oracle = make(evaluation=supernet, reference=reference)
     is_believed, note = _compare_with_full(settings, oracle, trained_model, backend, progress)
     if is_believed:

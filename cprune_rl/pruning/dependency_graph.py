@@ -236,7 +236,7 @@ class ChannelGraph:
         return tuple(dict.fromkeys(self.names[m] for m in writing if m in self.names))
 
     def output_layers(self, example: torch.Tensor) -> list[nn.Module]:
-        """Layers whose output channels are the network's own: pruning them would change its answer."""
+        """Layers whose output channels are the network's own, which pruning would change."""
         with torch.no_grad():
             width = self.model(example).shape[1]
         return [m for m in self.names if isinstance(m, PRUNABLE) and self._is_last(m, width)]

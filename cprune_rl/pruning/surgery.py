@@ -60,7 +60,7 @@ def count_parameters(model: nn.Module, schemes: Sequence[tuple[str, str]] = ()) 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanFile:
-    """Is `plan.json`: with `model.safetensors`, all that a pruned network is.
+    """Stores a plan as `plan.json`: with `model.safetensors`, all that a pruned network is.
 
     Attributes:
         model: name of the dense network.

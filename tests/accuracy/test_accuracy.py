@@ -489,7 +489,7 @@ def test_what_another_processor_judged_is_kept_apart() -> None:
             data=data.to(torch.device(where)),
             store=store,
             dense_accuracy=0.9,
-        ).evaluate(plan)
+        ).evaluate_all([plan])
     assert len(asked) == 2
 
 
