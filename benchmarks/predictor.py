@@ -1,12 +1,9 @@
-"""How good predicted latencies are on a network that the predictor has not seen:
+"""How accurate predicted latencies are on a network that the predictor was not fitted on.
 
-each recorded network is left out once.
-
-`python benchmarks/predictor.py [RECORDING ...] [--json FILE]`: names of packaged recordings or
-files made by
-`cprune-rl record`; all packaged ones where none is given. Says at its end whether the bar for
-switching prediction on
-(`train --predict`) holds. It takes a few minutes on one core and needs no device.
+`python benchmarks/predictor.py [RECORDING ...] [--json FILE]`: names of packaged recordings, or
+files made by `cprune-rl record`; all packaged ones where none is given. Each recorded network is
+left out once. Ends with whether the bar for switching prediction on (`train --predict`) holds. It
+takes a few minutes on one core and needs no device.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from predictor_study.leave_one_network_out import (
     BAR,
@@ -25,12 +22,11 @@ from predictor_study.leave_one_network_out import (
 from rich.console import Console
 from rich.table import Table
 
-from cprune_rl.core.protocols import TaskCost
-from cprune_rl.core.workload import Workload
-from cprune_rl.envs.problems.registry import open_recorded, recorded_names
+from cprune_rl.envs.problems.registry import read_recording, recorded_names
 from cprune_rl.errors import DataError
 
-_WAYS = {"": False, "_dense_known": True}
+# Endings of the figures' names, with whether the dense network's tasks are known.
+_CASES = {"": False, "_dense_known": True}
 _SHARES = (
     "median_error",
     "p90_error",
@@ -45,13 +41,6 @@ _SHARES = (
 )
 
 
-@runtime_checkable
-class _Measured(Protocol):
-    """A source of latencies that can say what was measured for it, as a recording can."""
-
-    def measured(self) -> list[tuple[Workload, TaskCost]]: ...
-
-
 def measure(names: Sequence[str] = ()) -> dict[str, Any]:
     """Leave-one-network-out over recordings.
 
@@ -59,64 +48,55 @@ def measure(names: Sequence[str] = ()) -> dict[str, Any]:
         names: packaged ones or files; none for all packaged ones.
 
     Returns:
-        `networks`: a row for each network and device (see `held_out.Judgement`), and in
-            `networks_dense_known` the same
-        where the dense network's tasks were known, as in a run; `bar`; `holds` and
-        `holds_dense_known`; `note`: why there is no row.
+        `networks`: a row for each network and device, with the fields of `Evaluation`;
+        `networks_dense_known`: the same where the dense network's tasks were known, as in a run;
+        `bar`; `holds` and `holds_dense_known`; `note`: why there is no row.
     """
     figures: dict[str, Any] = {"bar": vars(BAR), "note": ""}
-    for name, is_dense_known in _WAYS.items():
+    measured = [_measured_network(name) for name in names or recorded_names()]
+    for ending, is_dense_known in _CASES.items():
         try:
-            judgements = leave_one_network_out(
-                [_measured(recording) for recording in names or recorded_names()], is_dense_known
-            )
+            evaluations = leave_one_network_out(measured, is_dense_known)
         except DataError as error:
-            judgements, figures["note"] = [], str(error)
-        figures |= {
-            f"networks{name}": [j.to_json() for j in judgements],
-            f"holds{name}": BAR.holds(judgements),
-        }
+            evaluations = []
+            figures["note"] = str(error)
+        figures[f"networks{ending}"] = [e.to_json() for e in evaluations]
+        figures[f"holds{ending}"] = BAR.holds(evaluations)
     return figures
 
 
-def _measured(name: str) -> MeasuredNetwork:
-    problem = open_recorded(name)
-    source = problem.latency
-    if not isinstance(source, _Measured):
-        raise DataError(f"{name!r} holds no measured tasks")
-    device = Path(name).name.removesuffix(".gz").removesuffix(".json").partition("@")[2]
+def _measured_network(name: str) -> MeasuredNetwork:
+    recording = read_recording(name)
+    file_name = Path(name).name.removesuffix(".gz").removesuffix(".json")
     return MeasuredNetwork(
-        problem.network, source.measured(), problem.loss_model, problem.descriptor, device
+        network=recording.network,
+        costs=recording.costs,
+        loss_model=recording.loss_model,
+        device=recording.descriptor,
+        device_name=file_name.partition("@")[2],
     )
 
 
 def _print(figures: dict[str, Any]) -> None:
     console = Console(width=200)
-    for way, is_dense_known in _WAYS.items():
-        title = "Networks that were left out" + (
-            ", but for the tasks of the dense network" if is_dense_known else ""
-        )
-        table = Table(
-            "network",
-            "device",
-            "tasks",
-            "rank",
-            *(name.replace("_", " ") for name in _SHARES),
-            title=title,
-        )
-        for row in figures[f"networks{way}"]:
-            cells = [f"{row[name]:.1%}" if name in row else "-" for name in _SHARES]
-            table.add_row(
-                row["network"],
-                row["device"],
-                str(row["n_tasks"]),
-                f"{row['rank_correlation']:.3f}",
-                *cells,
-            )
+    bar = (
+        f"median error <= {BAR.error:.0%}, coverage >= {BAR.coverage:.0%}, "
+        f"median regret <= {BAR.regret:.0%}"
+    )
+    for ending, is_dense_known in _CASES.items():
+        title = "Networks that were left out"
+        if is_dense_known:
+            title += ", but for the tasks of the dense network"
+        headings = [name.replace("_", " ") for name in _SHARES]
+        table = Table("network", "device", "tasks", "rank", *headings, title=title)
+        for row in figures[f"networks{ending}"]:
+            shares = [f"{row[name]:.1%}" if name in row else "-" for name in _SHARES]
+            rank = f"{row['rank_correlation']:.3f}"
+            table.add_row(row["network"], row["device"], str(row["n_tasks"]), rank, *shares)
         console.print(table)
-        bar = f"median error <= {BAR.error:.0%}, coverage >= {BAR.coverage:.0%}, median regret <= {BAR.regret:.0%}"
+        verdict = "HOLDS" if figures[f"holds{ending}"] else "does NOT hold"
         console.print(
-            f"The bar for switching prediction on ({bar}) {'HOLDS' if figures[f'holds{way}'] else 'does NOT hold'}. {figures['note']}",
+            f"The bar for switching prediction on ({bar}) {verdict}. {figures['note']}",
             soft_wrap=True,
         )
 

@@ -1,8 +1,7 @@
-"""Small public test doubles, and the conformance suites of the protocols.
+"""Small public test doubles, and a conformance suite for each protocol.
 
-Whoever writes a device, a cost store, an accuracy oracle or a searcher of their own can run the
-same
-checks that this project runs over its own.
+Whoever writes a device, a cost store, a source of latencies or a searcher can run the checks that
+this project runs over its own.
 """
 
 from __future__ import annotations
@@ -18,7 +17,17 @@ from numpy.typing import NDArray
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Group, Network, Plan
-from cprune_rl.core.protocols import Accuracy, Artifact, Device, Measurement, Spending, TaskCost
+from cprune_rl.core.protocols import (
+    Accuracy,
+    Artifact,
+    Device,
+    LatencySource,
+    Measurement,
+    Spending,
+    SupportsTrialCount,
+    TaskCost,
+    least_trials_needed,
+)
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.workload import BlockSparse, Extent, OperatorKind, Subgraph, Template, Workload
 from cprune_rl.cost_cache.store import CostStore, StoredTrial, Tuning
@@ -31,6 +40,7 @@ __all__ = [
     "FailingLatency",
     "check_cost_store",
     "check_device",
+    "check_latency_source",
     "check_searcher",
     "toy_network",
     "toy_problem",
@@ -39,6 +49,8 @@ __all__ = [
 
 def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Network:
     """A chain of 3x3 convolutions and a linear layer, as lowering would describe it.
+
+    A scheme may prune each convolution but the first.
 
     Args:
         widths: channels of each convolution; each is a group of its own.
@@ -52,50 +64,14 @@ def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Netw
     previous = Extent(3)
     for i, group in enumerate(groups):
         out = Extent(0, ((group.name, 1),))
-        template = Template(
-            text=f"conv3x3|1x{{0}}x8x8,{{1}}x{{0}}x3x3->{i % 2}",
-            family=f"conv3x3/{i % 2}",
-            operator=OperatorKind(name="conv2d", kernel=3, stride=1, height=8),
-            macs=9 * 64,
-        )
-        block_sparse = (
-            BlockSparse(
-                layer=group.name,
-                template=Template(
-                    text=f"blocked {template.text}",
-                    family=f"blocked {template.family}",
-                    operator=template.operator,
-                    macs=template.macs,
-                ),
-                entries=9,
-            )
-            if i
-            else None
-        )
-        subgraphs.append(
-            Subgraph(
-                name=group.name,
-                layers=(group.name,),
-                template=template,
-                extents=(previous, out),
-                channels_in=previous,
-                channels_out=out,
-                writes=(group.name,),
-                block_sparse=block_sparse,
-            )
-        )
+        subgraphs.append(_toy_convolution(i, previous, out))
         previous = out
-    dense = Template(
-        text="dense|1x{0},10x{0}",
-        family="dense",
-        operator=OperatorKind(name="dense", kernel=1, stride=1, height=1),
-        macs=1,
-    )
+    operator = OperatorKind(name="dense", kernel=1, stride=1, height=1)
     subgraphs.append(
         Subgraph(
             name="fc",
             layers=("fc",),
-            template=dense,
+            template=Template(text="dense|1x{0},10x{0}", family="dense", operator=operator, macs=1),
             extents=(previous,),
             channels_in=previous,
             channels_out=Extent(10),
@@ -105,19 +81,40 @@ def toy_network(widths: Sequence[int] = (16, 32, 32), name: str = "toy") -> Netw
     return Network(name=name, groups=groups, subgraphs=tuple(subgraphs))
 
 
+def _toy_convolution(number: int, channels_in: Extent, channels_out: Extent) -> Subgraph:
+    layer = f"conv{number}"
+    template = Template(
+        text=f"conv3x3|1x{{0}}x8x8,{{1}}x{{0}}x3x3->{number % 2}",
+        family=f"conv3x3/{number % 2}",
+        operator=OperatorKind(name="conv2d", kernel=3, stride=1, height=8),
+        macs=9 * 64,
+    )
+    pruned = replace(template, text=f"blocked {template.text}", family=f"blocked {template.family}")
+    return Subgraph(
+        name=layer,
+        layers=(layer,),
+        template=template,
+        extents=(channels_in, channels_out),
+        channels_in=channels_in,
+        channels_out=channels_out,
+        writes=(layer,),
+        block_sparse=BlockSparse(layer=layer, template=pruned, entries=9) if number else None,
+    )
+
+
 class AnalyticLatency:
     """A `LatencySource` with a formula for a device: work done in vectors of eight channels."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._seen: set[str] = set()
+        self._measured: set[str] = set()
         self.spending = Spending()
 
     def measure(self, plan: Plan) -> list[TaskCost]:
-        """Counts one fresh trial for each task it has not met."""
+        """Counts one fresh trial for each task that was not measured before."""
         workloads = self._network.workloads(plan)
-        fresh = {w.key for w in workloads} - self._seen
-        self._seen |= fresh
+        fresh = {w.key for w in workloads} - self._measured
+        self._measured |= fresh
         self.spending.fresh_trials += len(fresh)
         return self.predict(workloads)
 
@@ -127,84 +124,79 @@ class AnalyticLatency:
 
     @staticmethod
     def _cost(workload: Workload) -> TaskCost:
-        vectors = math.ceil(workload.channels_out / 8)
-        factors = (
-            (workload.channels_out // 4, 4)
-            if workload.channels_out % 4 == 0
-            else (1, workload.channels_out)
-        )
+        n_out = workload.channels_out
+        padded = math.ceil(n_out / 8) * 8
         return TaskCost(
-            latency_s=1e-6 + 1e-9 * workload.macs / max(workload.channels_out, 1) * vectors * 8,
-            tile_factors=factors,
+            latency_s=1e-6 + 1e-9 * workload.macs / max(n_out, 1) * padded,
+            tile_factors=(n_out // 4, 4) if n_out % 4 == 0 else (1, n_out),
         )
 
 
 class FailingLatency(AnalyticLatency):
-    """A `AnalyticLatency` on which every plan but the dense one fails to run."""
+    """An `AnalyticLatency` on which every plan but the dense one fails to run."""
 
     def measure(self, plan: Plan) -> list[TaskCost]:
         """Costs with an error, except of the dense plan."""
         costs = super().measure(plan)
-        return (
-            costs
-            if plan == self._network.dense
-            else [replace(c, latency_s=math.inf, error="crashed") for c in costs]
-        )
+        if plan == self._network.dense:
+            return costs
+        return [replace(cost, latency_s=math.inf, error="crashed") for cost in costs]
 
 
 class AnalyticOracle:
-    """An `AccuracyOracle` with a formula:
+    """An `AccuracyOracle` with a formula.
 
-    each group loses `scale * (1 - kept)^2`, a layer that is pruned by a scheme 0.3 times as much by
+    Each group loses `scale * (1 - kept)^2`. A layer that a scheme prunes loses 0.3 times as much by
     its density.
     """
 
     def __init__(self, network: Network, dense_accuracy: float = 0.95, scale: float = 0.05) -> None:
-        self._network, self._dense, self._scale = network, dense_accuracy, scale
-        self._known: dict[Plan, float] = {}
+        self._network = network
+        self._dense_accuracy = dense_accuracy
+        self._scale = scale
+        self._values: dict[Plan, float] = {}
         self.spending = Spending()
 
     def accuracy(self, plan: Plan) -> Accuracy:
-        """Counts one evaluation for each plan it has not met."""
-        if plan not in self._known:
+        """Counts one evaluation for each plan that was not evaluated before."""
+        if plan not in self._values:
             kept = np.array(plan.widths) / np.array(self._network.dense.widths)
-            in_blocks = sum(
-                (1 - scheme.density) ** 2 for scheme in self._network.schemes(plan).values()
-            )
-            self._known[plan] = self._dense - self._scale * (
-                float(((1 - kept) ** 2).sum()) + 0.3 * in_blocks
-            )
+            of_groups = float(((1 - kept) ** 2).sum())
+            schemes = self._network.schemes(plan).values()
+            of_layers = sum((1 - scheme.density) ** 2 for scheme in schemes)
+            loss = self._scale * (of_groups + 0.3 * of_layers)
+            self._values[plan] = self._dense_accuracy - loss
             self.spending.accuracy_evaluations += 1
-        return Accuracy(value=self._known[plan], standard_error=0.0, n_images=1000)
+        return Accuracy(value=self._values[plan], n_images=1000)
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
-        """Of each plan."""
+        """The formula for each plan."""
         return [self.accuracy(plan) for plan in plans]
 
 
 def toy_problem(
     widths: Sequence[int] = (16, 32, 32),
     drop: float = 0.02,
-    costs: Callable[[Network], AnalyticLatency] = AnalyticLatency,
+    make_latency: Callable[[Network], LatencySource] = AnalyticLatency,
 ) -> Problem:
     """A problem that is solved in milliseconds.
 
     Args:
-        widths: see `toy_network`.
+        widths: of `toy_network`.
         drop: accuracy that may be lost.
-        costs: makes the source of latencies.
+        make_latency: makes the source of latencies.
     """
     network = toy_network(widths)
     n_groups = len(network.groups)
-    loss_model = LossModel(
-        np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(len(network.scheme_layers), 3e-4)
-    )
+    n_layers = len(network.scheme_layers)
     return Problem(
         name="toy",
         network=network,
-        latency=costs(network),
+        latency=make_latency(network),
         oracle=AnalyticOracle(network),
-        loss_model=loss_model,
+        loss_model=LossModel(
+            np.full(n_groups, 0.05), np.full(n_groups, 2.0), np.full(n_layers, 3e-4)
+        ),
         dense_accuracy=0.95,
         floor=0.95 - drop,
     )
@@ -227,6 +219,44 @@ class DriftingMachine:
         return Measurement((seconds * next(self._factors, 1.0),))
 
 
+def check_latency_source(source: LatencySource, network: Network) -> None:
+    """Conformance suite of `LatencySource`.
+
+    Args:
+        source: that has measured nothing yet.
+        network: whose plans it measures; the dense plan and that of half its channels must run.
+    """
+    for plan in (network.dense, network.uniform(0.5)):
+        workloads = network.workloads(plan)
+        before = replace(source.spending)
+        predictions = source.predict(workloads)
+        assert len(predictions) == len(workloads), "one prediction for each workload"
+        assert source.predict(workloads) == predictions, "equal workloads, equal predictions"
+        assert source.predict([]) == []
+        assert source.spending == before, "a prediction spends nothing"
+        least = least_trials_needed(source, network, plan)
+        costs = source.measure(plan)
+        fresh = source.spending.fresh_trials - before.fresh_trials
+        assert len(costs) == len(network.subgraphs), "one cost for each subgraph"
+        assert all(cost.error is None and 0 < cost.latency_s < math.inf for cost in costs)
+        if isinstance(source, SupportsTrialCount):
+            assert fresh >= least, "it says beforehand what it takes at least"
+        after = replace(source.spending)
+        assert source.measure(plan) == costs, "one plan, one answer"
+        assert source.spending == after, "nothing is measured twice"
+        _check_predictions_of_measured(source, workloads, costs)
+
+
+def _check_predictions_of_measured(
+    source: LatencySource, workloads: Sequence[Workload], costs: Sequence[TaskCost]
+) -> None:
+    measured: dict[str, list[float]] = {}
+    for workload, cost in zip(workloads, costs, strict=True):
+        measured.setdefault(workload.key, []).append(cost.latency_s)
+    for workload, cost in zip(workloads, source.predict(workloads), strict=True):
+        assert cost.latency_s in measured[workload.key], "what was measured is not predicted"
+
+
 def check_device(
     open_device: Callable[[], Device],
     good: Artifact,
@@ -240,10 +270,10 @@ def check_device(
     Args:
         open_device: opens the same device each time it is called; a trial that hangs should be
             given up within seconds.
-        good: a program that runs.
+        good: an artifact that runs.
         crashing: one that ends its process.
         hanging: one that does not end.
-        arguments: of the good program.
+        arguments: of the good artifact.
         expected: what it gives for them.
     """
     with contextlib.closing(open_device()) as device:
@@ -257,28 +287,33 @@ def check_device(
             assert failed.samples_s == ()
             assert failed.latency_s == math.inf
         for timed in (before, between, after):
-            assert timed.error is None, "a broken program costs its own trial and no other"
+            assert timed.error is None, "a broken artifact costs its own trial and no other"
             assert 0 < timed.latency_s < math.inf
             assert timed.reference_s > 0, "the reference workload is timed around it"
-        found = device.run(good, arguments)
-        assert not isinstance(found, Measurement), "a program that runs gives its output"
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(
-                np.asarray(one, np.float64), np.asarray(other, np.float64), rtol=1e-5
-            )
+        _check_output(device.run(good, arguments), expected)
         for broken in (crashing, replace(good, path=good.path + ".missing")):
-            answer = device.run(broken, arguments[: len(broken.shapes)])
-            assert isinstance(answer, Measurement), (
-                "a program that cannot run gives an error for a value"
+            output = device.run(broken, arguments[: len(broken.shapes)])
+            assert isinstance(output, Measurement), (
+                "an artifact that cannot run gives an error for a value"
             )
-            assert answer.error
+            assert output.error
         assert device.time([good])[0].error is None
         assert device.fingerprint == fingerprint
     device.close()
     with contextlib.closing(open_device()) as again:
         assert again.fingerprint == fingerprint, (
             "what decides a latency does not change with the session"
+        )
+
+
+def _check_output(
+    output: Sequence[NDArray[np.generic]] | Measurement, expected: Sequence[NDArray[np.generic]]
+) -> None:
+    assert not isinstance(output, Measurement), "an artifact that runs gives its output"
+    assert len(output) == len(expected)
+    for one, other in zip(output, expected, strict=True):
+        np.testing.assert_allclose(
+            np.asarray(one, np.float64), np.asarray(other, np.float64), rtol=1e-5
         )
 
 
@@ -291,21 +326,9 @@ def check_cost_store(open_store: Callable[[], CostStore], is_kept: bool = True) 
             with its store.
     """
     store = open_store()
-    good = StoredTrial(
-        workload="conv",
-        trace_digest="p1",
-        trace_json="[1]",
-        measurement=Measurement((2e-3, 1e-3, 3e-3), None, 5e-4),
-    )
-    bad = StoredTrial(
-        workload="conv",
-        trace_digest="p2",
-        trace_json="[2]",
-        measurement=Measurement(error="crashed"),
-    )
-    fast = StoredTrial(
-        workload="conv", trace_digest="p3", trace_json="[3]", measurement=Measurement((5e-4,))
-    )
+    good = _trial("p1", Measurement((2e-3, 1e-3, 3e-3), None, 5e-4))
+    bad = _trial("p2", Measurement(error="crashed"))
+    fast = _trial("p3", Measurement((5e-4,)))
     assert store.contexts() == []
     store.add_trials("c", [bad, good])
     store.add_trials("c", [fast, replace(good, measurement=Measurement((1.0,)))])
@@ -321,12 +344,8 @@ def check_cost_store(open_store: Callable[[], CostStore], is_kept: bool = True) 
     _check_accuracies(store)
     _check_descriptions(store, good, fast)
     (summary,) = store.contexts()
-    assert (summary.context, summary.n_workloads, summary.n_trials, summary.n_failures) == (
-        "c",
-        2,
-        6,
-        2,
-    )
+    assert summary.context == "c"
+    assert (summary.n_workloads, summary.n_trials, summary.n_failures) == (2, 6, 2)
     assert 0 < summary.first <= summary.last
     store.close()
     store.close()
@@ -339,29 +358,39 @@ def check_cost_store(open_store: Callable[[], CostStore], is_kept: bool = True) 
         again.close()
 
 
+def _trial(trace_digest: str, measurement: Measurement, workload: str = "conv") -> StoredTrial:
+    return StoredTrial(
+        workload=workload,
+        trace_digest=trace_digest,
+        trace_json=f'["{trace_digest}"]',
+        measurement=measurement,
+    )
+
+
 def _check_tunings(store: CostStore) -> None:
     assert store.tuned("c", "conv", "r") is None
     store.mark_tuned("c", "conv", "r", Tuning(("p1", "p2"), 1.5))
     store.mark_tuned("c", "conv", "r", Tuning(("p1",), 9.0))
-    found = store.tuned("c", "conv", "r")
-    assert found is not None
-    assert (found.trace_digests, found.seconds, found.created > 0) == (("p1", "p2"), 1.5, True)
-    store.mark_tuned("c", "conv", "gone", Tuning(("p1", "pruned"), 1.5))
-    assert store.tuned("c", "conv", "gone") is None, "a tuning claims no program that has no trial"
+    tuning = store.tuned("c", "conv", "r")
+    assert tuning is not None
+    assert tuning.trace_digests == ("p1", "p2"), "the first answer stays"
+    assert tuning.seconds == 1.5
+    assert tuning.created > 0
+    store.mark_tuned("c", "conv", "gone", Tuning(("p1", "removed"), 1.5))
+    assert store.tuned("c", "conv", "gone") is None, "a tuning claims no schedule without a trial"
     assert store.tuned("other", "conv", "r") is None
     assert store.tuned("c", "other", "r") is None
 
 
 def _check_accuracies(store: CostStore) -> None:
+    accuracy = Accuracy(value=0.5, standard_error=0.01, n_images=100, cost_s=2.0)
     assert store.accuracy("k") is None
-    store.put_accuracy("k", Accuracy(value=0.5, standard_error=0.01, n_images=100, cost_s=2.0))
+    store.put_accuracy("k", accuracy)
     store.put_accuracy("k", Accuracy(value=0.9))
-    answer = store.accuracy("k")
-    assert answer is not None
-    assert answer[0] == Accuracy(value=0.5, standard_error=0.01, n_images=100, cost_s=2.0), (
-        "the first answer stays"
-    )
-    assert answer[1] > 0
+    stored = store.accuracy("k")
+    assert stored is not None
+    assert stored[0] == accuracy, "the first answer stays"
+    assert stored[1] > 0
 
 
 def _check_descriptions(store: CostStore, good: StoredTrial, fast: StoredTrial) -> None:
@@ -383,41 +412,17 @@ def _check_descriptions(store: CostStore, good: StoredTrial, fast: StoredTrial) 
         operator=OperatorKind(name="dense"),
     )
     store.describe([])
-    store.describe(
-        [
-            long,
-            conv,
-            conv,
-            Workload(
-                key="untried",
-                family="conv3x3",
-                channels_in=3,
-                channels_out=8,
-                macs=216,
-                operator=OperatorKind(name="conv2d"),
-            ),
-        ]
-    )
+    store.describe([long, conv, conv, replace(conv, key="untried")])
     store.describe([replace(conv, channels_out=9)])
-    store.add_trials(
-        "c",
-        [
-            replace(good, workload=long.key),
-            replace(fast, workload=long.key),
-            StoredTrial(
-                workload=long.key,
-                trace_digest="p4",
-                trace_json="[4]",
-                measurement=Measurement(error="bad \0 \udc80"),
-            ),
-        ],
-    )
-    found = store.fastest("c")
-    assert found == [(conv, fast), (long, replace(fast, workload=long.key))], (
+    failed = _trial("p4", Measurement(error="bad \0 \udc80"), long.key)
+    of_long = [replace(trial, workload=long.key) for trial in (good, fast)]
+    store.add_trials("c", [*of_long, failed])
+    pairs = store.fastest("c")
+    assert pairs == [(conv, fast), (long, of_long[1])], (
         "the fastest of each, in the order of keys; the first description stays"
     )
-    assert found[0][0].operator == conv.operator
-    assert store.fastest("c", "dense") == found[1:]
+    assert pairs[0][0].operator == conv.operator
+    assert store.fastest("c", "dense") == pairs[1:]
     assert store.fastest("c", "none") == store.fastest("other") == []
 
 

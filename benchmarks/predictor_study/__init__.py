@@ -1,1 +1,1 @@
-"""How far the latency predictor may be believed."""
+"""How accurate the latency predictor is on networks that it was not fitted on."""

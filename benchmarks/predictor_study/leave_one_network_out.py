@@ -1,11 +1,8 @@
-"""How good the predictor is on a network that it has not seen, and whether that is good enough to
-rely on.
+"""How accurate the predictor is on a network that it was not fitted on, and whether to rely on it.
 
-Each network is left out once, on all devices; the tasks of the others teach the predictor, and the
-tasks and plans
-of the network left out judge it. Plans are made of measured tasks alone, so the truth is measured
-too. Called by
-`benchmarks/predictor.py`.
+Each network is left out once, on all devices. The predictor learns from the tasks of the others, and
+is evaluated on the tasks and plans of this one. Those plans consist of measured tasks, so their
+true latencies are measured too.
 """
 
 from __future__ import annotations
@@ -23,40 +20,37 @@ from cprune_rl.core.network import Network
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.workload import Workload
 from cprune_rl.errors import DataError
-from cprune_rl.latency.predictor import LatencyPredictor, Prediction
-from cprune_rl.latency.task_features import Sample
+from cprune_rl.latency.predictor import LatencyPredictor
+from cprune_rl.latency.task_features import LatencySample
 
-from .plan_choice_regret import Decisions, judge_decisions
+from .plan_choice_regret import PlanChoiceRegret, evaluate_plan_choice
 
-__all__ = ["BAR", "Bar", "Judgement", "MeasuredNetwork", "judge", "leave_one_network_out"]
+__all__ = ["BAR", "Bar", "Evaluation", "MeasuredNetwork", "evaluate", "leave_one_network_out"]
 
-_NARROW = 0.2
+_NARROW = 0.2  # half-width of an interval
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What leave-one-network-out must show before prediction is worth switching on; see `holds`.
+    """What leave-one-network-out must show before prediction is worth switching on.
 
     Attributes:
         error: median relative error of a task, at most.
         coverage: share of tasks inside the 90 % interval, at least.
-        regret: how much slower a decision taken by prediction is than the best, median, at most.
+        regret: median of how much slower a predicted choice is than the best one, at most.
     """
 
     error: float = 0.10
     coverage: float = 0.85
     regret: float = 0.02
 
-    def holds(self, judgements: Sequence[Judgement]) -> bool:
-        """Whether it holds over all networks and devices:
-
-        medians of errors and regrets, mean of coverages.
-        """
-        regrets = [j.decisions.regret for j in judgements if j.decisions is not None]
-        if not regrets or float(np.mean([j.coverage for j in judgements])) < self.coverage:
-            return False
+    def holds(self, evaluations: Sequence[Evaluation]) -> bool:
+        """Whether it holds for the medians of errors and regrets and the mean of coverages."""
+        regrets = [e.plan_choice.regret for e in evaluations if e.plan_choice is not None]
         return (
-            median(j.median_error for j in judgements) <= self.error
+            bool(regrets)
+            and float(np.mean([e.coverage for e in evaluations])) >= self.coverage
+            and median(e.median_error for e in evaluations) <= self.error
             and median(regrets) <= self.regret
         )
 
@@ -64,14 +58,14 @@ class Bar:
 BAR = Bar()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MeasuredNetwork:
-    """A network on a device with measured tasks: what a recorded problem holds.
+    """A network on a device with measured tasks, as a recorded problem holds it.
 
     Attributes:
         network: its subgraphs.
         costs: measured tasks.
-        loss_model: predicted loss of each group.
+        loss_model: predicts the loss of each group.
         device: figures of the device.
         device_name: for tables.
     """
@@ -82,38 +76,40 @@ class MeasuredNetwork:
     device: DeviceDescriptor
     device_name: str = ""
 
-    def samples(self, is_dense_known: bool = False) -> list[Sample]:
-        """Its tasks, for the predictor;
-
-        those of the dense network are anchors where they are known to whoever predicts.
-        """
-        dense = (
-            {w.key for w in self.network.workloads(self.network.dense)} if is_dense_known else set()
-        )
+    def samples(self, is_dense_known: bool = False) -> list[LatencySample]:
+        """Its tasks, for the predictor; those of the dense network are anchors if they are known."""
+        dense = self.network.workloads(self.network.dense) if is_dense_known else []
+        anchors = {workload.key for workload in dense}
         return [
-            Sample(workload, cost, self.device, self.network.name, workload.key in dense)
+            LatencySample(
+                workload=workload,
+                cost=cost,
+                device=self.device,
+                origin=self.network.name,
+                is_anchor=workload.key in anchors,
+            )
             for workload, cost in self.costs
         ]
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """The predictor on one network that it has not seen, on one device.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The predictor on one network that it was not fitted on, on one device.
 
     Errors and widths are shares.
 
     Attributes:
         network: the one left out.
         device: where.
-        n_tasks: judged; a shape that the others had measured there is known, not predicted, and is
-            not judged.
+        n_tasks: evaluated. A shape that was measured there for another network is known, so it is
+            not among them.
         rank_correlation: Spearman's, of predicted with measured latencies.
         median_error: of one task.
         p90_error: its 90th percentile.
         coverage: share of tasks inside the 90 % interval.
         width: median half-width of the interval.
         narrow_share: of tasks whose half-width is at most 20 %.
-        decisions: taken by it; None where the recording is too small to judge them.
+        plan_choice: choices by it; None where the recording is too small to evaluate them.
     """
 
     network: str
@@ -125,28 +121,25 @@ class Judgement:
     coverage: float
     width: float
     narrow_share: float
-    decisions: Decisions | None = None
+    plan_choice: PlanChoiceRegret | None = None
 
     def to_json(self) -> dict[str, str | int | float]:
-        """Plain values, rounded, those of the decisions among the others."""
-        values = {**asdict(self), **(asdict(self.decisions) if self.decisions else {})}
-        return {
-            name: round(value, 4) if isinstance(value, float) else value
-            for name, value in values.items()
-            if name != "decisions"
-        }
+        """Plain values, rounded, those of `plan_choice` among the others."""
+        values = asdict(self)
+        values |= values.pop("plan_choice") or {}
+        return {n: round(v, 4) if isinstance(v, float) else v for n, v in values.items()}
 
 
 def leave_one_network_out(
     measured: Sequence[MeasuredNetwork], is_dense_known: bool = False, seed: int = 0
-) -> list[Judgement]:
-    """Judges the predictor on every network by what the others teach it.
+) -> list[Evaluation]:
+    """Evaluates the predictor on every network by what it learns from the others.
 
     Args:
         measured: networks on devices; at least three networks, two to learn from and to calibrate
             on.
-        is_dense_known: whether the tasks of the dense network left out teach it too, as in a run,
-            which tunes them first.
+        is_dense_known: whether it also learns the tasks of the dense network left out. A run tunes
+            these first.
         seed: of trees, plans and draws.
 
     Raises:
@@ -155,79 +148,64 @@ def leave_one_network_out(
     names = list(dict.fromkeys(m.network.name for m in measured))
     if len(names) < 3:
         raise DataError(
-            f"leaving one network out takes three, found {', '.join(names) or 'none'}: record more with `cprune-rl record`"
+            f"leaving one network out takes three, found {', '.join(names) or 'none'}: "
+            "record more with `cprune-rl record`"
         )
-    judgements = []
+    samples = [sample for m in measured for sample in m.samples(is_dense_known)]
+    evaluations = []
     for name in names:
-        taught = [
-            s
-            for m in measured
-            for s in m.samples(is_dense_known)
-            if m.network.name != name or s.is_anchor
-        ]
-        predictor = LatencyPredictor.fit(taught, seed=seed)
-        judgements += [
-            judge(predictor, m, taught, seed) for m in measured if m.network.name == name
-        ]
-    return judgements
+        learnt = [s for s in samples if s.origin != name or s.is_anchor]
+        predictor = LatencyPredictor.fit(learnt, seed=seed)
+        left_out = [m for m in measured if m.network.name == name]
+        evaluations += [evaluate(predictor, m, learnt, seed) for m in left_out]
+    return evaluations
 
 
-def judge(
+def evaluate(
     predictor: LatencyPredictor,
     measured: MeasuredNetwork,
-    taught: Sequence[Sample] = (),
+    learnt: Sequence[LatencySample] = (),
     seed: int = 0,
-) -> Judgement:
-    """Judges a predictor on one network.
+) -> Evaluation:
+    """Evaluates a predictor on one network.
 
     Args:
         predictor: fitted without this network.
         measured: the network.
-        taught: what it was fitted on: a shape measured there on the same device is known, so it is
-            not judged, and decisions take it as it is.
+        learnt: what it was fitted on. A shape measured there on the same device is known: it is not
+            evaluated, and choices take it as it is.
         seed: of plans and draws.
 
     Raises:
-        DataError: nothing is left to judge.
+        DataError: nothing is left to evaluate.
     """
-    known_s = {s.workload.key: s.cost.latency_s for s in taught if s.device == measured.device}
-    costs = [(w, c) for w, c in measured.costs if w.key not in known_s]
-    if len(costs) < 2:
+    known_s = {s.workload.key: s.cost.latency_s for s in learnt if s.device == measured.device}
+    unknown = [(w, cost) for w, cost in measured.costs if w.key not in known_s]
+    if len(unknown) < 2:
         raise DataError(
-            f"{measured.network.name}: every task was measured for another network, nothing is left to predict"
+            f"{measured.network.name}: every task was measured for another network, "
+            "nothing is left to predict"
         )
-    found = {
-        w.key: p
-        for (w, _), p in zip(
-            costs, predictor.predict([w for w, _ in costs], measured.device), strict=True
-        )
+    predictions = predictor.predict([w for w, _ in unknown], measured.device)
+    estimates_s = known_s | {
+        w.key: p.latency_s for (w, _), p in zip(unknown, predictions, strict=True)
     }
-    estimates = known_s | {key: p.latency_s for key, p in found.items()}
-    decisions = judge_decisions(
-        measured.network, measured.costs, estimates, measured.loss_model, seed
-    )
-    return Judgement(
-        measured.network.name,
-        measured.device_name,
-        len(costs),
-        *_judge_tasks([(found[w.key], c.latency_s) for w, c in costs]),
-        decisions,
-    )
-
-
-def _judge_tasks(
-    pairs: Sequence[tuple[Prediction, float]],
-) -> tuple[float, float, float, float, float, float]:
-    """The figures of `Judgement` from `rank_correlation` to `narrow_share`."""
-    predicted, true = np.array([p.latency_s for p, _ in pairs]), np.array([t for _, t in pairs])
-    errors, widths = np.abs(predicted / true - 1), np.array([p.half_width for p, _ in pairs])
-    rank = float(spearmanr(predicted, true).statistic)
-    coverage = float(np.mean([p.low_s <= t <= p.high_s for p, t in pairs]))
-    return (
-        rank,
-        float(np.median(errors)),
-        float(np.quantile(errors, 0.9)),
-        coverage,
-        float(np.median(widths)),
-        float(np.mean(widths <= _NARROW)),
+    predicted_s = np.array([p.latency_s for p in predictions])
+    true_s = np.array([cost.latency_s for _, cost in unknown])
+    errors = np.abs(predicted_s / true_s - 1)
+    half_widths = np.array([p.half_width for p in predictions])
+    is_covered = [p.low_s <= t <= p.high_s for p, t in zip(predictions, true_s, strict=True)]
+    return Evaluation(
+        network=measured.network.name,
+        device=measured.device_name,
+        n_tasks=len(unknown),
+        rank_correlation=float(spearmanr(predicted_s, true_s).statistic),
+        median_error=float(np.median(errors)),
+        p90_error=float(np.quantile(errors, 0.9)),
+        coverage=float(np.mean(is_covered)),
+        width=float(np.median(half_widths)),
+        narrow_share=float(np.mean(half_widths <= _NARROW)),
+        plan_choice=evaluate_plan_choice(
+            measured.network, measured.costs, estimates_s, measured.loss_model, seed=seed
+        ),
     )

@@ -1,10 +1,7 @@
-"""What decisions taken by predicted latencies cost:
+"""The regret of choosing by predicted latency among plans that look equally accurate.
 
-the regret of choosing among plans that look equally accurate.
-
-The plans are made of measured tasks alone, so the truth is measured too. A recording holds tasks,
-not plans;
-recombined, the tasks of a hundred visited plans make many more. Called by `held_out`.
+The plans consist of measured tasks, so their true latencies are measured too. A recording holds
+tasks, not plans; recombined, the tasks of a hundred visited plans make many more.
 """
 
 from __future__ import annotations
@@ -20,12 +17,17 @@ from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.workload import Workload
 
-__all__ = ["Decisions", "judge_decisions", "measured_plans"]
+__all__ = ["PlanChoiceRegret", "evaluate_plan_choice", "measured_plans"]
 
-_N_PLANS, _N_DRAWS, _N_CANDIDATES = 300, 300, 12
-# candidates whose predicted losses of accuracy differ by less than this share are called equal
+_N_PLANS = 300
+_N_DRAWS = 300
+_N_CANDIDATES = 12
+# Candidates are called equally accurate if their predicted losses differ by less than this share.
 _NEAR_LOSS = 0.15
 _PATIENCE = 200  # dead ends of one attempt: then it starts anew with other widths
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def measured_plans(
@@ -42,42 +44,44 @@ def measured_plans(
     Returns:
         At most `count` plans, the dense one first where its tasks are known.
     """
-    search = _Search(network, {w.key: w for w in known})
-    found = dict.fromkeys([network.dense] if search.knows(network.dense) else [])
+    search = _PlanSearch(network, {w.key: w for w in known})
+    plans = dict.fromkeys([network.dense] if search.knows(network.dense) else [])
     for _ in range(4 * count):
-        if len(found) >= count:
+        if len(plans) >= count:
             break
-        if (plan := search.draw(rng)) is not None:
-            found.setdefault(plan)
-    return list(found)
+        plan = search.draw(rng)
+        if plan is not None:
+            plans.setdefault(plan)
+    return list(plans)
 
 
-class _Search:
-    """Sets one group after the other to a width that leaves every decided subgraph known, and goes
-    back where there is none.
-    """
+class _PlanSearch:
+    """Backtracking over widths: sets one group after another so that decided subgraphs are known."""
 
     def __init__(self, network: Network, known: Mapping[str, Workload]) -> None:
-        self._network, self._known = network, known
-        self._order = list(range(len(network.groups)))
-        self._decided: list[list[int]] = [
+        self._network = network
+        self._known = known
+        groups = range(len(network.groups))
+        # By group, the subgraphs whose shape is decided with it.
+        self._decided = [
             [s for s, touched in enumerate(network.touched_groups) if touched and max(touched) == g]
-            for g in self._order
+            for g in groups
         ]
-        self._widths = [self._candidates(g) for g in self._order]
+        self._widths = [self._candidates(g) for g in groups]
+        self._left = 0
 
     def knows(self, plan: Plan) -> bool:
         """Whether every task of a plan is known."""
         return all(w.key in self._known for w in self._network.workloads(plan))
 
     def draw(self, rng: np.random.Generator) -> Plan | None:
-        """A random plan, or None where this attempt found none."""
+        """A random plan, or None where this attempt came to none."""
         self._left = _PATIENCE
         return next(self._plans((), rng), None)
 
     def _plans(self, chosen: tuple[int, ...], rng: np.random.Generator) -> Iterator[Plan]:
         group = len(chosen)
-        if group == len(self._order):
+        if group == len(self._widths):
             yield Plan(chosen)
             return
         for width in rng.permutation(self._widths[group]):
@@ -89,20 +93,15 @@ class _Search:
                 self._left -= 1
 
     def _fits(self, group: int, widths: tuple[int, ...]) -> bool:
-        padded = widths + self._network.dense.widths[len(widths) :]
-        return all(
-            self._network.workload(s, Plan(padded)).key in self._known for s in self._decided[group]
-        )
+        plan = Plan(widths + self._network.dense.widths[len(widths) :])
+        workloads = self._network.workloads_of(self._decided[group], plan)
+        return all(w.key in self._known for w in workloads)
 
     def _candidates(self, group: int) -> list[int]:
-        """Widths at which every subgraph that reads or writes the group has a known task of its
-        family with as many channels.
-        """
-        name, wanted = (
-            self._network.groups[group].name,
-            range(self._network.groups[group].minimum, self._network.groups[group].channels + 1),
-        )
-        found = set(wanted)
+        """Widths at which each subgraph of the group has a known task with as many channels."""
+        name = self._network.groups[group].name
+        legal = range(self._network.groups[group].minimum, self._network.groups[group].channels + 1)
+        widths = set(legal)
         for subgraph in self._network.subgraphs:
             same = [w for w in self._known.values() if w.family == subgraph.template.family]
             for extent, lengths in (
@@ -110,15 +109,15 @@ class _Search:
                 (subgraph.channels_out, {w.channels_out for w in same}),
             ):
                 if [term for term, _ in extent.terms] == [name]:
-                    found &= {width for width in wanted if extent.at({name: width}) in lengths}
-        return sorted(found)
+                    widths &= {width for width in legal if extent.at({name: width}) in lengths}
+        return sorted(widths)
 
 
-@dataclass(frozen=True)
-class Decisions:
+@dataclass(frozen=True, kw_only=True)
+class PlanChoiceRegret:
     """How well predictions choose among plans; errors and regrets are shares.
 
-    A regret is the latency of the plan chosen over that of the best candidate, less 1.
+    A regret is the latency of the chosen plan over that of the best candidate, less 1.
 
     Attributes:
         n_plans: plans made of measured tasks.
@@ -137,20 +136,21 @@ class Decisions:
     random_regret: float
 
 
-def judge_decisions(
+def evaluate_plan_choice(
     network: Network,
     measured: Sequence[tuple[Workload, TaskCost]],
     estimates_s: Mapping[str, float],
     loss_model: LossModel,
+    *,
     seed: int = 0,
-) -> Decisions | None:
-    """Judges predictions by the plans they choose.
+) -> PlanChoiceRegret | None:
+    """Evaluates predictions by the plans they choose.
 
     Args:
         network: what the plans belong to.
         measured: its measured tasks.
-        estimates_s: what the decisions go by: seconds of each task, by key.
-        loss_model: predicted loss of each group: candidates have about the same.
+        estimates_s: what the choices go by: seconds of each task, by key.
+        loss_model: candidates have about the same loss by it.
         seed: of plans and draws.
 
     Returns:
@@ -160,29 +160,34 @@ def judge_decisions(
     plans = measured_plans(network, [w for w, _ in measured], _N_PLANS, rng)
     if len(plans) < _N_CANDIDATES:
         return None
-    true_s = {w.key: c.latency_s for w, c in measured}
-    true, predicted = (
-        np.array([sum(of[w.key] for w in network.workloads(p)) for p in plans])
-        for of in (true_s, estimates_s)
-    )
+    true = _sums(network, plans, {w.key: cost.latency_s for w, cost in measured})
+    predicted = _sums(network, plans, estimates_s)
     kept = np.array([p.widths for p in plans]) / np.array(network.dense.widths)
     draws = _draws(np.asarray(loss_model.group_losses(kept).sum(axis=-1)), rng)
-    by_predictions, by_macs, by_chance = (
-        np.array([true[d][np.argmin(by[d])] / true[d].min() - 1 for d in draws])
-        for by in (predicted, np.array([network.macs(p) for p in plans]), rng.random(len(plans)))
-    )
-    error = float(np.median(np.abs(predicted / true - 1)))
-    return Decisions(
-        len(plans),
-        error,
-        float(np.median(by_predictions)),
-        float(np.quantile(by_predictions, 0.9)),
-        float(np.median(by_macs)),
-        float(np.median(by_chance)),
+    by_prediction = _regrets(true, predicted, draws)
+    by_macs = _regrets(true, np.array([network.macs(p) for p in plans]), draws)
+    by_chance = _regrets(true, rng.random(len(plans)), draws)
+    return PlanChoiceRegret(
+        n_plans=len(plans),
+        plan_error=float(np.median(np.abs(predicted / true - 1))),
+        regret=float(np.median(by_prediction)),
+        p90_regret=float(np.quantile(by_prediction, 0.9)),
+        macs_regret=float(np.median(by_macs)),
+        random_regret=float(np.median(by_chance)),
     )
 
 
-def _draws(loss: NDArray[np.float64], rng: np.random.Generator) -> list[NDArray[np.int64]]:
+def _sums(network: Network, plans: Sequence[Plan], seconds: Mapping[str, float]) -> Floats:
+    """Latency of each plan by the latencies of its tasks."""
+    return np.array([sum(seconds[w.key] for w in network.workloads(plan)) for plan in plans])
+
+
+def _regrets(true: Floats, chosen_by: Floats, draws: Sequence[Ints]) -> Floats:
+    """For each draw the regret of the candidate with the least `chosen_by`."""
+    return np.array([true[d][np.argmin(chosen_by[d])] / true[d].min() - 1 for d in draws])
+
+
+def _draws(loss: Floats, rng: np.random.Generator) -> list[Ints]:
     """Candidates that look equally accurate: each time some around a plan drawn at random."""
     draws = []
     for at in rng.integers(len(loss), size=_N_DRAWS):

@@ -203,17 +203,16 @@ class LatencySource(Protocol):
 
 @runtime_checkable
 class SupportsTrialCount(Protocol):
-    """A source of latencies that says how many trials a plan needs; a device cannot."""
+    """A source of latencies that says beforehand how many trials a plan needs."""
 
     def trials_needed(self, plan: Plan) -> int:
-        """Fresh trials that `measure` would be charged with for a plan."""
+        """Fresh trials that `measure` would take at least; exact for a recording."""
 
 
 def least_trials_needed(source: LatencySource, network: Network, plan: Plan) -> int:
     """Fresh trials that measuring a plan takes at least.
 
-    It is exact where the source says so. Otherwise each task that was not measured counts as one,
-    which is too few.
+    Where the source cannot say, each task that was not measured counts as one, which is too few.
     """
     if isinstance(source, SupportsTrialCount):
         return source.trials_needed(plan)

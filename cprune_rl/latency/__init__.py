@@ -1,1 +1,1 @@
-"""Latencies of tasks: measured elsewhere, recorded, interpolated or predicted."""
+"""Task latencies without a device: interpolated, recorded, predicted, overridden."""

@@ -1,11 +1,8 @@
-"""The estimate of a plan:
+"""Latencies of a plan: measured, else predicted if the interval is narrow enough, else measured now.
 
-measured, else predicted where the interval is narrow enough, else measured now.
-
-Off unless a run asks for it (`--predict`). What was predicted says so (`TaskCost.is_measured`,
-`interval_s`), a
-search's history states the share of each candidate that rests on it, and the final comparison
-always measures.
+Off unless a run asks for it (`--predict`). A prediction says that it is one
+(`TaskCost.is_measured`, `interval_s`), and a search's history states the share of each candidate
+that rests on predictions. The final comparison always measures.
 """
 
 from __future__ import annotations
@@ -22,31 +19,27 @@ from cprune_rl.latency.predictor import LatencyPredictor
 
 __all__ = ["PredictedLatency"]
 
-_SMALL = 0.02  # of the dense network's latency
+_SMALL_SHARE = 0.02  # of the dense network's latency
 
 
 class PredictedLatency:
-    """A measured source that is not asked where the predictor is sure enough (see
-    `protocols.LatencySource`).
+    """A source that is not asked to measure where the predictor is sure enough.
 
-    A source measures whole plans, because the forms of neighbours are chosen together: one task
-    that is too
-    uncertain has its plan measured. What was once measured is never predicted.
+    A source measures whole plans, because the layouts of neighbours are chosen together. So one
+    task that is too uncertain has its plan measured. What was once measured is never predicted.
 
     Args:
         network: whose plans are asked for.
-        source: true looks; its cheap looks say what it has measured, and where it has not, the tile
+        source: measures. Its predictions say what it has measured; elsewhere they give the tile
             factors of the nearest task.
         predictor: of tasks that were never measured.
         device: figures of the device.
-        widest: half-width of an interval, as a share of the latency, up to which a prediction is
-            believed; above 0. A task
-            of less than 2 % of the dense network, where that is measured, is held to a share of
-            these 2 %: no plan is
-            measured for the sake of a pooling.
+        max_half_width: of an interval, as a share of the latency, up to which a prediction is used;
+            above 0. A task below 2 % of the dense network, where that is measured, is held to a
+            share of these 2 %: no plan is measured for the sake of a pooling.
 
     Raises:
-        ConfigError: `widest` is not above 0.
+        ConfigError: `max_half_width` is not above 0.
     """
 
     def __init__(
@@ -55,71 +48,61 @@ class PredictedLatency:
         source: LatencySource,
         predictor: LatencyPredictor,
         device: DeviceDescriptor,
-        widest: float,
+        max_half_width: float,
     ) -> None:
-        if not widest > 0:
+        if not max_half_width > 0:
             raise ConfigError(
-                f"the widest interval to believe is {widest!r}, it must be above 0, such as 0.1; without prediction the source is used as it is"
+                f"the widest interval to believe is {max_half_width!r}, it must be above 0, such "
+                "as 0.1; without prediction the source is used as it is"
             )
-        self._network, self._source, self._predictor, self._device, self._widest = (
-            network,
-            source,
-            predictor,
-            device,
-            widest,
-        )
-        self._believed: dict[str, TaskCost | None] = {}  # None: too uncertain
+        self._network = network
+        self._source = source
+        self._predictor = predictor
+        self._device = device
+        self._max_half_width = max_half_width
+        self._predictions: dict[str, TaskCost | None] = {}  # None: too uncertain
         dense = source.predict(network.workloads(network.dense))
-        self._small_s = (
-            _SMALL * sum(c.latency_s for c in dense)
-            if all(c.is_measured and c.error is None for c in dense)
-            else 0.0
-        )
+        is_dense_measured = all(c.is_measured and c.error is None for c in dense)
+        dense_s = sum(c.latency_s for c in dense) if is_dense_measured else 0.0
+        self._small_s = _SMALL_SHARE * dense_s
 
     @property
     def spending(self) -> Spending:
-        """Running totals of the measured source: a prediction spends nothing."""
+        """Running totals of the source: a prediction spends nothing."""
         return self._source.spending
 
     def measure(self, plan: Plan) -> list[TaskCost]:
-        """What each subgraph costs, measured unless every task that was not is predicted narrowly
-        enough.
-        """
-        found = self._known(self._network.workloads(plan))
-        believed = [cost for cost in found if cost is not None]
-        return believed if len(believed) == len(found) else self._source.measure(plan)
+        """Measures, unless every task that was not measured is predicted narrowly enough."""
+        workloads = self._network.workloads(plan)
+        costs = self._narrow_costs(workloads, self._source.predict(workloads))
+        narrow = [cost for cost in costs if cost is not None]
+        return narrow if len(narrow) == len(costs) else self._source.measure(plan)
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Cheap looks: measured, else predicted narrowly enough, else what the source guesses."""
+        """Measured costs, else narrow predictions, else what the source predicts."""
         guesses = self._source.predict(workloads)
-        return [
-            cost or guess
-            for cost, guess in zip(self._known(workloads, guesses), guesses, strict=True)
-        ]
+        costs = self._narrow_costs(workloads, guesses)
+        return [cost or guess for cost, guess in zip(costs, guesses, strict=True)]
 
-    def _known(
-        self, workloads: Sequence[Workload], guesses: Sequence[TaskCost] | None = None
+    def _narrow_costs(
+        self, workloads: Sequence[Workload], guesses: Sequence[TaskCost]
     ) -> list[TaskCost | None]:
-        """Measured or narrowly predicted costs; None for a task that is neither."""
-        guesses = guesses or self._source.predict(workloads)
-        unseen = {
-            w.key: (w, g)
-            for w, g in zip(workloads, guesses, strict=True)
-            if not g.is_measured and w.key not in self._believed
+        """Measured or narrowly predicted costs; None for a task that has neither."""
+        pairs = list(zip(workloads, guesses, strict=True))
+        new = {
+            w.key: (w, guess)
+            for w, guess in pairs
+            if not guess.is_measured and w.key not in self._predictions
         }
-        predictions = self._predictor.predict([w for w, _ in unseen.values()], self._device)
-        for (key, (_, guess)), found in zip(unseen.items(), predictions, strict=True):
+        predictions = self._predictor.predict([w for w, _ in new.values()], self._device)
+        for (workload, guess), prediction in zip(new.values(), predictions, strict=True):
+            half_width_s = prediction.half_width * prediction.latency_s
+            allowed_s = self._max_half_width * max(prediction.latency_s, self._small_s)
             cost = replace(
                 guess,
-                latency_s=found.latency_s,
+                latency_s=prediction.latency_s,
                 is_measured=False,
-                interval_s=(found.low_s, found.high_s),
+                interval_s=(prediction.low_s, prediction.high_s),
             )
-            is_narrow = found.half_width * found.latency_s <= self._widest * max(
-                found.latency_s, self._small_s
-            )
-            self._believed[key] = cost if is_narrow else None
-        return [
-            g if g.is_measured else self._believed[w.key]
-            for w, g in zip(workloads, guesses, strict=True)
-        ]
+            self._predictions[workload.key] = cost if half_width_s <= allowed_s else None
+        return [guess if guess.is_measured else self._predictions[w.key] for w, guess in pairs]

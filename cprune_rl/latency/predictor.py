@@ -1,21 +1,20 @@
-"""Latencies of shapes that no network had before, from everything that was measured, with an
-interval.
+"""Latencies of shapes that no network had before, with an interval, from all measured tasks.
 
-Gradient-boosted trees predict the logarithm of a task's latency over the time that the device would
-need at its
-measured best (`shapes.bound_s`): what is left to learn is how far a shape falls short of it. The
-interval is
-conformal and honest about new networks: each origin (a network, or a kind of task) is predicted
-once by a model
-that has not seen it, and the interval is as wide as those errors were, wider where a second model
-expects larger
-ones. Anchors, the tasks of a dense network, are known before anything is predicted and correct what
-is predicted
-beside them. Learnt is what a subgraph costs in the form chosen for it, because that is what a plan
-is made of: a
-predictor of each form would have to guess the choice as well. `LatencyInterpolator` interpolates within a
-network and is a
-lot faster; this one is asked by `predicted.PredictedLatency`, and only where it was switched on.
+Gradient-boosted trees predict the log ratio of a task's latency to its roofline
+(`task_features.roofline_s`), so what is left to learn is how far a shape falls short of it.
+
+The interval is conformal, and honest about new networks. Each origin (a network, or a kind of task)
+is predicted once by a model that was not fitted on it. The interval is as wide as those errors were,
+and wider where a second model expects larger ones.
+
+Anchors, the tasks of a dense network, are known before anything is predicted. They correct the
+predictions beside them.
+
+The samples are latencies in the layout variant that was chosen for a subgraph, because a plan is
+made of those. A predictor of each variant would have to guess the choice as well.
+
+`LatencyInterpolator` works within a network and is much faster. `predicted.PredictedLatency` asks
+this one, and only where a run switched it on.
 """
 
 from __future__ import annotations
@@ -33,32 +32,42 @@ from scipy.spatial.distance import cdist
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.workload import Workload
 from cprune_rl.errors import DataError
-from cprune_rl.latency.task_features import FEATURES, KINDS, Sample, bound_s, feature_rows
+from cprune_rl.latency.task_features import (
+    FEATURES,
+    OPERATORS,
+    LatencySample,
+    feature_matrix,
+    roofline_s,
+)
 
-__all__ = ["FEWEST_ORIGINS", "FEWEST_SAMPLES", "LatencyPredictor", "Prediction"]
+__all__ = ["MIN_ORIGINS", "MIN_SAMPLES", "LatencyPredictor", "Prediction"]
 
-FEWEST_SAMPLES = 40
+MIN_SAMPLES = 40
 """Measured tasks below which no predictor is made."""
-FEWEST_ORIGINS = 2
+MIN_ORIGINS = 2
 """Origins below which there is nothing to calibrate an interval on."""
 
-_MOST_FOLDS = 8
-_SMALLEST_ERROR = 0.01  # log error below which errors are not told apart: timings differ by as much
+_MAX_FOLDS = 8
+# Log error below which errors are not told apart: timings differ by as much.
+_MIN_ERROR = 0.01
 
 _CHANNELS = ("channels in", "channels out")
-_SAME = (*KINDS, "height", "kernel", "stride", "residuals", "activated")
-_FARNESS = np.array(
-    [
-        1.0 if n in _CHANNELS else 3.0 if n in _SAME or n.startswith("device") else 0.0
-        for n in FEATURES
-    ]
-)
-_REACH = 1.0  # distance, in these weights, over which an anchor corrects
-_DOUBT = 0.1  # far from every anchor nothing is corrected
+_SAME = (*OPERATORS, "height", "kernel", "stride", "residuals", "activated")
+_REACH = 1.0  # weighted distance over which an anchor corrects
+_DOUBT = 0.1  # weight of no correction: far from every anchor nothing is corrected
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+
+def _distance_weight(feature: str) -> float:
+    if feature in _CHANNELS:
+        return 1.0
+    return 3.0 if feature in _SAME or feature.startswith("device") else 0.0
+
+
+_DISTANCE_WEIGHTS = np.array([_distance_weight(feature) for feature in FEATURES])
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class Prediction:
 
     @property
     def half_width(self) -> float:
-        """Half of the interval as a share of the latency: what `--predict` is compared with."""
+        """Half of the interval as a share of the latency; `--predict` is its limit."""
         return (self.high_s - self.low_s) / (2 * self.latency_s)
 
 
@@ -87,42 +96,30 @@ class _Regressor(Protocol):
     def predict(self, rows: Floats) -> Floats: ...
 
 
-def _trees(seed: int, loss: str, n_trees: int, n_leaves: int) -> _Regressor:
-    from sklearn.ensemble import (
-        HistGradientBoostingRegressor,
-    )  # takes a second to import: only who predicts pays for it
-
-    trees: _Regressor = HistGradientBoostingRegressor(
-        loss=loss,
-        max_iter=n_trees,
-        learning_rate=0.06,
-        max_leaf_nodes=n_leaves,
-        min_samples_leaf=5,
-        l2_regularization=1.0,
-        early_stopping=False,
-        random_state=seed,
-    )
-    return trees
-
-
 class LatencyPredictor:
-    """Made by `fit`; equal samples and seed give equal predictions.
+    """Predicts latencies with intervals; `fit` makes one.
+
+    Equal samples and seed give equal predictions.
 
     Args:
         learner: fitted on everything.
         error: of the logarithm of its expected error, from features and novelty.
-        stretch: expected errors that make the interval.
+        stretch: expected errors to half an interval.
         coverage: share of tasks of an unseen origin that the interval is meant to hold.
     """
 
     def __init__(
         self, learner: _Learner, error: _Regressor, stretch: float, coverage: float
     ) -> None:
-        self._learner, self._error, self._stretch = learner, error, stretch
+        self._learner = learner
+        self._error = error
+        self._stretch = stretch
         self.coverage = coverage
 
     @staticmethod
-    def fit(samples: Sequence[Sample], coverage: float = 0.9, seed: int = 0) -> LatencyPredictor:
+    def fit(
+        samples: Sequence[LatencySample], coverage: float = 0.9, seed: int = 0
+    ) -> LatencyPredictor:
         """Learns from measured tasks.
 
         Args:
@@ -143,112 +140,157 @@ class LatencyPredictor:
             key=lambda s: (s.origin, s.workload.key, s.device.vector()),
         )
         origins = sorted({s.origin for s in samples if not s.is_anchor})
-        if len(samples) < FEWEST_SAMPLES or len(origins) < FEWEST_ORIGINS:
+        if len(samples) < MIN_SAMPLES or len(origins) < MIN_ORIGINS:
             raise DataError(
-                f"{len(samples)} measured tasks of {len(origins)} networks or kinds of task are too few to predict from: it takes {FEWEST_SAMPLES} of {FEWEST_ORIGINS}. "
-                "Measure more on this device (`cprune-rl record`), or leave prediction off (`--predict 0`)."
+                f"{len(samples)} measured tasks of {len(origins)} networks or kinds of task are "
+                f"too few to predict from: it takes {MIN_SAMPLES} of {MIN_ORIGINS}. Measure more "
+                "on this device (`cprune-rl record`), or leave prediction off (`--predict 0`)."
             )
-        rows = feature_rows((s.workload, s.device) for s in samples)
-        values = np.array(
-            [math.log(s.cost.latency_s / bound_s(s.workload, s.device)) for s in samples]
-        )
-        is_anchor = np.array([s.is_anchor for s in samples])
-        folds = np.array(
-            [origins.index(s.origin) % _MOST_FOLDS if s.origin in origins else -1 for s in samples]
-        )
-        seen, misses = _misses(rows, values, folds, is_anchor, seed)
-        error, stretch = _calibrated(seen, misses, folds[~is_anchor], coverage, seed)
-        return LatencyPredictor(_Learner(rows, values, is_anchor, seed), error, stretch, coverage)
+        data = _TrainingData.from_samples(samples, origins)
+        features, errors = _out_of_fold_errors(data, seed)
+        error, stretch = _calibrate(features, errors, data.folds[~data.is_anchor], coverage, seed)
+        return LatencyPredictor(_Learner(data, seed), error, stretch, coverage)
 
     def predict(self, workloads: Sequence[Workload], device: DeviceDescriptor) -> list[Prediction]:
-        """Latencies of tasks on a device, with intervals."""
+        """Predicts latencies of tasks on a device, with intervals."""
         if not workloads:
             return []
-        rows = feature_rows((w, device) for w in workloads)
-        halves = self._stretch * np.exp(self._error.predict(self._learner.with_novelty(rows)))
-        found = []
-        for workload, log_ratio, half in zip(
-            workloads, self._learner.predict(rows), halves, strict=True
-        ):
-            latency_s = bound_s(workload, device) * math.exp(log_ratio)
-            found.append(
-                Prediction(latency_s, latency_s * math.exp(-half), latency_s * math.exp(half))
-            )
-        return found
+        rows = feature_matrix((w, device) for w in workloads)
+        log_ratios = self._learner.predict(rows)
+        half_widths = self._stretch * np.exp(self._error.predict(self._learner.with_novelty(rows)))
+        predictions = []
+        for workload, log_ratio, half in zip(workloads, log_ratios, half_widths, strict=True):
+            latency_s = roofline_s(workload, device) * math.exp(log_ratio)
+            low_s, high_s = latency_s * math.exp(-half), latency_s * math.exp(half)
+            predictions.append(Prediction(latency_s, low_s, high_s))
+        return predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainingData:
+    """Samples as arrays.
+
+    Attributes:
+        rows: features, `(n, len(FEATURES))`.
+        values: log ratios of latency to roofline, `(n,)`.
+        is_anchor: `(n,)`.
+        folds: origins that are left out together, `(n,)`; -1 for an origin of anchors alone.
+    """
+
+    rows: Floats
+    values: Floats
+    is_anchor: Bools
+    folds: Ints
+
+    @staticmethod
+    def from_samples(samples: Sequence[LatencySample], origins: Sequence[str]) -> _TrainingData:
+        fold_of = {origin: at % _MAX_FOLDS for at, origin in enumerate(origins)}
+        ratios = [s.cost.latency_s / roofline_s(s.workload, s.device) for s in samples]
+        return _TrainingData(
+            rows=feature_matrix((s.workload, s.device) for s in samples),
+            values=np.array([math.log(ratio) for ratio in ratios]),
+            is_anchor=np.array([s.is_anchor for s in samples]),
+            folds=np.array([fold_of.get(s.origin, -1) for s in samples]),
+        )
+
+    def without(self, out: Bools) -> _TrainingData:
+        """The same without some of the samples."""
+        return _TrainingData(
+            rows=self.rows[~out],
+            values=self.values[~out],
+            is_anchor=self.is_anchor[~out],
+            folds=self.folds[~out],
+        )
 
 
 class _Learner:
-    """The trees that predict, what the anchors correct, and how far a task is from all that was
-    seen.
+    """The trees that predict, what anchors correct, and how far a task is from all samples.
 
-    The trees do not see the anchors: how far they are off there is how far they are off beside
-    them.
+    The trees are not fitted on the anchors: their error there is their error beside them.
     """
 
-    def __init__(self, rows: Floats, values: Floats, is_anchor: Bools, seed: int) -> None:
-        self._trees = _trees(
-            seed, "absolute_error", 200, 8
-        )  # a task on which the tuner had bad luck is not worth learning
+    def __init__(self, data: _TrainingData, seed: int) -> None:
+        rows, values, is_anchor = data.rows, data.values, data.is_anchor
+        # Absolute error: a task on which the tuner had bad luck is not worth learning.
+        self._trees = _make_trees(seed, "absolute_error", n_trees=200, n_leaves=8)
         self._trees.fit(rows[~is_anchor], values[~is_anchor])
-        self._seen = cKDTree(rows * _FARNESS)
-        self._anchors = rows[is_anchor] * _FARNESS
-        self._off = (
-            values[is_anchor] - self._trees.predict(rows[is_anchor])
-            if is_anchor.any()
-            else np.empty(0)
-        )
+        self._samples = cKDTree(rows * _DISTANCE_WEIGHTS)
+        self._anchors = rows[is_anchor] * _DISTANCE_WEIGHTS
+        self._anchor_errors = np.empty(0)
+        if is_anchor.any():
+            self._anchor_errors = values[is_anchor] - self._trees.predict(rows[is_anchor])
 
     def predict(self, rows: Floats) -> Floats:
-        """Logarithms of latency over bound."""
-        if not len(self._off):
-            return self._trees.predict(rows)
-        weights = np.exp(-cdist(rows * _FARNESS, self._anchors, "cityblock") / _REACH)
-        return np.asarray(
-            self._trees.predict(rows) + weights @ self._off / (weights.sum(axis=1) + _DOUBT)
-        )
+        """Log ratios of latency to roofline."""
+        log_ratios = self._trees.predict(rows)
+        if not len(self._anchor_errors):
+            return log_ratios
+        weights = np.exp(-cdist(rows * _DISTANCE_WEIGHTS, self._anchors, "cityblock") / _REACH)
+        corrections = weights @ self._anchor_errors / (weights.sum(axis=1) + _DOUBT)
+        return np.asarray(log_ratios + corrections)
 
     def with_novelty(self, rows: Floats) -> Floats:
-        """Features with one more: the distance to the nearest task seen."""
-        distance, _ = self._seen.query(rows * _FARNESS, p=1)
+        """Features with one more: the distance to the nearest sample."""
+        distance, _ = self._samples.query(rows * _DISTANCE_WEIGHTS, p=1)
         return np.column_stack([rows, distance])
 
 
-def _misses(
-    rows: Floats, values: Floats, folds: Ints, is_anchor: Bools, seed: int
-) -> tuple[Floats, Floats]:
-    """For each judged task its features with novelty, and the error of a learner that has not seen
-    its fold, anchors apart.
-    """
-    seen, misses = np.empty((len(rows), rows.shape[1] + 1)), np.empty(len(rows))
-    for fold in np.unique(folds[~is_anchor]):
-        out = (folds == fold) & ~is_anchor
-        learner = _Learner(rows[~out], values[~out], is_anchor[~out], seed)
-        seen[out] = learner.with_novelty(rows[out])
-        misses[out] = np.abs(values[out] - learner.predict(rows[out]))
-    return seen[~is_anchor], misses[~is_anchor]
+def _make_trees(seed: int, loss: str, n_trees: int, n_leaves: int) -> _Regressor:
+    # Importing it takes a second, which only a run that predicts should pay.
+    from sklearn.ensemble import HistGradientBoostingRegressor
 
-
-def _calibrated(
-    seen: Floats, misses: Floats, folds: Ints, coverage: float, seed: int
-) -> tuple[_Regressor, float]:
-    """A model of the errors, and how many expected errors the interval takes for its coverage, on
-    folds it has not seen either.
-    """
-    logs, scores = np.log(np.maximum(misses, _SMALLEST_ERROR)), np.empty_like(misses)
-    for fold in np.unique(folds):
-        out = folds == fold
-        scores[out] = misses[out] / np.exp(_error(seen[~out], logs[~out], seed).predict(seen[out]))
-    return _error(seen, logs, seed), _conformal(scores, coverage)
-
-
-def _error(seen: Floats, logs: Floats, seed: int) -> _Regressor:
-    trees = _trees(seed, "squared_error", 40, 5)
-    trees.fit(seen, logs)
+    trees: _Regressor = HistGradientBoostingRegressor(
+        loss=loss,
+        max_iter=n_trees,
+        learning_rate=0.06,
+        max_leaf_nodes=n_leaves,
+        min_samples_leaf=5,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=seed,
+    )
     return trees
 
 
-def _conformal(scores: Floats, coverage: float) -> float:
-    """The score that a share of `coverage` stays below, corrected for their number (split conformal
-    prediction).
+def _out_of_fold_errors(data: _TrainingData, seed: int) -> tuple[Floats, Floats]:
+    """Absolute errors of learners that were not fitted on a task's fold, anchors apart.
+
+    Returns:
+        Features with novelty, and errors, of each sample that is no anchor.
     """
-    return float(np.sort(scores)[min(len(scores), math.ceil(coverage * (len(scores) + 1))) - 1])
+    features = np.empty((len(data.rows), data.rows.shape[1] + 1))
+    errors = np.empty(len(data.rows))
+    for fold in np.unique(data.folds[~data.is_anchor]):
+        out = (data.folds == fold) & ~data.is_anchor
+        learner = _Learner(data.without(out), seed)
+        features[out] = learner.with_novelty(data.rows[out])
+        errors[out] = np.abs(data.values[out] - learner.predict(data.rows[out]))
+    return features[~data.is_anchor], errors[~data.is_anchor]
+
+
+def _calibrate(
+    features: Floats, errors: Floats, folds: Ints, coverage: float, seed: int
+) -> tuple[_Regressor, float]:
+    """A model of log errors, and how many expected errors an interval takes for its coverage.
+
+    The errors of each fold are scored by a model that was not fitted on it either.
+    """
+    log_errors = np.log(np.maximum(errors, _MIN_ERROR))
+    scores = np.empty_like(errors)
+    for fold in np.unique(folds):
+        out = folds == fold
+        model = _fit_error_model(features[~out], log_errors[~out], seed)
+        scores[out] = errors[out] / np.exp(model.predict(features[out]))
+    return _fit_error_model(features, log_errors, seed), _conformal_quantile(scores, coverage)
+
+
+def _fit_error_model(features: Floats, log_errors: Floats, seed: int) -> _Regressor:
+    trees = _make_trees(seed, "squared_error", n_trees=40, n_leaves=5)
+    trees.fit(features, log_errors)
+    return trees
+
+
+def _conformal_quantile(scores: Floats, coverage: float) -> float:
+    """The quantile of split conformal prediction: corrected for the number of scores."""
+    rank = min(len(scores), math.ceil(coverage * (len(scores) + 1)))
+    return float(np.sort(scores)[rank - 1])

@@ -74,7 +74,7 @@ def test_mappings_pass_the_conformance_suite(make: type[MappingRule]) -> None:
 def test_the_smallest_block_that_is_about_as_fast_as_the_coarse_one_is_taken() -> None:
     result = MappingRule().search(toy_problem(), Budget())
     assert {s.block for s in schemes_of(result).values()} == {4}
-    result = MappingRule().search(toy_problem(costs=SmallBlocksAreSlow), Budget())
+    result = MappingRule().search(toy_problem(make_latency=SmallBlocksAreSlow), Budget())
     assert {s.block for s in schemes_of(result).values()} == {8}
     (told,) = [s.why for s in result.history if s.why]
     assert [layer for layer in ("conv1", "conv2") if f"{layer}: block of 8" in told] == [
@@ -110,7 +110,7 @@ def test_where_no_layer_can_be_pruned_so_it_is_told() -> None:
 
 def test_a_layer_that_no_block_makes_faster_stays_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SmallBlocksAreSlow, "slow", "conv3x3/1")
-    result = MappingRule().search(toy_problem(costs=SmallBlocksAreSlow), Budget())
+    result = MappingRule().search(toy_problem(make_latency=SmallBlocksAreSlow), Budget())
     assert set(schemes_of(result)) == {"conv2"}
 
 
@@ -135,9 +135,9 @@ def test_the_density_is_as_low_as_the_floor_allows() -> None:
 def test_both_is_never_slower_than_channels_alone(seed: int) -> None:
     channels = SurrogateSearch(SurrogateSettings(turns=1), seed=seed)
     for costs in (AnalyticLatency, SmallBlocksAreSlow):
-        alone = channels.search(toy_problem(costs=costs), Budget())
+        alone = channels.search(toy_problem(make_latency=costs), Budget())
         both = ChannelsThenSchemes(channels=channels, schemes=MappingRule()).search(
-            toy_problem(costs=costs), Budget()
+            toy_problem(make_latency=costs), Budget()
         )
         assert both.best.latency_s <= alone.best.latency_s
         assert {a.plan for a in alone.accepted} <= {a.plan for a in both.accepted}
@@ -157,10 +157,10 @@ def test_schemes_begin_with_all_channels_and_where_half_of_the_slack_is_left() -
 @pytest.mark.parametrize("costs", [AnalyticLatency, SmallBlocksAreSlow])
 def test_both_is_never_slower_than_schemes_alone(costs: type[AnalyticLatency]) -> None:
     alone = MappingSearch(surrogate=SurrogateSettings(turns=1))
-    found = alone.search(toy_problem(costs=costs), Budget())
+    found = alone.search(toy_problem(make_latency=costs), Budget())
     both = ChannelsThenSchemes(
         channels=SurrogateSearch(SurrogateSettings(turns=1)), schemes=alone
-    ).search(toy_problem(costs=costs), Budget())
+    ).search(toy_problem(make_latency=costs), Budget())
     assert both.best.latency_s <= found.best.latency_s
     assert {a.plan for a in found.accepted} <= {a.plan for a in both.accepted}
 

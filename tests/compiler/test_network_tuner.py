@@ -23,6 +23,7 @@ from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
 from cprune_rl.models.weights import export_torch
 from cprune_rl.pruning.surgery import prune
+from cprune_rl.testing import check_latency_source
 from tests.conftest import Lowered
 
 TINY = TuningSettings(
@@ -177,6 +178,7 @@ def test_each_search_of_a_run_pays_as_if_it_were_alone(
     a.measure(narrow)
     b.measure(narrow)
     assert a.spending.fresh_trials == b.spending.fresh_trials > 0
+    check_latency_source(tuner.view(), lowered.network)
     store.close()
 
 

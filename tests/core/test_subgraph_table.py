@@ -155,5 +155,5 @@ def test_legal_widths_begin_at_the_minimum_and_end_at_the_dense_width() -> None:
         ),
         subgraphs=(),
     )
-    table = SubgraphTable(network, network.dense, (), (16, 4, 5))
+    table = SubgraphTable(network=network, plan=network.dense, rows=(), steps=(16, 4, 5))
     assert table.legal_widths == ((16, 32, 48, 64), (4, 8, 10), (5,))

@@ -114,7 +114,7 @@ def test_a_rejected_step_is_undone_and_its_width_remembered() -> None:
 
 
 def test_a_failed_measurement_is_a_rejected_step_that_says_why() -> None:
-    env = CPruneEnv(toy_problem(costs=FailingLatency))
+    env = CPruneEnv(toy_problem(make_latency=FailingLatency))
     env.reset(seed=0)
     _, reward, _, _, info = env.step(int(np.flatnonzero(env.action_masks())[0]))
     assert (reward, info["accepted"], info["error_type"], info["error_details"]) == (
@@ -195,7 +195,7 @@ class GoneDevice(AnalyticLatency):
 
 
 def test_a_device_that_is_gone_ends_the_episode_and_the_next_one_begins() -> None:
-    env = CPruneEnv(toy_problem(costs=GoneDevice))
+    env = CPruneEnv(toy_problem(make_latency=GoneDevice))
     for _ in range(2):
         env.reset(seed=0)
         before = env.state.plan
@@ -211,7 +211,7 @@ def test_training_goes_on_where_a_device_fails_and_a_search_says_so() -> None:
     settings = TrainingSettings(
         total_timesteps=64, n_envs=4, max_rows=8, options={"n_steps": 8, "batch_size": 16}
     )
-    trained = train_policy(lambda rng: toy_problem(costs=GoneDevice), settings)
+    trained = train_policy(lambda rng: toy_problem(make_latency=GoneDevice), settings)
     assert trained.algorithm.num_timesteps >= 64
     with pytest.raises(DeviceError, match="the board is gone"):
-        PolicyRollOut(trained.policy).search(toy_problem(costs=GoneDevice), Budget())
+        PolicyRollOut(trained.policy).search(toy_problem(make_latency=GoneDevice), Budget())

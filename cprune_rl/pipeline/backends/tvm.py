@@ -33,7 +33,7 @@ from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.predicted import PredictedLatency
 from cprune_rl.latency.predictor import LatencyPredictor
 from cprune_rl.latency.sources import InterpolatedLatency
-from cprune_rl.latency.task_features import stored_samples
+from cprune_rl.latency.task_features import samples_from_store
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_model import TrainedModel
@@ -331,7 +331,7 @@ def learn_latencies(
         return None
     try:
         with progress.track("Learning to predict latencies", None):
-            samples = stored_samples(store, context, descriptor)
+            samples = samples_from_store(store, context, descriptor)
             return LatencyPredictor.fit(samples, seed=settings.seed)
     except DataError as error:
         if math.isinf(settings.widest_interval):
