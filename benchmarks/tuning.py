@@ -32,16 +32,15 @@ from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.target import vector_width
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.kernels.packed_conv import block_size
-from cprune_rl.compiler.layouts.transposes import transpose_module, transpose_workload
+from cprune_rl.compiler.layouts.transposes import TransposeTask
 from cprune_rl.compiler.layouts.variants import (
     LayoutVariant,
     LayoutVariants,
-    Transpose,
     find_layout_variants,
 )
 from cprune_rl.compiler.tuning.budget import TuningBudget
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
-from cprune_rl.compiler.tuning.output_check import OutputCheck
+from cprune_rl.compiler.tuning.output_check import checked_task
 from cprune_rl.compiler.tuning.schedule import Candidate, ScheduleTrace, random_candidates
 from cprune_rl.compiler.tuning.task_tuner import TaskTuner, TuningTask
 from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch
@@ -133,12 +132,8 @@ def trial_seconds(bench: Bench, sizes: Sequence[int] = (8, 64)) -> list[dict[str
         sizes: candidates of a batch: about as many as our searches try at once, and as many as
             `tune_relax` puts in one.
     """
-    call = bench.variants.all[0].calls[3]
-    module = (
-        bench.variants.all[0]
-        .exported.lowered(bench.variants.network.widths(bench.variants.network.dense))
-        .task(call.function)
-    )
+    lowered = bench.variants.all[0].lowered(bench.variants.network.dense)
+    module = lowered.task(lowered.calls[3])
     first, second, *candidates = random_candidates(
         module, bench.device.target, sum(sizes) + 2, seed=1
     )
@@ -277,13 +272,13 @@ def _shapes(
     found: dict[str, tuple[Workload, object, list[ScheduleTrace]]] = {}
     while len(found) < n_shapes:
         plan = Plan(tuple(int(rng.integers(g.minimum, g.channels)) for g in network.groups))
-        lowered = variant.exported.lowered(network.widths(plan))
+        lowered = variant.lowered(plan)
         at = int(rng.integers(len(network.subgraphs)))
         workload = variant.network.workloads(plan)[at]
         if workload.operator.name == "conv2d":
             found[workload.key] = (
                 workload,
-                lowered.task(lowered.calls[at].function),
+                lowered.task(lowered.calls[at]),
                 bench.tuner.pool.nearest(workload),
             )
     return list(found.values())
@@ -338,24 +333,19 @@ def _final_plan(bench: Bench, best: AcceptedPlan, protocol: TuningBudget) -> dic
     the next, as TVM's does.
     """
     tuner = TaskTuner(bench.device, open_store(None), seed=0, since=math.inf)
-    choice = bench.tuner.choice(best.plan)
     figures: dict[str, float] = {"ours_us": best.latency_s * 1e6}
-    for label, variants, transposes in (
-        ("plain", (0,) * len(choice.variants), ()),
-        ("our_forms", choice.variants, choice.transposes),
+    for label, choice in (
+        ("plain", bench.variants.uniform_choice(0)),
+        ("our_forms", bench.tuner.choice(best.plan)),
     ):
         jobs = [
             _job(bench.device, bench.variants.all[variant], best.plan, at)
-            for at, variant in enumerate(variants)
+            for at, variant in enumerate(choice.variants)
         ]
-        jobs += [
-            TuningTask(
-                transpose_workload(bench.variants, best.plan, t),
-                functools.partial(_transpose, bench.variants, best.plan, t),
-                1.0,
-            )
-            for t in transposes
+        transposes = [
+            TransposeTask.from_plan(bench.variants, best.plan, t) for t in choice.transposes
         ]
+        jobs += [TuningTask(t.workload, lambda t=t: (t.module(), None), 1.0) for t in transposes]
         seconds = sum(tuner.tune(job, "from scratch", protocol).latency_s for job in jobs)
         figures |= {
             f"cprune_{label}_us": seconds * 1e6,
@@ -369,23 +359,11 @@ def _job(device: RpcDevice, variant: LayoutVariant, plan: Plan, at: int) -> Tuni
 
     its output is checked as a tuner's is.
     """
-    widths = variant.network.widths(plan)
-    lowered = variant.exported.lowered(widths)
+    lowered = variant.lowered(plan)
     call = lowered.calls[at]
     return TuningTask(
-        variant.network.workloads(plan)[at],
-        lambda: (
-            lowered.task(call.function),
-            OutputCheck(call, variant.exported.packings(widths, call), device),
-        ),
-        1.0,
+        variant.network.workloads(plan)[at], lambda: checked_task(lowered, call, device), 1.0
     )
-
-
-def _transpose(
-    variants: LayoutVariants, plan: Plan, transpose: Transpose
-) -> tuple[tvm.IRModule, None]:
-    return transpose_module(variants, plan, transpose), None
 
 
 @dataclass(frozen=True)

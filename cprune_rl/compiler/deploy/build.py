@@ -17,7 +17,7 @@ from tvm import relax
 from cprune_rl.compiler.deploy.apply_database import apply_schedules
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import uploaded
-from cprune_rl.compiler.export.normalize import fold_batch_norms
+from cprune_rl.compiler.export.normalize import folded_values
 from cprune_rl.compiler.layouts.compose import compose
 from cprune_rl.compiler.layouts.variants import LayoutVariants
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
@@ -97,10 +97,7 @@ def build_network(
     Raises:
         ModelError: a task has no program that runs.
     """
-    values = {
-        name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()
-    }
-    composed = compose(variants, plan, tuner.choice(plan), values)
+    composed = compose(variants, plan, tuner.choice(plan), folded_values(model))
     programs = {}
     for function, workload in composed.tasks.items():
         if (best := tuner.best_schedule(workload)) is None:

@@ -1,10 +1,8 @@
-"""Names of a function's blocks that do not depend on the network it was found in.
+"""Block names that do not depend on the network that a function was found in.
 
-TVM calls a reduction after the tensor that it reads, which is numbered by where it stands in the
-network: `lv36_red`. A
-program names the blocks that it schedules, so one that was found in another network would not apply
+TVM calls a reduction after the tensor that it reads, and numbers that by its place in the network:
+`lv36_red`. A trace names the blocks that it schedules, so one from another network would not apply
 to the same task.
-Called by `workload`, for functions, and by `program`, for traces that were kept before.
 """
 
 from __future__ import annotations
@@ -20,30 +18,39 @@ _NUMBERED = re.compile(r'"(\w+_red)"')
 
 
 def rename_reduction_blocks(module: tvm.IRModule) -> tvm.IRModule:
-    """A module whose functions call their reductions `reduced`, `reduced_1` and so on, in order."""
+    """Rename the reductions of each function: `reduced`, `reduced_1` and so on, in order."""
     for variable, function in module.functions.items():
-        if isinstance(function, tvm.tirx.PrimFunc) and _NUMBERED.search(
-            text := tvm.ir.save_json(function)
-        ):
-            names: dict[str, str] = {}
-
-            def rename(match: re.Match[str], names: dict[str, str] = names) -> str:
-                return f'"{_plain(match[1], names)}"'
-
-            module.update_func(variable, tvm.ir.load_json(_NUMBERED.sub(rename, text)))
+        if not isinstance(function, tvm.tirx.PrimFunc):
+            continue
+        text = tvm.ir.save_json(function)
+        if _NUMBERED.search(text):
+            module.update_func(variable, tvm.ir.load_json(_renamed(text)))
     return module
 
 
-def rename_traced_blocks(instructions: list[Any]) -> list[Any]:
-    """Instructions of a trace with the same names for the blocks that they ask for."""
+def _renamed(text: str) -> str:
     names: dict[str, str] = {}
-    return [[kind, inputs, [_plain(attributes[0], names), *attributes[1:]], *rest] if kind == "GetSBlock" and _is_numbered(attributes) else [kind, inputs, attributes, *rest]
-            for kind, inputs, attributes, *rest in instructions]  # fmt: skip
+    return _NUMBERED.sub(lambda match: f'"{_renumbered(match[1], names)}"', text)
+
+
+def rename_traced_blocks(instructions: list[Any]) -> list[Any]:
+    """Give the blocks that a trace's instructions ask for the names of `rename_reduction_blocks`.
+
+    Traces that were kept before have the numbered ones.
+    """
+    names: dict[str, str] = {}
+    renamed = []
+    for kind, inputs, attributes, *rest in instructions:
+        if kind == "GetSBlock" and _is_numbered(attributes):
+            attributes = [_renumbered(attributes[0], names), *attributes[1:]]
+        renamed.append([kind, inputs, attributes, *rest])
+    return renamed
 
 
 def _is_numbered(attributes: Any) -> bool:
     return bool(attributes) and isinstance(attributes[0], str) and attributes[0].endswith("_red")
 
 
-def _plain(name: str, names: dict[str, str]) -> str:
+def _renumbered(name: str, names: dict[str, str]) -> str:
+    """Return the new name of a block, by the order of first use; `names` keeps it."""
     return names.setdefault(name, f"reduced_{len(names)}" if names else "reduced")

@@ -1,19 +1,16 @@
-"""An exported network as a template:
+"""An exported network as a template: its operators at other channel counts, without a new export.
 
-the same operators at other channel counts, without exporting again.
-
-`torch.export` takes seconds and is done once. `ExportedNetwork.lowered` rebuilds the Relax function
-with
-each parameter's shape at a plan, infers the other shapes anew, and fuses: about 50 ms for a small
-network. What it gives is what deployment compiles, so a task that was timed is the task that runs.
+`torch.export` takes seconds and is done once. `ExportedNetwork.lowered` emits the Relax function
+anew with each parameter's shape at a plan, infers the other shapes, and fuses. This takes about
+50 ms for a small network. Deployment compiles what it returns, so a task that was timed is the
+task that runs.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -24,19 +21,19 @@ from numpy.typing import NDArray
 from torch import nn
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
-from tvm.s_tir.meta_schedule.tune_context import (
-    _normalize_mod,
-)  # what MetaSchedule itself applies to a task
+
+# What MetaSchedule itself applies to a task.
+from tvm.s_tir.meta_schedule.tune_context import _normalize_mod
 
 from cprune_rl.compiler.devices.target import vector_width
 from cprune_rl.compiler.export.block_names import rename_reduction_blocks
 from cprune_rl.compiler.export.fused_calls import FusedCall, find_calls
 from cprune_rl.compiler.export.normalize import fold_batch_norms, simplify_operators
+from cprune_rl.compiler.export.parameters import DerivedParameter
 from cprune_rl.compiler.export.rebuild import (
-    DerivedParameter,
-    RebuiltFunction,
+    FunctionRebuilder,
+    FunctionTemplate,
     find_reshape_axes,
-    rebuild,
 )
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.core.workload import Extent
@@ -44,55 +41,82 @@ from cprune_rl.errors import ModelError, first_line, last_line
 
 __all__ = ["ExportedNetwork", "LoweredModule"]
 
-Schemes = Mapping[str, Scheme]  # of the layers that are pruned by one, by name
-_NONE: Schemes = {}
+_N_REMEMBERED = 128  # plans whose modules are kept
+_NO_SCHEMES: Mapping[str, Scheme] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoweredModule:
     """A network at one plan, fused, before any schedule.
 
     Attributes:
         module: `main` and its primitive functions.
         calls: the subgraphs, in the order of execution.
+        names: state_dict name of each parameter of `main`, or of the one that it is computed from.
+        derived: parameters of `main` that are computed from others, by name.
     """
 
     module: tvm.IRModule
     calls: tuple[FusedCall, ...]
+    names: Mapping[str, str]
+    derived: Mapping[str, DerivedParameter]
 
-    def task(self, function: str) -> tvm.IRModule:
-        """One function as the tuner wants it: alone, named `main`.
+    def task(self, call: FusedCall) -> tvm.IRModule:
+        """Return a call's function as the tuner wants it: alone, named `main`.
 
-        Its statements are this module's own. Hold the result in a variable while it is scheduled: a
-        schedule
-        that is the only owner of a function changes it in place, and this module with it.
+        Its statements are this module's own. Hold the result in a variable while it is scheduled:
+        a schedule that is the only owner of a function changes it in place, and this module too.
         """
-        return _normalize_mod(self.module[function])
+        return _normalize_mod(self.module[call.function])
+
+    def packings(self, call: FusedCall) -> tuple[DerivedParameter | None, ...]:
+        """Tell for each argument of a call how it is computed from the shape that the call states.
+
+        Returns:
+            None for an argument that has this shape.
+        """
+        derived = [self.derived.get(read) if isinstance(read, str) else None for read in call.reads]
+        return tuple(d if d is not None and d.is_packed else None for d in derived)
+
+    def arguments(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Compute the parameters of `main` after the image from trained weights.
+
+        Args:
+            values: state_dict of the folded network at the plan's widths. A layer that is pruned
+                by a scheme has zeros where it is pruned.
+
+        Raises:
+            ModelError: a layer's weights are not pruned by its scheme.
+        """
+        arrays = {}
+        for parameter in self.module["main"].params[1:]:
+            name = self.names[parameter.name]
+            value = values[name]
+            if (derived := self.derived.get(parameter.name)) is not None:
+                try:
+                    value = derived.compute(value)
+                except ValueError as error:
+                    raise ModelError(f"{name}: {error}") from error
+            arrays[parameter.name] = np.ascontiguousarray(value)
+        return arrays
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ExportedNetwork:
     """A network exported once, in one layout.
 
-    Args:
-        function: Relax's `main`, parameters as inputs.
-        names: state_dict name of each parameter of `function` after the image.
-        axes: extents of every parameter's axes; a parameter that is missing keeps its shape.
+    Attributes:
+        template: Relax's `main`, parameters as inputs.
         target: what primitive functions are legalised for.
         layout: of its maps: "NCHW" as exported, "NHWC" converted.
-        winograd: whether convolutions take Winograd's form where they have one; in NHWC only.
+        uses_winograd: whether convolutions are computed by Winograd's filtering where they can be;
+            in NHWC only.
     """
 
-    function: relax.Function
-    names: tuple[str, ...]
-    axes: Mapping[str, tuple[Extent, ...]]
+    template: FunctionTemplate
     target: tvm.target.Target
     layout: str = "NCHW"
-    winograd: bool = False
-    _cache: Any = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._cache = lru_cache(maxsize=128)(self._lower)
+    uses_winograd: bool = False
 
     @staticmethod
     def export(
@@ -101,7 +125,13 @@ class ExportedNetwork:
         axes: Mapping[str, tuple[Extent, ...]],
         target: tvm.target.Target,
     ) -> ExportedNetwork:
-        """Folds batch norms and exports.
+        """Fold a network's batch norms and export it.
+
+        Args:
+            model: the network; it is left as it was.
+            example: an image.
+            axes: extents of the parameters' axes; a parameter that is missing keeps its shape.
+            target: what primitive functions are legalised for.
 
         Raises:
             ModelError: torch.export or TVM's importer does not take the network.
@@ -111,140 +141,99 @@ class ExportedNetwork:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns of its own deprecated calls
                 exported = torch.export.export(folded, (example.contiguous(),))
-                module, _ = relax.frontend.detach_params(
-                    from_exported_program(exported, keep_params_as_input=True)
-                )
-        except (
-            Exception
-        ) as error:  # torch.export and the importer raise whatever the user's network provokes
+                imported = from_exported_program(exported, keep_params_as_input=True)
+        except Exception as error:  # both raise whatever the user's network provokes
             raise ModelError(
                 f"the network cannot be exported: {type(error).__name__}: {first_line(error)}"
             ) from error
-        targets = {
-            spec.arg.name: spec.target
-            for spec in exported.graph_signature.input_specs
-            if spec.target
-        }
-        names = tuple(targets[p.name] for p in module["main"].params[1:])
-        return ExportedNetwork(simplify_operators(module["main"]), names, axes, target)
+        function = relax.frontend.detach_params(imported)[0]["main"]
+        specs = exported.graph_signature.input_specs
+        names = {spec.arg.name: spec.target for spec in specs}
+        template = FunctionTemplate(
+            function=simplify_operators(function),
+            names=tuple(names[p.name] for p in function.params[1:]),
+            axes=axes,
+        )
+        return ExportedNetwork(template=template, target=target)
 
     def in_nhwc(self) -> ExportedNetwork:
-        """The same network with its maps in NHWC, its convolutions packed.
+        """Return the same network with its maps in NHWC and its convolutions packed.
 
         Raises:
             ModelError: TVM cannot convert it.
         """
-        convert = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]})
+        passes = [
+            relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}),
+            relax.transform.DeadCodeElimination(),
+        ]
+        module = tvm.IRModule({"main": self.template.function})
         try:
-            function = relax.transform.DeadCodeElimination()(
-                convert(tvm.IRModule({"main": self.function}))
-            )["main"]
-        except (
-            Exception
-        ) as error:  # the pass raises whatever an operator without a layout rule provokes
+            function = tvm.transform.Sequential(passes)(module)["main"]
+        except Exception as error:  # an operator without a layout rule raises errors of many kinds
             raise ModelError(
-                f"the network cannot be converted to NHWC: {type(error).__name__}: {last_line(error)}"
+                f"the network cannot be converted to NHWC: "
+                f"{type(error).__name__}: {last_line(error)}"
             ) from error
-        return ExportedNetwork(function, self.names, self.axes, self.target, "NHWC")
+        template = replace(self.template, function=function)
+        return ExportedNetwork(template=template, target=self.target, layout="NHWC")
 
     def with_winograd(self) -> ExportedNetwork:
-        """The same network in NHWC with Winograd's form of every convolution that has one."""
-        return dataclasses.replace(self, winograd=True)
+        """Return the same network with Winograd's filtering wherever it can be."""
+        return replace(self, uses_winograd=True)
 
-    def lowered(self, widths: Mapping[str, int], schemes: Schemes = _NONE) -> LoweredModule:
-        """The fused module where each group has the given width, and layers are pruned by schemes.
+    def lowered(
+        self, widths: Mapping[str, int], schemes: Mapping[str, Scheme] = _NO_SCHEMES
+    ) -> LoweredModule:
+        """Lower the network to a fused module; the last ones are remembered.
+
+        Args:
+            widths: of each group.
+            schemes: of the layers that are pruned by one, by name.
 
         Raises:
             ModelError: an operator has a shape that does not follow from its inputs.
         """
-        return self._at(widths, schemes)[0]
+        return self._lowered(tuple(sorted(widths.items())), tuple(sorted(schemes.items())))
 
-    def arguments(
-        self,
-        widths: Mapping[str, int],
-        values: Mapping[str, NDArray[Any]],
-        schemes: Schemes = _NONE,
-    ) -> dict[str, NDArray[Any]]:
-        """What each parameter of the lowered `main` is for trained weights.
-
-        Args:
-            widths: of each group.
-            values: state_dict of the folded network at these widths.
-            schemes: of the layers that are pruned by one, whose weights are zero where they are
-                pruned.
-
-        Raises:
-            ModelError: a layer's weights are not pruned by its scheme.
-        """
-        module, rebuilt = self._at(widths, schemes)
-        names = dict(zip((p.name for p in self.function.params[1:]), self.names, strict=True))
-        arrays = {}
-        for parameter in module.module["main"].params[1:]:
-            derived = rebuilt.derived.get(parameter.name)
-            value = values[names[derived.source if derived else parameter.name]]
-            try:
-                arrays[parameter.name] = np.ascontiguousarray(
-                    derived.compute(value) if derived else value
-                )
-            except ValueError as error:
-                raise ModelError(
-                    f"{names[derived.source if derived else parameter.name]}: {error}"
-                ) from error
-        return arrays
-
-    def packings(
-        self, widths: Mapping[str, int], call: FusedCall, schemes: Schemes = _NONE
-    ) -> tuple[DerivedParameter | None, ...]:
-        """For each argument of a call how it is computed from the shape that the call states of it;
-
-        None where it is that shape.
-        """
-        derived = self._at(widths, schemes)[1].derived
-        return tuple(
-            derived[read]
-            if isinstance(read, str) and read in derived and derived[read].is_packed
-            else None
-            for read in call.reads
-        )
-
-    def _at(
-        self, widths: Mapping[str, int], schemes: Schemes
-    ) -> tuple[LoweredModule, RebuiltFunction]:
-        return self._cache(tuple(sorted(widths.items())), tuple(sorted(schemes.items())))  # type: ignore[no-any-return]  # lru_cache forgets what it wraps
+    @cached_property
+    def _lowered(self) -> Callable[..., LoweredModule]:
+        return lru_cache(maxsize=_N_REMEMBERED)(self._lower)
 
     @cached_property
     def _reshape_axes(self) -> Mapping[Any, int]:
         try:
-            return find_reshape_axes(self.function, self.names, self.axes)
+            return find_reshape_axes(self.template)
         except Exception as error:  # TVM raises errors of many kinds
             raise ModelError(
-                f"the network's shapes cannot be followed to other channel counts: {last_line(error)}"
+                f"the network's shapes cannot be followed to other channel counts: "
+                f"{last_line(error)}"
             ) from error
 
     def _lower(
         self, widths: tuple[tuple[str, int], ...], schemes: tuple[tuple[str, Scheme], ...]
-    ) -> tuple[LoweredModule, RebuiltFunction]:
-        rebuilt = rebuild(
-            self.function,
-            self.names,
-            self.axes,
-            dict(widths),
-            vector_width(self.target),
-            self.winograd,
-            self._reshape_axes,
-            dict(schemes),
+    ) -> LoweredModule:
+        rebuilder = FunctionRebuilder(
+            template=self.template,
+            widths=dict(widths),
+            lanes=vector_width(self.target),
+            uses_winograd=self.uses_winograd,
+            schemes=dict(schemes),
+            reshape_axes=self._reshape_axes,
         )
+        module = rebuilder.run()
+        legalize = relax.transform.LegalizeOps(rebuilder.origins.legalization(module))
+        group = [legalize, relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps()]
         with self.target:
-            module = relax.transform.LegalizeOps(rebuilt.log.legalization(rebuilt.module))(
-                rebuilt.module
-            )
-            grouped = tvm.transform.Sequential(
-                [relax.transform.AnnotateTIROpPattern(), relax.transform.FuseOps()]
-            )(module)
+            grouped = tvm.transform.Sequential(group)(module)
             fused = rename_reduction_blocks(relax.transform.FuseTIR()(grouped))
-        sources = dict(zip((p.name for p in self.function.params[1:]), self.names, strict=True))
-        sources |= {name: sources[d.source] for name, d in rebuilt.derived.items()}
-        logical = {name: d.logical_shape for name, d in rebuilt.derived.items()}
-        return LoweredModule(
-            fused, find_calls(fused, grouped, rebuilt.log, sources, logical)
-        ), rebuilt
+        derived = rebuilder.parameters.derived
+        names = {parameter.name: name for parameter, name in self.template.weights()}
+        names |= {name: names[d.source] for name, d in derived.items()}
+        calls = find_calls(
+            fused,
+            grouped=grouped,
+            origins=rebuilder.origins,
+            names=names,
+            logical_shapes={name: d.logical_shape for name, d in derived.items()},
+        )
+        return LoweredModule(module=fused, calls=calls, names=names, derived=derived)

@@ -1,8 +1,6 @@
-"""What a fused subgraph consists of:
+"""What a fused subgraph consists of: its operators, what they read, and the layouts of its maps.
 
-its operators, what they read, and in which layout the maps lie.
-
-Read off the module before and after fusion; no name is guessed. Called by `workload` and `lower`.
+It is read off the module before and after fusion; no name is guessed.
 """
 
 from __future__ import annotations
@@ -15,14 +13,14 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from cprune_rl.compiler.kernels.implementations import implementation_attribute
+from cprune_rl.compiler.kernels.implementations import family_attribute
 
-__all__ = ["FusedCall", "Operator", "OperatorOrigins", "dims", "find_calls", "shape_of"]
+__all__ = ["FusedCall", "Operator", "OperatorOrigins", "Origin", "dims", "find_calls", "shape_of"]
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Operator:
     """One operator inside a fused subgraph.
 
@@ -56,16 +54,17 @@ class Operator:
     implementation: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FusedCall:
     """One subgraph: a call of a fused function in the lowered `main`.
 
     Attributes:
         function: name of the function in the module.
         operators: what is fused in it, in order.
-        parameters: names of the parameters it reads, as in the state_dict.
-        reads: for each argument the name of a parameter of `main`, or the position of the call that
-            made it.
+        weights: names of the parameters it reads, as in the state_dict, by their positions among
+            its arguments.
+        reads: for each argument the name of a parameter of `main`, or the position of the call
+            that made it.
         shapes: of its arguments, then of its result; packed weights have the shape of what they
             were packed from.
         layouts: of its arguments, then of its result: "NCHW", "NHWC", or "" where it is no map.
@@ -74,75 +73,65 @@ class FusedCall:
 
     function: str
     operators: tuple[Operator, ...]
-    parameters: tuple[str, ...]
+    weights: Mapping[int, str]
     reads: tuple[str | int, ...]
     shapes: tuple[Shape, ...]
     layouts: tuple[str, ...]
     dtype: str
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters it reads, as in the state_dict."""
+        return tuple(self.weights.values())
 
-@dataclass(frozen=True)
-class _Origin:
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a primitive function came from.
+
+    Attributes:
+        name: Relax's operator.
+        attrs: its attributes.
+        implementation: this project's own, where it took the operator's place.
+        data_layout: of the map it reads, where the attributes do not say.
+        constants: scalar operands by their position.
+    """
+
     name: str
-    attrs: Any
+    attrs: Any = None
     implementation: str = ""
     data_layout: str = ""
     constants: tuple[tuple[int, float], ...] = ()
 
 
 class OperatorOrigins:
-    """Which Relax operator each primitive function was made from, recorded while it happens."""
+    """The Relax operator that each primitive function was made from, recorded as it happens."""
 
     def __init__(self) -> None:
-        self._origins: dict[str, _Origin] = {}
+        self._origins: dict[str, Origin] = {}
 
-    def record(
-        self,
-        function: str,
-        name: str,
-        attrs: Any,
-        implementation: str = "",
-        data_layout: str = "",
-        constants: tuple[tuple[int, float], ...] = (),
-    ) -> None:
-        """Keeps where a function came from.
+    def record(self, function: str, origin: Origin) -> None:
+        """Keep where a function came from."""
+        if origin.name == "maximum" and origin.constants == ((1, 0.0),):
+            # TVM makes it one function with a ReLU of the same shape: both need one name.
+            origin = Origin(name="nn.relu", attrs=origin.attrs)
+        self._origins[function] = origin
 
-        Args:
-            function: its name.
-            name: Relax's operator.
-            attrs: its attributes.
-            implementation: how it is computed where that is not TVM's own way.
-            data_layout: of the maps it reads where the attributes do not say.
-            constants: scalar operands by their position.
-        """
-        if (
-            name == "maximum" and constants == ((1, 0.0),)
-        ):  # one function with a ReLU's of the same shape, where there is one: it must have one name
-            name, constants = "nn.relu", ()
-        self._origins[function] = _Origin(name, attrs, implementation, data_layout, constants)
-
-    def origin(self, function: str) -> _Origin:
-        """Where a function came from."""
-        return self._origins.get(function, _Origin(function, None))
+    def get(self, function: str) -> Origin:
+        """Return where a function came from."""
+        return self._origins.get(function) or Origin(name=function)
 
     def legalization(self, module: tvm.IRModule) -> dict[str, Any]:
-        """Legalisation rules for the operators of a module that note what they make."""
-        calls = [
-            b.value
-            for block in module["main"].body.blocks
-            for b in block.bindings
-            if isinstance(b.value, relax.Call)
-        ]
-        names = {c.op.name for c in calls if isinstance(c.op, tvm.ir.Op)}
+        """Return legalisation rules for the operators of a module that record what they make."""
+        bindings = [b for block in module["main"].body.blocks for b in block.bindings]
+        calls = [b.value for b in bindings if isinstance(b.value, relax.Call)]
+        operators = {call.op.name: call.op for call in calls if isinstance(call.op, tvm.ir.Op)}
+        rules = {name: op.get_attr("FLegalize") for name, op in operators.items()}
         return {
-            n: self._recorder(n)
-            for n in names
-            if tvm.ir.Op.get(n).get_attr("FLegalize") is not None
+            name: self._recording(name, rule) for name, rule in rules.items() if rule is not None
         }
 
-    def _recorder(self, name: str) -> Any:
-        rule = tvm.ir.Op.get(name).get_attr("FLegalize")
-
+    def _recording(self, name: str, rule: Any) -> Any:
         def legalize(builder: Any, call: Any) -> Any:
             result = rule(builder, call)
             if isinstance(result, relax.Call) and result.op.name == "relax.call_tir":
@@ -151,12 +140,10 @@ class OperatorOrigins:
                     for i, a in enumerate(call.args)
                     if isinstance(a, tvm.ir.Constant) and not shape_of(a)
                 )
-                self.record(
-                    result.args[0].name_hint,
-                    name.removeprefix("relax."),
-                    call.attrs,
-                    constants=constants,
+                origin = Origin(
+                    name=name.removeprefix("relax."), attrs=call.attrs, constants=constants
                 )
+                self.record(result.args[0].name_hint, origin)
             return result
 
         return legalize
@@ -164,200 +151,171 @@ class OperatorOrigins:
 
 def find_calls(
     fused: tvm.IRModule,
+    *,
     grouped: tvm.IRModule,
-    log: OperatorOrigins,
-    sources: Mapping[str, str],
+    origins: OperatorOrigins,
+    names: Mapping[str, str],
     logical_shapes: Mapping[str, Shape],
 ) -> tuple[FusedCall, ...]:
-    """The subgraphs of a module, in the order of execution; transposes of maps are left out.
+    """Find the subgraphs of a module, in the order of execution; transposes of maps are left out.
 
     Args:
-        fused: after FuseTIR.
-        grouped: the same before FuseTIR, where the operators of a function can still be told apart.
-        log: where primitive functions came from.
-        sources: state_dict name of each parameter of `main`.
+        fused: the module after FuseTIR.
+        grouped: the module before, where the operators of a function can still be told apart.
+        origins: where primitive functions came from.
+        names: state_dict name of each parameter of `main`.
         logical_shapes: of parameters that tasks name by another shape than they have.
     """
-    reader = _Reader(grouped, log, sources, logical_shapes)
+    reader = _Reader(grouped, origins, names, logical_shapes)
     for block in fused["main"].body.blocks:
         for binding in block.bindings:
             reader.read(binding)
     return tuple(reader.calls)
 
 
+@dataclass(frozen=True)
+class _Value:
+    """What a variable holds.
+
+    Attributes:
+        source: what it comes from: a parameter's name or a call's position in `main`, an operand's
+            name in a function.
+        shape: of it.
+        layout: of a map, else empty.
+    """
+
+    source: Any
+    shape: Shape
+    layout: str = ""
+
+
+@dataclass
 class _Reader:
-    def __init__(
-        self,
-        grouped: tvm.IRModule,
-        log: OperatorOrigins,
-        sources: Mapping[str, str],
-        logical_shapes: Mapping[str, Shape],
-    ) -> None:
-        self._grouped, self._log, self._sources, self._logical_shapes = (
-            grouped,
-            log,
-            sources,
-            logical_shapes,
-        )
-        self._made: dict[
-            Any, tuple[str | int, str]
-        ] = {}  # variable -> what made it, and its layout
-        self.calls: list[FusedCall] = []
+    grouped: tvm.IRModule
+    origins: OperatorOrigins
+    names: Mapping[str, str]
+    logical_shapes: Mapping[str, Shape]
+    calls: list[FusedCall] = field(default_factory=list)
+    values: dict[Any, _Value] = field(default_factory=dict)  # by the variable bound to it
 
     def read(self, binding: Any) -> None:
-        value = binding.value
-        if isinstance(value, relax.Var):
-            self._made[binding.var] = self._origin(value)
-        if not isinstance(value, relax.Call) or value.op.name != "relax.call_tir":
+        bound = binding.value
+        if isinstance(bound, relax.Var):
+            self.values[binding.var] = self._value(bound)
+        if not isinstance(bound, relax.Call) or bound.op.name != "relax.call_tir":
             return
-        args = list(value.args[1].fields)
-        origins = [self._origin(a) for a in args]
-        shapes = [
-            self._logical_shapes.get(a.name, shape_of(a))
-            if isinstance(a, relax.Var)
-            else shape_of(a)
-            for a in args
-        ]
+        function = bound.args[0].name_hint
+        arguments = [self._value(a) for a in bound.args[1].fields]
         out = shape_of(binding.var)
-        operators = self._operators(
-            value.args[0].name_hint, shapes, [layout for _, layout in origins], out
-        )
-        if len(operators) == 1 and operators[0].name == "permute_dims" and operators[0].out_layout:
-            self._made[binding.var] = (
-                origins[0][0],
-                operators[0].out_layout,
-            )  # whoever joins the subgraphs puts transposes where layouts differ
+        operators = self._operators(function, arguments, out)
+        layout = operators[-1].out_layout
+        if len(operators) == 1 and operators[0].name == "permute_dims" and layout:
+            # Whoever joins the subgraphs puts transposes where layouts differ.
+            self.values[binding.var] = _Value(arguments[0].source, out, layout)
             return
-        parameters = tuple(
-            self._sources[a.name]
-            for a in args
-            if isinstance(a, relax.Var) and a.name in self._sources
-        )
-        out_layout = operators[-1].out_layout
-        layouts = (*(layout for _, layout in origins), out_layout)
-        self._made[binding.var] = (len(self.calls), out_layout)
+        self.values[binding.var] = _Value(len(self.calls), out, layout)
         self.calls.append(
             FusedCall(
-                value.args[0].name_hint,
-                operators,
-                parameters,
-                tuple(made for made, _ in origins),
-                (*shapes, out),
-                layouts,
-                str(binding.var.ty.dtype),
+                function=function,
+                operators=operators,
+                weights={
+                    at: self.names[a.source]
+                    for at, a in enumerate(arguments)
+                    if a.source in self.names
+                },
+                reads=tuple(a.source for a in arguments),
+                shapes=(*(a.shape for a in arguments), out),
+                layouts=(*(a.layout for a in arguments), layout),
+                dtype=str(binding.var.ty.dtype),
             )
         )
 
-    def _origin(self, variable: Any) -> tuple[str | int, str]:
-        if variable in self._made:
-            return self._made[variable]
-        is_image = variable.name not in self._sources and len(shape_of(variable)) == 4
-        return variable.name, "NCHW" if is_image else ""
+    def _value(self, variable: Any) -> _Value:
+        if variable in self.values:
+            return self.values[variable]
+        name = variable.name
+        shape = self.logical_shapes.get(name, shape_of(variable))
+        is_image = name not in self.names and len(shape) == 4
+        return _Value(name, shape, "NCHW" if is_image else "")
 
     def _operators(
-        self, function: str, shapes: Sequence[Shape], layouts: Sequence[str], out: Shape
+        self, function: str, arguments: Sequence[_Value], out: Shape
     ) -> tuple[Operator, ...]:
-        inner = self._grouped[function]
-        if not isinstance(inner, relax.Function):
-            return (
-                self._operator(
-                    function,
-                    tuple(f"a{i}" for i in range(len(shapes))),
-                    tuple(shapes),
-                    tuple(layouts),
-                    out,
-                ),
-            )
-        known = {p: (f"a{i}", shapes[i], layouts[i]) for i, p in enumerate(inner.params)}
+        """Return the operators that are fused in a function.
+
+        Args:
+            function: its name.
+            arguments: that it is called with.
+            out: shape of its result.
+        """
+        operands = [_Value(f"a{i}", a.shape, a.layout) for i, a in enumerate(arguments)]
+        body = self.grouped[function]
+        if not isinstance(body, relax.Function):
+            return (self._operator(function, operands, out),)
+        values = dict(zip(body.params, operands, strict=True))
         operators: list[Operator] = []
-        for block in inner.body.blocks:
-            for binding in block.bindings:
-                if (
-                    isinstance(binding.value, relax.Call)
-                    and binding.value.op.name == "relax.call_tir"
-                ):
-                    operands = [
-                        known.get(a, ("const", shape_of(a), ""))
-                        for a in binding.value.args[1].fields
-                    ]
-                    names, operand_shapes, operand_layouts = (
-                        zip(*operands, strict=True) if operands else ((), (), ())
-                    )  # a constant is made of nothing
-                    operator = self._operator(
-                        binding.value.args[0].name_hint,
-                        names,
-                        operand_shapes,
-                        operand_layouts,
-                        shape_of(binding.var),
-                    )
-                    operators.append(operator)
-                    known[binding.var] = (
-                        f"v{len(operators) - 1}",
-                        operator.out_shape,
-                        operator.out_layout,
-                    )
-                elif isinstance(binding.value, relax.Var):
-                    known[binding.var] = known[binding.value]
+        for binding in (binding for block in body.body.blocks for binding in block.bindings):
+            bound = binding.value
+            if isinstance(bound, relax.Var):
+                values[binding.var] = values[bound]
+            elif isinstance(bound, relax.Call) and bound.op.name == "relax.call_tir":
+                read = [values.get(a) or _Value("const", shape_of(a)) for a in bound.args[1].fields]
+                operator = self._operator(bound.args[0].name_hint, read, shape_of(binding.var))
+                values[binding.var] = _Value(
+                    f"v{len(operators)}", operator.out_shape, operator.out_layout
+                )
+                operators.append(operator)
         return tuple(operators)
 
-    def _operator(
-        self,
-        function: str,
-        operands: tuple[str, ...],
-        shapes: tuple[Shape, ...],
-        layouts: tuple[str, ...],
-        out: Shape,
-    ) -> Operator:
-        origin = self._log.origin(function)
-        attrs = origin.attrs
-        text = (
-            ""
-            if attrs is None
-            else _with_axes_from_the_front(
-                str(attrs).partition("(")[2].rstrip(")"), len(shapes[0]) if shapes else 0
-            )
-        )
-        stride, groups = 1, 1
-        if origin.name == "nn.conv2d":
-            stride, groups = int(attrs.strides[0]), int(attrs.groups)
-            if (
-                groups > 1
-            ):  # the number follows the channels; what stays is the channels of one group
-                text = text.replace(f"groups={groups}", f"channels_per_group={shapes[1][1]}")
-        if origin.implementation:
-            text += implementation_attribute(origin.implementation, origin.data_layout)
-        if origin.constants:
-            text += ", ".join(f"operand {i} = {value:g}" for i, value in origin.constants)
+    def _operator(self, function: str, operands: Sequence[_Value], out: Shape) -> Operator:
+        origin = self.origins.get(function)
+        shapes = tuple(o.shape for o in operands)
+        layouts = tuple(o.layout for o in operands)
+        is_convolution = origin.name == "nn.conv2d"
         return Operator(
-            origin.name,
-            text,
-            operands,
-            shapes,
-            out,
-            layouts,
-            _out_layout(origin, layouts, out),
-            stride,
-            groups,
-            attrs,
-            origin.constants,
-            origin.implementation,
+            name=origin.name,
+            attributes=_attributes(origin, shapes),
+            operands=tuple(o.source for o in operands),
+            shapes=shapes,
+            out_shape=out,
+            layouts=layouts,
+            out_layout=_out_layout(origin, layouts, out),
+            stride=int(origin.attrs.strides[0]) if is_convolution else 1,
+            n_channel_groups=int(origin.attrs.groups) if is_convolution else 1,
+            attrs=origin.attrs,
+            constants=origin.constants,
+            implementation=origin.implementation,
         )
+
+
+def _attributes(origin: Origin, shapes: Sequence[Shape]) -> str:
+    """Write an operator's attributes as canonical text: cost caches hold it."""
+    text = ""
+    if origin.attrs is not None:
+        text = str(origin.attrs).partition("(")[2].rstrip(")")
+        text = _with_axes_from_the_front(text, len(shapes[0]) if shapes else 0)
+    if origin.name == "nn.conv2d" and (n_groups := int(origin.attrs.groups)) > 1:
+        # The number of groups follows the channels; the channels of one group stay.
+        text = text.replace(f"groups={n_groups}", f"channels_per_group={shapes[1][1]}")
+    if origin.implementation:
+        text += family_attribute(origin.implementation, origin.data_layout)
+    return text + ", ".join(f"operand {i} = {value:g}" for i, value in origin.constants)
 
 
 def _with_axes_from_the_front(text: str, n_axes: int) -> str:
-    """Attributes with several axes counted from the end, as `axis=(-1, -2)`, by their one other
-    name: functions that are alike are made one, whatever their calls said.
+    """Count the axes of a tuple from the front, where attributes have `axis=(-1, -2)`.
+
+    TVM makes one function of functions that are alike, whatever their calls said.
     """
-    return re.sub(
-        r"axis=\((-?\d+(?:, -?\d+)+)\)",
-        lambda found: (
-            f"axis=({', '.join(map(str, sorted(int(a) % n_axes for a in found[1].split(','))))})"
-        ),
-        text,
-    )
+
+    def counted(match: re.Match[str]) -> str:
+        axes = sorted(int(a) % n_axes for a in match[1].split(","))
+        return f"axis=({', '.join(map(str, axes))})"
+
+    return re.sub(r"axis=\((-?\d+(?:, -?\d+)+)\)", counted, text)
 
 
-def _out_layout(origin: _Origin, layouts: Sequence[str], out: Shape) -> str:
+def _out_layout(origin: Origin, layouts: Sequence[str], out: Shape) -> str:
     if len(out) != 4:
         return ""
     if origin.name == "permute_dims" and layouts[0]:
@@ -369,16 +327,16 @@ def _out_layout(origin: _Origin, layouts: Sequence[str], out: Shape) -> str:
 
 
 def shape_of(expr: Any) -> Shape:
-    """The shape of a Relax expression."""
+    """Return the shape of a Relax expression."""
     return tuple(int(d) for d in expr.ty.shape)
 
 
 def dims(shape: Any) -> Shape:
-    """A Relax shape as integers."""
+    """Return a Relax shape as integers."""
     return tuple(int(d) for d in shape.values)
 
 
 def scalar(constant: Any) -> float:
-    """The value of a Relax constant of one number."""
+    """Return the value of a Relax constant of one number."""
     value = constant.value
     return float(value.numpy() if hasattr(value, "numpy") else value)

@@ -1,14 +1,10 @@
-"""Convolutions and fully connected layers of which each block of output channels reads entries of
-its own.
+"""Layers of which each block of output channels reads entries of its own.
 
-An entry is an (input channel, row, column) of the kernel. For each block there is a table of where
-its entries lie in the
-padded map, counted from the first one that an output reads, and weights `[entries, channels of the
-block]`. The tables are
-data: layers of one shape, density and block size share a program. They are computed from pruned
-    weights, once, at build
-time. Channel counts that the block does not divide get a tail as those of `packing` do. Called by
-`rebuild`.
+An entry is an (input channel, row, column) of the kernel. Each block has a table of offsets that
+say where its entries lie in the padded map, counted from the first one that an output reads. Its
+weights are `[entries, channels of the block]`. Both are computed from pruned weights once, at
+build time. The tables are data: layers of one shape, density and block size share a schedule.
+Channel counts that the block does not divide get a tail, as in `packed_conv`.
 """
 
 from __future__ import annotations
@@ -23,11 +19,12 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from cprune_rl.compiler.kernels.schedule_rules import BLOCK_SPARSE_SUMS, FLAT_COPY
+from cprune_rl.compiler.kernels.window import Window
 
-__all__ = ["BlockSparseFormat", "block_sparse_conv2d", "block_sparse_dense"]
+__all__ = ["BlockSparseFormat", "block_sparse_conv2d", "block_sparse_dense", "entry_strides"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockSparseFormat:
     """How the weights of a layer are stored.
 
@@ -44,151 +41,124 @@ class BlockSparseFormat:
     unit: int = 1
 
     @property
-    def count(self) -> int:
-        """Blocks, the last of which may be partly empty."""
+    def n_blocks(self) -> int:
+        """How many blocks there are; the last may be partly empty."""
         return math.ceil(self.shape[0] / self.block)
 
     @property
     def n_units(self) -> int:
-        """Units that each block keeps."""
+        """How many units each block keeps."""
         return self.n_kept // self.unit
 
     def kept_units(self, weights: NDArray[Any]) -> NDArray[np.int64]:
-        """Positions `(blocks, n_units)` of the units that hold a weight, ascending;
+        """Return the positions `(n_blocks, n_units)` of units that hold a weight, ascending.
 
-        filled up with others where there are fewer.
+        A block that holds fewer is filled up with other units.
 
         Raises:
             ValueError: a block holds more.
         """
-        held = (
-            np.abs(self._filled(weights)).sum(axis=1).reshape(self.count, -1, self.unit).any(axis=2)
-        )
-        if (most := int(held.sum(axis=1).max())) > self.n_units:
+        is_entry_held = self._in_blocks(weights).any(axis=1)
+        is_held = is_entry_held.reshape(self.n_blocks, -1, self.unit).any(axis=2)
+        most = int(is_held.sum(axis=1).max())
+        if most > self.n_units:
             what = "entries" if self.unit == 1 else "kernels"
             raise ValueError(
-                f"a block of {self.block} channels holds {most} {what}, not {self.n_units}: the weights are not pruned by this scheme"
+                f"a block of {self.block} channels holds {most} {what}, not {self.n_units}: "
+                "the weights are not pruned by this scheme"
             )
-        return np.sort(np.argsort(~held, axis=1, kind="stable")[:, : self.n_units], axis=1)
+        held_first = np.argsort(~is_held, axis=1, kind="stable")
+        return np.sort(held_first[:, : self.n_units], axis=1)
 
     def kept(self, weights: NDArray[Any]) -> NDArray[np.int64]:
-        """Positions `(blocks, n_kept)` of the entries of those units; errors as of `kept_units`."""
-        return (self.kept_units(weights)[:, :, None] * self.unit + np.arange(self.unit)).reshape(
-            self.count, self.n_kept
-        )
+        """Return the positions `(n_blocks, n_kept)` of the entries of the kept units.
+
+        Raises:
+            ValueError: a block holds more.
+        """
+        first_entries = self.kept_units(weights)[:, :, None] * self.unit
+        return (first_entries + np.arange(self.unit)).reshape(self.n_blocks, self.n_kept)
 
     def prune_at_random(self, weights: NDArray[Any]) -> NDArray[Any]:
-        """Weights of which each block keeps units that are drawn, the same for the same shape."""
-        filled, rng = self._filled(weights), np.random.default_rng(0)
-        kept = np.repeat(
-            np.argsort(rng.random((self.count, filled.shape[-1] // self.unit)), axis=1)
-            < self.n_units,
-            self.unit,
-            axis=1,
-        )
-        return (filled * kept[:, None, :]).reshape(self.count * self.block, *self.shape[1:])[
-            : self.shape[0]
-        ]
+        """Keep random units of each block: the same ones for every layer of a shape."""
+        in_blocks = self._in_blocks(weights)
+        n_units = in_blocks.shape[-1] // self.unit
+        ranks = np.argsort(np.random.default_rng(0).random((self.n_blocks, n_units)), axis=1)
+        is_kept = np.repeat(ranks < self.n_units, self.unit, axis=1)
+        pruned = in_blocks * is_kept[:, None, :]
+        return pruned.reshape(-1, *self.shape[1:])[: self.shape[0]]
 
     def pack(self, weights: NDArray[Any]) -> NDArray[Any]:
-        """Weights as `(blocks, n_kept, block)`."""
-        at = self.kept(weights)
-        return np.ascontiguousarray(
-            np.take_along_axis(self._filled(weights), at[:, None, :], axis=2).transpose(0, 2, 1)
-        )
+        """Pack pruned weights: `(n_blocks, n_kept, block)`."""
+        positions = self.kept(weights)[:, None, :]
+        entries = np.take_along_axis(self._in_blocks(weights), positions, axis=2)
+        return np.ascontiguousarray(entries.transpose(0, 2, 1))
 
     def offsets(self, weights: NDArray[Any], strides: Sequence[int]) -> NDArray[np.int32]:
-        """Where the entries lie: `(blocks, n_kept)`.
+        """Tell where the entries lie: `(n_blocks, n_kept)`.
 
         Args:
             weights: pruned.
-            strides: in the padded map, between input channels, and rows and columns of the kernel.
+            strides: distances in the padded map, as `entry_strides` gives them.
         """
-        at = np.unravel_index(self.kept(weights), self.shape[1:])
-        return np.tensordot(np.asarray(strides), np.stack(at), axes=1).astype(np.int32)
+        places = np.unravel_index(self.kept(weights), self.shape[1:])
+        return np.tensordot(np.asarray(strides), np.stack(places), axes=1).astype(np.int32)
 
-    def _filled(self, weights: NDArray[Any]) -> NDArray[Any]:
-        """`(blocks, block, entries)`, surplus channels zero."""
-        filled = np.zeros((self.count * self.block, math.prod(self.shape[1:])), weights.dtype)
+    def _in_blocks(self, weights: NDArray[Any]) -> NDArray[Any]:
+        """Bring weights into `(n_blocks, block, entries)`; surplus channels are zero."""
+        filled = np.zeros((self.n_blocks * self.block, math.prod(self.shape[1:])), weights.dtype)
         filled[: self.shape[0]] = weights.reshape(self.shape[0], -1)
-        return filled.reshape(self.count, self.block, -1)
+        return filled.reshape(self.n_blocks, self.block, -1)
 
 
-@dataclass(frozen=True)
-class Window:
-    """A convolution's geometry.
+def entry_strides(window: Window, shape: Sequence[Any]) -> tuple[int, int, int]:
+    """Return how far neighbouring entries lie apart in the padded map.
 
-    Attributes:
-        kernel: height, width.
-        stride: vertical, horizontal.
-        padding: top, left, bottom, right.
-        dilation: vertical, horizontal.
-        layout: of the maps, "NHWC" or "NCHW".
+    Args:
+        window: the convolution's geometry.
+        shape: of the map.
+
+    Returns:
+        Distances between input channels, and rows and columns of the kernel. The entry of a 1x1
+        kernel is its channel.
     """
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    layout: str
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether an output reads one place of the map, which so need not be copied."""
-        return set(self.kernel) == {1} and not any(self.padding)
-
-    def padded(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """Channels, height and width of the padded map."""
-        channels, height, width = (int(shape[self.layout.index(a)]) for a in "CHW")
-        top, left, bottom, right = self.padding
-        return channels, height + top + bottom, width + left + right
-
-    def strides(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """Distance in the padded map of the entries of neighbouring input channels, rows and
-        columns of the kernel; of a 1x1 kernel an entry is its channel.
-        """
-        channels, height, width = self.padded(shape)
-        if self.is_pointwise:
-            return 1, 0, 0
-        return (
-            (height * width, width * self.dilation[0], self.dilation[1])
-            if self.layout == "NCHW"
-            else (1, channels * width * self.dilation[0], channels * self.dilation[1])
-        )
+    if window.is_pointwise:
+        return 1, 0, 0
+    channels, height, width = window.padded(shape)
+    row, column = window.dilation
+    if window.layout == "NCHW":
+        return height * width, width * row, column
+    return 1, channels * width * row, channels * column
 
 
 def block_sparse_conv2d(
     data: te.Tensor, weights: te.Tensor, offsets: te.Tensor, channels: int, window: Window
 ) -> te.Tensor:
-    """A convolution that writes maps in the layout in which it reads them.
+    """Compute a convolution that writes its map in the layout in which it reads one.
 
     Args:
         data: a map.
-        weights: `(blocks, n_kept, block)`.
-        offsets: `(blocks, n_kept)`.
+        weights: `(n_blocks, n_kept, block)`.
+        offsets: `(n_blocks, n_kept)`.
         channels: of the output.
         window: its geometry.
     """
-    n, (n_in, height, width) = data.shape[0], window.padded(data.shape)
+    n = data.shape[0]
+    n_in, _, width = window.padded(data.shape)
+    out_y, out_x = window.out_size(data.shape)
     flat = None if window.is_pointwise else _flat(data, window)
     step = 1 if window.layout == "NCHW" else n_in
-    out_y, out_x = (
-        (length - (k - 1) * d - 1) // s + 1
-        for length, k, d, s in zip(
-            (height, width), window.kernel, window.dilation, window.stride, strict=True
-        )
-    )
     n_blocks, n_kept, block = (int(d) for d in weights.shape)
     k = te.reduce_axis((0, n_kept), name="k")
 
     def product(b: Any, y: Any, x: Any, o: Any, i: Any) -> Any:
-        at_y, at_x = y * window.stride[0], x * window.stride[1]
-        at = {"N": b, "C": offsets[o, k], "H": at_y, "W": at_x}
-        read = (
-            data[tuple(at[a] for a in window.layout)]
-            if flat is None
-            else flat[b, offsets[o, k] + (at_y * width + at_x) * step]
-        )
+        at_y = y * window.stride[0]
+        at_x = x * window.stride[1]
+        if flat is None:
+            place = {"N": b, "C": offsets[o, k], "H": at_y, "W": at_x}
+            read = data[tuple(place[axis] for axis in window.layout)]
+        else:
+            read = flat[b, offsets[o, k] + (at_y * width + at_x) * step]
         return te.sum(read * weights[o, k, i], axis=[k])
 
     attrs = {"schedule_rule": BLOCK_SPARSE_SUMS}
@@ -217,9 +187,13 @@ def block_sparse_conv2d(
 def block_sparse_dense(
     data: te.Tensor, weights: te.Tensor, offsets: te.Tensor, channels: int
 ) -> te.Tensor:
-    """A fully connected layer over rows `(n, in)`;
+    """Compute a fully connected layer over rows `(n, in)`.
 
-    the other arguments are those of `block_sparse_conv2d`.
+    Args:
+        data: the rows.
+        weights: `(n_blocks, n_kept, block)`.
+        offsets: `(n_blocks, n_kept)`.
+        channels: of the output.
     """
     n_blocks, n_kept, block = (int(d) for d in weights.shape)
     k = te.reduce_axis((0, n_kept), name="k")
@@ -234,7 +208,7 @@ def block_sparse_dense(
 
 
 def _flat(data: te.Tensor, window: Window) -> te.Tensor:
-    """The padded map as one row: an entry's place is one number then."""
+    """Copy the padded map into one row, where an entry's place is one number."""
     channels, height, width = window.padded(data.shape)
     top, left, _, _ = window.padding
     layout = window.layout
@@ -244,16 +218,17 @@ def _flat(data: te.Tensor, window: Window) -> te.Tensor:
             c, y, x = at // (height * width), at // width % height, at % width
         else:
             c, y, x = at % channels, at // (channels * width), at // channels % width
-        read = data[tuple({"N": n, "C": c, "H": y - top, "W": x - left}[a] for a in layout)]
+        place = {"N": n, "C": c, "H": y - top, "W": x - left}
+        read = data[tuple(place[axis] for axis in layout)]
         if not any(window.padding):
             return read
-        inside = tirx.all(
+        is_inside = tirx.all(
             y >= top,
             y < top + int(data.shape[layout.index("H")]),
             x >= left,
             x < left + int(data.shape[layout.index("W")]),
         )
-        return tirx.if_then_else(inside, read, tirx.const(0, data.dtype))
+        return tirx.if_then_else(is_inside, read, tirx.const(0, data.dtype))
 
     lengths = (channels, height, width) if layout == "NCHW" else (height, width, channels)
     return te.compute(

@@ -1,16 +1,11 @@
-"""3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3):
+"""3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3).
 
-36 multiplications where the direct form has 144.
-
-An image is cut into tiles of 4x4 outputs (Lavin and Gray, CVPR 2016). Each reads 6x6 inputs, which
-are transformed
-by rows, then by columns; a batch of 36 small matrix products takes the place of the convolution,
-and the products
-are transformed back. Weights are transformed once, at build time, and packed for the vector unit as
-those of
-`packing` are. Values differ from the direct form's by some millionths of the largest. Called by
-`rebuild`, the transforms
-by `winograd_sparse` too.
+It needs 36 multiplications where the direct algorithm needs 144. An image is cut into tiles of 4x4
+outputs (Lavin and Gray, CVPR 2016), each of which reads 6x6 inputs. The inputs are transformed by
+rows, then by columns. A batch of 36 small matrix products takes the place of the convolution, and
+the products are transformed back. Weights are transformed once, at build time, and packed for the
+vector unit as in `packed_conv`. Values differ from the direct algorithm's by some millionths of
+the largest one.
 
 Transforms and products bring schedule rules of their own (`schedule_rules`).
 """
@@ -31,8 +26,10 @@ from cprune_rl.compiler.kernels.schedule_rules import (
     WINOGRAD_PRODUCTS,
     WINOGRAD_TRANSFORM,
 )
+from cprune_rl.compiler.kernels.window import Window
 
 __all__ = [
+    "TRANSFORMED_SIZE",
     "Tiling",
     "supports_winograd",
     "transform_kernels",
@@ -43,7 +40,8 @@ __all__ = [
 
 _TILE = 4  # outputs of a tile, each way
 _READ = _TILE + 2  # inputs that they read
-_KERNEL = (3, 3)
+TRANSFORMED_SIZE = (_READ, _READ)
+"""Height and width of a transformed kernel, and of a transformed tile."""
 
 # Matrices of F(4, 3), for the points 0, 1, -1, 2, -2 and infinity: Lavin and Gray, section 4.3.
 _INPUT = (
@@ -54,40 +52,43 @@ _INPUT = (
     (0, 2, -1, -2, 1, 0),
     (0, 4, 0, -5, 0, 1),
 )
-_OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+_OUTPUT = (
+    (1, 1, 1, 1, 1, 0),
+    (0, 1, -1, 2, -2, 0),
+    (0, 1, 1, 4, 4, 0),
+    (0, 1, -1, 8, -8, 1),
+)
 _WEIGHTS = np.array(((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))) / 24
 
 
-def supports_winograd(
-    kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> bool:
+def supports_winograd(window: Window) -> bool:
     """Whether a convolution can be computed this way."""
-    return tuple(kernel) == _KERNEL and set(stride) == set(dilation) == {1}
+    is_dense = set(window.stride) == set(window.dilation) == {1}
+    return window.layout == "NHWC" and window.kernel == (3, 3) and is_dense
 
 
 def transformed_weights_shape(shape: Sequence[int], lanes: int) -> tuple[int, ...]:
-    """Shape of transformed weights.
+    """Return the shape of transformed weights.
 
     Args:
         shape: `(out, in, 3, 3)`.
         lanes: of a vector register.
     """
     block = block_size(shape[0], lanes)
-    return (_READ, _READ, math.ceil(shape[0] / block), shape[1], block)
+    return (*TRANSFORMED_SIZE, math.ceil(shape[0] / block), shape[1], block)
 
 
 def transform_weights(weights: NDArray[Any], lanes: int) -> NDArray[Any]:
-    """Weights `(out, in, 3, 3)` as `transformed_weights_shape` has them, surplus lanes zero."""
+    """Bring weights `(out, in, 3, 3)` into `transformed_weights_shape`; surplus lanes are zero."""
     rows, columns, blocks, n_in, block = transformed_weights_shape(weights.shape, lanes)
     filled = np.zeros((rows, columns, blocks * block, n_in), weights.dtype)
     filled[:, :, : len(weights)] = transform_kernels(weights).transpose(2, 3, 0, 1)
-    return np.ascontiguousarray(
-        filled.reshape(rows, columns, blocks, block, n_in).transpose(0, 1, 2, 4, 3)
-    )
+    in_blocks = filled.reshape(rows, columns, blocks, block, n_in)
+    return np.ascontiguousarray(in_blocks.transpose(0, 1, 2, 4, 3))
 
 
 def transform_kernels(kernels: NDArray[Any]) -> NDArray[Any]:
-    """Kernels `(..., 3, 3)` as the products multiply by them, `(..., 6, 6)`."""
+    """Bring kernels `(..., 3, 3)` into what the products multiply by, `(..., 6, 6)`."""
     values: NDArray[Any] = _WEIGHTS @ kernels.astype(np.float64) @ _WEIGHTS.T
     return values.astype(kernels.dtype)
 
@@ -100,71 +101,71 @@ class Tiling:
         padding: top, left, bottom, right.
 
     Attributes:
-        transformed_kernel: what a tile or a kernel becomes, rows and columns.
-        count: tiles of all images.
-        n_x: tiles in a row.
+        n_tiles: of all images.
     """
 
-    transformed_kernel = (_READ, _READ)
-
     def __init__(self, data: te.Tensor, padding: Sequence[int]) -> None:
-        n, height, width, _ = (int(d) for d in data.shape)
-        self._top, self._left, bottom, right = padding
-        out_y, out_x = height + self._top + bottom - 2, width + self._left + right - 2
-        self._n, self._out = n, (out_y, out_x)
-        self._n_y, self.n_x = math.ceil(out_y / _TILE), math.ceil(out_x / _TILE)
-        self._filling = (self._n_y * _TILE - out_y + bottom, self.n_x * _TILE - out_x + right)
-        self.count = n * self._n_y * self.n_x
-
-    def tiles(self, data: te.Tensor) -> te.Tensor:
-        """The image transformed: `(images times tiles in a column, tiles in a row, 6, 6, in)`."""
-        n_y, n_x, n_in = self._n_y, self.n_x, int(data.shape[3])
-        padded = topi.nn.pad(
+        n, height, width, n_in = (int(d) for d in data.shape)
+        top, left, bottom, right = padding
+        out_y = height + top + bottom - 2
+        out_x = width + left + right - 2
+        self._n_y = math.ceil(out_y / _TILE)
+        self._n_x = math.ceil(out_x / _TILE)
+        self._out_shape = (n, out_y, out_x)
+        self._n_rows = n * self._n_y
+        self.n_tiles = self._n_rows * self._n_x
+        filled_y = self._n_y * _TILE - out_y + bottom
+        filled_x = self._n_x * _TILE - out_x + right
+        image = topi.nn.pad(
             data,
-            (0, self._top, self._left, 0),
-            (0, *self._filling, 0),
+            (0, top, left, 0),
+            (0, filled_y, filled_x, 0),
             tirx.const(0, data.dtype),
             name="pad",
         )
+        n_y = self._n_y
         rows = _transform(
             "winograd_rows",
-            _INPUT,
-            (self._n * n_y, n_x * _TILE + 2, _READ, n_in),
-            lambda t, x, _, c: lambda r: padded[t // n_y, t % n_y * _TILE + r, x, c],
-            entry=2,
+            matrix=_INPUT,
+            shape=(self._n_rows, self._n_x * _TILE + 2, _READ, n_in),
+            read=lambda r, t, x, _, c: image[t // n_y, t % n_y * _TILE + r, x, c],
         )
-        return _transform(
+        # (images times tiles in a column, tiles in a row, 6, 6, in)
+        self._tiles = _transform(
             "winograd_columns",
-            _INPUT,
-            (self._n * n_y, n_x, _READ, _READ, n_in),
-            lambda t, x, e, _, c: lambda r: rows[t, x * _TILE + r, e, c],
-            entry=3,
+            matrix=_INPUT,
+            shape=(self._n_rows, self._n_x, _READ, _READ, n_in),
+            read=lambda r, t, x, e, _, c: rows[t, x * _TILE + r, e, c],
         )
 
-    def image(self, products: te.Tensor, channels: int) -> te.Tensor:
-        """Products `(6, 6, tiles, blocks, channels of a block)` transformed back:
+    def at(self, tile: Any, y: Any, x: Any, channel: Any) -> Any:
+        """Read an entry of a transformed tile."""
+        return self._tiles[tile // self._n_x, tile % self._n_x, y, x, channel]
 
-        `(n, y, x, channels)`.
+    def image_of(self, products: te.Tensor, channels: int) -> te.Tensor:
+        """Transform products `(6, 6, tiles, blocks, channels of a block)` back.
+
+        Returns:
+            `(n, y, x, channels)`.
         """
-        n_y, n_x, block = self._n_y, self.n_x, int(products.shape[4])
-        rows_back = _transform(
+        n_y = self._n_y
+        n_x = self._n_x
+        block = int(products.shape[4])
+        rows = _transform(
             "winograd_rows_back",
-            _OUTPUT,
-            (self._n * n_y, n_x, _READ, _TILE, channels),
-            lambda t, x, e, _, c: lambda r: products[r, e, t * n_x + x, c // block, c % block],
-            entry=3,
+            matrix=_OUTPUT,
+            shape=(self._n_rows, n_x, _READ, _TILE, channels),
+            read=lambda r, t, x, e, _, c: products[r, e, t * n_x + x, c // block, c % block],
         )
-        shape = (self._n * n_y, _TILE, n_x, _TILE, channels)
-        back = _transform(
+        tiles = _transform(
             "winograd_columns_back",
-            _OUTPUT,
-            shape,
-            lambda t, y, x, _, c: lambda r: rows_back[t, x, r, y, c],
-            entry=3,
+            matrix=_OUTPUT,
+            shape=(self._n_rows, _TILE, n_x, _TILE, channels),
+            read=lambda r, t, y, x, _, c: rows[t, x, r, y, c],
         )
         return te.compute(
-            (self._n, *self._out, channels),
-            lambda b, y, x, c: back[b * n_y + y // _TILE, y % _TILE, x // _TILE, x % _TILE, c],
+            (*self._out_shape, channels),
+            lambda b, y, x, c: tiles[b * n_y + y // _TILE, y % _TILE, x // _TILE, x % _TILE, c],
             name="conv2d_nhwc",
         )
 
@@ -172,7 +173,7 @@ class Tiling:
 def winograd_conv2d(
     data: te.Tensor, weights: te.Tensor, channels: int, padding: Sequence[int]
 ) -> te.Tensor:
-    """A 3x3 convolution of stride 1 that writes `(n, y, x, channels)`.
+    """Compute a 3x3 convolution of stride 1 that writes `(n, y, x, channels)`.
 
     Args:
         data: `(n, y, x, in)`.
@@ -181,53 +182,64 @@ def winograd_conv2d(
         padding: top, left, bottom, right.
     """
     tiling = Tiling(data, padding)
-    tiles, n_x = tiling.tiles(data), tiling.n_x
-    n_in, blocks, block = int(data.shape[3]), *(int(weights.shape[i]) for i in (2, 4))
+    _, _, n_blocks, n_in, block = (int(d) for d in weights.shape)
     rc = te.reduce_axis((0, n_in), name="rc")
-
-    def product(y: Any, x: Any, t: Any, o: Any, i: Any) -> Any:
-        return te.sum(tiles[t // n_x, t % n_x, y, x, rc] * weights[y, x, o, rc, i], axis=[rc])
-
     products = te.compute(
-        (_READ, _READ, tiling.count, blocks, block),
-        product,
+        (*TRANSFORMED_SIZE, tiling.n_tiles, n_blocks, block),
+        lambda y, x, t, o, i: te.sum(tiling.at(t, y, x, rc) * weights[y, x, o, rc, i], axis=[rc]),
         name="conv2d_winograd",
         attrs={"schedule_rule": WINOGRAD_PRODUCTS},
     )
-    return tiling.image(products, channels)
+    return tiling.image_of(products, channels)
 
 
 def _transform(
     name: str,
+    *,
     matrix: Sequence[Sequence[int]],
     shape: Sequence[int],
-    column: Callable[..., Callable[[int], Any]],
-    entry: int,
+    read: Callable[..., Any],
 ) -> te.Tensor:
-    """A matrix times columns: along axis `entry` of the result runs the row of the matrix."""
+    """Multiply columns by a matrix.
 
-    def value(*at: Any) -> Any:
-        of = column(*at)
-        result = _weighted(matrix[-1], of)
-        for row in range(len(matrix) - 2, -1, -1):
-            result = tirx.Select(at[entry] == row, _weighted(matrix[row], of), result)
+    Args:
+        name: of the block; `ENTRY_LOOPS` has the axis of the result that runs over the rows of
+            the matrix.
+        matrix: of small whole numbers.
+        shape: of the result.
+        read: reads an entry of a column, of its row and the place in the result.
+    """
+    entry = ENTRY_LOOPS[name]
+
+    def value(*place: Any) -> Any:
+        def weighted_sum(row: int) -> Any:
+            return _weighted_sum(matrix[row], lambda r: read(r, *place))
+
+        result = weighted_sum(-1)
+        for row in reversed(range(len(matrix) - 1)):
+            result = tirx.Select(place[entry] == row, weighted_sum(row), result)
         return result
 
-    assert ENTRY_LOOPS[name] == entry
     return te.compute(tuple(shape), value, name=name, attrs={"schedule_rule": WINOGRAD_TRANSFORM})
 
 
-def _weighted(weights: Sequence[int], value: Callable[[int], Any]) -> Any:
-    """The sum of values times small whole numbers, without the multiplications by 0 and 1."""
+def _weighted_sum(weights: Sequence[int], read: Callable[[int], Any]) -> Any:
+    """Sum values times small whole numbers, without the multiplications by 0 and 1.
+
+    One of the weights is positive.
+    """
     total: Any = None
-    for at, weight in sorted(
-        enumerate(weights), key=lambda item: item[1] < 0
-    ):  # a positive one first
-        if weight:
-            term = (
-                value(at)
-                if abs(weight) == 1
-                else value(at) * tirx.const(float(abs(weight)), "float32")
-            )
-            total = term if total is None else total + term if weight > 0 else total - term
+    # Positive ones first: so no term needs its sign turned.
+    for at, weight in sorted(enumerate(weights), key=lambda item: item[1] < 0):
+        if not weight:
+            continue
+        term = read(at)
+        if abs(weight) != 1:
+            term = term * tirx.const(float(abs(weight)), "float32")
+        if total is None:
+            total = term
+        elif weight > 0:
+            total = total + term
+        else:
+            total = total - term
     return total

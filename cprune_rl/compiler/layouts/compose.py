@@ -1,9 +1,7 @@
-"""One module out of several variants:
+"""One module out of several variants.
 
-each subgraph's function from the variant chosen for it, transposes between.
-
-The functions are those that the tasks were taken from, so what was timed is what runs. Called by
-deployment.
+Each subgraph's function comes from the variant that is chosen for it, with transposes between. The
+functions are those that the tasks were taken from, so what was timed is what runs.
 """
 
 from __future__ import annotations
@@ -16,13 +14,8 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from cprune_rl.compiler.layouts.transposes import (
-    transpose_axes,
-    transpose_module,
-    transpose_shape,
-    transpose_workload,
-)
-from cprune_rl.compiler.layouts.variants import LayoutVariants, Transpose, VariantChoice
+from cprune_rl.compiler.layouts.transposes import TransposeTask
+from cprune_rl.compiler.layouts.variants import IMAGE, LayoutVariants, Transpose, VariantChoice
 from cprune_rl.core.network import Plan
 from cprune_rl.core.workload import Workload
 
@@ -45,7 +38,7 @@ class ComposedNetwork:
 def compose(
     variants: LayoutVariants, plan: Plan, choice: VariantChoice, values: Mapping[str, NDArray[Any]]
 ) -> ComposedNetwork:
-    """Joins the chosen variants into one module that runs on an image alone.
+    """Join the chosen variants into one module that runs on an image alone.
 
     Args:
         variants: the network in every variant.
@@ -53,93 +46,73 @@ def compose(
         choice: the variant of each subgraph.
         values: state_dict of the folded network at the plan's widths.
     """
-    return _Composer(variants, plan, choice, values).run()
+    return _Composer(variants, plan, values).run(choice)
 
 
 class _Composer:
     def __init__(
-        self,
-        variants: LayoutVariants,
-        plan: Plan,
-        choice: VariantChoice,
-        values: Mapping[str, NDArray[Any]],
+        self, variants: LayoutVariants, plan: Plan, values: Mapping[str, NDArray[Any]]
     ) -> None:
-        self._variants, self._plan, self._choice = variants, plan, choice
-        self._widths = variants.network.widths(plan)
-        schemes = variants.network.schemes_by_layer(plan)
-        self._lowered = [
-            variant.exported.lowered(self._widths, schemes) for variant in variants.all
-        ]
-        self._arguments = [
-            variant.exported.arguments(self._widths, values, schemes) for variant in variants.all
-        ]
+        self._variants = variants
+        self._plan = plan
+        self._lowered = [variant.lowered(plan) for variant in variants.all]
+        self._arguments = [lowered.arguments(values) for lowered in self._lowered]
         self._workloads = variants.workloads(plan)
         self._builder = relax.BlockBuilder()
-        self._made: dict[tuple[int, str], Any] = {}  # (subgraph, layout) -> variable
-        self._outputs: list[Any] = []
-        self._constants: dict[tuple[int, str], Any] = {}
+        self._maps: dict[Transpose, Any] = {}  # a subgraph's map in a layout -> variable
+        self._constants: dict[tuple[int, str], Any] = {}  # (variant, parameter) -> constant
+        self._functions: dict[str, Any] = {}  # by the key of the task
         self._tasks: dict[str, Workload] = {}
-        self._functions: dict[str, Any] = {}
 
-    def run(self) -> ComposedNetwork:
-        plain = self._lowered[0].module["main"].params[0]
-        image = relax.Var(plain.name, plain.ty)
-        self._made[-1, "NCHW"] = image
+    def run(self, choice: VariantChoice) -> ComposedNetwork:
+        given = self._lowered[0].module["main"].params[0]
+        image = relax.Var(given.name, given.ty)
+        self._maps[Transpose(IMAGE, "NCHW")] = image
         with self._builder.function("main", [image]):
             with self._builder.dataflow():
-                for at, variant in enumerate(self._choice.variants):
-                    self._outputs.append(self._call(at, variant))
-                result = self._builder.emit_output(self._outputs[-1])
+                for subgraph, variant in enumerate(choice.variants):
+                    output = self._call(subgraph, variant)
+                result = self._builder.emit_output(output)
             self._builder.emit_func_output(result)
         return ComposedNetwork(self._builder.finalize(), self._tasks)
 
-    def _call(self, at: int, variant: int) -> Any:
-        call = self._lowered[variant].calls[at]
+    def _call(self, subgraph: int, variant: int) -> Any:
+        lowered = self._lowered[variant]
+        call = lowered.calls[subgraph]
         args = [
             self._read(variant, read, layout)
             for read, layout in zip(call.reads, call.layouts, strict=False)
         ]
-        function = self._function(
-            self._workloads[at][variant],
-            self._lowered[variant].module[call.function],
-            call.function,
-        )
-        made = self._builder.emit(
-            relax.call_tir(function, args, relax.TensorType(list(call.shapes[-1]), call.dtype))
-        )
-        self._made[at, call.layouts[-1]] = made
-        return made
+        workload = self._workloads[subgraph][variant]
+        function = self._function(workload, lowered.module[call.function], call.function)
+        result = relax.TensorType(list(call.shapes[-1]), call.dtype)
+        output = self._builder.emit(relax.call_tir(function, args, result))
+        self._maps[Transpose(subgraph, call.layouts[-1])] = output
+        return output
 
     def _read(self, variant: int, read: int | str, layout: str) -> Any:
         if isinstance(read, str) and not layout:
-            return self._constants.setdefault(
-                (variant, read), relax.const(self._arguments[variant][read])
-            )
-        source = read if isinstance(read, int) else -1
-        if (source, layout) not in self._made:
-            self._made[source, layout] = self._transposed(Transpose(source, layout))
-        return self._made[source, layout]
+            if (variant, read) not in self._constants:
+                constant = relax.const(self._arguments[variant][read])
+                self._constants[variant, read] = constant
+            return self._constants[variant, read]
+        wanted = Transpose(read if isinstance(read, int) else IMAGE, layout)
+        if wanted not in self._maps:
+            self._maps[wanted] = self._transposed(wanted)
+        return self._maps[wanted]
 
     def _transposed(self, transpose: Transpose) -> Any:
-        source = "NHWC" if transpose.layout == "NCHW" else "NCHW"
-        shape = transpose_shape(self._variants, self._plan, transpose)
-        function = self._function(
-            transpose_workload(self._variants, self._plan, transpose),
-            transpose_module(self._variants, self._plan, transpose)["main"],
-            "transpose",
-        )
-        out = [shape[a] for a in transpose_axes(transpose.layout)]
-        return self._builder.emit(
-            relax.call_tir(
-                function, [self._made[transpose.source, source]], relax.TensorType(out, "float32")
-            )
-        )
+        task = TransposeTask.from_plan(self._variants, self._plan, transpose)
+        source = self._maps[Transpose(transpose.source, task.source)]
+        function = self._function(task.workload, task.module()["main"], "transpose")
+        result = relax.TensorType(list(task.out_shape), "float32")
+        return self._builder.emit(relax.call_tir(function, [source], result))
 
     def _function(self, workload: Workload, function: Any, hint: str) -> Any:
+        """Add the function of a task to the module, once."""
         if workload.key not in self._functions:
             name = f"{hint}_{len(self._functions)}"
-            self._functions[workload.key] = self._builder.add_func(
-                function.without_attr("global_symbol"), name
-            )
-            self._tasks[self._functions[workload.key].name_hint] = workload
+            added = self._builder.add_func(function.without_attr("global_symbol"), name)
+            self._functions[workload.key] = added
+            self._tasks[added.name_hint] = workload
         return self._functions[workload.key]

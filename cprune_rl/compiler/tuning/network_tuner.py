@@ -27,10 +27,15 @@ import tvm
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
-from cprune_rl.compiler.layouts.transposes import transpose_module, transpose_workload
-from cprune_rl.compiler.layouts.variants import LayoutVariants, Transpose, VariantChoice
+from cprune_rl.compiler.layouts.transposes import TransposeTask
+from cprune_rl.compiler.layouts.variants import (
+    LayoutVariants,
+    Transpose,
+    VariantChoice,
+    distinct_variants,
+)
 from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
-from cprune_rl.compiler.tuning.output_check import OutputCheck
+from cprune_rl.compiler.tuning.output_check import OutputCheck, checked_task
 from cprune_rl.compiler.tuning.schedule import ScheduleTrace
 from cprune_rl.compiler.tuning.task_tuner import SchedulePool, TaskTuner, TuningTask
 from cprune_rl.core.network import Plan
@@ -285,7 +290,7 @@ class NetworkTuner:
         for at, (distinct, variants) in enumerate(
             zip(self._variants.distinct, self._variants.workloads(plan), strict=True)
         ):
-            offered = _distinct(variants) if variants[0].is_block_sparse else distinct
+            offered = distinct_variants(variants) if variants[0].is_block_sparse else distinct
             costs = {
                 f: self._tasks.costs[variants[f].key].latency_s
                 for f in offered
@@ -311,7 +316,7 @@ class NetworkTuner:
         if not variants[0].is_block_sparse:
             return self._surveys[subgraph]
         return self._block_sparse.setdefault(
-            (subgraph, variants[0].family), VariantSurvey(_distinct(variants))
+            (subgraph, variants[0].family), VariantSurvey(distinct_variants(variants))
         )
 
     def _offered(
@@ -354,19 +359,10 @@ class NetworkTuner:
         loaded = self._shared.loaded
         if workload.key not in loaded:
             for variant in self._variants.all:
-                widths, schemes = (
-                    variant.network.widths(plan),
-                    variant.network.schemes_by_layer(plan),
-                )
-                lowered = variant.exported.lowered(widths, schemes)
+                lowered = variant.lowered(plan)
                 for task, call in zip(variant.network.workloads(plan), lowered.calls, strict=True):
                     if task.key not in loaded:
-                        loaded[task.key] = (
-                            lowered.task(call.function),
-                            OutputCheck(
-                                call, variant.exported.packings(widths, call, schemes), self._device
-                            ),
-                        )
+                        loaded[task.key] = checked_task(lowered, call, self._device)
         return loaded[workload.key]
 
     def _composed(self, plan: Plan) -> list[TaskCost]:
@@ -378,7 +374,7 @@ class NetworkTuner:
             reader = next(
                 i
                 for i, f in enumerate(choice.variants)
-                if (transpose.source, transpose.layout) in self._variants.maps_read(i, f)
+                if transpose in self._variants.maps_read(i, f)
             )
             costs[reader] = replace(
                 costs[reader],
@@ -387,11 +383,10 @@ class NetworkTuner:
         return costs
 
     def _transpose_s(self, plan: Plan, transpose: Transpose) -> float:
-        workload = transpose_workload(self._variants, plan, transpose)
+        task = TransposeTask.from_plan(self._variants, plan, transpose)
+        workload = task.workload
         if workload.key not in self._tasks.costs:
-            job = TuningTask(
-                workload, lambda: (transpose_module(self._variants, plan, transpose), None), 0.02
-            )
+            job = TuningTask(workload, lambda: (task.module(), None), 0.02)
             self._tasks.tune(job, "transpose", self._settings.transpose)
         return self._tasks.costs[workload.key].latency_s
 
@@ -413,11 +408,6 @@ class NetworkTuner:
                         "top-up",
                         TuningBudget(n_pool=0, n_random=count, n_max=count),
                     )
-
-
-def _distinct(variants: Sequence[Workload]) -> list[int]:
-    """Variants in which a subgraph is another task than in those before them."""
-    return [f for f, w in enumerate(variants) if w not in variants[:f]]
 
 
 def _size(workload: Workload) -> Channels:

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import tvm
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.export.exported_network import LoweredModule
 from cprune_rl.compiler.export.fused_calls import FusedCall, Operator
-from cprune_rl.compiler.export.rebuild import DerivedParameter
+from cprune_rl.compiler.export.parameters import DerivedParameter
 from cprune_rl.compiler.kernels.implementations import BLOCK_SPARSE
 from cprune_rl.core.protocols import Artifact, Measurement
 
-__all__ = ["OutputCheck"]
+__all__ = ["OutputCheck", "checked_task"]
 
 _TOLERANCE = 1e-3  # of the largest value: sums are taken in another order
 Values = Sequence[torch.Tensor]
@@ -97,6 +99,13 @@ class OutputCheck:
                 )
             inputs.append(value)
         return inputs
+
+
+def checked_task(
+    lowered: LoweredModule, call: FusedCall, device: RpcDevice
+) -> tuple[tvm.IRModule, OutputCheck]:
+    """Return the task of a call, and the check of its output on a device."""
+    return lowered.task(call), OutputCheck(call, lowered.packings(call), device)
 
 
 def _evaluate(call: FusedCall, inputs: Values) -> NDArray[np.float32] | None:
