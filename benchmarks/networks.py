@@ -1,12 +1,8 @@
-"""Which networks go the whole way:
-
-groups found, every group pruned, exported, compiled, and equal to torch.
+"""Which networks go the whole way: pruned, exported, compiled, and equal to torch.
 
 `python benchmarks/networks.py [--json FILE] [--markdown FILE] [--size 64] [--network NAME ...]`.
-Each network has random weights and
-random batch-norm statistics; every group keeps two thirds of its channels. Nothing is tuned or
-timed: what is
-compiled are the very functions that a run would tune.
+Each network has random weights and random batch-norm statistics. Every group keeps two thirds of
+its channels. Nothing is tuned or timed; the functions compiled are those that a run would tune.
 """
 
 from __future__ import annotations
@@ -30,9 +26,9 @@ from torch import nn
 from cprune_rl.compiler.deploy.build import run_library
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.export.normalize import fold_batch_norms
+from cprune_rl.compiler.export.normalize import folded_values
 from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
+from cprune_rl.compiler.layouts.variants import find_layout_variants
 from cprune_rl.errors import first_line
 from cprune_rl.models.registry import build_model, check_output
 from cprune_rl.models.zoo import MODELS
@@ -63,87 +59,82 @@ NETWORKS = (
 _KEPT = 2 / 3
 _TOLERANCE = 1e-3  # of the largest logit
 _N_CLASSES = 10
-_EXPLANATION = f"""Each network has random weights; every group keeps two thirds of its channels. `groups` are those that pass the guard: what is
-computed without a channel is what is computed with it masked. `compiled` is by TVM, without tuning; `equal` where the outputs are torch's
-within {_TOLERANCE:g} of the largest. Made by `python benchmarks/networks.py --markdown docs/networks.md`."""
+_EXPLANATION = f"""\
+Each network has random weights; every group keeps two thirds of its channels. `groups` are those
+that pass the equivalence check: what is computed without a channel is what is computed with it
+masked. `compiled` is by TVM, without tuning; `equal` where the outputs are torch's within
+{_TOLERANCE:g} of the largest.
+
+Made by `python benchmarks/networks.py --markdown docs/networks.md`."""
 
 
 def examine(name: str, size_px: int) -> dict[str, Any]:
-    """Takes one network as far as it goes.
+    """Take one network as far as it goes.
 
     Args:
         name: of the network.
-        size_px: height and width of its images; packaged networks take 32.
+        size_px: height and width of its images. Packaged networks take 32, transformers 224.
 
     Returns:
         A row: groups, what is left whole and why, and whether each stage was reached, or the error
         that ended it.
     """
-    row: dict[str, Any] = {
-        "network": name,
-        "size_px": 32 if name in MODELS else 224 if "vit" in name else size_px,
-    }
+    if name in MODELS:
+        size_px = 32
+    elif "vit" in name:
+        size_px = 224
+    row: dict[str, Any] = {"network": name, "size_px": size_px}
     started = time.perf_counter()
     try:
-        _go(name, row)
+        _compile(name, row)
     except Exception as error:  # whatever stops a network belongs into its row
         row["error"] = f"{type(error).__name__}: {first_line(error)}"
     row["seconds"] = round(time.perf_counter() - started, 1)
     return row
 
 
-def _go(name: str, row: dict[str, Any]) -> None:
-    model, example = (
-        randomize_zero_scales(build_model(name, _N_CLASSES)).eval(),
-        torch.zeros(1, 3, row["size_px"], row["size_px"]),
-    )
+def _compile(name: str, row: dict[str, Any]) -> None:
+    """Prune, export and compile a network; fill in its row on the way."""
+    model = randomize_zero_scales(build_model(name, _N_CLASSES)).eval()
+    example = torch.zeros(1, 3, row["size_px"], row["size_px"])
     check_output(model, example, _N_CLASSES, name)
     _draw_statistics(model)
     coupled = find_groups(model, example)
-    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    layers = {n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     pruned_layers = {layer for group in coupled.groups for layer in group.layers}
     row |= {
         "layers": len(layers),
         "groups": len(coupled.groups),
-        "prunable_layers": len(pruned_layers & set(layers)),
+        "prunable_layers": len(pruned_layers & layers),
         "left_whole": dict(Counter(reason.partition(" (")[0] for _, reason in coupled.unprunable)),
     }
-    exported = ExportedNetwork.export(
-        model, example, coupled.axes, make_target(os.cpu_count() or 1)
-    )
+    target = make_target(os.cpu_count() or 1)
+    exported = ExportedNetwork.export(model, example, coupled.axes, target)
     variants = find_layout_variants(name, exported, coupled.groups, coupled.unprunable)
     row |= {
         "exported": True,
-        "tasks": len(variants.network.workloads(variants.network.dense)),
+        "tasks": len(variants.network.subgraphs),
         "forms": len(variants.all),
         "note": variants.note,
     }
     plan = variants.network.uniform(_KEPT)
     pruned = prune(model, coupled, plan)
-    values = {
-        key: value.detach().numpy() for key, value in fold_batch_norms(pruned).state_dict().items()
-    }
-    variant = len(variants.all) - 1
-    chosen = tuple(variant for _ in variants.network.subgraphs)
-    composed = compose(variants, plan, VariantChoice(chosen, variants.transposes(chosen)), values)
+    choice = variants.uniform_choice(len(variants.all) - 1)
+    composed = compose(variants, plan, choice, folded_values(pruned))
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "net.so"
-        tvm.compile(composed.module, target=make_target(os.cpu_count() or 1)).export_library(
-            str(library)
-        )
+        tvm.compile(composed.module, target=target).export_library(str(library))
         row["compiled"] = True
         image = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             expected = pruned(image).numpy()
-        error = float(
-            np.abs(run_library(library, image.numpy(), _N_CLASSES) - expected).max()
-            / np.abs(expected).max()
-        )
+        logits = run_library(library, image.numpy(), _N_CLASSES)
+    error = float(np.abs(logits - expected).max() / np.abs(expected).max())
     row |= {"error_ratio": error, "equal": error <= _TOLERANCE}
 
 
 def _draw_statistics(model: nn.Module) -> None:
-    """Batch norms that do something: a fresh one would hide a wrong order of channels."""
+    """Give batch norms statistics: a fresh one would hide a wrong order of channels."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -167,7 +158,7 @@ COLUMNS = (
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """A row as people read it; one cell for each of `COLUMNS`."""
+    """Write a row as people read it, one cell for each of `COLUMNS`."""
     whole = "; ".join(f"{reason} ({n})" for reason, n in row.get("left_whole", {}).items())
     states = ("yes" if row.get(state) else "NO" for state in ("exported", "compiled", "equal"))
     prunable = f"{row['prunable_layers']} of {row['layers']}" if "layers" in row else "-"
@@ -183,7 +174,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """All rows, for a console."""
+    """Write all rows for a console."""
     view = Table(*COLUMNS)
     for row in rows:
         view.add_row(*cells(row))
@@ -191,12 +182,11 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """All rows, for the docs."""
-    lines = [
-        f"| {' | '.join(c.replace('|', '/') for c in line)} |"
-        for line in (COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows))
-    ]
-    return f"# Which networks go the whole way\n\n{_EXPLANATION}\n\n" + "\n".join(lines) + "\n"
+    """Write all rows for the docs."""
+    lines = ["# Which networks go the whole way", "", _EXPLANATION, ""]
+    for line in (COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows)):
+        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

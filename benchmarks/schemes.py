@@ -1,16 +1,14 @@
-"""Where fine-grained pruning pays:
+"""Where fine-grained pruning pays: latency of one layer over density and block size.
 
-latency of one layer over density and block size, against dense, narrower and torch's own sparse
-layers.
+It is compared with the dense layer, with narrower ones and with torch's own sparse layer.
 
 `python benchmarks/schemes.py [--threads 1 2] [--layer NAME ...] [--trials 32] [--storage URL]
-[--json FILE] [--png FILE]`. Each way of computing a layer is tuned
-from random programs with the same number of trials in each of its variants; then the best programs of
-all ways are timed in turns, and every ratio
-is to the dense layer's in the same rounds. A narrower layer has about as many multiplications as
-the sparse one, at channel counts that fill
-vectors, as a search would take them. torch multiplies a sparse matrix (CSR, the best single entries
-of the same density) by the unfolded map.
+[--json FILE] [--png FILE]`. Each implementation is tuned from random schedules, with the same
+number of trials in each of its layout variants. Then the best schedules of all are timed in turns,
+and every ratio is to the dense layer's in the same rounds. A narrower layer has about as many
+multiplications as the sparse one, at channel counts that fill vectors, as a search would take
+them. torch multiplies a sparse matrix by the unfolded map: in CSR, with the best single entries of
+the same density.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +28,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import tvm
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from runtimes import timer
 from torch import nn
@@ -41,9 +38,13 @@ from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.target import host_cpu
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants
+from cprune_rl.compiler.layouts.variants import (
+    LayoutVariants,
+    distinct_variants,
+    find_layout_variants,
+)
 from cprune_rl.compiler.tuning.budget import TuningBudget
-from cprune_rl.compiler.tuning.output_check import OutputCheck
+from cprune_rl.compiler.tuning.output_check import checked_task
 from cprune_rl.compiler.tuning.schedule import transfer_schedule
 from cprune_rl.compiler.tuning.task_tuner import TaskTuner, TuningTask
 from cprune_rl.compiler.tuning.trials import build_candidate
@@ -55,9 +56,11 @@ from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.cost_cache import CostStore, open_store
 
 matplotlib.use("Agg")  # no display is needed, or taken
-_N_TRIALS = 32  # of each variant
+_N_TRIALS = 32  # of each layout variant
+_N_RANDOM = 12  # of them, at most
 _N_ROUNDS = 15
 _EVENNESS = 0.2  # how much it counts that both channel counts are narrowed alike
+_WHOLE_VECTORS = 64  # channels from which counts are multiples of 8, below of 4
 _ALL = 1 << 20  # channels: one block
 SIZES = (1, 4, 8, 16, _ALL)
 KERNEL_SIZES = (8, 16)
@@ -83,28 +86,24 @@ class Layer:
     stride: int = 1
 
     def narrowed(self, density: float) -> Layer:
-        """With about as many multiplications as a sparse one, at whole vectors of channels, and
-        both counts narrowed about alike.
+        """Return a layer with about as many multiplications as the sparse one.
+
+        Channels go in whole vectors, and both counts are narrowed about alike.
         """
 
-        def unlike(counts: tuple[int, int]) -> float:
-            read, written = math.log(counts[0] / self.n_in), math.log(counts[1] / self.n_out)
+        def distance(counts: tuple[int, int]) -> float:
+            read = math.log(counts[0] / self.n_in)
+            written = math.log(counts[1] / self.n_out)
             return abs(read + written - math.log(density)) + _EVENNESS * abs(read - written)
 
-        n_in, n_out = min(
-            itertools.product(
-                *(
-                    range(step, n + 1, step)
-                    for n, step in ((self.n_in, _step(self.n_in)), (self.n_out, _step(self.n_out)))
-                )
-            ),
-            key=unlike,
-        )
+        counts = itertools.product(_vector_multiples(self.n_in), _vector_multiples(self.n_out))
+        n_in, n_out = min(counts, key=distance)
         return replace(self, n_in=n_in, n_out=n_out)
 
 
-def _step(channels: int) -> int:
-    return 8 if channels >= 64 else 4
+def _vector_multiples(channels: int) -> range:
+    step = 8 if channels >= _WHOLE_VECTORS else 4
+    return range(step, channels + 1, step)
 
 
 LAYERS = {
@@ -117,10 +116,8 @@ LAYERS = {
 }
 
 
-class _Alone(nn.Module):
-    """The layer behind something that makes its map, because the layer that reads the image stays
-    dense.
-    """
+class _SecondLayer(nn.Module):
+    """A layer behind something that makes its map: one that reads the image stays dense."""
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
@@ -132,24 +129,24 @@ class _Alone(nn.Module):
         return functional.relu(self.conv(functional.relu(x)))
 
 
-class Workshop:
-    """Tunes ways of computing layers on a device.
+class LayerTuner:
+    """Tunes the implementations of layers on a device.
 
     Args:
         device: where.
         store: keeps the trials.
-        n_trials: of each variant of a task.
+        n_trials: of each layout variant of a task.
     """
 
     def __init__(self, device: RpcDevice, store: CostStore, n_trials: int) -> None:
-        self._device, self._effort = (
-            device,
-            TuningBudget(n_pool=0, n_random=min(12, n_trials), n_max=n_trials, worth_s=math.inf),
+        self._device = device
+        self._budget = TuningBudget(
+            n_pool=0, n_random=min(_N_RANDOM, n_trials), n_max=n_trials, worth_s=math.inf
         )
         self._tuner = TaskTuner(device, store, 0, math.inf)
 
     def fastest(self, layer: Layer, scheme: str | None = None) -> Artifact | None:
-        """The library of the fastest program of any variant; None where none runs.
+        """Return the library of the fastest schedule of any variant; None where none runs.
 
         Args:
             layer: to compute.
@@ -159,52 +156,39 @@ class Workshop:
         network = variants.network
         plan = Plan(network.dense.widths, (("conv", scheme),) if scheme else ())
         at = network.scheme_layers["conv"]
-        found: list[tuple[float, Artifact]] = []
-        seen: set[str] = set()
-        for variant in variants.all:
-            workload = variant.network.workloads(plan)[at]
-            if workload.key in seen:
-                continue  # some variants have the same task
-            seen.add(workload.key)
-            widths, schemes = variant.network.widths(plan), variant.network.schemes_by_layer(plan)
-            lowered = variant.exported.lowered(widths, schemes)
-            call = lowered.calls[at]
-            task, check = (
-                lowered.task(call.function),
-                OutputCheck(call, variant.exported.packings(widths, call, schemes), self._device),
-            )
-            self._tuner.tune(
-                TuningTask(workload, partial(_given, task, check), 1.0), "schemes", self._effort
-            )
-            best = self._tuner.best_schedule(workload)
+        libraries: dict[float, Artifact] = {}  # by seconds
+        tasks = variants.workloads(plan)[at]
+        for position in distinct_variants(tasks):
+            lowered = variants.all[position].lowered(plan)
+            task, check = checked_task(lowered, lowered.calls[at], self._device)
+            tuning_task = TuningTask(tasks[position], lambda t=task, c=check: (t, c), 1.0)
+            self._tuner.tune(tuning_task, "schemes", self._budget)
+            best = self._tuner.best_schedule(tasks[position])
             if best is None:
                 continue
-            candidate = transfer_schedule(best[0], task, self._device.target)
-            assert candidate is not None, "the program was found for this task"
-            built = build_candidate(
-                self._device, candidate, self._device.build_folder / f"best{time.monotonic_ns()}.so"
-            )
+            schedule, seconds = best
+            candidate = transfer_schedule(schedule, task, self._device.target)
+            assert candidate is not None, "the schedule was found for this task"
+            path = self._device.build_folder / f"best{time.monotonic_ns()}.so"
+            built = build_candidate(self._device, candidate, path)
             if isinstance(built, Artifact):
-                found.append((best[1], replace(built, tables=check.tables())))
-        return min(found, key=lambda item: item[0])[1] if found else None
-
-
-def _given(task: tvm.IRModule, check: OutputCheck) -> tuple[tvm.IRModule, OutputCheck]:
-    return task, check
+                libraries.setdefault(seconds, replace(built, tables=check.tables()))
+        return libraries[min(libraries)] if libraries else None
 
 
 def _described(layer: Layer, device: RpcDevice) -> LayoutVariants:
     torch.manual_seed(0)
-    exported = ExportedNetwork.export(
-        _Alone(layer).eval(), torch.zeros(1, layer.n_in, layer.size, layer.size), {}, device.target
+    model = _SecondLayer(layer).eval()
+    example = torch.zeros(1, layer.n_in, layer.size, layer.size)
+    return find_layout_variants(
+        "layer", ExportedNetwork.export(model, example, {}, device.target), ()
     )
-    return find_layout_variants("layer", exported, ())
 
 
 def sparse_run(
     layer: Layer, weight: torch.Tensor, image: torch.Tensor
 ) -> Callable[[], torch.Tensor]:
-    """torch's way: a CSR matrix times the unfolded map, bias and ReLU left out.
+    """Compute a layer as torch does: a CSR matrix times the unfolded map, without bias and ReLU.
 
     Args:
         layer: to compute.
@@ -219,168 +203,155 @@ def sparse_run(
         matrix = weight.reshape(layer.n_out, -1).to_sparse_csr()
 
     def run() -> torch.Tensor:
-        is_plain = layer.kernel == layer.stride == 1
-        return matrix @ (
-            image.reshape(layer.n_in, -1)
-            if is_plain
-            else functional.unfold(
-                image, layer.kernel, padding=layer.kernel // 2, stride=layer.stride
-            )[0]
+        if layer.kernel == layer.stride == 1:
+            return matrix @ image.reshape(layer.n_in, -1)
+        unfolded = functional.unfold(
+            image, layer.kernel, padding=layer.kernel // 2, stride=layer.stride
         )
+        return matrix @ unfolded[0]
 
     return run
 
 
 def _sparse_run(layer: Layer, density: float) -> Callable[[], torch.Tensor]:
-    """With the largest single weights of a random layer."""
-    weight = _Alone(layer).conv.weight.detach()
-    kept = torch.zeros(weight.numel()).scatter_(
-        0, weight.abs().flatten().topk(round(density * weight.numel())).indices, 1.0
-    )
-    return sparse_run(
-        layer,
-        weight * kept.reshape(weight.shape),
-        torch.randn(1, layer.n_in, layer.size, layer.size),
-    )
+    """Prune a random layer to its largest single weights."""
+    weight = _SecondLayer(layer).conv.weight.detach()
+    largest = weight.abs().flatten().topk(round(density * weight.numel())).indices
+    kept = torch.zeros(weight.numel()).scatter_(0, largest, 1.0).reshape(weight.shape)
+    return sparse_run(layer, weight * kept, torch.randn(1, layer.n_in, layer.size, layer.size))
 
 
 def compare(
     name: str, layer: Layer, n_threads: int, storage: str | None, n_trials: int = _N_TRIALS
 ) -> dict[str, Any]:
-    """Every way of computing a layer, timed in turns.
+    """Time every implementation of a layer in turns.
 
     Args:
         name: of the layer.
         layer: to compute.
-        n_threads: that a program may use.
+        n_threads: that a library may use.
         storage: cost cache; None for one in memory.
-        n_trials: of each variant of a task.
+        n_trials: of each layout variant of a task.
     """
     store = open_store(storage)
     with LocalDevice(n_threads, host_cpu()) as device:
-        workshop = Workshop(device, store, n_trials)
-        ways: dict[str, Artifact | None] = {"dense": workshop.fastest(layer)}
+        tuner = LayerTuner(device, store, n_trials)
+        libraries = {"dense": tuner.fastest(layer)}
         for density in DENSITIES:
-            ways[f"narrower, {density:g}"] = workshop.fastest(layer.narrowed(density))
+            libraries[f"narrower, {density:g}"] = tuner.fastest(layer.narrowed(density))
             for kind, scheme in schemes_of(layer, density).items():
-                ways[f"{kind}, {density:g}"] = workshop.fastest(layer, str(scheme))
+                libraries[f"{kind}, {density:g}"] = tuner.fastest(layer, str(scheme))
         torch.set_num_threads(n_threads)
         others = {
             f"torch sparse, {d:g}": timer(_sparse_run(layer, d), n_threads) for d in DENSITIES
         }
-        samples = _time_in_turns(device, {k: a for k, a in ways.items() if a is not None}, others)
+        running = {name: library for name, library in libraries.items() if library is not None}
+        samples = _time_in_turns(device, running, others)
     store.close()
     dense = samples["dense"]
-    speedups = {way: speedup_interval(dense, timed) for way, timed in samples.items()}
+    speedups = {name: speedup_interval(dense, timed) for name, timed in samples.items()}
+    kinds = ("narrower", *schemes_of(layer, min(DENSITIES)))
     return {
         "layer": name,
         "threads": n_threads,
         "dense_us": round(float(np.median(dense)) * 1e6, 2),
         "speedup_over_dense": {
-            way: [round(v, 3) for v in (s.value, s.low, s.high)] for way, s in speedups.items()
+            name: [round(s.value, 3), round(s.low, 3), round(s.high, 3)]
+            for name, s in speedups.items()
         },
-        "break_even_density": {
-            kind: _break_even(kind, speedups)
-            for kind in ("narrower", *schemes_of(layer, min(DENSITIES)))
-        },
+        "break_even_density": {kind: _break_even(kind, speedups) for kind in kinds},
     }
 
 
 def schemes_of(layer: Layer, density: float) -> dict[str, Scheme]:
-    """The schemes that can prune a layer at a density, by what a result calls them."""
-    found = {
-        f"block of {'all' if size == _ALL else size}": Scheme("block", size, density)
-        for size in SIZES
-    }
+    """Return the schemes that can prune a layer at a density, by what a result calls them."""
+    sizes = {size: "all" if size == _ALL else str(size) for size in SIZES}
+    schemes = {f"block of {name}": Scheme("block", size, density) for size, name in sizes.items()}
     if layer.kernel == 3:
-        found |= {
-            f"kernel, block of {size}": Scheme("kernel", size, density) for size in KERNEL_SIZES
-        }
+        for size in KERNEL_SIZES:
+            schemes[f"kernel, block of {size}"] = Scheme("kernel", size, density)
         if density <= MAX_PATTERN_DENSITY:
-            found["pattern, block of 4"] = Scheme("pattern", 4, density)
-    return found
+            schemes["pattern, block of 4"] = Scheme("pattern", 4, density)
+    return schemes
 
 
 def _break_even(kind: str, speedups: Mapping[str, Interval]) -> float | None:
-    """The largest density at which a kind is as fast as dense, in logarithms between those that
-    were timed; None where it never is.
+    """Find the largest density at which a kind is as fast as dense; None where it never is.
+
+    It is interpolated, in logarithms, between the densities that were timed.
     """
-    points = [
-        (d, math.log(s.value))
-        for d in DENSITIES
-        if (s := speedups.get(f"{kind}, {d:g}")) is not None
-    ]
-    faster = [d for d, gain in points if gain >= 0]
+    gains = {
+        density: math.log(speedups[name].value)
+        for density in DENSITIES
+        if (name := f"{kind}, {density:g}") in speedups
+    }
+    timed = list(gains)
+    faster = [density for density in timed if gains[density] >= 0]
     if not faster:
         return None
-    at = [d for d, _ in points].index(max(faster))
-    if at == 0:
-        return max(faster)  # or denser still: denser ones were not timed
-    (above, slower), (below, quicker) = points[at - 1], points[at]
-    return round(math.exp(np.interp(0.0, [slower, quicker], [math.log(above), math.log(below)])), 3)
+    below = max(faster)
+    if below == timed[0]:
+        return below  # or denser still: denser ones were not timed
+    above = timed[timed.index(below) - 1]
+    log_densities = [math.log(above), math.log(below)]
+    return round(math.exp(np.interp(0.0, [gains[above], gains[below]], log_densities)), 3)
 
 
 def _time_in_turns(
-    device: RpcDevice, ways: Mapping[str, Artifact], others: Mapping[str, Callable[[], float]]
+    device: RpcDevice,
+    libraries: Mapping[str, Artifact],
+    others: Mapping[str, Callable[[], float]],
 ) -> dict[str, np.ndarray]:
-    """Seconds of each, `(_N_ROUNDS,)`, in another order each round."""
-    rng, names = np.random.default_rng(0), list(ways)
+    """Return seconds of each, `(_N_ROUNDS,)`, timed in another order each round."""
+    rng = np.random.default_rng(0)
+    names = list(libraries)
     samples: dict[str, list[float]] = {name: [] for name in (*names, *others)}
     for _ in range(_N_ROUNDS):
         order = [names[i] for i in rng.permutation(len(names))]
-        for name, measured in zip(order, device.time([ways[n] for n in order]), strict=True):
-            samples[name].append(measured.latency_s)
-        for name, timed in others.items():
-            samples[name].append(timed())
-    return {name: np.array(timed) for name, timed in samples.items() if np.isfinite(timed).all()}
+        timed = device.time([libraries[name] for name in order])
+        for name, measurement in zip(order, timed, strict=True):
+            samples[name].append(measurement.latency_s)
+        for name, time_once in others.items():
+            samples[name].append(time_once())
+    arrays = {name: np.array(seconds) for name, seconds in samples.items()}
+    return {name: seconds for name, seconds in arrays.items() if np.isfinite(seconds).all()}
 
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Speed-up over the dense layer by density, a picture for each layer and number of threads."""
+    """Draw speed-up over the dense layer by density, for each layer and number of threads."""
     figure, all_axes = plt.subplots(
         1, len(rows), figsize=(4.2 * len(rows), 3.6), sharey=True, squeeze=False
     )
-    kinds = list(
-        dict.fromkeys(
-            way.rpartition(", ")[0]
-            for row in rows
-            for way in row["speedup_over_dense"]
-            if way != "dense"
-        )
-    )
+    names = dict.fromkeys(name for row in rows for name in row["speedup_over_dense"])
+    kinds = list(dict.fromkeys(name.rpartition(", ")[0] for name in names if name != "dense"))
     for axes, row in zip(all_axes[0], rows, strict=True):
         for at, kind in enumerate(kinds):
-            points = [
-                (d, row["speedup_over_dense"][f"{kind}, {d:g}"])
-                for d in DENSITIES
-                if f"{kind}, {d:g}" in row["speedup_over_dense"]
-            ]
-            if points:
-                line = {"torch sparse": ":", "pattern, block of 4": "-."}.get(
-                    kind, "--" if kind.startswith("kernel") else "-"
-                )
-                axes.plot(
-                    [d for d, _ in points],
-                    [s[0] for _, s in points],
-                    line,
-                    marker="o",
-                    ms=3,
-                    label=kind,
-                    color="k" if kind in ("narrower", "torch sparse") else f"C{at}",
-                )
+            _plot_kind(axes, kind, row["speedup_over_dense"], f"C{at}")
         axes.axhline(1.0, color="#a0a4ab", lw=1)
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel="density",
-            title=f"{row['layer']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}",
-        )
+        threads = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        axes.set(xscale="log", yscale="log", xlabel="density", title=f"{row['layer']}, {threads}")
         axes.title.set_fontsize(9)
         axes.set_xticks(DENSITIES, [f"{d:g}" for d in DENSITIES])
         axes.minorticks_off()
     all_axes[0][0].set_ylabel("times as fast as dense")
     all_axes[0][-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _plot_kind(axes: Axes, kind: str, speedups: Mapping[str, Sequence[float]], color: str) -> None:
+    timed = [density for density in DENSITIES if f"{kind}, {density:g}" in speedups]
+    if not timed:
+        return
+    style = "--" if kind.startswith("kernel") else "-"
+    axes.plot(
+        timed,
+        [speedups[f"{kind}, {density:g}"][0] for density in timed],
+        {"torch sparse": ":", "pattern, block of 4": "-."}.get(kind, style),
+        marker="o",
+        ms=3,
+        label=kind,
+        color="k" if kind in ("narrower", "torch sparse") else color,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -392,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--trials", type=int, default=_N_TRIALS, help="of each layout variant of a task"
     )
-    parser.add_argument("--storage", help="cost cache to take programs from and keep them in")
+    parser.add_argument("--storage", help="cost cache to take schedules from and keep them in")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--png", type=Path)
     options = parser.parse_args(arguments)
@@ -402,14 +373,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append(compare(name, LAYERS[name], n_threads, options.storage, options.trials))
             print(json.dumps(rows[-1]), flush=True)
             if options.json:
-                made = {
+                origin = {
                     "command": command_line(),
                     "when": now_utc(),
                     "system": describe_system(),
                     "trials_of_each_form": options.trials,
                     "rounds": _N_ROUNDS,
                 }
-                options.json.write_text(json.dumps({**made, "layers": rows}, indent=1) + "\n")
+                options.json.write_text(json.dumps({**origin, "layers": rows}, indent=1) + "\n")
             if options.png:
                 plot(rows).savefig(options.png, dpi=110, bbox_inches="tight")
                 plt.close("all")

@@ -5,6 +5,7 @@ a user cache of their own, and one lowered network for all that need the compile
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,8 +61,14 @@ def lowered() -> Lowered:
     return lower("resnet8-w8")
 
 
+@functools.cache
 def lower(name: str) -> Lowered:
-    """Any packaged network, lowered."""
+    """Lower any packaged network, once."""
+    return lower_anew(name)
+
+
+def lower_anew(name: str) -> Lowered:
+    """Lower any packaged network."""
     import torch
 
     from cprune_rl.compiler.devices.target import make_target

@@ -22,12 +22,14 @@ from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.kernels.block_sparse import (
     BlockSparseFormat,
-    Window,
     block_sparse_conv2d,
     block_sparse_dense,
+    entry_strides,
 )
 from cprune_rl.compiler.kernels.implementations import SPARSE_WINOGRAD, implementation_of
+from cprune_rl.compiler.kernels.window import Window
 from cprune_rl.compiler.kernels.winograd_sparse import (
+    channel_table,
     pack_kernels,
     packed_kernels_shape,
     sparse_winograd_conv2d,
@@ -110,15 +112,19 @@ def test_a_block_sparse_convolution_is_torchs_of_the_masked_weights(
     ).numpy()
     data = image.numpy() if layout == "NCHW" else image.numpy().transpose(0, 2, 3, 1)
     blocks = BlockSparseFormat(
-        tuple(weights.shape), min(block, n_out), scheme.n_kept(n_in * kernel**2)
+        shape=tuple(weights.shape), block=min(block, n_out), n_kept=scheme.n_kept(n_in * kernel**2)
     )
     window = Window(
-        (kernel, kernel), (stride, stride), (padding,) * 4, (dilation, dilation), layout
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(padding,) * 4,
+        dilation=(dilation, dilation),
+        layout=layout,
     )
     inputs = [
         data,
         blocks.pack(masked.numpy()),
-        blocks.offsets(masked.numpy(), window.strides(data.shape)),
+        blocks.offsets(masked.numpy(), entry_strides(window, data.shape)),
     ]
     tensors = [
         te.placeholder(v.shape, dtype=str(v.dtype), name=n)
@@ -162,11 +168,13 @@ def test_a_sparse_winograd_convolution_is_torchs_of_the_masked_weights(
         .numpy()
         .transpose(0, 2, 3, 1)
     )
-    blocks = BlockSparseFormat(tuple(weights.shape), min(block, n_out), scheme.n_kept(n_in * 9), 9)
+    blocks = BlockSparseFormat(
+        shape=tuple(weights.shape), block=min(block, n_out), n_kept=scheme.n_kept(n_in * 9), unit=9
+    )
     inputs = [
         image.numpy().transpose(0, 2, 3, 1),
         pack_kernels(masked.numpy(), blocks),
-        blocks.kept_units(masked.numpy()).astype(np.int32),
+        channel_table(masked.numpy(), blocks),
     ]
     assert inputs[1].shape == packed_kernels_shape(blocks)
     tensors = [
@@ -184,13 +192,16 @@ def test_a_sparse_winograd_convolution_is_torchs_of_the_masked_weights(
 
 def test_what_a_trial_reads_is_pruned_as_the_layer_would_be() -> None:
     weights = np.random.default_rng(0).standard_normal((10, 8, 3, 3)).astype(np.float32)
-    drawn = BlockSparseFormat(weights.shape, 4, 27, 9).prune_at_random(weights) != 0
+    drawn = (
+        BlockSparseFormat(shape=weights.shape, block=4, n_kept=27, unit=9).prune_at_random(weights)
+        != 0
+    )
     kernels = drawn.reshape(10, 8, 9)
     assert (kernels.all(2) == kernels.any(2)).all(), "whole kernels"
     assert (kernels.any(2).sum(1) == 3).all()
     assert len(np.unique(kernels.any(2), axis=0)) == 3, "others in each block"
     with pytest.raises(ValueError, match="holds 8 kernels, not 3"):
-        BlockSparseFormat(weights.shape, 4, 27, 9).kept(weights)
+        BlockSparseFormat(shape=weights.shape, block=4, n_kept=27, unit=9).kept(weights)
 
 
 def test_a_block_sparse_layer_over_rows_is_torchs_of_the_masked_weights() -> None:
@@ -198,7 +209,7 @@ def test_a_block_sparse_layer_over_rows_is_torchs_of_the_masked_weights() -> Non
     scheme = Scheme("block", 4, 0.25)
     masked = weights * scheme_mask(weights, scheme, find_patterns([]))
     rows = torch.randn(2, 24)
-    blocks = BlockSparseFormat((10, 24), 4, scheme.n_kept(24))
+    blocks = BlockSparseFormat(shape=(10, 24), block=4, n_kept=scheme.n_kept(24))
     inputs = [rows.numpy(), blocks.pack(masked.numpy()), blocks.offsets(masked.numpy(), (1,))]
     tensors = [
         te.placeholder(v.shape, dtype=str(v.dtype), name=n)
@@ -419,10 +430,9 @@ def test_sums_of_sparse_winograd_products_are_vectors_and_their_programs_can_be_
 ) -> None:
     variant, layer = lowered.variants.all[2], "blocks.2.conv2"
     at, scheme = variant.network.scheme_layers[layer], Scheme("kernel", block, 0.25)
-    module = variant.exported.lowered(
-        lowered.network.widths(lowered.network.dense), {layer: scheme}
-    )
-    task = module.task(module.calls[at].function)
+    plan = Plan(lowered.network.dense.widths, ((layer, str(scheme)),))
+    module = variant.lowered(plan)
+    task = module.task(module.calls[at])
     for candidate in random_candidates(task, make_target(1), 3, seed=0):
         (products,) = re.findall(
             r"in T.vectorized\(T.int64\((\d+)\)\):\n\s+with T.sblock\(\"conv2d_winograd_sparse_update",

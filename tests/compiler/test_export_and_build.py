@@ -18,7 +18,7 @@ from cprune_rl.compiler.devices import target as target_module
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.export.describe import describe_network, task_modules
+from cprune_rl.compiler.export.describe import describe_network
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.tuning.schedule import (
     ScheduleTrace,
@@ -31,13 +31,22 @@ from cprune_rl.core.protocols import Artifact
 from cprune_rl.errors import ConfigError, ModelError, ToolchainError, UnknownNameError
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
-from tests.conftest import Lowered, lower
+from tests.conftest import Lowered, lower, lower_anew
 
 # --- lowering
 
 
+def task_modules(
+    network: Network, exported: ExportedNetwork, plan: Plan
+) -> dict[str, tvm.IRModule]:
+    """The function of each distinct task of a plan, by the workload's key."""
+    lowered = exported.lowered(network.widths(plan), network.schemes_by_layer(plan))
+    keys = [workload.key for workload in network.workloads(plan)]
+    return {key: lowered.task(call) for key, call in zip(keys, lowered.calls, strict=True)}
+
+
 def test_the_same_network_gives_the_same_table_twice(lowered: Lowered) -> None:
-    assert lower("resnet8-w8").network == lowered.network
+    assert lower_anew("resnet8-w8").network == lowered.network
 
 
 def test_every_task_knows_its_layers(lowered: Lowered) -> None:
@@ -55,7 +64,7 @@ def test_a_rebuilt_plan_has_the_tasks_of_the_pruned_network_exported_again(name:
     rebuilt = task_modules(net.network, net.exported, plan)
     pruned = prune(net.model, net.coupled, plan)
     fresh = ExportedNetwork.export(pruned, net.example, {}, make_target(1)).lowered({})
-    again = {structural_hash(fresh.task(c.function)) for c in fresh.calls}
+    again = {structural_hash(fresh.task(c)) for c in fresh.calls}
     assert {structural_hash(m) for m in rebuilt.values()} == again
 
 
@@ -105,7 +114,7 @@ def test_depthwise_convolutions_keep_their_channels_per_group() -> None:
     pruned = prune(model, coupled, plan)
     fresh = ExportedNetwork.export(pruned, example, {}, make_target(1)).lowered({})
     assert {structural_hash(m) for m in task_modules(network, exported, plan).values()} == {
-        structural_hash(fresh.task(c.function)) for c in fresh.calls
+        structural_hash(fresh.task(c)) for c in fresh.calls
     }
 
 

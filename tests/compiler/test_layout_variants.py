@@ -22,10 +22,8 @@ from torch.nn import functional
 from tvm import te
 
 from cprune_rl.compiler.deploy.apply_database import apply_schedules
-from cprune_rl.compiler.deploy.build import run_library
 from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.export.normalize import fold_batch_norms
+from cprune_rl.compiler.export.normalize import folded_values
 from cprune_rl.compiler.kernels.packed_conv import (
     block_size,
     depthwise_conv2d,
@@ -34,6 +32,7 @@ from cprune_rl.compiler.kernels.packed_conv import (
     packed_conv2d,
     packed_shape,
 )
+from cprune_rl.compiler.kernels.window import Window
 from cprune_rl.compiler.kernels.winograd import (
     supports_winograd,
     transform_weights,
@@ -41,7 +40,6 @@ from cprune_rl.compiler.kernels.winograd import (
     winograd_conv2d,
 )
 from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
 from cprune_rl.compiler.tuning.budget import TuningBudget
 from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import (
@@ -57,6 +55,7 @@ from cprune_rl.cost_cache.archive.safe_traces import trace_problem
 from cprune_rl.errors import ModelError
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
+from tests.compiler.compiled import assert_compiled_equals_torch, layout_variants
 from tests.conftest import Lowered, lower
 
 # --- packing
@@ -98,9 +97,14 @@ def test_a_packed_convolution_computes_what_torch_computes(
         te.placeholder(given_image.shape, name="data"),
         te.placeholder(packed_shape(weights.shape, 8), name="weights"),
     )
-    result = packed_conv2d(
-        data, packed, out, (stride,) * 2, (padding,) * 4, (dilation,) * 2, layout
+    window = Window(
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(padding,) * 4,
+        dilation=(dilation, dilation),
+        layout=layout,
     )
+    result = packed_conv2d(data, packed, out, window)
     np.testing.assert_allclose(
         run_te([data, packed, result], [given_image, pack(weights, 8)]).transpose(0, 3, 1, 2),
         expected,
@@ -121,7 +125,8 @@ def test_a_depthwise_convolution_in_nhwc_computes_what_torch_computes() -> None:
         te.placeholder((1, 8, 8, 6), name="data"),
         te.placeholder((3, 3, 6), name="weights"),
     )
-    result = depthwise_conv2d(data, packed, (2, 2), (1, 1, 1, 1), (1, 1))
+    window = Window(kernel=(3, 3), stride=(2, 2), padding=(1,) * 4, dilation=(1, 1), layout="NHWC")
+    result = depthwise_conv2d(data, packed, window)
     np.testing.assert_allclose(
         run_te(
             [data, packed, result], [image.transpose(0, 2, 3, 1), pack_depthwise(weights)]
@@ -175,15 +180,15 @@ def test_winograds_form_computes_what_torch_computes(
 def test_only_dense_3x3_windows_have_winograds_variant(
     kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], can: bool
 ) -> None:
-    assert supports_winograd(kernel, stride, dilation) == can
+    window = Window(
+        kernel=kernel, stride=stride, padding=(1,) * 4, dilation=dilation, layout="NHWC"
+    )
+    assert supports_winograd(window) == can
 
 
 def test_transforms_of_winograds_form_are_unrolled_and_vectorised(lowered: Lowered) -> None:
     variant = lowered.variants.all[2]
-    call = variant.calls[1]
-    task = variant.exported.lowered(lowered.network.widths(lowered.network.dense)).task(
-        call.function
-    )
+    task = variant.lowered(lowered.network.dense).task(variant.calls[1])
     for candidate in random_candidates(task, make_target(1), 3, seed=0):
         unrolled = re.findall(r"in T.unroll\((?:T.int64\()?(\d+)", candidate.module.script())
         assert unrolled.count("6") >= 2
@@ -244,32 +249,13 @@ def test_a_grouped_convolution_computes_what_torch_computes_in_both_layouts(
     ).eval()
     example = torch.zeros(1, 3, 12, 12)
     coupled = find_groups(model, example)
-    variants = find_layout_variants(
-        "grouped",
-        ExportedNetwork.export(model, example, coupled.axes, make_target(1)),
-        coupled.groups,
-    )
+    variants = layout_variants(model, example, coupled)
     assert len(variants.all) >= 2, variants.note
     plan = variants.network.uniform(0.6)
     pruned = prune(model, coupled, plan)
-    values = {
-        name: value.detach().numpy()
-        for name, value in fold_batch_norms(pruned).state_dict().items()
-    }
-    image = torch.randn(1, 3, 12, 12)
-    with torch.no_grad():
-        expected = pruned(image).numpy()
     for variant in range(2):
-        chosen = (variant,) * len(variants.network.subgraphs)
-        composed = compose(
-            variants, plan, VariantChoice(chosen, variants.transposes(chosen)), values
-        )
-        tvm.compile(composed.module, target=make_target(1)).export_library(
-            str(tmp_path / f"{variant}.so")
-        )
-        np.testing.assert_allclose(
-            run_library(tmp_path / f"{variant}.so", image.numpy(), 4), expected, atol=1e-4
-        )
+        choice = variants.uniform_choice(variant)
+        assert_compiled_equals_torch(variants, plan, choice, pruned, tmp_path)
 
 
 def test_the_channel_loop_is_found_in_every_variant() -> None:
@@ -279,11 +265,7 @@ def test_the_channel_loop_is_found_in_every_variant() -> None:
         for f in variants.distinct[at]:
             if tasks[f].operator.name not in ("conv2d", "depthwise"):
                 continue
-            task = (
-                variants.all[f]
-                .exported.lowered(variants.network.widths(plan))
-                .task(variants.all[f].calls[at].function)
-            )
+            task = variants.all[f].lowered(plan).task(variants.all[f].calls[at])
             found = [
                 c.trace.tile_factors("NHWC" if "form=" in tasks[f].family else "NCHW")
                 for c in random_candidates(task, make_target(1), 1, seed=0)
@@ -300,9 +282,8 @@ def test_the_channel_loop_is_found_in_every_variant() -> None:
 def total(
     lowered: Lowered, costs: list[dict[int, float]], variants: tuple[int, ...], transpose_s: float
 ) -> float:
-    return sum(c[f] for c, f in zip(costs, variants, strict=True)) + transpose_s * len(
-        lowered.variants.transposes(variants)
-    )
+    tasks_s = sum(c[f] for c, f in zip(costs, variants, strict=True))
+    return tasks_s + transpose_s * len(lowered.variants.choice(variants).transposes)
 
 
 @settings(max_examples=25, deadline=None)
@@ -312,7 +293,7 @@ def test_the_choice_is_the_best_of_all_choices(
 ) -> None:
     costs = [{f: random.random() for f in (0, 1)} for _ in lowered.network.subgraphs]  # type: ignore[attr-defined]
     choice = lowered.variants.choose(costs, lambda _: transpose_s)
-    assert choice.transposes == lowered.variants.transposes(choice.variants)
+    assert choice == lowered.variants.choice(choice.variants)
     best = min(
         total(lowered, costs, variants, transpose_s)
         for variants in itertools.product((0, 1), repeat=len(costs))
@@ -338,30 +319,17 @@ def test_a_network_in_any_mixture_of_variants_computes_what_torch_computes(
     variants = tuple(
         int(f) for f in np.random.default_rng(seed).integers(3, size=len(lowered.network.subgraphs))
     )
-    transposes = lowered.variants.transposes(variants)
-    assert transposes, "neighbours differ somewhere"
-    values = {
-        name: value.detach().numpy() for name, value in fold_batch_norms(model).state_dict().items()
-    }
-    composed = compose(lowered.variants, plan, VariantChoice(variants, transposes), values)
-    tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / "net.so"))
-    image = torch.randn(1, 3, 32, 32)
-    with torch.no_grad():
-        np.testing.assert_allclose(
-            run_library(tmp_path / "net.so", image.numpy(), 10), model(image).numpy(), atol=1e-4
-        )
+    choice = lowered.variants.choice(variants)
+    assert choice.transposes, "neighbours differ somewhere"
+    assert_compiled_equals_torch(lowered.variants, plan, choice, model, tmp_path)
 
 
 def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(
     lowered: Lowered,
 ) -> None:
     dense = lowered.network.dense
-    values = {
-        name: value.detach().numpy()
-        for name, value in fold_batch_norms(lowered.model).state_dict().items()
-    }
-    variants = (0,) * len(lowered.network.subgraphs)
-    composed = compose(lowered.variants, dense, VariantChoice(variants, ()), values)
+    choice = lowered.variants.uniform_choice(0)
+    composed = compose(lowered.variants, dense, choice, folded_values(lowered.model))
     with pytest.raises(ModelError, match="untuned"):
         apply_schedules(composed.module, {}, make_target(1))
 
@@ -371,10 +339,7 @@ def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(
 
 def first_task(lowered: Lowered) -> tuple[SearchTask, str]:
     variant = lowered.variants.all[1]
-    call = variant.calls[1]
-    module = variant.exported.lowered(lowered.network.widths(lowered.network.dense)).task(
-        call.function
-    )
+    module = variant.lowered(lowered.network.dense).task(variant.calls[1])
     return SearchTask(module, [], 0.2, 0), variant.network.workloads(lowered.network.dense)[
         1
     ].family
@@ -490,11 +455,9 @@ class Zeros:
 def test_every_convolution_of_a_narrower_network_is_compared_with_torchs_in_every_variant() -> None:
     variants = lower("mobilenetv2-small").variants
     for variant in variants.all:
-        widths = variants.network.widths(variants.network.uniform(0.7))
-        for call in variant.exported.lowered(widths).calls:
-            check = OutputCheck(
-                call, variant.exported.packings(widths, call), Zeros(call.shapes[-1])
-            )  # type: ignore[arg-type]
+        narrower = variant.lowered(variants.network.uniform(0.7))
+        for call in narrower.calls:
+            check = OutputCheck(call, narrower.packings(call), Zeros(call.shapes[-1]))  # type: ignore[arg-type]
             if any(operator.name == "nn.conv2d" for operator in call.operators):
                 assert "wrong output" in str(check(Artifact(path="", shapes=(), dtypes=()))), (
                     f"{variant.layout} {call.function}"
@@ -512,7 +475,7 @@ def test_a_task_is_the_same_function_in_every_network() -> None:
                 continue
             shared += 1
             tasks = [
-                f.exported.lowered(f.network.widths(f.network.dense)).task(f.calls[i].function)
+                f.lowered(f.network.dense).task(f.calls[i])
                 for f, i in ((variant, at), (other, known[workload.key]))
             ]
             (candidate,) = random_candidates(tasks[1], target, 1, 0)
@@ -528,10 +491,10 @@ def test_a_task_is_the_same_function_in_every_network() -> None:
 
 
 def test_programs_are_of_the_instructions_that_a_recording_may_hold(lowered: Lowered) -> None:
-    target, widths = make_target(1), lowered.network.widths(lowered.network.dense)
+    target = make_target(1)
     for variant in lowered.variants.all:
         for call in (variant.calls[1], variant.calls[-1]):  # a convolution, and the classifier
-            module = variant.exported.lowered(widths).task(call.function)
+            module = variant.lowered(lowered.network.dense).task(call)
             drawn = random_candidates(module, target, 3, 0)
             mutants = mutate(drawn, module, target, 3, 0)
             assert drawn

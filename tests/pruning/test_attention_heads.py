@@ -5,22 +5,15 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import tvm
 from torch import nn
 from torch.nn import functional
 
-from cprune_rl.compiler.deploy.build import run_library
-from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.export.normalize import fold_batch_norms
-from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
 from cprune_rl.core.network import Plan
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 from cprune_rl.pruning.surgery import prune
+from tests.compiler.compiled import assert_compiled_equals_torch, layout_variants
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 N_HEADS, SIZE = 4, 8
@@ -118,24 +111,8 @@ def test_a_compiled_network_with_fewer_heads_computes_what_torch_computes(
     n_heads: int, tmp_path: Path
 ) -> None:
     model, coupled = network()
-    variants = find_layout_variants(
-        "transformer",
-        ExportedNetwork.export(model, EXAMPLE, coupled.axes, make_target(1)),
-        coupled.groups,
-    )
+    variants = layout_variants(model, EXAMPLE, coupled)
     widths = {"attention.qkv": n_heads, "up": 40 - 5 * n_heads}
     plan = Plan(tuple(widths[g.name] for g in coupled.groups))
     pruned = prune(model, coupled, plan)
-    values = {
-        name: value.detach().numpy()
-        for name, value in fold_batch_norms(pruned).state_dict().items()
-    }
-    composed = compose(
-        variants, plan, VariantChoice((0,) * len(variants.network.subgraphs), ()), values
-    )
-    tvm.compile(composed.module, target=make_target(1)).export_library(str(tmp_path / "net.so"))
-    image = torch.randn(1, 3, 16, 16)
-    with torch.no_grad():
-        np.testing.assert_allclose(
-            run_library(tmp_path / "net.so", image.numpy(), 5), pruned(image).numpy(), atol=1e-4
-        )
+    assert_compiled_equals_torch(variants, plan, variants.uniform_choice(0), pruned, tmp_path)

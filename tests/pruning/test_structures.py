@@ -7,21 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import tvm
 from torch import nn
 from torch.nn import functional
 
-from cprune_rl.compiler.deploy.build import run_library
-from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.normalize import fold_batch_norms
-from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants
 from cprune_rl.pruning.groups import CoupledGroups, find_groups
 from cprune_rl.pruning.surgery import prune
+from tests.compiler.compiled import assert_compiled_equals_torch, layout_variants
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 N_CLASSES = 5
@@ -125,31 +119,12 @@ def test_a_structure_goes_the_whole_way(
             coupled.unprunable
         )
         assert whole not in {layer for group in coupled.groups for layer in group.layers}
-    variants = find_layout_variants(
-        "structure",
-        ExportedNetwork.export(model, EXAMPLE, coupled.axes, make_target(1)),
-        coupled.groups,
-        coupled.unprunable,
-    )
+    variants = layout_variants(model, EXAMPLE, coupled)
     plan = variants.network.uniform(0.6)
     pruned = prune(model, coupled, plan)
-    values = {
-        name: value.detach().numpy()
-        for name, value in fold_batch_norms(pruned).state_dict().items()
-    }
-    image = torch.randn(EXAMPLE.shape)
-    with torch.no_grad():
-        expected = pruned(image).numpy()
     for variant in range(min(2, len(variants.all))):
-        chosen = (variant,) * len(variants.network.subgraphs)
-        composed = compose(
-            variants, plan, VariantChoice(chosen, variants.transposes(chosen)), values
-        )
-        library = tmp_path / f"{variant}.so"
-        tvm.compile(composed.module, target=make_target(1)).export_library(str(library))
-        np.testing.assert_allclose(
-            run_library(library, image.numpy(), N_CLASSES), expected, atol=1e-4
-        )
+        choice = variants.uniform_choice(variant)
+        assert_compiled_equals_torch(variants, plan, choice, pruned, tmp_path)
 
 
 def test_folding_leaves_the_users_network_as_it_was() -> None:
