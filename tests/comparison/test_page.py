@@ -125,7 +125,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stairs = [(c, 1e-6 * (c + 8 * (c % 16 > 0) + 10 * (c % 4 > 0))) for c in range(4, 65, 2)]
     plans = [(0.5 + 0.03 * i, 0.5 + 0.02 * ((i * 7) % 11)) for i in range(11)]
     evidence = Evidence([plot_staircase(staircase(stairs)), plot_inversion(inversion(plans))])
-    write_page(folder, synthetic(), ABOUT, evidence)
+    write_page(folder, synthetic(), ABOUT, evidence=evidence)
     return folder
 
 

@@ -51,7 +51,7 @@ def test_every_method_gives_a_row_within_its_budget(tmp_path: Path) -> None:
         method = METHODS[name]
         if method.has_schemes:
             continue  # on recordings that have schemes (`test_scheme_problems.py`)
-        row = run_case(CASE, name, Budget(6000, 12), policies)
+        row = run_case(CASE, name, budget=Budget(6000, 12), policies=policies)
         assert row.method == name
         assert row.ended in ("itself", "budget")
         if method.role != "reference":
@@ -67,7 +67,7 @@ def test_every_method_gives_a_row_within_its_budget(tmp_path: Path) -> None:
 
 def test_no_method_beats_the_optimum(tmp_path: Path) -> None:
     rows = {
-        name: run_case(CASE, name, Budget(), PolicyStore(tmp_path))
+        name: run_case(CASE, name, budget=Budget(), policies=PolicyStore(tmp_path))
         for name in ("cprune", "surrogate", "evolution", "exact")
     }
     assert all(row.speedup <= rows["exact"].speedup * (1 + 1e-9) for row in rows.values())
