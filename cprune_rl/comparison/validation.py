@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.registry import METHODS
@@ -97,23 +98,18 @@ def _check_search(record: RunRecord, folder: Path) -> Check:
         if has_failed:
             claim = "the run fails, and counts as the dense network"
         return Check(claim, f"{type(error).__name__}: {error}", has_failed)
-    by_clock = {name: record.cost[name] for name in _CLOCK_COSTS}
-    # Gains are logs of sums: their last bits depend on the order of summation.
-    has_same_curve = len(again.curve) == len(record.curve) and all(
-        _is_near(a, b)
-        for point, stated in zip(again.curve, record.curve, strict=True)
-        for a, b in zip(point, stated, strict=True)
-    )
-    same = replace(
-        again,
-        cost={**again.cost, **by_clock},
-        curve=record.curve,
-        versions=record.versions,
-        commit=record.commit,
-    )
     evaluations = again.cost["accuracy_evaluations"]
-    found = f"{again.speedup:.4f}x with {evaluations:.0f} evaluations"
-    return Check(claim, found, has_same_curve and same == record)
+    outcome = f"{again.speedup:.4f}x with {evaluations:.0f} evaluations"
+    return Check(claim, outcome, _is_same(record, again))
+
+
+def _is_same(record: RunRecord, again: RunRecord) -> bool:
+    """Whether two runs are alike in all but code, versions and what was timed by the clock."""
+    by_clock = {name: record.cost[name] for name in _CLOCK_COSTS}
+    copy = replace(
+        again, cost={**again.cost, **by_clock}, versions=record.versions, commit=record.commit
+    )
+    return _is_near(asdict(record), asdict(copy))
 
 
 def _budget(record: RunRecord) -> Budget:
@@ -125,5 +121,12 @@ def _budget(record: RunRecord) -> Budget:
     )
 
 
-def _is_near(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=_TOLERANCE)
+def _is_near(a: Any, b: Any) -> bool:
+    """Whether two values are equal, but for the rounding of their numbers."""
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=_TOLERANCE)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_is_near(value, b[key]) for key, value in a.items())
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_is_near, a, b))
+    return bool(a == b)
