@@ -1,1 +1,1 @@
-"""Agents and the rivals they are compared with, all behind one contract (`agents.searcher`)."""
+"""Search methods, the project's agent and its rivals, all behind one contract (`core.searcher`)."""

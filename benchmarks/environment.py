@@ -66,7 +66,7 @@ def policy_training_steps_a_second(n_steps: int) -> float:
     """
     problems = GeneratedProblems.from_recordings(recorded_names())
     started = time.perf_counter()
-    train_policy(problems, TrainingSettings(n_steps, n_workers=None))
+    train_policy(problems, TrainingSettings(total_timesteps=n_steps, n_workers=None))
     return n_steps / (time.perf_counter() - started)
 
 

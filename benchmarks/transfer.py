@@ -73,7 +73,7 @@ from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.rl.rollout import PolicyRollOut
-from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.agents.rl.training import TrainingMonitor, TrainingSettings, train_policy
 from cprune_rl.core.search_result import AcceptedPlan, SearchStep, current_method
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS
@@ -255,8 +255,10 @@ def train(
         with ProgressLog().track(f"Training {folder.name}", timesteps) as advance:
             trained = train_policy(
                 problems,
-                TrainingSettings(timesteps, n_workers=None, max_rows=MAX_ROWS, seed=seed),
-                on_steps=advance,
+                TrainingSettings(
+                    total_timesteps=timesteps, n_workers=None, max_rows=MAX_ROWS, seed=seed
+                ),
+                monitor=TrainingMonitor(on_steps=advance),
                 start=None if init is None else load_policy(init, MAX_ROWS),
             )
         save_policy(trained.policy, folder, card)

@@ -1,8 +1,7 @@
 """Policies by name: the packaged ones, one folder each, and anybody's folders.
 
 `x86-cpu` is trained on every packaged recording; its card, `policy.json`, states the command. Names
-are looked up
-without loading torch.
+are looked up without loading torch.
 """
 
 from __future__ import annotations
@@ -18,38 +17,36 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT", "find_policy", "open_policy", "policy_names"]
 
 DEFAULT = "x86-cpu"
+_PACKAGED = Path(__file__).parent
 
 
 def policy_names() -> list[str]:
-    """The packaged ones."""
-    return sorted(file.parent.name for file in Path(__file__).parent.glob("*/policy.json"))
+    """List the packaged policies."""
+    return sorted(file.parent.name for file in _PACKAGED.glob("*/policy.json"))
 
 
 def find_policy(name: str) -> Path:
-    """The folder of a policy.
+    """Find the folder of a policy.
 
     Args:
-        name: of a packaged one, or a folder that holds `policy.json`; that of a run, which has it
-            under `policy/`, will do.
+        name: of a packaged one, or a folder that holds `policy.json`, itself or under `policy/` as
+            a run's does.
 
     Raises:
         UnknownNameError: there is none of that name, and no such folder.
     """
-    for folder in (
-        Path(name).expanduser(),
-        Path(name).expanduser() / "policy",
-        Path(__file__).parent / name,
-    ):
+    own = Path(name).expanduser()
+    for folder in (own, own / "policy", _PACKAGED / name):
         if (folder / "policy.json").is_file():
             return folder
     raise UnknownNameError("policy", name, policy_names())
 
 
 def open_policy(name: str, max_rows: int) -> RowPolicy:
-    """Opens a policy for tables of up to `max_rows` tasks.
+    """Open a policy for tables of up to `max_rows` tasks.
 
     Args:
-        name: see `find_policy`.
+        name: as `find_policy` takes it.
         max_rows: of the observation.
 
     Raises:

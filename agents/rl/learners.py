@@ -1,8 +1,6 @@
-"""Algorithms that train the row-shared policy:
+"""Algorithms that train the row-shared policy: two kinds of learner behind one network.
 
-two kinds of learner behind one network, so that "agent" is not one algorithm.
-
-`ppo`: sb3-contrib's MaskablePPO. `dqn`: stable-baselines3's DQN, made to heed the mask.
+`ppo` is sb3-contrib's MaskablePPO; `dqn` is stable-baselines3's DQN, made to heed the mask.
 """
 
 from __future__ import annotations
@@ -16,48 +14,52 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from cprune_rl.agents.rl.dqn import MaskedDQN, RowQPolicy
 from cprune_rl.agents.rl.policy import RowPolicy
+from cprune_rl.errors import UnknownNameError
 
-__all__ = ["LEARNERS", "Learner"]
+__all__ = ["LEARNERS", "Learner", "find_learner"]
 
-Schedule = Callable[[float], float]
+LearningRate = Callable[[float], float]
+"""From the share of the training that is left."""
 
 
 class Learner(Protocol):
     """One algorithm."""
 
     def make(
-        self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]
+        self, env: VecEnv, learning_rate: LearningRate, seed: int, options: Mapping[str, Any]
     ) -> BaseAlgorithm:
-        """The algorithm, untrained.
+        """Make the algorithm, untrained.
 
         Args:
             env: many environments with `action_masks`.
-            learning_rate: from the share of the training that is left.
+            learning_rate: its schedule.
             seed: of the network and of what it draws.
             options: over the defaults.
         """
 
     def begin_with(self, model: BaseAlgorithm, policy: RowPolicy) -> None:
-        """Takes a policy's weights over."""
+        """Take over a policy's weights."""
 
     def policy_of(self, model: BaseAlgorithm) -> RowPolicy:
-        """The policy as it is now, to be decoded greedily."""
+        """Give the policy as it is now, to be decoded greedily."""
 
 
 class _PPO:
-    """The study's settings."""
+    """MaskablePPO; returns are not discounted."""
+
+    _DEFAULTS: Mapping[str, Any] = {
+        "n_steps": 32,
+        "batch_size": 512,
+        "n_epochs": 3,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "ent_coef": 0.003,
+    }
 
     def make(
-        self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]
+        self, env: VecEnv, learning_rate: LearningRate, seed: int, options: Mapping[str, Any]
     ) -> BaseAlgorithm:
-        settings = {
-            "n_steps": 32,
-            "batch_size": 512,
-            "n_epochs": 3,
-            "gamma": 1.0,
-            "gae_lambda": 0.95,
-            "ent_coef": 0.003,
-        } | dict(options)
+        settings = {**self._DEFAULTS, **options}
         model: BaseAlgorithm = MaskablePPO(
             RowPolicy, env, learning_rate=learning_rate, seed=seed, device="cpu", **settings
         )
@@ -72,15 +74,25 @@ class _PPO:
 
 
 class _DQN:
-    """Returns are not discounted; the first 30 % of the training explore less and less."""
+    """DQN; returns are not discounted, and the first 30 % of the training explore less and less."""
+
+    _DEFAULTS: Mapping[str, Any] = {
+        "buffer_size": 20_000,
+        "learning_starts": 2_000,
+        "batch_size": 256,
+        "gamma": 1.0,
+        "train_freq": 1,
+        "gradient_steps": 4,
+        "target_update_interval": 2_000,
+        "exploration_fraction": 0.3,
+        "exploration_initial_eps": 0.3,
+        "exploration_final_eps": 0.03,
+    }
 
     def make(
-        self, env: VecEnv, learning_rate: Schedule, seed: int, options: Mapping[str, Any]
+        self, env: VecEnv, learning_rate: LearningRate, seed: int, options: Mapping[str, Any]
     ) -> BaseAlgorithm:
-        settings = {
-            "buffer_size": 20_000, "learning_starts": 2_000, "batch_size": 256, "gamma": 1.0, "train_freq": 1, "gradient_steps": 4,
-            "target_update_interval": 2_000, "exploration_fraction": 0.3, "exploration_initial_eps": 0.3, "exploration_final_eps": 0.03,
-        } | dict(options)  # fmt: skip
+        settings = {**self._DEFAULTS, **options}
         return MaskedDQN(
             RowQPolicy, env, learning_rate=learning_rate, seed=seed, device="cpu", **settings
         )
@@ -95,3 +107,14 @@ class _DQN:
 
 
 LEARNERS: Mapping[str, Learner] = {"ppo": _PPO(), "dqn": _DQN()}
+
+
+def find_learner(name: str) -> Learner:
+    """Find a learner by its name.
+
+    Raises:
+        UnknownNameError: there is no such learner.
+    """
+    if name not in LEARNERS:
+        raise UnknownNameError("learner", name, LEARNERS)
+    return LEARNERS[name]

@@ -1,12 +1,9 @@
-"""The row-shared policy: reads a subgraph table of any length with the same weights.
+"""The row-shared policy: it reads a subgraph table of any length with the same weights.
 
-Row MLP -> mean and max over the rows -> row MLP, twice; a shared head gives each row's three
-actions,
-plus `beta` times the analytic score of the action (log gain less log loss: what a greedy planner
-would
-rank by). Plugs into sb3-contrib's MaskablePPO unchanged. Saved as safetensors and JSON, so that
-loading
-one runs no code.
+Row MLP -> mean and max over the rows -> row MLP, twice. A shared head gives the actions of each
+row, plus `beta` times the analytic score of the action: log gain less log loss, by which a greedy
+planner would rank. It plugs into sb3-contrib's MaskablePPO unchanged. It is saved as safetensors
+and JSON, so that loading one runs no code.
 """
 
 from __future__ import annotations
@@ -33,18 +30,32 @@ from cprune_rl.envs.actions.channel_steps import ChannelActions
 from cprune_rl.envs.observation import N_GLOBALS, feature_hash, features
 from cprune_rl.errors import PolicyError
 
-__all__ = ["RowPolicy", "load_policy", "save_policy", "spaces"]
+__all__ = [
+    "RowEncoder",
+    "RowHead",
+    "RowPolicy",
+    "load_policy",
+    "n_changes",
+    "save_policy",
+    "spaces",
+]
 
 _FORMAT = 2  # 2: a device is eight figures of its probe
+_SHARED = ("pi_features_extractor.", "vf_features_extractor.")  # `features_extractor` once more
 
 
 def spaces(
     action_set: ActionSet, max_rows: int
 ) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
-    """Observations and actions of tables of up to so many rows, as the environment has them."""
-    return gymnasium.spaces.Box(
-        -10.0, 10.0, (max_rows, len(features(action_set)))
-    ), gymnasium.spaces.Discrete(len(action_set.changes) * max_rows + 1)
+    """Make the spaces of tables of up to `max_rows` rows, as the environment has them."""
+    observations = gymnasium.spaces.Box(-10.0, 10.0, (max_rows, len(features(action_set))))
+    actions = gymnasium.spaces.Discrete(len(action_set.changes) * max_rows + 1)
+    return observations, actions
+
+
+def n_changes(observations: gymnasium.spaces.Box, actions: gymnasium.spaces.Discrete) -> int:
+    """Count the changes of each row that a policy chooses among."""
+    return (int(actions.n) - 1) // observations.shape[0]
 
 
 def _mlp(*sizes: int) -> nn.Sequential:
@@ -55,8 +66,9 @@ def _mlp(*sizes: int) -> nn.Sequential:
 
 
 class RowEncoder(BaseFeaturesExtractor):
-    """`(batch, rows, features)` -> row embeddings, a pooled embedding and the rows' scores, in one
-    flat vector.
+    """Turns `(batch, rows, features)` into row embeddings, a pooled embedding and the rows' scores.
+
+    All three are in one flat vector.
     """
 
     def __init__(
@@ -65,89 +77,95 @@ class RowEncoder(BaseFeaturesExtractor):
         n_rows, n_features = observation_space.shape
         super().__init__(observation_space, n_rows * width + width + n_rows * n_changes)
         self._width = width
-        self._score = slice(
-            n_features - N_GLOBALS - n_changes, n_features - N_GLOBALS
-        )  # the last columns before the globals (`observation.features`)
+        # Scores are the last columns before the globals (`observation.features`).
+        self._score = slice(n_features - N_GLOBALS - n_changes, n_features - N_GLOBALS)
         self.embed = _mlp(n_features, width, width)
         self.mix1 = _mlp(3 * width, width)
         self.mix2 = _mlp(3 * width, width)
         self.pool = _mlp(2 * width + N_GLOBALS, width)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Encode; only rows that stand for a task are computed."""
         batch, n_rows, _ = observations.shape
-        valid = observations[:, :, 0] > 0.5
-        owner, _ = valid.nonzero(as_tuple=True)
-        rows = self.embed(observations[valid])  # only rows that stand for a task are computed
+        is_valid = observations[:, :, 0] > 0.5
+        owner, _ = is_valid.nonzero(as_tuple=True)
+        rows = self.embed(observations[is_valid])
         for mix in (self.mix1, self.mix2):
             rows = rows + self._mixed(mix, rows, self._pooled(rows, owner, batch), owner)
-        pooled = self.pool(
-            torch.cat([self._pooled(rows, owner, batch), observations[:, 0, -N_GLOBALS:]], dim=1)
-        )
+        global_features = observations[:, 0, -N_GLOBALS:]
+        pooled = self.pool(torch.cat([self._pooled(rows, owner, batch), global_features], dim=1))
         padded = rows.new_zeros(batch, n_rows, self._width)
-        padded[valid] = rows
-        return torch.cat(
-            [padded.flatten(1), pooled, observations[:, :, self._score].flatten(1)], dim=1
-        )
+        padded[is_valid] = rows
+        scores = observations[:, :, self._score].flatten(1)
+        return torch.cat([padded.flatten(1), pooled, scores], dim=1)
 
     def _mixed(
         self, mix: nn.Sequential, rows: torch.Tensor, pooled: torch.Tensor, owner: torch.Tensor
     ) -> torch.Tensor:
-        """`mix` of each row beside its table's pooled embedding, whose share of the product is
-        computed once a table, not once a row.
+        """Apply `mix` to each row beside its table's pooled embedding.
+
+        The embedding's share of the product is computed once a table, not once a row.
         """
         linear, activation = mix
         assert isinstance(linear, nn.Linear)
-        own, shared = linear.weight[:, : self._width], linear.weight[:, self._width :]
-        mixed: torch.Tensor = activation(
-            rows @ own.T + functional.linear(pooled, shared, linear.bias)[owner]
-        )
+        own = linear.weight[:, : self._width]
+        shared = linear.weight[:, self._width :]
+        of_tables = functional.linear(pooled, shared, linear.bias)
+        mixed: torch.Tensor = activation(rows @ own.T + of_tables[owner])
         return mixed
 
     def _pooled(self, rows: torch.Tensor, owner: torch.Tensor, batch: int) -> torch.Tensor:
         """Mean and maximum over the rows of each table, `(batch, 2 * width)`."""
-        count = rows.new_zeros(batch).index_add(0, owner, torch.ones_like(owner, dtype=rows.dtype))
-        mean = (
-            rows.new_zeros(batch, self._width).index_add(0, owner, rows)
-            / count.clamp(min=1)[:, None]
-        )
-        largest = rows.new_zeros(batch, self._width).scatter_reduce(
-            0, owner[:, None].expand(-1, self._width), rows, "amax"
-        )
+        ones = torch.ones_like(owner, dtype=rows.dtype)
+        count = rows.new_zeros(batch).index_add(0, owner, ones)
+        total = rows.new_zeros(batch, self._width).index_add(0, owner, rows)
+        mean = total / count.clamp(min=1)[:, None]
+        of_row = owner[:, None].expand(-1, self._width)
+        largest = rows.new_zeros(batch, self._width).scatter_reduce(0, of_row, rows, "amax")
         return torch.cat([mean, largest], dim=1)
 
 
 class RowHead(nn.Module):
-    """Logits: one for each change of each row and one for stop, from what `RowEncoder` gives."""
+    """Logits: one for each change of each row and one for stop, from what `RowEncoder` gives.
+
+    Args:
+        n_rows: of a table.
+        n_changes: of each row.
+        width: of the embeddings.
+        prior: weight of the analytic score at the start.
+    """
 
     def __init__(self, n_rows: int, n_changes: int, width: int, prior: float) -> None:
         super().__init__()
-        self._n_rows, self._n_changes, self._width = n_rows, n_changes, width
+        self._n_rows = n_rows
+        self._n_changes = n_changes
+        self._width = width
         self.row = nn.Linear(width, n_changes)
         self.stop = nn.Linear(width, 1)
         self.beta = nn.Parameter(torch.tensor(float(prior)))
         nn.init.normal_(self.row.weight, std=0.01)
         nn.init.zeros_(self.row.bias)
         nn.init.normal_(self.stop.weight, std=0.01)
-        nn.init.constant_(
-            self.stop.bias, -3.0
-        )  # a policy that stops at once never learns what it missed
+        # A policy that stops at once never learns what it missed.
+        nn.init.constant_(self.stop.bias, -3.0)
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        """Add what was learned and what the analytic score gives."""
         learned, analytic = self.parts(latent)
         return learned + analytic
 
     def parts(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What was learned and what the analytic score gives, of each logit;
+        """Compute what was learned and what the analytic score gives, of each logit.
 
-        `(batch, n_changes * rows + 1)` each.
+        Returns:
+            `(batch, n_changes * rows + 1)` each.
         """
-        rows, pooled, score = torch.split(
-            latent, [self._n_rows * self._width, self._width, self._n_rows * self._n_changes], dim=1
-        )
-        learned = self.row(rows.view(len(latent), self._n_rows, self._width)).flatten(1)
-        return torch.cat([learned, self.stop(pooled)], dim=1), torch.cat(
-            [self.beta * score, score.new_zeros(len(score), 1)], dim=1
-        )
+        sizes = [self._n_rows * self._width, self._width, self._n_rows * self._n_changes]
+        rows, pooled, score = torch.split(latent, sizes, dim=1)
+        of_rows = self.row(rows.view(len(latent), self._n_rows, self._width)).flatten(1)
+        learned = torch.cat([of_rows, self.stop(pooled)], dim=1)
+        analytic = torch.cat([self.beta * score, score.new_zeros(len(score), 1)], dim=1)
+        return learned, analytic
 
 
 class PooledValue(nn.Module):
@@ -159,6 +177,7 @@ class PooledValue(nn.Module):
         self.net = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        """Give `(batch, 1)`."""
         value: torch.Tensor = self.net(latent[:, self._span])
         return value
 
@@ -167,8 +186,7 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
     """An actor-critic whose weights do not depend on the number of rows.
 
     Args:
-        observation_space: `Box(n_rows, n_features)`, as `observation.features` has them of any
-            action_set.
+        observation_space: `Box(n_rows, n_features)`, columns as `observation.features` has them.
         action_space: `Discrete(n_changes * n_rows + 1)`.
         lr_schedule: as SB3 has it.
         width: of the embeddings.
@@ -185,20 +203,16 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
         prior: float = 4.0,
         **kwargs: Any,
     ) -> None:
-        self._width, self._prior, self._n_changes = (
-            width,
-            prior,
-            (int(action_space.n) - 1) // observation_space.shape[0],
-        )
-        encoder = {"n_changes": self._n_changes, "width": width}
+        self._width = width
+        self._prior = prior
+        self._n_changes = n_changes(observation_space, action_space)
         options = {
-            **kwargs,
             "net_arch": [],
             "ortho_init": False,
             "features_extractor_class": RowEncoder,
-            "features_extractor_kwargs": encoder,
+            "features_extractor_kwargs": {"n_changes": self._n_changes, "width": width},
         }
-        super().__init__(observation_space, action_space, lr_schedule, **options)
+        super().__init__(observation_space, action_space, lr_schedule, **(kwargs | options))
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
@@ -210,18 +224,16 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
         )
 
     def explain(self, observation: NDArray[np.float32], action: int) -> tuple[float, float]:
-        """What was learned and what the analytic score gives, of one action's logit.
+        """Say what was learned and what the analytic score gives, of one action's logit.
 
         Args:
             observation: `(rows, n_features)`.
             action: that is asked about.
         """
+        batch = torch.from_numpy(observation[None])
         with torch.no_grad():
-            learned, analytic = self.action_net.parts(
-                self.extract_features(
-                    torch.from_numpy(observation[None]), self.pi_features_extractor
-                )
-            )
+            latent = self.extract_features(batch, self.pi_features_extractor)
+            learned, analytic = self.action_net.parts(latent)
         return float(learned[0, action]), float(analytic[0, action])
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -231,62 +243,65 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
 def save_policy(
     policy: RowPolicy, folder: Path, card: Mapping[str, Any], action_set: ActionSet | None = None
 ) -> None:
-    """Writes `policy.safetensors` and `policy.json`.
+    """Write `policy.safetensors` and `policy.json`.
 
     Args:
         policy: what to save.
         folder: made where it is missing.
         card: what it was trained on, for whoever uses it later; plain values.
-        action_set: whose changes it chooses among; narrower groups where not given.
+        action_set: that it was trained on; narrower groups where not given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
-        k: v.contiguous()
-        for k, v in policy.state_dict().items()
-        if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))
+        name: tensor.contiguous()
+        for name, tensor in policy.state_dict().items()
+        if not name.startswith(_SHARED)
     }
     save_file(weights, folder / "policy.safetensors")
     names = features(action_set or ChannelActions())
-    layout = {
+    value = {
         "format": _FORMAT,
         "feature_hash": feature_hash(names),
         "features": list(names),
         "width": policy._width,
+        "card": dict(card),
     }
-    (folder / "policy.json").write_text(json.dumps({**layout, "card": dict(card)}, indent=1))
+    (folder / "policy.json").write_text(json.dumps(value, indent=1))
 
 
 def load_policy(folder: Path, max_rows: int, action_set: ActionSet | None = None) -> RowPolicy:
-    """Reads a policy; runs no code from the files.
+    """Read a policy; no code of the files is run.
 
     Args:
         folder: that `save_policy` wrote.
         max_rows: tasks of the largest table that it is to read.
-        action_set: whose changes it is to choose among; narrower groups where not given.
+        action_set: that it was trained on; narrower groups where not given.
 
     Raises:
         PolicyError: a file is missing or damaged, or the policy reads another observation.
     """
     action_set = action_set or ChannelActions()
-    names = features(action_set)
+    expected = feature_hash(features(action_set))
     try:
         layout = json.loads((folder / "policy.json").read_text())
         weights = load_file(folder / "policy.safetensors")
-        found, width, version = layout["feature_hash"], int(layout["width"]), layout["format"]
+        feature_hash_read = layout["feature_hash"]
+        width = int(layout["width"])
+        version = layout["format"]
     except Exception as error:  # safetensors raises its own type, json and the file system theirs
         raise PolicyError(f"{folder} holds no policy: {error}") from error
-    if (version, found) != (_FORMAT, feature_hash(names)):
+    if (version, feature_hash_read) != (_FORMAT, expected):
         raise PolicyError(
-            f"the policy in {folder} reads observation {found} (format {version}), this version gives {feature_hash(names)} (format {_FORMAT}): train it again with this version"
+            f"the policy in {folder} reads observation {feature_hash_read} (format {version}), "
+            f"this version gives {expected} (format {_FORMAT}): train it again with this version"
         )
     policy = RowPolicy(*spaces(action_set, max_rows), lambda _: 0.0, width=width)
     missing, unexpected = policy.load_state_dict(weights, strict=False)
-    missing = [
-        k for k in missing if not k.startswith(("pi_features_extractor.", "vf_features_extractor."))
-    ]
+    missing = [name for name in missing if not name.startswith(_SHARED)]
     if missing or unexpected:
         raise PolicyError(
-            f"the policy in {folder} lacks {missing[:2]} or has unknown {unexpected[:2]}: it is of another version"
+            f"the policy in {folder} lacks {missing[:2]} or has unknown {unexpected[:2]}: "
+            "it is of another version"
         )
     policy.set_training_mode(False)
     return policy

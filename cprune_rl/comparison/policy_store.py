@@ -123,7 +123,7 @@ class PolicyStore:
             timesteps = self.own_timesteps
         start = self.load("transferred", case.problem) if kind == "finetuned" else None
         started = time.perf_counter()
-        settings = TrainingSettings(timesteps, max_rows=_n_rows(case.problem))
+        settings = TrainingSettings(total_timesteps=timesteps, max_rows=_n_rows(case.problem))
         trained = train_policy(problems, settings, start=start, action_set=_action_set(kind))
         card = {
             "trained_on": trained_on,

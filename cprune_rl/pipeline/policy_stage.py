@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from cprune_rl.agents.policies import open_policy
 from cprune_rl.agents.rl.policy import RowPolicy
-from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.agents.rl.training import TrainingMonitor, TrainingSettings, train_policy
 from cprune_rl.core.network import Network
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.actions.layer_schemes import SchemeActions
@@ -102,8 +102,9 @@ def train_on_model(
     with progress.track(
         f"Training {whose} on a model of the problem", training.total_timesteps
     ) as advance:
+        monitor = TrainingMonitor(log_folder=log_folder, on_steps=advance)
         trained = train_policy(
-            problems, training, log_folder, on_steps=advance, start=start, action_set=action_set
+            problems, training, monitor=monitor, start=start, action_set=action_set
         )
     card = {
         "network": network.name,

@@ -24,9 +24,10 @@ from cprune_rl.agents.core.pareto import fastest_holding
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.policies import find_policy
+from cprune_rl.agents.rl.learners import find_learner
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.agents.rl.rollout import PolicyRollOut
-from cprune_rl.agents.rl.training import Trained, TrainingSettings, check_learner, train_policy
+from cprune_rl.agents.rl.training import Trained, TrainingMonitor, TrainingSettings, train_policy
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch
 from cprune_rl.core.json_text import dump_json
@@ -78,7 +79,7 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
         )
     held_out, apart = _held_out(config)
     names = _sources(config, apart)
-    check_learner(config.learner)
+    find_learner(config.learner)
     if config.init is not None:
         find_policy(config.init)
     folder = config.out or Path("policies") / _folder_name(config)
@@ -90,8 +91,8 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
     )
     n_rows = max(len(read_recording(n).network.subgraphs) for n in (*names, *held_out))
     settings = TrainingSettings(
-        config.timesteps,
-        config.learner,
+        total_timesteps=config.timesteps,
+        learner=config.learner,
         n_workers=config.workers,
         seed=config.seed,
         max_rows=max(TrainingSettings.max_rows, n_rows),
@@ -105,15 +106,14 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
     with progress.track("Reading the problems", None):
         problems = _problems(config, names)
     with progress.track(f"Training the policy by {config.learner}", config.timesteps) as advance:
+        monitor = TrainingMonitor(
+            log_folder=folder / "tensorboard",
+            on_steps=advance,
+            held_out=[_opener(name) for name in held_out],
+            checkpoint=folder / "checkpoint.pt",
+        )
         trained = train_policy(
-            problems,
-            settings,
-            folder / "tensorboard",
-            advance,
-            [_opener(name) for name in held_out],
-            folder / "checkpoint.pt",
-            start,
-            action_set,
+            problems, settings, monitor=monitor, start=start, action_set=action_set
         )
     with progress.track("Trying it beside greedy searches", None):
         results = evaluate_searchers(
@@ -125,7 +125,9 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
     progress.console.print(_table(results, is_held_out=bool(held_out)))
     card = _card(config, names, held_out, trained, results)
     save_policy(trained.policy, folder, card, action_set)
-    (folder / "evaluations.json").write_text(dump_json([vars(e) for e in trained.evaluations]))
+    (folder / "evaluations.json").write_text(
+        dump_json([vars(result) for result in trained.held_out])
+    )
     (folder / "results.json").write_text(dump_json(results))
     use = (
         f"--schemes block --mapping-policy {folder}"

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from cprune_rl.agents.core.searcher import Budget
-from cprune_rl.agents.rl.dqn import _legal
+from cprune_rl.agents.rl.dqn import legal_actions
 from cprune_rl.agents.rl.policy import load_policy, save_policy
 from cprune_rl.agents.rl.rollout import PolicyRollOut
-from cprune_rl.agents.rl.training import TrainingSettings, train_policy
+from cprune_rl.agents.rl.training import TrainingMonitor, TrainingSettings, train_policy
 from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
@@ -49,43 +49,60 @@ def test_a_learner_trains_a_policy_that_prunes_and_is_tried_as_it_goes(
     learner: str, tmp_path: Path
 ) -> None:
     told: list[int] = []
-    trained = train_policy(drawn, SMALL[learner], tmp_path / "events", told.append, [toy_problem])
-    assert told[-1] >= 512
-    assert [e.n_steps for e in trained.evaluations] == sorted(
-        {e.n_steps for e in trained.evaluations}
+    monitor = TrainingMonitor(
+        log_folder=tmp_path / "events", on_steps=told.append, held_out=[toy_problem]
     )
-    assert len(trained.evaluations) >= 2
-    assert trained.evaluations[-1].log_gain > 0
+    trained = train_policy(drawn, SMALL[learner], monitor=monitor)
+    assert told[-1] >= 512
+    assert [e.n_steps for e in trained.held_out] == sorted({e.n_steps for e in trained.held_out})
+    assert len(trained.held_out) >= 2
+    assert trained.held_out[-1].log_gain > 0
     assert list((tmp_path / "events").glob("events*"))
     save_policy(trained.policy, tmp_path / "policy", {})
     found = PolicyRollOut(load_policy(tmp_path / "policy", 8)).search(toy_problem(), Budget())
     assert math.log(found.accepted[0].latency_s / found.best.latency_s) == pytest.approx(
-        trained.evaluations[-1].log_gain
+        trained.held_out[-1].log_gain
     )
 
 
 @pytest.mark.parametrize("learner", SMALL)
 def test_a_training_goes_on_from_its_checkpoint(learner: str, tmp_path: Path) -> None:
     checkpoint, settings = tmp_path / "checkpoint.pt", SMALL[learner]
-    first = train_policy(drawn, replace(settings, total_timesteps=256), checkpoint=checkpoint)
+    first = train_policy(
+        drawn,
+        replace(settings, total_timesteps=256),
+        monitor=TrainingMonitor(checkpoint=checkpoint),
+    )
     weights = {name: value.clone() for name, value in first.policy.state_dict().items()}
-    again = train_policy(drawn, replace(settings, total_timesteps=256), checkpoint=checkpoint)
+    again = train_policy(
+        drawn,
+        replace(settings, total_timesteps=256),
+        monitor=TrainingMonitor(checkpoint=checkpoint),
+    )
     for name, value in again.policy.state_dict().items():
         torch.testing.assert_close(value, weights[name])
     told: list[int] = []
-    train_policy(drawn, settings, on_steps=told.append, checkpoint=checkpoint)
+    train_policy(
+        drawn, settings, monitor=TrainingMonitor(on_steps=told.append, checkpoint=checkpoint)
+    )
     assert told[0] > 256
     assert told[-1] >= 512
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
-    train_policy(drawn, replace(SMALL["ppo"], total_timesteps=128), checkpoint=checkpoint)
+    train_policy(
+        drawn,
+        replace(SMALL["ppo"], total_timesteps=128),
+        monitor=TrainingMonitor(checkpoint=checkpoint),
+    )
     with pytest.raises(PolicyError, match="other settings"):
-        train_policy(drawn, replace(SMALL["ppo"], seed=1), checkpoint=checkpoint)
+        train_policy(
+            drawn, replace(SMALL["ppo"], seed=1), monitor=TrainingMonitor(checkpoint=checkpoint)
+        )
     checkpoint.write_bytes(b"not a checkpoint")
     with pytest.raises(PolicyError, match="damaged"):
-        train_policy(drawn, SMALL["ppo"], checkpoint=checkpoint)
+        train_policy(drawn, SMALL["ppo"], monitor=TrainingMonitor(checkpoint=checkpoint))
 
 
 def test_an_unknown_learner_is_named_with_the_known_ones() -> None:
@@ -106,6 +123,7 @@ def test_dqn_reads_the_mask_off_the_observation() -> None:
     obs, _ = env.reset(seed=0)
     for _ in range(6):
         np.testing.assert_array_equal(
-            _legal(torch.from_numpy(obs[None]), len(STEP_COUNTS)).numpy()[0], env.action_masks()
+            legal_actions(torch.from_numpy(obs[None]), len(STEP_COUNTS)).numpy()[0],
+            env.action_masks(),
         )
         obs, *_ = env.step(int(np.flatnonzero(env.action_masks())[0]))

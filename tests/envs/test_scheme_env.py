@@ -263,7 +263,9 @@ def test_a_policy_learns_on_drawn_problems_and_reads_its_own_menu_alone(tmp_path
     )
     trained = train_policy(
         problems,
-        TrainingSettings(512, n_envs=8, max_rows=ROWS, options={"n_steps": 16, "batch_size": 64}),
+        TrainingSettings(
+            total_timesteps=512, n_envs=8, max_rows=ROWS, options={"n_steps": 16, "batch_size": 64}
+        ),
         action_set=SchemeActions(),
     )
     save_policy(trained.policy, folder, {}, SchemeActions())
