@@ -1,13 +1,10 @@
 """How fast the packaged recorded environment steps and the agent trains, on this machine.
 
-`python benchmarks/environment.py [--problem NAME] [--json FILE]`. Steps a second are of this
-process' own CPU time
-(`time.process_time`), on one thread, so that somebody else's work on the machine does not count as
-ours: what one core
-gives. Training of one policy for many problems is timed by the clock, on all cores. Absolute speeds
-depend on the
-machine; the ratios (training against stepping, a step against one fresh trial's 0.35 s) are what to
-compare.
+`python benchmarks/environment.py [--problem NAME] [--json FILE]`. Steps a second are of the
+process' own CPU time (`time.process_time`), on one thread: that is what one core gives, whatever
+else runs on the machine. Training one policy for many problems is timed by the clock, on all cores.
+Absolute speeds depend on the machine; compare the ratios: training against stepping, and a step
+against the 0.35 s of one fresh trial.
 """
 
 import argparse
@@ -26,12 +23,13 @@ from cprune_rl.envs.problems.generated import GeneratedProblems, ProblemSource
 from cprune_rl.envs.problems.registry import describe_recorded, open_recorded, recorded_names
 from cprune_rl.latency.interpolation import LatencyInterpolator
 
+ENVIRONMENT = "cprune_rl/CPruneRecorded-v0"
+N_ENVS = 8
+
 
 def steps_a_second(n_steps: int, problem: str | None) -> float:
-    """Random legal actions in `cprune_rl/CPruneRecorded-v0`, resets included, for each second of
-    CPU time.
-    """
-    env = gymnasium.make("cprune_rl/CPruneRecorded-v0", problem=problem).unwrapped
+    """Take random legal actions in one environment, resets included."""
+    env = gymnasium.make(ENVIRONMENT, problem=problem).unwrapped
     rng = np.random.default_rng(0)
     env.reset(seed=0)
     started = time.process_time()
@@ -42,28 +40,36 @@ def steps_a_second(n_steps: int, problem: str | None) -> float:
     return n_steps / (time.process_time() - started)
 
 
+def vector_steps_a_second(n_steps: int, problem: str | None) -> float:
+    """Take random legal actions in the batch of environments that `gymnasium.make_vec` gives."""
+    envs = gymnasium.make_vec(ENVIRONMENT, num_envs=N_ENVS, problem=problem)
+    rng = np.random.default_rng(0)
+    _, infos = envs.reset(seed=0)
+    started = time.process_time()
+    for _ in range(n_steps // N_ENVS):
+        actions = [rng.choice(np.flatnonzero(mask)) for mask in infos["action_mask"]]
+        *_, infos = envs.step(np.array(actions))
+    return n_steps / (time.process_time() - started)
+
+
 def training_steps_a_second(n_steps: int, problem: str | None) -> float:
-    """MaskablePPO end to end on variations of the recorded problem, for each second of CPU time."""
+    """Train MaskablePPO end to end on variations of the recorded problem."""
     recorded = open_recorded(problem)
-    measured = LatencyInterpolator(recorded.latency.interpolator.measured_tasks())
     source = ProblemSource(
         name=recorded.name,
         network=recorded.network,
-        interpolator=measured,
+        interpolator=LatencyInterpolator(recorded.latency.interpolator.measured_tasks()),
         loss_model=recorded.loss_model,
         dense_accuracy=recorded.dense_accuracy,
         descriptor=recorded.descriptor,
     )
-    problems = GeneratedProblems.from_source(source)
     started = time.process_time()
-    train_policy(problems, TrainingSettings(total_timesteps=n_steps))
+    train_policy(GeneratedProblems.from_source(source), TrainingSettings(total_timesteps=n_steps))
     return n_steps / (time.process_time() - started)
 
 
 def policy_training_steps_a_second(n_steps: int) -> float:
-    """One policy for many problems, as `cprune-rl train --device-class '*'` trains it, on all
-    cores, by the clock; reading the recordings not included.
-    """
+    """Train one policy for many problems on all cores, by the clock, without reading recordings."""
     problems = GeneratedProblems.from_recordings(recorded_names())
     started = time.perf_counter()
     train_policy(problems, TrainingSettings(total_timesteps=n_steps, n_workers=None))
@@ -71,23 +77,24 @@ def policy_training_steps_a_second(n_steps: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--problem", help="name or path of a recording; the default one where not given"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--problem", help="name or path of a recording [default: resnet8]")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     steps_a_second(500, options.problem)  # the first steps fill memos
     stepping = float(np.median([steps_a_second(2000, options.problem) for _ in range(3)]))
+    batched = float(np.median([vector_steps_a_second(2000, options.problem) for _ in range(3)]))
     training = training_steps_a_second(8192, options.problem)
     torch.set_num_threads(os.cpu_count() or 1)
-    recording = describe_recorded(options.problem)
     figures = {
-        "problem": recording.name,
+        "problem": describe_recorded(options.problem).name,
         "basis": "CPU time of the process, one thread; policy_training by the clock, on all cores",
         "n_cores": os.cpu_count(),
         "env_steps_a_second": round(stepping),
+        "vector_env_steps_a_second": round(batched),
         "training_steps_a_second": round(training),
         "training_over_stepping": round(training / stepping, 2),
         "policy_training_steps_a_second": round(policy_training_steps_a_second(102_400)),

@@ -8,18 +8,29 @@ from gymnasium.envs.registration import register
 __all__ = ["__version__"]
 __version__ = "0.2.0.dev0"
 
+_MAX_EPISODE_STEPS = 200  # `cprune_env.MAX_EPISODE_STEPS`, which is not loaded for it
+
 register(
     "cprune_rl/CPrune-v0",
     entry_point="cprune_rl.pipeline.environments:make_live_env",
     nondeterministic=True,
+    max_episode_steps=_MAX_EPISODE_STEPS,
 )
-register("cprune_rl/CPruneRecorded-v0", entry_point="cprune_rl.envs.cprune_env:CPruneEnv")
+register(
+    "cprune_rl/CPruneRecorded-v0",
+    entry_point="cprune_rl.envs.cprune_env:CPruneEnv",
+    vector_entry_point="cprune_rl.envs.vector_env:CPruneVectorEnv",
+    max_episode_steps=_MAX_EPISODE_STEPS,
+)
 register(
     "cprune_rl/SchemeMapping-v0",
     entry_point="cprune_rl.pipeline.environments:make_live_mapping_env",
     nondeterministic=True,
+    max_episode_steps=_MAX_EPISODE_STEPS,
 )
 register(
     "cprune_rl/SchemeMappingRecorded-v0",
-    entry_point="cprune_rl.pipeline.environments:make_recorded_mapping_env",
+    entry_point="cprune_rl.envs.scheme_mapping:SchemeMappingEnv",
+    vector_entry_point="cprune_rl.envs.scheme_mapping:SchemeMappingVectorEnv",
+    max_episode_steps=_MAX_EPISODE_STEPS,
 )

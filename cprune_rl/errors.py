@@ -62,12 +62,17 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
+        self._arguments = (kind, name, names)
         shown = ", ".join(names[:_N_SHOWN])
         if len(names) > _N_SHOWN:
             shown += f" and {len(names) - _N_SHOWN} more"
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         super().__init__(f"unknown {kind} {name!r}.{hint} Known: {shown}.")
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str]]]:
+        """Pickle by what it was made of: an error of another process is raised here again."""
+        return type(self), self._arguments
 
 
 class DataError(CPruneError, ValueError):

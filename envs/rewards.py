@@ -1,6 +1,6 @@
-"""Rewards: what a step of the environment pays. `gated` is the one results are quoted for.
+"""Rewards of a step. Results are quoted for `gated`; the others are for research.
 
-The others exist for research; in a study on a simulator each of them learned worse.
+In a study on a simulator each of the others learned worse.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from cprune_rl.errors import UnknownNameError
 
-__all__ = ["REWARDS", "Outcome", "get_reward"]
+__all__ = ["REWARDS", "Outcome", "Reward", "get_reward"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a step led to.
 
     Attributes:
-        accepted: the gate held and the plan was kept.
+        accepted: the plan that was tried holds the floor, and was kept.
         latency_before_s: estimate before the step.
         latency_after_s: estimate of the plan that was tried.
         accuracy: of the plan that was tried, in [0, 1].
@@ -37,14 +37,19 @@ Reward = Callable[[Outcome], float]
 
 
 def gated(outcome: Outcome) -> float:
-    """Log latency ratio of an accepted step, else 0: the return is exactly `log(dense / final)`."""
-    return math.log(outcome.latency_before_s / outcome.latency_after_s) if outcome.accepted else 0.0
+    """Pay the log latency ratio of an accepted step, else 0.
+
+    The return is exactly `log(latency at the start / final latency)`.
+    """
+    if not outcome.accepted:
+        return 0.0
+    return math.log(outcome.latency_before_s / outcome.latency_after_s)
 
 
 def gated_with_cost(outcome: Outcome) -> float:
-    """As `gated`, less 0.01 for a rejection:
+    """Pay as `gated` does, but take 0.01 for a rejection.
 
-    fewer accuracy evaluations, but the return no longer telescopes.
+    Episodes need fewer accuracy evaluations, but the return is no log speed-up any more.
     """
     return gated(outcome) if outcome.accepted else -0.01
 
@@ -53,10 +58,10 @@ REWARDS: dict[str, Reward] = {"gated": gated, "gated-with-cost": gated_with_cost
 
 
 def get_reward(name: str) -> Reward:
-    """Looks a reward up.
+    """Look a reward up.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: no reward has that name.
     """
     if name not in REWARDS:
         raise UnknownNameError("reward", name, REWARDS)

@@ -5,7 +5,6 @@ The compiler is loaded only where latencies come from a device.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import math
@@ -183,10 +182,12 @@ def open_untrained_backend(
         yield open_backend(load_untrained_model(load_settings(config), progress))
 
 
-def open_live(progress: ProgressLog | None = None, **options: object) -> Problem:
-    """Open a problem for `cprune_rl/CPrune-v0`; its device closes with the process.
+@contextlib.contextmanager
+def open_live(progress: ProgressLog | None = None, **options: object) -> Iterator[Problem]:
+    """Prepare a live problem for an environment; its device is open until the context ends.
 
     Args:
+        progress: told what is going on.
         options: of `RunConfig`: `model=`, `data=`, `device=`, `floor=`, `storage=`, `fast=`...
 
     Raises:
@@ -194,10 +195,8 @@ def open_live(progress: ProgressLog | None = None, **options: object) -> Problem
     """
     config = load_config(None, options)
     check_names(config)
-    context = open_context(config, progress or ProgressLog(), time.time())
-    problem = context.__enter__().problem(config.floor, config.margin)
-    atexit.register(context.__exit__, None, None, None)
-    return problem
+    with open_context(config, progress or ProgressLog(), time.time()) as context:
+        yield context.problem(config.floor, config.margin)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,8 @@
-"""What may be done to a row of the table:
+"""The contract of a set of actions: the changes of a task's row, and what each would do.
 
-the seam between the environment and the kinds of change it knows.
-
-An action set has the same changes for every row. Narrowing groups is one (`channel_menu`), giving layers a
-scheme another
-(`scheme_menu`). It says which changes are legal where an episode stands, what each would gain and
-lose by cheap looks, and
-which units of the loss model (groups, layers) a row's changes touch. Called by `cprune_env` and
-`observation`.
+A set offers the same changes for every row of the subgraph table. `ChannelActions` makes groups
+narrower, `SchemeActions` prunes layers by schemes. Changes touch units of the loss model: groups,
+or layers.
 """
 
 from __future__ import annotations
@@ -26,31 +21,32 @@ from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["ActionSet", "ActionTable", "EpisodeState", "PruneAction"]
+__all__ = ["ActionSet", "ActionTable", "EpisodeState", "PruneAction", "log_ratio"]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EpisodeState:
     """Where an episode stands.
 
     Attributes:
-        plan: kept so far; holds the floor.
+        plan: accepted so far; it holds the floor.
         costs: of each subgraph.
         table: the subgraph table of the plan.
-        accuracy: of the plan.
-        dense_latency_s: estimate of the network that the episode began with.
+        accuracy: of the plan, in [0, 1].
+        start_latency_s: estimate of the plan that the episode started from.
         rejected: what was rejected in this episode, as the action set notes it.
-        observed_loss: for each unit of the action set the loss in accuracy that its steps brought.
-        predicted_loss: for each unit the loss that was predicted for them.
+        observed_loss: `(n_units,)` accuracy that the steps of this episode lost, shared between the
+            units that they touched.
+        predicted_loss: `(n_units,)` loss that was predicted for the same steps.
         n_steps: actions taken.
-        n_rejections: of them rejected.
+        n_rejections: actions rejected.
     """
 
     plan: Plan
     costs: list[TaskCost]
     table: SubgraphTable
     accuracy: float
-    dense_latency_s: float
+    start_latency_s: float
     rejected: NDArray[np.float64]
     observed_loss: NDArray[np.float64]
     predicted_loss: NDArray[np.float64]
@@ -63,10 +59,10 @@ class PruneAction:
     """A legal action: a change of a task's row.
 
     Attributes:
-        row: row of the table.
+        row: of the subgraph table.
         change: position in the action set.
-        units: positions of the units it changes.
-        plan: the plan it leads to.
+        units: positions of the units that it touches.
+        plan: that it leads to.
     """
 
     row: int
@@ -75,76 +71,71 @@ class PruneAction:
     plan: Plan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ActionTable:
-    """What the changes of each row would do, `(n_rows, n_changes)` each;
-
-    0 where a change is not legal.
+    """What each change of each row would do: arrays `(n_rows, n_changes)`, 0 where it is illegal.
 
     Attributes:
-        legal: whether a change may be made.
-        removed: share of what is there that it takes away, in [0, 1].
-        gain: log latency ratio by cheap looks.
-        loss: predicted loss in accuracy, beyond that of the plan so far.
-        make: the move of a legal change, by row and change.
+        legal: whether the change may be made.
+        removed: share of the present channels, or weights, that it takes away, in [0, 1].
+        gain: predicted log latency ratio.
+        loss: predicted loss in accuracy, beyond that of the present plan.
+        action: gives the action of a legal change, by row and change.
     """
 
     legal: NDArray[np.bool_]
     removed: NDArray[np.float64]
     gain: NDArray[np.float64]
     loss: NDArray[np.float64]
-    make: Callable[[int, int], PruneAction]
+    action: Callable[[int, int], PruneAction]
 
 
 class ActionSet(Protocol):
-    """Changes that each row of a table offers.
+    """Changes that each row of the subgraph table offers.
 
-    Keeps nothing of an episode; may remember what depends on a network alone.
+    It keeps nothing of an episode. It may remember what depends on a network alone.
     """
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """Names of the changes, as columns of an observation end in them."""
+        """Names of the changes; columns of an observation end in them."""
 
     @property
     def row_features(self) -> tuple[str, ...]:
-        """Columns that a row has beside those that every action set's rows have."""
+        """Names of the columns that a row has beside those of every action set."""
 
-    def begin(self, network: Network) -> NDArray[np.float64]:
-        """`EpisodeState.rejected` where nothing was rejected yet."""
+    def no_rejections(self, network: Network) -> NDArray[np.float64]:
+        """Give `EpisodeState.rejected` as an episode starts with it."""
 
     def n_units(self, network: Network) -> int:
-        """Units of the loss model that changes touch."""
+        """Count the units that changes touch."""
 
-    def units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
-        """Those that changes of a row touch."""
+    def row_units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
+        """Give the positions of the units that changes of a row touch."""
 
-    def shape_of_losses(
-        self, loss_model: LossModel
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scale and power of each unit, `(n_units,)` each."""
+    def unit_shapes(self, loss_model: LossModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give the scale and the power of each unit's loss, `(n_units,)` each."""
 
-    def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
-        """Predicted loss of each unit, `(n_units,)`."""
+    def unit_losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
+        """Predict the loss of each unit, `(n_units,)`."""
 
     def action_table(self, problem: Problem, state: EpisodeState, max_rows: int) -> ActionTable:
-        """What may be done now, for the first rows of the table."""
+        """Say what the changes of the first rows of the table would do."""
 
-    def reject(self, state: EpisodeState, move: PruneAction) -> None:
-        """Notes a rejected move, so that neither it nor one that loses more is legal again."""
+    def reject(self, state: EpisodeState, action: PruneAction) -> None:
+        """Note a rejected action: neither it nor one that loses more is legal again."""
 
-    def columns(self, network: Network, plan: Plan, rows: Sequence[TaskRow]) -> NDArray[np.float64]:
-        """Values of `row_features`, `(n_rows, n_row_features)`."""
+    def row_columns(
+        self, network: Network, plan: Plan, rows: Sequence[TaskRow]
+    ) -> NDArray[np.float64]:
+        """Give the values of `row_features`, `(n_rows, n_row_features)`."""
 
     def describe(self, change: int) -> str:
-        """A change in a word, for those who read what a search did."""
+        """Put a change into words, for the log of a search."""
 
 
 def log_ratio(before_s: float, after_s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log latency ratios; 0 where one cannot be told."""
+    """Give log latency ratios; 0 where a latency is unknown."""
+    is_known = np.isfinite(after_s) & (after_s > 0) & math.isfinite(before_s)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(
-            np.isfinite(after_s) & (after_s > 0) & math.isfinite(before_s),
-            np.log(before_s / after_s),
-            0.0,
-        )
+        return np.where(is_known, np.log(before_s / after_s), 0.0)

@@ -1,9 +1,8 @@
-"""Mapping's changes: a row's layers pruned by a scheme, a block size and a density, in the place of
-what they have.
+"""The actions of the scheme mapping: a scheme for the layers of a row, in place of what they have.
 
-Offered is what is sparser than what a layer has and promises to be faster: blocks that the compiler
-makes slower than the dense
-layer are no change worth a look. Gong et al. (2021) choose among the same, layer by layer.
+A change is offered where it is sparser than what a layer has and is predicted to be faster: blocks
+that run slower than the dense layer are not worth an evaluation. Gong et al. (2021) choose among
+the same schemes, layer by layer.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +50,7 @@ SCHEME_SHAPES = (
     *(SchemeShape("block", size) for size in (4, 8, 16, ALL_CHANNELS)),
     *(SchemeShape("kernel", size) for size in (8, 16, 32)),
     SchemeShape("pattern", 4),
-)  # fmt: skip
+)
 DENSITIES = (0.5, 0.35, 0.25, 0.175, 0.125, 0.0625)
 SCHEMES = tuple(
     Scheme(kind, block, density)
@@ -60,36 +58,15 @@ SCHEMES = tuple(
     for density in DENSITIES
     if kind != "pattern" or density <= MAX_PATTERN_DENSITY
 )
+_SCHEME_DENSITIES = np.array([scheme.density for scheme in SCHEMES])
+# Kept ratios of the uniform plans that a policy of schemes learns to start from, where channels may
+# have been pruned before.
 START_RATIOS = (1.0, 0.75, 0.5)
-"""Shares of channels that a policy of schemes learns to begin with, where channels may have been
-pruned before.
-"""
-_MOST_REMEMBERED = 256  # networks' widths
-
-
-@dataclass(frozen=True, eq=False)
-class _Offers:
-    """What depends on a network and its widths alone.
-
-    Attributes:
-        allowed: `(n_layers, n_schemes)` whether a layer can be pruned so.
-        workloads: the task of each allowed pair, row by row.
-        scheme_penalty: `(n_layers, n_schemes)`.
-    """
-
-    allowed: NDArray[np.bool_]
-    workloads: list[Workload]
-    scheme_penalty: NDArray[np.float64]
-
-    @cached_property
-    def at(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Positions of the allowed pairs."""
-        layers, schemes = np.nonzero(self.allowed)
-        return layers, schemes
+_MAX_REMEMBERED = 256  # networks with their widths
 
 
 def prunable_layers(network: Network, kind: str) -> list[str]:
-    """The layers that can be pruned by a kind of scheme."""
+    """List the layers that a kind of scheme can prune."""
     return [
         layer
         for layer, at in network.scheme_layers.items()
@@ -98,33 +75,67 @@ def prunable_layers(network: Network, kind: str) -> list[str]:
 
 
 def scheme_plans(network: Network, density: float) -> list[Plan]:
-    """Plans of which each prunes all layers that it can by one shape of scheme, at one density:
+    """Make a plan for each shape of scheme, which prunes all layers that it can at one density.
 
-    what a table of latencies is made of.
+    A table of latencies is measured on such plans.
 
     Args:
         network: whose plans.
-        density: share of entries that are kept.
+        density: share of the weights that are kept.
     """
-    layers = {kind: prunable_layers(network, kind) for kind in KINDS}
-    shapes = [
-        s
-        for s in SCHEME_SHAPES
-        if layers[s.kind] and (s.kind != "pattern" or density <= MAX_PATTERN_DENSITY)
-    ]
-    return [
-        Plan(
-            network.dense.widths,
-            tuple((layer, str(Scheme(kind, block, density))) for layer in layers[kind]),
-        )
-        for kind, block in shapes
-    ]
+    plans = []
+    for kind, block in SCHEME_SHAPES:
+        layers = prunable_layers(network, kind)
+        if layers and (kind != "pattern" or density <= MAX_PATTERN_DENSITY):
+            text = str(Scheme(kind, block, density))
+            plans.append(Plan(network.dense.widths, tuple((layer, text) for layer in layers)))
+    return plans
+
+
+@dataclass(frozen=True, eq=False)
+class _SchemeTasks:
+    """The tasks that schemes make of a network's layers at given widths.
+
+    Attributes:
+        layers: `(n,)` layer of each task.
+        schemes: `(n,)` scheme of each task, a position in `SCHEMES`.
+        workloads: the `n` tasks.
+        penalties: `(n_layers, n_schemes)`.
+    """
+
+    layers: NDArray[np.intp]
+    schemes: NDArray[np.intp]
+    workloads: list[Workload]
+    penalties: NDArray[np.float64]
+
+    @classmethod
+    def from_plan(cls, network: Network, plan: Plan) -> _SchemeTasks:
+        """Find the tasks of each layer by each scheme that can prune it."""
+        n_layers = len(network.scheme_layers)
+        prunable = {kind: set(prunable_layers(network, kind)) for kind in KINDS}
+        is_prunable = [
+            [layer in prunable[scheme.kind] for scheme in SCHEMES]
+            for layer in network.scheme_layers
+        ]
+        layers, schemes = np.nonzero(np.array(is_prunable, bool).reshape(n_layers, len(SCHEMES)))
+        widths = network.widths(plan)
+        subgraphs = [network.subgraphs[at] for at in network.scheme_layers.values()]
+        workloads = [
+            subgraphs[layer].workload(widths, SCHEMES[scheme])
+            for layer, scheme in zip(layers, schemes, strict=True)
+        ]
+        penalties = [
+            [scheme_penalty(scheme, channels) for scheme in SCHEMES]
+            for channels in network.layer_channels
+        ]
+        shape = (n_layers, len(SCHEMES))
+        return cls(layers, schemes, workloads, np.array(penalties, float).reshape(shape))
 
 
 class SchemeActions:
-    """See the module (and `action_set.ActionSet`);
+    """An `ActionSet` whose units are layers that a scheme may prune.
 
-    units are layers, `rejected` holds the largest density rejected of each layer and shape.
+    `EpisodeState.rejected` holds the largest density that was rejected of each layer and scheme.
     """
 
     changes = tuple(
@@ -133,145 +144,128 @@ class SchemeActions:
     row_features = ("density", "log2_block", *(f"is_{kind}" for kind in KINDS))
 
     def __init__(self) -> None:
-        self._offers: dict[tuple[int, tuple[int, ...]], tuple[Network, _Offers]] = {}
+        self._remembered: dict[tuple[int, tuple[int, ...]], tuple[Network, _SchemeTasks]] = {}
 
-    def begin(self, network: Network) -> NDArray[np.float64]:
-        """See `ActionSet`."""
+    def no_rejections(self, network: Network) -> NDArray[np.float64]:
+        """Give a density of 0 for each layer and scheme."""
         return np.zeros((len(network.scheme_layers), len(SCHEMES)))
 
     def n_units(self, network: Network) -> int:
-        """See `ActionSet`."""
+        """Count the layers that a scheme may prune."""
         return len(network.scheme_layers)
 
-    def units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
-        """See `ActionSet`; none where a layer of the row takes no scheme."""
-        layers = [network.subgraphs[s].block_sparse for s in row.subgraphs]
-        return (
-            tuple(network.layer_index[b.layer] for b in layers if b is not None)
-            if all(layers)
-            else ()
-        )
+    def row_units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
+        """Give the layers of the row; none where a scheme cannot prune one of them."""
+        layers = _row_layers(network, row)
+        if len(layers) < len(row.subgraphs):
+            return ()
+        return tuple(network.layer_index[layer] for layer in layers)
 
-    def shape_of_losses(
-        self, loss_model: LossModel
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `ActionSet`."""
+    def unit_shapes(self, loss_model: LossModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give the scale and the power of each layer's loss."""
         return loss_model.layer_scale, np.full(len(loss_model.layer_scale), DENSITY_POWER)
 
-    def losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
-        """See `ActionSet`."""
+    def unit_losses(self, problem: Problem, plan: Plan) -> NDArray[np.float64]:
+        """Predict the loss of each layer."""
         return problem.loss_model.layer_losses(problem.network, plan)
 
     def action_table(self, problem: Problem, state: EpisodeState, max_rows: int) -> ActionTable:
-        """See `ActionSet`; sparser than what the layers have, than anything of the kind that was
-        rejected, and faster by cheap looks.
+        """Offer what is sparser than the layers are and was not rejected, if predicted faster.
 
         Raises:
-            ConfigError: nothing is known of what layers lose.
+            ConfigError: the problem's loss model does not know layers.
         """
-        network, rows = problem.network, state.table.rows[:max_rows]
-        if len(problem.loss_model.layer_scale) != len(network.scheme_layers):
-            raise ConfigError(
-                f"{problem.name} was opened for channels alone: open it with schemes='block' (--schemes block), so that the oracle says what layers lose"
-            )
-        offers = self._offers_of(network, state.plan)
+        network = problem.network
+        rows = state.table.rows[:max_rows]
         n_layers = len(network.scheme_layers)
-        member = np.zeros((len(rows), n_layers))
-        for r, row in enumerate(rows):
-            member[r, list(self.units(network, row))] = 1.0
-        seconds = np.full(offers.allowed.shape, np.inf)
-        seconds[offers.at] = [c.latency_s for c in problem.latency.predict(offers.workloads)]
-        now = np.array(
-            [state.costs[at].latency_s for at in network.scheme_layers.values()]
-        ).reshape(n_layers, 1)
+        if len(problem.loss_model.layer_scale) != n_layers:
+            raise ConfigError(
+                f"{problem.name} was opened for channels alone: open it with schemes='block' "
+                "(--schemes block), so that the oracle says what layers lose"
+            )
+        tasks = self._tasks(network, state.plan)
+        is_member = np.zeros((len(rows), n_layers))
+        for at, row in enumerate(rows):
+            is_member[at, list(self.row_units(network, row))] = 1.0
+        n_members = is_member.sum(axis=1, keepdims=True)
+        # Of each layer: its seconds now, and by each scheme; infinite where there is no task.
+        now_s = np.array([[state.costs[at].latency_s] for at in network.scheme_layers.values()])
+        now_s = now_s.reshape(n_layers, 1)
+        after_s = np.full((n_layers, len(SCHEMES)), np.inf)
+        costs = problem.latency.predict(tasks.workloads)
+        after_s[tasks.layers, tasks.schemes] = [cost.latency_s for cost in costs]
+        is_known = np.isfinite(after_s)
         density = np.ones((n_layers, 1))
         for layer, text in state.plan.schemes:
             density[network.layer_index[layer]] = Scheme.parse(text).density
-        wanted = _DENSITY_OF[None, :]
-        may = offers.allowed & (wanted < density) & (wanted > state.rejected) & np.isfinite(seconds)
-        faster = np.where(np.isfinite(seconds), seconds, now) - now
-        total = state.table.latency_s
-        gain = log_ratio(total, total + member @ faster)
-        n_members = member.sum(axis=1, keepdims=True)
-        legal = (n_members > 0) & (member @ ~may == 0) & (gain > 0)
-        lost = (
-            problem.loss_model.layer_scale[:, None] * offers.scheme_penalty
-            - problem.loss_model.layer_losses(network, state.plan)[:, None]
-        )
-        removed = (member @ (1 - wanted / density)) / np.maximum(n_members, 1)
+        is_sparser = (density > _SCHEME_DENSITIES) & (state.rejected < _SCHEME_DENSITIES)
+        changed_s = np.where(is_known, after_s, now_s) - now_s
+        total_s = state.table.latency_s
+        gain = log_ratio(total_s, total_s + is_member @ changed_s)
+        is_refused = is_member @ ~(is_known & is_sparser)
+        legal = (n_members > 0) & (is_refused == 0) & (gain > 0)
+        loss_after = problem.loss_model.layer_scale[:, None] * tasks.penalties
+        loss = loss_after - self.unit_losses(problem, state.plan)[:, None]
+        removed = (is_member @ (1 - _SCHEME_DENSITIES / density)) / np.maximum(n_members, 1)
         return ActionTable(
-            legal,
-            np.where(legal, removed, 0.0),
-            np.where(legal, gain, 0.0),
-            np.where(legal, member @ lost, 0.0),
-            lambda row, change: self._move(network, state, row, change),
+            legal=legal,
+            removed=np.where(legal, removed, 0.0),
+            gain=np.where(legal, gain, 0.0),
+            loss=np.where(legal, is_member @ loss, 0.0),
+            action=lambda row, change: _action(network, state, row, change),
         )
 
-    def reject(self, state: EpisodeState, move: PruneAction) -> None:
-        """See `ActionSet`: as dense or sparser by the same kind, in blocks as large or larger."""
-        refused = SCHEMES[move.change]
-        worse = np.array([s.kind == refused.kind and s.block >= refused.block for s in SCHEMES])
-        for layer in move.units:
-            state.rejected[layer, worse] = np.maximum(state.rejected[layer, worse], refused.density)
+    def reject(self, state: EpisodeState, action: PruneAction) -> None:
+        """Note what is as dense or sparser by the same kind, in blocks as large or larger."""
+        rejected = SCHEMES[action.change]
+        is_worse = np.array(
+            [s.kind == rejected.kind and s.block >= rejected.block for s in SCHEMES]
+        )
+        for layer in action.units:
+            densities = state.rejected[layer]
+            densities[is_worse] = np.maximum(densities[is_worse], rejected.density)
 
-    def columns(self, network: Network, plan: Plan, rows: Sequence[TaskRow]) -> NDArray[np.float64]:
-        """See `ActionSet`; of a dense row a density of 1 and nothing else."""
+    def row_columns(
+        self, network: Network, plan: Plan, rows: Sequence[TaskRow]
+    ) -> NDArray[np.float64]:
+        """Give density, block and kind; of a dense row a density of 1 and nothing else."""
         schemes = network.schemes(plan)
-        found = np.zeros((len(rows), len(self.row_features)))
-        found[:, 0] = 1.0
+        columns = np.zeros((len(rows), len(self.row_features)))
+        columns[:, 0] = 1.0
         for at, row in enumerate(rows):
             scheme = schemes.get(row.subgraphs[0])
             if scheme is not None:
-                found[at] = (
-                    scheme.density,
-                    math.log2(row.workload.block) / 4,
-                    *(scheme.kind == kind for kind in KINDS),
-                )
-        return found
+                is_kind = [scheme.kind == kind for kind in KINDS]
+                columns[at] = (scheme.density, math.log2(row.workload.block) / 4, *is_kind)
+        return columns
 
     def describe(self, change: int) -> str:
-        """See `ActionSet`."""
+        """Give kind, block and density: `block of 8, 0.25`."""
         scheme = SCHEMES[change]
-        return f"{scheme.kind} of {'all' if scheme.block == ALL_CHANNELS else scheme.block}, {scheme.density:.3g}"
+        block = "all" if scheme.block == ALL_CHANNELS else scheme.block
+        return f"{scheme.kind} of {block}, {scheme.density:.3g}"
 
-    def _move(self, network: Network, state: EpisodeState, row: int, change: int) -> PruneAction:
-        layers = [
-            b.layer
-            for s in state.table.rows[row].subgraphs
-            if (b := network.subgraphs[s].block_sparse) is not None
-        ]
-        schemes = {**dict(state.plan.schemes), **dict.fromkeys(layers, str(SCHEMES[change]))}
-        return PruneAction(
-            row,
-            change,
-            tuple(network.layer_index[layer] for layer in layers),
-            Plan(state.plan.widths, tuple(schemes.items())),
-        )
-
-    def _offers_of(self, network: Network, plan: Plan) -> _Offers:
-        key = id(network), plan.widths
-        known = self._offers.get(key)
-        if known is None or known[0] is not network:
-            if len(self._offers) >= _MOST_REMEMBERED:
-                self._offers.clear()
-            known = self._offers[key] = (network, _offers(network, plan))
-        return known[1]
+    def _tasks(self, network: Network, plan: Plan) -> _SchemeTasks:
+        """Give the tasks of a network at the plan's widths; remembered."""
+        key = (id(network), plan.widths)
+        remembered = self._remembered.get(key)
+        # an id is given again where a network is gone
+        if remembered is None or remembered[0] is not network:
+            if len(self._remembered) >= _MAX_REMEMBERED:
+                self._remembered.clear()
+            remembered = (network, _SchemeTasks.from_plan(network, plan))
+            self._remembered[key] = remembered
+        return remembered[1]
 
 
-_DENSITY_OF = np.array([s.density for s in SCHEMES])
+def _row_layers(network: Network, row: TaskRow) -> list[str]:
+    """List the layers of a row that a scheme may prune."""
+    sparse = [network.subgraphs[at].block_sparse for at in row.subgraphs]
+    return [block.layer for block in sparse if block is not None]
 
 
-def _offers(network: Network, plan: Plan) -> _Offers:
-    widths, layers = network.widths(plan), list(network.scheme_layers)
-    prunable = {kind: set(prunable_layers(network, kind)) for kind in KINDS}
-    allowed = np.array(
-        [[layer in prunable[s.kind] for s in SCHEMES] for layer in layers], bool
-    ).reshape(len(layers), len(SCHEMES))
-    subgraphs = [network.subgraphs[at] for at in network.scheme_layers.values()]
-    workloads = [
-        subgraphs[i].workload(widths, SCHEMES[s]) for i, s in zip(*np.nonzero(allowed), strict=True)
-    ]
-    hard = np.array(
-        [[scheme_penalty(s, channels) for s in SCHEMES] for channels in network.layer_channels]
-    ).reshape(len(layers), len(SCHEMES))
-    return _Offers(allowed, workloads, hard)
+def _action(network: Network, state: EpisodeState, row: int, change: int) -> PruneAction:
+    layers = _row_layers(network, state.table.rows[row])
+    schemes = dict(state.plan.schemes) | dict.fromkeys(layers, str(SCHEMES[change]))
+    plan = Plan(state.plan.widths, tuple(schemes.items()))
+    return PruneAction(row, change, tuple(network.layer_index[layer] for layer in layers), plan)

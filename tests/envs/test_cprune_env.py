@@ -1,15 +1,12 @@
 """The environment: Gymnasium's and SB3's checks, and the properties that results rest on."""
 
 import math
-import warnings
 
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
 import cprune_rl  # noqa: F401  # registers the environments
 from cprune_rl.agents.core.searcher import Budget
@@ -19,8 +16,10 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.envs import CPruneEnv, resolve_floor
 from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
+from cprune_rl.envs.cprune_env import MAX_EPISODE_STEPS
 from cprune_rl.envs.observation import FEATURES, N_WIDTHS
-from cprune_rl.errors import DeviceError, FloorError, UnknownNameError
+from cprune_rl.envs.problems.registry import open_recorded
+from cprune_rl.errors import ConfigError, DeviceError, FloorError, UnknownNameError
 from cprune_rl.testing import AnalyticLatency, FailingLatency, toy_problem
 
 
@@ -36,15 +35,6 @@ def roll(env: CPruneEnv, seed: int) -> tuple[list[float], list[dict]]:
         infos.append(info)
         done = terminated or truncated
     return rewards, infos
-
-
-@pytest.mark.parametrize("name", ["cprune_rl/CPrune-v0", "cprune_rl/CPruneRecorded-v0"])
-def test_gymnasium_and_sb3_accept_the_environment(name: str) -> None:
-    env = gymnasium.make(name, problem=toy_problem())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on box bounds, not errors
-        check_env(env.unwrapped, skip_render_check=True)
-        check_sb3_env(env.unwrapped)
 
 
 @settings(max_examples=40, deadline=None)
@@ -125,6 +115,28 @@ def test_a_failed_measurement_is_a_rejected_step_that_says_why() -> None:
     )
 
 
+def test_info_says_which_actions_are_legal_as_the_method_does() -> None:
+    env = CPruneEnv(toy_problem())
+    _, info = env.reset(seed=0)
+    env.action_space.seed(0)
+    for _ in range(8):
+        np.testing.assert_array_equal(info["action_mask"], env.action_masks())
+        action = env.action_space.sample(info["action_mask"])
+        assert env.action_masks()[action]
+        _, _, terminated, truncated, info = env.step(action)
+        if terminated or truncated:
+            break
+
+
+def test_a_mask_that_somebody_changes_is_their_own() -> None:
+    env = CPruneEnv(toy_problem())
+    _, info = env.reset(seed=0)
+    legal = env.action_masks()
+    info["action_mask"][:] = 0
+    env.action_masks()[:] = False
+    np.testing.assert_array_equal(env.action_masks(), legal)
+
+
 def test_stop_ends_the_episode() -> None:
     env = CPruneEnv(toy_problem())
     env.reset(seed=0)
@@ -137,6 +149,94 @@ def test_an_episode_is_truncated_at_the_step_limit() -> None:
     env.reset(seed=0)
     *_, terminated, truncated, _ = env.step(int(np.flatnonzero(env.action_masks())[0]))
     assert (terminated, truncated) == (False, True)
+
+
+def first_legal(env: gymnasium.Env) -> int:
+    return int(np.flatnonzero(env.unwrapped.action_masks())[0])
+
+
+def test_gymnasium_truncates_what_it_makes_at_the_registered_number_of_steps() -> None:
+    env = gymnasium.make("cprune_rl/CPruneRecorded-v0", problem=toy_problem(drop=0.9))
+    assert env.spec is not None
+    assert env.spec.max_episode_steps == MAX_EPISODE_STEPS
+    env = gymnasium.make(
+        "cprune_rl/CPruneRecorded-v0", problem=toy_problem(drop=0.9), max_episode_steps=2
+    )
+    env.reset(seed=0)
+    ends = [env.step(first_legal(env))[2:4] for _ in range(2)]
+    assert ends == [(False, False), (False, True)]
+
+
+def test_an_environment_made_by_hand_truncates_at_the_same_number() -> None:
+    env = CPruneEnv(toy_problem(drop=0.9), max_rejections=1000)
+    env.reset(seed=0)
+    masked = int(np.flatnonzero(~env.action_masks())[0])
+    ends = [env.step(masked)[2:4] for _ in range(MAX_EPISODE_STEPS)]
+    assert ends[-2:] == [(False, False), (False, True)]
+
+
+def test_an_episode_that_ends_at_the_limit_is_not_truncated_too() -> None:
+    env = CPruneEnv(toy_problem(), max_steps=1, max_rejections=1)
+    env.reset(seed=0)
+    masked = int(np.flatnonzero(~env.action_masks())[0])
+    assert env.step(masked)[2:4] == (True, False)
+
+
+def test_a_limit_that_gymnasium_would_cut_off_is_refused_and_the_other_option_is_named() -> None:
+    env = gymnasium.make("cprune_rl/CPruneRecorded-v0", problem=toy_problem(), max_steps=1000)
+    with pytest.raises(ConfigError, match="max_episode_steps=1000"):
+        env.reset(seed=0)
+
+
+def test_reset_takes_a_problem_for_one_episode() -> None:
+    env = CPruneEnv(toy_problem())
+    env.reset(seed=0)
+    own = env.problem
+    for choice, name in (
+        (toy_problem([8, 16, 24]), "toy"),
+        ("resnet8@znver4-1t:-0.02", open_recorded("resnet8@znver4-1t").name),
+        (lambda rng: toy_problem([int(rng.integers(8, 64))] * 3), "toy"),
+    ):
+        env.reset(options={"problem": choice})
+        assert env.problem is not own
+        assert env.problem.name == name
+    env.reset()
+    assert env.problem is own
+
+
+def test_a_recording_that_reset_names_is_read_once() -> None:
+    env = CPruneEnv(toy_problem())
+    env.reset(options={"problem": "resnet8"})
+    first = env.problem
+    env.reset(options={"problem": "resnet8"})
+    assert env.problem is first
+
+
+@pytest.mark.parametrize(("floor", "expected"), [(-0.01, 0.94), (0.9, 0.9)])
+def test_reset_takes_a_floor_for_one_episode(floor: float, expected: float) -> None:
+    env = CPruneEnv(toy_problem(drop=0.02))
+    env.reset(seed=0, options={"floor": floor})
+    assert env.problem.floor == pytest.approx(expected)
+    env.reset()
+    assert env.problem.floor == pytest.approx(0.93)
+
+
+def test_a_wrong_option_of_reset_is_named_with_those_that_there_are() -> None:
+    env = CPruneEnv(toy_problem())
+    with pytest.raises(UnknownNameError, match=r"reset option 'flor'.*Known: floor, problem"):
+        env.reset(options={"flor": -0.01})
+    with pytest.raises(FloorError, match="above"):
+        env.reset(options={"floor": 0.99})
+    with pytest.raises(ConfigError, match="problem 3 is none"):
+        env.reset(options={"problem": 3})
+
+
+def test_close_closes_what_the_problem_opened_once() -> None:
+    closed = []
+    env = CPruneEnv(toy_problem(), on_close=lambda: closed.append(True))
+    env.close()
+    env.close()
+    assert closed == [True]
 
 
 @given(st.integers(0, 1000))
@@ -162,14 +262,6 @@ def test_the_packaged_recording_opens_by_name_and_steps() -> None:
 def test_a_recording_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(UnknownNameError, match=r"Did you mean 'resnet8'\?"):
         CPruneEnv("resnet9")
-
-
-def test_render_prints_the_table() -> None:
-    env = CPruneEnv(toy_problem(), render_mode="ansi")
-    env.reset(seed=0)
-    text = env.render()
-    assert text is not None
-    assert "conv0" in text
 
 
 @pytest.mark.parametrize(("floor", "expected"), [(-0.01, 0.94), (0.0, 0.95), (0.9, 0.9)])

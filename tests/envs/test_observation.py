@@ -59,7 +59,7 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
         )
 
     total = state.table.latency_s
-    mean_dense = state.dense_latency_s / len(network.subgraphs)
+    mean_dense = state.start_latency_s / len(network.subgraphs)
     slack = max(state.accuracy - problem.floor, 0.0) * 100
     drop = (problem.dense_accuracy - problem.floor) * 100
     moves = slow_moves(env)
@@ -101,7 +101,7 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
             "log_slack": math.log(slack + 0.01) / 2,
             "slack_share": min(slack / max(drop, 1e-6), 2.0),
             "floor_drop": drop / 3,
-            "log_gain_so_far": math.log(state.dense_latency_s / total),
+            "log_gain_so_far": math.log(state.start_latency_s / total),
             "steps": min(state.n_steps / 60, 1.0),
             "rejections": state.n_rejections / 8,
         }
