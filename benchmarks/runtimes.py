@@ -83,7 +83,7 @@ def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) ->
         tuner = NetworkTuner(variants, device, store)
         tuner.tune_dense()
         library = Path(folder) / "net.so"
-        build_network(variants, variants.network.dense, model, tuner, device, library)
+        build_network(tuner, variants.network.dense, model, path=library)
         estimate = sum(c.latency_s for c in tuner.measure(variants.network.dense))
         rivals = {
             "onnxruntime": onnxruntime_run(model, example, n_threads, Path(folder)),

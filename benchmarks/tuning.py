@@ -279,7 +279,7 @@ def _shapes(
             found[workload.key] = (
                 workload,
                 lowered.task(lowered.calls[at]),
-                bench.tuner.pool.nearest(workload),
+                bench.tuner.tasks.pool.nearest(workload),
             )
     return list(found.values())
 
@@ -510,7 +510,7 @@ def estimate_errors(
             model = prune(bench.model, bench.groups, plan)
             library = Path(folder) / f"{position}.so"
             estimate = sum(c.latency_s for c in bench.tuner.measure(plan))
-            build_network(bench.variants, plan, model, bench.tuner, bench.device, library)
+            build_network(bench.tuner, plan, model, path=library)
             measured = float(
                 np.median(
                     time_interleaved(

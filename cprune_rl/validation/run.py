@@ -201,7 +201,7 @@ def export_checks(
         else:
             from cprune_rl.compiler.deploy.build import run_on_device
 
-            logits = run_on_device(device, folder / name, image.numpy(), plan_file.n_classes)
+            logits = run_on_device(device, folder / name, image.numpy())
         error = float(np.abs(logits - _logits(model, image)).max())
         yield Check(
             f"{name} computes what the network computes",

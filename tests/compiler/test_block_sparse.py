@@ -492,12 +492,12 @@ def test_a_network_pruned_by_channels_and_in_blocks_computes_what_torch_computes
     narrow = prune(lowered.model, lowered.coupled, plan)
     model = bake_masks(apply_masks(narrow, network.schemes_by_layer(plan))).eval()
     library, image = tmp_path / "pruned.so", torch.randn(1, 3, 32, 32)
-    build_network(lowered.variants, plan, model, tuner, device, library)
+    build_network(tuner, plan, model, path=library)
     with torch.no_grad():
         expected = model(image).numpy()
-    np.testing.assert_allclose(run_library(library, image.numpy(), 10), expected, atol=1e-4)
+    np.testing.assert_allclose(run_library(library, image.numpy()), expected, atol=1e-4)
     with pytest.raises(ModelError, match="holds"):
-        build_network(lowered.variants, plan, narrow, tuner, device, tmp_path / "whole.so")
+        build_network(tuner, plan, narrow, path=tmp_path / "whole.so")
     before = tuner.spending.fresh_trials
     tuner.measure(Plan(plan.widths, tuple((layer, text) for layer, text in plan.schemes)))
     assert tuner.spending.fresh_trials == before

@@ -264,7 +264,7 @@ def test_a_local_session_ends_with_its_server_leaves_no_files_and_nobody_can_rea
     with LocalDevice(timing=BRIEF) as device:
         assert not isinstance(device.run(artifacts.good, IMAGE), Measurement)
         assert list(tmp_path.glob("cprune-rpc-*/*")), "its files are there"
-        server = device._session._server
+        server = device._session.server
         assert server is not None
         shown = psutil.Process(server.process.pid)
         assert server.key not in " ".join([*shown.cmdline(), *shown.environ().values()])

@@ -345,13 +345,13 @@ def test_a_network_runs_on_its_device_and_not_in_this_process(
     image, foreign = np.arange(4, dtype=np.float32).reshape(1, 4), network.parent / "foreign.so"
     foreign.write_bytes(b"of another kind of machine")
     with open_key(cluster, "board") as board:
-        np.testing.assert_allclose(run_on_device(board, network, image, 4), image * 2)
+        np.testing.assert_allclose(run_on_device(board, network, image), image * 2)
         assert f"-{network.name}" in cluster.log("board")
         with pytest.raises(DeviceError, match=r"running good.so failed"):
-            run_on_device(board, Path(artifacts.good.path), image, 4)
+            run_on_device(board, Path(artifacts.good.path), image)
         with pytest.raises(DeviceError, match=r"running foreign.so failed"):
-            run_on_device(board, foreign, image, 4)
-        np.testing.assert_allclose(run_on_device(board, network, image, 4), image * 2)
+            run_on_device(board, foreign, image)
+        np.testing.assert_allclose(run_on_device(board, network, image), image * 2)
 
 
 def test_validation_runs_the_libraries_on_the_runs_own_device(

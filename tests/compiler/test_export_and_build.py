@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
 import pytest
 import torch
 import tvm
 from torch import nn
-from tvm.s_tir import Schedule
 from tvm.script import ir as I
 from tvm.script import tirx as T
 from tvm_ffi import structural_equal, structural_hash
@@ -20,12 +16,6 @@ from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.describe import describe_network
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.tuning.schedule import (
-    ScheduleTrace,
-    random_candidates,
-    tile_factors,
-    transfer_schedule,
-)
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import Artifact
 from cprune_rl.errors import ConfigError, ModelError, ToolchainError, UnknownNameError
@@ -116,88 +106,6 @@ def test_depthwise_convolutions_keep_their_channels_per_group() -> None:
     assert {structural_hash(m) for m in task_modules(network, exported, plan).values()} == {
         structural_hash(fresh.task(c)) for c in fresh.calls
     }
-
-
-# --- programs
-
-GET_LOOPS = ["GetLoops", ["b0"], [], ["l0", "l1", "l2", "l3"]]
-
-
-@pytest.mark.parametrize("split", [(4, 2, 1, 8), (1, 1, 1, 64), (64, 1, 1, 1)])
-def test_tile_factors_are_read_off_the_channel_loop(split: tuple[int, ...]) -> None:
-    instructions = [
-        ["GetSBlock", [], ["conv2d_nchw", "main"], ["b0"]],
-        GET_LOOPS,
-        ["SamplePerfectTile", ["l0"], [4, 64], ["v0", "v1", "v2", "v3"]],
-        ["SamplePerfectTile", ["l1"], [4, 64], ["v4", "v5", "v6", "v7"]],
-        ["SamplePerfectTile", ["l2"], [4, 64], ["v8", "v9", "v10", "v11"]],
-    ]
-    assert (
-        tile_factors([instructions, [[2, [1, 1, 1, 1]], [3, list(split)], [4, [2, 2, 2, 2]]]])
-        == split
-    )
-
-
-@pytest.mark.parametrize("split", [[2, 1, 2, 2], [1, 8, 1, 1]])
-def test_tile_factors_of_a_scheduled_convolution_are_those_it_was_split_by(
-    lowered: Lowered, split: list[int]
-) -> None:
-    module = conv_task(lowered, lowered.network.dense)[
-        1
-    ]  # held: a schedule that owns its function alone changes it in place
-    schedule = Schedule(module)
-    loops = schedule.get_loops(schedule.get_sblock("conv2d_nchw"))
-    for loop, factors in ((loops[1], split), (loops[2], [4, 2, 2, 2])):
-        schedule.split(loop, schedule.sample_perfect_tile(loop, n=4, decision=factors))
-    assert ScheduleTrace.from_tvm(schedule.trace).tile_factors() == tuple(split)
-
-
-def test_a_trace_that_does_not_tile_has_no_factors() -> None:
-    assert tile_factors([[["GetSBlock", [], ["add", "main"], ["b0"]], GET_LOOPS], []]) == ()
-
-
-def conv_task(lowered: Lowered, plan: Plan) -> tuple[str, tvm.IRModule]:
-    workload = lowered.network.workloads(plan)[1]
-    return workload.key, task_modules(lowered.network, lowered.exported, plan)[workload.key]
-
-
-def test_a_program_carries_over_to_every_width_and_its_factors_follow(lowered: Lowered) -> None:
-    target = make_target(1)
-    dense, plan = lowered.network.dense, lowered.network.dense
-    program = random_candidates(conv_task(lowered, dense)[1], target, 1, seed=0)[0].trace
-    assert np.prod(program.tile_factors()) == 8
-    at = lowered.network.group_index["blocks.0.conv1"]
-    for width in (8, 7, 6, 4, 3):
-        widths = list(plan.widths)
-        widths[at] = width
-        candidate = transfer_schedule(program, conv_task(lowered, Plan(tuple(widths)))[1], target)
-        assert candidate is not None
-        assert np.prod(candidate.trace.tile_factors()) == width
-    same = transfer_schedule(program, conv_task(lowered, dense)[1], target)
-    assert same is not None
-    assert same.trace == program
-
-
-def test_a_program_of_another_family_does_not_fit(lowered: Lowered) -> None:
-    modules = task_modules(lowered.network, lowered.exported, lowered.network.dense)
-    workloads = lowered.network.workloads(lowered.network.dense)
-    program = random_candidates(modules[workloads[2].key], make_target(1), 1, seed=0)[0].trace
-    assert transfer_schedule(program, modules[workloads[-1].key], make_target(1)) is None
-
-
-def test_the_same_seed_draws_the_same_programs(lowered: Lowered) -> None:
-    module = conv_task(lowered, lowered.network.dense)[1]
-    draws = [
-        [c.trace.digest for c in random_candidates(module, make_target(1), 3, seed)]
-        for seed in (1, 1, 2)
-    ]
-    assert draws[0] == draws[1] != draws[2]
-    assert (
-        ScheduleTrace(
-            json.dumps(json.loads(random_candidates(module, make_target(1), 1, 1)[0].trace.json))
-        ).digest
-        == draws[0][0]
-    )
 
 
 # --- the device

@@ -5,10 +5,7 @@ programs served to TVM.
 from __future__ import annotations
 
 import itertools
-import json
 import re
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +18,7 @@ from torch import nn
 from torch.nn import functional
 from tvm import te
 
-from cprune_rl.compiler.deploy.apply_database import apply_schedules
 from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.export.normalize import folded_values
 from cprune_rl.compiler.kernels.packed_conv import (
     block_size,
     depthwise_conv2d,
@@ -39,20 +34,9 @@ from cprune_rl.compiler.kernels.winograd import (
     transformed_weights_shape,
     winograd_conv2d,
 )
-from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.tuning.budget import TuningBudget
-from cprune_rl.compiler.tuning.output_check import OutputCheck
 from cprune_rl.compiler.tuning.schedule import (
-    Candidate,
-    ScheduleTrace,
-    mutate,
     random_candidates,
-    transfer_schedule,
 )
-from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch
-from cprune_rl.core.protocols import Artifact, Measurement
-from cprune_rl.cost_cache.archive.safe_traces import trace_problem
-from cprune_rl.errors import ModelError
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
 from tests.compiler.compiled import assert_compiled_equals_torch, layout_variants
@@ -322,215 +306,3 @@ def test_a_network_in_any_mixture_of_variants_computes_what_torch_computes(
     choice = lowered.variants.choice(variants)
     assert choice.transposes, "neighbours differ somewhere"
     assert_compiled_equals_torch(lowered.variants, plan, choice, model, tmp_path)
-
-
-def test_a_function_without_a_program_is_an_error_and_not_an_untuned_schedule(
-    lowered: Lowered,
-) -> None:
-    dense = lowered.network.dense
-    choice = lowered.variants.uniform_choice(0)
-    composed = compose(lowered.variants, dense, choice, folded_values(lowered.model))
-    with pytest.raises(ModelError, match="untuned"):
-        apply_schedules(composed.module, {}, make_target(1))
-
-
-# --- the search for programs
-
-
-def first_task(lowered: Lowered) -> tuple[SearchTask, str]:
-    variant = lowered.variants.all[1]
-    module = variant.lowered(lowered.network.dense).task(variant.calls[1])
-    return SearchTask(module, [], 0.2, 0), variant.network.workloads(lowered.network.dense)[
-        1
-    ].family
-
-
-def splits_of(candidate: Candidate) -> list[list[int]]:
-    instructions, decisions = json.loads(candidate.trace.json)
-    return [
-        value for position, value in decisions if instructions[position][0] == "SamplePerfectTile"
-    ]
-
-
-def test_a_search_stops_where_a_trial_no_longer_pays(lowered: Lowered) -> None:
-    task, family = first_task(lowered)
-    tried: list[int] = []
-
-    def no_better(candidates: list[object]) -> list[float]:
-        tried.append(len(candidates))
-        return [1.0] * len(candidates)
-
-    search = TraceSearch(make_target(1))
-    assert (
-        len(
-            search.run(
-                family, task, TuningBudget(n_pool=0, n_random=4, n_max=64, worth_s=0.001), no_better
-            )
-        )
-        == sum(tried)
-        <= 4
-    ), "nothing is worth a trial"
-    tried.clear()
-    found = search.run(
-        family, task, TuningBudget(n_pool=0, n_random=4, n_max=64, worth_s=3.0), no_better
-    )
-    assert 4 < len(found) < 64, "it hopes for a while, then gives up"
-    assert len({c.trace.digest for c in found}) == len(found)
-
-
-def test_evolution_follows_what_is_better(lowered: Lowered) -> None:
-    task, family = first_task(lowered)
-
-    def rewards_wide_tiles(candidates: Sequence[Candidate]) -> list[float]:
-        return [
-            1.0 / (1 + sum(f == 16 for split in splits_of(c) for f in split)) for c in candidates
-        ]
-
-    def found_by(seed: int) -> list[Candidate]:
-        return TraceSearch(make_target(1)).run(
-            family,
-            replace(task, seed=seed),
-            TuningBudget(n_pool=0, n_random=4, n_max=28, worth_s=1000.0),
-            rewards_wide_tiles,
-        )
-
-    found = found_by(0)
-    assert len(found) == 28
-    assert [c.trace for c in found] == [c.trace for c in found_by(0)], "same seed, same search"
-    first, last = (np.mean(rewards_wide_tiles(part)) for part in (found[:4], found[-12:]))
-    assert last < first, "later programs are better than what it was given to start from"
-
-
-def test_a_failing_task_ends_after_its_first_programs(lowered: Lowered) -> None:
-    task, family = first_task(lowered)
-    found = TraceSearch(make_target(1)).run(
-        family,
-        task,
-        TuningBudget(n_pool=0, n_random=3, n_max=64, worth_s=100.0),
-        lambda candidates: [float("inf")] * len(candidates),
-    )
-    assert len(found) <= 3
-
-
-class Liar:
-    """A device that computes something else."""
-
-    def __init__(self, factor: float) -> None:
-        self._factor = factor
-
-    def run(
-        self, artifact: Artifact, arguments: list[np.ndarray]
-    ) -> tuple[np.ndarray, ...] | Measurement:
-        if not self._factor:
-            return Measurement(error="gone")
-        data, weights, bias = (torch.from_numpy(a) for a in arguments)
-        return (
-            (functional.conv2d(data, weights, None, 1, 1) + bias).relu().numpy() * self._factor,
-        )
-
-
-@pytest.mark.parametrize(
-    ("factor", "complaint"), [(1.0, None), (1.1, "wrong output"), (0.0, "gone")]
-)
-def test_a_program_that_computes_something_else_is_found_out(
-    lowered: Lowered, factor: float, complaint: str | None
-) -> None:
-    call = lowered.variants.all[0].calls[1]
-    found = OutputCheck(call, (None,) * (len(call.shapes) - 1), Liar(factor))(
-        Artifact(path="", shapes=(), dtypes=())
-    )  # type: ignore[arg-type]
-    assert found is None if complaint is None else complaint in str(found)
-
-
-class Zeros:
-    """A device on which every task gives zeros."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._shape = shape
-
-    def run(self, artifact: Artifact, arguments: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-        return (np.zeros(self._shape, np.float32),)
-
-
-def test_every_convolution_of_a_narrower_network_is_compared_with_torchs_in_every_variant() -> None:
-    variants = lower("mobilenetv2-small").variants
-    for variant in variants.all:
-        narrower = variant.lowered(variants.network.uniform(0.7))
-        for call in narrower.calls:
-            check = OutputCheck(call, narrower.packings(call), Zeros(call.shapes[-1]))  # type: ignore[arg-type]
-            if any(operator.name == "nn.conv2d" for operator in call.operators):
-                assert "wrong output" in str(check(Artifact(path="", shapes=(), dtypes=()))), (
-                    f"{variant.layout} {call.function}"
-                )
-
-
-def test_a_task_is_the_same_function_in_every_network() -> None:
-    short, deep = lower("resnet8"), lower("resnet20")
-    target = make_target(1)
-    shared = 0
-    for variant, other in zip(short.variants.all, deep.variants.all, strict=True):
-        known = {w.key: i for i, w in enumerate(other.network.workloads(other.network.dense))}
-        for at, workload in enumerate(variant.network.workloads(variant.network.dense)):
-            if workload.key not in known or "mean" not in workload.key:
-                continue
-            shared += 1
-            tasks = [
-                f.lowered(f.network.dense).task(f.calls[i])
-                for f, i in ((variant, at), (other, known[workload.key]))
-            ]
-            (candidate,) = random_candidates(tasks[1], target, 1, 0)
-            assert "reduced" in candidate.trace.json
-            assert transfer_schedule(candidate.trace, tasks[0], target) is not None, (
-                "a program of one network fits the other's"
-            )
-            older = ScheduleTrace(candidate.trace.json.replace('"reduced"', '"lv90_red"'))
-            assert transfer_schedule(older, tasks[0], target) is not None, (
-                "so does one that was kept under a numbered name"
-            )
-    assert shared
-
-
-def test_programs_are_of_the_instructions_that_a_recording_may_hold(lowered: Lowered) -> None:
-    target = make_target(1)
-    for variant in lowered.variants.all:
-        for call in (variant.calls[1], variant.calls[-1]):  # a convolution, and the classifier
-            module = variant.lowered(lowered.network.dense).task(call)
-            drawn = random_candidates(module, target, 3, 0)
-            mutants = mutate(drawn, module, target, 3, 0)
-            assert drawn
-            assert mutants
-            assert {trace_problem(c.trace.json) for c in (*drawn, *mutants)} == {None}
-
-
-@pytest.mark.parametrize(
-    "trace",
-    [
-        [],
-        [
-            [
-                ["GetSBlock", [], ["root", "main"], ["b0"]],
-                ["Unannotate", ["b0"], ["meta_schedule.parallel"], []],
-            ],
-            [],
-        ],
-        [
-            [
-                ["GetSBlock", [], ["root", "main"], ["b0"]],
-                ["Annotate", ["b0", 2**31], ["meta_schedule.vectorize"], []],
-            ],
-            [],
-        ],
-    ],
-    ids=["nothing", "an annotation that is not there", "a vector too long"],
-)
-def test_an_imported_program_that_cannot_be_applied_is_left_out(
-    lowered: Lowered, trace: list[object]
-) -> None:
-    task, _ = first_task(lowered)
-    assert transfer_schedule(ScheduleTrace(json.dumps(trace)), task.module, make_target(1)) is None
-
-
-def test_candidates_are_distinct(lowered: Lowered) -> None:
-    task, _ = first_task(lowered)
-    drawn = random_candidates(task.module, make_target(1), 8, 0)
-    assert len({c.trace.digest for c in drawn}) == len(drawn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,12 @@ from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
 from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
-from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
 from cprune_rl.models.weights import export_torch
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.testing import check_latency_source
 from tests.conftest import Lowered
+from tests.doubles.tuning_fixtures import CrashingDevice
 
 TINY = TuningSettings(
     survey=TuningBudget(n_pool=1, n_random=1, n_max=1),
@@ -67,27 +67,22 @@ def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(
         strict=True,
     )
     assert all(
-        second.n_trials(dense) >= second.n_trials(pruned) for dense, pruned in pairs if dense.macs
+        second.tasks.n_trials(dense) >= second.tasks.n_trials(pruned)
+        for dense, pruned in pairs
+        if dense.macs
     )
     store.close()
 
 
-class Broken(LocalDevice):
-    """A device on which every program crashes."""
-
-    def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
-        return [Measurement(error="crashed") for _ in artifacts]
-
-
 def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: Lowered) -> None:
     store = open_store(None)
-    with Broken() as broken:
+    with CrashingDevice() as broken:
         first, second = (NetworkTuner(lowered.variants, broken, store, TINY) for _ in range(2))
         first.tune_dense()
         costs = first.measure(lowered.network.dense)
         assert {c.error for c in costs} == {"crashed"}
         trials = store.trials(
-            first.context, lowered.network.workloads(lowered.network.dense)[0].key
+            first.tasks.context, lowered.network.workloads(lowered.network.dense)[0].key
         )
         assert [t.measurement.error for t in trials] == ["crashed"]
         second.tune_dense()
@@ -116,14 +111,14 @@ def test_a_variant_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_i
         "candidates",
         lambda survey, channels, tolerance: survey._variants if told else survey._variants[:1],
     )
-    with Broken() as broken:
+    with CrashingDevice() as broken:
         tuner = NetworkTuner(lowered.variants, broken, store, TINY)
         tuner.tune_dense()
         tuner.extend_pool(plans)
         tuner.cross_apply(plans)
         assert told
         assert all(
-            tuner.n_trials(task) > 0
+            tuner.tasks.n_trials(task) > 0
             for plan in plans
             for variants in lowered.variants.workloads(plan)
             for task in variants
@@ -195,12 +190,10 @@ def test_the_compiled_network_computes_what_torch_computes(
         tuner.measure(plan)
         model = prune(lowered.model, lowered.coupled, plan)
         libraries[name] = tmp_path / f"{name}.so"
-        build_network(lowered.variants, plan, model, tuner, device, libraries[name])
+        build_network(tuner, plan, model, path=libraries[name])
         with torch.no_grad():
             expected = model(image).numpy()
-        np.testing.assert_allclose(
-            run_library(libraries[name], image.numpy(), 10), expected, atol=1e-4
-        )
+        np.testing.assert_allclose(run_library(libraries[name], image.numpy()), expected, atol=1e-4)
         export_torch(model, (1, 3, 32, 32), tmp_path / f"{name}.pt2")
         np.testing.assert_allclose(
             torch.export.load(tmp_path / f"{name}.pt2").module()(image).detach().numpy(),

@@ -1,1 +1,1 @@
-"""The whole network: built, timed, exported."""
+"""The whole network, built from the fastest schedules and timed."""

@@ -1,4 +1,4 @@
-"""The whole network: built from the programs whose times the table shows, and timed."""
+"""Builds the whole network from the schedules whose times the table shows, and times it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 from tvm import relax
 
-from cprune_rl.compiler.deploy.apply_database import apply_schedules
+from cprune_rl.compiler.deploy.apply_schedules import apply_schedules
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import uploaded
 from cprune_rl.compiler.export.normalize import folded_values
 from cprune_rl.compiler.layouts.compose import compose
-from cprune_rl.compiler.layouts.variants import LayoutVariants
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.intervals import Interval, median_interval, noise_floor, speedup_interval
 from cprune_rl.core.network import Plan
@@ -36,7 +35,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_RUN_S = 60.0  # for a library to be sent and run once
+_RUN_S = 60.0  # for libraries to be sent and run once
+_LONGEST_TIMING_S = 2.0  # of one network in one round
 _FIRST_AGAIN = "\0again"  # the first network's second name where it is timed against itself
 
 
@@ -70,102 +70,96 @@ class SideBySide:
     noise_floor: float
 
     def is_gain(self, name: str) -> bool:
-        """Whether a network is faster than the first beyond the noise floor, its whole interval
-        faster at all.
+        """Whether a network is faster than the first.
+
+        The speed-up must be above the noise floor, and its whole interval above 1.
         """
         return self.speedup[name].value > 1 + self.noise_floor and self.speedup[name].low > 1
 
 
-def build_network(
-    variants: LayoutVariants,
-    plan: Plan,
-    model: nn.Module,
-    tuner: NetworkTuner,
-    device: RpcDevice,
-    path: Path,
-) -> None:
+def build_network(tuner: NetworkTuner, plan: Plan, model: nn.Module, path: Path) -> None:
     """Compiles a pruned network into one library that runs with TVM's runtime alone.
 
     Args:
-        variants: the dense network in every variant.
+        tuner: has tuned the tasks of the network.
         plan: what `model` keeps.
         model: the pruned network, with its trained weights.
-        tuner: knows the variants in which the plan is fastest, and the fastest program of every task.
-        device: what to compile for.
         path: library to write.
 
     Raises:
-        ModelError: a task has no program that runs.
+        ModelError: a task has no schedule that runs.
     """
-    composed = compose(variants, plan, tuner.choice(plan), folded_values(model))
-    programs = {}
+    composed = compose(tuner.variants, plan, tuner.choice(plan), folded_values(model))
+    traces = {}
     for function, workload in composed.tasks.items():
-        if (best := tuner.best_schedule(workload)) is None:
+        best = tuner.tasks.best_schedule(workload)
+        if best is None:
             raise ModelError(
-                f"task {workload.key[:80]} has no program that runs, so the network cannot be compiled"
+                f"task {workload.key[:80]} has no program that runs, "
+                "so the network cannot be compiled"
             )
-        programs[function] = best[0]
-    scheduled = apply_schedules(composed.module, programs, device.target)
-    device.export(tvm.compile(scheduled, target=device.target), path)
+        traces[function], _ = best
+    target = tuner.device.target
+    scheduled = apply_schedules(composed.module, traces, target)
+    tuner.device.export(tvm.compile(scheduled, target=target), path)
 
 
-def run_library(path: Path, image: NDArray[np.float32], n_outputs: int) -> NDArray[np.float32]:
-    """Runs a library in this process on one image `(1, channels, height, width)`;
+def run_library(path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Runs a library in this process.
 
-    gives the logits `(1, n_outputs)`.
+    Args:
+        path: the library.
+        image: `(1, channels, height, width)`.
+
+    Returns:
+        The logits, `(1, n_classes)`.
     """
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
-    return np.asarray(machine["main"](tvm.runtime.tensor(image)).numpy()).reshape(
-        len(image), n_outputs
-    )
+    logits = machine["main"](tvm.runtime.tensor(image)).numpy()
+    return np.asarray(logits).reshape(len(image), -1)
 
 
-def run_on_device(
-    device: RpcDevice, path: Path, image: NDArray[np.float32], n_outputs: int
-) -> NDArray[np.float32]:
-    """Runs a library where it was compiled for, on one image;
-
-    a library of another kind of machine cannot be run in this process.
+def run_on_device(device: RpcDevice, path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Runs a library on its device: one for another kind of machine cannot run in this process.
 
     Args:
         device: where.
         path: the library.
         image: `(1, channels, height, width)`.
-        n_outputs: classes.
 
     Returns:
-        The logits, `(1, n_outputs)`.
+        The logits, `(1, n_classes)`.
 
     Raises:
         DeviceError: the network crashes or hangs, or the device is gone.
     """
 
-    def work(session: Any) -> NDArray[np.float32]:
-        target = session.cpu(0)
-        with uploaded(session, str(path)) as module:
-            machine = relax.VirtualMachine(module, target)
-            machine.set_input("main", tvm.runtime.tensor(image, target))
+    def work(remote: Any) -> NDArray[np.float32]:
+        with uploaded(remote, str(path)) as module:
+            machine = relax.VirtualMachine(module, remote.cpu(0))
+            machine.set_input("main", tvm.runtime.tensor(image, remote.cpu(0)))
             machine.invoke_stateful("main")
-            return np.asarray(machine.get_outputs("main").numpy()).reshape(len(image), n_outputs)
+            return np.asarray(machine.get_outputs("main").numpy()).reshape(len(image), -1)
 
-    return _in_session(device, work, _RUN_S, f"running {path.name}")
+    return _run_guarded(device, work, _RUN_S, f"running {path.name}")
 
 
 def time_interleaved(
     device: RpcDevice,
     libraries: Mapping[str, Path],
     input_shape: tuple[int, ...],
+    *,
     rounds: Rounds,
     others: Mapping[str, Callable[[], float]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Times whole networks in turns, in one session and in random order, so that drift meets all
-    alike.
+    """Times whole networks in turns, in one session and in random order: drift meets all alike.
 
     Args:
         device: where.
         libraries: by name.
         input_shape: of one batch.
-        others: what else to time in the same turns, by name: each gives the seconds of one run.
+        rounds: how often.
+        others: what else to time in the same turns; each gives the seconds of one run.
 
     Returns:
         Seconds of one run for each, `(rounds.count,)`.
@@ -174,18 +168,15 @@ def time_interleaved(
         DeviceError: a network crashes or hangs.
     """
 
-    def work(session: Any) -> dict[str, NDArray[np.float64]]:
+    def work(remote: Any) -> dict[str, NDArray[np.float64]]:
         rng = np.random.default_rng(rounds.seed)
-        target = session.cpu(0)
-        image = tvm.runtime.tensor(rng.standard_normal(input_shape).astype(np.float32), target)
+        device = remote.cpu(0)
+        image = tvm.runtime.tensor(rng.standard_normal(input_shape).astype(np.float32), device)
         timers: dict[str, Callable[[], float]] = dict(others or {})
         with contextlib.ExitStack() as stack:
             for name, path in libraries.items():
-                machine = relax.VirtualMachine(
-                    stack.enter_context(uploaded(session, str(path))), target
-                )
-                machine.set_input("main", image)
-                timers[name] = _timer(machine, target)
+                module = stack.enter_context(uploaded(remote, str(path)))
+                timers[name] = _timer(relax.VirtualMachine(module, device), image, device)
                 timers[name]()
             samples: dict[str, list[float]] = {name: [] for name in timers}
             for done in range(1, rounds.count + 1):
@@ -195,28 +186,27 @@ def time_interleaved(
                     rounds.on_round(done)
         return {name: np.array(s) for name, s in samples.items()}
 
-    return _in_session(
-        device,
-        work,
-        60 + rounds.count * (len(libraries) + len(others or {})) * 2,
-        "timing the whole network",
-    )
+    n_timings = rounds.count * (len(libraries) + len(others or {}))
+    timeout_s = _RUN_S + n_timings * _LONGEST_TIMING_S
+    return _run_guarded(device, work, timeout_s, "timing the whole network")
 
 
 def compare_libraries(
     device: RpcDevice,
     libraries: Mapping[str, Path],
     input_shape: tuple[int, ...],
+    *,
     rounds: Rounds,
 ) -> SideBySide:
-    """Times whole networks in turns and compares each with the first, which is timed twice:
+    """Times whole networks in turns and compares each with the first.
 
-    against itself it shows the noise.
+    The first is timed twice: against itself it shows the noise.
 
     Args:
         device: where.
         libraries: by name; all take the same input.
         input_shape: of one batch.
+        rounds: how often.
 
     Raises:
         DeviceError: a network crashes or hangs.
@@ -231,27 +221,24 @@ def compare_libraries(
     )
 
 
-def _in_session(device: RpcDevice, work: Callable[[Any], T], timeout_s: float, what: str) -> T:
-    """What `work(session)` gives;
+def _run_guarded(device: RpcDevice, work: Callable[[Any], T], timeout_s: float, action: str) -> T:
+    """What `work(remote)` gives.
 
-    whatever a broken network raises is a `DeviceError` that says what failed.
+    Raises:
+        DeviceError: whatever a broken network raises, with the action that failed.
     """
     try:
         return device.run_guarded(work, timeout_s)
     except DeviceError:
         raise
-    except (
-        RuntimeError,
-        OSError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ) as error:  # AttributeError: a library without a network in it
-        raise DeviceError(f"{what} failed: {last_line(error)}") from error
+    # AttributeError: a library without a network in it.
+    except (RuntimeError, OSError, AttributeError, TypeError, ValueError) as error:
+        raise DeviceError(f"{action} failed: {last_line(error)}") from error
 
 
-def _timer(machine: relax.VirtualMachine, target: Any) -> Callable[[], float]:
+def _timer(machine: relax.VirtualMachine, image: Any, device: Any) -> Callable[[], float]:
+    machine.set_input("main", image)
     evaluate = machine.time_evaluator(
-        "invoke_stateful", target, number=1, repeat=1, min_repeat_ms=20
+        "invoke_stateful", device, number=1, repeat=1, min_repeat_ms=20
     )
     return lambda: float(evaluate("main").results[0])

@@ -112,6 +112,9 @@ class _Server:
 class LocalSession(RpcSession):
     """A session on a server of our own, pinned to the last cores.
 
+    Attributes:
+        server: None before the first session.
+
     Args:
         n_threads: threads that a program may use.
     """
@@ -119,27 +122,22 @@ class LocalSession(RpcSession):
     def __init__(self, n_threads: int) -> None:
         super().__init__()
         self._n_threads = n_threads
-        self._server: _Server | None = None
-
-    @property
-    def server_process(self) -> subprocess.Popen[str] | None:
-        """The server; None before the first session."""
-        return self._server.process if self._server is not None else None
+        self.server: _Server | None = None
 
     def abort(self) -> None:
         """Kills the session's process."""
-        if self._server is not None:
-            self._server.kill_sessions()
+        if self.server is not None:
+            self.server.kill_sessions()
 
     def close(self) -> None:
         """Ends the server too."""
         super().close()
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self.server is not None:
+            self.server.close()
+            self.server = None
 
     def _is_usable(self, needed_s: float) -> bool:
-        return self._server is not None and self._server.is_alive
+        return self.server is not None and self.server.is_alive
 
     def _open(self, needed_s: float, is_wanted: Callable[[], bool] | None) -> Any:
         for _ in range(3):
@@ -157,15 +155,15 @@ class LocalSession(RpcSession):
         )
 
     def _living_server(self) -> _Server:
-        if self._server is not None and self._server.is_alive:
-            return self._server
-        if self._server is not None:
-            self._server.close()
+        if self.server is not None and self.server.is_alive:
+            return self.server
+        if self.server is not None:
+            self.server.close()
         try:
-            self._server = _Server(self._n_threads)
+            self.server = _Server(self._n_threads)
         except OSError as error:  # a full disk, or no more processes: no program's doing
             raise DeviceError(f"the local RPC server cannot be started: {error}") from error
-        return self._server
+        return self.server
 
     def _pin(self, server: _Server) -> None:
         cores = sorted(psutil.Process().cpu_affinity() or [])[-self._n_threads :]
@@ -219,4 +217,5 @@ class LocalDevice(RpcDevice):
     @property
     def server_process(self) -> subprocess.Popen[str] | None:
         """The server's process; None before the first trial."""
-        return self._session.server_process
+        server = self._session.server
+        return None if server is None else server.process

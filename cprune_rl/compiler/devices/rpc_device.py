@@ -67,33 +67,19 @@ class TimingSettings:
     max_retimings: int = 2
 
 
+@dataclass(frozen=True)
 class _Batch:
-    """Artifacts that several sessions time at once; each takes what it can."""
+    """Artifacts that several sessions time at once; each takes the next chunk.
 
-    def __init__(self, artifacts: Sequence[Artifact]) -> None:
-        self.artifacts = artifacts
-        self.measurements: dict[int, Measurement] = {}
-        self._waiting = deque(range(len(artifacts)))
-        self._lock = threading.Lock()
+    Attributes:
+        artifacts: all of them.
+        chunks: positions of those that wait.
+        measurements: by position.
+    """
 
-    @property
-    def is_done(self) -> bool:
-        return len(self.measurements) == len(self.artifacts)
-
-    def has_waiting(self) -> bool:
-        return bool(self._waiting)
-
-    def take(self, count: int) -> list[int]:
-        """The positions of the next artifacts."""
-        with self._lock:
-            return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
-
-    def put_back(self, taken: Sequence[int]) -> None:
-        with self._lock:
-            self._waiting.extendleft(reversed(taken))
-
-    def cancel(self) -> None:
-        self._waiting.clear()
+    artifacts: Sequence[Artifact]
+    chunks: deque[list[int]]
+    measurements: dict[int, Measurement]
 
 
 class RpcDevice(ABC):
@@ -179,21 +165,26 @@ class RpcDevice(ABC):
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
         """Times each artifact alone, on the next free session (see `protocols.Device.time`)."""
         self._reference_artifact()  # built once, before several threads ask for it
-        batch = _Batch(artifacts)
-        while not batch.is_done:
+        measurements: dict[int, Measurement] = {}
+        while len(measurements) < len(artifacts):
             sessions = list(self._sessions) or [self._any_session()]
+            waiting = [at for at in range(len(artifacts)) if at not in measurements]
+            size = len(waiting)
+            if len(sessions) > 1:
+                share = -(-len(artifacts) // len(sessions))
+                size = min(share, self._timing.reference_every)
+            chunks = deque(waiting[at : at + size] for at in range(0, len(waiting), size))
+            batch = _Batch(artifacts, chunks, measurements)
             if len(sessions) == 1:
-                self._time_batch(batch, len(artifacts), sessions[0])
+                self._time_batch(batch, sessions[0])
                 continue
-            share = -(-len(artifacts) // len(sessions))
-            chunk_size = min(share, self._timing.reference_every)
             with ThreadPoolExecutor(len(sessions)) as pool:
                 try:
-                    list(pool.map(partial(self._join_batch, batch, chunk_size), sessions))
+                    list(pool.map(partial(self._join_batch, batch), sessions))
                 except BaseException:
-                    batch.cancel()  # an interrupted search does not wait for the rest
+                    chunks.clear()  # an interrupted search does not wait for the rest
                     raise
-        return [batch.measurements[at] for at in range(len(artifacts))]
+        return [measurements[at] for at in range(len(artifacts))]
 
     def run(
         self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]
@@ -284,27 +275,31 @@ class RpcDevice(ABC):
             raise self._loss or DeviceError(f"{self.name} has no device left")
         return next((s for s in self._sessions if s.is_open), self._sessions[0])
 
-    def _join_batch(self, batch: _Batch, chunk_size: int, session: RpcSession) -> None:
+    def _join_batch(self, batch: _Batch, session: RpcSession) -> None:
         """Takes part in a batch once there is a session: a busy device holds nothing up."""
         try:
-            remote = session.connect(self._timing.timeout_s, batch.has_waiting)
+            remote = session.connect(self._timing.timeout_s, lambda: bool(batch.chunks))
         except DeviceError as error:
             self._retire(session, error)
             return
         if remote is not None:
-            self._time_batch(batch, chunk_size, session)
+            self._time_batch(batch, session)
 
-    def _time_batch(self, batch: _Batch, chunk_size: int, session: RpcSession) -> None:
-        """Times what waits, until nothing does; without its device it leaves the rest to others."""
-        while taken := batch.take(chunk_size):
-            trials = [partial(self._time_well, batch.artifacts[at], session) for at in taken]
+    def _time_batch(self, batch: _Batch, session: RpcSession) -> None:
+        """Times chunks until none waits; without its device it leaves the rest to others."""
+        while True:
+            try:
+                chunk = batch.chunks.popleft()
+            except IndexError:
+                return
+            trials = [partial(self._time_well, batch.artifacts[at], session) for at in chunk]
             try:
                 timed = self._drift_monitors[id(session)].time(trials)
             except DeviceError as error:
-                batch.put_back(taken)
+                batch.chunks.appendleft(chunk)
                 self._retire(session, error)
                 return
-            batch.measurements.update(zip(taken, timed, strict=True))
+            batch.measurements.update(zip(chunk, timed, strict=True))
 
     def _retire(self, session: RpcSession, error: DeviceError) -> None:
         with self._lock:

@@ -149,12 +149,11 @@ def require_linker(target: tvm.target.Target, name: str | None = None) -> str:
 
 def same_architecture(triple: str, other: str) -> bool:
     """Whether two triples name machines that run each other's programs."""
-    return _architecture(triple) == _architecture(other)
-
-
-def _architecture(triple: str) -> str:
-    name = triple.partition("-")[0]
-    return name.replace("amd64", "x86_64").replace("arm64", "aarch64")
+    first, second = (
+        t.partition("-")[0].replace("amd64", "x86_64").replace("arm64", "aarch64")
+        for t in (triple, other)
+    )
+    return first == second
 
 
 def load_cpu_intrinsics() -> None:

@@ -1,1 +1,1 @@
-"""The fastest schedule for each task."""
+"""Finds the fastest schedule of every task."""

@@ -1,4 +1,7 @@
-"""Says how hard tasks are tuned. Loads no compiler: the configuration of a run holds these records."""
+"""Says how hard tasks are tuned.
+
+No compiler is loaded here: the configuration of a run holds these records.
+"""
 
 from __future__ import annotations
 

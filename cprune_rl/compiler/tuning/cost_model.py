@@ -1,8 +1,7 @@
-"""A learned ranking of programs: which of many candidates are worth a trial.
+"""Learns to rank schedules: which of many candidates are worth a trial.
 
-Trained while tuning on the trials of a family of tasks, over TVM's own per-store features of the
-scheduled
-function. It never replaces a measurement. Called by `search`.
+It is trained while tuning, on the trials of a family of tasks, over TVM's own per-store features of
+the scheduled function. It never replaces a measurement.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from cprune_rl.compiler.tuning.schedule import Candidate
 __all__ = ["ScheduleCostModel", "features"]
 
 _ENOUGH = 8  # trials below which a ranking would be noise
+_MEMORY = 600  # trials: what is older was learnt of other shapes
 
 
 def features(
@@ -31,19 +31,19 @@ def features(
     Args:
         module: the task.
         target: what it will run on.
-        candidates: programs applied to it.
+        candidates: schedules applied to it.
     """
     context = ms.TuneContext(mod=module, target=target, num_threads=1)
-    extractor = ms.feature_extractor.PerStoreFeature()
     measured = [ms.MeasureCandidate(tvm.s_tir.Schedule(c.module), []) for c in candidates]
-    stores: list[Any] = [np.asarray(f.numpy()) for f in extractor.extract_from(context, measured)]
-    return np.stack([np.concatenate([s.sum(0), s.max(0), s.mean(0)]) for s in stores]).astype(
-        np.float64
-    )
+    rows = []
+    for tensor in ms.feature_extractor.PerStoreFeature().extract_from(context, measured):
+        stores = np.asarray(tensor.numpy())
+        rows.append(np.concatenate([stores.sum(0), stores.max(0), stores.mean(0)]))
+    return np.stack(rows).astype(np.float64)
 
 
 class ScheduleCostModel:
-    """Log latency of programs of one family, relative to the best of their own task.
+    """Predicts the log latency of a family's schedules, relative to the best of their own task.
 
     Args:
         seed: of the trees.
@@ -57,11 +57,11 @@ class ScheduleCostModel:
 
     @property
     def is_ready(self) -> bool:
-        """Has seen enough to rank."""
+        """Whether it has seen enough to rank."""
         return len(self._rows) >= _ENOUGH
 
     def learn(self, rows: NDArray[np.float64], latencies_s: Sequence[float], best_s: float) -> None:
-        """Adds trials.
+        """Adds trials of one task.
 
         Args:
             rows: features, `(n, 492)`.
@@ -83,9 +83,8 @@ class ScheduleCostModel:
         if not self.is_ready:
             raise ValueError(f"a ranking needs {_ENOUGH} trials, {len(self._rows)} were seen")
         if self._model is None:
-            keep = slice(-600, None)  # what is old was learnt of other shapes
             self._model = ExtraTreesRegressor(
                 60, max_features=0.3, min_samples_leaf=2, n_jobs=1, random_state=self._seed
             )
-            self._model.fit(np.stack(self._rows[keep]), np.array(self._logs[keep]))
+            self._model.fit(np.stack(self._rows[-_MEMORY:]), np.array(self._logs[-_MEMORY:]))
         return np.argsort(self._model.predict(rows), kind="stable")

@@ -1,26 +1,24 @@
-"""Plans measured on a device: the source of true looks behind `cprune_rl/CPrune-v0`.
+"""Measures plans on a device: the source of latencies behind `cprune_rl/CPrune-v0`.
 
-The dense network's tasks are tuned hard, in every variant; their best programs are the pool. A task at
-another shape
-tries the pool's programs carried over, a few random ones, and evolves from them as long as that
-pays. The pool's and
-the random programs depend on the task, not on the order of a search; which mutants are tried
-depends on it too, by the
-learned ranking, which tasks of a family share and which starts empty after `--resume`. Which variants
-are worth trying is
-seen on the dense network, and asked again of a task so much narrower that the answer may be
-another; of layers that are
-pruned by schemes it is seen for each kind of block by itself. The whole network's variants are then
-chosen together.
+The dense network's tasks are tuned hard, in every layout variant, and their best schedules make the
+pool. A task at another shape tries transferred schedules of the pool and a few random ones, and
+evolves them as long as that pays. Those first ones depend on the task alone, not on the order of a
+search. Which mutants are tried depends on the order too: the tasks of a family share a learned
+ranking, which is empty after `--resume`.
+
+The dense network shows which variants are worth trying. A task so much narrower that the answer may
+differ is asked again, and each kind of block of a layer that is pruned by schemes is asked by
+itself. The variants of the whole network are then chosen together.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import tvm
@@ -36,8 +34,7 @@ from cprune_rl.compiler.layouts.variants import (
 )
 from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
 from cprune_rl.compiler.tuning.output_check import OutputCheck, checked_task
-from cprune_rl.compiler.tuning.schedule import ScheduleTrace
-from cprune_rl.compiler.tuning.task_tuner import SchedulePool, TaskTuner, TuningTask
+from cprune_rl.compiler.tuning.task_tuner import OnTask, TaskTuner, TuningTask, ignore_progress
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import Spending, TaskCost
 from cprune_rl.core.workload import Workload
@@ -45,38 +42,49 @@ from cprune_rl.cost_cache import CostStore
 
 __all__ = ["NetworkTuner"]
 
-OnTask = Callable[[int], None]
-_SURVEY_TOLERANCE = 2.0  # a dozen random programs say little more
-# times as slow as the dense layer may a pruned one be, by a few random programs, to be tuned on
+# Tolerance after a survey: a dozen random schedules say little more.
+_SURVEY_TOLERANCE = 2.0
+# A pruned layer that the survey shows to be slower than this many dense ones is not tuned on.
 _PROMISING = 1.6
-_NEIGHBOURS = 3  # shapes that a shape is offered programs of before a search, itself included
+# Shapes whose schedules a shape is offered before a search, itself included.
+_NEIGHBOURS = 3
+# Share of the network's work that a task counts for at least: some have no multiplications.
+_LEAST_SHARE = 0.02
+
+_SurveyKey = tuple[int, str]
+"""Position of a subgraph, and the family of its blocks; empty where it has none."""
 
 
 @dataclass
 class _Shared:
-    """What the searches on one tuner share of its network."""
+    """What the searches on one tuner share of its network.
 
-    loaded: dict[str, tuple[tvm.IRModule, OutputCheck | None]] = field(default_factory=dict)
-    surveys: list[VariantSurvey] = field(
-        default_factory=list
-    )  # of each subgraph, on the dense network
-    block_sparse: dict[tuple[int, str], VariantSurvey] = field(
-        default_factory=dict
-    )  # of each subgraph and kind of block, on the plans of `tune_block_sparse`
+    Attributes:
+        functions: of tasks, with their checks, by key.
+        surveys: what is known of variants when a search begins.
+        dense_costs: of the dense network's tasks.
+    """
+
+    functions: dict[str, tuple[tvm.IRModule, OutputCheck | None]] = field(default_factory=dict)
+    surveys: dict[_SurveyKey, VariantSurvey] = field(default_factory=dict)
     dense_costs: dict[str, TaskCost] = field(default_factory=dict)
 
 
 class NetworkTuner:
-    """A `LatencySource` that times programs (see `protocols.LatencySource`).
+    """A `LatencySource` that times schedules.
+
+    Attributes:
+        variants: the network in every layout.
+        device: where schedules are timed.
+        tasks: tunes single tasks.
 
     Args:
         variants: the network whose tasks are asked for.
-        device: where programs are timed.
+        device: where schedules are timed.
         store: keeps every trial.
-        settings: how many programs.
-        since: trials that the store got after this moment, in seconds since the epoch, are counted
-            as
-            fresh though another search of the same run made them: each pays as if it were alone.
+        settings: how hard tasks are tuned.
+        since: trials that the store got after this moment, in seconds since the epoch, count as
+            fresh, though another search of the same run made them: each pays as if it were alone.
     """
 
     def __init__(
@@ -87,337 +95,303 @@ class NetworkTuner:
         settings: TuningSettings | None = None,
         since: float = math.inf,
     ) -> None:
-        self._variants, self._device = variants, device
+        self.variants = variants
+        self.device = device
         self._settings = settings or TuningSettings()
-        self._tasks = TaskTuner(device, store, self._settings.seed, since)
+        self.tasks = TaskTuner(device, store, self._settings.seed, since=since)
         self._shared = _Shared()
+        self._surveys: dict[_SurveyKey, VariantSurvey] = {}
         self._plans: dict[Plan, list[TaskCost]] = {}
-        self._answers: dict[str, TaskCost] = {}
-        self._surveys = self._new_surveys()
-        self._block_sparse: dict[tuple[int, str], VariantSurvey] = {}
+        self._measured: dict[str, TaskCost] = {}
 
     @property
     def spending(self) -> Spending:
         """Running totals."""
-        return self._tasks.spending
-
-    @property
-    def context(self) -> str:
-        """Where the cost cache keeps this device's trials."""
-        return self._tasks.context
-
-    @property
-    def pool(self) -> SchedulePool:
-        """Of good programs."""
-        return self._tasks.pool
+        return self.tasks.spending
 
     def view(self) -> NetworkTuner:
-        """A source with the same pool and counters of its own, for a search that is to be compared."""
+        """A source with the same pool and counters of its own, for a search that is compared."""
         view = copy.copy(self)
-        view._tasks, view._plans, view._answers = self._tasks.view(), {}, {}
-        view._tasks.costs = dict(self._shared.dense_costs)
-        view._surveys = [survey.copy() for survey in self._shared.surveys] or self._new_surveys()
-        view._block_sparse = {
-            kind: survey.copy() for kind, survey in self._shared.block_sparse.items()
-        }
+        view.tasks = self.tasks.view(self._shared.dense_costs)
+        view._surveys = _copied(self._shared.surveys)
+        view._plans = {}
+        view._measured = {}
         return view
 
-    def tune_dense(self, on_task: OnTask | None = None) -> None:
-        """Tunes every task of the dense network, surveying all variants first, and makes the pool from
-        the best programs.
+    def n_dense_tasks(self) -> int:
+        """Tasks that `tune_dense` goes through at most: every variant of each, twice."""
+        variants = self.variants.workloads(self.variants.network.dense)
+        return 2 * len({w.key for workloads in variants for w in workloads})
 
-        Args:
-            on_task: called with the number of tasks done after each.
+    def tune_dense(self, on_task: OnTask = ignore_progress) -> None:
+        """Tunes every task of the dense network, and makes the pool from the best schedules.
+
+        All variants are surveyed first.
         """
-        dense, settings = self._variants.network.dense, self._settings
-        self._surveys = self._new_surveys()
-        done = 0
-        for name, effort in (("survey", settings.survey), ("dense", settings.dense)):
-            jobs = self._jobs(dense, _SURVEY_TOLERANCE)
-            for job in jobs.values():
-                self._tasks.tune(job, name, effort)
-                done += 1
-                if on_task is not None:
-                    on_task(done)
+        dense = self.variants.network.dense
+        self._surveys.clear()
+        done = itertools.count(1)
+        for name, budget in self._stages():
+            tasks = self._tuning_tasks([dense], _SURVEY_TOLERANCE)
+            for task in tasks.values():
+                self.tasks.tune(task, name, budget)
+                on_task(next(done))
             self._record_variants(dense)
-        self._shared.surveys = [survey.copy() for survey in self._surveys]
-        self._tasks.cross_apply(jobs, settings.n_shared)
-        self._keep_dense()
+        self._shared.surveys = _copied(self._surveys)
+        self.tasks.cross_apply(tasks, self._settings.n_shared)
+        self._keep_dense_costs()
 
-    def tune_block_sparse(self, plans: Sequence[Plan], on_task: OnTask | None = None) -> None:
-        """Tunes tasks of layers that are pruned by schemes as hard as dense ones, before a search
-        believes what blocks cost.
+    def tune_block_sparse(self, plans: Sequence[Plan], on_task: OnTask = ignore_progress) -> None:
+        """Tunes layers that are pruned by schemes as hard as dense ones.
 
-        Blocks have no programs in the dense network's pool. What is found here is theirs, and says
-        which variants suit them. What a few
-        random programs leave far behind the dense layer is not looked at further.
+        The dense network's pool has no schedules of blocks, so a search could not believe what
+        they cost. What is found here fills the pool and says which variants suit blocks. What a
+        survey leaves far behind the dense layer is not tuned on.
 
         Args:
             plans: each prunes all layers that it can by one kind of scheme.
-            on_task: called with the number of plans done after each.
+            on_task: told of each plan.
         """
-        dense = [cost.latency_s for cost in self.measure(self._variants.network.dense)]
+        dense = self.measure(self.variants.network.dense)
         for done, plan in enumerate(plans, start=1):
-            for name, effort in (
-                ("survey", self._settings.survey),
-                ("dense", self._settings.dense),
-            ):
-                jobs = self._jobs(plan, _SURVEY_TOLERANCE)
-                for key, at in self._block_sparse_tasks(plan).items():
-                    if (
-                        name == "survey"
-                        or self._tasks.costs[key].latency_s <= _PROMISING * dense[at]
-                    ):
-                        self._tasks.tune(jobs[key], name, effort)
-                        self._tasks.add_to_pool([jobs[key].workload], self._settings.n_shared)
+            for name, budget in self._stages():
+                tasks = self._tuning_tasks([plan], _SURVEY_TOLERANCE)
+                for key, subgraph in self._block_sparse_tasks(plan).items():
+                    limit_s = _PROMISING * dense[subgraph].latency_s
+                    if name == "survey" or self.tasks.costs[key].latency_s <= limit_s:
+                        self.tasks.tune(tasks[key], name, budget)
+                        self.tasks.add_to_pool([tasks[key].workload], self._settings.n_shared)
                 self._record_variants(plan)
-            self._shared.block_sparse = {
-                kind: survey.copy() for kind, survey in self._block_sparse.items()
-            }
-            if on_task is not None:
-                on_task(done)
+            self._shared.surveys |= _copied(
+                {key: survey for key, survey in self._surveys.items() if key[1]}
+            )
+            on_task(done)
 
-    def n_dense_tasks(self) -> int:
-        """Tasks that `tune_dense` goes through at most:
-
-        those of the dense network in every variant, twice.
-        """
-        return 2 * len(
-            {
-                w.key
-                for variants in self._variants.workloads(self._variants.network.dense)
-                for w in variants
-            }
-        )
-
-    def extend_pool(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
-        """Measures plans and passes good programs between neighbouring shapes, the dense ones
-        included, before a search begins.
+    def extend_pool(self, plans: Iterable[Plan], on_task: OnTask = ignore_progress) -> None:
+        """Measures plans and passes good schedules between neighbouring shapes before a search.
 
         Args:
-            plans: narrower ones, spread over what the search will visit.
-            on_task: called with the number of tasks done after each.
+            plans: narrower ones, spread over what the search will visit; the dense one is added.
+            on_task: told of each task.
         """
-        plans = [self._variants.network.dense, *plans]
+        plans = [self.variants.network.dense, *plans]
         self._settle(plans)
-        self._tasks.cross_apply(self._jobs_of(plans), self._settings.n_shared, _NEIGHBOURS, on_task)
+        tasks = self._tuning_tasks(plans)
+        self.tasks.cross_apply(tasks, self._settings.n_shared, _NEIGHBOURS, on_task=on_task)
         self._plans.clear()
-        self._keep_dense()
+        self._keep_dense_costs()
 
-    def measure(self, plan: Plan) -> list[TaskCost]:
-        """Times the tasks of a plan that were not timed before (see `protocols.LatencySource`)."""
-        if plan not in self._plans:
-            costs = self._composed(plan)
-            self._plans[plan] = costs
-            self._answers |= {
-                w.key: c for w, c in zip(self._variants.network.workloads(plan), costs, strict=True)
-            }
-        return self._plans[plan]
+    def cross_apply(self, plans: Iterable[Plan], on_task: OnTask = ignore_progress) -> None:
+        """Tries the best schedules of all plans' tasks on each other, the dense shapes included.
 
-    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """Only what was measured: a task that was not has an infinite, unmeasured cost."""
-        unknown = TaskCost(latency_s=math.inf, is_measured=False)
-        return [self._answers.get(w.key, unknown) for w in workloads]
-
-    def choice(self, plan: Plan) -> VariantChoice:
-        """The variants in which a plan is fastest; its tasks are timed where they were not before."""
-        while missing := [
-            job for key, job in self._jobs(plan).items() if key not in self._tasks.costs
-        ]:
-            for job in missing:
-                self._tasks.tune(job, "near", self._settings.near)
-            self._record_variants(plan)
-        costs = [
-            {f: self._tasks.costs[variants[f].key].latency_s for f in self._offered(at, variants)}
-            for at, variants in enumerate(self._variants.workloads(plan))
-        ]
-        return self._variants.choose(costs, lambda t: self._transpose_s(plan, t))
-
-    def cross_apply(self, plans: Iterable[Plan], on_task: OnTask | None = None) -> None:
-        """Tries the best programs of all plans' tasks on each other, the dense shapes included.
-
-        Makes a comparison fair: after it every plan has been offered the best that was found for
-        any other,
-        and no dense task has had fewer trials than the same task of a pruned network. From here on
-        a task costs what the fastest program ever tried on it takes.
+        This makes a comparison fair. Every plan was offered the best that was found for any other,
+        and no dense task had fewer trials than the same task of a pruned network. From here on a
+        task costs what the fastest schedule takes that anybody tried.
 
         Args:
-            plans: the plans to be compared.
-            on_task: called with the number of tasks done after each.
+            plans: to be compared.
+            on_task: told of each task.
         """
         plans = list(dict.fromkeys(plans))
         self._settle(plans)
-        jobs = self._jobs_of(plans)
-        self._tasks.cross_apply(jobs, self._settings.n_shared, on_task=on_task)
-        self._top_up_dense(plans)
-        self._tasks.adopt_fastest(job.workload for job in jobs.values())
+        tasks = self._tuning_tasks(plans)
+        self.tasks.cross_apply(tasks, self._settings.n_shared, on_task=on_task)
+        self._match_dense_trials(plans)
+        self.tasks.adopt_fastest(task.workload for task in tasks.values())
         self._plans.clear()
 
     def n_cross_apply_tasks(self, plans: Iterable[Plan]) -> int:
-        """Tasks that an exchange goes through."""
-        return len(self._jobs_of(plans))
+        """Tasks that `cross_apply` goes through."""
+        return len(self._tuning_tasks(plans))
 
-    def best_schedule(self, workload: Workload) -> tuple[ScheduleTrace, float] | None:
-        """The fastest program of a task and its seconds; None where none ran."""
-        return self._tasks.best_schedule(workload)
+    def measure(self, plan: Plan) -> list[TaskCost]:
+        """Each subgraph's cost in its chosen variant, with the transposes of what it reads.
 
-    def n_trials(self, workload: Workload) -> int:
-        """Programs tried on a task so far, failures included."""
-        return self._tasks.n_trials(workload)
+        Tasks that were not timed before are timed.
+        """
+        if plan not in self._plans:
+            choice = self.choice(plan)
+            subgraphs = zip(self.variants.workloads(plan), choice.variants, strict=True)
+            costs = [self.tasks.costs[workloads[variant].key] for workloads, variant in subgraphs]
+            for transpose in choice.transposes:
+                at = self._first_reader(choice, transpose)
+                latency_s = costs[at].latency_s + self._transpose_s(plan, transpose)
+                costs[at] = replace(costs[at], latency_s=latency_s)
+            self._plans[plan] = costs
+            workloads = self.variants.network.workloads(plan)
+            self._measured |= {w.key: cost for w, cost in zip(workloads, costs, strict=True)}
+        return self._plans[plan]
 
-    def _keep_dense(self) -> None:
-        """What a search knows from the start."""
-        dense = self._variants.network.dense
+    def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
+        """What was measured; a task that was not has an infinite, unmeasured cost."""
+        unknown = TaskCost(latency_s=math.inf, is_measured=False)
+        return [self._measured.get(w.key, unknown) for w in workloads]
+
+    def choice(self, plan: Plan) -> VariantChoice:
+        """The variants in which a plan is fastest; tasks that were not timed before are timed."""
+        while missing := self._untuned(plan):
+            for task in missing:
+                self.tasks.tune(task, "near", self._settings.near)
+            self._record_variants(plan)
+        costs = []
+        for subgraph, workloads in enumerate(self.variants.workloads(plan)):
+            offered = self._worth_trying(subgraph, workloads)
+            costs.append({v: self.tasks.costs[workloads[v].key].latency_s for v in offered})
+        return self.variants.choose(costs, lambda t: self._transpose_s(plan, t))
+
+    def _stages(self) -> list[tuple[str, TuningBudget]]:
+        return [("survey", self._settings.survey), ("dense", self._settings.dense)]
+
+    def _keep_dense_costs(self) -> None:
+        """Keeps what a search knows from the start."""
+        dense = self.variants.network.dense
         self._settle([dense])
-        self._shared.dense_costs = {key: self._tasks.costs[key] for key in self._jobs(dense)}
+        self._shared.dense_costs = {
+            key: self.tasks.costs[key] for key in self._tuning_tasks([dense])
+        }
 
     def _settle(self, plans: Sequence[Plan]) -> None:
-        """Tunes the plans' tasks in every variant that is worth it, until what one plan says of a variant
-        sends no other back to try it.
+        """Tunes the plans' tasks in every variant worth trying.
+
+        What one plan says of a variant may send another back to try it, so it goes on until none
+        is sent back.
         """
         for plan in plans:
             self.measure(plan)
-        while open_plans := [
-            plan for plan in plans if not self._jobs(plan).keys() <= self._tasks.costs.keys()
-        ]:
-            for plan in open_plans:
+        while unsettled := [plan for plan in plans if self._untuned(plan)]:
+            for plan in unsettled:
                 self.choice(plan)
 
-    def _new_surveys(self) -> list[VariantSurvey]:
-        return [VariantSurvey(variants) for variants in self._variants.distinct]
+    def _untuned(self, plan: Plan) -> list[TuningTask]:
+        tasks = self._tuning_tasks([plan])
+        return [task for key, task in tasks.items() if key not in self.tasks.costs]
 
-    def _record_variants(self, plan: Plan) -> None:
-        for at, (distinct, variants) in enumerate(
-            zip(self._variants.distinct, self._variants.workloads(plan), strict=True)
-        ):
-            offered = distinct_variants(variants) if variants[0].is_block_sparse else distinct
-            costs = {
-                f: self._tasks.costs[variants[f].key].latency_s
-                for f in offered
-                if variants[f].key in self._tasks.costs
-            }
-            if costs:
-                self._survey(at, variants).record(_size(variants[0]), costs)
-
-    def _block_sparse_tasks(self, plan: Plan) -> dict[str, int]:
-        """Tasks of layers that are pruned by schemes, in the variants that are worth trying, with the
-        position of a subgraph.
-        """
-        variants = enumerate(self._variants.workloads(plan))
-        return {
-            of_variant[f].key: at
-            for at, of_variant in variants
-            if of_variant[0].is_block_sparse
-            for f in self._offered(at, of_variant, _SURVEY_TOLERANCE)
-        }
-
-    def _survey(self, subgraph: int, variants: Sequence[Workload]) -> VariantSurvey:
-        """How the variants of a subgraph compared; blocks of each kind are a matter of their own."""
-        if not variants[0].is_block_sparse:
-            return self._surveys[subgraph]
-        return self._block_sparse.setdefault(
-            (subgraph, variants[0].family), VariantSurvey(distinct_variants(variants))
-        )
-
-    def _offered(
-        self, subgraph: int, variants: Sequence[Workload], tolerance: float | None = None
-    ) -> Sequence[int]:
-        return self._survey(subgraph, variants).candidates(
-            _size(variants[0]), tolerance or self._settings.variant_tolerance
-        )
-
-    def _jobs(self, plan: Plan, tolerance: float | None = None) -> dict[str, TuningTask]:
-        """The distinct tasks of a plan, in the variants that are worth trying."""
-        whole = self._variants.network.workloads(
-            replace(plan, schemes=())
-        )  # a layer that is pruned by a scheme is worth what it was
-        tasks = [
-            (variants[f], whole[at])
-            for at, variants in enumerate(self._variants.workloads(plan))
-            for f in self._offered(at, variants, tolerance)
-        ]
-        weights = Counter(w.key for w in whole)
-        return {
-            w.key: TuningTask(
-                w, functools.partial(self._load, w, plan), self._share(plain, weights[plain.key])
-            )
-            for w, plain in tasks
-        }
-
-    def _jobs_of(self, plans: Iterable[Plan]) -> dict[str, TuningTask]:
-        return {key: job for plan in plans for key, job in self._jobs(plan).items()}
+    def _tuning_tasks(
+        self, plans: Iterable[Plan], tolerance: float | None = None
+    ) -> dict[str, TuningTask]:
+        """The distinct tasks of plans in the variants worth trying, by key."""
+        tasks: dict[str, TuningTask] = {}
+        for plan in plans:
+            # A layer that is pruned by a scheme is worth what it was.
+            unpruned = self.variants.network.workloads(replace(plan, schemes=()))
+            weights = Counter(workload.key for workload in unpruned)
+            for subgraph, workloads in enumerate(self.variants.workloads(plan)):
+                share = self._share(unpruned[subgraph], weights[unpruned[subgraph].key])
+                for variant in self._worth_trying(subgraph, workloads, tolerance):
+                    workload = workloads[variant]
+                    load = functools.partial(self._load, workload, plan)
+                    tasks[workload.key] = TuningTask(workload, load, share)
+        return tasks
 
     def _share(self, workload: Workload, weight: int) -> float:
-        """Of the dense network's work, all subgraphs that share the task together;
-
-        one without multiplications counts as 2 %.
-        """
-        total = max(self._variants.network.macs(self._variants.network.dense), 1)
-        return max(0.02, min(1.0, weight * workload.macs / total))
+        """A task's share of the dense network's work, all subgraphs that have it together."""
+        total = max(self.variants.network.macs(self.variants.network.dense), 1)
+        return max(_LEAST_SHARE, min(1.0, weight * workload.macs / total))
 
     def _load(self, workload: Workload, plan: Plan) -> tuple[tvm.IRModule, OutputCheck | None]:
-        loaded = self._shared.loaded
-        if workload.key not in loaded:
-            for variant in self._variants.all:
-                lowered = variant.lowered(plan)
-                for task, call in zip(variant.network.workloads(plan), lowered.calls, strict=True):
-                    if task.key not in loaded:
-                        loaded[task.key] = checked_task(lowered, call, self._device)
-        return loaded[workload.key]
+        """A task's function and check; those of the whole plan are made together."""
+        functions = self._shared.functions
+        if workload.key in functions:
+            return functions[workload.key]
+        for variant in self.variants.all:
+            lowered = variant.lowered(plan)
+            for task, call in zip(variant.network.workloads(plan), lowered.calls, strict=True):
+                if task.key not in functions:
+                    functions[task.key] = checked_task(lowered, call, self.device)
+        return functions[workload.key]
 
-    def _composed(self, plan: Plan) -> list[TaskCost]:
-        """What each subgraph takes in its chosen variant, with the transposes of what it reads."""
-        choice = self.choice(plan)
-        variants = self._variants.workloads(plan)
-        costs = [self._tasks.costs[variants[i][f].key] for i, f in enumerate(choice.variants)]
-        for transpose in choice.transposes:
-            reader = next(
-                i
-                for i, f in enumerate(choice.variants)
-                if transpose in self._variants.maps_read(i, f)
-            )
-            costs[reader] = replace(
-                costs[reader],
-                latency_s=costs[reader].latency_s + self._transpose_s(plan, transpose),
-            )
-        return costs
+    def _record_variants(self, plan: Plan) -> None:
+        """Shows the surveys what the variants of a plan's tasks cost."""
+        for subgraph, workloads in enumerate(self.variants.workloads(plan)):
+            costs = {}
+            for variant in self._distinct(subgraph, workloads):
+                if workloads[variant].key in self.tasks.costs:
+                    costs[variant] = self.tasks.costs[workloads[variant].key].latency_s
+            if costs:
+                self._survey(subgraph, workloads).record(_size(workloads[0]), costs)
+
+    def _block_sparse_tasks(self, plan: Plan) -> dict[str, int]:
+        """Keys of tasks that are pruned by schemes, in the variants worth trying.
+
+        Returns:
+            The position of the subgraph of each.
+        """
+        subgraph_of = {}
+        for subgraph, workloads in enumerate(self.variants.workloads(plan)):
+            if workloads[0].is_block_sparse:
+                for variant in self._worth_trying(subgraph, workloads, _SURVEY_TOLERANCE):
+                    subgraph_of[workloads[variant].key] = subgraph
+        return subgraph_of
+
+    def _worth_trying(
+        self, subgraph: int, workloads: Sequence[Workload], tolerance: float | None = None
+    ) -> Sequence[int]:
+        """The variants that may be a subgraph's fastest.
+
+        Args:
+            subgraph: its position.
+            workloads: its task in each variant.
+            tolerance: factor by which a variant may have been slower; None for the settings'.
+        """
+        survey = self._survey(subgraph, workloads)
+        return survey.candidates(_size(workloads[0]), tolerance or self._settings.variant_tolerance)
+
+    def _survey(self, subgraph: int, workloads: Sequence[Workload]) -> VariantSurvey:
+        """How a subgraph's variants compared; every kind of block has a survey of its own."""
+        key = (subgraph, workloads[0].family if workloads[0].is_block_sparse else "")
+        if key not in self._surveys:
+            self._surveys[key] = VariantSurvey(self._distinct(subgraph, workloads))
+        return self._surveys[key]
+
+    def _distinct(self, subgraph: int, workloads: Sequence[Workload]) -> Sequence[int]:
+        """Variants in which a subgraph is another task than in those before them."""
+        if not workloads[0].is_block_sparse:
+            return self.variants.distinct[subgraph]
+        return distinct_variants(workloads)
+
+    def _first_reader(self, choice: VariantChoice, transpose: Transpose) -> int:
+        """Position of the first subgraph that reads a transposed map; it is charged with it."""
+        return next(
+            subgraph
+            for subgraph, variant in enumerate(choice.variants)
+            if transpose in self.variants.maps_read(subgraph, variant)
+        )
 
     def _transpose_s(self, plan: Plan, transpose: Transpose) -> float:
-        task = TransposeTask.from_plan(self._variants, plan, transpose)
+        task = TransposeTask.from_plan(self.variants, plan, transpose)
         workload = task.workload
-        if workload.key not in self._tasks.costs:
-            job = TuningTask(workload, lambda: (task.module(), None), 0.02)
-            self._tasks.tune(job, "transpose", self._settings.transpose)
-        return self._tasks.costs[workload.key].latency_s
+        if workload.key not in self.tasks.costs:
+            tuning_task = TuningTask(workload, lambda: (task.module(), None), _LEAST_SHARE)
+            self.tasks.tune(tuning_task, "transpose", self._settings.transpose)
+        return self.tasks.costs[workload.key].latency_s
 
-    def _top_up_dense(self, plans: Sequence[Plan]) -> None:
-        """Gives each dense task at least as many trials as the same subgraph had in any plan, in
-        variants that only a narrower one came back to as well.
+    def _match_dense_trials(self, plans: Sequence[Plan]) -> None:
+        """Gives each dense task at least as many trials as the same subgraph had in any plan.
+
+        This holds for variants too that only a narrower plan came back to.
         """
-        jobs = self._jobs(self._variants.network.dense, math.inf)
-        of_plans = [self._variants.workloads(plan) for plan in plans]
-        for at, variants in enumerate(self._variants.workloads(self._variants.network.dense)):
-            for f in self._offered(at, variants, math.inf):
-                most = max(self.n_trials(of_plan[at][f]) for of_plan in of_plans)
-                if (missing := most - self.n_trials(variants[f])) > 0:
-                    count = (
-                        self._settings.dense.n_random + missing
-                    )  # drawing again from the start keeps the recipe plain
-                    self._tasks.tune(
-                        jobs[variants[f].key],
-                        "top-up",
-                        TuningBudget(n_pool=0, n_random=count, n_max=count),
-                    )
+        dense = self.variants.network.dense
+        tasks = self._tuning_tasks([dense], math.inf)
+        compared = [self.variants.workloads(plan) for plan in plans]
+        for subgraph, workloads in enumerate(self.variants.workloads(dense)):
+            for variant in self._worth_trying(subgraph, workloads, math.inf):
+                workload = workloads[variant]
+                most = max(self.tasks.n_trials(plan[subgraph][variant]) for plan in compared)
+                missing = most - self.tasks.n_trials(workload)
+                if missing > 0:
+                    # Drawing again from the start keeps the tuning key plain.
+                    count = self._settings.dense.n_random + missing
+                    budget = TuningBudget(n_pool=0, n_random=count, n_max=count)
+                    self.tasks.tune(tasks[workload.key], "top-up", budget)
+
+
+def _copied(surveys: Mapping[_SurveyKey, VariantSurvey]) -> dict[_SurveyKey, VariantSurvey]:
+    return {key: survey.copy() for key, survey in surveys.items()}
 
 
 def _size(workload: Workload) -> Channels:
-    """What a task has to compute, as the survey of its variants is asked:
-
-    channels read and written; of a pruned layer what is kept of what is read.
-    """
+    """Channels read and written, as surveys compare shapes; of what is read, what is kept."""
+    if not workload.is_block_sparse:
+        return workload.channels_in, workload.channels_out
     per_channel = max(workload.operator.height**2 * workload.channels_out, 1)
-    return (
-        (max(1, workload.macs // per_channel), workload.channels_out)
-        if workload.is_block_sparse
-        else (workload.channels_in, workload.channels_out)
-    )
+    return max(1, workload.macs // per_channel), workload.channels_out

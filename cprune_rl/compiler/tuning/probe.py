@@ -1,9 +1,7 @@
-"""Probes a device: times a fixed small set of workloads and gives the figures that an agent sees of
-it.
+"""Probes a device: times a few fixed workloads for the figures that an agent sees of it.
 
-Always the same programs (same seeds), so two devices are told apart by their speed and not by luck
-in tuning.
-What was timed is kept in the cost cache: a policy sees the same device in every run.
+The schedules are always the same (same seeds), so two devices are told apart by their speed and not
+by luck in tuning. Timings are kept in the cost cache: a policy sees the same device in every run.
 """
 
 from __future__ import annotations
@@ -27,44 +25,41 @@ from cprune_rl.errors import DeviceError
 
 __all__ = ["N_WORKLOADS", "probe_device"]
 
-_VERSION = 1  # of the workloads and their programs: raise it when one changes
+_VERSION = 1  # of the workloads and their schedules: raise it when one changes
 _COPY_LENGTH = 1 << 23
 
 
-@dataclass(frozen=True)
-class _Workload:
-    """One probe.
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    """One workload.
 
     Attributes:
         figure: of `DeviceDescriptor`.
         tensors: makes its arguments, output last.
         work: in units of 1e-9 seconds at a figure of 1: floating-point operations, or bytes.
-        n_programs: random programs that are tried.
+        n_schedules: random schedules that are tried.
     """
 
     figure: str
     tensors: Callable[[], list[Any]]
     work: float
-    n_programs: int = 8
+    n_schedules: int = 8
 
     @property
     def key(self) -> str:
         return f"probe v{_VERSION}: {self.figure}"
 
 
-def _conv(channels: int, size: int, kernel: int) -> _Workload:
-    """Convolution in NHWC, its input padded already."""
+def _conv(channels: int, size: int, kernel: int) -> _Probe:
+    """A convolution in NHWC, its input padded already."""
 
     def tensors() -> list[Any]:
         edge = size + kernel - 1
-        image, weight = (
-            te.placeholder((edge, edge, channels), name="image"),
-            te.placeholder((kernel, kernel, channels, channels), name="weight"),
-        )
-        y, x, c = (
-            te.reduce_axis((0, n), name=v)
-            for n, v in ((kernel, "y"), (kernel, "x"), (channels, "c"))
-        )
+        image = te.placeholder((edge, edge, channels), name="image")
+        weight = te.placeholder((kernel, kernel, channels, channels), name="weight")
+        y = te.reduce_axis((0, kernel), name="y")
+        x = te.reduce_axis((0, kernel), name="x")
+        c = te.reduce_axis((0, channels), name="c")
         out = te.compute(
             (size, size, channels),
             lambda h, w, o: te.sum(image[h + y, w + x, c] * weight[y, x, c, o], axis=[y, x, c]),
@@ -72,59 +67,56 @@ def _conv(channels: int, size: int, kernel: int) -> _Workload:
         )
         return [image, weight, out]
 
-    figure = f"conv{kernel}x{kernel}{'_small' if channels < 64 else ''}_gflops"
-    return _Workload(figure, tensors, 2.0 * channels * channels * kernel**2 * size**2)
+    return _Probe(
+        figure=f"conv{kernel}x{kernel}{'_small' if channels < 64 else ''}_gflops",
+        tensors=tensors,
+        work=2.0 * channels * channels * kernel**2 * size**2,
+    )
 
 
 def _depthwise(channels: int = 64, size: int = 28) -> list[Any]:
-    image, weight = (
-        te.placeholder((size + 2, size + 2, channels), name="image"),
-        te.placeholder((3, 3, channels), name="weight"),
+    image = te.placeholder((size + 2, size + 2, channels), name="image")
+    weight = te.placeholder((3, 3, channels), name="weight")
+    y = te.reduce_axis((0, 3), name="y")
+    x = te.reduce_axis((0, 3), name="x")
+    out = te.compute(
+        (size, size, channels),
+        lambda h, w, c: te.sum(image[h + y, w + x, c] * weight[y, x, c], axis=[y, x]),
+        name="depthwise",
     )
-    y, x = te.reduce_axis((0, 3), name="y"), te.reduce_axis((0, 3), name="x")
-    return [
-        image,
-        weight,
-        te.compute(
-            (size, size, channels),
-            lambda h, w, c: te.sum(image[h + y, w + x, c] * weight[y, x, c], axis=[y, x]),
-            name="depthwise",
-        ),
-    ]
+    return [image, weight, out]
 
 
 def _dense(size: int = 512) -> list[Any]:
-    vector, matrix = (
-        te.placeholder((size,), name="vector"),
-        te.placeholder((size, size), name="matrix"),
-    )
+    vector = te.placeholder((size,), name="vector")
+    matrix = te.placeholder((size, size), name="matrix")
     k = te.reduce_axis((0, size), name="k")
-    return [
-        vector,
-        matrix,
-        te.compute((size,), lambda i: te.sum(vector[k] * matrix[k, i], axis=k), name="dense"),
-    ]
+    out = te.compute((size,), lambda i: te.sum(vector[k] * matrix[k, i], axis=k), name="dense")
+    return [vector, matrix, out]
 
 
 def _copy(length: int) -> list[Any]:
     source = te.placeholder((length,), name="source")
-    return [
-        source,
-        te.compute((length,), lambda i: source[i] * tvm.tirx.const(2.0, "float32"), name="copy"),
-    ]
+    two = tvm.tirx.const(2.0, "float32")
+    return [source, te.compute((length,), lambda i: source[i] * two, name="copy")]
 
 
-_WORKLOADS = (
+_PROBES = (
     _conv(128, 14, 3),
     _conv(8, 32, 3),
     _conv(128, 14, 1),
     _conv(8, 32, 1),
-    _Workload("depthwise_gflops", _depthwise, 2.0 * 64 * 9 * 28**2),
-    _Workload("dense_gflops", _dense, 2.0 * 512**2),
-    _Workload("bandwidth_gb_s", lambda: _copy(_COPY_LENGTH), 8.0 * _COPY_LENGTH, 3),
-    _Workload("launch_ns", lambda: _copy(1), 0.0, 1),
+    _Probe(figure="depthwise_gflops", tensors=_depthwise, work=2.0 * 64 * 9 * 28**2),
+    _Probe(figure="dense_gflops", tensors=_dense, work=2.0 * 512**2),
+    _Probe(
+        figure="bandwidth_gb_s",
+        tensors=lambda: _copy(_COPY_LENGTH),
+        work=8.0 * _COPY_LENGTH,
+        n_schedules=3,
+    ),
+    _Probe(figure="launch_ns", tensors=lambda: _copy(1), work=0.0, n_schedules=1),
 )
-N_WORKLOADS = len(_WORKLOADS)
+N_WORKLOADS = len(_PROBES)
 
 
 def probe_device(
@@ -140,16 +132,15 @@ def probe_device(
         on_workload: called with the number of workloads done after each.
 
     Raises:
-        DeviceError: the device is gone, or runs no program of a workload; nothing is kept of that
+        DeviceError: the device is gone, or runs no schedule of a workload; nothing is kept of that
             workload then.
         ToolchainError: nothing can be built here at all.
     """
     figures: dict[str, float] = {}
-    for done, workload in enumerate(_WORKLOADS, start=1):
-        seconds = _best(device, workload, store).latency_s
-        figures[workload.figure] = (
-            seconds * 1e9 if workload.figure == "launch_ns" else workload.work / seconds / 1e9
-        )
+    for done, probe in enumerate(_PROBES, start=1):
+        seconds = _fastest(device, probe, store).latency_s
+        is_time = probe.figure == "launch_ns"
+        figures[probe.figure] = seconds * 1e9 if is_time else probe.work / seconds / 1e9
         if on_workload is not None:
             on_workload(done)
     return DeviceDescriptor(
@@ -159,49 +150,41 @@ def probe_device(
     )
 
 
-def _best(device: RpcDevice, workload: _Workload, store: CostStore | None) -> Measurement:
-    """The fastest program's measurement."""
-    known = store.trials(device.context, workload.key) if store is not None else []
-    if known and known[0].measurement.error is None:
-        return known[0].measurement
-    trials = _measure(device, workload)
-    best = min(
-        (t.measurement for t in trials),
-        key=lambda m: m.latency_s,
+def _fastest(device: RpcDevice, probe: _Probe, store: CostStore | None) -> Measurement:
+    """The measurement of the fastest schedule."""
+    stored = store.trials(device.context, probe.key) if store is not None else []
+    if stored and stored[0].measurement.error is None:
+        return stored[0].measurement
+    trials = _measure(device, probe)
+    fastest = min(
+        (trial.measurement for trial in trials),
+        key=lambda measurement: measurement.latency_s,
         default=Measurement(error="no program fits this workload"),
     )
-    if best.error is not None:
+    if fastest.error is not None:
         raise DeviceError(
-            f"probe workload {workload.figure} does not run on {device.name}: {best.error}"
+            f"probe workload {probe.figure} does not run on {device.name}: {fastest.error}"
         )
     if store is not None:
         store.add_trials(device.context, trials)
-    return best
+    return fastest
 
 
-def _measure(device: RpcDevice, workload: _Workload) -> list[StoredTrial]:
+def _measure(device: RpcDevice, probe: _Probe) -> list[StoredTrial]:
     """Builds two at a time and times them; the libraries go with the device."""
-    module = tvm.IRModule(
-        {"main": te.create_prim_func(workload.tensors()).with_attr("global_symbol", "main")}
-    )
-    candidates = random_candidates(module, device.target, workload.n_programs, seed=1)
-    with ThreadPoolExecutor(2) as pool:  # the compiler releases Python's lock
-        built = list(
-            pool.map(
-                lambda item: build_candidate(
-                    device, item[1], device.build_folder / f"probe{item[0]}.so"
-                ),
-                enumerate(candidates),
-            )
-        )
-    artifacts = [b for b in built if isinstance(b, Artifact)]
-    timed = iter(device.time(artifacts))
+    function = te.create_prim_func(probe.tensors()).with_attr("global_symbol", "main")
+    module = tvm.IRModule({"main": function})
+    candidates = random_candidates(module, device.target, probe.n_schedules, seed=1)
+    paths = [device.build_folder / f"probe{i}.so" for i in range(len(candidates))]
+    with ThreadPoolExecutor(2) as pool:  # threads will do: the compiler releases Python's lock
+        built = list(pool.map(lambda *pair: build_candidate(device, *pair), candidates, paths))
+    timed = iter(device.time([b for b in built if isinstance(b, Artifact)]))
     return [
         StoredTrial(
-            workload=workload.key,
-            trace_digest=c.trace.digest,
-            trace_json=c.trace.json,
+            workload=probe.key,
+            trace_digest=candidate.trace.digest,
+            trace_json=candidate.trace.json,
             measurement=next(timed) if isinstance(b, Artifact) else b,
         )
-        for c, b in zip(candidates, built, strict=True)
+        for candidate, b in zip(candidates, built, strict=True)
     ]

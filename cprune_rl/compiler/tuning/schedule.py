@@ -1,8 +1,7 @@
-"""Programs: schedule traces of a task, their tile factors, and carrying one over to another shape.
+"""Schedules of tasks: their traces, drawn at random, mutated, and transferred to other shapes.
 
-A program is kept as TVM's JSON form of its trace without the post-processors, which are run again
-wherever it is applied (leaving them out costs 10x: no vectorising, no unrolling). Called by the
-tuner.
+A schedule is kept as TVM's JSON form of its trace, without the post-processors. These run again
+wherever it is applied; without them nothing is vectorised or unrolled, which costs a factor of 10.
 """
 
 from __future__ import annotations
@@ -29,52 +28,71 @@ __all__ = [
     "apply_schedule",
     "mutate",
     "random_candidates",
-    "tile_factors",
     "transfer_schedule",
 ]
 
 _apply_mutator = tvm.get_global_func("s_tir.meta_schedule.MutatorApply")
-_SEED = (
-    1  # of schedules that follow a trace: a decision it leaves open is then drawn alike each time
-)
+# Of schedules that follow a trace: a decision that the trace leaves open is drawn alike each time.
+_SEED = 1
 _MUTATIONS = (0.8, 0.1, 0.1)  # chance of a tile, an unrolling, a location
-_CHANNEL_LOOPS = {
-    "NCHW": 1,
-    "NHWC": 3,
-}  # packed convolutions: (n, y, x, block, lane); Winograd's: (row, column, tile, block, lane)
+# Packed convolutions loop over (n, y, x, block, lane), Winograd's over (row, column, tile, block,
+# lane).
+_CHANNEL_LOOPS = {"NCHW": 1, "NHWC": 3}
 
 
 @dataclass(frozen=True)
 class ScheduleTrace:
-    """A schedule trace, independent of the process that found it.
+    """The trace of a schedule, independent of the process that found it.
 
     Attributes:
-        json: instructions and decisions, as `tvm.s_tir.Trace.as_json` gives them.
+        json: `[instructions, decisions]`, as `tvm.s_tir.Trace.as_json` gives them. An instruction
+            is `[kind, inputs, attributes, outputs]`, a decision `[position of its instruction,
+            value]`.
     """
 
     json: str
 
     @staticmethod
     def from_tvm(trace: Any) -> ScheduleTrace:
-        """The program of one of TVM's traces; its post-processors are left out."""
+        """Takes one of TVM's traces; its post-processors are left out."""
         return ScheduleTrace(json.dumps(_plain(trace.as_json(remove_postproc=True))))
 
     @property
     def digest(self) -> str:
-        """Names the program in the cost cache."""
+        """Names the schedule in the cost cache."""
         return hashlib.sha256(self.json.encode()).hexdigest()[:20]
 
     def tile_factors(self, layout: str = "NCHW") -> tuple[int, ...]:
-        """Split of the output-channel loop (see `tile_factors`)."""
-        return tile_factors(json.loads(self.json), layout)
+        """Reads off how the output-channel loop is split.
+
+        Multi-level tiling takes all loops of a block at once (`GetLoops`) and samples a split for
+        each (`SamplePerfectTile`), so the loop of a split is known without guessing by name.
+
+        Args:
+            layout: of the maps: where the channel loop is. In NHWC it runs over the blocks of
+                packed channels.
+
+        Returns:
+            The factors, outermost first; empty where the trace does not tile the loop.
+        """
+        instructions, decisions = json.loads(self.json)
+        decision_at = {int(position): value for position, value in decisions}
+        channel_loops: set[str] = set()
+        for position, (kind, inputs, _, outputs) in enumerate(instructions):
+            if kind == "GetLoops":
+                at = _CHANNEL_LOOPS[layout] if len(outputs) > 3 else 1
+                channel_loops.update(outputs[at : at + 1])
+            elif kind == "SamplePerfectTile" and inputs[0] in channel_loops:
+                return tuple(int(factor) for factor in decision_at[position])
+        return ()
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A program applied to a task: what a trial builds.
+    """A schedule applied to a task: what a trial builds.
 
     Attributes:
-        trace: of the schedule, with decisions that fit this task.
+        trace: with decisions that fit this task.
         module: the scheduled function.
     """
 
@@ -82,32 +100,107 @@ class Candidate:
     module: tvm.IRModule
 
 
-def tile_factors(trace: Sequence[Any], layout: str = "NCHW") -> tuple[int, ...]:
-    """Reads the tile factors of the output-channel loop off a trace.
-
-    Multi-level tiling takes all loops of a block at once (`GetLoops`) and samples a split for each
-    (`SamplePerfectTile`), so the loop a split belongs to is exact: no name is guessed.
+def random_candidates(
+    module: tvm.IRModule, target: tvm.target.Target, count: int, seed: int
+) -> list[Candidate]:
+    """Draws schedules at random from MetaSchedule's design space.
 
     Args:
-        trace: `[instructions, decisions]`; an instruction is `[kind, inputs, attributes, outputs]`,
-            a decision `[position of its instruction, value]`.
-        layout: of the maps: where the channel loop is. In NHWC it runs over the blocks of packed
-            channels.
+        module: one function named `main`.
+        target: what it will run on.
+        count: how many to draw; fewer come back where the space is smaller.
+        seed: same seed, same schedules.
+    """
+    if count <= 0:
+        return []
+    context = _context(module, target, seed)
+    context.pre_tuning(count, count)
+    drawn = [
+        Candidate(ScheduleTrace.from_tvm(candidate.sch.trace), candidate.sch.mod)
+        for candidate in context.generate_measure_candidates() or []
+    ]
+    return list({candidate.trace.digest: candidate for candidate in drawn}.values())
+
+
+def mutate(
+    parents: Sequence[Candidate],
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    *,
+    count: int,
+    seed: int,
+) -> list[Candidate]:
+    """Draws schedules that differ from good ones in a tile, an unrolling or a block's location.
+
+    Args:
+        parents: best first; the better of two drawn at random is changed.
+        module: the task.
+        target: what it will run on.
+        count: how many are drawn; those that do not fit the task are left out.
+        seed: same seed, same schedules.
+    """
+    context = _context(module, target, seed)
+    mutators = [
+        ms.mutator.MutateTileSize(),
+        ms.mutator.MutateUnroll(),
+        ms.mutator.MutateComputeLocation(),
+    ]
+    for mutator in mutators:
+        mutator._initialize_with_tune_context(context)
+    rng = np.random.default_rng(seed)
+    traces = [_follow(json.loads(parent.trace.json), module).trace for parent in parents]
+    mutants = []
+    for _ in range(count):
+        trace = traces[int(rng.integers(len(traces), size=2).min())]
+        mutator = mutators[int(rng.choice(len(mutators), p=_MUTATIONS))]
+        # Mutator.apply would draw from the machine's entropy.
+        mutated = _apply_mutator(mutator, trace, int(rng.integers(1, 2**31)))
+        candidate = None if mutated is None else _apply_mutated(mutated, module, target)
+        if candidate is not None:
+            mutants.append(candidate)
+    return mutants
+
+
+def transfer_schedule(
+    trace: ScheduleTrace, module: tvm.IRModule, target: tvm.target.Target
+) -> Candidate | None:
+    """Applies a schedule to another shape of its family.
+
+    Its perfect-tile decisions move to the nearest splits of the new loop lengths, inner factors
+    weighing most.
 
     Returns:
-        The factors, outermost first; empty where the trace does not tile the loop.
+        The candidate, or None where the trace does not fit the new function.
     """
-    instructions, decisions = trace
-    decided = {int(position): value for position, value in decisions}
-    channel_loops: set[str] = set()
-    for position, (kind, inputs, _, outputs) in enumerate(instructions):
-        if kind == "GetLoops" and len(outputs) > (
-            loop := _CHANNEL_LOOPS[layout] if len(outputs) > 3 else 1
-        ):
-            channel_loops.add(outputs[loop])
-        elif kind == "SamplePerfectTile" and inputs[0] in channel_loops:
-            return tuple(int(f) for f in decided[position])
-    return ()
+    sch = _transferred(trace, module)
+    return None if sch is None else _postprocess(sch, module, target)
+
+
+def apply_schedule(
+    trace: ScheduleTrace, module: tvm.IRModule, target: tvm.target.Target
+) -> Schedule:
+    """Schedules a function by a trace that was found for it.
+
+    Raises:
+        ValueError: the trace does not belong to this function.
+    """
+    sch = _transferred(trace, module)
+    if sch is None or _postprocess(sch, module, target) is None:
+        raise ValueError("the schedule does not belong to this function")
+    return sch
+
+
+def _plain(value: Any) -> Any:
+    """TVM's containers and numbers as JSON's."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (bool, int, float)) or value is None:
+        return value
+    if isinstance(value, tvm.tirx.FloatImm):
+        return float(value.value)
+    if isinstance(value, tvm.tirx.IntImm):
+        return int(value)
+    return [_plain(v) for v in value]
 
 
 def _context(module: tvm.IRModule, target: tvm.target.Target, seed: int) -> Any:
@@ -122,172 +215,70 @@ def _context(module: tvm.IRModule, target: tvm.target.Target, seed: int) -> Any:
     )
 
 
-def _plain(value: Any) -> Any:
-    """TVM's containers and integers as JSON's."""
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, (bool, int, float)) or value is None:
-        return value
-    if isinstance(value, tvm.tirx.FloatImm):
-        return float(value.value)
-    if isinstance(value, tvm.tirx.IntImm):
-        return int(value)
-    return [_plain(v) for v in value]
+def _follow(trace: Sequence[Any], module: tvm.IRModule) -> Schedule:
+    """A function with a trace's instructions applied, decisions as they stand."""
+    sch = Schedule(module, seed=_SEED)
+    Trace.apply_json_to_schedule(trace, sch)
+    return sch
 
 
-def random_candidates(
-    module: tvm.IRModule, target: tvm.target.Target, count: int, seed: int
-) -> list[Candidate]:
-    """Draws programs at random from MetaSchedule's design space.
-
-    Args:
-        module: one function named `main`.
-        target: what it will run on.
-        count: how many to draw; fewer come back where the space is smaller.
-        seed: same seed, same programs.
-    """
-    if count <= 0:
-        return []
-    context = _context(module, target, seed)
-    context.pre_tuning(count, count)
-    drawn = [
-        Candidate(ScheduleTrace.from_tvm(c.sch.trace), c.sch.mod)
-        for c in context.generate_measure_candidates() or []
-    ]
-    return list({c.trace.digest: c for c in drawn}.values())
-
-
-def mutate(
-    parents: Sequence[Candidate],
-    module: tvm.IRModule,
-    target: tvm.target.Target,
-    count: int,
-    seed: int,
-) -> list[Candidate]:
-    """Draws programs that differ from good ones in one decision:
-
-    a tile, an unrolling, where a block is computed.
-
-    Args:
-        parents: best first; the better of two drawn at random is changed.
-        module: the task.
-        target: what it will run on.
-        count: how many are drawn; those that do not fit the task are left out.
-        seed: same seed, same programs.
-    """
-    context = _context(module, target, seed)
-    mutators = [
-        ms.mutator.MutateTileSize(),
-        ms.mutator.MutateUnroll(),
-        ms.mutator.MutateComputeLocation(),
-    ]
-    for mutator in mutators:
-        mutator._initialize_with_tune_context(context)
-    rng = np.random.default_rng(seed)
-    traces = [_trace_of(parent, module) for parent in parents]
-    found = []
-    for _ in range(count):
-        trace = traces[int(rng.integers(len(traces), size=2).min())]
-        mutator = mutators[int(rng.choice(len(mutators), p=_MUTATIONS))]
-        mutated = _apply_mutator(
-            mutator, trace, int(rng.integers(1, 2**31))
-        )  # Mutator.apply draws from the machine's entropy
-        if mutated is not None and (candidate := _applied(mutated, module, target)) is not None:
-            found.append(candidate)
-    return found
-
-
-def _trace_of(parent: Candidate, module: tvm.IRModule) -> Any:
-    schedule = Schedule(module, seed=_SEED)
-    Trace.apply_json_to_schedule(json.loads(parent.trace.json), schedule)
-    return schedule.trace
-
-
-def _applied(trace: Any, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
+def _apply_mutated(
+    trace: Trace, module: tvm.IRModule, target: tvm.target.Target
+) -> Candidate | None:
     try:
-        schedule = Schedule(module, seed=_SEED)
-        trace.apply_to_schedule(schedule, remove_postproc=True)
-        return _finish(schedule, module, target)
+        sch = Schedule(module, seed=_SEED)
+        trace.apply_to_schedule(sch, remove_postproc=True)
+        return _postprocess(sch, module, target)
     except RuntimeError:
         return None  # the changed decision does not go with the others
 
 
-def transfer_schedule(
-    program: ScheduleTrace, module: tvm.IRModule, target: tvm.target.Target
-) -> Candidate | None:
-    """Applies a program to another shape of its family (program inheritance).
-
-    Its perfect-tile decisions are moved to the nearest splits of the new loop lengths, inner
-    factors
-    weighing most, and the post-processors are run again.
-
-    Returns:
-        The candidate, or None where the trace does not fit the new function.
-    """
-    schedule = _inherited(program, module)
-    return None if schedule is None else _finish(schedule, module, target)
-
-
-def apply_schedule(
-    program: ScheduleTrace, module: tvm.IRModule, target: tvm.target.Target
-) -> Schedule:
-    """A function scheduled by a program that was found for it, post-processors included.
-
-    Raises:
-        ValueError: the program does not belong to this function.
-    """
-    schedule = _inherited(program, module)
-    if schedule is None or _finish(schedule, module, target) is None:
-        raise ValueError("the program does not belong to this function")
-    return schedule
-
-
-def _inherited(program: ScheduleTrace, module: tvm.IRModule) -> Any:
+def _transferred(trace: ScheduleTrace, module: tvm.IRModule) -> Schedule | None:
+    """A function with a trace applied, tiles moved to its lengths; None where it does not fit."""
     try:
-        instructions, decisions = json.loads(program.json)
+        instructions, decisions = json.loads(trace.json)
         instructions = rename_traced_blocks(instructions)
-        wanted = iter(
+        tiles = iter(
             [
-                value
+                tuple(int(factor) for factor in value)
                 for position, value in decisions
                 if instructions[position][0] == "SamplePerfectTile"
             ]
         )
-        draft = Schedule(module, seed=_SEED)
-        Trace.apply_json_to_schedule([instructions, decisions], draft)
-        schedule = Schedule(module, seed=_SEED)
+        draft = _follow([instructions, decisions], module)
+        sch = Schedule(module, seed=_SEED)
 
-        def decide(instruction: Any, inputs: Any, attrs: Any, decision: Any) -> Any:
+        def decide(instruction: Any, inputs: Any, attributes: Any, decision: Any) -> Any:
             if instruction.kind.name != "SamplePerfectTile":
                 return decision
-            length = int(schedule.get(inputs[0]).extent)
-            return _nearest_split(tuple(int(f) for f in next(wanted)), length, int(attrs[1]))
+            length = int(sch.get(inputs[0]).extent)
+            return _nearest_split(next(tiles), length, int(attributes[1]))
 
-        draft.trace.apply_to_schedule(schedule, remove_postproc=True, decision_provider=decide)
+        draft.trace.apply_to_schedule(sch, remove_postproc=True, decision_provider=decide)
+    # The trace names a block, a loop or an annotation that this function lacks, or is no trace.
     except (RuntimeError, ValueError, TypeError, LookupError):
-        # the trace names a block, a loop or an annotation that this function lacks, or it is none
-        # at all
         return None
-    return schedule
+    return sch
 
 
-def _finish(schedule: Any, module: tvm.IRModule, target: tvm.target.Target) -> Candidate | None:
-    program = ScheduleTrace.from_tvm(schedule.trace)
-    schedule.enter_postproc()
+def _postprocess(
+    sch: Schedule, module: tvm.IRModule, target: tvm.target.Target
+) -> Candidate | None:
+    trace = ScheduleTrace.from_tvm(sch.trace)
+    sch.enter_postproc()
     try:
-        fits = all(postproc.apply(schedule) for postproc in _postprocs(module, target))
+        fits = all(postproc.apply(sch) for postproc in _postprocs(module, target))
+    # An annotation asks for what no post-processor can do. Ours never do; an imported trace may.
     except RuntimeError:
-        # an annotation says what a post-processor cannot do; ours never do, an imported program's
-        # may
         return None
-    return Candidate(program, schedule.mod) if fits else None
+    return Candidate(trace, sch.mod) if fits else None
 
 
 _contexts: dict[str, Any] = {}
 
 
 def _postprocs(module: tvm.IRModule, target: tvm.target.Target) -> list[Any]:
-    """Those of a target; what they read of the context they were made in is the target alone."""
+    """A target's post-processors; of the context that made them they read the target alone."""
     key = str(target)
     if key not in _contexts:
         _contexts[key] = _context(module, target, 0)
@@ -296,9 +287,9 @@ def _postprocs(module: tvm.IRModule, target: tvm.target.Target) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def _nearest_split(wanted: tuple[int, ...], length: int, max_innermost: int) -> tuple[int, ...]:
-    """The exact split of `length` nearest to `wanted`, in log distance;
+    """The exact split of `length` that is nearest to `wanted`.
 
-    the innermost factor counts fourfold.
+    Distances are those of the factors' logs; the innermost factor counts fourfold.
     """
     if math.prod(wanted) == length:
         return wanted
@@ -307,12 +298,14 @@ def _nearest_split(wanted: tuple[int, ...], length: int, max_innermost: int) -> 
         *outer, inner = (abs(math.log(a / b)) for a, b in zip(split, wanted, strict=True))
         return 4 * inner + sum(outer)
 
-    return min((s for s in _splits(length, len(wanted)) if s[-1] <= max_innermost), key=distance)
+    splits = (s for s in _splits(length, len(wanted)) if s[-1] <= max_innermost)
+    return min(splits, key=distance)
 
 
 def _splits(length: int, parts: int) -> Iterator[tuple[int, ...]]:
     if parts == 1:
         yield (length,)
         return
-    for factor in (f for f in range(1, length + 1) if length % f == 0):
-        yield from ((factor, *rest) for rest in _splits(length // factor, parts - 1))
+    for factor in range(1, length + 1):
+        if length % factor == 0:
+            yield from ((factor, *rest) for rest in _splits(length // factor, parts - 1))

@@ -1,22 +1,19 @@
-"""Programs of single tasks:
+"""Tunes single tasks, keeps the pool, and knows each task's fastest schedule.
 
-recipes carried through, the pool, and what is known of each task's fastest program.
-
-A recipe is a way of choosing programs for a task, such as "near: 4 from the pool, 3 random, 16
-trials". What a recipe
-tried is noted in the cost cache, so that the same job finds its own costs again whatever was tried
-since. Called by
-the tuner, which knows networks, plans and layout variants.
+A way of tuning, such as "near: 4 from the pool, 3 random, 16 trials", has a tuning key. What it
+tried on a task is noted in the cost cache under that key. The same tuning then finds its own costs
+again, whatever was tried since.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import tvm
 
@@ -32,20 +29,25 @@ from cprune_rl.compiler.tuning.trace_search import SearchTask, TraceSearch
 from cprune_rl.compiler.tuning.trials import TrialRunner
 from cprune_rl.core.protocols import Spending, TaskCost
 from cprune_rl.core.workload import Workload
-from cprune_rl.cost_cache import CostStore, Tuning
+from cprune_rl.cost_cache import CostStore, StoredTrial, Tuning
 
-__all__ = ["SchedulePool", "TaskTuner", "TuningTask"]
+__all__ = ["OnTask", "SchedulePool", "TaskTuner", "TuningTask", "ignore_progress"]
 
 OnTask = Callable[[int], None]
+"""Called after each task with the number of tasks done."""
+
+
+def ignore_progress(done: int) -> None:
+    """Tells nobody how far the tuning is."""
 
 
 @dataclass(frozen=True)
 class TuningTask:
-    """A task that is to have programs.
+    """A task that is to be tuned.
 
     Attributes:
         workload: the task.
-        load: gives its function, named `main`, and a check of its output, where torch can give one.
+        load: gives its function, named `main`, and a check of its output where torch can give one.
         share: of the network's work, in [0, 1].
     """
 
@@ -55,9 +57,9 @@ class TuningTask:
 
 
 class SchedulePool:
-    """Good programs by family, for every shape of it:
+    """Good schedules by family, for every shape of it.
 
-    what the cost cache holds, from any network, is its beginning.
+    It begins with what the cost cache holds, from any network.
 
     Args:
         store: the cost cache.
@@ -65,266 +67,250 @@ class SchedulePool:
     """
 
     def __init__(self, store: CostStore, context: str) -> None:
-        self._store, self._context = store, context
+        self._store = store
+        self._context = context
         self._families: dict[str, list[tuple[Workload, ScheduleTrace]]] = {}
 
     def nearest(self, workload: Workload) -> list[ScheduleTrace]:
-        """Programs for a task: those found at the nearest shapes first."""
-        return [
-            program
-            for _, program in sorted(
-                self._family(workload.family), key=lambda item: distance(item[0], workload)
-            )
-        ]
+        """Schedules for a task: those found at the nearest shapes first."""
+        family = self._family(workload.family)
+        return [trace for _, trace in sorted(family, key=lambda item: distance(item[0], workload))]
 
-    def replace(self, workload: Workload, programs: Iterable[ScheduleTrace]) -> None:
-        """Puts programs found for a task in the place of those that were there for it."""
+    def replace(self, workload: Workload, traces: Iterable[ScheduleTrace]) -> None:
+        """Puts schedules found for a task in the place of those that were there for it."""
         family = self._family(workload.family)
         family[:] = [item for item in family if item[0].key != workload.key]
-        family.extend((workload, p) for p in programs)
+        family.extend((workload, trace) for trace in traces)
 
     def _family(self, name: str) -> list[tuple[Workload, ScheduleTrace]]:
         if name not in self._families:
             self._families[name] = [
-                (w, ScheduleTrace(t.trace_json))
-                for w, t in self._store.fastest(self._context, name)
+                (workload, ScheduleTrace(trial.trace_json))
+                for workload, trial in self._store.fastest(self._context, name)
             ]
         return self._families[name]
 
 
-@dataclass
-class _Learnt:
-    """What tuners that may learn from each other share."""
-
-    pool: SchedulePool
-    models: dict[str, ScheduleCostModel] = field(default_factory=dict)
-
-
 class TaskTuner:
-    """Finds programs for tasks on one device and keeps account of what that costs.
+    """Finds schedules for tasks on one device, and counts what that costs.
+
+    Attributes:
+        context: where the cost cache keeps the device's trials.
+        pool: of good schedules.
+        costs: of the tasks that were tuned, by key.
+        spending: running totals.
 
     Args:
-        device: where programs are timed.
+        device: where schedules are timed.
         store: keeps every trial.
-        seed: of the random programs.
-        since: see `tuner.NetworkTuner`.
+        seed: of the random schedules.
+        since: trials that the store got after this moment, in seconds since the epoch, count as
+            fresh, though another search of the same run made them.
     """
 
     def __init__(self, device: RpcDevice, store: CostStore, seed: int, since: float) -> None:
-        self._device, self._store, self._seed, self._since = device, store, seed, since
+        self._device = device
+        self._store = store
+        self._seed = seed
+        self._since = since
         self.context = device.context
-        self.spending = Spending()
+        self.pool = SchedulePool(store, self.context)
         self.costs: dict[str, TaskCost] = {}
+        self.spending = Spending()
         self._tried: dict[str, set[str]] = {}
-        self._learnt = _Learnt(SchedulePool(store, self.context))
+        self._cost_models: dict[str, ScheduleCostModel] = {}
         self._trials = TrialRunner(device, store, self.context)
 
-    def view(self) -> TaskTuner:
-        """A tuner with the same pool that knows no costs yet and has spent nothing."""
-        view = TaskTuner(self._device, self._store, self._seed, self._since)
-        view._learnt, view._trials = self._learnt, self._trials
+    def view(self, costs: Mapping[str, TaskCost]) -> TaskTuner:
+        """A tuner with the same pool and rankings, that knows these costs and has spent nothing."""
+        view = copy.copy(self)
+        view.costs = dict(costs)
+        view.spending = Spending()
+        view._tried = {}
         return view
 
-    @property
-    def pool(self) -> SchedulePool:
-        """Of good programs."""
-        return self._learnt.pool
-
-    def tune(self, job: TuningTask, name: str, budget: TuningBudget) -> TaskCost:
-        """Carries a recipe through on a task, unless that was done before.
+    def tune(self, task: TuningTask, name: str, budget: TuningBudget) -> TaskCost:
+        """Tunes a task, unless it was tuned in this way before.
 
         Args:
-            job: the task.
-            name: of the recipe.
-            budget: what it asks for.
+            task: the task.
+            name: begins the tuning key.
+            budget: how hard.
         """
-        return self._follow(
-            job.workload,
-            f"{name}:{budget.key}:seed={self._seed}",
-            functools.partial(self._search, job, budget),
+        tuning_key = f"{name}:{budget.key}:seed={self._seed}"
+        return self._tune_once(
+            task.workload, tuning_key, functools.partial(self._search, task, budget)
         )
 
     def add_to_pool(self, workloads: Iterable[Workload], n_best: int) -> None:
-        """Puts the best programs of tasks into the pool.
+        """Puts the best schedules of tasks into the pool.
 
-        Not for a search to do: those that come later would begin with what it found.
+        A search must not do it: those that come later would begin with what it found.
 
         Args:
             workloads: that were tuned.
-            n_best: programs of each.
+            n_best: schedules of each.
         """
         for workload in workloads:
             self.pool.replace(workload, self._best(workload, n_best))
 
     def cross_apply(
         self,
-        jobs: Mapping[str, TuningTask],
+        tasks: Mapping[str, TuningTask],
         n_best: int,
         n_nearest: int | None = None,
-        on_task: OnTask | None = None,
+        on_task: OnTask = ignore_progress,
     ) -> None:
-        """Offers the best programs of each task to the other tasks of its family;
-
-        the best then make the pool.
+        """Tries the best schedules of each task on the others of its family, and pools the best.
 
         Args:
-            jobs: tasks that were tuned, by key.
-            n_best: programs that a task offers.
-            n_nearest: tasks that a task takes programs from, itself included; None for all.
-            on_task: called with the number of tasks done after each.
+            tasks: that were tuned, by key.
+            n_best: schedules that a task gives.
+            n_nearest: tasks that a task takes schedules from, itself included; None for all.
+            on_task: told of each task.
         """
-        best = {key: self._best(job.workload, n_best) for key, job in jobs.items()}
-        for done, job in enumerate(jobs.values(), start=1):
-            family = sorted(
-                (j.workload for j in jobs.values() if j.workload.family == job.workload.family),
-                key=functools.partial(distance, job.workload),
+        best = {key: self._best(task.workload, n_best) for key, task in tasks.items()}
+        workloads = [task.workload for task in tasks.values()]
+        for done, task in enumerate(tasks.values(), start=1):
+            family = [w for w in workloads if w.family == task.workload.family]
+            family.sort(key=functools.partial(distance, task.workload))
+            traces = [trace for workload in family[:n_nearest] for trace in best[workload.key]]
+            digests = "".join(sorted(trace.digest for trace in traces))
+            tuning_key = "exchange:" + hashlib.sha256(digests.encode()).hexdigest()[:16]
+            self._tune_once(
+                task.workload, tuning_key, functools.partial(self._transfer, task, traces)
             )
-            programs = [p for w in family[:n_nearest] for p in best[w.key]]
-            recipe = (
-                "exchange:"
-                + hashlib.sha256("".join(sorted(p.digest for p in programs)).encode()).hexdigest()[
-                    :16
-                ]
-            )
-            self._follow(job.workload, recipe, functools.partial(self._carry, job, programs))
-            if on_task is not None:
-                on_task(done)
-        self.add_to_pool([job.workload for job in jobs.values()], n_best)
+            on_task(done)
+        self.add_to_pool(workloads, n_best)
 
     def adopt_fastest(self, workloads: Iterable[Workload]) -> None:
-        """From here on these tasks cost what the fastest program takes that was ever tried on them,
-        by whomever.
-        """
+        """From here on these tasks cost what the fastest schedule takes that anybody ever tried."""
         for workload in workloads:
-            self.costs[workload.key] = self._cost(workload, None)
+            self.costs[workload.key] = self._cost(workload, self._stored(workload))
 
     def best_schedule(self, workload: Workload) -> tuple[ScheduleTrace, float] | None:
-        """The fastest program of a task and its seconds; None where none ran."""
-        trials = self._store.trials(self.context, workload.key)
+        """The fastest schedule of a task and its seconds; None where none ran."""
+        trials = self._stored(workload)
         if not trials or trials[0].measurement.error is not None:
             return None
         return ScheduleTrace(trials[0].trace_json), trials[0].measurement.latency_s
 
     def n_trials(self, workload: Workload) -> int:
-        """Programs tried on a task so far, failures included."""
-        return len(self._store.trials(self.context, workload.key))
+        """Schedules tried on a task so far, failures included."""
+        return len(self._stored(workload))
 
-    def _follow(
-        self, workload: Workload, recipe: str, search: Callable[[], list[Candidate]]
+    def _tune_once(
+        self, workload: Workload, tuning_key: str, search: Callable[[], list[Candidate]]
     ) -> TaskCost:
-        done = self._store.tuned(self.context, workload.key, recipe)
+        done = self._store.tuned(self.context, workload.key, tuning_key)
         if done is None:
             self._store.describe([workload])
             started = time.perf_counter()
-            programs = tuple(c.trace.digest for c in search())
-            done = Tuning(programs, time.perf_counter() - started)
-            self._store.mark_tuned(self.context, workload.key, recipe, done)
+            digests = tuple(candidate.trace.digest for candidate in search())
+            done = Tuning(digests, time.perf_counter() - started)
+            self._store.mark_tuned(self.context, workload.key, tuning_key, done)
             self.spending.measure_s += done.seconds
         else:
-            fresh = sum(
-                t.trace_digest in done.trace_digests and t.created >= self._since
-                for t in self._store.trials(self.context, workload.key)
-            )
-            self.spending.fresh_trials += fresh
-            self.spending.cached_trials += len(done.trace_digests) - fresh
-            if done.created >= self._since:
-                self.spending.measure_s += done.seconds
-        tried = self._tried.setdefault(workload.key, set())
-        tried.update(done.trace_digests)
-        self.costs[workload.key] = self._cost(workload, tried)
+            self._charge_stored(workload, done)
+        self._tried.setdefault(workload.key, set()).update(done.trace_digests)
+        self.costs[workload.key] = self._cost(workload, self._own_trials(workload))
         return self.costs[workload.key]
 
-    def _search(self, job: TuningTask, budget: TuningBudget) -> list[Candidate]:
-        workload = job.workload
-        module, check = job.load()
-        seed = int(hashlib.sha256(f"{self._seed}:{workload.key}".encode()).hexdigest()[:7], 16)
-        task = SearchTask(module, self.pool.nearest(workload), job.share, seed)
-        search = TraceSearch(self._device.target, self._learnt.models)
-        return search.run(
-            workload.family, task, budget, functools.partial(self._attempt, workload, check=check)
+    def _charge_stored(self, workload: Workload, tuning: Tuning) -> None:
+        """Counts a tuning of the cost cache; what this run made there is as if made for it."""
+        n_fresh = sum(
+            trial.trace_digest in tuning.trace_digests and trial.created >= self._since
+            for trial in self._stored(workload)
         )
+        self.spending.fresh_trials += n_fresh
+        self.spending.cached_trials += len(tuning.trace_digests) - n_fresh
+        if tuning.created >= self._since:
+            self.spending.measure_s += tuning.seconds
 
-    def _carry(self, job: TuningTask, programs: Iterable[ScheduleTrace]) -> list[Candidate]:
-        module, check = job.load()
-        found = {
-            c.trace.digest: c
-            for p in programs
-            if (c := transfer_schedule(p, module, self._device.target)) is not None
-        }
-        self._attempt(job.workload, list(found.values()), check)
-        return list(found.values())
+    def _search(self, task: TuningTask, budget: TuningBudget) -> list[Candidate]:
+        workload = task.workload
+        module, check = task.load()
+        seed = int(hashlib.sha256(f"{self._seed}:{workload.key}".encode()).hexdigest()[:7], 16)
+        search_task = SearchTask(
+            module=module,
+            target=self._device.target,
+            pool=self.pool.nearest(workload),
+            share=task.share,
+            seed=seed,
+        )
+        cost_model = self._cost_models.setdefault(workload.family, ScheduleCostModel())
+        search = TraceSearch(search_task, budget, cost_model)
+        return search.run(functools.partial(self._measure, workload, check))
 
-    def _attempt(
-        self, workload: Workload, candidates: Sequence[Candidate], check: OutputCheck | None
+    def _transfer(self, task: TuningTask, traces: Iterable[ScheduleTrace]) -> list[Candidate]:
+        module, check = task.load()
+        distinct: dict[str, Candidate] = {}
+        for trace in traces:
+            candidate = transfer_schedule(trace, module, self._device.target)
+            if candidate is not None:
+                distinct[candidate.trace.digest] = candidate
+        candidates = list(distinct.values())
+        self._measure(task.workload, check, candidates)
+        return candidates
+
+    def _measure(
+        self, workload: Workload, check: OutputCheck | None, candidates: Sequence[Candidate]
     ) -> list[float]:
-        """Seconds of programs, those that the store does not hold timed now."""
-        known = {
-            t.trace_digest: t.measurement for t in self._store.trials(self.context, workload.key)
-        }
-        fresh = [c for c in candidates if c.trace.digest not in known]
+        """Seconds of schedules; those that the store does not hold are timed now."""
+        measurements = {t.trace_digest: t.measurement for t in self._stored(workload)}
+        fresh = [c for c in candidates if c.trace.digest not in measurements]
         if fresh:
-            known |= zip(
-                (c.trace.digest for c in fresh),
-                self._trials.run(workload, fresh, check, check.tables() if check else None),
-                strict=True,
-            )
+            tables = check.tables() if check else None
+            timed = self._trials.run(workload, fresh, check, tables=tables)
+            measurements |= {c.trace.digest: m for c, m in zip(fresh, timed, strict=True)}
         self.spending.fresh_trials += len(fresh)
         self.spending.cached_trials += len(candidates) - len(fresh)
-        return [known[c.trace.digest].latency_s for c in candidates]
+        return [measurements[c.trace.digest].latency_s for c in candidates]
+
+    def _stored(self, workload: Workload) -> list[StoredTrial]:
+        """All trials of a task, fastest first."""
+        return self._store.trials(self.context, workload.key)
+
+    def _own_trials(self, workload: Workload) -> list[StoredTrial]:
+        """Those that this tuner asked for.
+
+        A search sees no others: what later runs found must not change its way, or the same search
+        would not find its own costs again.
+        """
+        tried = self._tried[workload.key]
+        return [trial for trial in self._stored(workload) if trial.trace_digest in tried]
 
     def _best(self, workload: Workload, count: int) -> list[ScheduleTrace]:
-        """The fastest programs among those that this tuner's own recipes tried."""
-        tried = self._tried[workload.key]
-        trials = [
-            t
-            for t in self._store.trials(self.context, workload.key)
-            if t.trace_digest in tried and t.measurement.error is None
-        ]
-        return [ScheduleTrace(t.trace_json) for t in trials[:count]]
+        working = [t for t in self._own_trials(workload) if t.measurement.error is None]
+        return [ScheduleTrace(trial.trace_json) for trial in working[:count]]
 
-    def _cost(self, workload: Workload, programs: set[str] | None) -> TaskCost:
-        """The fastest of the given programs, or of all that were ever tried.
-
-        A search sees only what its recipes tried: what later runs found must not change its way, or
-        the
-        same job would not find its own costs again.
-        """
-        trials = [
-            t
-            for t in self._store.trials(self.context, workload.key)
-            if programs is None or t.trace_digest in programs
-        ]
+    def _cost(self, workload: Workload, trials: Sequence[StoredTrial]) -> TaskCost:
+        """The cost of the first trial's schedule."""
         if not trials:
             return TaskCost(latency_s=math.inf, error="no program fits this task")
-        measured = trials[0].measurement
-        if measured.error is not None:
-            return TaskCost(latency_s=math.inf, error=measured.error)
-        program, family = ScheduleTrace(trials[0].trace_json), workload.family
-        if (
-            workload.is_block_sparse
-        ):  # blocks stay whole; a layer over rows has no loop of channels that follows
-            factors: tuple[int, ...] = (
-                (-(-workload.channels_out // workload.block),)
-                if workload.operator.name == "conv2d"
-                else ()
-            )
-            return TaskCost(
-                latency_s=measured.latency_s,
-                tile_factors=factors,
-                lanes=workload.block,
-                spread=measured.spread,
-            )
-        implementation = implementation_of(family)
-        # their tiled channel loop runs over blocks
-        lanes = (
-            block_size(workload.channels_out, vector_width(self._device.target))
-            if implementation in (PACKED, WINOGRAD)
-            else 1
-        )
-        factors = program.tile_factors("NHWC" if implementation else "NCHW")
+        fastest = trials[0].measurement
+        if fastest.error is not None:
+            return TaskCost(latency_s=math.inf, error=fastest.error)
+        factors, lanes = self._channel_tiling(workload, ScheduleTrace(trials[0].trace_json))
         return TaskCost(
-            latency_s=measured.latency_s, tile_factors=factors, lanes=lanes, spread=measured.spread
+            latency_s=fastest.latency_s, tile_factors=factors, lanes=lanes, spread=fastest.spread
         )
+
+    def _channel_tiling(
+        self, workload: Workload, trace: ScheduleTrace
+    ) -> tuple[tuple[int, ...], int]:
+        """Tile factors of the channel loop, and channels that one iteration of it computes."""
+        if workload.is_block_sparse:
+            # Blocks stay whole; a layer over rows has no loop of channels that follows.
+            if workload.operator.name != "conv2d":
+                return (), workload.block
+            return (-(-workload.channels_out // workload.block),), workload.block
+        implementation = implementation_of(workload.family)
+        if implementation in (PACKED, WINOGRAD):  # their channel loop runs over blocks
+            lanes = block_size(workload.channels_out, vector_width(self._device.target))
+        else:
+            lanes = 1
+        return trace.tile_factors("NHWC" if implementation else "NCHW"), lanes
 
 
 def distance(source: Workload, wanted: Workload) -> float:

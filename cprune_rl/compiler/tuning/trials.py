@@ -1,7 +1,7 @@
-"""Trials: candidates are built on every core that this process may use, timed one at a time on each
-link, checked, and kept in the cost cache.
+"""Turns candidates into trials: built, timed, checked, and kept in the cost cache.
 
-One `TrialRunner` lives as long as a search; no process is started for a trial. Called by the tuner.
+Builds run on every core that this process may use; each session times one program at a time. One
+`TrialRunner` lives as long as a search, and no process is started for a trial.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +29,7 @@ __all__ = ["TrialRunner", "build_candidate"]
 
 Check = Callable[[Artifact], str | None]
 Tables = Mapping[int, NDArray[np.generic]]
+Built = Artifact | Measurement
 _AT_ONCE = 4  # programs sent to a remote device together
 
 
@@ -42,11 +43,12 @@ class TrialRunner:
     """
 
     def __init__(self, device: RpcDevice, store: CostStore, context: str) -> None:
-        self._device, self._store, self._context = device, store, context
+        self._device = device
+        self._store = store
+        self._context = context
         self._numbers = itertools.count()
-        self._pool = ThreadPoolExecutor(
-            len(os.sched_getaffinity(0))
-        )  # the compiler releases Python's lock
+        # Threads will do: the compiler releases Python's lock.
+        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def run(
         self,
@@ -55,14 +57,13 @@ class TrialRunner:
         check: Check | None = None,
         tables: Tables | None = None,
     ) -> list[Measurement]:
-        """Builds, times and keeps programs of one task.
+        """Builds, times and keeps schedules of one task.
 
         Args:
             workload: the task.
-            candidates: programs applied to it.
-            check: given the library of the fastest, says what is wrong with its output, or None;
-                the next
-                fastest is checked where one is wrong, and what is wrong is kept as a failure.
+            candidates: schedules applied to it.
+            check: says what is wrong with a library's output, or None. It is given the fastest;
+                where that is wrong, its trial becomes a failure and the next is checked.
             tables: arguments that decide what a program reads, by position.
 
         Raises:
@@ -70,14 +71,18 @@ class TrialRunner:
             ToolchainError: nothing can be built here at all.
         """
         builds = [self._pool.submit(self._build, c, tables or {}) for c in candidates]
-        built: list[Artifact | Measurement] = []
+        built: list[Built] = []
         measurements: list[Measurement] = []
         try:
-            self._time(builds, built, measurements)
+            for artifact, measurement in self._timed(builds):
+                built.append(artifact)
+                measurements.append(measurement)
             if check is not None:
                 self._check(built, measurements, check)
         except DeviceError:
-            self._keep_believable(workload, candidates, measurements, is_checked=check is not None)
+            # Candidates that were not timed fall away.
+            trials = zip(candidates, measurements, strict=False)
+            self._keep_believable(workload, trials, is_checked=check is not None)
             raise
         finally:
             for future in builds:
@@ -85,98 +90,84 @@ class TrialRunner:
         self._keep(workload, zip(candidates, measurements, strict=True))
         return measurements
 
-    def _keep(self, workload: Workload, trials: Iterable[tuple[Candidate, Measurement]]) -> None:
-        self._store.add_trials(
-            self._context,
-            [
-                StoredTrial(
-                    workload=workload.key,
-                    trace_digest=c.trace.digest,
-                    trace_json=c.trace.json,
-                    measurement=m,
-                )
-                for c, m in trials
-            ],
-        )
+    def _timed(self, builds: Sequence[Future[Built]]) -> Iterator[tuple[Built, Measurement]]:
+        """Times what was built, in order; a failed build is its own measurement.
 
-    def _keep_believable(
-        self,
-        workload: Workload,
-        candidates: Sequence[Candidate],
-        measurements: Sequence[Measurement],
-        *,
-        is_checked: bool,
-    ) -> None:
-        """Keeps what was timed before the device went away, but nothing that would be the task's
-        fastest program with its output unseen, and no failure: it may be the device's.
-        """
-        known = self._store.trials(self._context, workload.key)
-        fastest_s = (
-            known[0].measurement.latency_s if known else math.inf
-        )  # its output was looked at when it was tried
-        trials = zip(candidates, measurements, strict=False)  # the rest was not timed
-        self._keep(
-            workload,
-            [
-                (c, m)
-                for c, m in trials
-                if m.error is None and (not is_checked or m.latency_s >= fastest_s)
-            ],
-        )
-
-    def _time(
-        self,
-        builds: Sequence[Future[Artifact | Measurement]],
-        built: list[Artifact | Measurement],
-        measurements: list[Measurement],
-    ) -> None:
-        """Adds to `built` and `measurements` as it goes, so that what was timed outlives an error.
-
-        On this machine's cores a build would disturb a timing beside it, so all are waited for; a
+        On this machine's cores a build would disturb a timing beside it, so all are waited for. A
         remote device times while the rest is built.
         """
-        at_once = (
-            max(_AT_ONCE, self._device.n_sessions)
-            if self._device.is_remote
-            else max(len(builds), 1)
-        )
+        at_once = max(len(builds), 1)
+        if self._device.is_remote:
+            at_once = max(_AT_ONCE, self._device.n_sessions)
         for start in range(0, len(builds), at_once):
-            group = [b.result() for b in builds[start : start + at_once]]
-            artifacts = [a for a in group if isinstance(a, Artifact)]
+            group = [build.result() for build in builds[start : start + at_once]]
+            artifacts = [built for built in group if isinstance(built, Artifact)]
             timed = iter(self._device.time(artifacts) if artifacts else [])
-            built += group
-            measurements += [next(timed) if isinstance(b, Artifact) else b for b in group]
+            for built in group:
+                yield built, next(timed) if isinstance(built, Artifact) else built
 
-    def _check(
-        self, built: Sequence[Artifact | Measurement], measurements: list[Measurement], check: Check
-    ) -> None:
+    def _check(self, built: Sequence[Built], measurements: list[Measurement], check: Check) -> None:
+        """Checks the fastest until one is right; what is wrong with the others replaces them."""
         for at in sorted(range(len(built)), key=lambda i: measurements[i].latency_s):
             artifact = built[at]
             if not isinstance(artifact, Artifact) or measurements[at].error is not None:
                 return
-            if (wrong := check(artifact)) is None:
+            problem = check(artifact)
+            if problem is None:
                 return
-            measurements[at] = Measurement(error=wrong)
+            measurements[at] = Measurement(error=problem)
 
-    def _build(self, candidate: Candidate, tables: Tables) -> Artifact | Measurement:
-        built = build_candidate(
-            self._device, candidate, self._device.build_folder / f"trial{next(self._numbers)}.so"
+    def _keep(self, workload: Workload, trials: Iterable[tuple[Candidate, Measurement]]) -> None:
+        stored = [
+            StoredTrial(
+                workload=workload.key,
+                trace_digest=candidate.trace.digest,
+                trace_json=candidate.trace.json,
+                measurement=measurement,
+            )
+            for candidate, measurement in trials
+        ]
+        self._store.add_trials(self._context, stored)
+
+    def _keep_believable(
+        self,
+        workload: Workload,
+        trials: Iterable[tuple[Candidate, Measurement]],
+        *,
+        is_checked: bool,
+    ) -> None:
+        """Keeps what was timed before the device went away, but no failure: it may be the device's.
+
+        Where outputs are checked, nothing is kept that would be the task's fastest schedule with
+        its output unseen.
+        """
+        least_s = 0.0
+        if is_checked:
+            # The fastest known had its output checked when it was tried.
+            earlier = self._store.trials(self._context, workload.key)
+            least_s = earlier[0].measurement.latency_s if earlier else math.inf
+        self._keep(
+            workload, [(c, m) for c, m in trials if m.error is None and m.latency_s >= least_s]
         )
+
+    def _build(self, candidate: Candidate, tables: Tables) -> Built:
+        path = self._device.build_folder / f"trial{next(self._numbers)}.so"
+        built = build_candidate(self._device, candidate, path)
         return replace(built, tables=tables) if isinstance(built, Artifact) else built
 
     @staticmethod
-    def _remove(build: Future[Artifact | Measurement]) -> None:
+    def _remove(build: Future[Built]) -> None:
         with contextlib.suppress(Exception):
             if isinstance(artifact := build.result(), Artifact):
                 Path(artifact.path).unlink()
 
 
-def build_candidate(device: RpcDevice, candidate: Candidate, path: Path) -> Artifact | Measurement:
+def build_candidate(device: RpcDevice, candidate: Candidate, path: Path) -> Built:
     """Builds a candidate for a device; a failed measurement where the compiler refuses it.
 
     Args:
         device: what to build for.
-        candidate: the program.
+        candidate: the schedule.
         path: library to write.
 
     Raises:
@@ -186,7 +177,6 @@ def build_candidate(device: RpcDevice, candidate: Candidate, path: Path) -> Arti
         return device.build(candidate.module, path)
     except CPruneError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever the compiler raises on a broken program is the value of this trial
+    # Whatever the compiler raises on a broken schedule is the value of this trial.
+    except Exception as error:
         return Measurement(error=f"build failed: {type(error).__name__}: {last_line(error)}")

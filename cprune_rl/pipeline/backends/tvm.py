@@ -201,14 +201,7 @@ class TvmBackend:
         libraries = {name: built / f"{name}.so" for name in networks}
         with progress.track("Building the networks", len(networks)) as advance:
             for done, (name, network) in enumerate(networks.items(), start=1):
-                build_network(
-                    self.variants,
-                    network.plan,
-                    network.model,
-                    self.tuner,
-                    self.device,
-                    libraries[name],
-                )
+                build_network(self.tuner, network.plan, network.model, path=libraries[name])
                 advance(done)
         return libraries
 
