@@ -1,4 +1,4 @@
-"""A row of a comparison: what its file holds, and what is refused."""
+"""A record of a comparison: what its file holds, and what is refused."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ from cprune_rl.errors import ConfigError
 from tests.doubles.fake_records import failed, make_record
 
 
-def test_a_row_survives_its_file(tmp_path: Path) -> None:
-    rows = [
+def test_a_record_survives_its_file(tmp_path: Path) -> None:
+    records = [
         make_record(),
         failed(make_record("cprune")),
         make_record("exact", holds=False, ended="budget"),
     ]
     (tmp_path / "rows").mkdir()
-    for at, row in enumerate(rows):
-        assert RunRecord.from_json(row.to_json()) == row
-        (tmp_path / "rows" / f"{at}.json").write_text(row.to_json())
-    assert read_records(tmp_path) == rows
+    for at, record in enumerate(records):
+        assert RunRecord.from_json(record.to_json()) == record
+        (tmp_path / "rows" / f"{at}.json").write_text(record.to_json())
+    assert read_records(tmp_path) == records
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""`cprune-rl compare`: equal terms, rows that survive what happens to processes, and that hold when
-they are run again.
-"""
+"""`cprune-rl compare`: equal terms; records survive lost processes, and hold when run again."""
 
 import json
 import os
@@ -16,8 +14,7 @@ from typer.testing import CliRunner
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.registry import METHODS, compared_methods
 from cprune_rl.cli import app
-from cprune_rl.comparison import executors as backends
-from cprune_rl.comparison import runner
+from cprune_rl.comparison import executors, runner
 from cprune_rl.comparison.cases import make_cases
 from cprune_rl.comparison.policy_store import PolicyStore, network_family, policies_to_train
 from cprune_rl.comparison.records import Case, read_record, read_records, record_path
@@ -27,7 +24,7 @@ from cprune_rl.comparison.validation import check_record, is_valid
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.pipeline.progress import ProgressLog
 
-CASE = Case("resnet8@znver4-1t", -0.01, "drawn", 0)
+CASE = Case("resnet8@znver4-1t", -0.01, losses="drawn", seed=0)
 CHEAP = ("cprune", "uniform", "random", "exact")
 
 
@@ -43,7 +40,7 @@ def small(folder: Path, methods: tuple[str, ...] = CHEAP, **more: Any) -> Experi
     return Experiment(folder=folder, cases=tuple(cases), methods=methods, **options)
 
 
-def test_every_method_gives_a_row_within_its_budget(tmp_path: Path) -> None:
+def test_every_method_gives_a_record_within_its_budget(tmp_path: Path) -> None:
     policies = PolicyStore(tmp_path, timesteps=1024, own_timesteps=1024)
     for kind, case in policies_to_train(["transferred", "scratch", "finetuned"], [CASE]):
         policies.train(kind, case)
@@ -51,65 +48,63 @@ def test_every_method_gives_a_row_within_its_budget(tmp_path: Path) -> None:
         method = METHODS[name]
         if method.has_schemes:
             continue  # on recordings that have schemes (`test_scheme_problems.py`)
-        row = run_case(CASE, name, budget=Budget(6000, 12), policies=policies)
-        assert row.method == name
-        assert row.ended in ("itself", "budget")
+        record = run_case(CASE, name, budget=Budget(6000, 12), policies=policies)
+        assert record.method == name
+        assert record.ended in ("itself", "budget")
         if method.role != "reference":
-            assert row.cost["fresh_trials"] <= 6000
-            assert row.cost["accuracy_evaluations"] <= 12
-            assert row.curve[-1][2] == pytest.approx(row.log_gain)
-        assert row.holds, "what is kept is backed off to until it truly holds"
-        assert row.accuracy >= row.floor_accuracy
-        assert (method.policy == "scratch") == (
-            row.cost["policy_s"] > 0 and method.policy != "finetuned"
-        )
+            assert record.cost["fresh_trials"] <= 6000
+            assert record.cost["accuracy_evaluations"] <= 12
+            assert record.curve[-1][2] == pytest.approx(record.log_gain)
+        assert record.holds, "what is kept is backed off to until it truly holds"
+        assert record.accuracy >= record.floor_accuracy
+        is_charged = method.policy in ("scratch", "finetuned")
+        assert (record.cost["policy_s"] > 0) == is_charged, "a policy of its own is charged"
 
 
 def test_no_method_beats_the_optimum(tmp_path: Path) -> None:
-    rows = {
+    records = {
         name: run_case(CASE, name, budget=Budget(), policies=PolicyStore(tmp_path))
         for name in ("cprune", "surrogate", "evolution", "exact")
     }
-    assert all(row.speedup <= rows["exact"].speedup * (1 + 1e-9) for row in rows.values())
-    assert rows["exact"].cost["fresh_trials"] == 0
+    assert all(
+        record.speedup <= records["exact"].speedup * (1 + 1e-9) for record in records.values()
+    )
+    assert records["exact"].cost["fresh_trials"] == 0
 
 
 def test_a_comparison_goes_on_where_it_was_and_refuses_other_terms(tmp_path: Path) -> None:
     run_experiment(small(tmp_path), ProgressLog())
-    rows = read_records(tmp_path)
-    assert len(rows) == 2 * len(CHEAP)
+    records = read_records(tmp_path)
+    assert len(records) == 2 * len(CHEAP)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").iterdir()}
     gone = record_path(tmp_path, CASE, "random")
     gone.unlink()
     run_experiment(small(tmp_path), ProgressLog())
-    assert read_records(tmp_path) == [
-        replace(r, cost={**r.cost, "think_s": s.cost["think_s"], "wall_s": s.cost["wall_s"]})
-        for r, s in zip(rows, read_records(tmp_path), strict=True)
-    ]
+    for before, after in zip(records, read_records(tmp_path), strict=True):
+        by_clock = {name: after.cost[name] for name in ("think_s", "wall_s")}
+        assert after == replace(before, cost={**before.cost, **by_clock})
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path != gone), (
         "what was there is not run again"
     )
-    assert [s["runs"] for s in json.loads((tmp_path / "sessions.json").read_text())] == [
-        2 * len(CHEAP),
-        1,
-    ]
+    sessions = json.loads((tmp_path / "sessions.json").read_text())
+    assert [session["runs"] for session in sessions] == [2 * len(CHEAP), 1]
     with pytest.raises(ConfigError, match=r"other terms.*budget"):
         run_experiment(small(tmp_path, budget=Budget(10, 1)), ProgressLog())
 
 
-def test_a_run_that_fails_or_is_killed_is_a_row_and_the_others_go_on(
+def test_a_run_that_fails_or_is_killed_is_a_record_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "_work", _sabotaged)
     run_experiment(small(tmp_path, ("cprune", "uniform", "random")), ProgressLog())
-    rows = {(r.case.seed, r.method): r for r in read_records(tmp_path)}
-    assert len(rows) == 6
-    failed = rows[0, "uniform"]
+    records = {(r.case.seed, r.method): r for r in read_records(tmp_path)}
+    assert len(records) == 6
+    failed = records[0, "uniform"]
     assert failed.ended == "error"
     assert "killed" in str(failed.error)
     assert failed.speedup == 1.0
-    assert rows[1, "random"].error is None, "killed once, it is tried again"
-    assert all(r.error is None for key, r in rows.items() if key != (0, "uniform"))
+    assert records[1, "random"].error is None, "killed once, it is tried again"
+    assert all(r.error is None for key, r in records.items() if key != (0, "uniform"))
 
 
 def _sabotaged(job: runner._Job) -> None:
@@ -128,50 +123,37 @@ def _sabotaged(job: runner._Job) -> None:
 WORK = runner._work
 
 
-def test_a_row_is_checked_by_running_it_again(tmp_path: Path) -> None:
+def test_a_record_is_checked_by_running_it_again(tmp_path: Path) -> None:
     run_experiment(small(tmp_path, ("cprune", "random")), ProgressLog())
     path = record_path(tmp_path, CASE, "random")
     assert all(check.passed for check in check_record(path))
-    row = read_record(path)
+    record = read_record(path)
     for wrong in (
-        replace(row, latency_s=row.latency_s * 0.9),
-        replace(row, accuracy=min(row.accuracy + 0.01, 1.0)),
-        replace(row, cost={**row.cost, "accuracy_evaluations": 1.0}),
+        replace(record, latency_s=record.latency_s * 0.9),
+        replace(record, accuracy=min(record.accuracy + 0.01, 1.0)),
+        replace(record, cost={**record.cost, "accuracy_evaluations": 1.0}),
     ):
         path.write_text(wrong.to_json())
         assert not is_valid(path)
     path.write_text("{}")
     assert not is_valid(path)
-    found = CliRunner().invoke(app, ["validate", str(record_path(tmp_path, CASE, "cprune"))])
-    assert found.exit_code == 0, found.output
+    run = CliRunner().invoke(app, ["validate", str(record_path(tmp_path, CASE, "cprune"))])
+    assert run.exit_code == 0, run.output
 
 
 def test_the_commands_write_a_page_and_a_ranking(tmp_path: Path) -> None:
     out = tmp_path / "comparison"
-    options = [
-        "--problems",
-        "resnet8@znver4-1t",
-        "--methods",
-        "cprune,uniform,exact",
-        "--fronts=-0.02",
-        "--seeds",
-        "1",
-        "--jobs",
-        "1",
-        "--out",
-        str(out),
-    ]
-    found = CliRunner().invoke(app, ["compare", *options])
-    assert found.exit_code == 0, found.output
+    options = "--problems resnet8@znver4-1t --methods cprune,uniform,exact --fronts=-0.02"
+    command = ["compare", *options.split(), "--seeds", "1", "--jobs", "1", "--out", str(out)]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.output
     page = (out / "report.html").read_text()
     assert "cprune" in page
     assert "proxies" in {path.stem for path in (out / "tables").iterdir()}
     assert {r.floor for r in read_records(out)} == {-0.01, -0.02}
-    (
-        out / "rows" / next(p.name for p in (out / "rows").iterdir() if "uniform" in p.name)
-    ).write_text("{}")
-    found = CliRunner().invoke(app, ["leaderboard", str(out)])
-    assert found.exit_code == 0, found.output
+    next((out / "rows").glob("*uniform*")).write_text("{}")
+    run = CliRunner().invoke(app, ["leaderboard", str(out)])
+    assert run.exit_code == 0, run.output
     assert "5 of 6 runs were validated" in (out / "leaderboard.html").read_text()
 
 
@@ -181,13 +163,19 @@ def test_policies_are_trained_without_the_family_they_are_tried_on(tmp_path: Pat
     assert card["trained_on"]
     assert not [n for n in card["trained_on"] if network_family(n) == "resnet"]
     cases = make_cases(["resnet8@znver4-1t", "resnet20@znver4-1t", "vgg-small@znver4-1t"], range(3))
-    assert [
-        (kind, network_family(case.problem))
-        for kind, case in policies_to_train(["finetuned"], cases)
-    ] == [
-        *(("transferred", family) for family in ("resnet", "vgg")),
-        *(("finetuned", family) for family in ("resnet", "resnet", "vgg")),
+    wanted = policies_to_train(["finetuned"], cases)
+    assert [(kind, network_family(case.problem)) for kind, case in wanted] == [
+        ("transferred", "resnet"),
+        ("transferred", "vgg"),
+        ("finetuned", "resnet"),
+        ("finetuned", "resnet"),
+        ("finetuned", "vgg"),
     ]
+
+
+def test_a_recording_by_path_is_of_the_family_that_its_name_says() -> None:
+    assert network_family("docs/results/schemes/resnet8@znver4-1t.json.gz") == "resnet"
+    assert network_family("VGG-small@x") == "vgg"
 
 
 def test_names_and_budgets_are_checked_before_anything_runs() -> None:
@@ -201,15 +189,14 @@ def test_names_and_budgets_are_checked_before_anything_runs() -> None:
     assert compared_methods(["all"]) == [n for n, m in METHODS.items() if m.is_compared]
     with pytest.raises(UnknownNameError, match="agent"):
         compared_methods(["agnet"])
-    assert make_cases(["resnet8@znver4-2t:-0.02"], [0]) == [
-        Case("resnet8@znver4-2t", -0.02, "drawn", 0)
-    ]
+    (case,) = make_cases(["resnet8@znver4-2t:-0.02"], [0])
+    assert case == Case("resnet8@znver4-2t", -0.02, losses="drawn", seed=0)
     with pytest.raises(UnknownNameError):
         make_cases(["nothing"], [0])
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> None:
+def test_a_ray_cluster_gives_the_records_that_processes_give(tmp_path: Path) -> None:
     ray = pytest.importorskip("ray", reason="an extra: pip install 'cprune-rl[ray]'")
     run_experiment(small(tmp_path / "here", ("cprune", "random")), ProgressLog())
     try:
@@ -219,10 +206,11 @@ def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> Non
         assert ray.cluster_resources()["CPU"] == 2
     finally:
         ray.shutdown()
-    here, there = read_records(tmp_path / "here"), read_records(tmp_path / "there")
-    assert [(r.case, r.method, r.plan, r.curve) for r in here] == [
-        (r.case, r.method, r.plan, r.curve) for r in there
-    ]
+    in_processes = read_records(tmp_path / "here")
+    on_ray = read_records(tmp_path / "there")
+    for one, other in zip(in_processes, on_ray, strict=True):
+        assert (one.case, one.method) == (other.case, other.method)
+        assert (one.plan, one.curve) == (other.plan, other.curve)
     with pytest.raises(ConfigError, match="processes, ray"):
         run_experiment(small(tmp_path / "nowhere", backend="slurm"), ProgressLog())
 
@@ -230,8 +218,8 @@ def test_a_ray_cluster_gives_the_rows_that_processes_give(tmp_path: Path) -> Non
 def test_what_a_job_prints_is_not_for_the_standard_output(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with backends._pool(1) as pool:
-        pool.submit(print, "a caveat", flush=True).result()
+    with executors._pool(1) as pool:
+        pool.submit(print, "a remark", flush=True).result()
     assert capfd.readouterr().out == ""
 
 

@@ -1,4 +1,4 @@
-"""What rows come to, by hand on small examples."""
+"""What records come to, by hand on small examples."""
 
 import math
 import random
@@ -35,10 +35,8 @@ def test_the_interquartile_mean_is_scipys_trimmed_mean(n: int) -> None:
 
 
 def test_a_weight_stands_for_that_many_copies() -> None:
-    values, weights = (
-        np.array([1.0, 5.0, 2.0, 9.0]),
-        np.array([[3.0, 0.0, 2.0, 1.0], [0.0, 4.0, 1.0, 3.0]]),
-    )
+    values = np.array([1.0, 5.0, 2.0, 9.0])
+    weights = np.array([[3.0, 0.0, 2.0, 1.0], [0.0, 4.0, 1.0, 3.0]])
     copies = [np.repeat(values, w.astype(int)) for w in weights]
     assert iqm(values, weights) == pytest.approx([trim_mean(c, 0.25) for c in copies])
     assert mean(values, weights) == pytest.approx([c.mean() for c in copies])
@@ -64,70 +62,72 @@ def test_resamples_keep_problems_whole_and_strata_as_large_as_they_were() -> Non
 
 def test_figures_by_hand() -> None:
     """Two problems, two methods: log gains of ln 2, ln 8 and ln 4, ln 4."""
-    rows = [
+    records = [
         make_record("agent", 2.0, "a@x"),
         make_record("agent", 8.0, "b@x"),
         make_record("cprune", 4.0, "a@x"),
         make_record("cprune", 4.0, "b@x"),
     ]
-    found = compare(rows)
-    agent, cprune = sorted(found.standings, key=lambda s: s.method)
+    comparison = compare(records)
+    agent, cprune = sorted(comparison.standings, key=lambda s: s.method)
     assert agent.speedup.value == pytest.approx(4.0)
     assert cprune.speedup.value == pytest.approx(4.0)
     assert agent.share.value == pytest.approx((1 / 2 + 1) / 2)
     assert cprune.share.value == pytest.approx((1 + 2 / 3) / 2)
     assert (agent.speedup.low, agent.speedup.high) == pytest.approx((2.0, 8.0))
-    assert [s.method for s in found.standings] == ["cprune", "agent"]
-    assert [s.rank for s in found.standings] == [1, 2]
+    assert [s.method for s in comparison.standings] == ["cprune", "agent"]
+    assert [s.rank for s in comparison.standings] == [1, 2]
     assert (cprune.faster, cprune.slower) == (0.5, 0.5)
     assert cprune.beats_agent is not None
     assert cprune.beats_agent.value == 0.5
     assert cprune.agent_over is not None
     assert cprune.agent_over.value == pytest.approx(0.75 - 5 / 6)
-    assert found.profiles["agent"].value[[0, 50, 51, 100]] == pytest.approx([1.0, 1.0, 0.5, 0.5])
+    assert comparison.profiles["agent"].value[[0, 50, 51, 100]] == pytest.approx(
+        [1.0, 1.0, 0.5, 0.5]
+    )
 
 
 def test_a_proof_is_the_reference_and_gives_a_gap() -> None:
-    rows = [
+    records = [
         make_record("exact", math.e**2),
         make_record("agent", math.e),
         make_record("exact", 4.0, seed=1, ended="budget"),
         make_record("agent", 8.0, seed=1),
     ]
-    scores = score(rows)
+    scores = score(records)
     assert scores.is_proven.tolist() == [True, False]
     assert scores.reference == pytest.approx([2.0, math.log(8)])
-    agent = next(s for s in compare(rows).standings if s.method == "agent")
+    agent = next(s for s in compare(records).standings if s.method == "agent")
     assert agent.gap is not None
     assert agent.gap.value == pytest.approx(0.5)
 
 
 def test_the_reference_is_not_ranked_but_counts_as_the_best() -> None:
-    found = compare([make_record("reference", math.e**2), make_record("agent", math.e)])
-    assert [s.method for s in found.standings] == ["agent"]
-    assert found.standings[0].share.value == pytest.approx(0.5)
+    comparison = compare([make_record("reference", math.e**2), make_record("agent", math.e)])
+    assert [s.method for s in comparison.standings] == ["agent"]
+    assert comparison.standings[0].share.value == pytest.approx(0.5)
     with pytest.raises(ConfigError, match="nothing to compare"):
         compare([make_record("reference")])
 
 
 def test_where_nothing_is_to_be_gained_finding_nothing_is_all() -> None:
-    found = compare([make_record("agent", 1.0), make_record("cprune", 0.8)])
-    assert {s.method: s.share.value for s in found.standings} == {"agent": 1.0, "cprune": 0.0}
+    comparison = compare([make_record("agent", 1.0), make_record("cprune", 0.8)])
+    assert {s.method: s.share.value for s in comparison.standings} == {"agent": 1.0, "cprune": 0.0}
 
 
 def test_a_method_that_lacks_cases_is_shown_and_not_ranked() -> None:
-    found = compare(
+    comparison = compare(
         [make_record("agent", 2.0), make_record("agent", 2.0, seed=1), make_record("cprune", 3.0)]
     )
-    assert [(s.method, s.rank) for s in found.standings] == [("agent", 1), ("cprune", None)]
-    assert any("cprune (1 of 2)" in r for r in found.caveats)
+    assert [(s.method, s.rank) for s in comparison.standings] == [("agent", 1), ("cprune", None)]
+    assert any("cprune (1 of 2)" in r for r in comparison.caveats)
 
 
 def test_methods_that_share_no_case_are_not_compared() -> None:
-    found = compare([make_record("agent", 2.0), make_record("cprune", 3.0, seed=1)])
-    assert np.isnan(found.improvement[0, 1]).all()
-    assert found.standings[1].beats_agent is None
-    assert NOTHING in next(pairs_table(found).rows())[2].text
+    comparison = compare([make_record("agent", 2.0), make_record("cprune", 3.0, seed=1)])
+    assert np.isnan(comparison.improvement[0, 1]).all()
+    assert comparison.standings[1].beats_agent is None
+    assert NOTHING in next(pairs_table(comparison).rows())[2].text
 
 
 def test_two_rows_of_one_run_are_refused() -> None:
@@ -136,9 +136,10 @@ def test_two_rows_of_one_run_are_refused() -> None:
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
-    rows = synthetic(n_problems=3)
-    shuffled = random.Random(1).sample(rows, len(rows))
-    first, second = compare(rows, n_resamples=200), compare(shuffled, n_resamples=200)
+    records = synthetic(n_problems=3)
+    shuffled = random.Random(1).sample(records, len(records))
+    first = compare(records, n_resamples=200)
+    second = compare(shuffled, n_resamples=200)
     assert first.standings == second.standings
     assert first.problem_standings == second.problem_standings
     assert first.fronts == second.fronts
@@ -146,9 +147,9 @@ def test_the_order_of_rows_changes_nothing() -> None:
     assert first.caveats == second.caveats
 
 
-def test_intervals_hold_their_values_and_are_wider_resample_problems() -> None:
-    found = compare(synthetic(), n_resamples=500)
-    for s in found.standings:
+def test_intervals_hold_their_values_and_are_wider_over_problems() -> None:
+    comparison = compare(synthetic(), n_resamples=500)
+    for s in comparison.standings:
         for i in (
             s.iqm,
             s.iqm_seeds,
@@ -160,7 +161,7 @@ def test_intervals_hold_their_values_and_are_wider_resample_problems() -> None:
         ):
             assert i is None or i.low <= i.value <= i.high
         assert s.speedup.high - s.speedup.low > s.speedup_seeds.high - s.speedup_seeds.low
-    for c in found.problem_standings:
+    for c in comparison.problem_standings:
         assert c.speedup.low <= c.speedup.value <= c.speedup.high
 
 
@@ -173,9 +174,8 @@ def test_chances_of_a_pair_add_up_to_one() -> None:
 
 def test_hypervolume_by_hand() -> None:
     assert hypervolume([(2.0, -1.0), (3.0, -2.0)], (1.0, -4.0)) == pytest.approx(1 * 3 + 1 * 2)
-    assert hypervolume([(3.0, -1.0), (2.0, -2.0)], (1.0, -4.0)) == pytest.approx(
-        2 * 3
-    )  # the second is dominated
+    dominated = [(3.0, -1.0), (2.0, -2.0)]
+    assert hypervolume(dominated, (1.0, -4.0)) == pytest.approx(2 * 3)
     assert hypervolume([(0.9, 0.0), (2.0, -5.0)], (1.0, -4.0)) == 0.0
     front = compare(
         [
@@ -188,18 +188,18 @@ def test_hypervolume_by_hand() -> None:
 
 
 def test_gain_against_cost_ends_where_the_method_ended() -> None:
-    found = compare(synthetic(n_problems=3), n_resamples=200)
+    comparison = compare(synthetic(n_problems=3), n_resamples=200)
     for cost in ("fresh_trials", "accuracy_evaluations", "seconds"):
-        for standing in found.standings:
-            curve = found.costs[cost][standing.method]
+        for standing in comparison.standings:
+            curve = comparison.costs[cost][standing.method]
             assert curve.value[-1] == pytest.approx(standing.speedup.value)
             assert (np.diff(curve.value) >= -1e-12).all()
 
 
 def test_gain_at_a_cost_by_hand() -> None:
     """Half the gain is there from a quarter of the evaluations on, all of it at the end."""
-    row = make_record("agent", 4.0)
-    costs = compare([replace(row, cost=row.cost | {"policy_s": 60.0})]).costs
+    record = make_record("agent", 4.0)
+    costs = compare([replace(record, cost=record.cost | {"policy_s": 60.0})]).costs
     seconds = [60 + part * (300 * TRIAL_S + 20 * EVALUATION_S) for part in (0.25, 1)]
     for cost, ends in (
         ("accuracy_evaluations", [5.0, 20.0]),
@@ -214,17 +214,17 @@ def test_gain_at_a_cost_by_hand() -> None:
 
 
 def test_a_cost_that_nobody_had_is_left_out() -> None:
-    row = make_record()
+    record = make_record()
     free = replace(
-        row,
-        cost=row.cost | {"fresh_trials": 0.0},
-        curve=((0.0, 0.0, 0.0), (0.0, 20.0, row.log_gain)),
+        record,
+        cost=record.cost | {"fresh_trials": 0.0},
+        curve=((0.0, 0.0, 0.0), (0.0, 20.0, record.log_gain)),
     )
     assert set(compare([free]).costs) == {"accuracy_evaluations", "seconds"}
 
 
-def test_oddities_are_said() -> None:
-    rows = [
+def test_oddities_are_named() -> None:
+    records = [
         make_record(),
         failed(make_record(seed=1)),
         make_record(seed=2, holds=False),
@@ -232,8 +232,8 @@ def test_oddities_are_said() -> None:
             "cprune", budget={"trials": 5.0, "evaluations": 1.0, "minutes": None}, commit="other"
         ),
     ]
-    rows += [make_record("exact", 1.5), make_record("cprune", losses="recorded")]
-    said = " ".join(compare(rows).caveats)
+    records += [make_record("exact", 1.5), make_record("cprune", losses="recorded")]
+    caveats = " ".join(compare(records).caveats)
     for part in (
         "one problem only",
         "failed count as no gain: agent (1)",
@@ -243,9 +243,10 @@ def test_oddities_are_said() -> None:
         "pooled",
         "proven",
     ):
-        assert part in said
+        assert part in caveats
 
 
 def test_an_interval_of_equal_values_is_the_value() -> None:
-    found = interval(mean, np.full(6, 0.25), resample_problems(np.arange(6), np.arange(6), 100))
-    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+    weights = resample_problems(np.arange(6), np.arange(6), 100)
+    quarter = interval(mean, np.full(6, 0.25), weights)
+    assert (quarter.value, quarter.low, quarter.high) == pytest.approx((0.25, 0.25, 0.25))

@@ -1,4 +1,4 @@
-"""A headless browser that opens a page at the width of a phone or a screen."""
+"""Checks of a page: of its text, and in a headless browser as wide as a phone or a screen."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["browse", "needs_browser", "probe"]
+__all__ = ["browse", "captions", "loaded", "needs_browser", "probe"]
 
 CHROMIUM = shutil.which("chromium")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install chromium")
@@ -41,6 +41,23 @@ addEventListener("load", () => {
   }, "*");
 });
 </script>"""
+
+
+def loaded(page: str) -> list[str]:
+    """What a page would load from elsewhere; it has its pictures inside."""
+    references = re.findall(r"""(?:src|srcset|href)\s*=\s*["']?([^"'\s>]+)""", page)
+    assert references
+    inside = ("data:image/svg+xml;base64,", "#")
+    foreign = [reference for reference in references if not reference.startswith(inside)]
+    return foreign + re.findall(r"<link|<iframe|<object|@import|url\(|https?:", page)
+
+
+def captions(page: str) -> list[str]:
+    """Captions of all pictures and tables of a page; each of them has one."""
+    pattern = r'<figcaption>.*?</figcaption>|<p class="caption" id="table-.*?</p>'
+    found = re.findall(pattern, page)
+    assert len(found) == page.count("<figure") + page.count("<table")
+    return found
 
 
 def browse(

@@ -1,12 +1,13 @@
-"""Rows of a comparison that nobody ran, for tests of what is made of rows."""
+"""Records of runs that nobody made, for tests of what is made of records."""
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from cprune_rl.comparison.records import COSTS, RunRecord
+from cprune_rl.comparison.records import COSTS, Case, RunRecord
 
 METHODS = (
     "agent",
@@ -28,9 +29,12 @@ def make_record(
     floor: float = -0.01,
     **changes: Any,
 ) -> RunRecord:
-    """A run that is made up."""
-    evaluations, trials = 20.0, 300.0
-    row = RunRecord(
+    """A run that holds its floor; half of its gain is there at a quarter of its costs."""
+    trials = 300.0
+    evaluations = 20.0
+    gain = math.log(speedup)
+    cost = dict.fromkeys(COSTS, 1.0)
+    record = RunRecord(
         problem=problem,
         floor=floor,
         seed=seed,
@@ -42,12 +46,11 @@ def make_record(
         floor_accuracy=0.9 + floor,
         holds=True,
         plan=(8, 16),
-        cost=dict.fromkeys(COSTS, 1.0)
-        | {"fresh_trials": trials, "accuracy_evaluations": evaluations},
+        cost=cost | {"fresh_trials": trials, "accuracy_evaluations": evaluations},
         curve=(
             (0.0, 0.0, 0.0),
-            (trials / 4, evaluations / 4, 0.5 * math.log(speedup)),
-            (trials, evaluations, math.log(speedup)),
+            (trials / 4, evaluations / 4, 0.5 * gain),
+            (trials, evaluations, gain),
         ),
         ended="itself",
         error=None,
@@ -56,11 +59,19 @@ def make_record(
         commit="0123abc",
         versions={"numpy": "2.0"},
     )
-    return replace(row, **changes)
+    return replace(record, **changes)
 
 
-def failed(row: RunRecord) -> RunRecord:
-    return replace(row, ended="error", error="it broke", latency_s=row.dense_s, plan=(), curve=())
+def failed(record: RunRecord) -> RunRecord:
+    """The same run, had it failed."""
+    return replace(
+        record,
+        ended="error",
+        error="it broke",
+        latency_s=record.dense_s,
+        plan=(),
+        curve=(),
+    )
 
 
 def synthetic(
@@ -69,44 +80,46 @@ def synthetic(
     floors: Sequence[float] = (-0.01, -0.02),
     n_seeds: int = 3,
 ) -> list[RunRecord]:
-    """Runs by a seeded generator, of no search: better methods come first."""
+    """Runs by a seeded generator, the last one failed: better methods come first."""
     rng = random.Random(0)
-    rows = []
+    records = []
     for p in range(n_problems):
         hardness = rng.uniform(0.5, 1.3)
-        for floor in floors:
-            for seed in range(n_seeds):
-                best = hardness * (1 + 12 * abs(floor)) * rng.uniform(0.85, 1.15)
-                for at, method in enumerate(methods):
-                    share = min(
-                        1.0,
-                        max(
-                            0.05,
-                            0.96 - 0.025 * at + rng.gauss(0, 0.05) + 0.04 * math.sin(7 * p + at),
-                        ),
-                    )
-                    costs = (
-                        rng.uniform(200, 900) * (1 + 0.05 * at),
-                        rng.uniform(15, 30) * (1 + 0.08 * at),
-                    )
-                    shape = [(f, 1 - math.exp(-3.5 * f)) for f in (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)]
-                    curve = (
-                        (0.0, 0.0, 0.0),
-                        *((f * costs[0], f * costs[1], share * best * g) for f, g in shape),
-                        (*costs, share * best),
-                    )
-                    row = make_record(
-                        method,
-                        math.exp(share * best),
-                        f"net{p}@synthetic-{p % 4 + 1}t",
-                        seed,
-                        floor,
-                        curve=curve,
-                        accuracy=0.9 + floor * rng.uniform(0.7, 1),
-                    )
-                    spent = dict(
-                        zip(("fresh_trials", "accuracy_evaluations"), costs, strict=True)
-                    ) | {"tasks": 90.0, "measure_s": costs[0] / 3, "train_s": 25 * costs[1]}
-                    rows.append(replace(row, cost=row.cost | spent))
-    rows[-1] = failed(rows[-1])
-    return rows
+        for floor, seed in itertools.product(floors, range(n_seeds)):
+            case = Case(f"net{p}@synthetic-{p % 4 + 1}t", floor, losses="drawn", seed=seed)
+            best = hardness * (1 + 12 * abs(floor)) * rng.uniform(0.85, 1.15)
+            for rank, method in enumerate(methods):
+                luck = 0.04 * math.sin(7 * p + rank)
+                records.append(_draw_record(rng, case, method, rank=rank, best=best, luck=luck))
+    records[-1] = failed(records[-1])
+    return records
+
+
+def _draw_record(
+    rng: random.Random, case: Case, method: str, *, rank: int, best: float, luck: float
+) -> RunRecord:
+    share = min(1.0, max(0.05, 0.96 - 0.025 * rank + rng.gauss(0, 0.05) + luck))
+    gain = share * best
+    trials = rng.uniform(200, 900) * (1 + 0.05 * rank)
+    evaluations = rng.uniform(15, 30) * (1 + 0.08 * rank)
+    curve = [(0.0, 0.0, 0.0)]
+    for part in (0.05, 0.1, 0.2, 0.35, 0.5, 0.75):
+        reached = gain * (1 - math.exp(-3.5 * part))
+        curve.append((part * trials, part * evaluations, reached))
+    record = make_record(
+        method,
+        math.exp(gain),
+        case.problem,
+        seed=case.seed,
+        floor=case.floor,
+        curve=(*curve, (trials, evaluations, gain)),
+        accuracy=0.9 + case.floor * rng.uniform(0.7, 1),
+    )
+    spent = {
+        "fresh_trials": trials,
+        "accuracy_evaluations": evaluations,
+        "tasks": 90.0,
+        "measure_s": trials / 3,
+        "train_s": 25 * evaluations,
+    }
+    return replace(record, cost=record.cost | spent)

@@ -37,12 +37,9 @@ def make_report() -> RunReport:
     """Two methods; the run's own prunes layers by schemes as well."""
     problem = open_recorded(str(SCHEMES))
     network = problem.network
-    layers = list(network.scheme_layers)[1:4]
     half = network.uniform(0.5)
-    plans = [
-        ("cprune", half),
-        ("agent", Plan(half.widths, tuple((layer, "block(8,0.25)") for layer in layers))),
-    ]
+    schemes = [(layer, "block(8,0.25)") for layer in list(network.scheme_layers)[1:4]]
+    plans = [("cprune", half), ("agent", Plan(half.widths, tuple(schemes)))]
     costs = problem.latency.measure(network.dense)
     return RunReport(
         result=_result(network, plans),
@@ -152,9 +149,9 @@ def _figures(latency_ms: float, macs: int) -> Figures:
 def _search(name: str, problem: Problem, plan: Plan) -> SearchResult:
     dense = problem.network.dense
     steps = [
-        SearchStep(plan, "a task", 4e-4, accuracy=0.9, accepted=True),
-        SearchStep(plan, "a task", 3e-4, accuracy=0.8),
-        SearchStep(plan, "a task", 2e-4),
+        SearchStep(plan=plan, what="a task", latency_s=4e-4, accuracy=0.9, accepted=True),
+        SearchStep(plan=plan, what="a task", latency_s=3e-4, accuracy=0.8),
+        SearchStep(plan=plan, what="a task", latency_s=2e-4),
     ]
     accepted = (AcceptedPlan(dense, 8e-4, 0.91), AcceptedPlan(plan, 4e-4, 0.9))
     return SearchResult(method=name, accepted=accepted, history=tuple(steps), cost=_COST)
