@@ -1,7 +1,7 @@
 """How accurate the predictor is on a network that it was not fitted on, and whether to rely on it.
 
-Each network is left out once, on all devices. The predictor learns from the tasks of the others, and
-is evaluated on the tasks and plans of this one. Those plans consist of measured tasks, so their
+Each network is left out once, on all devices. The predictor learns from the tasks of the others.
+It is evaluated on the tasks and plans of this one. Those plans consist of measured tasks, so their
 true latencies are measured too.
 """
 
@@ -77,7 +77,7 @@ class MeasuredNetwork:
     device_name: str = ""
 
     def samples(self, is_dense_known: bool = False) -> list[LatencySample]:
-        """Its tasks, for the predictor; those of the dense network are anchors if they are known."""
+        """Its tasks, for the predictor; the dense network's are anchors if they are known."""
         dense = self.network.workloads(self.network.dense) if is_dense_known else []
         anchors = {workload.key for workload in dense}
         return [

@@ -56,7 +56,7 @@ def measured_plans(
 
 
 class _PlanSearch:
-    """Backtracking over widths: sets one group after another so that decided subgraphs are known."""
+    """Backtracks over widths: sets one group after another so that all tasks decided are known."""
 
     def __init__(self, network: Network, known: Mapping[str, Workload]) -> None:
         self._network = network

@@ -80,7 +80,7 @@ def stats(
 
 
 def export(
-    file: Annotated[Path, typer.Argument(help="Recording to write, e.g. costs.jsonl.gz.")],
+    file: Annotated[Path, typer.Argument(help="Archive to write, e.g. costs.jsonl.gz.")],
     storage: Storage = None,
     context: Context = None,
     family: Annotated[

@@ -79,7 +79,7 @@ def noise_floor(first: Samples, second: Samples) -> float:
 
 
 def rank_correlation(first: Samples, second: Samples) -> Interval:
-    """Spearman's rank correlation of paired values, `(n,)` each; 0 where one of them is constant."""
+    """Spearman's rank correlation of paired values, `(n,)` each; 0 where one is constant."""
 
     def correlation(first: Samples, second: Samples) -> float:
         if len(set(first)) < 2 or len(set(second)) < 2:

@@ -218,7 +218,7 @@ class Network:
         return {layer: Scheme.parse(text) for layer, text in plan.schemes}
 
     def workloads_of(self, subgraphs: Iterable[int], plan: Plan) -> list[Workload]:
-        """The tasks that some subgraphs are by a plan; searches ask again, so they are remembered."""
+        """The tasks that some subgraphs are by a plan, remembered because searches ask again."""
         caches = self._workload_caches
         plan_widths = plan.widths
         schemes = self.schemes(plan) if plan.schemes else _NO_SCHEMES

@@ -194,5 +194,5 @@ def legal_step(channels: int, producers: Iterable[tuple[int, float]]) -> int:
 
 
 def width_after_steps(width: int, step: int, count: int) -> int:
-    """The width after some legal steps: the next lower multiple of `step`, then `count - 1` more."""
+    """The width after legal steps: the next lower multiple of `step`, then `count - 1` more."""
     return (-(-width // step) - count) * step

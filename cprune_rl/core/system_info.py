@@ -1,4 +1,4 @@
-"""This machine and the versions on it, so that run folders and recordings say where they are from."""
+"""This machine and the versions on it, for run folders and recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latencies of a plan: measured, else predicted if the interval is narrow enough, else measured now.
+"""Latencies of a plan: measured, else predicted if the interval is narrow, else measured now.
 
 Off unless a run asks for it (`--predict`). A prediction says that it is one
 (`TaskCost.is_measured`, `interval_s`), and a search's history states the share of each candidate

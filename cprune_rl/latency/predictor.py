@@ -4,8 +4,8 @@ Gradient-boosted trees predict the log ratio of a task's latency to its roofline
 (`task_features.roofline_s`), so what is left to learn is how far a shape falls short of it.
 
 The interval is conformal, and honest about new networks. Each origin (a network, or a kind of task)
-is predicted once by a model that was not fitted on it. The interval is as wide as those errors were,
-and wider where a second model expects larger ones.
+is predicted once by a model that was not fitted on it. The interval is as wide as those errors
+were, and wider where a second model expects larger ones.
 
 Anchors, the tasks of a dense network, are known before anything is predicted. They correct the
 predictions beside them.

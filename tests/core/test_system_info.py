@@ -1,14 +1,15 @@
-"""What a file says of the machine and the command it comes from."""
+"""The command and the machine that a file comes from."""
 
+import json
 import sys
 
 import pytest
 
-from cprune_rl.core.system_info import command_line
+from cprune_rl.core.system_info import command_line, describe_system, processor_name
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "written"),
     [
         ("/home/ann/bench.json", "bench.json"),
         ("--json=/home/ann/bench.json", "--json=bench.json"),
@@ -25,8 +26,15 @@ from cprune_rl.core.system_info import command_line
         ("local?threads=2", "local?threads=2"),
     ],
 )
-def test_a_command_is_told_without_folders_and_passwords(
-    monkeypatch: pytest.MonkeyPatch, given: str, told: str
+def test_a_command_is_written_without_folders_and_passwords(
+    monkeypatch: pytest.MonkeyPatch, given: str, written: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/home/ann/measurement.py", "--only", given])
-    assert command_line().replace("'", "") == f"measurement.py --only {told}"
+    assert command_line().replace("'", "") == f"measurement.py --only {written}"
+
+
+def test_a_machine_is_described_in_plain_values() -> None:
+    system = describe_system()
+    assert json.loads(json.dumps(system)) == system
+    assert system["processor"] == processor_name() != ""
+    assert system["packages"]["numpy"][0].isdigit()
