@@ -7,7 +7,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ __all__ = ["RemovalRules", "RemovedRows", "find_damage", "remove_trials"]
 
 _CHUNK = 1000
 _DAY_S = 86_400.0
+Columns = Sequence[sa.Column[Any]]
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,12 @@ def _remove(connection: sa.Connection, rules: RemovalRules) -> RemovedRows:
     for tuning in tunings:
         is_it = [TUNINGS.c[name] == getattr(tuning, name) for name in key]
         connection.execute(sa.delete(TUNINGS).where(*is_it))
-    n_schedules = _remove_unused(connection, SCHEDULES.c.digest, TRIALS.c.trace_digest)
+    n_schedules = _remove_unused(connection, SCHEDULES.c.digest, [TRIALS.c.trace_digest])
     n_workloads = _remove_unused(
-        connection, WORKLOADS.c.id, TRIALS.c.workload_id, TUNINGS.c.workload_id
+        connection, WORKLOADS.c.id, [TRIALS.c.workload_id, TUNINGS.c.workload_id]
     )
-    _remove_unused(connection, CONTEXTS.c.id, TRIALS.c.context_id, TUNINGS.c.context_id)
-    _remove_unused(connection, PROVENANCES.c.id, TRIALS.c.provenance_id)
+    _remove_unused(connection, CONTEXTS.c.id, [TRIALS.c.context_id, TUNINGS.c.context_id])
+    _remove_unused(connection, PROVENANCES.c.id, [TRIALS.c.provenance_id])
     return RemovedRows(
         n_trials=n_trials,
         n_schedules=n_schedules,
@@ -188,9 +189,8 @@ def _trials_to_remove(connection: sa.Connection, rules: RemovalRules) -> sa.Sele
     return sa.select(ranked.c.id).where(sa.or_(*conditions) if conditions else sa.true())
 
 
-def _remove_unused(
-    connection: sa.Connection, column: sa.Column[Any], *users: sa.Column[Any]
-) -> int:
+def _remove_unused(connection: sa.Connection, column: sa.Column[Any], users: Columns) -> int:
+    """Removes rows that no column refers to; gives how many."""
     unused = [column.not_in(sa.select(user)) for user in users]
     return connection.execute(sa.delete(column.table).where(*unused)).rowcount
 
@@ -199,14 +199,13 @@ def _tunings_without_trials(connection: sa.Connection) -> list[sa.Row[Any]]:
     """Tunings that claim a schedule which has no trial."""
     key = (TRIALS.c.context_id, TRIALS.c.workload_id, TRIALS.c.trace_digest)
     trials = {tuple(row) for row in connection.execute(sa.select(*key))}
-    return [
-        tuning
-        for tuning in connection.execute(sa.select(TUNINGS))
-        if any(
-            (tuning.context_id, tuning.workload_id, digest) not in trials
-            for digest in json.loads(tuning.trace_digests)
-        )
-    ]
+    tunings = []
+    for tuning in connection.execute(sa.select(TUNINGS)):
+        digests = json.loads(tuning.trace_digests)
+        claimed = {(tuning.context_id, tuning.workload_id, digest) for digest in digests}
+        if not claimed <= trials:
+            tunings.append(tuning)
+    return tunings
 
 
 def _vacuum(path: Path) -> None:

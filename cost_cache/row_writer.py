@@ -94,7 +94,7 @@ class RowWriter:
         rows = [{"digest": d, **description} for d, description in sorted(descriptions.items())]
         self._connection.execute(statement, rows)
 
-    def add_tuning(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
+    def add_tuning(self, context: str, workload: str, tuning: Tuning) -> None:
         """Notes a tuning, unless one of its schedules has no trial."""
         context_id = self._context_id(context)
         workload_id = self._ids_of_workloads([workload])[workload]
@@ -106,7 +106,7 @@ class RowWriter:
         row = {
             "context_id": context_id,
             "workload_id": workload_id,
-            "tuning_key": tuning_key,
+            "tuning_key": tuning.key,
             "trace_digests": json.dumps(tuning.trace_digests),
             "seconds": tuning.seconds,
             "created": tuning.created or time.time(),

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -144,10 +144,9 @@ class SqlStore:
         summaries = [ContextSummary(**row._mapping) for row in self._rows(query)]
         return sorted(summaries, key=lambda s: s.context)
 
-    def mark_tuned(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
-        now = Tuning(tuning.trace_digests, tuning.seconds)
+    def mark_tuned(self, context: str, workload: str, tuning: Tuning) -> None:
         with self.database.writing() as connection:
-            self._writer(connection).add_tuning(context, workload, tuning_key, now)
+            self._writer(connection).add_tuning(context, workload, replace(tuning, created=0.0))
 
     def tuned(self, context: str, workload: str, tuning_key: str) -> Tuning | None:
         query = (
@@ -162,7 +161,12 @@ class SqlStore:
         rows = self._rows(query)
         if not rows:
             return None
-        return Tuning(tuple(json.loads(rows[0].trace_digests)), rows[0].seconds, rows[0].created)
+        return Tuning(
+            key=tuning_key,
+            trace_digests=tuple(json.loads(rows[0].trace_digests)),
+            seconds=rows[0].seconds,
+            created=rows[0].created,
+        )
 
     def put_accuracy(self, key: str, accuracy: Accuracy) -> None:
         row = {"key": key, **asdict(accuracy), "created": time.time()}

@@ -63,16 +63,18 @@ class StoredTrial:
     created: float = field(default=0.0, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tuning:
     """A way of tuning that was carried through on a workload.
 
     Attributes:
+        key: names the way of tuning.
         trace_digests: of the schedules that it asked for.
         seconds: spent on building and timing.
         created: seconds since the epoch; the store fills in 0.
     """
 
+    key: str
     trace_digests: tuple[str, ...]
     seconds: float
     created: float = 0.0
@@ -135,8 +137,8 @@ class CostStore(Protocol):
     def contexts(self) -> list[ContextSummary]:
         """A summary of each context that has a trial, in the order of their names."""
 
-    def mark_tuned(self, context: str, workload: str, tuning_key: str, tuning: Tuning) -> None:
-        """Notes that every schedule that a way of tuning asks for has been tried.
+    def mark_tuned(self, context: str, workload: str, tuning: Tuning) -> None:
+        """Notes that every schedule of a tuning has been tried.
 
         Nothing is noted if one of them has no trial any more: it was removed meanwhile.
         """

@@ -369,14 +369,14 @@ def _trial(trace_digest: str, measurement: Measurement, workload: str = "conv") 
 
 def _check_tunings(store: CostStore) -> None:
     assert store.tuned("c", "conv", "r") is None
-    store.mark_tuned("c", "conv", "r", Tuning(("p1", "p2"), 1.5))
-    store.mark_tuned("c", "conv", "r", Tuning(("p1",), 9.0))
+    store.mark_tuned("c", "conv", Tuning(key="r", trace_digests=("p1", "p2"), seconds=1.5))
+    store.mark_tuned("c", "conv", Tuning(key="r", trace_digests=("p1",), seconds=9.0))
     tuning = store.tuned("c", "conv", "r")
     assert tuning is not None
     assert tuning.trace_digests == ("p1", "p2"), "the first answer stays"
     assert tuning.seconds == 1.5
     assert tuning.created > 0
-    store.mark_tuned("c", "conv", "gone", Tuning(("p1", "removed"), 1.5))
+    store.mark_tuned("c", "conv", Tuning(key="gone", trace_digests=("p1", "removed"), seconds=1.5))
     assert store.tuned("c", "conv", "gone") is None, "a tuning claims no schedule without a trial"
     assert store.tuned("other", "conv", "r") is None
     assert store.tuned("c", "other", "r") is None

@@ -157,7 +157,7 @@ def leave_one_network_out(
         learnt = [s for s in samples if s.origin != name or s.is_anchor]
         predictor = LatencyPredictor.fit(learnt, seed=seed)
         left_out = [m for m in measured if m.network.name == name]
-        evaluations += [evaluate(predictor, m, learnt, seed) for m in left_out]
+        evaluations += [evaluate(predictor, m, learnt, seed=seed) for m in left_out]
     return evaluations
 
 
@@ -206,6 +206,10 @@ def evaluate(
         width=float(np.median(half_widths)),
         narrow_share=float(np.mean(half_widths <= _NARROW)),
         plan_choice=evaluate_plan_choice(
-            measured.network, measured.costs, estimates_s, measured.loss_model, seed=seed
+            measured.network,
+            measured.costs,
+            estimates_s,
+            loss_model=measured.loss_model,
+            seed=seed,
         ),
     )

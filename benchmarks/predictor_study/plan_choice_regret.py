@@ -61,13 +61,12 @@ class _PlanSearch:
     def __init__(self, network: Network, known: Mapping[str, Workload]) -> None:
         self._network = network
         self._known = known
-        groups = range(len(network.groups))
         # By group, the subgraphs whose shape is decided with it.
-        self._decided = [
-            [s for s, touched in enumerate(network.touched_groups) if touched and max(touched) == g]
-            for g in groups
-        ]
-        self._widths = [self._candidates(g) for g in groups]
+        self._decided: list[list[int]] = [[] for _ in network.groups]
+        for subgraph, touched in enumerate(network.touched_groups):
+            if touched:
+                self._decided[max(touched)].append(subgraph)
+        self._widths = [self._candidates(group) for group in range(len(network.groups))]
         self._left = 0
 
     def knows(self, plan: Plan) -> bool:
@@ -157,7 +156,8 @@ def evaluate_plan_choice(
         None where too few plans can be made of measured tasks.
     """
     rng = np.random.default_rng(seed)
-    plans = measured_plans(network, [w for w, _ in measured], _N_PLANS, rng)
+    known = [workload for workload, _ in measured]
+    plans = measured_plans(network, known, count=_N_PLANS, rng=rng)
     if len(plans) < _N_CANDIDATES:
         return None
     true = _sums(network, plans, {w.key: cost.latency_s for w, cost in measured})
@@ -179,7 +179,10 @@ def evaluate_plan_choice(
 
 def _sums(network: Network, plans: Sequence[Plan], seconds: Mapping[str, float]) -> Floats:
     """Latency of each plan by the latencies of its tasks."""
-    return np.array([sum(seconds[w.key] for w in network.workloads(plan)) for plan in plans])
+    sums = []
+    for plan in plans:
+        sums.append(sum(seconds[w.key] for w in network.workloads(plan)))
+    return np.array(sums)
 
 
 def _regrets(true: Floats, chosen_by: Floats, draws: Sequence[Ints]) -> Floats:

@@ -101,16 +101,12 @@ def export_archive(
             created=time.time(),
             writer=ProvenanceFields(**vars(Provenance.here())),
             contexts=list(contexts.values()),
-            provenances=[
-                ProvenanceFields(version=p.version, processor=p.processor, os=p.os, python=p.python)
-                for p in provenances
-            ],
+            provenances=[_provenance_fields(p) for p in provenances],
             counts={kind: _count(connection, query) for kind, query in queries.items()},
         )
-        encoder = _RowEncoder(
-            {context_id: at for at, context_id in enumerate(contexts)},
-            {p.id: at for at, p in enumerate(provenances)},
-        )
+        context_positions = {context_id: at for at, context_id in enumerate(contexts)}
+        provenance_positions = {p.id: at for at, p in enumerate(provenances)}
+        encoder = _RowEncoder(context_positions, provenance_positions)
         lines = _lines(connection, queries, encoder)
         write_archive(path, header, _counted(lines, sum(header.counts.values()), on_line))
     return {str(kind): n for kind, n in header.counts.items()}
@@ -255,6 +251,12 @@ class _RowEncoder:
         return AccuracyLine(**row._mapping)
 
 
+def _provenance_fields(row: sa.Row[Any]) -> ProvenanceFields:
+    return ProvenanceFields(
+        version=row.version, processor=row.processor, os=row.os, python=row.python
+    )
+
+
 def _workload_line(row: sa.Row[Any]) -> WorkloadLine:
     operator = OperatorFields(
         name=row.operator, kernel=row.kernel, stride=row.stride, height=row.height
@@ -325,9 +327,13 @@ class _Importer:
             elif isinstance(line, ScheduleLine):
                 traces[line.digest] = line.trace
             elif isinstance(line, TuningLine):
-                tuning = Tuning(tuple(line.trace_digests), line.seconds, line.created)
-                context = self._contexts[line.context]
-                self._writer.add_tuning(context, line.workload, line.tuning_key, tuning)
+                tuning = Tuning(
+                    key=line.tuning_key,
+                    trace_digests=tuple(line.trace_digests),
+                    seconds=line.seconds,
+                    created=line.created,
+                )
+                self._writer.add_tuning(self._contexts[line.context], line.workload, tuning)
             elif isinstance(line, AccuracyLine):
                 accuracies.append(line.model_dump(exclude={"kind"}))
         self._writer.describe(_workload(line) for line in chunk if isinstance(line, WorkloadLine))

@@ -132,10 +132,11 @@ class Network:
     @cached_property
     def channel_multipliers(self) -> tuple[Mapping[int, int], ...]:
         """For each subgraph, by position of a group, channels written for each of the group's."""
-        return tuple(
-            {self.group_index[name]: multiplier for name, multiplier in s.channels_out.terms}
-            for s in self.subgraphs
-        )
+        multipliers = []
+        for subgraph in self.subgraphs:
+            terms = subgraph.channels_out.terms
+            multipliers.append({self.group_index[name]: by for name, by in terms})
+        return tuple(multipliers)
 
     def shaped_by(self, groups: tuple[int, ...]) -> tuple[int, ...]:
         """Positions of the subgraphs whose shape depends on any of some groups, ascending."""

@@ -88,8 +88,9 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """Opens the same device again, e.g. `local`, `local?threads=2&mcpu=haswell`,
-        `rpc://host:port/key?threads=1`.
+        """Opens the same device again.
+
+        Examples: `local?threads=2&mcpu=haswell`, `rpc://host:port/key?threads=1`.
         """
 
     @property

@@ -148,8 +148,15 @@ class LatencyPredictor:
             )
         data = _TrainingData.from_samples(samples, origins)
         features, errors = _out_of_fold_errors(data, seed)
-        error, stretch = _calibrate(features, errors, data.folds[~data.is_anchor], coverage, seed)
-        return LatencyPredictor(_Learner(data, seed), error, stretch, coverage)
+        folds = data.folds[~data.is_anchor]
+        log_errors = np.log(np.maximum(errors, _MIN_ERROR))
+        scores = _out_of_fold_scores(features, log_errors, errors, folds=folds, seed=seed)
+        return LatencyPredictor(
+            learner=_Learner(data, seed),
+            error=_fit_error_model(features, log_errors, seed),
+            stretch=_conformal_quantile(scores, coverage),
+            coverage=coverage,
+        )
 
     def predict(self, workloads: Sequence[Workload], device: DeviceDescriptor) -> list[Prediction]:
         """Predicts latencies of tasks on a device, with intervals."""
@@ -210,15 +217,16 @@ class _Learner:
     """
 
     def __init__(self, data: _TrainingData, seed: int) -> None:
-        rows, values, is_anchor = data.rows, data.values, data.is_anchor
+        learnt = data.without(data.is_anchor)
+        anchors = data.without(~data.is_anchor)
         # Absolute error: a task on which the tuner had bad luck is not worth learning.
         self._trees = _make_trees(seed, "absolute_error", n_trees=200, n_leaves=8)
-        self._trees.fit(rows[~is_anchor], values[~is_anchor])
-        self._samples = cKDTree(rows * _DISTANCE_WEIGHTS)
-        self._anchors = rows[is_anchor] * _DISTANCE_WEIGHTS
+        self._trees.fit(learnt.rows, learnt.values)
+        self._samples = cKDTree(data.rows * _DISTANCE_WEIGHTS)
+        self._anchors = anchors.rows * _DISTANCE_WEIGHTS
         self._anchor_errors = np.empty(0)
-        if is_anchor.any():
-            self._anchor_errors = values[is_anchor] - self._trees.predict(rows[is_anchor])
+        if len(anchors.rows):
+            self._anchor_errors = anchors.values - self._trees.predict(anchors.rows)
 
     def predict(self, rows: Floats) -> Floats:
         """Log ratios of latency to roofline."""
@@ -268,20 +276,16 @@ def _out_of_fold_errors(data: _TrainingData, seed: int) -> tuple[Floats, Floats]
     return features[~data.is_anchor], errors[~data.is_anchor]
 
 
-def _calibrate(
-    features: Floats, errors: Floats, folds: Ints, coverage: float, seed: int
-) -> tuple[_Regressor, float]:
-    """A model of log errors, and how many expected errors an interval takes for its coverage.
-
-    The errors of each fold are scored by a model that was not fitted on it either.
-    """
-    log_errors = np.log(np.maximum(errors, _MIN_ERROR))
+def _out_of_fold_scores(
+    features: Floats, log_errors: Floats, errors: Floats, *, folds: Ints, seed: int
+) -> Floats:
+    """Errors over expected errors, by models of the error that were not fitted on a task's fold."""
     scores = np.empty_like(errors)
     for fold in np.unique(folds):
         out = folds == fold
         model = _fit_error_model(features[~out], log_errors[~out], seed)
         scores[out] = errors[out] / np.exp(model.predict(features[out]))
-    return _fit_error_model(features, log_errors, seed), _conformal_quantile(scores, coverage)
+    return scores
 
 
 def _fit_error_model(features: Floats, log_errors: Floats, seed: int) -> _Regressor:

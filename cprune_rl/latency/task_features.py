@@ -199,7 +199,7 @@ def _epilogue(workload: Workload) -> tuple[int, bool]:
 def _bytes_moved(workload: Workload) -> int:
     """Bytes of all its arguments and its result, read off the shapes that end its key."""
     shapes = workload.key.rpartition("|")[2]
-    sizes = [math.prod(int(n) for n in tensor.split("x")) for tensor in _TENSOR.findall(shapes)]
+    sizes = [math.prod(map(int, tensor.split("x"))) for tensor in _TENSOR.findall(shapes)]
     operator = workload.operator
     area_out = operator.height**2
     area_in = area_out * operator.stride**2

@@ -22,9 +22,10 @@ from cprune_rl.testing import toy_problem
 
 
 def test_a_probe_gives_every_figure_and_is_remembered(device: LocalDevice) -> None:
-    store, seen = open_store(None), []
-    first = probe_device(device, store, seen.append)
-    assert seen == list(range(1, N_WORKLOADS + 1))
+    store = open_store(None)
+    n_done: list[int] = []
+    first = probe_device(device, store, n_done.append)
+    assert n_done == list(range(1, N_WORKLOADS + 1))
     assert len(first.vector()) == len(first.vector_names()) <= 8
     assert all(-0.6 < v < 1.6 for v in first.vector())
     assert (first.threads, first.vector_lanes) == (1, vector_width(device.target))
@@ -57,8 +58,8 @@ def test_a_damaged_descriptor_is_a_clear_error(damage: dict[str, float]) -> None
 
 
 def test_an_agent_sees_the_descriptor_on_every_row() -> None:
-    seen = DeviceDescriptor(conv3x3_gflops=100.0, threads=4)
-    obs, _ = CPruneEnv(replace(toy_problem(), descriptor=seen)).reset(seed=0)
+    descriptor = DeviceDescriptor(conv3x3_gflops=100.0, threads=4)
+    obs, _ = CPruneEnv(replace(toy_problem(), descriptor=descriptor)).reset(seed=0)
     rows = obs[obs[:, 0] > 0]
-    for name, value in zip(seen.vector_names(), seen.vector(), strict=True):
+    for name, value in zip(descriptor.vector_names(), descriptor.vector(), strict=True):
         np.testing.assert_allclose(rows[:, FEATURES.index(f"device_{name}")], value, rtol=1e-5)

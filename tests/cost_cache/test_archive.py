@@ -54,7 +54,7 @@ def filled(url: str = "sqlite://") -> SqlStore:
     bad = trial("conv", "p2", error="crashed", trace_json=trace(BLOCK))
     for context in ("x86", "arm"):
         store.add_trials(context, [good, bad, trial("reference", "reference", 1.0)])
-        store.mark_tuned(context, "conv", "r", Tuning(("p1", "p2"), 2.0))
+        store.mark_tuned(context, "conv", Tuning(key="r", trace_digests=("p1", "p2"), seconds=2.0))
     store.put_accuracy("k", Accuracy(value=0.9, standard_error=0.01, n_images=100, cost_s=2.0))
     return store
 
@@ -141,14 +141,25 @@ TEXT = st.text(
     st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=20
 )
 SAMPLES = st.lists(st.floats(1e-9, 1e5), min_size=1, max_size=4).map(tuple)
-MEASUREMENTS = st.builds(Measurement, SAMPLES, st.none(), st.floats(0, 1e3)) | st.builds(
-    Measurement, st.just(()), st.text(max_size=30)
-)
+RUNS = st.builds(Measurement, samples_s=SAMPLES, reference_s=st.floats(0, 1e3))
+FAILURES = st.builds(Measurement, error=st.text(max_size=30))
 PROVENANCES = st.builds(Provenance, version=TEXT, processor=TEXT, os=TEXT, python=TEXT)
 TRACES = st.integers(0, 3).map(lambda n: trace(CATEGORICAL, decisions=[[0, n]]))
 SCHEDULES = st.dictionaries(TEXT.map(lambda t: "named " + t), TRACES, min_size=1, max_size=4)
-OPERATORS = st.builds(OperatorKind, TEXT, *[st.integers(1, 2**31 - 1)] * 3)
-WORKLOADS = st.builds(Workload, TEXT, TEXT, *[st.integers(0, 2**62 - 1)] * 3, OPERATORS)
+SMALL_COUNTS = st.integers(1, 2**31 - 1)
+COUNTS = st.integers(0, 2**62 - 1)
+OPERATORS = st.builds(
+    OperatorKind, name=TEXT, kernel=SMALL_COUNTS, stride=SMALL_COUNTS, height=SMALL_COUNTS
+)
+WORKLOADS = st.builds(
+    Workload,
+    key=TEXT,
+    family=TEXT,
+    channels_in=COUNTS,
+    channels_out=COUNTS,
+    macs=COUNTS,
+    operator=OPERATORS,
+)
 
 
 @settings(max_examples=25, deadline=None)
@@ -165,15 +176,16 @@ def test_what_goes_into_an_archive_comes_out(data: st.DataObject) -> None:
                     workload=workload.key,
                     trace_digest=digest,
                     trace_json=trace_json,
-                    measurement=data.draw(MEASUREMENTS),
+                    measurement=data.draw(RUNS | FAILURES),
                     provenance=data.draw(PROVENANCES | st.none()),
                     created=data.draw(st.floats(0, 1e10)),
                 )
                 for digest, trace_json in schedules.items()
             ]
             store.add_trials(context, trials)
-            tuning = Tuning(tuple(schedules), data.draw(st.floats(0, 1e9)))
-            store.mark_tuned(context, workload.key, "r", tuning)
+            seconds = data.draw(st.floats(0, 1e9))
+            tuning = Tuning(key="r", trace_digests=tuple(schedules), seconds=seconds)
+            store.mark_tuned(context, workload.key, tuning)
     store.put_accuracy(
         "k",
         Accuracy(

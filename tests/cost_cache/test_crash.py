@@ -27,7 +27,7 @@ store, name = open_store(sys.argv[1]), sys.argv[2]
 for n in itertools.count():
     digests = [f"shared-{n}", f"shared-{n + 1}", *(f"{name}-{n}-{i}" for i in range(3))]
     store.add_trials("c", [trial(f"{name}-{n}", digest, 1.0, 2.0) for digest in digests])
-    store.mark_tuned("c", f"{name}-{n}", "r", Tuning(tuple(digests), 1.0))
+    store.mark_tuned("c", f"{name}-{n}", Tuning(key="r", trace_digests=tuple(digests), seconds=1.0))
     print(n, flush=True)
 """
 

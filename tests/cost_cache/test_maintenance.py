@@ -34,9 +34,13 @@ def fill(url: str) -> None:
             trial("dense", f"only-{context}", 1.0),
         ]
         store.add_trials(context, trials)
-        store.mark_tuned(context, "conv", "all", Tuning(("p1", "p2", "p3", "p4"), 1.0))
-        store.mark_tuned(context, "conv", "best", Tuning(("p1",), 1.0))
-        store.mark_tuned(context, "dense", "all", Tuning((f"only-{context}",), 1.0))
+        store.mark_tuned(
+            context, "conv", Tuning(key="all", trace_digests=("p1", "p2", "p3", "p4"), seconds=1.0)
+        )
+        store.mark_tuned(context, "conv", Tuning(key="best", trace_digests=("p1",), seconds=1.0))
+        store.mark_tuned(
+            context, "dense", Tuning(key="all", trace_digests=(f"only-{context}",), seconds=1.0)
+        )
     store.put_accuracy("k", Accuracy(value=0.5))
     store.close()
 
@@ -97,7 +101,7 @@ def test_a_schedule_removed_while_it_is_tuned_is_not_claimed(storage: str) -> No
     fill(storage)
     store, other = SqlStore(storage), SqlStore(storage)
     remove_trials(other.database, RemovalRules(keep=1))
-    store.mark_tuned("x86", "conv", "late", Tuning(("p1", "p2"), 1.0))
+    store.mark_tuned("x86", "conv", Tuning(key="late", trace_digests=("p1", "p2"), seconds=1.0))
     assert store.tuned("x86", "conv", "late") is None
     store.close()
     other.close()

@@ -207,8 +207,9 @@ class TaskTuner:
             self._store.describe([workload])
             started = time.perf_counter()
             digests = tuple(candidate.trace.digest for candidate in search())
-            done = Tuning(digests, time.perf_counter() - started)
-            self._store.mark_tuned(self.context, workload.key, tuning_key, done)
+            seconds = time.perf_counter() - started
+            done = Tuning(key=tuning_key, trace_digests=digests, seconds=seconds)
+            self._store.mark_tuned(self.context, workload.key, done)
             self.spending.measure_s += done.seconds
         else:
             self._charge_stored(workload, done)
