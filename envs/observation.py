@@ -105,6 +105,7 @@ class Observer:
         self._max_rows = max_rows
         self._action_set = action_set
         self._n_features = len(features(action_set))
+        self._first_action = len(_ROW_FEATURES) + len(action_set.row_features)
         self._structures: dict[tuple[tuple[int, ...], ...], _Structure] = {}
 
     def observe(
@@ -128,15 +129,15 @@ class Observer:
         slack = max(state.accuracy - problem.floor, 0.0) * 100
         trust = structure.trust(state)
         unit_shapes = self._action_set.unit_shapes(problem.loss_model)
-        columns = np.concatenate(
-            [
-                _row_columns(problem, state, rows, structure, trust, unit_shapes),
-                self._action_set.row_columns(self.network, state.plan, rows),
-                _action_columns(table, trust, slack),
-                np.broadcast_to(_globals(problem, state, slack), (len(rows), N_GLOBALS)),
-            ],
-            axis=1,
+        columns = np.empty((len(rows), self._n_features))
+        columns[:, : len(_ROW_FEATURES)] = _row_columns(
+            problem, state, rows, structure, trust, unit_shapes
         )
+        columns[:, len(_ROW_FEATURES) : self._first_action] = self._action_set.row_columns(
+            self.network, state.plan, rows
+        )
+        columns[:, self._first_action : -N_GLOBALS] = _action_columns(table, trust, slack)
+        columns[:, -N_GLOBALS:] = _globals(problem, state, slack)
         columns[np.isnan(columns)] = 0.0
         observation[: len(rows)] = np.minimum(np.maximum(columns, -_LIMIT), _LIMIT)
         return observation

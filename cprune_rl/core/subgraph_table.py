@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.network import Group, Network, Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.workload import Workload
 
@@ -20,6 +20,7 @@ __all__ = [
     "TaskRow",
     "channel_granularity",
     "legal_step",
+    "legal_widths",
     "width_after_steps",
 ]
 
@@ -67,13 +68,11 @@ class SubgraphTable:
         network: what the plan belongs to.
         plan: the current plan.
         rows: one for each distinct task, in the order of first execution.
-        steps: legal step of each group, in channels.
     """
 
     network: Network
     plan: Plan
     rows: tuple[TaskRow, ...]
-    steps: tuple[int, ...]
 
     @cached_property
     def latency_s(self) -> float:
@@ -81,16 +80,14 @@ class SubgraphTable:
         return sum(r.total_s for r in self.rows)
 
     @cached_property
-    def legal_widths(self) -> tuple[tuple[int, ...], ...]:
-        """Widths that each group may have, ascending.
+    def steps(self) -> tuple[int, ...]:
+        """Legal step of each group, in channels."""
+        return _legal_steps(self.network, self.rows)
 
-        They are the multiples of its legal step from its minimum on, and the dense one.
-        """
-        widths = []
-        for group, step in zip(self.network.groups, self.steps, strict=True):
-            narrowest = math.ceil(group.minimum / step) * step
-            widths.append((*range(narrowest, group.channels, step), group.channels))
-        return tuple(widths)
+    @cached_property
+    def legal_widths(self) -> tuple[tuple[int, ...], ...]:
+        """Widths that each group may have, ascending."""
+        return tuple(map(legal_widths, self.network.groups, self.steps))
 
     @staticmethod
     def from_costs(network: Network, plan: Plan, costs: Sequence[TaskCost]) -> SubgraphTable:
@@ -116,8 +113,7 @@ class SubgraphTable:
                     lanes=costs[first].lanes,
                 )
             )
-        steps = _legal_steps(network, rows)
-        return SubgraphTable(network=network, plan=plan, rows=tuple(rows), steps=steps)
+        return SubgraphTable(network=network, plan=plan, rows=tuple(rows))
 
 
 def _mean_latency(costs: Sequence[TaskCost]) -> float:
@@ -150,6 +146,12 @@ def _legal_steps(network: Network, rows: Sequence[TaskRow]) -> tuple[int, ...]:
         legal_step(group.channels, of_group)
         for group, of_group in zip(network.groups, producers, strict=True)
     )
+
+
+def legal_widths(group: Group, step: int) -> tuple[int, ...]:
+    """Widths that a group may have: multiples of its legal step from its minimum on, and all."""
+    narrowest = math.ceil(group.minimum / step) * step
+    return (*range(narrowest, group.channels, step), group.channels)
 
 
 def channel_granularity(factors: Sequence[int], lanes: int = 1) -> int:

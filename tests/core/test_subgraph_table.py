@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cprune_rl.core.network import Group, Network, Plan
+from cprune_rl.core.network import Group, Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import (
     SubgraphTable,
     channel_granularity,
     legal_step,
+    legal_widths,
     width_after_steps,
 )
 from cprune_rl.core.workload import Extent
@@ -112,15 +113,12 @@ def test_equal_workloads_share_a_row_and_split_when_their_widths_part() -> None:
     assert dense.latency_s == pytest.approx(sum(c.latency_s for c in source.measure(network.dense)))
 
 
-def test_legal_widths_begin_at_the_minimum_and_end_at_the_dense_width() -> None:
-    network = Network(
-        name="n",
-        groups=(
-            Group(name="a", channels=64, minimum=13, layers=()),
-            Group(name="b", channels=10, minimum=4, layers=()),
-            Group(name="c", channels=5, minimum=3, layers=()),
-        ),
-        subgraphs=(),
-    )
-    table = SubgraphTable(network=network, plan=network.dense, rows=(), steps=(16, 4, 5))
-    assert table.legal_widths == ((16, 32, 48, 64), (4, 8, 10), (5,))
+@pytest.mark.parametrize(
+    ("channels", "minimum", "step", "expected"),
+    [(64, 13, 16, (16, 32, 48, 64)), (10, 4, 4, (4, 8, 10)), (5, 3, 5, (5,))],
+)
+def test_legal_widths_begin_at_the_minimum_and_end_at_the_dense_width(
+    channels: int, minimum: int, step: int, expected: tuple[int, ...]
+) -> None:
+    group = Group(name="a", channels=channels, minimum=minimum, layers=())
+    assert legal_widths(group, step) == expected
