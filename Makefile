@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test compare check format clean
+.PHONY: train test docs compare check format clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ train: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# The documentation site, into docs/_build; a warning is an error.
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
 
 # Every method on every packaged recording at one point of accuracy, and at others for the fronts: about an hour on two cores.
 compare: $(VENV)/installed
