@@ -6,7 +6,7 @@ Importing it registers the environments and loads neither torch nor tvm.
 from gymnasium.envs.registration import register
 
 __all__ = ["__version__"]
-__version__ = "0.2.0.dev0"
+__version__ = "0.3.0.dev0"
 
 _MAX_EPISODE_STEPS = 200  # `cprune_env.MAX_EPISODE_STEPS`, which is not loaded for it
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from cprune_rl.core.search_result import SearchResult, SearchStep
 from cprune_rl.envs.problem import Problem
+from cprune_rl.errors import ConfigError
 
-__all__ = ["Budget", "OnStep", "Searcher"]
+__all__ = ["Budget", "OnStep", "Searcher", "parse_budget"]
 
+_LIMITS = ("trials", "evaluations", "minutes")
 OnStep = Callable[[SearchStep], None]
 
 
@@ -82,3 +86,26 @@ class Searcher(Protocol):
             DeviceError: the device is gone.
             BudgetSpentError: a source refuses what the budget does not pay for.
         """
+
+
+def parse_budget(text: str) -> Budget:
+    """Read `trials=500,evaluations=200,minutes=10`; what is left out has no limit.
+
+    Raises:
+        ConfigError: it says something else.
+    """
+    limits: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.partition("=")
+        with contextlib.suppress(ValueError):
+            limits[name] = float(value)
+        if name not in _LIMITS or not 0 <= limits.get(name, math.inf) < math.inf:
+            raise ConfigError(
+                f"--budget {text!r}: give e.g. trials=500,evaluations=200,minutes=10, "
+                "each 0 or more"
+            )
+    return Budget(
+        fresh_trials=int(limits["trials"]) if "trials" in limits else None,
+        accuracy_evaluations=int(limits["evaluations"]) if "evaluations" in limits else None,
+        minutes=limits.get("minutes"),
+    )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
 from cprune_rl import __version__
-from cprune_rl.cli import cache, compare, device, problems, record, train, validate
+from cprune_rl.cli import cache, compare, device, problems, record, train, train_policy, validate
 from cprune_rl.errors import CPruneError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for group in (train, validate, compare, problems, record, device, cache):
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+for group in (train, train_policy, validate, compare, problems, record, device, cache):
     group.register(app)
 
 
@@ -37,7 +38,8 @@ def _options(
 
 
 def main() -> None:
-    """Entry point of `cprune-rl`; an error of ours is one line, not a traceback."""
+    """Run `cprune-rl`; an error or a warning of ours is one line, not a traceback."""
+    _print_future_warnings_in_one_line()
     try:
         app()
     except CPruneError as error:
@@ -46,3 +48,16 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that went away
         print(f"error: {str(error).rstrip('.')}. What was written so far is kept.", file=sys.stderr)
         sys.exit(2)
+
+
+def _print_future_warnings_in_one_line() -> None:
+    """An old spelling is a user's to change; where in the code it was read is of no use to them."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, FutureWarning) and "cprune_rl" in str(where[0] if where else ""):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    warnings.showwarning = show

@@ -1,6 +1,4 @@
-"""`cprune-rl cache`: what was measured, looked at, handed over, brought up to date and made
-smaller.
-"""
+"""`cprune-rl cache`: shows, checks, shares, upgrades and shrinks the cost cache."""
 
 from __future__ import annotations
 
@@ -26,21 +24,23 @@ _SHOWN = 20  # findings of `verify` that are printed
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="Cost cache, e.g. sqlite:///costs.db. [default: CPRUNE_RL_STORAGE, or a file in the user cache folder]",
+        help="Cost cache, e.g. sqlite:///costs.db. [default: CPRUNE_RL_STORAGE, or a file in "
+        "the user cache folder]",
         show_default=False,
     ),
 ]
 Context = Annotated[
     str | None,
     typer.Option(
-        help="Only contexts (target, device, TVM version, timing) that hold this text.",
+        help="Only contexts (target, device, TVM version, timing) that hold this text. "
+        "[default: all]",
         show_default=False,
     ),
 ]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the group of commands."""
+    """Add the group of commands."""
     cache = typer.Typer(
         help="Look after the cost cache: what was measured is kept there.", no_args_is_help=True
     )

@@ -1,41 +1,46 @@
-"""`cprune-rl compare` and `cprune-rl leaderboard`:
-
-every method at equal cost, and a ranking of rows that were checked.
-"""
+"""`cprune-rl compare` and `cprune-rl leaderboard`: every method at equal cost, and a ranking."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from cprune_rl.cli.completion import COMPLETIONS
+
 __all__ = ["register"]
+
+Losses = Literal["drawn", "recorded"]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     app.command()(compare)
     app.command()(leaderboard)
 
 
-def compare(
+def compare(  # each argument is an option
     problems: Annotated[
         str,
         typer.Option(
-            help="Recorded problems, parted by commas, each with a floor if it is to have another: resnet8@znver4-2t:-0.02. `all` packaged ones, or `all-schemes`."
+            help="Recorded problems, parted by commas, each with a floor if it is to have "
+            "another: resnet8@znver4-2t:-0.02. `all` packaged ones, or `all-schemes`.",
+            autocompletion=COMPLETIONS["problems"],
         ),
     ] = "resnet8,vgg-small",
     methods: Annotated[
         str,
         typer.Option(
-            help="Methods, parted by commas, or `all`; `cprune-rl compare --list` says which there are."
+            help="Methods, parted by commas, or `all`; --list says which there are.",
+            autocompletion=COMPLETIONS["methods"],
         ),
     ] = "agent,cprune,proxy-greedy,surrogate,random",
     fronts: Annotated[
         str,
         typer.Option(
-            help="Further floors of one recording of each network, parted by commas, for accuracy-latency fronts: --fronts=-0.005,-0.03."
+            help="Further floors of one recording of each network, parted by commas, for "
+            "accuracy-latency fronts: --fronts=-0.005,-0.03."
         ),
     ] = "",
     seeds: Annotated[
@@ -48,14 +53,13 @@ def compare(
     budget: Annotated[
         str,
         typer.Option(
-            help="Of each search: trials=N, evaluations=N, minutes=N, parted by commas; what is left out is no limit."
+            help="Of each search: trials=N, evaluations=N, minutes=N, parted by commas; what is "
+            "left out is no limit."
         ),
     ] = "trials=20000,evaluations=200",
     losses: Annotated[
-        str,
-        typer.Option(
-            help="True losses: drawn around the curve that searches are shown, or recorded, the recording's own."
-        ),
+        Losses,
+        typer.Option(help="True losses: drawn around the predicted ones, or the recording's own."),
     ] = "drawn",
     out: Annotated[
         Path,
@@ -63,9 +67,7 @@ def compare(
     ] = Path("comparison"),
     jobs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Processes; one for each core where not given.", show_default=False
-        ),
+        typer.Option(min=1, help="Processes. [default: one for each core]", show_default=False),
     ] = None,
     backend: Annotated[
         str, typer.Option(help="Where runs go: processes of this machine, or ray, a cluster.")
@@ -78,7 +80,7 @@ def compare(
     ] = 20_000,
     show: Annotated[bool, typer.Option("--list", help="List the methods and end.")] = False,
 ) -> None:
-    """Compare search methods on recorded problems within equal budgets, and write a page about it."""
+    """Compare search methods on recorded problems within equal budgets, and write a page."""
     from cprune_rl.agents.registry import METHODS, compared_methods
     from cprune_rl.pipeline.progress import ProgressLog
 
@@ -87,31 +89,16 @@ def compare(
         for name in compared_methods():
             progress.print(f"  {name:18} {METHODS[name].description}")
         return
+    from cprune_rl.agents.core.searcher import parse_budget
     from cprune_rl.comparison.cases import make_cases
-    from cprune_rl.comparison.compiler_evidence import one_per_network
     from cprune_rl.comparison.report.page import write_report
-    from cprune_rl.comparison.runner import Experiment, parse_budget, run_experiment
-    from cprune_rl.envs.problems.registry import has_schemes, recorded_names
+    from cprune_rl.comparison.runner import Experiment, run_experiment
 
-    if losses not in ("drawn", "recorded"):
-        raise typer.BadParameter(f"{losses!r}: drawn or recorded", param_hint="--losses")
-    every = {"all": False, "all-schemes": True}
-    names = (
-        [n for n in recorded_names() if has_schemes(n) == every[problems]]
-        if problems in every
-        else _parts(problems)
-    )
-    names += [f"{name}:{floor}" for name in one_per_network(names) for floor in _parts(fronts)]
-    cases = make_cases(
-        names,
-        range(first_seed, first_seed + seeds),
-        "recorded" if losses == "recorded" else "drawn",
-    )
-    chosen = compared_methods(_parts(methods))
+    names = _problem_names(problems, fronts)
     experiment = Experiment(
         folder=out,
-        cases=tuple(cases),
-        methods=tuple(chosen),
+        cases=tuple(make_cases(names, range(first_seed, first_seed + seeds), losses)),
+        methods=tuple(compared_methods(split_commas(methods))),
         budget=parse_budget(budget),
         n_jobs=jobs,
         backend=backend,
@@ -122,13 +109,29 @@ def compare(
     write_report(out, progress)
 
 
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def leaderboard(folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")]) -> None:
-    """Rank methods by the rows of comparisons that hold when their searches are run again."""
+    """Rank methods by the rows of a comparison that hold when their searches are run again."""
     from cprune_rl.comparison.report.leaderboard import rank
     from cprune_rl.pipeline.progress import ProgressLog
 
     rank(folder, ProgressLog())
+
+
+def split_commas(text: str) -> list[str]:
+    """Split text at its commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _problem_names(problems: str, fronts: str) -> list[str]:
+    """Names of the problems, with one recording of each network at every further floor."""
+    from cprune_rl.comparison.compiler_evidence import one_per_network
+    from cprune_rl.envs.problems.registry import has_schemes, recorded_names
+
+    with_schemes = {"all": False, "all-schemes": True}
+    if problems in with_schemes:
+        wanted = with_schemes[problems]
+        names = [name for name in recorded_names() if has_schemes(name) == wanted]
+    else:
+        names = split_commas(problems)
+    floors = split_commas(fronts)
+    return names + [f"{name}:{floor}" for name in one_per_network(names) for floor in floors]

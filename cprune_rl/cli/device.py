@@ -1,11 +1,12 @@
-"""`cprune-rl device`: what a device is worth, which devices there are, and which of two networks is
-faster on one.
-"""
+"""`cprune-rl device`: measure a device, list those there are, and time networks on one."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,15 +14,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cprune_rl.cli.tables import new_table
+
 if TYPE_CHECKING:
     from cprune_rl.compiler.devices.tracker_client import KeyStatus, TrackerAddress
     from cprune_rl.core.device_descriptor import DeviceDescriptor
 
 __all__ = ["register"]
 
+_OTHER_PROCESSORS = ("skylake-avx512", "haswell", "nehalem")  # none of them on ARM
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
 
 def register(app: typer.Typer) -> None:
-    """Adds the group of commands."""
+    """Add the group of commands."""
     group = typer.Typer(
         help="Measure a device, list those there are, and time networks on one.",
         no_args_is_help=True,
@@ -39,13 +45,12 @@ def probe(
             help="Device to probe: local, local?threads=2&mcpu=haswell, or rpc://host:port/key."
         ),
     ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the figures and the vector as JSON.")
-    ] = False,
+    as_json: AsJson = False,
     storage: Annotated[
         str | None,
         typer.Option(
-            help="Cost cache that keeps the figures; CPRUNE_RL_STORAGE or the user cache folder where not given.",
+            help="Cost cache that keeps the figures. [default: CPRUNE_RL_STORAGE, or a file in "
+            "the user cache folder]",
             show_default=False,
         ),
     ] = None,
@@ -53,10 +58,7 @@ def probe(
         bool, typer.Option("--fresh", help="Time everything again and keep nothing.")
     ] = False,
 ) -> None:
-    """Time a small fixed set of workloads:
-
-    the figures an agent knows a device by. Under a minute on most.
-    """
+    """Time a few fixed workloads: the figures a policy knows a device by. Mostly under a minute."""
     from cprune_rl.compiler.devices.open import open_device
     from cprune_rl.compiler.devices.spec import parse_device
 
@@ -65,55 +67,35 @@ def probe(
     from cprune_rl.cost_cache import default_url, open_store
     from cprune_rl.pipeline.progress import ProgressLog
 
-    progress = ProgressLog()
-    store = None if fresh else open_store(storage or default_url())
-    try:
-        with (
-            open_device(device) as opened,
-            progress.track(f"Probing {opened.name}", N_WORKLOADS) as advance,
-        ):
-            found = probe_device(opened, store, advance)
-            name, fingerprint = opened.name, opened.fingerprint
-    finally:
-        if store is not None:
-            store.close()
-    if as_json:
-        print(
-            json.dumps(
-                {
-                    "device": name,
-                    "fingerprint": fingerprint,
-                    "figures": found.to_json(),
-                    "vector": dict(zip(found.vector_names(), found.vector(), strict=True)),
-                },
-                indent=1,
-            )
-        )
-    else:
-        Console().print(_probe_table(name, found))
+    with contextlib.ExitStack() as stack:
+        store = None
+        if not fresh:
+            store = stack.enter_context(contextlib.closing(open_store(storage or default_url())))
+        opened = stack.enter_context(open_device(device))
+        advance = stack.enter_context(ProgressLog().track(f"Probing {opened.name}", N_WORKLOADS))
+        descriptor = probe_device(opened, store, advance)
+        name = opened.name
+        fingerprint = opened.fingerprint
+    if not as_json:
+        Console().print(_probe_table(name, descriptor))
+        return
+    vector = dict(zip(descriptor.vector_names(), descriptor.vector(), strict=True))
+    figures = descriptor.to_json()
+    answer = {"device": name, "fingerprint": fingerprint, "figures": figures, "vector": vector}
+    print(json.dumps(answer, indent=1))
 
 
-def _probe_table(name: str, found: DeviceDescriptor) -> Table:
-    view = Table(
+def _probe_table(name: str, descriptor: DeviceDescriptor) -> Table:
+    table = new_table(
+        [("figure", "left"), ("value", "right"), ("unit", "left"), ("vector", "right")],
         title=f"{name}, as an agent sees it",
         caption="vector: logarithms, about 0 to 1.5 from a small board to a server",
     )
-    for column, justify in (
-        ("figure", "left"),
-        ("value", "right"),
-        ("unit", "left"),
-        ("vector", "right"),
-    ):
-        view.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich's literal type
-    vector = dict(zip(found.vector_names(), found.vector(), strict=True))
-    for figure, value in found.to_json().items():
-        view.add_row(
-            figure,
-            f"{value:.4g}",
-            found.unit(figure),
-            f"{vector[figure]:.2f}" if figure in vector else "-",
-        )
-    return view
+    vector = dict(zip(descriptor.vector_names(), descriptor.vector(), strict=True))
+    for figure, value in descriptor.to_json().items():
+        entry = f"{vector[figure]:.2f}" if figure in vector else "-"
+        table.add_row(figure, f"{value:.4g}", descriptor.unit(figure), entry)
+    return table
 
 
 def compare(
@@ -123,23 +105,20 @@ def compare(
     networks: Annotated[
         list[Path],
         typer.Argument(
-            help="Two or more compiled networks: run folders (their lib.so), or libraries such as RUN/dense.so."
+            help="Two or more compiled networks: run folders (their lib.so), or libraries such as "
+            "RUN/dense.so."
         ),
     ],
     rounds: Annotated[int, typer.Option(min=2, help="Each is timed once in every round.")] = 40,
     input_shape: Annotated[
         str | None,
         typer.Option(
-            help="Of one batch, e.g. 1,3,32,32; read from the run folder where not given.",
-            show_default=False,
+            help="Of one batch, e.g. 1,3,32,32. [default: the run folder's]", show_default=False
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Time compiled networks in turns:
-
-    is the second really faster than the first? With 95 % intervals and the noise floor.
-    """
+    """Time compiled networks in turns, with 95 % intervals and the noise floor."""
     from cprune_rl.pipeline.compare_builds import compare_networks
     from cprune_rl.pipeline.progress import ProgressLog
 
@@ -148,39 +127,38 @@ def compare(
         print(json.dumps(dataclasses.asdict(timed), indent=1))
         return
     first = next(iter(timed.latency_ms))
-    view = Table(
+    table = new_table(
+        [
+            ("network", "left"),
+            ("latency, ms [95 %]", "right"),
+            ("speed-up [95 %]", "right"),
+            ("", "left"),
+        ],
         title=f"{rounds} rounds in turns",
         caption=f"{first} against itself differs by up to {timed.noise_floor:.1%}: less is no gain",
     )
-    for column, justify in (
-        ("network", "left"),
-        ("latency, ms [95 %]", "right"),
-        ("speed-up [95 %]", "right"),
-        ("", "left"),
-    ):
-        view.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich's literal type
     for name, latency in timed.latency_ms.items():
-        found = timed.speedup.get(name)
-        shown = "1" if found is None else f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-        verdict = "" if found is None else "faster" if timed.is_gain(name) else "not faster"
-        view.add_row(
-            name, f"{latency.value:.4f} [{latency.low:.4f}, {latency.high:.4f}]", shown, verdict
-        )
-    Console().print(view)
+        cells = [name, f"{latency.value:.4f} [{latency.low:.4f}, {latency.high:.4f}]"]
+        ratio = timed.speedup.get(name)
+        if ratio is None:
+            cells += ["1", ""]
+        else:
+            verdict = "faster" if timed.is_gain(name) else "not faster"
+            cells += [f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]", verdict]
+        table.add_row(*cells)
+    Console().print(table)
 
 
 def list_devices(
     tracker: Annotated[
         str | None,
         typer.Option(
-            help="HOST:PORT of a TVM tracker; TVM_TRACKER_HOST and TVM_TRACKER_PORT where not given.",
+            help="HOST:PORT of a TVM tracker. [default: TVM_TRACKER_HOST and TVM_TRACKER_PORT]",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """List what this machine offers, the packaged recordings, and the devices of a TVM tracker."""
-    import os
-
     from cprune_rl.compiler.devices.tracker_client import TrackerAddress, tracker_status
 
     is_asked = tracker is not None or "TVM_TRACKER_HOST" in os.environ
@@ -189,13 +167,14 @@ def list_devices(
     console = Console()
     console.print(_local_table())
     console.print(recorded_table())
-    if address is None:
-        console.print(
-            "No tracker asked: give --tracker HOST:PORT or set TVM_TRACKER_HOST. Start one with `python -m tvm.exec.rpc_tracker --port 9190`.",
-            highlight=False,
-        )
-    else:
+    if address is not None:
         console.print(_tracker_table(address, status))
+        return
+    console.print(
+        "No tracker asked: give --tracker HOST:PORT or set TVM_TRACKER_HOST. "
+        "Start one with `python -m tvm.exec.rpc_tracker --port 9190`.",
+        highlight=False,
+    )
 
 
 def _local_table() -> Table:
@@ -203,79 +182,74 @@ def _local_table() -> Table:
 
     from cprune_rl.compiler.devices.target import host_cpu, is_processor, make_target, vector_width
 
-    view = Table(title=f"local: {psutil.cpu_count()} threads, processor {host_cpu()}")
-    for column in ("device", "compiled for", "float32 lanes"):
-        view.add_column(column)
-    own = vector_width(make_target(1))
-    classes = [("local", f"{host_cpu()} (this processor)", own)]
-    others = [
-        mcpu for mcpu in ("skylake-avx512", "haswell", "nehalem") if is_processor(mcpu)
-    ]  # none of them on ARM
-    classes += [
-        (f"local?threads=1&mcpu={mcpu}", mcpu, width)
-        for mcpu in others
-        if (width := vector_width(make_target(1, mcpu))) <= own
-    ]
-    for cells in classes:
-        view.add_row(*map(str, cells))
-    if (n := psutil.cpu_count() or 1) > 1:
-        view.add_row(f"local?threads={n}", f"{host_cpu()}, {n} threads", str(own))
-    return view
+    n_threads = psutil.cpu_count() or 1
+    table = new_table(
+        [("device", "left"), ("compiled for", "left"), ("float32 lanes", "left")],
+        title=f"local: {n_threads} threads, processor {host_cpu()}",
+    )
+    own_width = vector_width(make_target(1))
+    table.add_row("local", f"{host_cpu()} (this processor)", str(own_width))
+    for mcpu in filter(is_processor, _OTHER_PROCESSORS):
+        width = vector_width(make_target(1, mcpu))
+        if width <= own_width:
+            table.add_row(f"local?threads=1&mcpu={mcpu}", mcpu, str(width))
+    if n_threads > 1:
+        description = f"{host_cpu()}, {n_threads} threads"
+        table.add_row(f"local?threads={n_threads}", description, str(own_width))
+    return table
 
 
 def recorded_table() -> Table:
-    """The packaged recordings: what each is of, and what machine it was made on."""
+    """Make a table of the packaged recordings, with the machine each was made on."""
     from cprune_rl.envs.problems.registry import describe_recorded, recorded_names
 
-    view = Table(
+    table = new_table(
+        [
+            ("device", "left"),
+            ("network", "left"),
+            ("compiled for", "left"),
+            ("machine", "left"),
+            ("tasks", "right"),
+            ("dense, ms", "right"),
+        ],
         title="Packaged recordings: no device, estimates",
         caption="recorded:NAME?noise=SEED answers with the spread that was measured",
     )
-    for column, justify in (
-        ("device", "left"),
-        ("network", "left"),
-        ("compiled for", "left"),
-        ("machine", "left"),
-        ("tasks", "right"),
-        ("dense, ms", "right"),
-    ):
-        view.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]  # rich's literal type
-    for r in map(describe_recorded, recorded_names()):
-        settings = dict(part.partition("=")[::2] for part in r.device.split(";"))
+    for recording in map(describe_recorded, recorded_names()):
+        settings = dict(part.partition("=")[::2] for part in recording.device.split(";"))
         threads = settings.get("threads", "?")
-        compiled_for = f"{settings.get('mcpu', settings.get('key', '?'))}, {threads} thread{'' if threads == '1' else 's'}"
-        view.add_row(
-            f"recorded:{r.name}",
-            f"{r.network}, {r.data}",
-            compiled_for,
-            r.machine,
-            str(r.n_tasks),
-            f"{r.dense_latency_s * 1e3:.3f}",
+        processor = settings.get("mcpu", settings.get("key", "?"))
+        plural = "" if threads == "1" else "s"
+        table.add_row(
+            f"recorded:{recording.name}",
+            f"{recording.network}, {recording.data}",
+            f"{processor}, {threads} thread{plural}",
+            recording.machine,
+            str(recording.n_tasks),
+            f"{recording.dense_latency_s * 1e3:.3f}",
         )
-    return view
+    return table
 
 
-def _tracker_table(tracker: TrackerAddress, status: list[KeyStatus]) -> Table:
-    view = Table(
+def _tracker_table(tracker: TrackerAddress, status: Sequence[KeyStatus]) -> Table:
+    server = f"python -m cprune_rl.compiler.devices.rpc_server --tracker {tracker} --key NAME"
+    table = new_table(
+        [
+            ("device", "left"),
+            ("free", "right"),
+            ("busy", "right"),
+            ("waiting", "right"),
+            ("servers", "left"),
+        ],
         title=f"Tracker at {tracker}",
-        caption=None
-        if status
-        else f"No device yet. Start one with\npython -m cprune_rl.compiler.devices.rpc_server --tracker {tracker} --key NAME",
+        caption=None if status else f"No device yet. Start one with\n{server}",
     )
-    for column, justify in (
-        ("device", "left"),
-        ("free", "right"),
-        ("busy", "right"),
-        ("waiting", "right"),
-        ("servers", "left"),
-    ):
-        view.add_column(column, justify=justify)  # type: ignore[arg-type]  # rich's literal type
-    for s in status:
-        view.add_row(
-            f"rpc://{tracker}/{s.key}",
-            str(s.n_free),
-            str(max(s.n_servers - s.n_free, 0)),
-            str(s.n_waiting),
-            "\n".join(s.addresses) or "-",
+    for key in status:
+        table.add_row(
+            f"rpc://{tracker}/{key.key}",
+            str(key.n_free),
+            str(max(key.n_servers - key.n_free, 0)),
+            str(key.n_waiting),
+            "\n".join(key.addresses) or "-",
         )
-    return view
+    return table

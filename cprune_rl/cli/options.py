@@ -1,84 +1,110 @@
-"""Command-line flags out of models of options:
-
-a flag for each field, its help the field's description.
-"""
+"""Command-line flags out of models of options: a flag for each field, its help the description."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cprune_rl.cli.completion import COMPLETIONS
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
 __all__ = ["given", "with_options"]
 
-_PATHS = ("out", "weights")
+_HIDDEN_TYPES: Mapping[str, Any] = {
+    "fast": bool,
+    "rival": bool,
+    "no_measure": bool,
+    "max_trials": int,
+    "max_evaluations": int,
+    "max_minutes": float,
+}
+_NUMBERS = (int, float)
+_REPEATED = ("freeze", "keep")
 
 
 def with_options(
-    command: Callable[..., None], models: Mapping[str, type[BaseModel]]
+    command: Callable[..., None],
+    model: type[BaseModel],
+    *,
+    only: Iterable[str] | None = None,
+    old: Iterable[str] = (),
 ) -> Callable[..., None]:
-    """Gives a command one flag for each field, all None where they are not given.
+    """Give a command one flag for each field, all None where they are not given.
 
     Args:
         command: takes the flags as keywords.
-        models: by the title that their flags have in the help; of a field that two have the first
-            one's is taken.
+        model: of the options.
+        only: names of the fields to take; all where not given.
+        old: options of an older version that are still accepted and not shown.
     """
     parameters = [
-        p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD
+        parameter
+        for parameter in inspect.signature(command).parameters.values()
+        if parameter.kind is not parameter.VAR_KEYWORD
     ]
-    for title, model in models.items():
-        for name, field in model.model_fields.items():
-            if any(p.name == name for p in parameters):
-                continue
-            kind: Any = (
-                list[str]
-                if field.default == ()
-                else field.annotation
-                if field.default is not None
-                else Path
-                if name in _PATHS
-                else _plain(field.annotation)
-            )
-            default = (
-                ""
-                if field.default in (None, ()) or field.default is False
-                else f" [default: {field.default}]"
-            )
-            flag = f"--{name.replace('_', '-')}"
-            option = typer.Option(
-                f"{flag}/--no-{flag[2:]}" if field.default is True else flag,
-                help=f"{field.description}{default}",
-                show_default=False,
-                rich_help_panel=title,
-            )
-            parameters.append(
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=None,
-                    annotation=Annotated[kind | None, option],
-                )
-            )
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it off the function
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    own = {parameter.name for parameter in parameters}
+    for name, field in model.model_fields.items():
+        if name not in own and (only is None or name in only):
+            parameters.append(_parameter(name, _kind(name, field), _option(name, field)))
+    for name in old:
+        hidden = typer.Option(_flag(name), hidden=True, show_default=False)
+        parameters.append(_parameter(name, _HIDDEN_TYPES.get(name, str), hidden))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
-def _plain(annotation: Any) -> Any:
-    """`int` of `int | None`."""
-    kinds = [
-        kind for kind in getattr(annotation, "__args__", (annotation,)) if kind is not type(None)
-    ]
-    return kinds[0]
-
-
 def given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that were given."""
+    """Keep the flags that were given."""
     return {name: value for name, value in flags.items() if value is not None and value != []}
+
+
+def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return typer.Option(
+        _flag(name),
+        help=f"{field.description} [default: {_shown_default(field, extra)}]",
+        show_default=False,
+        rich_help_panel=str(extra.get("panel", "")) or None,
+        autocompletion=COMPLETIONS.get(str(extra.get("complete", ""))),
+    )
+
+
+def _shown_default(field: FieldInfo, extra: Mapping[str, Any]) -> str:
+    if extra.get("shown"):
+        return str(extra["shown"])
+    default = field.default
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _kind(name: str, field: FieldInfo) -> Any:
+    """Type that the command line reads: lists parted by commas are text."""
+    if name in _REPEATED:
+        return list[str]
+    kinds = getattr(field.annotation, "__args__", (field.annotation,))
+    plain = [kind for kind in kinds if kind is not type(None)]
+    if plain[0] is Path:
+        return Path
+    is_number = len(plain) == 1 and plain[0] in _NUMBERS
+    return plain[0] if is_number and not isinstance(field.default, tuple) else str
+
+
+def _flag(name: str) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    return f"{flag}/--no-{flag[2:]}" if name == "rival" else flag

@@ -3,74 +3,88 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from cprune_rl.cli.options import given, with_options
+
 __all__ = ["register"]
+
+_OPTIONS = (
+    "model",
+    "weights",
+    "data",
+    "change",
+    "importance",
+    "freeze",
+    "keep",
+    "effort",
+    "seed",
+    "oracle",
+    "train_device",
+    "device",
+    "storage",
+    "cache",
+)
+_OLD = ("fast", "schemes", "curves_of")
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command."""
-    app.command()(record)
+    """Add the command."""
+    from cprune_rl.pipeline.config import RunConfig
+
+    app.command("record")(with_options(record, RunConfig, only=_OPTIONS, old=_OLD))
 
 
 def record(
     to: Annotated[Path, typer.Argument(help="File to write, e.g. resnet8@pixel.json.gz.")],
-    model: Annotated[str, typer.Option(help="Network, by name.")] = "resnet8",
-    data: Annotated[str, typer.Option(help="Data set it is trained and judged on.")] = "contours",
-    device: Annotated[str, typer.Option(help="Where its tasks are timed.")] = "local",
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="Time for visiting plans, after tuning and calibration.")
+        float,
+        typer.Option(
+            min=0.1,
+            help="Time for visiting plans, after tuning and calibration.",
+            rich_help_panel="Search",
+        ),
     ] = 10.0,
-    effort: Annotated[
+    losses_of: Annotated[
         str | None,
         typer.Option(
-            help="full, light or quick: how many trials, how coarse a calibration. [default: full]",
+            help="Recording of this network on another device: its loss model is taken, and "
+            "nothing is trained. [default: none]",
             show_default=False,
+            rich_help_panel="Training and judging",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of training and programs.")] = 0,
-    storage: Annotated[
-        str | None,
-        typer.Option(help="Cost cache; the default one where not given.", show_default=False),
-    ] = None,
-    curves_of: Annotated[
-        str | None,
+    config: Annotated[
+        Path | None,
         typer.Option(
-            help="Recording of this network on another device: its loss curves are taken, nothing is trained.",
+            help="YAML file with any of these options; flags override it. [default: none]",
             show_default=False,
+            rich_help_panel="Files",
         ),
     ] = None,
-    schemes: Annotated[
-        str,
-        typer.Option(
-            help="channel: narrower groups; block: schemes of layers too, for the agents that choose among them."
-        ),
-    ] = "channel",
-    fast: Annotated[bool, typer.Option(help="Small budgets: to try it, not to keep it.")] = False,
+    **flags: Any,
 ) -> None:
-    """Record a problem: measure what searches of a network can reach on a device, for environments
-    that need neither.
-    """
-    from cprune_rl.pipeline.config import load_config
+    """Record a problem: measure what searches of a network can reach on a device."""
+    from cprune_rl.cli.train import read_options, use_cache
     from cprune_rl.pipeline.progress import ProgressLog
     from cprune_rl.pipeline.record import record as run
-
-    options = load_config(
-        None,
-        {
-            "model": model,
-            "data": data,
-            "device": device,
-            "seed": seed,
-            "storage": storage,
-            "schemes": schemes,
-            "fast": fast,
-            "effort": effort,
-        },
-    )
     from cprune_rl.pipeline.setup import check_names
 
+    flags = given(flags)
+    old = flags.pop("curves_of", None)
+    if old is not None:
+        _warn_of_curves()
+    options = read_options(config, flags)
+    use_cache(options.cache)
     check_names(options)
-    run(options, minutes, to, ProgressLog(), curves_of)
+    run(options, minutes, to, ProgressLog(), losses_of or old)
+
+
+def _warn_of_curves() -> None:
+    import warnings
+
+    from cprune_rl.pipeline.old_options import OldOptionWarning
+
+    warnings.warn("--curves-of is an old spelling: use --losses-of", OldOptionWarning, stacklevel=3)

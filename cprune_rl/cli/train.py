@@ -1,10 +1,8 @@
-"""`cprune-rl train` and `cprune-rl prune`:
-
-every option's help is its description in `RunConfig` or `PolicyConfig`.
-"""
+"""`cprune-rl train` and `cprune-rl prune`: each option's help is its description in `RunConfig`."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +12,14 @@ from cprune_rl.cli.options import given, with_options
 from cprune_rl.errors import ConfigError, CPruneError, DeviceError, StoreError, ToolchainError
 
 if TYPE_CHECKING:
+    from cprune_rl.pipeline.config import RunConfig
     from cprune_rl.pipeline.run_folder import RunFolder
 
-__all__ = ["register"]
+__all__ = ["INTERRUPTED", "register"]
 
-_INTERRUPTED = 130
-_ONLY_POLICY = (
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+_OLD_POLICY_OPTIONS = (
     "problems",
     "device_class",
     "held_out",
@@ -28,161 +28,124 @@ _ONLY_POLICY = (
     "variants",
     "workers",
 )
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML file with any of these options, or a live problem's name; flags override it. "
+        "[default: none]",
+        show_default=False,
+        rich_help_panel="Files",
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        help="Run folder of a run that ended early: go on with it, with its options. "
+        "[default: none]",
+        show_default=False,
+        rich_help_panel="Files",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     from cprune_rl.pipeline.config import RunConfig
-    from cprune_rl.pipeline.policy_config import PolicyConfig
+    from cprune_rl.pipeline.old_options import OLD_OPTIONS
 
-    app.command("train")(
-        with_options(train, {"A run": RunConfig, "A policy for many problems": PolicyConfig})
-    )
-    app.command("prune")(with_options(prune, {"A run": RunConfig}))
+    app.command("train")(with_options(train, RunConfig, old=[*OLD_OPTIONS, *_OLD_POLICY_OPTIONS]))
+    app.command("prune")(with_options(prune, RunConfig, old=OLD_OPTIONS))
 
 
-def train(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML file with a run's options, or a live problem's name; flags override it.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run folder of a run that ended early: go on with it, with its options.",
-            show_default=False,
-        ),
-    ] = None,
-    **flags: Any,
-) -> None:
-    """Train a pruning agent for a network on a device and prune the network with it;
-
-    with --problems or --device-class, train one policy for many.
-    """
+def train(config: Config = None, resume: Resume = None, **flags: Any) -> None:
+    """Train a pruning agent for a network on a device, and prune the network with it."""
     flags = given(flags)
-    if "problems" in flags or "device_class" in flags:
-        _train_policy(
-            {
-                **flags,
-                **({"config": config} if config else {}),
-                **({"resume": resume} if resume else {}),
-            }
-        )
+    if any(name in flags for name in _OLD_POLICY_OPTIONS):
+        from cprune_rl.cli.train_policy import train_policy_as_before
+
+        train_policy_as_before({**flags, **given({"config": config, "resume": resume})})
         return
-    if stray := [name for name in _ONLY_POLICY if name in flags]:
-        raise ConfigError(
-            f"--{stray[0].replace('_', '-')} is for training one policy for many problems: say which by --problems or --device-class"
-        )
-    _run(config, resume, flags)
+    _run(config, resume, flags, beside=("cprune",))
 
 
-def prune(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML file with any of the options below, or a live problem's name; flags override it.",
-            show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run folder of a run that ended early: go on with it, with its options.",
-            show_default=False,
-        ),
-    ] = None,
-    **flags: Any,
-) -> None:
-    """Prune a network with a policy that was trained before:
-
-    the packaged one for x86 processors, or --policy.
-    """
+def prune(config: Config = None, resume: Resume = None, **flags: Any) -> None:
+    """Prune a network with a policy that was trained before: the packaged one, or --policy."""
     from cprune_rl.agents.policies import DEFAULT
 
-    flags = given(flags)
-    _run(config, resume, flags, {"policy": DEFAULT, "rival": False})
-
-
-def _train_policy(flags: dict[str, Any]) -> None:
-    from cprune_rl.pipeline.policy_config import PolicyConfig, load_policy_config
-
-    if stray := [name for name in flags if name not in PolicyConfig.model_fields]:
-        raise ConfigError(
-            f"--{stray[0].replace('_', '-')} is of a run: a policy for many problems is trained on recordings, by {', '.join(PolicyConfig.model_fields)}"
-        )
-    options = load_policy_config(flags)
-    from cprune_rl.pipeline.progress import ProgressLog
-    from cprune_rl.pipeline.train_policy import train_on_problems
-
-    progress = ProgressLog()
-    try:
-        with progress.interruptible():
-            train_on_problems(options, progress)
-    except KeyboardInterrupt:
-        progress.print("Stopped. The last checkpoint is kept; the same command goes on from it.")
-        raise typer.Exit(_INTERRUPTED) from None
+    _run(config, resume, given(flags), defaults={"policy": DEFAULT})
 
 
 def _run(
     config: Path | None,
     resume: Path | None,
     flags: dict[str, Any],
+    *,
     defaults: dict[str, Any] | None = None,
+    beside: tuple[str, ...] = (),
 ) -> None:
-    from cprune_rl.pipeline.config import load_config
-    from cprune_rl.pipeline.live_problems import is_live, live_options
     from cprune_rl.pipeline.run_folder import RunFolder
     from cprune_rl.pipeline.setup import check_names
 
     if resume is not None:
         if stray := [*flags, *(["config"] if config is not None else [])]:
             raise ConfigError(
-                f"--resume goes on with the options of {resume}: leave --{stray[0].replace('_', '-')} out, or start a new run with it"
+                f"--resume goes on with the options of {resume}: leave "
+                f"--{stray[0].replace('_', '-')} out, or start a new run with it"
             )
-        folder = RunFolder.resume(resume)
-        check_names(folder.config)
-    else:
-        named = (
-            live_options(str(config))
-            if config is not None and not config.is_file() and is_live(str(config))
-            else None
-        )
-        options = (
-            load_config(config, flags, defaults)
-            if named is None
-            else load_config(None, {**named, **flags}, defaults)
-        )
-        if options.front and (stray := [name for name in ("floor", "rival") if name in flags]):
-            raise ConfigError(
-                f"--front has floors of its own and no rival beside them: leave --{stray[0]} out"
-            )
-        check_names(options)
-        folder = RunFolder.create(options)
-    _go(folder)
+        _go(RunFolder.resume(resume))
+        return
+    options = read_options(config, flags, defaults=defaults, beside=beside)
+    use_cache(options.cache)
+    check_names(options)
+    _go(RunFolder.create(options))
+
+
+def read_options(
+    config: Path | None,
+    flags: dict[str, Any],
+    *,
+    defaults: dict[str, Any] | None = None,
+    beside: tuple[str, ...] = (),
+) -> RunConfig:
+    """Join flags with a YAML file, or with the options of a live problem.
+
+    Raises:
+        ConfigError: an option is unknown or wrong.
+    """
+    from cprune_rl.pipeline.config import load_config
+    from cprune_rl.pipeline.live_problems import is_live, live_options
+
+    name = str(config)
+    if config is not None and not config.is_file() and is_live(name):
+        return load_config(None, {**live_options(name), **flags}, defaults, beside)
+    return load_config(config, flags, defaults, beside)
+
+
+def use_cache(folder: Path | None) -> None:
+    """Have this process and its children keep networks and costs in a folder."""
+    if folder is not None:
+        os.environ["CPRUNE_RL_CACHE"] = str(folder)
 
 
 def _go(folder: RunFolder) -> None:
     from cprune_rl.pipeline.progress import ProgressLog
     from cprune_rl.pipeline.run import run
 
+    use_cache(folder.config.cache)
     progress = ProgressLog()
+    go_on = f"go on with --resume {folder.path}"
     try:
         with progress.interruptible():
             run(folder, progress)
     except KeyboardInterrupt:
-        progress.print(
-            f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}"
-        )
-        raise typer.Exit(_INTERRUPTED) from None
+        progress.print(f"Stopped. What was measured and trained is kept; {go_on}")
+        raise typer.Exit(INTERRUPTED) from None
     except (DeviceError, StoreError, ToolchainError) as error:
         raise type(error)(
-            f"{str(error).rstrip('.')}. What was measured and trained is kept; go on with --resume {folder.path}"
+            f"{str(error).rstrip('.')}. What was measured and trained is kept; {go_on}"
         ) from error
     except CPruneError:
         folder.discard_if_empty()
         raise
     except OSError as error:  # a full disk, a folder that went away
-        raise OSError(f"{error}. Go on with --resume {folder.path}") from error
+        raise OSError(f"{error}. {go_on[0].upper()}{go_on[1:]}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import time
 import traceback
@@ -24,7 +23,6 @@ from cprune_rl.agents.registry import METHODS
 from cprune_rl.comparison.executors import BACKENDS
 from cprune_rl.comparison.policy_store import PolicyStore, policies_to_train
 from cprune_rl.comparison.records import (
-    BUDGETS,
     Case,
     RunRecord,
     file_name,
@@ -38,7 +36,7 @@ from cprune_rl.envs.problems.registry import has_schemes
 from cprune_rl.errors import ConfigError, CPruneError
 from cprune_rl.pipeline.progress import ProgressLog
 
-__all__ = ["Experiment", "parse_budget", "run_experiment"]
+__all__ = ["Experiment", "run_experiment"]
 
 _RUNNING = "running"
 _N_SHOWN = 5  # failures
@@ -119,29 +117,6 @@ class _Job:
         partial = self.path.with_suffix(".partial")
         partial.write_text(record.to_json())
         partial.replace(self.path)
-
-
-def parse_budget(text: str) -> Budget:
-    """Read `trials=500,evaluations=200,minutes=10`; what is left out has no limit.
-
-    Raises:
-        ConfigError: it says something else.
-    """
-    limits: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, value = part.partition("=")
-        with contextlib.suppress(ValueError):
-            limits[name] = float(value)
-        if name not in BUDGETS or not 0 <= limits.get(name, math.inf) < math.inf:
-            raise ConfigError(
-                f"--budget {text!r}: give e.g. trials=500,evaluations=200,minutes=10, "
-                "each 0 or more"
-            )
-    return Budget(
-        fresh_trials=int(limits["trials"]) if "trials" in limits else None,
-        accuracy_evaluations=int(limits["evaluations"]) if "evaluations" in limits else None,
-        minutes=limits.get("minutes"),
-    )
 
 
 def run_experiment(experiment: Experiment, progress: ProgressLog) -> None:

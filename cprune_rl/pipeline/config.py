@@ -1,422 +1,477 @@
-"""The options of a run.
-
-This file is the CLI's help, the YAML file's schema and what a run folder records.
-"""
+"""The options of a run: the command line's help, the YAML file's schema, what a run folder keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cprune_rl.compiler.tuning.budget import DENSE_WORTH_S, TuningBudget, TuningSettings
-from cprune_rl.core.search_result import current_method
+from cprune_rl.agents.core.searcher import Budget, parse_budget
 from cprune_rl.errors import ConfigError
+from cprune_rl.pipeline.efforts import EFFORTS, Effort
+from cprune_rl.pipeline.old_options import translate
 
-__all__ = ["SCHEMES", "Budgets", "RunConfig", "load_config"]
+__all__ = ["CHANGES", "CHOICES", "DATA_FROM_PATHS", "PANELS", "RunConfig", "load_config", "option"]
 
-DATA_FROM_PATHS = (
-    "npz",
-    "cifar10",
-    "imagefolder",
-)  # kinds of data whose argument is a file or a folder
-SCHEMES = {
-    "channel": {"search": "", "rule": ""},
-    "block": {"search": "mapping-search", "rule": "mapping-rule"},
-    "both": {"search": "channels-then-schemes", "rule": "channels-then-rule"},
-}
-"""What is pruned, how schemes are chosen, and by which search that is;
-
-channels alone by the run's method.
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budgets:
-    """How much work each part of a run does; one set for real runs, one for `--fast`.
-
-    Attributes:
-        base_steps: training of the base network.
-        finetune_steps: full fine-tune of finalists and calibration plans.
-        oracle_steps: short fine-tune inside the loop.
-        supernet_steps: of the supernet's training, where one is asked for.
-        proof_plans: of equal latency, fine-tuned in full to see whether the supernet ranks them.
-        tuning: how hard tasks are tuned.
-        sweep: kept ratios of the plans measured for the cost model.
-        scheme_sweep: densities at which every kind of scheme is measured for it, where layers are
-            to be pruned so; the first is tuned as hard as the dense network.
-        calibration: kept ratios of the plans fine-tuned in full to calibrate the oracle.
-        scheme_calibration: densities of those that are pruned by schemes, in turns by kernels and
-            by blocks.
-        total_timesteps: of the agent's training.
-        mapping_timesteps: of the training of the agent that gives layers schemes.
-        turns: of the agent's search, see `agents.agent`.
-        timing_rounds: interleaved rounds of the final timing.
-    """
-
-    base_steps: int = 3000
-    finetune_steps: int = 1000
-    oracle_steps: int = 50
-    supernet_steps: int = 1200
-    proof_plans: int = 10
-    tuning: TuningSettings = field(default_factory=TuningSettings)
-    sweep: tuple[float, ...] = (0.5,)
-    scheme_sweep: tuple[float, ...] = (0.25, 0.0625)
-    calibration: tuple[float, ...] = (0.8, 0.65, 0.5, 0.35)
-    scheme_calibration: tuple[float, ...] = (0.5, 0.25, 0.35, 0.15)
-    total_timesteps: int = 100_000
-    mapping_timesteps: int = 20_000
-    turns: int = 4
-    timing_rounds: int = 60
-
-
-FAST = Budgets(
-    base_steps=1500,
-    finetune_steps=200,
-    oracle_steps=30,
-    supernet_steps=300,
-    proof_plans=6,
-    tuning=TuningSettings(
-        survey=TuningBudget(n_pool=2, n_random=2, n_max=2),
-        dense=TuningBudget(n_pool=2, n_random=4, n_max=6, worth_s=DENSE_WORTH_S),
-        near=TuningBudget(n_pool=2, n_random=1, n_max=3),
-        n_shared=1,
-    ),
-    calibration=(0.75, 0.5),
-    scheme_calibration=(0.5, 0.25),
-    total_timesteps=6_144,
-    mapping_timesteps=2_048,
-    turns=2,
-    timing_rounds=20,
+DATA_FROM_PATHS = ("npz", "cifar10", "imagefolder")  # kinds of data whose argument is a path
+CHANGES = ("channels", "schemes")
+CHOICES = ("search", "rule")
+PANELS = (
+    "What to prune",
+    "How much accuracy may go",
+    "Search",
+    "Training and judging",
+    "Device and measuring",
+    "Files",
 )
-EFFORTS = {
-    "full": Budgets(),
-    "light": Budgets(
-        finetune_steps=500,
-        calibration=(0.75, 0.5),
-        scheme_calibration=(0.4, 0.2),
-        tuning=TuningSettings(
-            survey=TuningBudget(n_pool=4, n_random=8, n_max=8),
-            dense=TuningBudget(n_pool=4, n_random=12, n_max=32, worth_s=DENSE_WORTH_S),
-            near=TuningBudget(n_pool=3, n_random=1, n_max=4),
-            n_shared=2,
-        ),
-    ),
-    "quick": Budgets(
-        finetune_steps=300,
-        calibration=(0.65, 0.45),
-        scheme_calibration=(0.4, 0.2),
-        tuning=TuningSettings(
-            survey=TuningBudget(n_pool=3, n_random=3, n_max=3),
-            dense=TuningBudget(n_pool=4, n_random=8, n_max=16, worth_s=DENSE_WORTH_S),
-            near=TuningBudget(n_pool=3, n_random=1, n_max=4),
-            n_shared=1,
-        ),
-        turns=2,
-        timing_rounds=40,
-    ),
+"""Titles under which the help shows options."""
+_METHOD_OF_CHANGE = {
+    (("channels",), "search"): "agent",
+    (("channels",), "rule"): "agent",
+    (("schemes",), "search"): "mapping-search",
+    (("schemes",), "rule"): "mapping-rule",
+    (("channels", "schemes"), "search"): "channels-then-schemes",
+    (("channels", "schemes"), "rule"): "channels-then-rule",
 }
+
+
+def option(panel: str, default: Any, text: str, *, shown: str = "", **more: Any) -> Any:
+    """Describe an option.
+
+    Args:
+        panel: one of `PANELS`.
+        default: where it is not given.
+        text: its help.
+        shown: the default in words, where the value does not say it.
+        more: bounds, as pydantic has them; `complete` names what the shell completes it with.
+    """
+    extra = {"panel": panel, "shown": shown, "complete": more.pop("complete", "")}
+    return Field(default, description=text, json_schema_extra=extra, **more)
 
 
 class RunConfig(BaseModel):
-    """Options of a run; flags override the file, the file overrides these defaults."""
+    """Options of a run; flags override the file, and the file overrides these defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(
+    model: str = option(
+        PANELS[0],
         "resnet8",
-        description="Network to prune: packaged, torchvision:NAME, timm:NAME, or file.py:function, which is called with the number of classes.",
+        "Network: packaged, torchvision:NAME, timm:NAME, or file.py:function, which is called "
+        "with the number of classes.",
+        complete="models",
     )
-    data: str = Field(
+    weights: Path | None = option(
+        PANELS[0],
+        None,
+        "Trained weights of the network, a state_dict in .pt or .safetensors.",
+        shown="trained on the data",
+    )
+    data: str = option(
+        PANELS[0],
         "contours",
-        description="Images to train and judge it on: contours, digits, cifar10:DIR, imagefolder:DIR?size=64, npz:FILE, or file.py:function.",
+        "Images to train and judge on: contours, digits, cifar10:DIR, imagefolder:DIR?size=64, "
+        "npz:FILE, or file.py:function.",
+        complete="data",
     )
-    weights: Path | None = Field(
-        None,
-        description="Trained weights of the network, a state_dict in .pt or .safetensors; trained on the data where not given.",
+    change: tuple[str, ...] = option(
+        PANELS[0],
+        ("channels",),
+        "What may change, parted by commas: channels of groups, and schemes of layers (blocks, "
+        "kernels, patterns).",
+        complete="changes",
     )
-    device: str = Field(
-        "local",
-        description="Where to be fast: local, local?threads=2, rpc://host:port/key of a TVM tracker, or recorded:NAME, no device but a recording.",
+    choose: str = option(
+        PANELS[0],
+        "search",
+        "How layers get schemes: search, by an agent that begins with the rule; or rule, from a "
+        "table of latencies on the device.",
+        complete="choices",
     )
-    oracle: str = Field(
-        "finetune",
-        description="How a search judges accuracy: finetune or finetune:STEPS, supernet (trained once, must rank as full fine-tunes do), or recalibrate.",
+    importance: str = option(
+        PANELS[0],
+        "l2",
+        "Which channels go first: l1, l2, fpgm, taylor or random.",
+        complete="importances",
     )
-    train_device: str = Field(
-        "cpu",
-        description="Where networks are trained and judged: cpu, or a GPU that torch sees, e.g. cuda.",
-    )
-    distillation: float = Field(
-        0.5,
-        ge=0,
-        lt=1,
-        description="Share of the full fine-tune's loss that is the difference to the dense network's answers; the labels have the rest.",
-    )
-    finetune_steps: int | None = Field(
-        None,
-        gt=0,
-        description="Steps of the full fine-tune, of finished networks and of those that the oracle is calibrated on, in the place of --effort's; longer keeps more.",
-    )
-    importance: str = Field(
-        "l2", description="Which channels go first: l1, l2, fpgm, taylor or random."
-    )
-    freeze: tuple[str, ...] = Field(
-        (), description="Layer to leave whole, e.g. stem or *.conv1; may be given several times."
-    )
-    keep: tuple[str, ...] = Field(
+    freeze: tuple[str, ...] = option(
+        PANELS[0],
         (),
-        description="Share of a layer's channels that always stays, e.g. layer4=0.5; 0.2 for the others; may be given several times.",
+        "Layer to leave whole, e.g. stem or *.conv1; may be given several times.",
+        shown="none",
     )
-    floor: float = Field(
-        -0.01,
-        description="Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute.",
+    keep: tuple[str, ...] = option(
+        PANELS[0],
+        (),
+        "Share of a layer's channels that always stays, e.g. layer4=0.5; may be given several "
+        "times.",
+        shown="0.2 for each layer",
     )
-    margin: float = Field(
+    floor: tuple[float, ...] = option(
+        PANELS[1],
+        (-0.01,),
+        "Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute. "
+        "Several, parted by commas, make a front.",
+    )
+    margin: float = option(
+        PANELS[1],
         0.0,
+        "Accuracy that a search keeps above the floor, for the gate's uncertainty: 0.001 where "
+        "the floor is as tight as -0.0025.",
         ge=0,
         lt=1,
-        description="Accuracy that a search keeps above the floor, as the final gate is not sure to the last image: 0.001 where the floor is as tight as -0.0025.",
     )
-    front: tuple[float, ...] = Field(
-        (),
-        description="Prune for several floors in the place of one and compare them all, e.g. -0.005,-0.01,-0.02.",
-    )
-    top: int = Field(
-        1,
-        ge=1,
-        description="An image counts as right where its label is among so many most likely classes, e.g. 5.",
-    )
-    confidence: float = Field(
+    confidence: float = option(
+        PANELS[1],
         0.95,
+        "Of the final gate: how sure it is that a network which passes holds the floor.",
         gt=0.5,
         lt=1,
-        description="Of the final gate: how sure it is that a network which passes holds the floor.",
     )
-    method: str = Field(
-        "agent",
-        description="What result.json is about: agent (cprune runs beside it as the rival) or cprune (alone).",
+    top: int = option(
+        PANELS[1],
+        1,
+        "An image counts as right where its label is among so many most likely classes.",
+        ge=1,
     )
-    schemes: str = Field(
-        "channel",
-        description="channel: whole channels go. block: each layer gets a scheme (blocks, kernels, patterns). both: channels first, then schemes in what is left.",
-    )
-    mapping: str = Field(
-        "search",
-        description="How layers get their schemes: search, by an agent that begins with the rule; or rule, from a table of latencies on the device.",
-    )
-    mapping_policy: str | None = Field(
-        None,
-        description="Map with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.",
-    )
-    rival: bool = Field(True, description="Run CPrune beside the agent, to compare with.")
-    rivals: tuple[str, ...] = Field(
+    methods: tuple[str, ...] = option(
+        PANELS[2],
         (),
-        description="Other methods to run beside it, parted by commas, e.g. mdp,netadapt; `cprune-rl compare --list` says which there are.",
+        "Methods to run, parted by commas; the first is what result.json is about. "
+        "`cprune-rl compare --list` says which there are.",
+        shown="the agent; with `train` also cprune, to compare with",
+        complete="methods",
     )
-    policy: str | None = Field(
-        None,
-        description="Prune with a policy trained before, a folder or a packaged one's name; trained on a model of this problem where not given.",
+    budget: str = option(
+        PANELS[2],
+        "",
+        "Of each search: trials=N, evaluations=N, minutes=N, parted by commas; what is left out "
+        "is no limit.",
+        shown="no limit",
     )
-    init: str | None = Field(
-        None,
-        description="Begin the training with this policy's weights, a folder or a packaged one's name.",
-    )
-    max_trials: int | None = Field(
-        None, ge=0, description="A search ends when it has made so many fresh trials."
-    )
-    max_evaluations: int | None = Field(
-        None, ge=0, description="A search ends when it has evaluated the accuracy of so many plans."
-    )
-    max_minutes: float | None = Field(
-        None, gt=0, description="A search ends after so many minutes."
-    )
-    seed: int = Field(0, ge=0, description="Seed of training, programs and search.")
-    out: Path | None = Field(None, description="Run folder; a new one under runs/ where not given.")
-    storage: str | None = Field(
-        None,
-        description="Cost cache, e.g. sqlite:///costs.db; CPRUNE_RL_STORAGE or the user cache folder where not given.",
-    )
-    effort: str = Field(
+    effort: str = option(
+        PANELS[2],
         "full",
-        description="full; light: a third of the trials (latencies a few percent higher), a coarser calibration; quick: a sixth, and half of the search.",
+        "full; light: a third of the trials, latencies a few percent higher; quick: a sixth, and "
+        "half of the search; fast: a narrower network and fewer images, to try the way.",
+        complete="efforts",
     )
-    predict: float = Field(
-        0.0,
+    policy: str | None = option(
+        PANELS[2],
+        None,
+        "Prune with a policy trained before, a folder or a packaged one's name.",
+        shown="`prune`: the packaged one; `train`: trained on a model of this problem",
+        complete="policies",
+    )
+    scheme_policy: str | None = option(
+        PANELS[2],
+        None,
+        "Choose schemes with a policy trained before, a folder or a packaged one's name.",
+        shown="trained on a model of this problem",
+    )
+    init: str | None = option(
+        PANELS[2],
+        None,
+        "Begin the training with this policy's weights, a folder or a packaged one's name.",
+        shown="random weights",
+        complete="policies",
+    )
+    seed: int = option(PANELS[2], 0, "Seed of training, schedules and search.", ge=0)
+    oracle: str = option(
+        PANELS[3],
+        "finetune",
+        "How a search judges accuracy: finetune or finetune:STEPS, supernet (trained once, must "
+        "rank as full fine-tunes do), or recalibrate.",
+        complete="oracles",
+    )
+    finetune_steps: int | None = option(
+        PANELS[3],
+        None,
+        "Steps of the full fine-tune of finished networks and of the oracle's calibration.",
+        shown="by --effort: 1000, 500, 300 or 200",
+        gt=0,
+    )
+    distillation: float = option(
+        PANELS[3],
+        0.5,
+        "Share of the full fine-tune's loss that is the difference to the dense network's "
+        "answers; the labels have the rest.",
         ge=0,
-        description="Believe a predicted task whose 90 % interval is at most this far to each side, e.g. 0.1; 0 measures every task.",
+        lt=1,
     )
-    no_measure: bool = Field(
-        False,
-        description="Search without measuring: latencies are predicted from what the cost cache holds of the device, however uncertain.",
+    train_device: str = option(
+        PANELS[3],
+        "cpu",
+        "Where networks are trained and judged: cpu, or a GPU that torch sees, e.g. cuda.",
     )
-    fast: bool = Field(
-        False,
-        description="Go the same way in six to seven minutes: narrower network, fewer images, small budgets.",
+    device: str = option(
+        PANELS[4],
+        "local",
+        "Where to be fast: local, local?threads=2, rpc://host:port/key of a TVM tracker, or "
+        "recorded:NAME, no device but a recording.",
+        complete="devices",
     )
+    predict: float | Literal["always"] = option(
+        PANELS[4],
+        0.0,
+        "Believe a predicted task whose 90 % interval is at most this far to each side, e.g. "
+        "0.1; 0 measures every task; always measures none during the search.",
+    )
+    storage: str | None = option(
+        PANELS[4],
+        None,
+        "Cost cache, e.g. sqlite:///costs.db.",
+        shown="CPRUNE_RL_STORAGE, or a file in the folder of --cache",
+    )
+    out: Path | None = option(PANELS[5], None, "Run folder.", shown="a new one under runs/")
+    cache: Path | None = option(
+        PANELS[5],
+        None,
+        "Folder where trained networks and costs are kept.",
+        shown="CPRUNE_RL_CACHE, or the user cache folder",
+    )
+
+    @field_validator("floor", mode="before")
+    @classmethod
+    def _split_floors(cls, value: Any) -> Any:
+        try:
+            return tuple(float(part) for part in split_commas(value))
+        except ValueError:
+            raise ValueError("give numbers, parted by commas, e.g. -0.005,-0.01") from None
 
     @field_validator("floor")
     @classmethod
-    def _floor_is_an_accuracy(cls, value: float) -> float:
-        if not -1.0 <= value <= 1.0:
+    def _check_floors(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(not -1.0 <= floor <= 1.0 for floor in value):
             raise ValueError(
                 "give an accuracy in (0, 1], or e.g. -0.01 for one point below the dense network"
             )
+        if len(set(value)) < len(value):
+            raise ValueError("give different accuracies, parted by commas, e.g. -0.005,-0.01")
         return value
 
     @field_validator("oracle")
     @classmethod
-    def _oracle_is_one(cls, value: str) -> str:
+    def _check_oracle(cls, value: str) -> str:
         kind, colon, steps = value.partition(":")
-        if kind not in ("finetune", "supernet", "recalibrate") or (
-            colon and (kind != "finetune" or not steps.isdecimal() or int(steps) == 0)
-        ):
+        has_steps = kind == "finetune" and steps.isdecimal() and int(steps) > 0
+        if kind not in ("finetune", "supernet", "recalibrate") or (colon and not has_steps):
             raise ValueError(f"{value!r}: give finetune, finetune:STEPS, supernet or recalibrate")
         return value
 
-    @field_validator("front", mode="before")
+    @field_validator("methods", "change", mode="before")
     @classmethod
-    def _front_is_floors(cls, value: Any) -> Any:
-        items = [value] if isinstance(value, (str, float)) else list(value)
-        floors = [float(part) for item in items for part in str(item).split(",") if part]
-        if len(set(floors)) < len(floors) or any(not -1.0 <= f <= 1.0 for f in floors):
-            raise ValueError(
-                "give different accuracies, parted by commas, e.g. --front=-0.005,-0.01,-0.02"
-            )
-        return tuple(floors)
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(dict.fromkeys(split_commas(value)))
 
-    @field_validator("rivals", mode="before")
+    @field_validator("change")
     @classmethod
-    def _rivals_are_names(cls, value: Any) -> Any:
-        items = [value] if isinstance(value, str) else list(value)
-        names = [part.strip() for item in items for part in str(item).split(",")]
-        return tuple(dict.fromkeys(current_method(n, warns=True) for n in names if n))
+    def _check_change(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or set(value) - set(CHANGES):
+            raise ValueError(f"{','.join(value)!r}: give channels, schemes or channels,schemes")
+        return tuple(change for change in CHANGES if change in value)
+
+    @field_validator("choose")
+    @classmethod
+    def _check_choose(cls, value: str) -> str:
+        if value not in CHOICES:
+            raise ValueError(f"{value!r}: give search or rule")
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _check_budget(cls, value: str) -> str:
+        try:
+            parse_budget(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("predict")
+    @classmethod
+    def _check_predict(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 <= value < math.inf:
+            raise ValueError("give a width of 0 or more, e.g. 0.1, or always")
+        return value
 
     @field_validator("freeze", "keep", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("method")
-    @classmethod
-    def _method_is_named_as_today(cls, value: str) -> str:
-        return current_method(value, warns=True)
-
     @field_validator("keep")
     @classmethod
-    def _keep_is_layers_and_shares(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_keep(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
+            layer, _, share = item.rpartition("=")
             try:
-                share = float(item.rpartition("=")[2])
+                is_share = 0 < float(share) <= 1
             except ValueError:
-                share = 0.0
-            if not 0 < share <= 1 or not item.rpartition("=")[0]:
+                is_share = False
+            if not (is_share and layer):
                 raise ValueError(
-                    f"{item!r}: give a layer and the share of its channels that stays, e.g. layer4=0.5"
+                    f"{item!r}: give a layer and the share of its channels that stays, "
+                    "e.g. layer4=0.5"
                 )
         return value
 
     @property
     def own_method(self) -> str:
-        """What result.json is about: `method`, unless layers are pruned by schemes."""
-        return SCHEMES[self.schemes][self.mapping] or self.method
+        """What result.json is about: the first method, or the one that fits `change`."""
+        return self.methods[0] if self.methods else self.method_of_change
 
     @property
-    def floors(self) -> tuple[float, ...]:
-        """Floors that the network is pruned for, one or several."""
-        return self.front or (self.floor,)
+    def method_of_change(self) -> str:
+        """This project's method for what may change."""
+        return _METHOD_OF_CHANGE[self.change, self.choose]
+
+    @property
+    def rivals(self) -> tuple[str, ...]:
+        """Methods that run beside the own one."""
+        return self.methods[1:]
 
     @property
     def has_schemes(self) -> bool:
         """Whether layers may be pruned by schemes."""
-        return self.schemes != "channel"
+        return "schemes" in self.change
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether groups may lose channels."""
+        return "channels" in self.change
+
+    @property
+    def is_front(self) -> bool:
+        """Whether there are several floors."""
+        return len(self.floor) > 1
+
+    @property
+    def limits(self) -> Budget:
+        """`budget`, parsed."""
+        return parse_budget(self.budget)
+
+    @property
+    def widest_interval(self) -> float:
+        """How wide the interval of a predicted task may be; infinite for always."""
+        return math.inf if self.predict == "always" else float(self.predict)
+
+    @property
+    def measures_tasks(self) -> bool:
+        """Whether the search measures tasks at all."""
+        return self.predict != "always"
 
     @property
     def kept_shares(self) -> dict[str, float]:
         """`keep` by layer."""
-        return {
-            layer: float(share) for layer, _, share in (item.rpartition("=") for item in self.keep)
-        }
+        pairs = (item.rpartition("=") for item in self.keep)
+        return {layer: float(share) for layer, _, share in pairs}
 
     @property
-    def budgets(self) -> Budgets:
+    def is_fast(self) -> bool:
+        """Whether the run only tries the way."""
+        return self.effort == "fast"
+
+    @property
+    def work(self) -> Effort:
         """How much work the parts do."""
-        budgets = FAST if self.fast else EFFORTS[self.effort]
-        return (
-            budgets
-            if self.finetune_steps is None
-            else replace(budgets, finetune_steps=self.finetune_steps)
-        )
+        effort = EFFORTS[self.effort]
+        steps = self.finetune_steps
+        return effort if steps is None else replace(effort, finetune_steps=steps)
 
     @property
     def network_name(self) -> str:
-        """The network that is built:
+        """The network that is built.
 
-        `--fast` takes the default one at half its width, but for a recording, which is of one
-        width.
+        `--effort fast` takes the default network at half its width. A recording is of one width.
         """
-        return (
-            "resnet8-w8"
-            if self.fast and self.model == "resnet8" and not self.device.startswith("recorded:")
-            else self.model
-        )
+        is_default = self.model == "resnet8" and not self.device.startswith("recorded:")
+        return "resnet8-w8" if self.is_fast and is_default else self.model
+
+
+def split_commas(value: Any) -> list[str]:
+    """Split text, or each item of a list, at its commas."""
+    items = [value] if isinstance(value, (str, float, int)) else list(value)
+    parts = (part.strip() for item in items for part in str(item).split(","))
+    return [part for part in parts if part]
 
 
 def load_config(
-    file: Path | None, flags: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    file: Path | None,
+    flags: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    beside: Iterable[str] = (),
 ) -> RunConfig:
-    """Joins flags, a YAML file and the defaults.
+    """Join flags, a YAML file and the defaults.
 
     Args:
-        file: YAML with any of the options; None for none.
+        file: YAML with any of the options.
         flags: options given on the command line; a None is not given.
         defaults: of the command, in the place of the usual ones.
+        beside: methods that the command runs beside its own where none are named.
 
     Raises:
         ConfigError: the file is missing or no YAML, or an option is unknown or wrong.
     """
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = yaml.safe_load(file.read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read {file}: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{file} must hold options such as `floor: -0.02`, one a line")
-    values |= {name: value for name, value in flags.items() if value is not None}
-    if values.get("init") is not None:  # a policy to train further: none is taken as it is
+    given = {name: value for name, value in flags.items() if value is not None}
+    values = translate({**_read(file), **given}, has_rival=bool(beside))
+    if values.get("init") is not None:  # a policy to train further is not taken as it is
         defaults = {name: value for name, value in (defaults or {}).items() if name != "policy"}
-    values = {**(defaults or {}), **values}
-    for name in ("policy", "init", "mapping_policy"):
-        if isinstance(values.get(name), str) and Path(values[name]).expanduser().is_dir():
-            values[name] = str(Path(values[name]).expanduser().resolve())
-    values |= {
-        name: _with_whole_path(values[name])
-        for name in ("model", "data")
-        if isinstance(values.get(name), str)
-    }
-    if values.get("weights") is not None:
-        values["weights"] = Path(values["weights"]).expanduser().resolve()
+    values = _with_whole_paths({**(defaults or {}), **values})
     try:
-        return RunConfig(**values)
+        config = RunConfig(**values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()
-        )
         raise ConfigError(
-            f"{problems}. Known options: {', '.join(RunConfig.model_fields)}."
+            f"{list_problems(error)}. Known options: {', '.join(RunConfig.model_fields)}."
         ) from error
+    if config.methods or config.is_front:
+        return config
+    own = config.method_of_change
+    others = [*beside, "agent"] if beside and config.has_schemes else beside
+    return config.model_copy(update={"methods": tuple(dict.fromkeys([own, *others]))})
+
+
+def list_problems(error: ValidationError) -> str:
+    """Say in one line what is wrong with options."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+        for problem in error.errors()
+    )
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} must hold options such as `floor: -0.02`, one a line")
+    return values
+
+
+def _with_whole_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """Make paths absolute: the run folder is read from anywhere."""
+    whole = dict(values)
+    for name in ("policy", "init", "scheme_policy"):
+        if isinstance(whole.get(name), str) and Path(whole[name]).expanduser().is_dir():
+            whole[name] = str(Path(whole[name]).expanduser().resolve())
+    for name in ("model", "data"):
+        if isinstance(whole.get(name), str):
+            whole[name] = _with_whole_path(whole[name])
+    for name in ("weights", "cache"):
+        if whole.get(name) is not None:
+            whole[name] = Path(whole[name]).expanduser().resolve()
+    return whole
 
 
 def _with_whole_path(name: str) -> str:
-    """`npz:mine.npz` or `mynet.py:build` with the whole path of its file:
-
-    the run folder is looked into from anywhere.
-    """
+    """Make the path in `npz:mine.npz` or `mynet.py:build` absolute."""
     left, mark, options = name.partition("?")
     first, colon, second = left.rpartition(":") if ".py:" in left else left.partition(":")
     if first.endswith(".py"):

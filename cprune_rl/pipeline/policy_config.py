@@ -1,17 +1,20 @@
-"""The options of a policy's training over many problems:
-
-the CLI's help, and what the policy's folder records.
-"""
+"""The options of a policy's training over many problems: the help, and what its folder keeps."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from cprune_rl.errors import ConfigError
+from cprune_rl.pipeline.config import list_problems, option, split_commas
+from cprune_rl.pipeline.old_options import translate
 
 __all__ = ["PolicyConfig", "load_policy_config"]
+
+_PANELS = ("Problems", "Training", "Files")
 
 
 class PolicyConfig(BaseModel):
@@ -19,72 +22,93 @@ class PolicyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    problems: tuple[str, ...] = Field(
+    problems: tuple[str, ...] = option(
+        _PANELS[0],
         (),
-        description="Recorded problems to train a policy on, and variants of them; see `cprune-rl problems list`.",
+        "Recorded problems to train on, and variants of them, parted by commas; see "
+        "`cprune-rl problems list`.",
+        shown="those of --device-class",
+        complete="problems",
     )
-    device_class: str | None = Field(
+    device_class: str | None = option(
+        _PANELS[0],
         None,
-        description="Train on the recordings of a class of devices: znver4-1t, or a pattern such as 'znver4-*' or '*'.",
+        "Train on the recordings of a class of devices: znver4-1t, or a pattern such as "
+        "'znver4-*' or '*'.",
+        shown="none",
     )
-    held_out: tuple[str, ...] = Field(
+    held_out: tuple[str, ...] = option(
+        _PANELS[0],
         (),
-        description="Problems, or networks, that are not trained on: the policy is tried on them as it goes.",
+        "Problems, or networks, that are not trained on: the policy is tried on them as it goes.",
+        shown="none",
+        complete="problems",
     )
-    schemes: str = Field(
-        "channel",
-        description="What the policy chooses among: channel, narrower groups; or block, schemes of layers, on recordings that have them.",
+    change: str = option(
+        _PANELS[0],
+        "channels",
+        "What the policy chooses among: channels, or schemes, on recordings that have them.",
     )
-    timesteps: int = Field(100_000, ge=0, description="Environment steps.")
-    learner: str = Field("ppo", description="ppo (MaskablePPO) or dqn, behind the same network.")
-    variants: int = Field(
+    variants: int = option(
+        _PANELS[0],
         256,
+        "Networks of other widths and depths, made of the recorded ones; 0 trains on those alone.",
         ge=0,
-        description="Networks of other widths and depths, made of the recorded ones; 0 trains on those alone.",
     )
-    workers: int | None = Field(
+    timesteps: int = option(_PANELS[1], 100_000, "Environment steps.", ge=0)
+    learner: str = option(
+        _PANELS[1],
+        "ppo",
+        "ppo (MaskablePPO) or dqn, behind the same network.",
+        complete="learners",
+    )
+    workers: int | None = option(
+        _PANELS[1],
         None,
+        "Processes that step the environments; 0 steps them in this one.",
+        shown="one a core, eight at most",
         ge=0,
-        description="Processes that step the environments; 0 steps them in this one; where not given one a core, eight at most.",
     )
-    init: str | None = Field(
-        None, description="Policy to begin with: a folder, or the name of a packaged one."
+    init: str | None = option(
+        _PANELS[1],
+        None,
+        "Policy to begin with: a folder, or the name of a packaged one.",
+        shown="random weights",
+        complete="policies",
     )
-    seed: int = Field(0, ge=0, description="Seed of problems, environments and weights.")
-    out: Path | None = Field(
-        None, description="Folder of the policy; policies/ and its problems' names where not given."
+    seed: int = option(_PANELS[1], 0, "Seed of problems, environments and weights.", ge=0)
+    out: Path | None = option(
+        _PANELS[2], None, "Folder of the policy.", shown="policies/ and its problems' names"
     )
 
-    @field_validator("schemes")
+    @field_validator("change")
     @classmethod
-    def _menu_is_one(cls, value: str) -> str:
-        if value not in ("channel", "block"):
-            raise ValueError(f"{value!r}: give channel or block")
+    def _check_change(cls, value: str) -> str:
+        if value not in ("channels", "schemes"):
+            raise ValueError(f"{value!r}: give channels or schemes")
         return value
 
     @field_validator("problems", "held_out", mode="before")
     @classmethod
-    def _commas_part(cls, value: object) -> object:
-        items = (value,) if isinstance(value, str) else value
-        return (
-            tuple(part for item in items for part in str(item).split(",") if part)
-            if isinstance(items, (tuple, list))
-            else value
-        )
+    def _split_names(cls, value: Any) -> Any:
+        return tuple(split_commas(value)) if isinstance(value, (str, list, tuple)) else value
+
+    @property
+    def has_schemes(self) -> bool:
+        """Whether the policy chooses schemes."""
+        return self.change == "schemes"
 
 
-def load_policy_config(values: dict[str, object]) -> PolicyConfig:
-    """The options, checked.
+def load_policy_config(values: Mapping[str, Any]) -> PolicyConfig:
+    """Check the options.
 
     Raises:
         ConfigError: one is unknown or wrong.
     """
     try:
-        return PolicyConfig.model_validate(values)
+        return PolicyConfig.model_validate(translate(values))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()
-        )
         raise ConfigError(
-            f"{problems}. Options of a policy's training: {', '.join(PolicyConfig.model_fields)}."
+            f"{list_problems(error)}. Options of a policy's training: "
+            f"{', '.join(PolicyConfig.model_fields)}."
         ) from error

@@ -1,0 +1,108 @@
+"""What the shell offers for the value of an option. It loads neither torch nor tvm.
+
+Names that only torch's side knows stand here once more. A test compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+__all__ = ["COMPLETIONS", "DATA", "IMPORTANCES", "METHODS", "MODELS"]
+
+MODELS = (
+    "mobilenetv2-small",
+    "resnet8",
+    "resnet8-w32",
+    "resnet8-w8",
+    "resnet20",
+    "vgg-small",
+    "vgg16-cifar",
+)
+DATA = ("contours", "digits", "cifar10:", "imagefolder:", "npz:")
+IMPORTANCES = ("l1", "l2", "fpgm", "taylor", "random")
+METHODS = (
+    "agent",
+    "amc",
+    "annealing",
+    "bayes",
+    "channels-then-rule",
+    "channels-then-schemes",
+    "cprune",
+    "cprune-published",
+    "evolution",
+    "fastnas",
+    "halp",
+    "mapping-published",
+    "mapping-rounds",
+    "mapping-rule",
+    "mapping-search",
+    "mdp",
+    "netadapt",
+    "proxy-greedy",
+    "random",
+    "rb-cprune",
+    "surrogate",
+    "uniform",
+)
+_EFFORTS = ("full", "light", "quick", "fast")
+_CHANGES = ("channels", "schemes", "channels,schemes")
+
+
+def _one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Complete with names that begin as the text does."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+def _several_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Complete the last of names that commas part."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        taken = before.split(",")
+        return [
+            f"{before}{comma}{name}"
+            for name in names
+            if name.startswith(last) and name not in taken
+        ]
+
+    return complete
+
+
+def _devices(incomplete: str) -> list[str]:
+    from cprune_rl.envs.problems.registry import recorded_names
+
+    names = ["local", "local?threads=", "rpc://", *(f"recorded:{n}" for n in recorded_names())]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _problems(incomplete: str) -> list[str]:
+    from cprune_rl.envs.problems.registry import recorded_names
+
+    return _several_of(recorded_names(with_added=True))(incomplete)
+
+
+def _policies(incomplete: str) -> list[str]:
+    from cprune_rl.agents.policies import policy_names
+
+    return _one_of(policy_names())(incomplete)
+
+
+COMPLETIONS: dict[str, Callable[[str], list[str]]] = {
+    "models": _one_of([*MODELS, "torchvision:", "timm:"]),
+    "data": _one_of(DATA),
+    "importances": _one_of(IMPORTANCES),
+    "methods": _several_of(METHODS),
+    "efforts": _one_of(_EFFORTS),
+    "changes": _one_of(_CHANGES),
+    "choices": _one_of(("search", "rule")),
+    "oracles": _one_of(("finetune", "finetune:", "supernet", "recalibrate")),
+    "learners": _one_of(("ppo", "dqn")),
+    "devices": _devices,
+    "problems": _problems,
+    "policies": _policies,
+}
+"""By the word that an option's description gives."""
