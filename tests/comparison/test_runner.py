@@ -20,7 +20,7 @@ from cprune_rl.comparison.policy_store import PolicyStore, network_family, polic
 from cprune_rl.comparison.records import Case, read_record, read_records, record_path
 from cprune_rl.comparison.run_case import run_case
 from cprune_rl.agents.core.searcher import parse_budget
-from cprune_rl.comparison.runner import Experiment run_experiment
+from cprune_rl.comparison.runner import Experiment, run_experiment
 from cprune_rl.comparison.validation import check_record, is_valid
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.pipeline.progress import ProgressLog
