@@ -24,9 +24,8 @@ __all__ = [
     "METHODS",
     "POLICY_KINDS",
     "Method",
-    "check_rivals",
+    "check_run_methods",
     "compared_methods",
-    "main_methods",
     "make_searcher",
 ]
 
@@ -54,7 +53,6 @@ class Method:
         is_compared: whether comparisons have it.
         is_in_runs: whether a run can have it beside its own method: a run has policies of its own
             for it, or it takes none.
-        is_main: whether a run can be about it.
     """
 
     description: str
@@ -67,7 +65,6 @@ class Method:
     role: str = "rival"
     is_compared: bool = True
     is_in_runs: bool = True
-    is_main: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -76,7 +73,6 @@ METHODS: dict[str, Method] = {
         "met the family",
         entry_point="planner.agent:PruningAgent",
         policy="transferred",
-        is_main=True,
     ),
     "ppo-transferred": Method(
         description="the same policy alone, rolled out once on the problem",
@@ -117,7 +113,6 @@ METHODS: dict[str, Method] = {
         description="CPrune (Kim et al., ECCV 2022), repaired",
         entry_point="baselines.cprune:CPrune",
         warm_start=False,
-        is_main=True,
     ),
     "cprune-published": Method(
         description="CPrune as its authors coded it, 70 trials for each task of each candidate",
@@ -266,12 +261,7 @@ def compared_methods(names: Iterable[str] = ("all",)) -> list[str]:
     return compared if "all" in asked else [name for name in compared if name in asked]
 
 
-def main_methods() -> list[str]:
-    """List the methods that a run can be about."""
-    return [name for name, method in METHODS.items() if method.is_main]
-
-
-def check_rivals(names: Iterable[str], has_schemes: bool) -> None:
+def check_run_methods(names: Iterable[str], has_schemes: bool) -> None:
     """Check that a run can have methods beside its own: they must know nothing that it does not.
 
     Args:
@@ -288,12 +278,12 @@ def check_rivals(names: Iterable[str], has_schemes: bool) -> None:
             raise UnknownNameError("method", name, allowed)
         if name not in allowed:
             raise ConfigError(
-                f"--rivals {name}: a run has one policy, its own method's, and no true losses. "
+                f"--methods {name}: a run has one policy, its own method's, and no true losses. "
                 f"It can have: {', '.join(allowed)}"
             )
         if METHODS[name].has_schemes and not has_schemes:
             raise ConfigError(
-                f"--rivals {name} prunes layers by schemes: give --schemes block or both, so that "
+                f"--methods {name} prunes layers by schemes: give --change schemes, so that "
                 "their latencies are measured and the oracle is calibrated on them"
             )
 

@@ -2,7 +2,7 @@
 
 `python benchmarks/scheme_fronts.py [RUN ...] [--kept FOLDER] [--page docs/schemes.md]`
 
-A RUN is the folder of `cprune-rl prune --schemes block|both --front=... --rivals
+A RUN is the folder of `cprune-rl prune --change schemes --floor=... --methods
 agent,mapping-rule`. What it found is kept as one file beside its picture. The table is made of all
 files that are kept.
 """

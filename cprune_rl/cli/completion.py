@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-__all__ = ["COMPLETIONS", "DATA", "IMPORTANCES", "METHODS", "MODELS"]
+__all__ = ["COMPLETIONS", "DATA", "IMPORTANCES", "MODELS"]
 
 MODELS = (
     "mobilenetv2-small",
@@ -20,30 +20,6 @@ MODELS = (
 )
 DATA = ("contours", "digits", "cifar10:", "imagefolder:", "npz:")
 IMPORTANCES = ("l1", "l2", "fpgm", "taylor", "random")
-METHODS = (
-    "agent",
-    "amc",
-    "annealing",
-    "bayes",
-    "channels-then-rule",
-    "channels-then-schemes",
-    "cprune",
-    "cprune-published",
-    "evolution",
-    "fastnas",
-    "halp",
-    "mapping-published",
-    "mapping-rounds",
-    "mapping-rule",
-    "mapping-search",
-    "mdp",
-    "netadapt",
-    "proxy-greedy",
-    "random",
-    "rb-cprune",
-    "surrogate",
-    "uniform",
-)
 _EFFORTS = ("full", "light", "quick", "fast")
 _CHANGES = ("channels", "schemes", "channels,schemes")
 
@@ -85,6 +61,12 @@ def _problems(incomplete: str) -> list[str]:
     return _several_of(recorded_names(with_added=True))(incomplete)
 
 
+def _methods(incomplete: str) -> list[str]:
+    from cprune_rl.agents.registry import METHODS
+
+    return _several_of([n for n, m in METHODS.items() if m.is_in_runs])(incomplete)
+
+
 def _policies(incomplete: str) -> list[str]:
     from cprune_rl.agents.policies import policy_names
 
@@ -95,7 +77,7 @@ COMPLETIONS: dict[str, Callable[[str], list[str]]] = {
     "models": _one_of([*MODELS, "torchvision:", "timm:"]),
     "data": _one_of(DATA),
     "importances": _one_of(IMPORTANCES),
-    "methods": _several_of(METHODS),
+    "methods": _methods,
     "efforts": _one_of(_EFFORTS),
     "changes": _one_of(_CHANGES),
     "choices": _one_of(("search", "rule")),

@@ -47,9 +47,9 @@ def validate(
 
 def _checks(run: Path) -> list[Check]:
     if run.suffix == ".json":
-        from cprune_rl.comparison.validation import check_row
+        from cprune_rl.comparison.validation import check_record
 
-        return check_row(run)
+        return check_record(run)
     from cprune_rl.validation.run import validate_run
 
     return validate_run(run)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cprune_rl.agents.core.searcher import Budget, parse_budget
+from cprune_rl.core.search_result import current_method
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.efforts import EFFORTS, Effort
 from cprune_rl.pipeline.old_options import translate
@@ -264,10 +265,16 @@ class RunConfig(BaseModel):
             raise ValueError(f"{value!r}: give finetune, finetune:STEPS, supernet or recalibrate")
         return value
 
-    @field_validator("methods", "change", mode="before")
+    @field_validator("methods", mode="before")
     @classmethod
-    def _split_names(cls, value: Any) -> Any:
-        return tuple(dict.fromkeys(split_commas(value)))
+    def _split_methods(cls, value: Any) -> Any:
+        names = (current_method(name, warns=True) for name in split_commas(value))
+        return tuple(dict.fromkeys(names))
+
+    @field_validator("change", mode="before")
+    @classmethod
+    def _split_changes(cls, value: Any) -> Any:
+        return tuple(split_commas(value))
 
     @field_validator("change")
     @classmethod
@@ -428,11 +435,11 @@ def load_config(
         raise ConfigError(
             f"{list_problems(error)}. Known options: {', '.join(RunConfig.model_fields)}."
         ) from error
-    if config.methods or config.is_front:
+    if config.methods or config.is_front or not beside:
         return config
-    own = config.method_of_change
-    others = [*beside, "agent"] if beside and config.has_schemes else beside
-    return config.model_copy(update={"methods": tuple(dict.fromkeys([own, *others]))})
+    channels = ["agent"] if config.has_schemes else []
+    methods = dict.fromkeys([config.method_of_change, *beside, *channels])
+    return config.model_copy(update={"methods": tuple(methods)})
 
 
 def list_problems(error: ValidationError) -> str:

@@ -66,7 +66,7 @@ def make_live_mapping_env(problem: ProblemChoice | None = None, **options: Any) 
     """Make `cprune_rl/SchemeMapping-v0`: `SchemeMappingEnv`, measured on a device.
 
     ## Description
-    The network is prepared as `cprune_rl/CPrune-v0` prepares it, with `schemes="block"`: the oracle
+    The network is prepared as `cprune_rl/CPrune-v0` prepares it, with `change="schemes"`: the oracle
     is also calibrated on plans that prune layers by schemes. Spaces, actions, rewards, episodes and
     info are those of `SchemeMappingEnv` (`cprune_rl/SchemeMappingRecorded-v0`).
 
@@ -77,7 +77,7 @@ def make_live_mapping_env(problem: ProblemChoice | None = None, **options: Any) 
     * v0: initial version. `close()` once closed nothing: the device closed with the process.
     """
     if problem is None:
-        options = {"schemes": "block", **options}
+        options = {"change": "schemes", **options}
     return _make_live(SchemeMappingEnv, problem, options)
 
 

@@ -21,6 +21,7 @@ from cprune_rl.envs.problems.registry import (
 )
 from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.pipeline.config import load_config
+from cprune_rl.pipeline.old_options import translate
 from cprune_rl.pipeline.setup import check_names
 
 __all__ = ["add_live_problem", "is_live", "live_names", "live_options", "remove_live_problem"]
@@ -52,7 +53,7 @@ def live_options(name: str) -> dict[str, Any]:
     """
     bare, floor = split_floor(name)
     file = _file(bare)
-    options: dict[str, Any] = yaml.safe_load(file.read_text())
+    options = translate(yaml.safe_load(file.read_text()), is_quiet=True)
     return options if floor is None else {**options, "floor": floor}
 
 

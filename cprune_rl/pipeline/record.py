@@ -44,21 +44,21 @@ _WALK_FLOOR = -0.06  # where random walks turn back
 
 
 def record(
-    config: RunConfig, minutes: float, path: Path, progress: ProgressLog, curves_of: str | None
+    config: RunConfig, minutes: float, path: Path, progress: ProgressLog, losses_of: str | None
 ) -> int:
     """Measure what searches can reach, and write a recorded problem.
 
     Args:
         config: network, device, data and storage.
         minutes: for visiting plans, after tuning and calibration.
-        curves_of: a recording of the same network on another device, whose loss model is taken, so
+        losses_of: a recording of the same network on another device, whose loss model is taken, so
             that nothing is trained. Accuracy does not depend on the device.
 
     Returns:
         Tasks recorded.
 
     Raises:
-        ConfigError: the device is a recording itself, `curves_of` is of another network, or `path`
+        ConfigError: the device is a recording itself, `losses_of` is of another network, or `path`
             is in no folder.
         CPruneError: see `open_context`. What was measured stays in the cost cache.
     """
@@ -68,7 +68,7 @@ def record(
             "local or rpc://host:port/key"
         )
     _check_writable(path)
-    with _open_live(config, progress, curves_of) as live:
+    with _open_live(config, progress, losses_of) as live:
         known = LatencyInterpolator(live.backend.interpolator.measured_tasks())
         latency = InterpolatedLatency(live.backend.network, known, live.backend.source())
         problem = replace(live.problem, latency=latency)
@@ -77,7 +77,7 @@ def record(
         provenance = {
             **live.backend.provenance,
             "data": live.data,
-            "curves_of": curves_of,
+            "curves_of": losses_of,
             "n_plans": n_plans,
         }
         save_recorded(path, problem, tasks, provenance)
@@ -111,25 +111,25 @@ class _LiveProblem:
 
 @contextlib.contextmanager
 def _open_live(
-    config: RunConfig, progress: ProgressLog, curves_of: str | None
+    config: RunConfig, progress: ProgressLog, losses_of: str | None
 ) -> Iterator[_LiveProblem]:
-    if curves_of is None:
+    if losses_of is None:
         with open_context(config, progress, time.time()) as context:
-            problem = context.problem(config.floor, config.margin)
+            problem = context.problem(config.floor[0], config.margin)
             problem = replace(problem, oracle=_oracle(problem))
             yield _LiveProblem(problem, context.backend, context.trained_model.data.name)
         return
-    known = open_recorded(curves_of)
+    known = open_recorded(losses_of)
     with open_untrained_backend(config, progress, time.time()) as backend:
         if backend.network.groups != known.network.groups:
             raise ConfigError(
-                f"{curves_of!r} is a recording of {known.network.name}, whose groups are not "
+                f"{losses_of!r} is a recording of {known.network.name}, whose groups are not "
                 f"those of {config.network_name}"
             )
         if config.has_schemes and not known.loss_model.has_layers:
             raise ConfigError(
-                f"{curves_of!r} was recorded without schemes, so it does not know what layers "
-                "lose: leave --curves-of out, or --schemes"
+                f"{losses_of!r} was recorded without schemes, so it does not know what layers "
+                "lose: leave --losses-of out, or schemes"
             )
         loss_model = known.loss_model
         if not config.has_schemes:

@@ -153,7 +153,7 @@ def run_results(
         stages_s: seconds of each part of the run.
     """
     results = []
-    for floor in config.floors:
+    for floor in config.floor:
         jobs = zip(outcome.jobs, methods, strict=True)
         *rivals, main = [method for job, method in jobs if job.floor == floor]
         result = Result(
@@ -166,7 +166,7 @@ def run_results(
             dense=dense,
             main=main,
             rivals=tuple(rivals),
-            fast=config.fast,
+            fast=config.is_fast,
             noise_floor=outcome.compared.comparison.noise_floor,
             latency_source=outcome.context.backend.latency_source,
             top=config.top,

@@ -105,17 +105,15 @@ def run(folder: RunFolder, progress: ProgressLog) -> list[Result]:
 
 def plan_searches(config: RunConfig) -> list[SearchJob]:
     """List the searches of a run, those of its own method last."""
-    beside = ["cprune", config.method] if config.rival and not config.front else []
-    others = dict.fromkeys([*beside, *config.rivals])
-    methods = [*(method for method in others if method != config.own_method), config.own_method]
-    if not config.front:
+    methods = [*config.rivals, config.own_method]
+    if not config.is_front:
         return [
-            SearchJob(method=method, floor=config.floor, label=method, name=method)
+            SearchJob(method=method, floor=config.floor[0], label=method, name=method)
             for method in methods
         ]
     jobs = []
     for method in methods:
-        for floor in config.front:
+        for floor in config.floor:
             label = f"{method}{floor:+g}"
             name = label if len(methods) > 1 else f"{floor:+g}"
             jobs.append(SearchJob(method=method, floor=floor, label=label, name=name))
@@ -182,7 +180,7 @@ def _finalize_all(
     This comes after all searches: what full fine-tunes say of the oracle would favour methods that
     search later.
     """
-    gates = {floor: FinalGate(gate_settings(config, floor), context) for floor in config.floors}
+    gates = {floor: FinalGate(gate_settings(config, floor), context) for floor in config.floor}
     finalists: dict[str, Finalist] = {}
     for job, result in zip(jobs, searches, strict=True):
         finished = [j for j in jobs if j.floor == job.floor and j.name in finalists]
@@ -202,9 +200,9 @@ def _write(outcome: RunOutcome, folder: RunFolder, progress: ProgressLog) -> lis
         speedup = {f"{job.label}/speedup": method.speedup}
         accuracy = {f"{job.label}/accuracy_test": method.pruned.accuracy_test}
         folder.log("final", 0, **speedup, **accuracy)
-    problem = outcome.context.problem(config.floor, config.margin)
+    problem = outcome.context.problem(config.floor[0], config.margin)
     save_problem(outcome, problem, folder.file("problem.json"))
-    if config.front:
+    if config.is_front:
         points = front_points(outcome, tested, methods)
         _write_front(outcome, points, folder, progress)
     else:
@@ -245,7 +243,7 @@ def _write_single(
         table=outcome.table,
         searches=outcome.searches,
         plans=[(f.method, f.plan) for f in outcome.compared.finalists.values()],
-        floor=context.search_floor(folder.config.floor, folder.config.margin),
+        floor=context.search_floor(folder.config.floor[0], folder.config.margin),
         oracle=OracleSummary(
             name=context.oracle.name,
             note=context.oracle.note,

@@ -15,6 +15,7 @@ from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.config import RunConfig
+from cprune_rl.pipeline.old_options import translate
 
 __all__ = ["RunFolder"]
 
@@ -71,7 +72,9 @@ class RunFolder:
         try:
             options = yaml.safe_load((path / "config.yaml").read_text())
             started = float(json.loads((path / "system.json").read_text())["started"])
-            return RunFolder(path, RunConfig(**options, out=path), started)
+            return RunFolder(
+                path, RunConfig(**translate(options, is_quiet=True), out=path), started
+            )
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} holds no run to resume: {error}") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cprune_rl.accuracy.supernet import SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.envs.actions.layer_schemes import START_RATIOS
 from cprune_rl.pipeline.calibration_stage import CalibrationSettings
 from cprune_rl.pipeline.config import RunConfig
@@ -33,7 +32,7 @@ def load_settings(config: RunConfig) -> LoadSettings:
         network=config.network_name,
         data=config.data,
         weights=config.weights,
-        training=TrainSettings(n_steps=config.budgets.base_steps, seed=config.seed),
+        training=TrainSettings(n_steps=config.work.base_steps, seed=config.seed),
         groups=GroupSettings(
             importance=config.importance,
             freeze=config.freeze,
@@ -43,14 +42,14 @@ def load_settings(config: RunConfig) -> LoadSettings:
         train_device=config.train_device,
         seed=config.seed,
         top=config.top,
-        is_fast=config.fast,
+        is_fast=config.is_fast,
     )
 
 
 def full_finetune(config: RunConfig) -> TrainSettings:
     """Give the training of finalists and of the plans of the calibration."""
     return TrainSettings(
-        n_steps=config.budgets.finetune_steps,
+        n_steps=config.work.finetune_steps,
         learning_rate=0.05,
         warmup=0.1,
         seed=config.seed,
@@ -60,15 +59,15 @@ def full_finetune(config: RunConfig) -> TrainSettings:
 
 def oracle_settings(config: RunConfig) -> OracleSettings:
     """Give the settings of `open_oracle`."""
-    budgets = config.budgets
+    effort = config.work
     kind, _, steps = config.oracle.partition(":")
-    n_steps = int(steps or budgets.oracle_steps)
+    n_steps = int(steps or effort.oracle_steps)
     return OracleSettings(
         kind=kind,
         short=TrainSettings(n_steps=n_steps, learning_rate=0.02, warmup=0.1, seed=config.seed),
         full=full_finetune(config),
-        supernet=SupernetSettings(n_steps=budgets.supernet_steps, seed=config.seed),
-        n_proof_plans=budgets.proof_plans,
+        supernet=SupernetSettings(n_steps=effort.supernet_steps, seed=config.seed),
+        n_proof_plans=effort.proof_plans,
         has_schemes=config.has_schemes,
         seed=config.seed,
     )
@@ -76,11 +75,11 @@ def oracle_settings(config: RunConfig) -> OracleSettings:
 
 def calibration_settings(config: RunConfig) -> CalibrationSettings:
     """Give the settings of `calibrate`."""
-    budgets = config.budgets
+    effort = config.work
     return CalibrationSettings(
-        kept_ratios=budgets.calibration,
-        densities=budgets.scheme_calibration if config.has_schemes else (),
-        floors=config.floors,
+        kept_ratios=effort.calibration,
+        densities=effort.scheme_calibration if config.has_schemes else (),
+        floors=config.floor,
         full=full_finetune(config),
     )
 
@@ -88,8 +87,8 @@ def calibration_settings(config: RunConfig) -> CalibrationSettings:
 def search_settings(config: RunConfig) -> SearchSettings:
     """Give the settings of `search`."""
     return SearchSettings(
-        budget=Budget(config.max_trials, config.max_evaluations, config.max_minutes),
-        turns=config.budgets.turns,
+        budget=config.limits,
+        turns=config.work.turns,
         seed=config.seed,
     )
 
@@ -99,7 +98,7 @@ def channel_policy_settings(config: RunConfig) -> PolicySettings:
     return PolicySettings(
         given=config.policy,
         init=config.init,
-        total_timesteps=config.budgets.total_timesteps,
+        total_timesteps=config.work.total_timesteps,
         start_ratios=(),
         seed=config.seed,
     )
@@ -108,10 +107,10 @@ def channel_policy_settings(config: RunConfig) -> PolicySettings:
 def scheme_policy_settings(config: RunConfig) -> PolicySettings:
     """Give the policy that gives layers their schemes."""
     return PolicySettings(
-        given=config.mapping_policy,
+        given=config.scheme_policy,
         init=None,
-        total_timesteps=config.budgets.mapping_timesteps,
-        start_ratios=START_RATIOS if config.schemes == "both" else (),
+        total_timesteps=config.work.mapping_timesteps,
+        start_ratios=START_RATIOS if config.has_channels else (),
         seed=config.seed,
     )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from cprune_rl.accuracy.data import parse_data
 from cprune_rl.accuracy.final_gate import undetectable_loss
 from cprune_rl.accuracy.training import train_device
 from cprune_rl.agents.policies import find_policy
-from cprune_rl.agents.registry import check_rivals, main_methods
+from cprune_rl.agents.registry import METHODS, check_run_methods
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.cost_cache import CostStore, default_url, open_store
@@ -26,14 +25,9 @@ from cprune_rl.models.registry import check_model_name
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.backends.recorded import RecordedBackend, check_recorded_model
 from cprune_rl.pipeline.calibration_stage import calibrate
-from cprune_rl.pipeline.config import (
-    DATA_FROM_PATHS,
-    EFFORTS,
-    SCHEMES,
-    RunConfig,
-    load_config,
-)
+from cprune_rl.pipeline.config import DATA_FROM_PATHS, RunConfig, load_config
 from cprune_rl.pipeline.context import RunContext
+from cprune_rl.pipeline.efforts import EFFORTS
 from cprune_rl.pipeline.oracle_setup import open_oracle
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_settings import calibration_settings, load_settings, oracle_settings
@@ -67,9 +61,9 @@ def check_names(config: RunConfig) -> None:
     spec = parse_device(config.device)
     _check_schemes(config, isinstance(spec, RecordedSpec))
     if isinstance(spec, RecordedSpec):
-        if config.no_measure:
+        if not config.measures_tasks:
             raise ConfigError(
-                "--no-measure predicts from the cost cache of a device; "
+                "--predict always reads the cost cache of a device; "
                 "a recording measures nothing anyway: leave it out"
             )
         check_recorded_model(spec, config.network_name)
@@ -77,16 +71,13 @@ def check_names(config: RunConfig) -> None:
 
 def _check_registered(config: RunConfig) -> None:
     registered: dict[str, tuple[str, Collection[str]]] = {
-        "method": (config.method, main_methods()),
         "effort": (config.effort, EFFORTS),
-        "choice of schemes": (config.schemes, SCHEMES),
-        "mapping": (config.mapping, SCHEMES["block"]),
         "importance": (config.importance, IMPORTANCES),
     }
     for kind, (name, names) in registered.items():
         if name not in names:
             raise UnknownNameError(kind, name, names)
-    check_rivals(config.rivals, config.has_schemes)
+    check_run_methods([config.own_method, *config.rivals], config.has_schemes)
 
 
 def _check_policies(config: RunConfig) -> None:
@@ -94,12 +85,12 @@ def _check_policies(config: RunConfig) -> None:
         raise ConfigError(
             "--policy takes a policy as it is, --init trains one further: give one of them"
         )
-    if config.no_measure and config.policy is None:
+    if not config.measures_tasks and config.policy is None:
         raise ConfigError(
-            "--no-measure is for a policy that was trained before: give --policy, or "
+            "--predict always is for a policy that was trained before: give --policy, or "
             "`cprune-rl prune`; what was never measured cannot be trained on"
         )
-    for policy in (config.policy, config.init, config.mapping_policy):
+    for policy in (config.policy, config.init, config.scheme_policy):
         if policy is not None:
             find_policy(policy)
 
@@ -117,15 +108,15 @@ def _check_files(config: RunConfig) -> None:
 def _check_schemes(config: RunConfig, is_recorded: bool) -> None:
     if not config.has_schemes:
         return
-    if config.method != "agent":
+    if not METHODS[config.own_method].has_schemes:
         raise ConfigError(
-            f"--schemes {config.schemes} is not for --method {config.method}: "
-            "its channels are the agent's; --rival runs CPrune beside it"
+            f"--methods {config.own_method} prunes channels alone, and --change asks for schemes: "
+            f"begin with {config.method_of_change}"
         )
-    if config.no_measure or config.predict or is_recorded:
+    if config.predict or is_recorded:
         raise ConfigError(
-            f"--schemes {config.schemes} measures blocks of every size on a device: "
-            "give one, and leave --predict and --no-measure out"
+            "--change schemes measures blocks of every size on a device: give one, and leave "
+            "--predict out"
         )
 
 
@@ -144,7 +135,7 @@ def open_context(config: RunConfig, progress: ProgressLog, since: float) -> Iter
     """
     with _open_resources(config, progress, since) as (store, open_backend):
         trained_model = load_trained_model(load_settings(config), progress)
-        for floor in config.floors:
+        for floor in config.floor:
             resolve_floor(floor, trained_model.dense_accuracy)
         _say_what_to_expect(config, trained_model, progress)
         backend = open_backend(trained_model)
@@ -196,7 +187,7 @@ def open_live(progress: ProgressLog | None = None, **options: object) -> Iterato
     config = load_config(None, options)
     check_names(config)
     with open_context(config, progress or ProgressLog(), time.time()) as context:
-        yield context.problem(config.floor, config.margin)
+        yield context.problem(config.floor[0], config.margin)
 
 
 @contextlib.contextmanager
@@ -221,13 +212,13 @@ def _open_resources(
         from cprune_rl.pipeline.backends.tvm import TvmBackend, TvmSettings
 
         device = stack.enter_context(open_device(config.device))
-        budgets = config.budgets
+        effort = config.work
         settings = TvmSettings(
-            tuning=dataclasses.replace(budgets.tuning, seed=config.seed),
-            sweep=() if config.no_measure else budgets.sweep,
-            scheme_sweep=budgets.scheme_sweep if config.has_schemes else (),
-            widest_interval=math.inf if config.no_measure else config.predict,
-            timing_rounds=budgets.timing_rounds,
+            tuning=dataclasses.replace(effort.tuning, seed=config.seed),
+            sweep=effort.sweep if config.measures_tasks else (),
+            scheme_sweep=effort.scheme_sweep if config.has_schemes else (),
+            widest_interval=config.widest_interval,
+            timing_rounds=effort.timing_rounds,
             seed=config.seed,
         )
 
@@ -256,7 +247,7 @@ def _say_what_to_expect(
             "--data '...?normalise=NAME' or '...?mean=...&std=...' says which; or on other labels."
         )
     least = undetectable_loss(len(data.gate), 1 - config.confidence)
-    for floor in config.floors:
+    for floor in config.floor:
         if -least < floor <= 0:
             progress.print(
                 f"    The gate has {len(data.gate):,} images: on so few, even a network that "

@@ -97,7 +97,7 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
         seed=config.seed,
         max_rows=max(TrainingSettings.max_rows, n_rows),
     )
-    action_set = SchemeActions() if config.schemes == "block" else ChannelActions()
+    action_set = SchemeActions() if config.has_schemes else ChannelActions()
     start = (
         None
         if config.init is None
@@ -120,7 +120,7 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
             _searchers(config, trained.policy),
             held_out or names,
             seeds=range(max(1, min(3, _CASES // len(held_out or names)))),
-            with_schemes=config.schemes == "block",
+            with_schemes=config.has_schemes,
         )
     progress.console.print(_table(results, is_held_out=bool(held_out)))
     card = _card(config, names, held_out, trained, results)
@@ -130,9 +130,7 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
     )
     (folder / "results.json").write_text(dump_json(results))
     use = (
-        f"--schemes block --mapping-policy {folder}"
-        if config.schemes == "block"
-        else f"--policy {folder}"
+        f"--change schemes --scheme-policy {folder}" if config.has_schemes else f"--policy {folder}"
     )
     progress.print(
         f"Policy: {folder}. Prune with it: cprune-rl prune {use} --model ... --device ..."
@@ -146,7 +144,7 @@ def _problems(config: PolicyConfig, names: Sequence[str]) -> GeneratedProblems:
         n_variants=config.variants,
         recorded_share=0.25 if config.variants else 1.0,
         floors=_floors(names),
-        start_ratios=START_RATIOS if config.schemes == "block" else (),
+        start_ratios=START_RATIOS if config.has_schemes else (),
         seed=config.seed,
     )
     return GeneratedProblems.from_recordings(names, drawn)
@@ -184,7 +182,7 @@ def _searchers(config: PolicyConfig, policy: RowPolicy) -> tuple[Searcher, ...]:
     Roll-out and proxy greedy end after eight rejections; `benchmarks/transfer.py` has no such limit
     for proxy greedy.
     """
-    if config.schemes == "block":
+    if config.has_schemes:
         return (
             MappingSearch(policy),
             PolicyRollOut(policy, action_set=SchemeActions()),
@@ -304,11 +302,11 @@ def _sources(config: PolicyConfig, apart: Collection[str]) -> list[str]:
             )
         names += [name for name in matching if name not in names]
     left = [name for name in names if full_name(name) not in apart]
-    if config.schemes == "block":
+    if config.has_schemes:
         bare = [name for name in config.problems if not has_schemes(name)]
         if bare:
             raise ConfigError(
-                f"{bare[0]} was recorded without schemes: record it with --schemes block, or name others (`cprune-rl problems list` says which have them)"
+                f"{bare[0]} was recorded without schemes: record it with --change channels,schemes, or name others (`cprune-rl problems list` says which have them)"
             )
         left = [name for name in left if has_schemes(name)]
     if not left:

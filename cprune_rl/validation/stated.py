@@ -173,7 +173,7 @@ def _read_front(folder: Path) -> StatedRun:
         folder=folder,
         result=None,
         device=config.device,
-        images=_read_images(config.data, config.fast, config.top),
+        images=_read_images(config.data, config.is_fast, config.top),
         plan_file=PlanFile.read(folder / points[0].folder),
         networks=networks,
     )

@@ -216,7 +216,7 @@ def open_replay(
     recording, recorded_tasks = _open(bare_name)
     if settings.with_schemes and not recording.has_schemes:
         raise DataError(
-            f"{bare_name} was recorded without schemes: record it with --schemes block, "
+            f"{bare_name} was recorded without schemes: record it with --change channels,schemes, "
             "or take another (`cprune-rl problems list` says which have them)"
         )
     network = recording.network

@@ -8,7 +8,7 @@ import pytest
 from cprune_rl.agents.registry import (
     METHODS,
     POLICY_KINDS,
-    check_rivals,
+    check_run_methods,
     compared_methods,
     main_methods,
     make_searcher,
@@ -42,11 +42,11 @@ def test_a_method_is_made_with_the_policy_of_its_kind(name: str) -> None:
 
 def test_runs_have_methods_that_know_nothing_a_run_does_not() -> None:
     assert main_methods() == ["agent", "cprune"]
-    check_rivals(["mdp", "agent"], has_schemes=False)
-    check_rivals(["channels-then-rule"], has_schemes=True)
+    check_run_methods(["mdp", "agent"], has_schemes=False)
+    check_run_methods(["channels-then-rule"], has_schemes=True)
     for name in ("exact", "ppo", "agent-macs"):
         with pytest.raises(ConfigError, match="no true losses"):
-            check_rivals([name], has_schemes=True)
+            check_run_methods([name], has_schemes=True)
     with pytest.raises(UnknownNameError, match="mdp"):
-        check_rivals(["mpd"], has_schemes=False)
+        check_run_methods(["mpd"], has_schemes=False)
     assert "channels-then-rule" not in compared_methods()

@@ -194,21 +194,21 @@ def test_within_a_budget_both_have_their_part(budget: Budget) -> None:
 
 
 def test_blocks_go_with_the_agent_alone() -> None:
-    with pytest.raises(ConfigError, match="--method cprune"):
-        check_names(load_config(None, {"schemes": "both", "method": "cprune"}))
+    with pytest.raises(ConfigError, match="--methods cprune"):
+        check_names(load_config(None, {"change": "channels,schemes", "methods": "cprune"}))
 
 
 @pytest.mark.parametrize(
     "more",
-    [{"device": "recorded:resnet8"}, {"no_measure": True, "policy": "x86-cpu"}, {"predict": 0.1}],
+    [{"device": "recorded:resnet8"}, {"predict": "always", "policy": "x86-cpu"}, {"predict": 0.1}],
 )
 def test_schemes_want_a_device(more: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="--schemes both measures"):
-        check_names(load_config(None, {"schemes": "both", **more}))
+    with pytest.raises(ConfigError, match="--change schemes measures"):
+        check_names(load_config(None, {"change": "channels,schemes", **more}))
 
 
 @pytest.mark.parametrize("rival", ["mapping-rule", "mapping-search", "channels-then-schemes"])
 def test_methods_of_schemes_want_schemes_to_be_measured(rival: str) -> None:
-    with pytest.raises(ConfigError, match="--schemes block or both"):
-        check_names(load_config(None, {"rivals": rival}))
-    check_names(load_config(None, {"rivals": rival, "schemes": "block"}))
+    with pytest.raises(ConfigError, match="--change schemes"):
+        check_names(load_config(None, {"methods": f"agent,{rival}"}))
+    check_names(load_config(None, {"methods": f"mapping-search,{rival}", "change": "schemes"}))

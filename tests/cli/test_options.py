@@ -12,11 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cprune_rl.accuracy.data.registry import DATA_SETS
-from cprune_rl.agents.registry import METHODS, OF_RUNS
+from cprune_rl.agents.registry import METHODS
 from cprune_rl.cli import app
 from cprune_rl.cli.completion import COMPLETIONS, DATA
 from cprune_rl.cli.completion import IMPORTANCES as COMPLETED_IMPORTANCES
-from cprune_rl.cli.completion import METHODS as COMPLETED_METHODS
 from cprune_rl.cli.completion import MODELS as COMPLETED_MODELS
 from cprune_rl.models.zoo import MODELS
 from cprune_rl.pipeline.config import PANELS, RunConfig, load_config
@@ -96,7 +95,8 @@ def test_the_options_of_a_run_folder_of_before_are_read_quietly() -> None:
 
 def test_train_runs_cprune_beside_the_agent_and_a_front_does_not() -> None:
     assert load_config(None, {}, beside=("cprune",)).methods == ("agent", "cprune")
-    assert load_config(None, {}).methods == ("agent",)
+    assert load_config(None, {}).own_method == "agent"
+    assert load_config(None, {}).rivals == ()
     front = load_config(None, {"floor": "-0.01,-0.02"}, beside=("cprune",))
     assert front.own_method == "agent"
     assert front.rivals == ()
@@ -108,8 +108,7 @@ def test_the_shell_completes_what_there_is() -> None:
     assert set(COMPLETED_MODELS) == set(MODELS)
     assert {name.rstrip(":") for name in DATA} == set(DATA_SETS)
     assert set(COMPLETED_IMPORTANCES) == set(IMPORTANCES)
-    of_runs = {name for name, m in METHODS.items() if m.policy is None and m.role == "rival"}
-    assert set(COMPLETED_METHODS) == of_runs | set(OF_RUNS)
+    assert COMPLETIONS["methods"]("") == [n for n, m in METHODS.items() if m.is_in_runs]
     assert COMPLETIONS["efforts"]("") == list(EFFORTS)
     assert COMPLETIONS["methods"]("agent,md") == ["agent,mdp"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cprune_rl.agents.core.searcher import Budget
+from cprune_rl.agents.core.searcher import Budget, parse_budget
 from cprune_rl.agents.registry import METHODS, compared_methods
 from cprune_rl.cli import app
 from cprune_rl.comparison import executors, runner
@@ -19,7 +19,6 @@ from cprune_rl.comparison.cases import make_cases
 from cprune_rl.comparison.policy_store import PolicyStore, network_family, policies_to_train
 from cprune_rl.comparison.records import Case, read_record, read_records, record_path
 from cprune_rl.comparison.run_case import run_case
-from cprune_rl.agents.core.searcher import parse_budget
 from cprune_rl.comparison.runner import Experiment, run_experiment
 from cprune_rl.comparison.validation import check_record, is_valid
 from cprune_rl.errors import ConfigError, UnknownNameError

@@ -241,7 +241,8 @@ def test_a_run_without_its_device_says_how_to_go_on(tmp_path: Path) -> None:
         app,
         [
             "train",
-            "--fast",
+            "--effort",
+            "fast",
             "--device",
             f"rpc://127.0.0.1:{port}/board",
             "--out",

@@ -181,7 +181,7 @@ def test_options_of_a_run_and_of_a_policy_are_not_mixed() -> None:
     runner = CliRunner()
     for words, message in (
         (["--problems", "resnet8", "--floor", "-0.01"], "--floor"),
-        (["--timesteps", "10"], "--problems"),
+        (["--timesteps", "10"], "train-policy"),
         (["--policy", "a", "--init", "b"], "--init"),
     ):
         result = runner.invoke(app, ["train", *words])
@@ -207,7 +207,7 @@ def test_a_live_problem_is_kept_as_options_and_opened_by_name(
     assert live_options("net@here") == {
         "model": f"{tmp_path / 'net.py'}:build",
         "device": "local?threads=2",
-        "floor": -0.02,
+        "floor": [-0.02],
     }, "from anywhere"
     assert live_options("net@here:-0.05")["floor"] == -0.05
     assert "net@here" in runner.invoke(app, ["problems", "list"]).output
@@ -235,12 +235,12 @@ def test_a_run_takes_a_live_problems_options_and_flags_over_them(
     monkeypatch.chdir(tmp_path)
     said = CliRunner().invoke(app, ["prune", "--config", "vgg@here:-0.03", "--seed", "4"])
     assert said.exit_code == 0, said.output
-    assert (seen[0].model, seen[0].floor, seen[0].seed) == ("vgg-small", -0.03, 4)
+    assert (seen[0].model, seen[0].floor, seen[0].seed) == ("vgg-small", (-0.03,), 4)
     said = CliRunner().invoke(
-        app, ["prune", "--config", "vgg@here", "--front=-0.01,-0.02", "--out", "front"]
+        app, ["prune", "--config", "vgg@here", "--floor=-0.01,-0.02", "--out", "front"]
     )
     assert said.exit_code == 0, said.output
-    assert seen[1].front == (-0.01, -0.02), "in the place of the floor that the problem has"
+    assert seen[1].floor == (-0.01, -0.02), "in the place of the floor that the problem has"
 
 
 @pytest.mark.parametrize(

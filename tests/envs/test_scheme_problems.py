@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from cprune_rl.agents.core.budget_guard import search_within
-from cprune_rl.agents.core.searcher import Budget
+from cprune_rl.agents.core.searcher import Budget, parse_budget
 from cprune_rl.agents.planner.surrogate import SurrogateSettings
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch
 from cprune_rl.comparison.cases import make_cases
 from cprune_rl.comparison.records import RunRecord
-from cprune_rl.agents.core.searcher import parse_budget
 from cprune_rl.comparison.runner import Experiment, run_experiment
 from cprune_rl.comparison.validation import check_record
 from cprune_rl.envs.actions.layer_schemes import scheme_plans

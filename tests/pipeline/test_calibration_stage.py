@@ -73,9 +73,9 @@ def test_it_goes_on_until_a_plan_loses_more_than_the_floor_allows(
 
 
 def test_the_lowest_floor_of_a_front_counts_and_schemes_are_judged_by_themselves() -> None:
-    front, _ = calibrated(2.0, front="-0.001,-0.5")
+    front, _ = calibrated(2.0, floor="-0.001,-0.5")
     assert len(front.points) == 4
-    both, _ = calibrated(2.0, floor=-0.5, schemes="block")
+    both, _ = calibrated(2.0, floor=-0.5, change="schemes")
     assert [bool(p.plan.schemes) for p in both.points] == [False] * 4 + [True] * 4
     sparse = [p.plan.schemes for p in both.points[4:]]
     densities = [min(Scheme.parse(text).density for _, text in schemes) for schemes in sparse]
@@ -85,5 +85,5 @@ def test_the_lowest_floor_of_a_front_counts_and_schemes_are_judged_by_themselves
 def test_the_loss_model_knows_layers_only_where_schemes_prune_them() -> None:
     channels, _ = calibrated(2.0, floor=-0.015)
     assert len(channels.loss_model.layer_scale) == 0
-    both, _ = calibrated(2.0, floor=-0.015, schemes="block")
+    both, _ = calibrated(2.0, floor=-0.015, change="schemes")
     assert len(both.loss_model.layer_scale) == len(toy_network().scheme_layers)

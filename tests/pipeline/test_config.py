@@ -18,20 +18,20 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path: Path) -> No
     file = tmp_path / "run.yaml"
     file.write_text("floor: -0.02\nseed: 3\n")
     config = load_config(file, {"seed": 5, "model": None})
-    assert (config.floor, config.seed, config.model) == (-0.02, 5, "resnet8")
+    assert (config.floor, config.seed, config.model) == ((-0.02,), 5, "resnet8")
 
 
 def test_a_method_is_accepted_by_its_old_name_with_a_warning() -> None:
     with pytest.warns(FutureWarning, match="now called 'cprune'"):
-        config = load_config(None, {"method": "greedy", "rivals": "mdp,greedy"})
-    assert (config.method, config.rivals) == ("cprune", ("mdp", "cprune"))
+        config = load_config(None, {"methods": "greedy,mdp"})
+    assert (config.own_method, config.rivals) == ("cprune", ("mdp",))
 
 
 def test_a_longer_fine_tune_leaves_the_other_budgets_of_an_effort() -> None:
-    light = load_config(None, {"effort": "light"}).budgets
-    longer = load_config(None, {"effort": "light", "finetune_steps": 3000}).budgets
+    light = load_config(None, {"effort": "light"}).work
+    longer = load_config(None, {"effort": "light", "finetune_steps": 3000}).work
     assert longer == dataclasses.replace(light, finetune_steps=3000)
-    assert load_config(None, {"fast": True, "finetune_steps": 7}).budgets.finetune_steps == 7
+    assert load_config(None, {"effort": "fast", "finetune_steps": 7}).work.finetune_steps == 7
     with pytest.raises(ConfigError, match="finetune_steps"):
         load_config(None, {"finetune_steps": 0})
 
@@ -64,7 +64,7 @@ def test_a_file_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     [
         ("--model", "resnet9", "resnet8"),
         ("--data", "contour", "contours"),
-        ("--method", "agents", "agent"),
+        ("--methods", "agents", "agent"),
         ("--device", "lokal", "local"),
     ],
 )

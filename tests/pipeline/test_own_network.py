@@ -19,18 +19,18 @@ from cprune_rl.cli import app
 from cprune_rl.core.result import Result
 from cprune_rl.errors import ConfigError
 from cprune_rl.models.registry import build_model
-from cprune_rl.pipeline import config
+from cprune_rl.pipeline.efforts import EFFORTS, Effort
 from cprune_rl.validation.run import validate_run
 
 pytestmark = pytest.mark.slow
-SMALL = config.Budgets(
+SMALL = Effort(
     base_steps=20,
     finetune_steps=20,
     oracle_steps=2,
     supernet_steps=4,
     proof_plans=5,
-    tuning=config.FAST.tuning,
-    sweep=config.FAST.sweep,
+    tuning=EFFORTS["fast"].tuning,
+    sweep=EFFORTS["fast"].sweep,
     calibration=(0.75, 0.5),
     total_timesteps=2048,
     timing_rounds=5,
@@ -59,13 +59,13 @@ def build(n_classes):
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small budgets, and a user cache of the test's own."""
-    monkeypatch.setattr(config, "FAST", SMALL)
+    monkeypatch.setitem(EFFORTS, "fast", SMALL)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
 
 def run(*options: str) -> None:
-    done = CliRunner().invoke(app, ["train", *options, "--fast"])
+    done = CliRunner().invoke(app, ["train", *options, "--effort", "fast"])
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
 
 

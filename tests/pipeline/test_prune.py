@@ -19,9 +19,9 @@ from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.cli import app
 from cprune_rl.core.result import read_front
 from cprune_rl.errors import ConfigError, CPruneError, FloorError
-from cprune_rl.pipeline import config
 from cprune_rl.pipeline.backends.recorded import RecordedBackend
 from cprune_rl.pipeline.config import RunConfig, load_config
+from cprune_rl.pipeline.efforts import EFFORTS, Effort
 from cprune_rl.pipeline.finalize import FinalGate
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run import run
@@ -57,10 +57,10 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Path) -> di
     monkeypatch.setitem(
         data.DATA_SETS, "specks", data.DataKind(load=images, summary="noise", presets=())
     )
-    monkeypatch.setattr(
-        config,
-        "FAST",
-        config.Budgets(
+    monkeypatch.setitem(
+        EFFORTS,
+        "fast",
+        Effort(
             base_steps=2,
             finetune_steps=1,
             oracle_steps=1,
@@ -73,7 +73,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Path) -> di
         "data": "specks",
         "device": "recorded:resnet8",
         "floor": -1.0,
-        "fast": True,
+        "effort": "fast",
         "storage": f"sqlite:///{tmp_path}/costs.db",
         "policy": str(policy),
     }
@@ -82,7 +82,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Path) -> di
 def test_a_policy_prunes_alone_and_what_it_did_is_told(
     options: dict[str, object], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = load_config(None, {**options, "out": tmp_path / "run"}, {"rival": False})
+    config = load_config(None, {**options, "out": tmp_path / "run"})
     (result,) = run(RunFolder.create(config), ProgressLog())
     assert result.rivals == ()
     assert result.main.speedup > 1
@@ -106,7 +106,9 @@ def test_a_budget_ends_the_search_and_what_was_spent_before_is_taken_off(
     run(
         RunFolder.create(
             load_config(
-                None, {**options, "max_evaluations": 1, "out": tmp_path / "run"}, {"rival": False}
+                None,
+                {**options, "budget": "evaluations=1", "out": tmp_path / "run"},
+                {"rival": False},
             )
         ),
         ProgressLog(),
@@ -120,20 +122,19 @@ def test_a_budget_ends_the_search_and_what_was_spent_before_is_taken_off(
 
     monkeypatch.setattr(RecordedBackend, "open", staticmethod(open_paid))
     small = {
-        "max_trials": 5,
+        "budget": "trials=5",
         "storage": f"sqlite:///{tmp_path}/fresh.db",
         "out": tmp_path / "small",
     }
-    run(RunFolder.create(load_config(None, {**options, **small}, {"rival": False})), ProgressLog())
+    run(RunFolder.create(load_config(None, {**options, **small})), ProgressLog())
     assert "nothing is searched" in capfd.readouterr().err.replace("\n", " ")
 
 
 def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
     options: dict[str, object], tmp_path: Path
 ) -> None:
-    del options["floor"]
     folder = RunFolder.create(
-        load_config(None, {**options, "front": "-0.9,-1", "out": tmp_path / "front"})
+        load_config(None, {**options, "floor": "-0.9,-1", "out": tmp_path / "front"})
     )
     results = run(folder, ProgressLog())
     assert [result.floor for result in results] == [-0.9, -1.0]
@@ -178,23 +179,25 @@ def test_a_margin_is_kept_above_the_floor_by_the_search_and_not_by_the_gate(
     config = load_config(None, {**options, "floor": -0.05, "margin": 0.01})
     with open_context(config, ProgressLog(), 0.0) as context:
         dense_accuracy = context.trained_model.dense_accuracy
-        problem = context.problem(config.floor, config.margin)
+        problem = context.problem(config.floor[0], config.margin)
         assert problem.floor == pytest.approx(dense_accuracy - 0.04)
-        gate = FinalGate(gate_settings(config, config.floor), context)
+        gate = FinalGate(gate_settings(config, config.floor[0]), context)
         on_gate_images = evaluate(context.trained_model.model, context.trained_model.data.gate)
         assert gate.floor == pytest.approx(on_gate_images - 0.05)
         with pytest.raises(FloorError, match=r"the margin 0\.06 leaves nothing to lose"):
-            context.problem(config.floor, margin=0.06)
+            context.problem(config.floor[0], margin=0.06)
 
 
 def test_the_commands_defaults_are_below_the_file_and_the_flags(
     tmp_path: Path, policy: Path
 ) -> None:
-    defaults = {"policy": str(policy), "rival": False}
+    defaults = {"policy": str(policy), "seed": 7}
     file = tmp_path / "my.yaml"
-    file.write_text("rival: true\n")
-    assert load_config(file, {}, defaults).rival
-    assert not load_config(None, {}, defaults).rival
+    file.write_text("seed: 3\n")
+    assert load_config(file, {}, defaults).seed == 3
+    assert load_config(None, {}, defaults).seed == 7
+    assert load_config(file, {"seed": 4}, defaults).seed == 4
+    assert load_config(None, {}, defaults).policy == str(policy)
     assert load_config(None, {"init": str(policy)}, defaults).policy is None
 
 
@@ -202,9 +205,9 @@ def test_the_commands_defaults_are_below_the_file_and_the_flags(
     ("words", "message"),
     [
         (["--policy", "nobody"], "nobody"),
-        (["--front=-0.01,-0.01"], "different"),
-        (["--front=-0.01", "--floor", "-0.02"], "--floor"),
-        (["--device", "recorded:resnet8", "--no-measure"], "no-measure"),
+        (["--floor=-0.01,-0.01"], "different"),
+        (["--floor", "high"], "give numbers"),
+        (["--device", "recorded:resnet8", "--predict", "always"], "--predict"),
     ],
 )
 def test_wrong_options_are_told_at_once(
@@ -225,4 +228,4 @@ def test_wrong_options_are_told_at_once(
 
 def test_without_a_trained_policy_nothing_can_go_unmeasured() -> None:
     with pytest.raises(ConfigError, match="--policy"):
-        check_names(RunConfig(no_measure=True))
+        check_names(RunConfig(predict="always"))

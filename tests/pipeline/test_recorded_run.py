@@ -32,7 +32,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 from cprune_rl.accuracy import data
-from cprune_rl.pipeline import config
+from cprune_rl.pipeline import config, efforts
 from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run import run
@@ -49,10 +49,10 @@ def images(spec, fast, advance):
     return data.ImageData(name="dots", n_classes=10, **splits)
 
 data.DATA_SETS["dots"] = data.DataKind(load=images, summary="noise", presets=())
-config.FAST = config.Budgets(base_steps=2, finetune_steps=1, oracle_steps=1, calibration=(0.75, 0.5), total_timesteps=2048)
+efforts.EFFORTS["fast"] = efforts.Effort(base_steps=2, finetune_steps=1, oracle_steps=1, calibration=(0.75, 0.5), total_timesteps=2048)
 folder = Path(sys.argv[1])
-options = dict(model="resnet8", data="dots", device=sys.argv[2], floor=-1.0, fast=True, storage=f"sqlite:///{folder}.db")
-run(RunFolder.create(config.RunConfig(**options, rivals="mdp,uniform,cprune", out=folder)), ProgressLog())
+options = dict(model="resnet8", data="dots", device=sys.argv[2], floor=-1.0, effort="fast", storage=f"sqlite:///{folder}.db")
+run(RunFolder.create(config.RunConfig(**options, methods="agent,cprune,mdp,uniform", out=folder)), ProgressLog())
 checks = validate_run(folder)
 assert all(c.passed is not False for c in checks), checks
 print("not checked:", [c.claim for c in checks if c.passed is None])
@@ -117,7 +117,7 @@ def test_a_rival_that_a_run_cannot_have_is_told_before_anything_is_done(
     device: str, rivals: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_names(load_config(None, {"device": device, "rivals": rivals}))
+        check_names(load_config(None, {"device": device, "methods": f"agent,{rivals}"}))
 
 
 def test_what_cannot_be_had_without_a_device_is_not_there_and_not_checked(
@@ -239,8 +239,8 @@ def test_a_recording_cannot_be_recorded(tmp_path: Path) -> None:
 
 
 def test_fast_leaves_a_recorded_network_at_its_width() -> None:
-    assert load_config(None, {"fast": True}).network_name == "resnet8-w8"
-    assert RunConfig(fast=True, device="recorded:resnet8").network_name == "resnet8"
+    assert load_config(None, {"effort": "fast"}).network_name == "resnet8-w8"
+    assert RunConfig(effort="fast", device="recorded:resnet8").network_name == "resnet8"
 
 
 def test_groups_and_layers_that_are_not_the_recorded_ones_are_named() -> None:

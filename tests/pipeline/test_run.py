@@ -60,7 +60,7 @@ def listening_to_ctrl_c() -> Iterator[None]:
 def finished(home: Path) -> Path:
     """A run that is interrupted in its search and resumed to the end."""
     folder = home / "run"
-    command = [sys.executable, "train_agent.py", "--fast", "--out", str(folder)]
+    command = [sys.executable, "train_agent.py", "--effort", "fast", "--out", str(folder)]
     with listening_to_ctrl_c():
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment(home), stderr=subprocess.PIPE, text=True
@@ -175,7 +175,7 @@ def test_the_examples_run_on_the_exported_files(finished: Path) -> None:
 
 def test_a_second_run_of_the_same_job_makes_no_fresh_trial(finished: Path, home: Path) -> None:
     before = n_trials(home)
-    again = train(home, "--fast", "--out", str(home / "again"))
+    again = train(home, "--effort", "fast", "--out", str(home / "again"))
     assert again.returncode == 0, again.stderr
     assert n_trials(home) == before, "of tuning, sweep, search and comparison alike"
     first, second = (

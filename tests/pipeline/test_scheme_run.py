@@ -14,7 +14,7 @@ import torch
 from cprune_rl.accuracy import data
 from cprune_rl.compiler.tuning.budget import DENSE_WORTH_S, TuningBudget, TuningSettings
 from cprune_rl.core.search_result import TABLE_PREFIX
-from cprune_rl.pipeline import config
+from cprune_rl.pipeline import config, efforts
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run import run
 from cprune_rl.pipeline.run_folder import RunFolder
@@ -51,7 +51,7 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(
         near=least,
         n_shared=1,
     )
-    small = config.Budgets(
+    small = efforts.Effort(
         base_steps=2,
         finetune_steps=30,
         oracle_steps=1,
@@ -64,15 +64,14 @@ def test_a_run_of_both_prunes_within_the_channels_it_leaves(
         turns=1,
         timing_rounds=3,
     )
-    monkeypatch.setattr(config, "FAST", small)
+    monkeypatch.setitem(efforts.EFFORTS, "fast", small)
     (tmp_path / "net.py").write_text(NETWORK)
     options = config.RunConfig(
         model=f"{tmp_path / 'net.py'}:build",
         data="dots",
-        floor=-1.0,
-        fast=True,
-        schemes="both",
-        rival=False,
+        floor=(-1.0,),
+        effort="fast",
+        change=("channels", "schemes"),
         storage=f"sqlite:///{tmp_path}/costs.db",
         out=tmp_path / "run",
     )
