@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
-from platformdirs import user_cache_path
 
+from cprune_rl.core.folders import cache_folder
 from cprune_rl.core.protocols import Accuracy
 from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache.engine import Database
@@ -46,7 +46,7 @@ def default_url() -> str:
     """The default storage: `CPRUNE_RL_STORAGE`, or a file in the user's cache folder."""
     if url := os.environ.get("CPRUNE_RL_STORAGE"):
         return url
-    return f"sqlite:///{user_cache_path('cprune-rl', ensure_exists=True) / 'costs.db'}"
+    return f"sqlite:///{cache_folder() / 'costs.db'}"
 
 
 def open_store(storage: str | CostStore | None) -> CostStore:

@@ -1,11 +1,17 @@
 """cprune-rl: reinforcement learning for compiler-informed pruning.
 
-Importing it registers the environments and loads neither torch nor tvm.
+Importing it registers the environments and loads neither torch nor tvm. `prune` loads them when it
+is asked for.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from cprune_rl.api import prune
+
+__all__ = ["__version__", "prune"]
 __version__ = "0.3.0.dev0"
 
 _MAX_EPISODE_STEPS = 200  # `cprune_env.MAX_EPISODE_STEPS`, which is not loaded for it
@@ -34,3 +40,12 @@ register(
     vector_entry_point="cprune_rl.envs.scheme_mapping:SchemeMappingVectorEnv",
     max_episode_steps=_MAX_EPISODE_STEPS,
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Load the parts of `cprune_rl.api` when they are asked for."""
+    if name == "prune":
+        from cprune_rl.api import prune
+
+        return prune
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

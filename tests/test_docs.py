@@ -16,7 +16,8 @@ from cprune_rl.cli import app
 
 from .test_house import ROOT, sources
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MADE = ROOT / "docs" / "reference" / "cli.md"
+PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p != MADE)]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("cprune-rl", ".venv/bin/cprune-rl")
 GLOSSARY = ROOT / "docs" / "glossary.md"

@@ -28,6 +28,7 @@ FLOORS = {
     "pipeline": 8,
     "comparison": 9,
     "validation": 9,
+    "api": 9,
     "cli": 10,
 }
 FOREIGN = {"tvm": {"compiler"}, "torch_pruning": {"pruning"}}

@@ -24,8 +24,8 @@ _SHOWN = 20  # findings of `verify` that are printed
 Storage = Annotated[
     str | None,
     typer.Option(
-        help="Cost cache, e.g. sqlite:///costs.db. [default: CPRUNE_RL_STORAGE, or a file in "
-        "the user cache folder]",
+        help="Cost cache, e.g. sqlite:///costs.db. Default: CPRUNE_RL_STORAGE, or a file in "
+        "the user cache folder.",
         show_default=False,
     ),
 ]
@@ -33,7 +33,7 @@ Context = Annotated[
     str | None,
     typer.Option(
         help="Only contexts (target, device, TVM version, timing) that hold this text. "
-        "[default: all]",
+        "Default: all.",
         show_default=False,
     ),
 ]

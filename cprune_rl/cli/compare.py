@@ -67,7 +67,7 @@ def compare(  # each argument is an option
     ] = Path("comparison"),
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes. [default: one for each core]", show_default=False),
+        typer.Option(min=1, help="Processes. Default: one for each core.", show_default=False),
     ] = None,
     backend: Annotated[
         str, typer.Option(help="Where runs go: processes of this machine, or ray, a cluster.")

@@ -49,8 +49,8 @@ def probe(
     storage: Annotated[
         str | None,
         typer.Option(
-            help="Cost cache that keeps the figures. [default: CPRUNE_RL_STORAGE, or a file in "
-            "the user cache folder]",
+            help="Cost cache that keeps the figures. Default: CPRUNE_RL_STORAGE, or a file in "
+            "the user cache folder.",
             show_default=False,
         ),
     ] = None,
@@ -113,7 +113,7 @@ def compare(
     input_shape: Annotated[
         str | None,
         typer.Option(
-            help="Of one batch, e.g. 1,3,32,32. [default: the run folder's]", show_default=False
+            help="Of one batch, e.g. 1,3,32,32. Default: the run folder's.", show_default=False
         ),
     ] = None,
     as_json: AsJson = False,
@@ -153,7 +153,7 @@ def list_devices(
     tracker: Annotated[
         str | None,
         typer.Option(
-            help="HOST:PORT of a TVM tracker. [default: TVM_TRACKER_HOST and TVM_TRACKER_PORT]",
+            help="HOST:PORT of a TVM tracker. Default: TVM_TRACKER_HOST and TVM_TRACKER_PORT.",
             show_default=False,
         ),
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-__all__ = ["given", "with_options"]
+    from cprune_rl.pipeline.config import RunConfig
+
+__all__ = ["INTERRUPTED", "given", "read_options", "use_cache", "with_options"]
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
 
 _HIDDEN_TYPES: Mapping[str, Any] = {
     "fast": bool,
@@ -66,6 +72,33 @@ def given(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None and value != []}
 
 
+def read_options(
+    config: Path | None,
+    flags: dict[str, Any],
+    *,
+    defaults: dict[str, Any] | None = None,
+    beside: tuple[str, ...] = (),
+) -> RunConfig:
+    """Join flags with a YAML file, or with the options of a live problem.
+
+    Raises:
+        ConfigError: an option is unknown or wrong.
+    """
+    from cprune_rl.pipeline.config import load_config
+    from cprune_rl.pipeline.live_problems import is_live, live_options
+
+    name = str(config)
+    if config is not None and not config.is_file() and is_live(name):
+        return load_config(None, {**live_options(name), **flags}, defaults, beside)
+    return load_config(config, flags, defaults, beside)
+
+
+def use_cache(folder: Path | None) -> None:
+    """Have this process and its children keep networks and costs in a folder."""
+    if folder is not None:
+        os.environ["CPRUNE_RL_CACHE"] = str(folder)
+
+
 def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
     return inspect.Parameter(
         name,
@@ -79,7 +112,7 @@ def _option(name: str, field: FieldInfo) -> Any:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     return typer.Option(
         _flag(name),
-        help=f"{field.description} [default: {_shown_default(field, extra)}]",
+        help=f"{field.description} Default: {_shown_default(field, extra)}.",
         show_default=False,
         rich_help_panel=str(extra.get("panel", "")) or None,
         autocompletion=COMPLETIONS.get(str(extra.get("complete", ""))),

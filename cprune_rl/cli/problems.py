@@ -154,7 +154,7 @@ def add(
     name: Annotated[
         str | None,
         typer.Option(
-            help="MODEL@CLASS, e.g. resnet8@pixel8. [default: the file's own]", show_default=False
+            help="MODEL@CLASS, e.g. resnet8@pixel8. Default: the file's own.", show_default=False
         ),
     ] = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cprune_rl.cli.options import given, with_options
+from cprune_rl.cli.options import given, read_options, use_cache, with_options
 
 __all__ = ["register"]
 
@@ -51,7 +51,7 @@ def record(
         str | None,
         typer.Option(
             help="Recording of this network on another device: its loss model is taken, and "
-            "nothing is trained. [default: none]",
+            "nothing is trained. Default: none.",
             show_default=False,
             rich_help_panel="Training and judging",
         ),
@@ -59,7 +59,7 @@ def record(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="YAML file with any of these options; flags override it. [default: none]",
+            help="YAML file with any of these options; flags override it. Default: none.",
             show_default=False,
             rich_help_panel="Files",
         ),
@@ -67,7 +67,6 @@ def record(
     **flags: Any,
 ) -> None:
     """Record a problem: measure what searches of a network can reach on a device."""
-    from cprune_rl.cli.train import read_options, use_cache
     from cprune_rl.pipeline.progress import ProgressLog
     from cprune_rl.pipeline.record import record as run
     from cprune_rl.pipeline.setup import check_names

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cprune_rl.cli.options import given, with_options
+from cprune_rl.cli.options import INTERRUPTED, given, read_options, use_cache, with_options
 from cprune_rl.errors import ConfigError, CPruneError, DeviceError, StoreError, ToolchainError
 
 if TYPE_CHECKING:
-    from cprune_rl.pipeline.config import RunConfig
     from cprune_rl.pipeline.run_folder import RunFolder
 
-__all__ = ["INTERRUPTED", "register"]
+__all__ = ["register"]
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
 _OLD_POLICY_OPTIONS = (
     "problems",
     "device_class",
@@ -32,7 +28,7 @@ Config = Annotated[
     Path | None,
     typer.Option(
         help="YAML file with any of these options, or a live problem's name; flags override it. "
-        "[default: none]",
+        "Default: none.",
         show_default=False,
         rich_help_panel="Files",
     ),
@@ -41,7 +37,7 @@ Resume = Annotated[
     Path | None,
     typer.Option(
         help="Run folder of a run that ended early: go on with it, with its options. "
-        "[default: none]",
+        "Default: none.",
         show_default=False,
         rich_help_panel="Files",
     ),
@@ -98,33 +94,6 @@ def _run(
     use_cache(options.cache)
     check_names(options)
     _go(RunFolder.create(options))
-
-
-def read_options(
-    config: Path | None,
-    flags: dict[str, Any],
-    *,
-    defaults: dict[str, Any] | None = None,
-    beside: tuple[str, ...] = (),
-) -> RunConfig:
-    """Join flags with a YAML file, or with the options of a live problem.
-
-    Raises:
-        ConfigError: an option is unknown or wrong.
-    """
-    from cprune_rl.pipeline.config import load_config
-    from cprune_rl.pipeline.live_problems import is_live, live_options
-
-    name = str(config)
-    if config is not None and not config.is_file() and is_live(name):
-        return load_config(None, {**live_options(name), **flags}, defaults, beside)
-    return load_config(config, flags, defaults, beside)
-
-
-def use_cache(folder: Path | None) -> None:
-    """Have this process and its children keep networks and costs in a folder."""
-    if folder is not None:
-        os.environ["CPRUNE_RL_CACHE"] = str(folder)
 
 
 def _go(folder: RunFolder) -> None:

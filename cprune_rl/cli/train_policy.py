@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from cprune_rl.cli.options import given, with_options
+from cprune_rl.cli.options import INTERRUPTED, given, with_options
 from cprune_rl.errors import ConfigError
 
 __all__ = ["register", "train_policy_as_before"]
@@ -55,7 +55,6 @@ def train_policy_as_before(flags: dict[str, Any]) -> None:
 
 
 def _train(flags: dict[str, Any]) -> None:
-    from cprune_rl.cli.train import INTERRUPTED
     from cprune_rl.pipeline.policy_config import load_policy_config
 
     options = load_policy_config(flags)

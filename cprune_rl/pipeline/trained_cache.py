@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 from safetensors.torch import load_file
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.core.folders import cache_folder
 from cprune_rl.models.weights import save_weights
 
 __all__ = ["CachedTraining", "supernet_identity"]
@@ -53,7 +53,7 @@ class CachedTraining:
         if device != "cpu":
             key.append(device)  # another processor rounds otherwise
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]
-        folder = user_cache_path("cprune-rl", ensure_exists=True) / "networks"
+        folder = cache_folder() / "networks"
         return folder / f"{name}.safetensors"
 
     @property

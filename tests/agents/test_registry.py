@@ -10,7 +10,6 @@ from cprune_rl.agents.registry import (
     POLICY_KINDS,
     check_run_methods,
     compared_methods,
-    main_methods,
     make_searcher,
 )
 from cprune_rl.errors import ConfigError, UnknownNameError
@@ -41,7 +40,6 @@ def test_a_method_is_made_with_the_policy_of_its_kind(name: str) -> None:
 
 
 def test_runs_have_methods_that_know_nothing_a_run_does_not() -> None:
-    assert main_methods() == ["agent", "cprune"]
     check_run_methods(["mdp", "agent"], has_schemes=False)
     check_run_methods(["channels-then-rule"], has_schemes=True)
     for name in ("exact", "ppo", "agent-macs"):

@@ -38,7 +38,7 @@ def test_options_stand_in_six_panels_each_with_its_default(command: str) -> None
     assert [panel for panel in PANELS if panel not in text] == []
     assert len(PANELS) == 6
     shown = " ".join(text.split())
-    assert shown.count("[default:") == len(RunConfig.model_fields) + 2  # --config and --resume
+    assert shown.count("Default: ") == len(RunConfig.model_fields) + 2  # --config and --resume
 
 
 def test_old_spellings_are_not_shown() -> None:
@@ -116,10 +116,10 @@ def test_the_shell_completes_what_there_is() -> None:
 def test_shell_completion_works() -> None:
     words = "cprune-rl prune --effort l"
     asked = {
+        **os.environ,
         "_CPRUNE_RL_COMPLETE": "complete_bash",
         "COMP_WORDS": words,
         "COMP_CWORD": "3",
-        "PATH": os.environ["PATH"],
     }
     program = str(Path(sys.executable).with_name("cprune-rl"))
     done = subprocess.run([program], env=asked, capture_output=True, text=True, check=False)
