@@ -23,7 +23,7 @@ class SchemeMappingEnv(CPruneEnv):
     undone.
 
     `cprune_rl/SchemeMappingRecorded-v0` reads a recording that was made with schemes (`cprune-rl
-    record --schemes block`); `cprune-rl problems list` says which have them. The packaged ones do
+    record --change channels,schemes`); `cprune-rl problems list` says which have them. The packaged ones do
     not. `cprune_rl/SchemeMapping-v0` measures on a device.
 
     ## Observation Space

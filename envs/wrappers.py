@@ -27,7 +27,6 @@ _Wrapper = gymnasium.Wrapper[NDArray[np.float32], np.int64, NDArray[np.float32],
 class IterateOverProblems(_Wrapper):
     """Solve each problem of an iterable once, in order.
 
-    ```python
     >>> import gymnasium as gym
     >>> import cprune_rl  # registers the environments
     >>> env = gym.make("cprune_rl/CPruneRecorded-v0")
@@ -35,11 +34,10 @@ class IterateOverProblems(_Wrapper):
     >>> env.reset()[1]["accuracy"], env.reset()[1]["accuracy"]
     (0.99275, 0.99325)
 
-    ```
 
     Args:
         env: takes the reset option `problem`.
-        problems: names or paths of recordings, `Problem`s, or samplers.
+        problems: names or paths of recordings, `Problem` values, or samplers.
 
     Raises:
         StopIteration: `reset` was called once more than there are problems.
@@ -67,7 +65,7 @@ class CycleOverProblems(IterateOverProblems):
 
     Args:
         env: takes the reset option `problem`.
-        problems: names or paths of recordings, `Problem`s, or samplers.
+        problems: names or paths of recordings, `Problem` values, or samplers.
     """
 
     def __init__(self, env: _Env, problems: Iterable[ProblemChoice]) -> None:
@@ -79,7 +77,7 @@ class RandomOrderProblems(IterateOverProblems):
 
     Args:
         env: takes the reset option `problem`.
-        problems: names or paths of recordings, `Problem`s, or samplers.
+        problems: names or paths of recordings, `Problem` values, or samplers.
         seed: of the order; a seed that is given to `reset` begins it anew.
     """
 
@@ -101,12 +99,9 @@ def split_held_out(
 ) -> tuple[list[str], list[str]]:
     """Split recordings into those to train on and those to hold out.
 
-    ```python
     >>> train, test = split_held_out(["vgg-small"])
     >>> test[0]
     'vgg-small@znver4-1t'
-
-    ```
 
     Args:
         held_out: models, `vgg-small` for its recordings on every device; device classes,

@@ -29,7 +29,7 @@ from cprune_rl.accuracy.training import (
 )
 from cprune_rl.core.network import Plan
 
-__all__ = ["PlanSpace", "Supernet", "SupernetSettings", "train_supernet"]
+__all__ = ["PlanBounds", "Supernet", "SupernetSettings", "train_supernet"]
 
 _SAVE_EVERY = 200  # steps
 _PACE_DEVIATION = 0.5  # of the logarithm of how fast a group of a random plan narrows
@@ -57,7 +57,7 @@ class SupernetSettings:
 
 
 @dataclass(frozen=True)
-class PlanSpace:
+class PlanBounds:
     """Bounds the plans that a supernet is to work at.
 
     Attributes:
@@ -97,7 +97,7 @@ class Supernet:
 
     model: nn.Module
     masks: Callable[[Plan], Mapping[str, torch.Tensor]]
-    space: PlanSpace
+    space: PlanBounds
 
 
 def train_supernet(

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -50,8 +50,9 @@ def with_options(
         only: names of the fields to take; all where not given.
         old: options of an older version that are still accepted and not shown.
     """
+    kinds = get_type_hints(command, include_extras=True)
     parameters = [
-        parameter
+        parameter.replace(annotation=kinds[parameter.name])
         for parameter in inspect.signature(command).parameters.values()
         if parameter.kind is not parameter.VAR_KEYWORD
     ]

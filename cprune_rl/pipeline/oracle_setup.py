@@ -18,7 +18,7 @@ from cprune_rl.accuracy.oracle import (
     PlanOracle,
     RecalibrationEvaluation,
 )
-from cprune_rl.accuracy.supernet import PlanSpace, Supernet, SupernetSettings, train_supernet
+from cprune_rl.accuracy.supernet import PlanBounds, Supernet, SupernetSettings, train_supernet
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.intervals import Interval, rank_correlation
 from cprune_rl.core.network import Plan
@@ -115,7 +115,7 @@ def supernet_evaluation(
     supernet = Supernet(
         copy.deepcopy(trained_model.model),
         masks=ChannelMasks(trained_model.model, trained_model.coupled).for_plan,
-        space=PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups)),
+        space=PlanBounds(tuple(g.channels for g in groups), tuple(g.minimum for g in groups)),
     )
     data = trained_model.data
     identity = supernet_identity(trained_model.weights, supernet.space)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.supernet import PlanSpace, SupernetSettings
+from cprune_rl.accuracy.supernet import PlanBounds, SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.folders import cache_folder
 from cprune_rl.models.weights import save_weights
@@ -23,7 +23,7 @@ from cprune_rl.models.weights import save_weights
 __all__ = ["CachedTraining", "supernet_identity"]
 
 
-def supernet_identity(weights: str, space: PlanSpace) -> str:
+def supernet_identity(weights: str, space: PlanBounds) -> str:
     """Name the training of a supernet: it learns to work at the plans of a space, and no others.
 
     Args:

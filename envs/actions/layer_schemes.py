@@ -180,8 +180,8 @@ class SchemeActions:
         n_layers = len(network.scheme_layers)
         if len(problem.loss_model.layer_scale) != n_layers:
             raise ConfigError(
-                f"{problem.name} was opened for channels alone: open it with schemes='block' "
-                "(--schemes block), so that the oracle says what layers lose"
+                f"{problem.name} was opened for channels alone: open it with change='schemes' "
+                "(--change schemes), so that the oracle says what layers lose"
             )
         tasks = self._tasks(network, state.plan)
         is_member = np.zeros((len(rows), n_layers))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from cprune_rl.accuracy.oracle import RecalibrationEvaluation
-from cprune_rl.accuracy.supernet import PlanSpace, Supernet, SupernetSettings, train_supernet
+from cprune_rl.accuracy.supernet import PlanBounds, Supernet, SupernetSettings, train_supernet
 from cprune_rl.accuracy.training import TrainSettings, train
 from cprune_rl.core.intervals import rank_correlation
 from cprune_rl.core.network import Plan
@@ -39,9 +39,9 @@ MODELS = {
 GROUPS = {name: find_groups(model, EXAMPLE) for name, model in MODELS.items()}
 
 
-def space(name: str) -> PlanSpace:
+def space(name: str) -> PlanBounds:
     groups = GROUPS[name].groups
-    return PlanSpace(tuple(g.channels for g in groups), tuple(g.minimum for g in groups))
+    return PlanBounds(tuple(g.channels for g in groups), tuple(g.minimum for g in groups))
 
 
 @settings(
@@ -154,7 +154,7 @@ def test_a_supernet_is_trained_once() -> None:
     plans = space("resnet8-w8")
     steps: list[int] = []
 
-    def cached(at: PlanSpace) -> CachedTraining:
+    def cached(at: PlanBounds) -> CachedTraining:
         identity = supernet_identity("w", at)
         return CachedTraining(identity=identity, data=data, settings=settings_)
 
@@ -169,7 +169,7 @@ def test_a_supernet_is_trained_once() -> None:
     first, again = trained(), trained()
     assert steps == [1, 2, 3]
     assert cached(plans).is_done
-    assert not cached(PlanSpace(plans.channels, plans.channels)).is_done
+    assert not cached(PlanBounds(plans.channels, plans.channels)).is_done
     torch.testing.assert_close(dict(first.state_dict()), dict(again.state_dict()))
 
 
