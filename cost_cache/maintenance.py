@@ -63,7 +63,7 @@ class RemovedRows:
         n_trials: trials.
         n_schedules: schedules that no trial is left of.
         n_workloads: workloads that nothing is left of.
-        n_tunings: tunings that claimed a removed trial; they will be carried through again.
+        n_tunings: tunings that claimed a removed trial; they will be repeated.
     """
 
     n_trials: int

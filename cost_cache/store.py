@@ -65,7 +65,7 @@ class StoredTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """A way of tuning that was carried through on a workload.
+    """A way of tuning that was completed on a workload.
 
     Attributes:
         key: names the way of tuning.
@@ -144,7 +144,7 @@ class CostStore(Protocol):
         """
 
     def tuned(self, context: str, workload: str, tuning_key: str) -> Tuning | None:
-        """What a way of tuning took; None where it was not carried through."""
+        """What a way of tuning took; None where it was not completed."""
 
     def put_accuracy(self, key: str, accuracy: Accuracy) -> None:
         """Keeps an oracle's answer under the hash of weights, plan, data and settings."""

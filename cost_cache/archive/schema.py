@@ -147,7 +147,7 @@ class TrialLine(_Fields):
 
 
 class TuningLine(_Fields):
-    """A way of tuning that was carried through."""
+    """A way of tuning that was completed."""
 
     kind: Literal["tuning"] = "tuning"
     context: SmallCount

@@ -1,1 +1,1 @@
-"""The domain on numpy alone: networks, plans, schemes, the subgraph table, and the protocols."""
+"""The domain without torch, compiler or database: networks, plans, schemes, tables, protocols."""
