@@ -5,6 +5,7 @@ CIFAR-10.
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ SMALL = Effort(
     total_timesteps=2048,
     timing_rounds=5,
 )
+README = Path(__file__).parents[2] / "README.md"
+README_CODE = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
 NETWORK = """
 import torch
 from torch import nn
@@ -69,7 +72,7 @@ def run(*options: str) -> None:
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
 
 
-def test_a_network_and_images_of_ones_own_go_the_whole_way() -> None:
+def test_a_network_and_images_of_ones_own_go_the_whole_way_in_the_words_of_readme() -> None:
     """A file with a network, its weights as a checkpoint, grey images that are not square:
 
     the label is which rows are bright.
@@ -83,20 +86,9 @@ def test_a_network_and_images_of_ones_own_go_the_whole_way() -> None:
     model = build_model("mynet.py:build", 10)
     train(model, load_data("npz:mine.npz"), TrainSettings(n_steps=200))
     torch.save({"model_state_dict": model.state_dict(), "epoch": 3}, "w.pt")
-    run(
-        "--model",
-        "mynet.py:build",
-        "--weights",
-        "w.pt",
-        "--data",
-        "npz:mine.npz",
-        "--floor",
-        "-0.3",
-        "--storage",
-        "sqlite:///costs.db",
-        "--out",
-        "run",
-    )
+    (code,) = [text for text in README_CODE if "cprune_rl.prune(" in text]
+    small = 'floor=-0.3, effort="fast", storage="sqlite:///costs.db", out="run")'
+    exec(code.replace("floor=-0.01)", small), {})
     checks = list(validate_run(Path("run")))
     assert [
         c for c in checks if c.passed is False and not c.found.endswith(" now")
