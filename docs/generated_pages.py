@@ -36,7 +36,8 @@ def environment_page(env_id: str) -> str:
     return (
         _MADE.format(source="the docstring of its entry point")
         + f"# {env_id.partition('/')[2]}\n\n{summary}\n\n"
-        + f'```python\nimport cprune_rl\nimport gymnasium\n\nenv = gymnasium.make("{env_id}")\n```\n'
+        + "```python\nimport cprune_rl\nimport gymnasium\n\n"
+        + f'env = gymnasium.make("{env_id}")\n```\n'
         + f"{rest}\n"
     )
 

@@ -23,8 +23,8 @@ class SchemeMappingEnv(CPruneEnv):
     undone.
 
     `cprune_rl/SchemeMappingRecorded-v0` reads a recording that was made with schemes (`cprune-rl
-    record --change channels,schemes`); `cprune-rl problems list` says which have them. The packaged ones do
-    not. `cprune_rl/SchemeMapping-v0` measures on a device.
+    record --change channels,schemes`); `cprune-rl problems list` says which have them. The
+    packaged ones do not. `cprune_rl/SchemeMapping-v0` measures on a device.
 
     ## Observation Space
     `Box(-10, 10, (max_rows, 274), float32)`: the subgraph table as in `CPruneEnv`, with columns of

@@ -1,4 +1,4 @@
-"""The house: imports run one way, the package is light to import, the wheel holds what it should."""
+"""The house: imports run one way, the package is light to import, the wheel has what it should."""
 
 import ast
 import graphlib
@@ -106,14 +106,18 @@ def run_python(code: str) -> str:
 def test_importing_the_package_loads_neither_torch_nor_tvm() -> None:
     assert (
         run_python(
-            "import sys, cprune_rl; print([m for m in ('torch', 'tvm', 'sqlalchemy') if m in sys.modules])"
+            "import sys, cprune_rl; "
+            "print([m for m in ('torch', 'tvm', 'sqlalchemy') if m in sys.modules])"
         ).strip()
         == "[]"
     )
 
 
 def test_a_recorded_problem_needs_neither_compiler_nor_pruner() -> None:
-    code = "import sys, gymnasium, cprune_rl; e = gymnasium.make('cprune_rl/CPruneRecorded-v0'); e.reset(seed=0); e.step(0); "
+    code = (
+        "import sys, gymnasium, cprune_rl; e = gymnasium.make('cprune_rl/CPruneRecorded-v0'); "
+        "e.reset(seed=0); e.step(0); "
+    )
     assert (
         run_python(
             code
@@ -124,7 +128,15 @@ def test_a_recorded_problem_needs_neither_compiler_nor_pruner() -> None:
 
 
 def test_a_job_loads_the_compiler_only_where_there_is_one_to_ask() -> None:
-    code = "import sys, cprune_rl.pipeline.run, cprune_rl.pipeline.backends.recorded, cprune_rl.pipeline.record, cprune_rl.validation.run, cprune_rl.cli; print('tvm' in sys.modules)"
+    parts = (
+        "pipeline.run",
+        "pipeline.backends.recorded",
+        "pipeline.record",
+        "validation.run",
+        "cli",
+    )
+    modules = ", ".join(f"cprune_rl.{part}" for part in parts)
+    code = f"import sys, {modules}; print('tvm' in sys.modules)"
     assert run_python(code).strip() == "False"
 
 

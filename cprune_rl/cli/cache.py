@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -134,9 +134,7 @@ def verify(
         from cprune_rl.cost_cache.archive.file import open_archive
 
         with _bar("Verifying") as advance, open_archive(file, advance) as archive:
-            typer.echo(
-                f"{file} is whole: {_listed({str(kind): n for kind, n in archive.header.counts.items()})}"
-            )
+            typer.echo(f"{file} is whole: {_listed(archive.header.counts)}")
         return
     from cprune_rl.cost_cache.maintenance import find_damage
 
@@ -146,7 +144,8 @@ def verify(
         typer.echo(f"  FAIL {sentence}")
     if found:
         typer.echo(
-            f"{store.database.name}: {len(found)} findings. Restore it from a copy, or export what can be and start a new file."
+            f"{store.database.name}: {len(found)} findings. Restore it from a copy, or export "
+            "what can be and start a new file."
         )
         raise typer.Exit(1)
     typer.echo(f"{store.database.name} is sound")
@@ -250,10 +249,13 @@ def _print_stats(name: str, size: int, summaries: list[ContextSummary]) -> None:
 
 
 def _gone(removed: RemovedRows) -> str:
-    return f"{removed.n_trials} trials, {removed.n_schedules} schedules, {removed.n_workloads} tasks, {removed.n_tunings} tunings"
+    return (
+        f"{removed.n_trials} trials, {removed.n_schedules} schedules, "
+        f"{removed.n_workloads} tasks, {removed.n_tunings} tunings"
+    )
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _listed(counts: Mapping[Any, int]) -> str:
     words = {
         "workload": "workloads",
         "program": "schedules",
@@ -261,7 +263,8 @@ def _listed(counts: dict[str, int]) -> str:
         "tuning": "tunings",
         "accuracy": "accuracies",
     }
-    return ", ".join(f"{counts[kind]} {word}" for kind, word in words.items() if kind in counts)
+    by_name = {str(kind): n for kind, n in counts.items()}
+    return ", ".join(f"{by_name[kind]} {word}" for kind, word in words.items() if kind in by_name)
 
 
 def _day(moment: float) -> str:

@@ -157,7 +157,7 @@ class Result:
         return self.latency_source != MEASURED
 
     def has_gain(self, method: MethodResult) -> bool:
-        """Whether a method's speed-up is beyond the noise floor, with its whole interval above 1."""
+        """Whether a speed-up is beyond the noise floor, with its whole interval above 1."""
         return method.speedup - 1 > (self.noise_floor or 0.0) and method.speedup_ci[0] > 1.0
 
     def write(self, path: Path) -> None:

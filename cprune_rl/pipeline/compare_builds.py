@@ -61,7 +61,8 @@ def _library(path: Path) -> Path:
     library = path / "lib.so" if path.is_dir() else path
     if not library.is_file():
         raise ConfigError(
-            f"no compiled network: {library} is not there. A run folder of `cprune-rl train` on a device has lib.so and dense.so."
+            f"no compiled network: {library} is not there. A run folder of `cprune-rl train` on "
+            "a device has lib.so and dense.so."
         )
     return library
 
@@ -84,7 +85,8 @@ def _input_shape(libraries: Sequence[Path], given: str | None) -> tuple[int, ...
         parts = given.split(",")
         if not parts or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
             raise ConfigError(
-                f"--input-shape {given!r} is no shape: give whole numbers with commas, e.g. 1,3,32,32"
+                f"--input-shape {given!r} is no shape: give whole numbers with commas, "
+                "e.g. 1,3,32,32"
             )
         return tuple(int(p) for p in parts)
     found = {_plan(p).input_shape for p in libraries}
@@ -100,5 +102,6 @@ def _plan(library: Path) -> PlanFile:
         return PlanFile.read(library.parent)
     except PlanError as error:
         raise ConfigError(
-            f"the input shape of {library} is not known, as no finished run is beside it: give --input-shape 1,3,32,32"
+            f"the input shape of {library} is not known, as no finished run is beside it: "
+            "give --input-shape 1,3,32,32"
         ) from error

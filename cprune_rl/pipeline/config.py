@@ -1,4 +1,4 @@
-"""The options of a run: the command line's help, the YAML file's schema, what a run folder keeps."""
+"""The options of a run: the help, the schema of the YAML file, what a run folder keeps."""
 
 from __future__ import annotations
 

@@ -66,9 +66,9 @@ def make_live_mapping_env(problem: ProblemChoice | None = None, **options: Any) 
     """Make `cprune_rl/SchemeMapping-v0`: `SchemeMappingEnv`, measured on a device.
 
     ## Description
-    The network is prepared as `cprune_rl/CPrune-v0` prepares it, with `change="schemes"`: the oracle
-    is also calibrated on plans that prune layers by schemes. Spaces, actions, rewards, episodes and
-    info are those of `SchemeMappingEnv` (`cprune_rl/SchemeMappingRecorded-v0`).
+    The network is prepared as `cprune_rl/CPrune-v0` prepares it, with `change="schemes"`: the
+    oracle is also calibrated on plans that prune layers by schemes. Spaces, actions, rewards,
+    episodes and info are those of `SchemeMappingEnv` (`cprune_rl/SchemeMappingRecorded-v0`).
 
     ## Arguments
     Those of `cprune_rl/CPrune-v0`.

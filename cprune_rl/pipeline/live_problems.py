@@ -78,7 +78,8 @@ def add_live_problem(file: Path, name: str) -> str:
     check_names(config)
     if config.out is not None or config.device.startswith("recorded:"):
         raise ConfigError(
-            "a live problem is measured, and each run on it has a folder of its own: leave `out` and recorded devices out of it"
+            "a live problem is measured, and each run on it has a folder of its own: leave `out` "
+            "and recorded devices out of it"
         )
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)

@@ -185,15 +185,20 @@ def _plans(problem: Problem, deadline: float) -> Iterator[Plan]:
         if time.monotonic() < deadline:
             search = CPrune().search(at_floor(floor), Budget())
             yield from (step.plan for step in search.history)
+    yield from _random_walks(at_floor(_WALK_FLOOR), deadline, has_schemes=has_schemes)
+
+
+def _random_walks(problem: Problem, deadline: float, *, has_schemes: bool) -> Iterator[Plan]:
     for seed in itertools.count():
         if time.monotonic() >= deadline:
             return
-        walked = at_floor(_WALK_FLOOR)
+        walked = problem
         actions: ActionSet = ChannelActions()
         if has_schemes and seed % 2:
             # Schemes of single layers, in networks that have lost some of their channels.
             ratios = (1.0, *_UNIFORM_RATIOS)
-            walked = replace(walked, start=network.uniform(ratios[seed // 2 % len(ratios)]))
+            start = problem.network.uniform(ratios[seed // 2 % len(ratios)])
+            walked = replace(problem, start=start)
             actions = SchemeActions()
         yield from _random_walk(walked, actions, seed, deadline)
 

@@ -49,7 +49,8 @@ class RunFolder:
         )
         if (path / "config.yaml").exists():
             raise ConfigError(
-                f"{path} holds a run already: go on with it by --resume {path}, or give another --out"
+                f"{path} holds a run already: go on with it by --resume {path}, "
+                "or give another --out"
             )
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,8 @@ OWN = """
 import torch
 from torch import nn
 def build(n_classes):
-    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n_classes))
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n_classes)]
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), *head)
 def fixed():
     return build(10)
 def number(n):
@@ -273,7 +274,8 @@ def test_weights_of_another_network_say_where_they_differ(own: Path, tmp_path: P
     )
     with pytest.raises(
         ModelError,
-        match=r"it lacks 4\.weight; the network has no 5\.bias; other shapes: 0\.weight \(\(4, 1, 3, 3\), here \(8, 1, 3, 3\)\)",
+        match=r"it lacks 4\.weight; the network has no 5\.bias; other shapes: "
+        r"0\.weight \(\(4, 1, 3, 3\), here \(8, 1, 3, 3\)\)",
     ):
         load_weights(build_model(f"{own}:build", 3), tmp_path / "w.pt")
     torch.save([1, 2], tmp_path / "list.pt")

@@ -185,7 +185,7 @@ def side_by_side(noise_floor: float, **latency_ms: float) -> Comparison:
 
 
 def two_searches() -> tuple[Finalist, Finalist]:
-    """A search that kept a plan, and one that accepted it too and by the estimate has a faster one."""
+    """A search that kept a plan, and one that accepted it too and has a faster estimate."""
     first = finalize(search(5), WidthGate(0), ProgressLog())
     longer = finalize(search(8), WidthGate(0), ProgressLog(), [first])
     assert (first.plan, longer.plan) == (Plan((96,)), Plan((93,)))

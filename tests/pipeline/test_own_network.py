@@ -51,11 +51,14 @@ class Block(nn.Module):
         self.skip = nn.Conv2d(n_in, n_out, 1, 2)
 
     def forward(self, x):
-        return nn.functional.silu(self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x))))) + self.skip(x))
+        inner = torch.relu(self.norm1(self.conv1(x)))
+        return nn.functional.silu(self.norm2(self.conv2(inner)) + self.skip(x))
 
 
 def build(n_classes):
-    return nn.Sequential(nn.Conv2d(1, 12, 3, 1, 1), nn.ReLU(), Block(12, 16), Block(16, 24), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(24, n_classes))
+    body = [nn.Conv2d(1, 12, 3, 1, 1), nn.ReLU(), Block(12, 16), Block(16, 24)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(24, n_classes)]
+    return nn.Sequential(*body, *head)
 """
 
 

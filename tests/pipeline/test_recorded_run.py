@@ -49,10 +49,13 @@ def images(spec, fast, advance):
     return data.ImageData(name="dots", n_classes=10, **splits)
 
 data.DATA_SETS["dots"] = data.DataKind(load=images, summary="noise", presets=())
-efforts.EFFORTS["fast"] = efforts.Effort(base_steps=2, finetune_steps=1, oracle_steps=1, calibration=(0.75, 0.5), total_timesteps=2048)
+efforts.EFFORTS["fast"] = efforts.Effort(
+    base_steps=2, finetune_steps=1, oracle_steps=1, calibration=(0.75, 0.5), total_timesteps=2048
+)
 folder = Path(sys.argv[1])
 options = dict(model="resnet8", data="dots", device=sys.argv[2], floor=-1.0, effort="fast", storage=f"sqlite:///{folder}.db")
-run(RunFolder.create(config.RunConfig(**options, methods="agent,cprune,mdp,uniform", out=folder)), ProgressLog())
+asked = config.RunConfig(**options, methods="agent,cprune,mdp,uniform", out=folder)
+run(RunFolder.create(asked), ProgressLog())
 checks = validate_run(folder)
 assert all(c.passed is not False for c in checks), checks
 print("not checked:", [c.claim for c in checks if c.passed is None])

@@ -17,9 +17,22 @@ from cprune_rl.core.result import Result
 
 ROOT = Path(__file__).parents[2]
 FILES = (
-    "config.yaml", "command.txt", "system.json", "metrics.csv", "plan.json", "model.safetensors", "model.pt2", "lib.so", "policy/policy.safetensors",
-    "policy/policy.json", "policy/sb3.zip", "report.html", "result.json", "problem.json", "tensorboard",
-)  # fmt: skip
+    "config.yaml",
+    "command.txt",
+    "system.json",
+    "metrics.csv",
+    "plan.json",
+    "model.safetensors",
+    "model.pt2",
+    "lib.so",
+    "policy/policy.safetensors",
+    "policy/policy.json",
+    "policy/sb3.zip",
+    "report.html",
+    "result.json",
+    "problem.json",
+    "tensorboard",
+)
 
 pytestmark = pytest.mark.slow
 
