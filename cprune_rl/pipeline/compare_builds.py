@@ -1,11 +1,8 @@
-"""Compiled networks of finished runs, timed in turns on a device.
-
-Called by `cprune-rl device compare`.
-"""
+"""Times the compiled networks of finished runs in turns on a device."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cprune_rl.compiler.deploy.build import Rounds, SideBySide, compare_libraries
@@ -25,30 +22,30 @@ def compare_networks(
     n_rounds: int,
     progress: ProgressLog,
 ) -> SideBySide:
-    """Times compiled networks in turns and compares each with the first.
+    """Time compiled networks in turns and compare each with the first.
 
     Args:
-        device: where, as the user names it.
-        networks: run folders, whose `lib.so` is meant, or libraries.
+        device: as the user names it.
+        networks: libraries, or run folders, whose `lib.so` is meant.
         input_shape: of one batch, e.g. "1,3,32,32"; None to read it off the run folders.
         n_rounds: each network is timed once in each.
-        progress: told what is going on.
 
     Raises:
-        ConfigError: fewer than two networks, a file that is not there, a shape that is none, a
-            recorded device.
+        ConfigError: there are fewer than two networks, a file is not there, the shape is none, or
+            the device is a recording.
         DeviceError: the device is gone, or a network was not compiled for it.
     """
     if isinstance(parse_device(device), RecordedSpec):
         raise ConfigError(
-            f"{device!r} is a recording: compiled networks run on a device only, local or rpc://host:port/key"
+            f"{device!r} is a recording: compiled networks run on a device only, "
+            "local or rpc://host:port/key"
         )
     if len(networks) < 2:
         raise ConfigError(
             "give two networks or more: the first is what the others are compared with"
         )
     libraries = _named([_library(path) for path in networks])
-    shape = _input_shape(list(libraries.values()), input_shape)
+    shape = _shape_of(libraries) if input_shape is None else _parse_shape(input_shape)
     with (
         open_device(device) as opened,
         progress.track("Timing them in turns", n_rounds) as advance,
@@ -61,43 +58,43 @@ def _library(path: Path) -> Path:
     library = path / "lib.so" if path.is_dir() else path
     if not library.is_file():
         raise ConfigError(
-            f"no compiled network: {library} is not there. A run folder of `cprune-rl train` on "
-            "a device has lib.so and dense.so."
+            f"no compiled network: {library} is not there. A run folder of `cprune-rl train` "
+            "on a device has lib.so and dense.so."
         )
     return library
 
 
 def _named(libraries: Sequence[Path]) -> dict[str, Path]:
-    """Libraries by their file names, or with as many of their folders as it takes to tell them
-    apart.
-    """
-    for n_parts in range(1, max(len(p.resolve().parts) for p in libraries) + 1):
-        named = {"/".join(p.resolve().with_suffix("").parts[-n_parts:]): p for p in libraries}
-        if len(named) == len(libraries):
-            return named
+    """Name libraries by their files, and by as many folders as it takes to tell them apart."""
+    paths = [path.resolve().with_suffix("") for path in libraries]
+    for n_parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-n_parts:]) for path in paths]
+        if len(set(names)) == len(libraries):
+            return dict(zip(names, libraries, strict=True))
     raise ConfigError(
         "a network is given twice: the first is timed against itself anyway, for the noise floor"
     )
 
 
-def _input_shape(libraries: Sequence[Path], given: str | None) -> tuple[int, ...]:
-    if given is not None:
-        parts = given.split(",")
-        if not parts or not all(p.strip().isdecimal() and int(p) > 0 for p in parts):
-            raise ConfigError(
-                f"--input-shape {given!r} is no shape: give whole numbers with commas, "
-                "e.g. 1,3,32,32"
-            )
-        return tuple(int(p) for p in parts)
-    found = {_plan(p).input_shape for p in libraries}
-    if len(found) > 1:
+def _parse_shape(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(
-            f"the networks take different inputs: {', '.join(map(str, sorted(found)))}"
+            f"--input-shape {text!r} is no shape: give whole numbers with commas, e.g. 1,3,32,32"
         )
-    return found.pop()
+    return tuple(int(part) for part in parts)
 
 
-def _plan(library: Path) -> PlanFile:
+def _shape_of(libraries: Mapping[str, Path]) -> tuple[int, ...]:
+    shapes = {_plan_beside(library).input_shape for library in libraries.values()}
+    if len(shapes) > 1:
+        raise ConfigError(
+            f"the networks take different inputs: {', '.join(map(str, sorted(shapes)))}"
+        )
+    return shapes.pop()
+
+
+def _plan_beside(library: Path) -> PlanFile:
     try:
         return PlanFile.read(library.parent)
     except PlanError as error:

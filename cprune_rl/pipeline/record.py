@@ -163,44 +163,42 @@ def _visit_plans(problem: Problem, seconds: float, progress: ProgressLog) -> int
 
 def _plans(problem: Problem, deadline: float) -> Iterator[Plan]:
     """Visit plans; the problem's latency source learns what is measured on the way."""
-    network = problem.network
     has_schemes = problem.loss_model.has_layers
-
-    def at_floor(drop: float) -> Problem:
-        return replace(problem, floor=max(0.0, problem.dense_accuracy + drop))
-
-    def measured(plan: Plan) -> Plan:
-        problem.latency.measure(plan)
-        return plan
-
-    yield measured(network.dense)
-    for ratio in _UNIFORM_RATIOS:
-        yield measured(network.uniform(ratio))
-    densities = DENSITIES if has_schemes else ()
-    for density in densities:
-        for plan in scheme_plans(network, density):
-            if time.monotonic() < deadline:
-                yield measured(plan)
+    yield from _fixed_plans(problem, deadline)
     for floor in _FLOORS:
         if time.monotonic() < deadline:
-            search = CPrune().search(at_floor(floor), Budget())
+            search = CPrune().search(_at_floor(problem, floor), Budget())
             yield from (step.plan for step in search.history)
-    yield from _random_walks(at_floor(_WALK_FLOOR), deadline, has_schemes=has_schemes)
-
-
-def _random_walks(problem: Problem, deadline: float, *, has_schemes: bool) -> Iterator[Plan]:
     for seed in itertools.count():
         if time.monotonic() >= deadline:
             return
-        walked = problem
+        walked = _at_floor(problem, _WALK_FLOOR)
         actions: ActionSet = ChannelActions()
         if has_schemes and seed % 2:
             # Schemes of single layers, in networks that have lost some of their channels.
             ratios = (1.0, *_UNIFORM_RATIOS)
-            start = problem.network.uniform(ratios[seed // 2 % len(ratios)])
-            walked = replace(problem, start=start)
+            ratio = ratios[seed // 2 % len(ratios)]
+            walked = replace(walked, start=problem.network.uniform(ratio))
             actions = SchemeActions()
         yield from _random_walk(walked, actions, seed, deadline)
+
+
+def _fixed_plans(problem: Problem, deadline: float) -> Iterator[Plan]:
+    """Measure uniform plans, and every kind of scheme where the problem has schemes."""
+    network = problem.network
+    for plan in (network.dense, *map(network.uniform, _UNIFORM_RATIOS)):
+        problem.latency.measure(plan)
+        yield plan
+    densities = DENSITIES if problem.loss_model.has_layers else ()
+    for density in densities:
+        for plan in scheme_plans(network, density):
+            if time.monotonic() < deadline:
+                problem.latency.measure(plan)
+                yield plan
+
+
+def _at_floor(problem: Problem, drop: float) -> Problem:
+    return replace(problem, floor=max(0.0, problem.dense_accuracy + drop))
 
 
 def _random_walk(

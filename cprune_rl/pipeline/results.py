@@ -118,7 +118,7 @@ def _test(outcome: RunOutcome, name: str, network: FinishedNetwork | Finalist) -
 
 
 def method_results(outcome: RunOutcome, tested: Mapping[str, TestedNetwork]) -> list[MethodResult]:
-    """Join the cost, the network and the speed of each search, in the order of the jobs."""
+    """Join what each search cost with its finished network, in the order of the jobs."""
     methods = []
     for job, search in zip(outcome.jobs, outcome.searches, strict=True):
         finalist = outcome.compared.finalists[job.name]

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind, and what `--resume` finds again."""
+"""Reads and writes the folder that a run leaves behind."""
 
 from __future__ import annotations
 
@@ -19,34 +19,29 @@ from cprune_rl.pipeline.old_options import translate
 
 __all__ = ["RunFolder"]
 
-_OPTIONS = ("config.yaml", "command.txt", "system.json")  # what is there from the start
+_AT_START = ("config.yaml", "command.txt", "system.json")
 
 
 class RunFolder:
-    """Files of one run.
+    """The files of one run.
 
     Args:
-        path: the folder.
-        config: its options.
-        started: when the run began, in seconds since the epoch; what was cached since counts as its
-            own.
+        started: when the run began, in seconds since the epoch.
     """
 
     def __init__(self, path: Path, config: RunConfig, started: float) -> None:
-        self.path, self.config, self.started = path, config, started
+        self.path = path
+        self.config = config
+        self.started = started
 
     @staticmethod
     def create(config: RunConfig) -> RunFolder:
-        """Makes a folder and writes `config.yaml`, `command.txt` and `system.json`.
+        """Make a folder, with `config.yaml`, `command.txt` and `system.json` in it.
 
         Raises:
             ConfigError: the folder has a run in it already, or cannot be made.
         """
-        path = (
-            config.out
-            or Path("runs")
-            / f"{_slug(config.network_name)}-{config.own_method}-{time.strftime('%Y%m%d-%H%M%S')}"
-        )
+        path = config.out or Path("runs") / _new_name(config)
         if (path / "config.yaml").exists():
             raise ConfigError(
                 f"{path} holds a run already: go on with it by --resume {path}, "
@@ -57,7 +52,7 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"cannot make the run folder {path}: {error}") from error
         started = time.time()
-        options = {**config.model_dump(mode="json", exclude={"out"})}
+        options = config.model_dump(mode="json", exclude={"out"})
         (path / "config.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
         (path / "command.txt").write_text(command_line() + "\n")
         (path / "system.json").write_text(dump_json({"started": started, **describe_system()}))
@@ -65,7 +60,7 @@ class RunFolder:
 
     @staticmethod
     def resume(path: Path) -> RunFolder:
-        """Opens the folder of a run that ended early.
+        """Open the folder of a run that ended early.
 
         Raises:
             ConfigError: it holds no run.
@@ -80,43 +75,48 @@ class RunFolder:
             raise ConfigError(f"{path} holds no run to resume: {error}") from error
 
     def discard_if_empty(self) -> None:
-        """Takes the folder away where the run left nothing but its options:
+        """Remove the folder where the run left nothing but its options.
 
-        they were wrong, and the next one may have the same folder.
+        The options were wrong, and the next run may have the same folder.
         """
-        if {p.name for p in self.path.iterdir()} <= set(_OPTIONS):
-            for name in _OPTIONS:
+        if {file.name for file in self.path.iterdir()} <= set(_AT_START):
+            for name in _AT_START:
                 self.file(name).unlink(missing_ok=True)
             self.path.rmdir()
 
     def file(self, name: str) -> Path:
-        """Path of a file or a folder inside."""
+        """Give the path of a file or a folder inside."""
         return self.path / name
 
     def write_json(self, name: str, value: Any) -> None:
-        """Writes a file whole or not at all."""
-        temporary = self.file(name + ".part")
+        """Write a file whole or not at all."""
+        temporary = self.file(f"{name}.part")
         temporary.write_text(dump_json(value))
         temporary.replace(self.file(name))
 
     def read_json(self, name: str) -> Any | None:
-        """A file's value; None where it is not there yet."""
-        return json.loads(self.file(name).read_text()) if self.file(name).exists() else None
+        """Read a file; None where it is not there yet."""
+        file = self.file(name)
+        return json.loads(file.read_text()) if file.exists() else None
 
     def log(self, phase: str, step: int, **values: float | str | None) -> None:
-        """Adds rows to `metrics.csv`: seconds since the start, phase, step, name, value."""
+        """Add rows to `metrics.csv`: seconds since the start, phase, step, name, value."""
         path = self.file("metrics.csv")
         is_new = not path.exists()
+        seconds = round(time.time() - self.started, 3)
         with path.open("a", newline="") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(["seconds", "phase", "step", "name", "value"])
-            writer.writerows(
-                [round(time.time() - self.started, 3), phase, step, name, value]
-                for name, value in values.items()
-            )
+            for name, value in values.items():
+                writer.writerow([seconds, phase, step, name, value])
 
 
-def _slug(name: str) -> str:
-    """A network's name as part of a folder's: `/home/me/net.py:build` is `net-build`."""
-    return re.sub(r"[^\w.]+", "-", name.rpartition("/")[2].replace(".py:", "-")).strip("-")
+def _new_name(config: RunConfig) -> str:
+    """Name a folder by the network, the method and the time.
+
+    `/home/me/net.py:build` becomes `net-build`.
+    """
+    file = config.network_name.rpartition("/")[2].replace(".py:", "-")
+    network = re.sub(r"[^\w.]+", "-", file).strip("-")
+    return f"{network}-{config.own_method}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -98,7 +98,7 @@ class TvmBackend:
         since: float,
         progress: ProgressLog,
     ) -> TvmBackend:
-        """Lower the network, probe the device, tune the dense tasks, measure a few narrower ones.
+        """Lower the network, probe the device, tune dense tasks and measure a few narrower ones.
 
         Args:
             store: keeps every trial.
