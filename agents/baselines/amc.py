@@ -1,9 +1,8 @@
-"""AMC (He et al., ECCV 2018): an agent walks the network layer by layer and says how much of each to
-keep; DDPG, the plan measured at the end.
+"""AMC (He et al., ECCV 2018): a DDPG agent says, layer by layer, how much to keep.
 
-Layers are coupled groups, in the order of execution. The reward is the accuracy-guaranteed one,
-with the device's latency in the place of FLOPs: the log speed-up of a plan that holds the floor,
-else by how much it misses it.
+The plan is measured when every layer has its width. Layers are coupled groups, in the order of
+execution. The reward is the accuracy-guaranteed one, with the device's latency in the place of
+FLOPs: the log speed-up of a plan that holds the floor, else by how much it misses it.
 
 As published: 300-wide networks of two layers, batches of 64 from the last 2,000 steps, exploration
 by a truncated normal. Other than published: 200 episodes, 30 of them at random, instead of 400 and
@@ -14,7 +13,7 @@ moving average is subtracted from rewards.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -60,23 +59,23 @@ class AMCSettings:
     actor_share: float = 0.1
 
 
+@dataclass(frozen=True)
 class AMC(SessionSearcher):
-    """Trains an agent on one problem alone; whatever it tried on the way is the answer.
+    """Trains an agent on one problem alone; whatever it tried is an answer.
 
-    Args:
+    Attributes:
         settings: of the agent.
         seed: of the networks and of the exploration.
     """
 
-    name = "amc"
+    settings: AMCSettings = field(default_factory=AMCSettings)
+    seed: int = 0
 
-    def __init__(self, settings: AMCSettings | None = None, seed: int = 0) -> None:
-        self._settings = settings or AMCSettings()
-        self._seed = seed
+    name = "amc"
 
     def run(self, session: SearchSession) -> None:
         """Train the agent until the budget is spent."""
-        settings = self._settings
+        settings = self.settings
         n_groups = len(session.problem.network.groups)
         if not n_groups or not math.isfinite(session.dense_s) or session.is_spent:
             return
@@ -94,7 +93,7 @@ class AMC(SessionSearcher):
             train_freq=(1, "episode"),
             gradient_steps=-1,
             policy_kwargs={"net_arch": [settings.width, settings.width]},
-            seed=self._seed,
+            seed=self.seed,
             device="cpu",
         )
         model.settings = settings

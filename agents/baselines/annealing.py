@@ -7,6 +7,7 @@ latency alone does not decide that it is turned down.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,33 +18,33 @@ from cprune_rl.core.network import Plan
 __all__ = ["Annealing"]
 
 
+@dataclass(frozen=True)
 class Annealing(SessionSearcher):
     """Anneals widths of groups.
 
-    Args:
+    Attributes:
         max_plans: that are tried.
         heat: temperature at the start, in log latency.
         seed: of all that is drawn.
     """
 
-    name = "annealing"
+    max_plans: int = 200
+    heat: float = 0.05
+    seed: int = 0
 
-    def __init__(self, max_plans: int = 200, heat: float = 0.05, seed: int = 0) -> None:
-        self._max_plans = max_plans
-        self._heat = heat
-        self._seed = seed
+    name = "annealing"
 
     def run(self, session: SearchSession) -> None:
         """Start from a uniform plan that is predicted to hold, and cool."""
-        rng = np.random.default_rng(self._seed)
+        rng = np.random.default_rng(self.seed)
         floor = session.problem.floor
         uniform = np.ones(len(session.widths))
         start = plan_towards(session, uniform, session.problem.slack / 2)
         step = session.try_once(start, "start")
-        for number in range(self._max_plans):
+        for number in range(self.max_plans):
             if session.is_spent:
                 break
-            temperature = self._heat * (1 - number / self._max_plans) + 1e-4
+            temperature = self.heat * (1 - number / self.max_plans) + 1e-4
             # Metropolis' threshold, drawn beforehand, so that a plan too slow is not evaluated.
             bar = energy(step, floor) - temperature * math.log(max(rng.random(), 1e-12))
             candidate = session.try_once(
@@ -62,5 +63,5 @@ def _neighbour(session: SearchSession, plan: Plan, rng: np.random.Generator) -> 
     for group, sign in zip(groups[:n_groups], (-1, 1), strict=False):
         direction = sign if rng.random() < 0.7 else -sign
         n_widths = direction * int(rng.choice((1, 1, 2, 4)))
-        plan = with_moved_group(session.widths, plan, int(group), n_widths)
+        plan = with_moved_group(session, plan, int(group), n_widths=n_widths)
     return plan

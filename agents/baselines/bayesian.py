@@ -1,15 +1,16 @@
-"""Bayesian optimisation by Optuna's tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011;
-Watanabe and Hutter, 2023, for the floor).
+"""Bayesian optimisation by Optuna's tree-structured Parzen estimator.
 
-A trial is a plan, one integer for each group: its place among the legal widths. The objective is
-log latency, measured each time; the constraint is the floor. A trial that is no faster than the
-best plan is not evaluated. Its constraint is the predicted loss times the factor by which
+It is that of Bergstra et al. (NeurIPS 2011), with Watanabe and Hutter's constraint (2023) for the
+floor. A trial is a plan, one integer for each group: its place among the legal widths. The
+objective is log latency, measured each time; the constraint is the floor. A trial that is no faster
+than the best plan is not evaluated. Its constraint is the predicted loss times the factor by which
 evaluations were off from predictions, so the estimator still learns where plans hold.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import optuna
 
@@ -25,37 +26,38 @@ _FAILED = math.log(10.0)
 _LEAST_SLACK = 1e-4  # in accuracy: the unit of the constraint
 
 
+@dataclass(frozen=True)
 class Bayes(SessionSearcher):
     """Tries what the estimator proposes.
 
-    Args:
+    Attributes:
         max_plans: that are tried.
         seed: of the sampler.
     """
 
-    name = "bayes"
+    max_plans: int = 200
+    seed: int = 0
 
-    def __init__(self, max_plans: int = 200, seed: int = 0) -> None:
-        self._max_plans = max_plans
-        self._seed = seed
+    name = "bayes"
 
     def run(self, session: SearchSession) -> None:
         """Run a study."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=self._seed, multivariate=True)
+        sampler = optuna.samplers.TPESampler(seed=self.seed, multivariate=True)
         study = optuna.create_study(sampler=sampler)
         for ratio in _UNIFORM:
             study.enqueue_trial(
                 {str(g): _nearest(widths, ratio) for g, widths in enumerate(session.widths)}
             )
         constraint = _FloorConstraint(session.problem)
-        for _ in range(self._max_plans):
+        for _ in range(self.max_plans):
             if session.is_spent:
                 break
             trial = study.ask()
-            widths = []
-            for g, legal in enumerate(session.widths):
-                widths.append(legal[trial.suggest_int(str(g), 0, len(legal) - 1)])
+            widths = [
+                legal[trial.suggest_int(str(g), 0, len(legal) - 1)]
+                for g, legal in enumerate(session.widths)
+            ]
             step = session.try_once(
                 Plan(tuple(widths)),
                 f"trial {trial.number + 1}",

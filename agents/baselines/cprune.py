@@ -9,6 +9,8 @@ There is no cap on its steps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchStep
@@ -18,19 +20,19 @@ from cprune_rl.envs.problem import Problem
 __all__ = ["CPrune"]
 
 
+@dataclass(frozen=True)
 class CPrune(SessionSearcher):
     """Narrows the slowest task again and again.
 
-    Args:
+    Attributes:
         alpha: share of the current accuracy that a step must keep, in (0, 1].
         beta: share of the current latency that a step must get below, in (0, 1].
     """
 
-    name = "cprune"
+    alpha: float = 0.995
+    beta: float = 0.99
 
-    def __init__(self, alpha: float = 0.995, beta: float = 0.99) -> None:
-        self._alpha = alpha
-        self._beta = beta
+    name = "cprune"
 
     def run(self, session: SearchSession) -> None:
         """Prune the slowest task until every task is banned."""
@@ -42,7 +44,7 @@ class CPrune(SessionSearcher):
             row = _slowest(table, banned)
             if row is None:
                 break
-            step = self._prune_task(session, table, row, accuracy)
+            step = self._prune_task(session, table, row, accuracy=accuracy)
             if step is None or step.accuracy is None:
                 banned.add(frozenset(row.groups))
                 continue
@@ -50,7 +52,7 @@ class CPrune(SessionSearcher):
             accuracy = step.accuracy
 
     def _prune_task(
-        self, session: SearchSession, table: SubgraphTable, row: TaskRow, accuracy: float
+        self, session: SearchSession, table: SubgraphTable, row: TaskRow, *, accuracy: float
     ) -> SearchStep | None:
         """Narrow a task, by twice as many steps each time, until it is fast enough to be evaluated.
 
@@ -65,8 +67,8 @@ class CPrune(SessionSearcher):
             step = session.try_plan(
                 plan,
                 f"{name} x{n_steps}",
-                only_if_faster_than=self._beta * table.latency_s,
-                least_accuracy=self._alpha * accuracy,
+                only_if_faster_than=self.beta * table.latency_s,
+                least_accuracy=self.alpha * accuracy,
             )
             if step.accuracy is not None:
                 return step if step.accepted else None

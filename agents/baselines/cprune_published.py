@@ -1,11 +1,10 @@
-"""CPrune as its authors coded it (Kim et al., ECCV 2022; their `c_pruner.py`), its cost counted by
-their protocol.
+"""CPrune as its authors coded it (Kim et al., ECCV 2022; their `c_pruner.py`).
 
-Tasks are walked in the order of their time, the slowest first. The layers of each are narrowed by
-its program's step, added to what they were narrowed by before, accepted or not; past a cap they are
-left alone. A candidate that is not faster than `beta` times the current latency leaves the walk at
-the next task, and the task one step further the next time. One that loses more than `alpha` allows
-is banned. An accepted candidate starts the walk anew.
+Its cost is counted by their protocol. Tasks are walked in the order of their time, the slowest
+first. The layers of each are narrowed by its program's step, added to what they were narrowed by
+before, accepted or not; past a cap they are left alone. A candidate that is not faster than `beta`
+times the current latency leaves the walk at the next task, and the task one step further the next
+time. One that loses more than `alpha` allows is banned. An accepted candidate starts the walk anew.
 
 As coded: a step is the largest that a producer of the group asks for, which breaks the tilings of
 the others (`cprune` takes the least common multiple), and every task of every candidate is tuned

@@ -1,5 +1,4 @@
-"""Regularised evolution (Real et al., AAAI 2019) of plans: tournaments, mutations, crossovers, the
-oldest dies.
+"""Regularised evolution of plans (Real et al., AAAI 2019), where the oldest plan dies.
 
 Every plan is measured and evaluated: a population needs to know how good its slower and its failing
 members are.
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,34 +25,32 @@ from cprune_rl.core.search_result import SearchStep
 __all__ = ["Evolution"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Evolution(SessionSearcher):
-    """Evolves widths of groups.
+    """Evolves widths of groups by tournaments, crossovers and mutations.
 
-    Args:
+    Attributes:
         population: plans alive.
         tournament: plans of which the best has a child.
         max_plans: that are tried.
         seed: of all that is drawn.
     """
 
-    name = "evolution"
+    population: int = 24
+    tournament: int = 6
+    max_plans: int = 200
+    seed: int = 0
 
-    def __init__(
-        self, population: int = 24, tournament: int = 6, max_plans: int = 200, seed: int = 0
-    ) -> None:
-        self._population = population
-        self._tournament = tournament
-        self._max_plans = max_plans
-        self._seed = seed
+    name = "evolution"
 
     def run(self, session: SearchSession) -> None:
         """Draw a population and let it evolve."""
-        rng = np.random.default_rng(self._seed)
-        alive: deque[SearchStep] = deque(maxlen=self._population)
-        for number in range(self._max_plans):
+        rng = np.random.default_rng(self.seed)
+        alive: deque[SearchStep] = deque(maxlen=self.population)
+        for number in range(self.max_plans):
             if session.is_spent:
                 break
-            if number < self._population:
+            if number < self.population:
                 direction = random_direction(session, 0.4, rng)
                 loss = session.problem.slack * rng.uniform(0.3, 1.2)
                 plan = plan_towards(session, direction, loss)
@@ -78,13 +76,13 @@ class Evolution(SessionSearcher):
         n_mutated = min(int(rng.integers(1, 4)), len(child.widths))
         for group in rng.choice(len(child.widths), n_mutated, replace=False):
             n_widths = int(rng.choice((-4, -2, -1, 1, 2, 4)))
-            child = with_moved_group(session.widths, child, int(group), n_widths)
+            child = with_moved_group(session, child, int(group), n_widths=n_widths)
         return child
 
     def _winner(
         self, session: SearchSession, alive: Sequence[SearchStep], rng: np.random.Generator
     ) -> SearchStep:
         """Draw a tournament; its best member."""
-        size = min(self._tournament, len(alive))
+        size = min(self.tournament, len(alive))
         members = [alive[int(at)] for at in rng.choice(len(alive), size, replace=False)]
         return min(members, key=lambda step: energy(step, session.problem.floor))

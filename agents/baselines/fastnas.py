@@ -1,5 +1,4 @@
-"""FastNAS (NVIDIA Model Optimizer): what each group loses alone, evaluated at a few widths, then one
-threshold for all of them.
+"""FastNAS (NVIDIA Model Optimizer): a map of what each group loses alone, and one threshold.
 
 Each entry of the map is an accuracy evaluation of a plan in which one group is narrower. Each group
 then takes the narrowest width whose entry is under the threshold, and the threshold is bisected,
@@ -11,6 +10,8 @@ every legal width is a choice. Where the budget is too small for an entry, they 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,18 +22,18 @@ from cprune_rl.core.network import Plan
 __all__ = ["FastNAS"]
 
 
+@dataclass(frozen=True)
 class FastNAS(SessionSearcher):
     """Bisects the threshold of a sensitivity map.
 
-    Args:
+    Attributes:
         n_widths: of each group in the map; fewer where the map would take more than half of the
             evaluations that are left.
     """
 
-    name = "fastnas"
+    n_widths: int = 4
 
-    def __init__(self, n_widths: int = 4) -> None:
-        self._n_widths = n_widths
+    name = "fastnas"
 
     def run(self, session: SearchSession) -> None:
         """Make the map, then bisect."""
@@ -68,7 +69,7 @@ class FastNAS(SessionSearcher):
                 session.record_unmeasured(plan, what, answer)
                 losses[g, w] = problem.dense_accuracy - answer.value
         return [
-            _interpolated(problem.loss_model, g, np.array(widths), losses)
+            _interpolated(problem.loss_model, g, np.array(widths), losses=losses)
             for g, widths in enumerate(session.widths)
         ]
 
@@ -78,7 +79,7 @@ class FastNAS(SessionSearcher):
         The narrowest width of each group comes first, so that a map cut short is the same for all.
         """
         n_left = session.left.accuracy_evaluations
-        n_widths = self._n_widths
+        n_widths = self.n_widths
         if n_left is not None:
             n_widths = min(n_widths, max(n_left // (2 * len(session.widths)), 1))
         widths_of_groups: list[list[int]] = []
@@ -99,6 +100,7 @@ def _interpolated(
     loss_model: LossModel,
     group: int,
     widths: NDArray[np.int64],
+    *,
     losses: dict[tuple[int, int], float],
 ) -> NDArray[np.float64]:
     """Losses at ascending widths, of which the last is dense.
@@ -122,7 +124,8 @@ def _plan_under(
     widths: tuple[tuple[int, ...], ...],
 ) -> Plan:
     """Make each group as narrow as its losses allow."""
-    chosen = []
-    for legal, losses in zip(widths, sensitivities, strict=True):
-        chosen.append(legal[int((losses <= threshold).argmax())])
+    chosen = [
+        legal[int((losses <= threshold).argmax())]
+        for legal, losses in zip(widths, sensitivities, strict=True)
+    ]
     return Plan(tuple(chosen))

@@ -1,10 +1,10 @@
-"""From a method that prunes to a given latency to one that holds a given accuracy: bisection of the
-target, each plan measured.
+"""Bisection of the latency target of a method that prunes to a given latency.
 
 HALP and MDP are told a latency and find the plan of least predicted loss; here the floor is given,
-and the latency is sought. The first target is what the method's own model believes to hold, so a
-few plans bracket the answer. Last come targets that leave some of the slack: an oracle errs, and a
-method that staked all on plans at the floor has nothing where the final gate refuses them.
+the latency is sought, and each plan is measured. The first target is what the method's own model
+believes to hold, so a few plans bracket the answer. Last come targets that leave some of the slack:
+an oracle errs, and a method that staked all on plans at the floor has nothing where the final gate
+refuses them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+from cprune_rl.agents.baselines.width_milp import Solution
 from cprune_rl.agents.core.session import SearchSession
-from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchStep
 
 __all__ = ["Planner", "seek_target"]
@@ -28,10 +28,10 @@ _LOOSER = (1.1, 1.25, 1.5)  # times the target that held
 class Planner(Protocol):
     """Prunes to a target by its model of the problem, as that is when it is asked."""
 
-    def fastest_fitting(self) -> Plan | None:
+    def fastest_fitting(self) -> Solution | None:
         """Find the fastest plan whose predicted loss fits the slack; None where there is none."""
 
-    def least_loss_within(self, latency_s: float) -> Plan | None:
+    def least_loss_within(self, latency_s: float) -> Solution | None:
         """Find the plan of least predicted loss within a latency; None where there is none."""
 
 
@@ -61,7 +61,7 @@ def _bisect(session: SearchSession, planner: Planner, max_plans: int) -> float:
     target_s = held_s / stride
     fitting = planner.fastest_fitting() if math.isfinite(held_s) else None
     if fitting is not None:
-        target_s = min(session.problem.predicted_s(fitting), target_s)
+        target_s = min(session.problem.predicted_s(fitting.plan), target_s)
     while len(session.history) < max_plans and held_s > missed_s * _CLOSE and not session.is_spent:
         step = _reach(session, planner, target_s)
         if step is not None and step.accepted and step.latency_s < held_s:
@@ -89,16 +89,16 @@ def _reach(
     """
     step = None
     for n_left in reversed(range(_ATTEMPTS)):
-        plan = None if session.is_spent else planner.least_loss_within(target_s)
-        if plan is None:
+        solution = None if session.is_spent else planner.least_loss_within(target_s)
+        if solution is None:
             break
         limit_s = session.best.latency_s if faster_than_s is None else faster_than_s
         if n_left:
             limit_s = min(limit_s, _OVER * target_s)
         step = session.try_once(
-            plan,
+            solution.plan,
             f"{target_s / session.dense_s:.1%} of the dense latency",
-            why=f"predicted loss {session.problem.predicted_loss(plan):.2%}",
+            why=f"predicted loss {session.problem.predicted_loss(solution.plan):.2%}",
             only_if_faster_than=limit_s,
         )
         if step.accuracy is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -26,11 +27,15 @@ def nearest_plan(widths: Sequence[Sequence[int]], wanted: NDArray[np.float64]) -
         widths: legal ones of each group, ascending.
         wanted: of each group, `(n_groups,)`.
     """
-    nearest = []
-    for legal, width in zip(widths, wanted, strict=True):
-        distances = [abs(w - width) for w in legal]
-        nearest.append(legal[distances.index(min(distances))])
+    nearest = [
+        min(legal, key=functools.partial(_distance, width))
+        for legal, width in zip(widths, wanted, strict=True)
+    ]
     return Plan(tuple(nearest))
+
+
+def _distance(width: float, other: float) -> float:
+    return abs(width - other)
 
 
 def plan_towards(session: SearchSession, direction: NDArray[np.float64], loss: float) -> Plan:
@@ -64,11 +69,9 @@ def random_direction(
     return np.exp(rng.normal(0.0, spread, len(session.widths)))
 
 
-def with_moved_group(
-    widths: Sequence[Sequence[int]], plan: Plan, group: int, n_widths: int
-) -> Plan:
+def with_moved_group(session: SearchSession, plan: Plan, group: int, *, n_widths: int) -> Plan:
     """Make one group so many legal widths wider, or narrower, as far as there are any."""
-    legal = widths[group]
+    legal = session.widths[group]
     at = legal.index(plan.widths[group]) + n_widths
     return plan.with_width(group, legal[min(max(at, 0), len(legal) - 1)])
 

@@ -1,12 +1,13 @@
-"""Adaptive proxy greedy: the best ratio of expected latency gain to expected loss, corrected by what
-steps turned out to cost.
+"""Adaptive proxy greedy: the best ratio of expected latency gain to expected loss.
 
-The strongest cheap rule there is: NetAdapt's (Yang et al., ECCV 2018) with the predicted loss in
-the place of an accuracy evaluation of every candidate. It walks the environment, so it sees what an
-agent sees and plays by its rules.
+The loss is corrected by what steps turned out to cost. This is the strongest cheap rule there is:
+NetAdapt's (Yang et al., ECCV 2018) with the predicted loss in the place of an accuracy evaluation
+of every candidate. It walks the environment, so it sees what an agent sees and plays by its rules.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,19 +23,19 @@ __all__ = ["ProxyGreedy"]
 _NO_GAIN = np.log(1e-4) / 2 + 1.5 + 1e-3
 
 
+@dataclass(frozen=True)
 class ProxyGreedy(SessionSearcher):
     """Takes the legal step of the highest score until none promises a gain.
 
-    Args:
+    Attributes:
         max_rejections: the walk ends after so many.
         action_set: narrower groups where not given.
     """
 
-    name = "proxy-greedy"
+    max_rejections: int = 8
+    action_set: ActionSet | None = None
 
-    def __init__(self, max_rejections: int = 8, action_set: ActionSet | None = None) -> None:
-        self._max_rejections = max_rejections
-        self._action_set = action_set
+    name = "proxy-greedy"
 
     def run(self, session: SearchSession) -> None:
         """Walk once."""
@@ -42,8 +43,8 @@ class ProxyGreedy(SessionSearcher):
             session,
             _choose,
             max_rows=len(session.problem.network.subgraphs),
-            max_rejections=self._max_rejections,
-            action_set=self._action_set,
+            max_rejections=self.max_rejections,
+            action_set=self.action_set,
         )
 
 

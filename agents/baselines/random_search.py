@@ -6,6 +6,8 @@ plans that lose ten times too much or hardly anything.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from cprune_rl.agents.baselines.plan_sampling import plan_towards, random_direction
@@ -14,24 +16,24 @@ from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 __all__ = ["RandomSearch"]
 
 
+@dataclass(frozen=True)
 class RandomSearch(SessionSearcher):
     """Tries random plans.
 
-    Args:
+    Attributes:
         max_plans: that are tried.
         seed: of the draws.
     """
 
-    name = "random"
+    max_plans: int = 200
+    seed: int = 0
 
-    def __init__(self, max_plans: int = 200, seed: int = 0) -> None:
-        self._max_plans = max_plans
-        self._seed = seed
+    name = "random"
 
     def run(self, session: SearchSession) -> None:
         """Draw a plan and try it, again and again."""
-        rng = np.random.default_rng(self._seed)
-        for number in range(self._max_plans):
+        rng = np.random.default_rng(self.seed)
+        for number in range(self.max_plans):
             if session.is_spent:
                 break
             direction = random_direction(session, 0.6, rng)

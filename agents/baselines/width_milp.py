@@ -1,10 +1,10 @@
-"""The mixed-integer linear program behind `halp`, `mdp` and `exact`: a width for each group, of least
-loss within a latency or the other way round.
+"""The mixed-integer linear program behind `halp`, `mdp` and `exact`.
 
-A plan's latency is a sum of tables, each over the widths of the groups that the shape of some
-subgraphs depends on. Each group takes one of its legal widths. A table of several groups has a
-variable for each combination, and the groups' choices are its marginals: the convex hull of the
-table. So HiGHS has little to branch on, and only the groups' choices need be integers.
+It finds a width for each group, of least loss within a latency or the other way round. A plan's
+latency is a sum of tables, each over the widths of the groups that the shape of some subgraphs
+depends on. Each group takes one of its legal widths. A table of several groups has a variable for
+each combination, and the groups' choices are its marginals: the convex hull of the table. So HiGHS
+has little to branch on, and only the groups' choices need be integers.
 """
 
 from __future__ import annotations
@@ -104,9 +104,10 @@ class WidthProgram:
                 of. Where their combinations are too many, it is the sum of functions of one group
                 each, the others at their width in `plan`.
         """
+        reader = _TableReader(problem, widths, plan)
         tables: Tables = {}
         for subgraph, groups in enumerate(varied):
-            for at, seconds in _tables_of(problem, subgraph, groups, widths, plan).items():
+            for at, seconds in reader.tables(subgraph, groups).items():
                 tables[at] = tables[at] + seconds if at in tables else seconds
         losses = []
         for g, (legal, dense) in enumerate(zip(widths, problem.network.dense.widths, strict=True)):
@@ -183,25 +184,30 @@ class WidthProgram:
         )
         if result.x is None:
             return None
-        chosen = []
-        for start, legal in zip(variables.starts, self.widths, strict=True):
-            chosen.append(int(result.x[start : start + len(legal)].argmax()))
+        chosen = [
+            int(result.x[start : start + len(legal)].argmax())
+            for start, legal in zip(variables.starts, self.widths, strict=True)
+        ]
+        widths = tuple(w[at] for w, at in zip(self.widths, chosen, strict=True))
+        lost = [float(losses[at]) for losses, at in zip(self.losses, chosen, strict=True)]
         return Solution(
-            plan=Plan(tuple(w[at] for w, at in zip(self.widths, chosen, strict=True))),
-            latency_s=sum(
-                float(table[tuple(chosen[g] for g in groups)])
-                for groups, table in self.tables.items()
-            ),
-            loss=sum(float(losses[at]) for losses, at in zip(self.losses, chosen, strict=True)),
+            plan=Plan(widths),
+            latency_s=self._latency_s(chosen),
+            loss=sum(lost),
             bound=float(result.mip_dual_bound) * unit + constant,
             is_optimal=result.status == 0,
         )
 
+    def _latency_s(self, chosen: Sequence[int]) -> float:
+        latency_s = 0.0
+        for groups, table in self.tables.items():
+            latency_s += float(table[tuple(chosen[g] for g in groups)])
+        return latency_s
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Variables:
-    """The variables of a program: the choices of each group, then the combinations of each table of
-    several groups.
+    """The variables of a program: choices of groups, then combinations of tables of several groups.
 
     Attributes:
         starts: the first choice of each group.
@@ -225,16 +231,18 @@ class _Variables:
     @staticmethod
     def from_program(program: WidthProgram) -> _Variables:
         """Lay the variables out, and the equalities between them."""
-        sizes = [len(legal) for legal in program.widths]
-        ends = np.cumsum(sizes).tolist()
-        starts = [0, *ends[:-1]]
-        n_choices = ends[-1]
+        starts = np.cumsum([0, *map(len, program.widths)]).tolist()
+        n_choices = starts.pop()
         of_choices = np.zeros(n_choices)
         seconds = [of_choices]
         n_variables = n_choices
-        equalities = _Equalities()
-        for start, size in zip(starts, sizes, strict=True):
-            equalities.add(range(start, start + size), right_side=1.0)
+        # Entries of the left side, `(row, column, value)`: one choice for each group comes first.
+        entries = [
+            (g, column, 1.0)
+            for g, legal in enumerate(program.widths)
+            for column in range(starts[g], starts[g] + len(legal))
+        ]
+        n_rows = len(starts)
         for groups, table in program.tables.items():
             if len(groups) == 1:
                 start = starts[groups[0]]
@@ -242,11 +250,13 @@ class _Variables:
             elif groups:
                 combinations = n_variables + np.arange(table.size).reshape(table.shape)
                 for axis, g in enumerate(groups):
-                    for at in range(table.shape[axis]):
-                        marginal = np.take(combinations, at, axis).ravel().tolist()
-                        equalities.add(marginal, minus=starts[g] + at, right_side=0.0)
+                    for at, of_width in enumerate(np.moveaxis(combinations, axis, 0)):
+                        entries += [(n_rows, column, 1.0) for column in of_width.ravel().tolist()]
+                        entries.append((n_rows, starts[g] + at, -1.0))
+                        n_rows += 1
                 n_variables += table.size
                 seconds.append(table.ravel())
+        rows, columns, values = zip(*entries, strict=True)
         all_seconds = np.concatenate(seconds)
         is_allowed = np.isfinite(all_seconds)
         n_combinations = n_variables - n_choices
@@ -256,64 +266,47 @@ class _Variables:
             seconds=np.where(is_allowed, all_seconds, 0.0),
             upper=is_allowed.astype(float),
             is_integer=np.repeat((1, 0), (n_choices, n_combinations)),
-            equalities=equalities.matrix(n_variables),
-            right_side=np.array(equalities.right_sides),
+            equalities=csr_array((values, (rows, columns)), shape=(n_rows, n_variables)),
+            right_side=np.repeat((1.0, 0.0), (len(starts), n_rows - len(starts))),
         )
 
 
-class _Equalities:
-    """Rows of a sparse system: sums of variables, less one variable, that equal a number."""
+@dataclass(frozen=True)
+class _TableReader:
+    """Reads predicted latencies of a subgraph over widths of groups.
 
-    def __init__(self) -> None:
-        self.right_sides: list[float] = []
-        self._rows: list[int] = []
-        self._columns: list[int] = []
-        self._values: list[float] = []
+    Attributes:
+        problem: whose latencies are read.
+        widths: of each group, those that it may take.
+        plan: the width of whatever is not varied.
+    """
 
-    def add(self, variables: Sequence[int], *, minus: int | None = None, right_side: float) -> None:
-        for variable in variables:
-            self._add_entry(variable, 1.0)
-        if minus is not None:
-            self._add_entry(minus, -1.0)
-        self.right_sides.append(right_side)
+    problem: Problem
+    widths: Widths
+    plan: Plan
 
-    def matrix(self, n_variables: int) -> Any:
-        shape = len(self.right_sides), n_variables
-        return csr_array((self._values, (self._rows, self._columns)), shape=shape)
+    def tables(self, subgraph: int, groups: tuple[int, ...]) -> Tables:
+        """Read tables whose sum is a subgraph's latency."""
+        if math.prod(len(self.widths[g]) for g in groups) <= _MAX_COMBINATIONS:
+            return {groups: self._table(subgraph, groups)}
+        base = self._table(subgraph, ())
+        tables: Tables = {(): base}
+        # Where nothing is known of the subgraph, the program has no solution.
+        with np.errstate(invalid="ignore"):
+            for g in groups:
+                tables[g,] = self._table(subgraph, (g,)) - base
+        return tables
 
-    def _add_entry(self, variable: int, value: float) -> None:
-        self._rows.append(len(self.right_sides))
-        self._columns.append(variable)
-        self._values.append(value)
-
-
-def _tables_of(
-    problem: Problem, subgraph: int, groups: tuple[int, ...], widths: Widths, plan: Plan
-) -> Tables:
-    """Tables whose sum is a subgraph's latency."""
-    if math.prod(len(widths[g]) for g in groups) <= _MAX_COMBINATIONS:
-        return {groups: _seconds(problem, subgraph, groups, widths, plan)}
-    base = _seconds(problem, subgraph, (), widths, plan)
-    tables: Tables = {(): base}
-    # Where nothing is known of the subgraph, the program has no solution.
-    with np.errstate(invalid="ignore"):
-        for g in groups:
-            tables[g,] = _seconds(problem, subgraph, (g,), widths, plan) - base
-    return tables
-
-
-def _seconds(
-    problem: Problem, subgraph: int, groups: tuple[int, ...], widths: Widths, plan: Plan
-) -> NDArray[np.float64]:
-    """Predicted latencies of a subgraph, one axis for each group."""
-    at = list(plan.widths)
-    workloads = []
-    for chosen in product(*(widths[g] for g in groups)):
-        for g, width in zip(groups, chosen, strict=True):
-            at[g] = width
-        workloads.append(problem.network.workload(subgraph, Plan(tuple(at))))
-    seconds = np.array([c.latency_s for c in problem.latency.predict(workloads)])
-    return seconds.reshape([len(widths[g]) for g in groups])
+    def _table(self, subgraph: int, groups: tuple[int, ...]) -> NDArray[np.float64]:
+        """Read a table with one axis for each group."""
+        widths = list(self.plan.widths)
+        workloads = []
+        for chosen in product(*(self.widths[g] for g in groups)):
+            for g, width in zip(groups, chosen, strict=True):
+                widths[g] = width
+            workloads.append(self.problem.network.workload(subgraph, Plan(tuple(widths))))
+        seconds = np.array([c.latency_s for c in self.problem.latency.predict(workloads)])
+        return seconds.reshape([len(self.widths[g]) for g in groups])
 
 
 def _largest(values: NDArray[np.float64]) -> float:

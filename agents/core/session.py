@@ -134,7 +134,7 @@ class SearchSession:
         return self.problem.oracle.accuracies(plans[: self.left.accuracy_evaluations])
 
     def record_unmeasured(self, plan: Plan, what: str, accuracy: Accuracy) -> None:
-        """Write down a plan that was evaluated alone; its latency is predicted, so it is no answer."""
+        """Write down a plan that was evaluated and not measured, so is no answer."""
         self.record(
             SearchStep(
                 plan=plan,

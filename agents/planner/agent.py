@@ -1,8 +1,8 @@
 """The agent: a trained policy plans in a model of the problem, and what is verified corrects it.
 
 It works in turns. The policy is rolled out in the model (`model_problem`), which costs nothing. The
-plan it comes to is measured and evaluated, where it promises to be faster than what is verified.
-A few rounds of search on the model follow (`surrogate`), each of which verifies one plan. Every
+plan it comes to is measured and evaluated, where it promises to be faster than what is verified. A
+few rounds of search on the model follow (`surrogate`), each of which verifies one plan. Every
 answer is learnt from, so the next turn plans in a better model. The fastest plan that any of them
 verified is the answer.
 

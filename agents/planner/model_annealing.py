@@ -68,8 +68,8 @@ class ModelAnnealing:
         beliefs: Sequence[LossBelief],
         start: Plan,
         *,
-        faster_than_s: float,
         n_steps: int,
+        faster_than_s: float,
         tried: set[Plan],
         rng: np.random.Generator,
     ) -> Plan | None:
@@ -104,8 +104,9 @@ class ModelAnnealing:
     def _start(self, plan: Plan, beliefs: Sequence[LossBelief]) -> _State:
         vector = self._space.encode(plan)
         plan = self._space.decode(vector)
-        costs = self._problem.latency.predict(self._problem.network.workloads(plan))
-        return self._state(vector, plan, np.array([c.latency_s for c in costs]), beliefs)
+        predicted = self._problem.latency.predict(self._problem.network.workloads(plan))
+        costs = np.array([c.latency_s for c in predicted])
+        return self._state(vector, plan, costs=costs, beliefs=beliefs)
 
     def _neighbour(
         self, state: _State, beliefs: Sequence[LossBelief], rng: np.random.Generator, n_changes: int
@@ -115,12 +116,13 @@ class ModelAnnealing:
         workloads = self._problem.network.workloads_of(changed, plan)
         costs = state.costs.copy()
         costs[list(changed)] = [c.latency_s for c in self._problem.latency.predict(workloads)]
-        return self._state(vector, plan, costs, beliefs)
+        return self._state(vector, plan, costs=costs, beliefs=beliefs)
 
     def _state(
         self,
         vector: NDArray[np.int64],
         plan: Plan,
+        *,
         costs: NDArray[np.float64],
         beliefs: Sequence[LossBelief],
     ) -> _State:

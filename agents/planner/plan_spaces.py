@@ -73,12 +73,16 @@ class ChannelSpace:
     def neighbour(
         self, vector: Vector, rng: np.random.Generator, n_changes: int
     ) -> tuple[Vector, tuple[int, ...]]:
-        """Draw a plan nearby: the first change more often narrows, further ones more often widen."""
+        """Draw a plan nearby.
+
+        The first change more often narrows, further ones more often widen.
+        """
         widths = vector.copy()
         groups = set()
         for change in range(n_changes):
             g = int(rng.integers(len(widths)))
-            sign = 1 if rng.random() < (0.6 if change else 0.4) else -1
+            widening_share = 0.6 if change else 0.4
+            sign = 1 if rng.random() < widening_share else -1
             width = widths[g] + sign * int(rng.choice((1, 1, 2, 4))) * self._steps[g]
             if width < self._channels[g]:
                 width = width // self._steps[g] * self._steps[g]

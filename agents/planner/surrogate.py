@@ -1,4 +1,4 @@
-"""Search on a model of the problem: annealing over plans, the best one verified, the model corrected.
+"""Search on a model of the problem, which is corrected by every plan that is verified.
 
 Latency is what the problem predicts, loss the posterior of what was evaluated. Each round anneals
 from the best verified plan, measures the plan it comes to, asks for its accuracy, and learns from
@@ -14,6 +14,7 @@ that believes the oracle by half, and holds by the one that believes it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -165,7 +166,7 @@ class _Turn:
         plan, why = propose(model_problem(self._problem, self._posterior.loss_model))
         best_s = self._session.best.latency_s
         if plan not in self._tried and self._problem.predicted_s(plan) < best_s:
-            self._verify(plan, "roll-out in the model", best_s, why)
+            self._verify(plan, "roll-out in the model", best_s, why=why)
 
     def take_round(self, number: int) -> bool:
         """Verify the fastest plan that the model expects to hold.
@@ -195,54 +196,37 @@ class _Turn:
                 self._belief(settings.margin, self._posterior.factors),
             ]
             rng = self._rng(1000 + round(1000 * share))
-            plan = self._anneal(
-                beliefs, self._session.best.plan, dense_s, settings.steps, rng
-            ) or self._anneal(
-                # No short way leads back from a plan that loses much more.
-                beliefs,
-                self._problem.start_plan,
-                dense_s,
-                settings.first_steps,
-                rng,
+            anneal = functools.partial(
+                self._annealing.run, beliefs, faster_than_s=dense_s, tried=self._tried, rng=rng
             )
+            plan = anneal(self._session.best.plan, n_steps=settings.steps)
+            if plan is None:
+                # No short way leads back from a plan that loses much more.
+                plan = anneal(self._problem.start_plan, n_steps=settings.first_steps)
             if plan is not None:
                 self._verify(plan, f"fallback at {share:.0%} of the slack", dense_s)
 
     def _faster_plan(self, number: int) -> Plan | None:
-        """The fastest plan that is expected to hold.
+        """Find the fastest plan that is expected to hold.
 
         None where neither the model nor one drawn from the posterior sees a faster one.
         """
         settings = self._settings
         best = self._session.best
-        beginning = self._problem.start_plan
+        start = self._problem.start_plan
         rng = self._rng(number)
-        n_steps = settings.first_steps if best.plan == beginning else settings.steps
-        expected = [self._belief(settings.margin, self._posterior.factors)]
-        plan = self._anneal(expected, best.plan, best.latency_s, n_steps, rng)
-        if plan is not None:
-            return plan
-        drawn = [self._belief(settings.margin, self._posterior.draw(rng))]
-        return self._anneal(drawn, beginning, best.latency_s, settings.first_steps, rng)
-
-    def _anneal(
-        self,
-        beliefs: Sequence[LossBelief],
-        start: Plan,
-        faster_than_s: float,
-        n_steps: int,
-        rng: np.random.Generator,
-    ) -> Plan | None:
-        return self._annealing.run(
-            beliefs,
-            start,
-            faster_than_s=faster_than_s,
-            n_steps=n_steps,
-            tried=self._tried,
-            rng=rng,
+        anneal = functools.partial(
+            self._annealing.run, faster_than_s=best.latency_s, tried=self._tried, rng=rng
         )
+        expected = self._belief(settings.margin, self._posterior.factors)
+        n_steps = settings.first_steps if best.plan == start else settings.steps
+        plan = anneal([expected], best.plan, n_steps=n_steps)
+        if plan is None:
+            drawn = self._belief(settings.margin, self._posterior.draw(rng))
+            plan = anneal([drawn], start, n_steps=settings.first_steps)
+        return plan
 
-    def _verify(self, plan: Plan, what: str, faster_than_s: float, why: str = "") -> bool:
+    def _verify(self, plan: Plan, what: str, faster_than_s: float, *, why: str = "") -> bool:
         """Try a plan and learn from the answer; whether it was fast enough and held."""
         self._tried.add(plan)
         step = self._session.try_plan(

@@ -1,9 +1,8 @@
-"""DQN with masks behind the row-shared network (Mnih et al., 2015): values of actions in the place of
-logits.
+"""DQN with masks behind the row-shared network (Mnih et al., 2015).
 
-The mask is read off the observation, which says of each action whether it is legal. So
-stable-baselines3's own update, which knows nothing of masks, never takes the value of an illegal
-action for a target.
+The network gives values of actions in the place of logits. The mask is read off the observation,
+which says of each action whether it is legal. So stable-baselines3's own update, which knows
+nothing of masks, never takes the value of an illegal action for a target.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ def legal_actions(observations: torch.Tensor, n_changes: int) -> torch.Tensor:
 
 
 class RowQNetwork(QNetwork):
-    """The value of each action: the row-shared encoder and head, illegal actions worth nothing ever."""
+    """Values of actions by the row-shared encoder and head; illegal ones are worth nothing."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._n_changes = n_changes(self.observation_space, self.action_space)  # type: ignore[arg-type]  # their kinds are known
         assert self.observation_space.shape is not None
-        head = RowHead(self.observation_space.shape[0], self._n_changes, _WIDTH, _PRIOR)
+        head = RowHead(self.observation_space.shape[0], self._n_changes, width=_WIDTH, prior=_PRIOR)
         torch.nn.init.zeros_(head.stop.bias)  # to stop is worth nothing, no more and no less
         self.q_net = head  # type: ignore[assignment]  # SB3's is a Sequential
 

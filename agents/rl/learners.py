@@ -26,7 +26,7 @@ class Learner(Protocol):
     """One algorithm."""
 
     def make(
-        self, env: VecEnv, learning_rate: LearningRate, seed: int, options: Mapping[str, Any]
+        self, env: VecEnv, learning_rate: LearningRate, *, seed: int, options: Mapping[str, Any]
     ) -> BaseAlgorithm:
         """Make the algorithm, untrained.
 
@@ -57,7 +57,7 @@ class _PPO:
     }
 
     def make(
-        self, env: VecEnv, learning_rate: LearningRate, seed: int, options: Mapping[str, Any]
+        self, env: VecEnv, learning_rate: LearningRate, *, seed: int, options: Mapping[str, Any]
     ) -> BaseAlgorithm:
         settings = {**self._DEFAULTS, **options}
         model: BaseAlgorithm = MaskablePPO(
@@ -90,7 +90,7 @@ class _DQN:
     }
 
     def make(
-        self, env: VecEnv, learning_rate: LearningRate, seed: int, options: Mapping[str, Any]
+        self, env: VecEnv, learning_rate: LearningRate, *, seed: int, options: Mapping[str, Any]
     ) -> BaseAlgorithm:
         settings = {**self._DEFAULTS, **options}
         return MaskedDQN(

@@ -91,7 +91,7 @@ class RowEncoder(BaseFeaturesExtractor):
         owner, _ = is_valid.nonzero(as_tuple=True)
         rows = self.embed(observations[is_valid])
         for mix in (self.mix1, self.mix2):
-            rows = rows + self._mixed(mix, rows, self._pooled(rows, owner, batch), owner)
+            rows = rows + self._mixed(mix, rows, owner, pooled=self._pooled(rows, owner, batch))
         global_features = observations[:, 0, -N_GLOBALS:]
         pooled = self.pool(torch.cat([self._pooled(rows, owner, batch), global_features], dim=1))
         padded = rows.new_zeros(batch, n_rows, self._width)
@@ -100,7 +100,7 @@ class RowEncoder(BaseFeaturesExtractor):
         return torch.cat([padded.flatten(1), pooled, scores], dim=1)
 
     def _mixed(
-        self, mix: nn.Sequential, rows: torch.Tensor, pooled: torch.Tensor, owner: torch.Tensor
+        self, mix: nn.Sequential, rows: torch.Tensor, owner: torch.Tensor, *, pooled: torch.Tensor
     ) -> torch.Tensor:
         """Apply `mix` to each row beside its table's pooled embedding.
 
@@ -135,7 +135,7 @@ class RowHead(nn.Module):
         prior: weight of the analytic score at the start.
     """
 
-    def __init__(self, n_rows: int, n_changes: int, width: int, prior: float) -> None:
+    def __init__(self, n_rows: int, n_changes: int, *, width: int, prior: float) -> None:
         super().__init__()
         self._n_rows = n_rows
         self._n_changes = n_changes
@@ -217,7 +217,7 @@ class RowPolicy(MaskableActorCriticPolicy):  # type: ignore[misc]  # sb3-contrib
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         n_rows = self.observation_space.shape[0]
-        self.action_net = RowHead(n_rows, self._n_changes, self._width, self._prior)
+        self.action_net = RowHead(n_rows, self._n_changes, width=self._width, prior=self._prior)
         self.value_net = PooledValue(n_rows, self._width)
         self.optimizer = self.optimizer_class(
             self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs

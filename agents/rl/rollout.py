@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,35 +78,33 @@ def roll_out(
             session.record(step)
 
 
+@dataclass(frozen=True)
 class PolicyRollOut(SessionSearcher):
     """Rolls a trained policy out once, greedily decoded.
 
-    Args:
+    Attributes:
         policy: trained before; reads tables of `policy.observation_space.shape[0]` rows.
         max_rejections: the roll-out ends after so many.
         action_set: that it was trained on; narrower groups where not given.
     """
 
-    name = "roll-out"
+    policy: RowPolicy
+    max_rejections: int = 8
+    action_set: ActionSet | None = None
 
-    def __init__(
-        self, policy: RowPolicy, max_rejections: int = 8, action_set: ActionSet | None = None
-    ) -> None:
-        self._policy = policy
-        self._max_rejections = max_rejections
-        self._action_set = action_set
+    name = "roll-out"
 
     def run(self, session: SearchSession) -> None:
         """Roll out once."""
         roll_out(
             session,
             self._choose,
-            max_rows=self._policy.observation_space.shape[0],
-            max_rejections=self._max_rejections,
-            action_set=self._action_set,
+            max_rows=self.policy.observation_space.shape[0],
+            max_rejections=self.max_rejections,
+            action_set=self.action_set,
         )
 
     def _choose(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[int, str]:
-        action, _ = self._policy.predict(observation, action_masks=mask, deterministic=True)
-        learned, analytic = self._policy.explain(observation, int(action))
+        action, _ = self.policy.predict(observation, action_masks=mask, deterministic=True)
+        learned, analytic = self.policy.explain(observation, int(action))
         return int(action), f"score {analytic:+.1f}, learned {learned:+.1f}"

@@ -6,6 +6,7 @@ device. `planner.agent` has what a trained policy then does on a real problem.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import time
@@ -70,6 +71,10 @@ class TrainingSettings:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a training to go on."""
         return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
+
+    def rate_at(self, left: float) -> float:
+        """Give the learning rate when a share of the training is left."""
+        return self.learning_rate * max(left, _LEAST_RATE)
 
     def count_workers(self) -> int:
         """Count the processes that step the environments."""
@@ -145,22 +150,12 @@ def train_policy(
     if monitor.checkpoint is not None and monitor.checkpoint.is_file():
         saved = Checkpoint.read(monitor.checkpoint, settings.identity)
     n_done = 0 if saved is None else saved.n_steps
-    env = ProblemVecEnv(
-        _MakeEnv(problems, settings, action_set),
-        settings.n_envs,
-        settings.count_workers(),
-        seed=settings.seed + n_done * settings.n_envs,
-    )
+    env = _open_envs(problems, settings, action_set, n_done)
     watch = _Watch(learner, settings, monitor, saved=saved, action_set=action_set)
     # While steps are taken: a few rows at a time, and other processes at work.
     torch.set_num_threads(1)
     try:
-        model = learner.make(
-            env,
-            lambda left: settings.learning_rate * max(left, _LEAST_RATE),
-            settings.seed,
-            settings.options,
-        )
+        model = learner.make(env, settings.rate_at, seed=settings.seed, options=settings.options)
         if start is not None:
             learner.begin_with(model, start)
         if saved is not None and monitor.checkpoint is not None:
@@ -184,21 +179,19 @@ def train_policy(
         env.close()
 
 
-@dataclass(frozen=True)
-class _MakeEnv:
-    """Makes an environment, also in another process."""
-
-    problems: ProblemSampler
-    settings: TrainingSettings
-    action_set: ActionSet | None
-
-    def __call__(self) -> CPruneEnv:
-        return CPruneEnv(
-            self.problems,
-            max_rows=self.settings.max_rows,
-            max_steps=self.settings.max_steps,
-            action_set=self.action_set,
-        )
+def _open_envs(
+    problems: ProblemSampler, settings: TrainingSettings, action_set: ActionSet | None, n_done: int
+) -> ProblemVecEnv:
+    """Open the environments; a training that goes on draws other problems than it had."""
+    make_env = functools.partial(
+        CPruneEnv,
+        problems,
+        max_rows=settings.max_rows,
+        max_steps=settings.max_steps,
+        action_set=action_set,
+    )
+    first_seed = settings.seed + n_done * settings.n_envs
+    return ProblemVecEnv(make_env, settings.n_envs, settings.count_workers(), seed=first_seed)
 
 
 class _Watch(BaseCallback):

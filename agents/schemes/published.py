@@ -1,18 +1,18 @@
-"""Search-based mapping after Gong et al. (2021): a recurrent agent goes through the network layer by
-layer and draws a scheme for each; policy gradient.
+"""Search-based mapping after Gong et al. (2021), by policy gradient.
 
-The reward is the accuracy less a penalty on latency, with one measurement at the end of an episode
-and a running mean subtracted. The authors' code is closed, and their densities come from
-regularised training. Here the agent draws densities too, from those that the scheme environment
-offers; the penalty is in units of the slack, as losses are; whatever held the floor on the way is
-an answer. Denser options are likelier at the start than sparser ones: where all are alike, nearly
-every plan misses the floor by far.
+A recurrent agent goes through the network layer by layer and draws a scheme for each. The reward is
+the accuracy less a penalty on latency, with one measurement at the end of an episode and a running
+mean subtracted. The authors' code is closed, and their densities come from regularised training.
+Here the agent draws densities too, from those that the scheme environment offers; the penalty is in
+units of the slack, as losses are; whatever held the floor on the way is an answer. Denser options
+are likelier at the start than sparser ones: where all are alike, nearly every plan misses the floor
+by far.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -52,28 +52,28 @@ class PublishedSettings:
     memory: float = 0.9
 
 
+@dataclass(frozen=True)
 class PublishedMapping(SessionSearcher):
     """Learns on one problem alone; whatever held the floor on the way is an answer.
 
-    Args:
+    Attributes:
         settings: of the agent.
         seed: of the network and of what it draws.
     """
 
-    name = "mapping-published"
+    settings: PublishedSettings = field(default_factory=PublishedSettings)
+    seed: int = 0
 
-    def __init__(self, settings: PublishedSettings | None = None, seed: int = 0) -> None:
-        self._settings = settings or PublishedSettings()
-        self._seed = seed
+    name = "mapping-published"
 
     def run(self, session: SearchSession) -> None:
         """Draw plans and learn from what they come to."""
         problem = session.problem
-        settings = self._settings
+        settings = self.settings
         if not problem.network.scheme_layers or not math.isfinite(session.dense_s):
             return
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+            torch.manual_seed(self.seed)
             agent = _Agent(_features(problem), _allowed(problem), settings.width)
             optimizer = torch.optim.Adam(agent.parameters(), settings.learning_rate)
             mean: float | None = None
@@ -96,7 +96,7 @@ class PublishedMapping(SessionSearcher):
             return _WORST
         problem = session.problem
         lost = (problem.dense_accuracy - step.accuracy) / max(problem.slack, _LEAST_SLACK)
-        return max(-lost - self._settings.penalty * step.latency_s / session.dense_s, _WORST)
+        return max(-lost - self.settings.penalty * step.latency_s / session.dense_s, _WORST)
 
 
 class _Agent(nn.Module):

@@ -1,10 +1,10 @@
-"""A scheme for each layer by rule, after the rule-based mapping of Gong et al. ("Automatic Mapping
-of the Best-Suited DNN Pruning Schemes", 2021).
+"""A scheme for each layer by rule, after the rule-based mapping of Gong et al. (2021).
 
-There is no training and no search over layers: a table of latencies on this device decides. Each
-layer takes the smallest block whose latency is within a tolerance of the fastest one's, because
-small blocks lose least accuracy. It stays dense where no block is faster. On hard data, 3x3 kernels
-take patterns, as published, where those are within the tolerance.
+Their paper is "Automatic Mapping of the Best-Suited DNN Pruning Schemes". There is no training and
+no search over layers: a table of latencies on this device decides. Each layer takes the smallest
+block whose latency is within a tolerance of the fastest one's, because small blocks lose least
+accuracy. It stays dense where no block is faster. On hard data, 3x3 kernels take patterns, as
+published, where those are within the tolerance.
 
 Two things are not published. A layer takes whole kernels where they are so much faster than blocks
 of as many entries that a larger loss may be worth it: Winograd's filtering can leave out kernels,
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.core.network import Plan
@@ -41,17 +41,17 @@ _BISECTIONS = 2
 _HARD = 0.8  # accuracy of the dense network below which data counts as hard
 
 
+@dataclass(frozen=True)
 class MappingRule(SessionSearcher):
     """Maps layers to schemes by a table of latencies, then lowers the density.
 
-    Args:
+    Attributes:
         tolerance: by how much a small block may be slower than the coarse one, as a share.
     """
 
-    name = "mapping-rule"
+    tolerance: float = 0.1
 
-    def __init__(self, tolerance: float = 0.1) -> None:
-        self._tolerance = tolerance
+    name = "mapping-rule"
 
     def run(self, session: SearchSession) -> None:
         """Map, then lower the density."""
@@ -115,14 +115,15 @@ class MappingRule(SessionSearcher):
     def _smallest(
         self, kind: str, dense_s: float, seconds: Mapping[SchemeShape, float]
     ) -> SchemeShape | None:
-        """Find the smallest block of a kind that is faster than dense and about as fast as the
-        fastest; patterns are compared with blocks.
+        """Find the smallest block of a kind that is faster than dense and about as fast as any.
+
+        Patterns are compared with blocks.
         """
         rivals = "block" if kind == "pattern" else kind
         fastest_s = min(
             (s for shape, s in seconds.items() if shape.kind == rivals), default=math.inf
         )
-        limit_s = (1 + self._tolerance) * fastest_s
+        limit_s = (1 + self.tolerance) * fastest_s
         for shape in sorted(shape for shape in seconds if shape.kind == kind):
             if seconds[shape] < dense_s and seconds[shape] <= limit_s:
                 return shape

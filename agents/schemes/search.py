@@ -57,10 +57,10 @@ class MappingSearch(SessionSearcher):
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelsThenSchemes(SessionSearcher):
-    """Prunes channels, then the whole network by schemes, then by schemes what channels leave, then
-    both together.
+    """Prunes channels, then layers by schemes, then both together.
 
-    What each search found is an answer too: nothing is lost by going on.
+    The schemes are searched twice: of the whole network, and of what the channels leave. What each
+    search found is an answer too: nothing is lost by going on.
 
     Attributes:
         channels: the first search.
@@ -89,7 +89,7 @@ class ChannelsThenSchemes(SessionSearcher):
             session.record(replace(step, accepted=step.accepted or (holds and is_measured)))
 
         budget = session.budget.share(self.share)
-        first, _ = search_within(self.channels, problem, budget, record)
+        first, _ = search_within(self.channels, problem, budget, on_step=record)
         starts = list(dict.fromkeys((problem.network.dense, self._start(first, problem).plan)))
         for n_done, plan in enumerate(starts):
             if not session.is_spent:
