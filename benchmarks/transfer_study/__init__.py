@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/transfer.py`: searches on replays, trainings, figures, tables."""
