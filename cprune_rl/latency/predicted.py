@@ -46,6 +46,7 @@ class PredictedLatency:
         self,
         network: Network,
         source: LatencySource,
+        *,
         predictor: LatencyPredictor,
         device: DeviceDescriptor,
         max_half_width: float,

@@ -109,7 +109,7 @@ class LatencyPredictor:
     """
 
     def __init__(
-        self, learner: _Learner, error: _Regressor, stretch: float, coverage: float
+        self, *, learner: _Learner, error: _Regressor, stretch: float, coverage: float
     ) -> None:
         self._learner = learner
         self._error = error

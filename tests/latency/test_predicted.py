@@ -28,7 +28,12 @@ class FixedWidthPredictor(LatencyPredictor):
     """A predictor whose intervals have a given half-width, and that counts its predictions."""
 
     def __init__(self, inner: LatencyPredictor, half_width: float) -> None:
-        super().__init__(inner._learner, inner._error, inner._stretch, inner.coverage)
+        super().__init__(
+            learner=inner._learner,
+            error=inner._error,
+            stretch=inner._stretch,
+            coverage=inner.coverage,
+        )
         self.half_width = half_width
         self.n_predicted = 0
 
@@ -49,7 +54,9 @@ def predicted_latency(
     network: Network, predictor: LatencyPredictor, max_half_width: float = 0.2
 ) -> PredictedLatency:
     source = interpolated(network, AnalyticLatency(network))
-    return PredictedLatency(network, source, predictor, DEVICE, max_half_width)
+    return PredictedLatency(
+        network, source, predictor=predictor, device=DEVICE, max_half_width=max_half_width
+    )
 
 
 def test_a_task_that_is_predicted_narrowly_is_not_measured(predictor: LatencyPredictor) -> None:
@@ -94,7 +101,7 @@ def test_no_plan_is_measured_for_the_sake_of_a_task_that_hardly_counts(
     source = interpolated(network, AnalyticLatency(network))
     source.measure(network.dense)
     wide = FixedWidthPredictor(predictor, 1.0)
-    latency = PredictedLatency(network, source, wide, DEVICE, max_half_width=0.5)
+    latency = PredictedLatency(network, source, predictor=wide, device=DEVICE, max_half_width=0.5)
     costs = latency.predict(network.workloads(network.uniform(0.5)))
     assert [c.interval_s is not None for c in costs] == [False, False, False, True], (
         "the linear layer is a hundredth of this network"
@@ -112,8 +119,8 @@ def test_a_search_says_how_much_of_each_estimate_was_predicted(predictor: Latenc
     latency = PredictedLatency(
         problem.network,
         interpolated(problem.network, problem.latency),
-        FixedWidthPredictor(predictor, 0.1),
-        DEVICE,
+        predictor=FixedWidthPredictor(predictor, 0.1),
+        device=DEVICE,
         max_half_width=0.2,
     )
     result = CPrune().search(replace(problem, latency=latency), Budget())

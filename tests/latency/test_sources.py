@@ -61,7 +61,9 @@ def test_a_predicting_source_passes_the_conformance_suite(
 ) -> None:
     network = toy_network()
     source = InterpolatedLatency(network, LatencyInterpolator(), AnalyticLatency(network))
-    latency = PredictedLatency(network, source, predictor, DEVICE, max_half_width)
+    latency = PredictedLatency(
+        network, source, predictor=predictor, device=DEVICE, max_half_width=max_half_width
+    )
     check_latency_source(latency, network)
 
 

@@ -162,7 +162,13 @@ class TvmBackend:
         if self.predictor is None:
             return source
         widest = self.settings.widest_interval
-        return PredictedLatency(self.network, source, self.predictor, self.descriptor, widest)
+        return PredictedLatency(
+            self.network,
+            source,
+            predictor=self.predictor,
+            device=self.descriptor,
+            max_half_width=widest,
+        )
 
     def timed_tasks(self, plans: Collection[Plan]) -> list[tuple[Workload, TaskCost]]:
         """List what the interpolator knows, and the tasks of the plans."""
