@@ -28,7 +28,9 @@ from cprune_rl.accuracy.data import (
     parse_data,
     split_images,
 )
+from cprune_rl.accuracy.data.generated import draw_contours
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
+from tests.doubles.images import contours_data
 
 
 def pixels(n: int, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> np.ndarray:
@@ -101,6 +103,26 @@ def test_presets_differ_in_more_than_their_names(difficulty: str, n_classes: int
     data = load_data(f"contours:{difficulty}", fast=True)
     assert data.n_classes == n_classes
     assert data.input_shape == (1, 3, 32, 32)
+
+
+def test_contours_are_drawn_alike_from_one_seed_and_apart_from_another() -> None:
+    first = draw_contours(16, 1)
+    again = draw_contours(16, 1)
+    other = draw_contours(16, 2)
+    np.testing.assert_array_equal(first.images, again.images)
+    np.testing.assert_array_equal(first.labels, again.labels)
+    assert (first.images != other.images).any()
+    assert first.images.shape == (16, 3, 32, 32)
+    assert first.images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["digits", "contours"])
+def test_the_splits_of_a_generated_set_share_no_image(name: str) -> None:
+    data = load_data("digits") if name == "digits" else contours_data()
+    images = [{image.tobytes() for image in split.images} for split in data.splits.values()]
+    assert all(a.isdisjoint(b) for a, b in itertools.combinations(images, 2))
+    n_images = sum(len(split) for split in data.splits.values())
+    assert n_images == (1797 if name == "digits" else 448)
 
 
 # --- CIFAR-10
@@ -469,3 +491,10 @@ def test_an_array_is_no_npz(tmp_path: Path) -> None:
     np.save(tmp_path / "mine.npy", pixels(60))
     with pytest.raises(DataError, match=r"mine\.npy cannot be read as \.npz"):
         load_data(f"npz:{tmp_path / 'mine.npy'}")
+
+
+def test_images_that_are_moved_to_a_device_are_the_same_images() -> None:
+    data = contours_data()
+    moved = data.to(torch.device("cpu"))
+    assert moved.fingerprint == data.fingerprint
+    assert torch.equal(moved.train.batch(slice(0, 8)), data.train.batch(slice(0, 8)))
