@@ -46,3 +46,13 @@ def test_an_accuracy_of_every_image_has_a_lower_end_below_it() -> None:
 def test_a_rank_correlation_is_of_the_order_alone(sign: int, value: float) -> None:
     first = np.arange(1.0, 13.0)
     assert rank_correlation(first, sign * first**3).value == pytest.approx(value)
+
+
+def test_a_rank_correlation_says_how_sure_it_is() -> None:
+    rng = np.random.default_rng(0)
+    x = np.arange(10.0)
+    same = rank_correlation(x, x**3)
+    assert same.low == pytest.approx(1.0)
+    none = rank_correlation(rng.random(10), rng.random(10))
+    assert none.low < none.value < none.high
+    assert none.high - none.low > 0.5

@@ -165,3 +165,12 @@ def test_the_program_says_its_version_and_takes_options_with_hyphens() -> None:
         "--train-device"
         in runner.invoke(app, ["train", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["supernets", "finetune:", "finetune:0", "finetune:x", "supernet:3"]
+)
+def test_an_oracle_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="give finetune, finetune:STEPS, supernet or recalibrate"):
+        load_config(None, {"oracle": name})
+    assert load_config(None, {"oracle": "finetune:80"}).oracle == "finetune:80"
