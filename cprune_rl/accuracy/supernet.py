@@ -92,12 +92,12 @@ class Supernet:
     Attributes:
         model: a copy of the dense network.
         masks: ones and zeros to multiply its weights with for a plan, by name of the parameter.
-        space: the plans.
+        bounds: of these plans.
     """
 
     model: nn.Module
     masks: Callable[[Plan], Mapping[str, torch.Tensor]]
-    space: PlanBounds
+    bounds: PlanBounds
 
 
 def train_supernet(
@@ -157,8 +157,8 @@ def _accumulate_gradients(
     augment = None
     if data.is_augmented:
         augment = torch.Generator().manual_seed(int(rng.integers(2**31)))
-    space = supernet.space
-    plans = [space.narrowest, *(space.sample(rng) for _ in range(settings.n_random))]
+    bounds = supernet.bounds
+    plans = [bounds.narrowest, *(bounds.sample(rng) for _ in range(settings.n_random))]
     images = data.train.batch(batch, augment)
     with seeded(int(rng.integers(2**31)), device):
         with autocast(device):

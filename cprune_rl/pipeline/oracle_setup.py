@@ -115,10 +115,10 @@ def supernet_evaluation(
     supernet = Supernet(
         copy.deepcopy(trained_model.model),
         masks=ChannelMasks(trained_model.model, trained_model.coupled).for_plan,
-        space=PlanBounds(tuple(g.channels for g in groups), tuple(g.minimum for g in groups)),
+        bounds=PlanBounds(tuple(g.channels for g in groups), tuple(g.minimum for g in groups)),
     )
     data = trained_model.data
-    identity = supernet_identity(trained_model.weights, supernet.space)
+    identity = supernet_identity(trained_model.weights, supernet.bounds)
     cached = CachedTraining(identity=identity, data=data, settings=settings)
     checkpoint = cached.path.with_suffix(".checkpoint")
     verb = "Reading" if cached.is_done else "Training"

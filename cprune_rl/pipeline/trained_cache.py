@@ -23,13 +23,13 @@ from cprune_rl.models.weights import save_weights
 __all__ = ["CachedTraining", "supernet_identity"]
 
 
-def supernet_identity(weights: str, space: PlanBounds) -> str:
-    """Name the training of a supernet: it learns to work at the plans of a space, and no others.
+def supernet_identity(weights: str, bounds: PlanBounds) -> str:
+    """Name the training of a supernet: it learns to work at plans within the bounds, and no others.
 
     Args:
         weights: names the dense network's weights and the ranking of its channels.
     """
-    return f"supernet:{weights}:{json.dumps(asdict(space))}"
+    return f"supernet:{weights}:{json.dumps(asdict(bounds))}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ BOUNDS = PlanBounds(
 def untrained_supernet() -> Supernet:
     """A supernet of resnet8-w8, with the same weights each time."""
     model = build_model("resnet8-w8", 10)
-    return Supernet(model, masks=ChannelMasks(model, GROUPS).for_plan, space=BOUNDS)
+    return Supernet(model, masks=ChannelMasks(model, GROUPS).for_plan, bounds=BOUNDS)
 
 
 def trained_weights(
