@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cprune_rl.core.network import Network, Plan
-from cprune_rl.core.result import Result
+from cprune_rl.core.result import FrontPoint, Result
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.reporting.figure import Picture, Theme, new_figure, render
 
 __all__ = [
     "CalibrationMap",
-    "PlottedNetwork",
     "plot_accuracies",
     "plot_calibration",
     "plot_estimates",
@@ -64,31 +64,7 @@ def plot_latencies(result: Result) -> Picture:
     )
 
 
-class PlottedNetwork(Protocol):
-    """What is drawn of one network of a front."""
-
-    @property
-    def method(self) -> str:
-        """The method that found it; "dense" of the dense network."""
-
-    @property
-    def floor(self) -> float | None:
-        """The floor as asked for; None of the dense network."""
-
-    @property
-    def shown_ms(self) -> float:
-        """Its latency, measured or estimated."""
-
-    @property
-    def latency_ci_ms(self) -> tuple[float, float] | None:
-        """Interval of the latency; None of an estimate."""
-
-    @property
-    def accuracy_test(self) -> tuple[float, float, float]:
-        """Accuracy on test images, with its interval."""
-
-
-def plot_front(points: Sequence[PlottedNetwork]) -> Picture:
+def plot_front(points: Sequence[FrontPoint]) -> Picture:
     """Plot test accuracy over latency, with a line for each method.
 
     Args:
@@ -144,7 +120,7 @@ def plot_front(points: Sequence[PlottedNetwork]) -> Picture:
     )
 
 
-def _place(point: PlottedNetwork) -> tuple[float, float]:
+def _place(point: FrontPoint) -> tuple[float, float]:
     return point.shown_ms, 100 * point.accuracy_test[0]
 
 
@@ -158,16 +134,18 @@ def plot_estimates(searches: Sequence[SearchResult], own: str) -> Picture:
 
     def draw(theme: Theme) -> Figure:
         figure, axes = new_figure(2.9)
-        for method, colour in theme.colours([s.method for s in searches], own).items():
-            search = next(s for s in searches if s.method == method)
+        colours = theme.colours([search.method for search in searches], own)
+        for search in searches:
             tried = [step.latency_s if step.accepted else np.inf for step in search.history]
             best_s = np.minimum.accumulate([search.accepted[0].latency_s, *tried])
-            axes.step(range(len(best_s)), 1e3 * best_s, where="post", color=colour, label=method)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="candidate", ylabel="latency, ms (estimate)")
-        axes.grid()
-        figure.legend(loc="outside lower center", ncols=3)
-        return figure
+            axes.step(
+                range(len(best_s)),
+                1e3 * best_s,
+                where="post",
+                color=colours[search.method],
+                label=search.method,
+            )
+        return _over_candidates(figure, axes, "latency, ms (estimate)")
 
     return render(
         draw,
@@ -188,8 +166,8 @@ def plot_accuracies(searches: Sequence[SearchResult], own: str, floor: float) ->
 
     def draw(theme: Theme) -> Figure:
         figure, axes = new_figure(2.9)
-        for method, colour in theme.colours([s.method for s in searches], own).items():
-            search = next(s for s in searches if s.method == method)
+        colours = theme.colours([search.method for search in searches], own)
+        for search in searches:
             for is_accepted, marker in ((True, "o"), (False, "x")):
                 tried = [
                     (at, 100 * step.accuracy)
@@ -197,14 +175,16 @@ def plot_accuracies(searches: Sequence[SearchResult], own: str, floor: float) ->
                     if step.accuracy is not None and step.accepted == is_accepted
                 ]
                 places, accuracies = np.array(tried).reshape(-1, 2).T
-                label = method if is_accepted else None
-                axes.scatter(places, accuracies, color=colour, marker=marker, s=20, label=label)
+                axes.scatter(
+                    places,
+                    accuracies,
+                    color=colours[search.method],
+                    marker=marker,
+                    s=20,
+                    label=search.method if is_accepted else None,
+                )
         axes.axhline(100 * floor, color=theme.ink, linewidth=1, linestyle="--", label="floor")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="candidate", ylabel="accuracy by the oracle, %")
-        axes.grid()
-        figure.legend(loc="outside lower center", ncols=3)
-        return figure
+        return _over_candidates(figure, axes, "accuracy by the oracle, %")
 
     return render(
         draw,
@@ -212,6 +192,14 @@ def plot_accuracies(searches: Sequence[SearchResult], own: str, floor: float) ->
         alt="Accuracy of the candidates of each search",
         caption="Accuracy of every candidate by the oracle: dots were accepted, crosses rejected.",
     )
+
+
+def _over_candidates(figure: Figure, axes: Axes, label: str) -> Figure:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="candidate", ylabel=label)
+    axes.grid()
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,18 +78,11 @@ def slower_widths(
         Channels at which the layer is slower than dense, and at which it is slower than at some
         wider width.
     """
-    ordered = sorted(points, reverse=True)
-    dense_s = ordered[0][1]
-    slower_than_dense = []
-    slower_than_wider = []
-    best_s = float("inf")
-    for channels, latency_s in ordered:
-        if latency_s > dense_s * (1 + noise):
-            slower_than_dense.append(channels)
-        if latency_s > best_s * (1 + noise):
-            slower_than_wider.append(channels)
-        best_s = min(best_s, latency_s)
-    return slower_than_dense, slower_than_wider
+    channels, latency_s = np.array(sorted(points, reverse=True)).T
+    best_s = np.minimum.accumulate(latency_s)
+    than_dense = channels[latency_s > latency_s[0] * (1 + noise)]
+    than_wider = channels[1:][latency_s[1:] > best_s[:-1] * (1 + noise)]
+    return than_dense.astype(int).tolist(), than_wider.astype(int).tolist()
 
 
 def plot_staircase(staircase: Staircase, noise: float = _NOISE) -> Picture:
