@@ -1,10 +1,11 @@
 """How fast the packaged recorded environment steps and the agent trains, on this machine.
 
-`python benchmarks/environment.py [--problem NAME] [--json FILE]`. Steps a second are of the
-process' own CPU time (`time.process_time`), on one thread: that is what one core gives, whatever
-else runs on the machine. Training one policy for many problems is timed by the clock, on all cores.
-Absolute speeds depend on the machine; compare the ratios: training against stepping, and a step
-against the 0.35 s of one fresh trial.
+`python benchmarks/environment.py [--problem NAME] [--json FILE]`.
+
+Steps a second are of this process's own CPU time (`time.process_time`), on one thread: what one
+core gives, whoever else works on the machine. Training of one policy for many problems is timed by
+the clock, on all cores. Absolute speeds depend on the machine. Compare the ratios: training against
+stepping, and a step against one fresh trial's 0.35 s.
 """
 
 import argparse

@@ -1,29 +1,25 @@
-"""How the accuracy that a plan loses is best told beforehand, fitted to plans that were fine-tuned
-in full.
+"""How the accuracy that a plan loses is best told beforehand, fitted to plans fine-tuned in full.
 
 `python benchmarks/loss_model.py [--oracles docs/results/accuracy_oracles.json] [--json FILE]`.
 
 The plans are those of `accuracy_oracles.py`. A model says `loss = sum over groups of factor x curve
-+ noise`; the factors of a
-network have a level in common and a deviation each, in proportion to it, the noise is that of
-images and of training. Fitted by maximum
-likelihood: a level for each network and seed, one deviation and one noise for all. Curves are the
-    same for every group, by
-several powers of what was removed, or those that a recording holds: each group pruned alone, to two
-widths, and fine-tuned for a
-few steps, two evaluations a group. The recording's network was trained by another seed or at
-another time, while plans of a run
-are judged by curves of that very network: read the difference as an upper bound. The power was
-chosen on the plans that it is
-compared on, which are all of half the dense latency, and full means what `accuracy_oracles.py` was
-told by `--steps`.
++ noise`. The factors of a network have a level in common and a deviation each, in proportion to it;
+the noise is that of images and of training. Fitted by maximum likelihood are a level for each
+network and seed, and one deviation and one noise for all.
 
-So the power is also fitted to each network alone, and even curves are tried on each network with
-power, deviation and noise
-fitted to the others (the level stays its own: a run fits that). And what oracles answered,
-calibrated, is set beside the full fine-tunes: how far off is it that a search asks? Part of that is
-the same for all plans, part
-goes with what was pruned, part is noise.
+Curves are the same for every group, by several powers of what was removed, or those that a
+recording holds: each group pruned alone, to two widths, and fine-tuned for a few steps, two
+evaluations a group. The recording's network was trained by another seed or at another time, while
+plans of a run are evaluated by curves of that very network: read the difference as an upper bound.
+The power was chosen on the plans that it is compared on, which are all of half the dense latency.
+Full means what `accuracy_oracles.py` was told by `--steps`.
+
+So the power is also fitted to each network alone, and uniform curves are tried on each network with
+power, deviation and noise fitted to the others (the level stays its own: a run fits that).
+
+What oracles answered, calibrated, is set beside the full fine-tunes: how far off is the answer that
+a search gets? Part of that is the same for all plans, part goes with what was pruned, part is
+noise.
 """
 
 from __future__ import annotations
@@ -51,9 +47,8 @@ ORACLES = ("finetune:20", "finetune:50", "finetune:200", "supernet")
 N_CALIBRATING = 4
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "accuracy_oracles.json"
 
-Curves = list[
-    NDArray[np.float64]
-]  # `(n_plans, n_groups)` of each network and seed: what is predicted of each group
+Curves = list[NDArray[np.float64]]
+"""What is predicted of each group, `(n_plans, n_groups)`, of each network and seed."""
 
 
 def negative_log_likelihood(
@@ -164,11 +159,11 @@ def calibrated(
 
     Returns:
         `bias`: log deviation that all answers of a calibration on `N_CALIBRATING` plans have in
-            common, for each network and seed;
-        `group`: deviation of what a group is told to lose from what it loses; `noise`: of what no
-            sum over groups explains, in
-        accuracy, of the answers; `residual`: root mean square of what is left of both, in accuracy,
-        for each network and seed.
+            common, for each network and seed.
+        `group`: deviation of what a group is said to lose from what it loses.
+        `noise`: of what no sum over groups explains, in accuracy, of the answers.
+        `residual`: root mean square of what is left of both, in accuracy, for each network and
+            seed.
     """
     rng = np.random.default_rng(0)
     told = [
@@ -199,7 +194,8 @@ def calibrated(
         common = []
         for _ in range(400):
             order = rng.permutation(len(loss))
-            chosen, judged = order[:N_CALIBRATING], order[N_CALIBRATING:]
+            chosen = order[:N_CALIBRATING]
+            judged = order[N_CALIBRATING:]
             calibration = Calibration.fit([(float(raw[i]), float(loss[i])) for i in chosen])
             common.append(
                 float(

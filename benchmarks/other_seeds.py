@@ -1,12 +1,11 @@
-"""Whether a comparison says the same with other seeds:
+"""Whether a comparison says the same with other seeds.
 
 `python benchmarks/other_seeds.py COMPARISON OTHER [--json FILE]`.
 
 Both folders are `cprune-rl compare`'s, of the same problems at the floor that most were tried at.
-For each method that both have: the
-interquartile mean of its share of the best gain, with the interval that the first states, and the
-same of the other. Methods that only
-one of them has are left out of both, so that shares are of the same best.
+For each method that both have: the interquartile mean of its share of the best gain, with the
+interval that the first states, and the same of the other. Methods that only one of them has are
+left out of both, so that shares are of the same best.
 """
 
 from __future__ import annotations
@@ -32,25 +31,26 @@ def compare_seeds(first: list[RunRecord], other: list[RunRecord]) -> list[dict[s
         other: rows of other seeds.
     """
     methods = {r.method for r in first} & {r.method for r in other}
-    found, again = (_compared([r for r in rows if r.method in methods]) for rows in (first, other))
-    others = {s.method: s for s in again.standings}
+    others = {standing.method: standing for standing in _compare(other, methods).standings}
     lines = []
-    for s in found.standings:
-        value = others[s.method].iqm.value
+    for standing in _compare(first, methods).standings:
+        value = others[standing.method].iqm.value
         lines.append(
             {
-                "method": s.method,
-                "iqm": asdict(s.iqm),
+                "method": standing.method,
+                "iqm": asdict(standing.iqm),
                 "other_seeds": value,
-                "is_inside": s.iqm.low <= value <= s.iqm.high,
+                "is_inside": standing.iqm.low <= value <= standing.iqm.high,
             }
         )
     return lines
 
 
-def _compared(rows: list[RunRecord]) -> MethodComparison:
+def _compare(rows: list[RunRecord], methods: set[str]) -> MethodComparison:
+    """Compare some methods at the floor that most were tried at."""
+    rows = [row for row in rows if row.method in methods]
     floor = compare(rows).floor
-    return compare([r for r in rows if floor is None or r.floor == floor])
+    return compare([row for row in rows if floor is None or row.floor == floor])
 
 
 def main() -> None:
