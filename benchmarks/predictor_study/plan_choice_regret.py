@@ -156,8 +156,8 @@ def evaluate_plan_choice(
         None where too few plans can be made of measured tasks.
     """
     rng = np.random.default_rng(seed)
-    known = [workload for workload, _ in measured]
-    plans = measured_plans(network, known, count=_N_PLANS, rng=rng)
+    tasks = [workload for workload, _ in measured]
+    plans = measured_plans(network, tasks, count=_N_PLANS, rng=rng)
     if len(plans) < _N_CANDIDATES:
         return None
     true = _sums(network, plans, {w.key: cost.latency_s for w, cost in measured})

@@ -38,9 +38,7 @@ def trace(*instructions: object, decisions: object = ()) -> str:
 
 
 def filled(url: str = "sqlite://") -> SqlStore:
-    """A store with two contexts, a described and an undescribed workload, a failure, a tuning and
-    an accuracy.
-    """
+    """A store with two contexts, a described workload and another, a failure and a tuning."""
     store = SqlStore(url)
     store.describe([CONV])
     good = trial(
@@ -89,9 +87,8 @@ def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> Pat
     lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()][:-1]
     change(lines)
     content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-    end = (
-        json.dumps({"kind": "end", "sha256": hashlib.sha256(content).hexdigest()}).encode() + b"\n"
-    )
+    sha256 = hashlib.sha256(content).hexdigest()
+    end = json.dumps({"kind": "end", "sha256": sha256}).encode() + b"\n"
     path.write_bytes(gzip.compress(content + end))
     return path
 
@@ -146,6 +143,12 @@ FAILURES = st.builds(Measurement, error=st.text(max_size=30))
 PROVENANCES = st.builds(Provenance, version=TEXT, processor=TEXT, os=TEXT, python=TEXT)
 TRACES = st.integers(0, 3).map(lambda n: trace(CATEGORICAL, decisions=[[0, n]]))
 SCHEDULES = st.dictionaries(TEXT.map(lambda t: "named " + t), TRACES, min_size=1, max_size=4)
+ACCURACIES = st.builds(
+    Accuracy,
+    value=st.floats(-1, 1),
+    standard_error=st.floats(0, 1),
+    n_images=st.integers(0, 10**6),
+)
 SMALL_COUNTS = st.integers(1, 2**31 - 1)
 COUNTS = st.integers(0, 2**62 - 1)
 OPERATORS = st.builds(
@@ -186,14 +189,7 @@ def test_what_goes_into_an_archive_comes_out(data: st.DataObject) -> None:
             seconds = data.draw(st.floats(0, 1e9))
             tuning = Tuning(key="r", trace_digests=tuple(schedules), seconds=seconds)
             store.mark_tuned(context, workload.key, tuning)
-    store.put_accuracy(
-        "k",
-        Accuracy(
-            value=data.draw(st.floats(-1, 1)),
-            standard_error=data.draw(st.floats(0, 1)),
-            n_images=data.draw(st.integers(0, 10**6)),
-        ),
-    )
+    store.put_accuracy("k", data.draw(ACCURACIES))
     with tempfile.TemporaryDirectory() as folder:
         export_archive(store.database, Path(folder) / "costs.gz")
         read = read_archive(Path(folder) / "costs.gz")

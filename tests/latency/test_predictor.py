@@ -61,7 +61,7 @@ def test_on_a_network_that_was_left_out_errors_are_small_and_intervals_hold(
 def test_what_is_known_is_not_evaluated() -> None:
     first, *others = measured_networks()[:3]
     evaluations = leave_one_network_out([first, *others], is_dense_known=True)
-    (evaluation,) = (e for e in evaluations if e.network == "a")
+    (evaluation,) = [e for e in evaluations if e.network == "a"]
     dense = {w.key for w in first.network.workloads(first.network.dense)}
     elsewhere = {w.key for measured in others for w, _ in measured.costs}
     unknown = [w for w, _ in first.costs if w.key not in dense | elsewhere]

@@ -41,7 +41,8 @@ def convolution(channels: int) -> Workload:
 
 def test_the_cache_gives_each_shape_at_the_fastest_of_its_variants() -> None:
     shapes = "1x8x16x16,8x8x3x3,1x8x1x1,1x8x16x16,1x8x16x16"
-    plain, packed = (workload(f"{f}|{shapes}", f, 8, 147456, CONV) for f in (PLAIN, PACKED))
+    plain = workload(f"{PLAIN}|{shapes}", PLAIN, 8, 147456, CONV)
+    packed = workload(f"{PACKED}|{shapes}", PACKED, 8, 147456, CONV)
     transpose = workload("transpose to NHWC|1x8x16x16", "transpose to NHWC", 8, 0, OTHER)
     store = SqlStore("sqlite://")
     store.describe([plain, packed, transpose])
