@@ -20,8 +20,8 @@ from cprune_rl.errors import ModelError, last_line
 
 __all__ = ["describe_network"]
 
-# What a subgraph looks like does not depend on which scheme prunes its layer, with one exception:
-# whole kernels can have another implementation, where there is Winograd's.
+# Which scheme prunes a layer makes no difference to its subgraph, with one exception: whole kernels
+# can have another implementation, Winograd's.
 _ANY_SCHEME = Scheme("block", 4, 0.5)
 _WHOLE_KERNELS = Scheme("kernel", 4, 0.5)
 # The operators that dominate a subgraph: TVM's anchors.
@@ -324,8 +324,7 @@ def _same_extents(call: FusedCall, extents: Extents, other: FusedCall) -> list[t
     Weights are known by their names, maps by their order.
     """
     of_weights = {name: extents[at] for at, name in call.weights.items()}
-    of_maps = [extents[at] for at in range(len(call.reads)) if at not in call.weights]
-    maps = iter(of_maps)
+    maps = (extents[at] for at in range(len(call.reads)) if at not in call.weights)
     of_other = [
         of_weights[other.weights[at]] if at in other.weights else next(maps)
         for at in range(len(other.reads))

@@ -15,7 +15,16 @@ from tvm import relax
 
 from cprune_rl.compiler.kernels.implementations import family_attribute
 
-__all__ = ["FusedCall", "Operator", "OperatorOrigins", "Origin", "dims", "find_calls", "shape_of"]
+__all__ = [
+    "FusedCall",
+    "Operator",
+    "OperatorOrigins",
+    "Origin",
+    "bindings_of",
+    "dims",
+    "find_calls",
+    "shape_of",
+]
 
 Shape = tuple[int, ...]
 
@@ -123,8 +132,8 @@ class OperatorOrigins:
 
     def legalization(self, module: tvm.IRModule) -> dict[str, Any]:
         """Return legalisation rules for the operators of a module that record what they make."""
-        bindings = [b for block in module["main"].body.blocks for b in block.bindings]
-        calls = [b.value for b in bindings if isinstance(b.value, relax.Call)]
+        values = [binding.value for binding in bindings_of(module["main"])]
+        calls = [value for value in values if isinstance(value, relax.Call)]
         operators = {call.op.name: call.op for call in calls if isinstance(call.op, tvm.ir.Op)}
         rules = {name: op.get_attr("FLegalize") for name, op in operators.items()}
         return {
@@ -166,10 +175,9 @@ def find_calls(
         names: state_dict name of each parameter of `main`.
         logical_shapes: of parameters that tasks name by another shape than they have.
     """
-    reader = _Reader(grouped, origins, names, logical_shapes)
-    for block in fused["main"].body.blocks:
-        for binding in block.bindings:
-            reader.read(binding)
+    reader = _Reader(grouped=grouped, origins=origins, names=names, logical_shapes=logical_shapes)
+    for binding in bindings_of(fused["main"]):
+        reader.read(binding)
     return tuple(reader.calls)
 
 
@@ -189,7 +197,7 @@ class _Value:
     layout: str = ""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Reader:
     grouped: tvm.IRModule
     origins: OperatorOrigins
@@ -254,7 +262,7 @@ class _Reader:
             return (self._operator(function, operands, out),)
         values = dict(zip(body.params, operands, strict=True))
         operators: list[Operator] = []
-        for binding in (binding for block in body.body.blocks for binding in block.bindings):
+        for binding in bindings_of(body):
             bound = binding.value
             if isinstance(bound, relax.Var):
                 values[binding.var] = values[bound]
@@ -324,6 +332,11 @@ def _out_layout(origin: Origin, layouts: Sequence[str], out: Shape) -> str:
         if given := getattr(origin.attrs, attribute, ""):
             return str(given)
     return next((layout for layout in layouts if layout), "")
+
+
+def bindings_of(function: relax.Function) -> list[Any]:
+    """Return the bindings of a Relax function, in order."""
+    return [binding for block in function.body.blocks for binding in block.bindings]
 
 
 def shape_of(expr: Any) -> Shape:

@@ -1,4 +1,4 @@
-"""Emit an exported Relax function again, with its parameters at other shapes.
+"""Exported Relax functions emitted again, with their parameters at other shapes.
 
 On the way, convolutions in NHWC and layers that are pruned by a scheme are replaced by this
 project's own implementations. Their packed weights are parameters that are computed from the
@@ -15,7 +15,13 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from cprune_rl.compiler.export.fused_calls import OperatorOrigins, Origin, dims, shape_of
+from cprune_rl.compiler.export.fused_calls import (
+    OperatorOrigins,
+    Origin,
+    bindings_of,
+    dims,
+    shape_of,
+)
 from cprune_rl.compiler.export.parameters import ParameterTable
 from cprune_rl.compiler.export.reshapes import ReshapeAxes, broadcast_target
 from cprune_rl.compiler.kernels.implementations import (
@@ -68,7 +74,7 @@ def find_reshape_axes(template: FunctionTemplate) -> dict[Any, int]:
     for parameter, name in template.weights():
         for length, extent in zip(shape_of(parameter), template.axes.get(name, ()), strict=False):
             if len(extent.terms) == 1:
-                (group, multiplier), *_ = extent.terms
+                ((group, multiplier),) = extent.terms
                 widths[group] = max(1, (length - extent.constant) // multiplier - 1)
     extents = [extent for axes in template.axes.values() for extent in axes]
     if {group for extent in extents for group, _ in extent.terms} - widths.keys():
@@ -133,13 +139,13 @@ class FunctionRebuilder:
         Raises:
             ModelError: an operator's shape does not follow from its inputs.
         """
-        body = self.template.function.body
+        function = self.template.function
         with self._builder.function("main"):
             with self._builder.dataflow():
-                for block in body.blocks:
-                    for binding in block.bindings:
-                        self._values[binding.var] = self._visit(binding)
-                output = self._builder.emit_output(_unwrapped(self._argument(body.body)))
+                for binding in bindings_of(function):
+                    self._values[binding.var] = self._visit(binding)
+                result = _unwrapped(self._argument(function.body.body))
+                output = self._builder.emit_output(result)
             self._builder.emit_func_output(output, self.parameters.variables)
         return _without_unread_parameters(self._builder.finalize())
 
