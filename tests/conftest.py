@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cprune_rl.compiler.devices.local import LocalDevice
-    from cprune_rl.compiler.export.exported_network import ExportedNetwork
     from cprune_rl.compiler.layouts.variants import LayoutVariants
     from cprune_rl.core.network import Network
     from cprune_rl.pruning.groups import CoupledGroups
@@ -42,14 +41,13 @@ def _own_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Lowered:
     """A packaged network, ready for the compiler."""
 
     model: nn.Module
     example: torch.Tensor
     coupled: CoupledGroups
-    exported: ExportedNetwork
     variants: LayoutVariants
 
     @property
@@ -74,12 +72,10 @@ def lower_anew(name: str) -> Lowered:
     """Lower any packaged network."""
     import torch
 
-    from cprune_rl.compiler.devices.target import make_target
-    from cprune_rl.compiler.export.exported_network import ExportedNetwork
-    from cprune_rl.compiler.layouts.variants import find_layout_variants
     from cprune_rl.models.registry import build_model
     from cprune_rl.models.zoo import MODELS
     from cprune_rl.pruning.groups import find_groups
+    from tests.compiler.compiled import layout_variants
 
     model = build_model(name, 10)
     generator = torch.Generator().manual_seed(0)
@@ -90,13 +86,11 @@ def lower_anew(name: str) -> Lowered:
     model.eval()
     example = torch.zeros(MODELS[name].input_shape)
     coupled = find_groups(model, example)
-    exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1))
     return Lowered(
-        model,
-        example,
-        coupled,
-        exported,
-        find_layout_variants(name, exported, coupled.groups, coupled.unprunable),
+        model=model,
+        example=example,
+        coupled=coupled,
+        variants=layout_variants(model, example, coupled),
     )
 
 

@@ -1,3 +1,5 @@
+"""Which variants are worth trying at a shape."""
+
 from __future__ import annotations
 
 import math
@@ -13,8 +15,8 @@ DENSE = (64, 64)
 
 @pytest.fixture
 def survey() -> VariantSurvey:
-    """Of three variants: the last is the fastest on the dense network, the first three times slower,
-    the second failed.
+    """Three variants on the dense network: the first three times slower than the last, the second
+    failed.
     """
     survey = VariantSurvey((0, 1, 2))
     survey.record(DENSE, {0: 3e-6, 1: math.inf, 2: 1e-6})

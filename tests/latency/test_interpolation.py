@@ -80,3 +80,18 @@ def test_a_prediction_becomes_a_measurement_once_the_task_is_measured() -> None:
     measured = latency.measure(narrow)
     assert latency.predict(workloads) == measured
     assert all(c.is_measured for c in measured)
+
+
+def test_a_density_that_was_not_timed_is_estimated_between_those_that_were() -> None:
+    network = toy_network()
+    timed = [network.dense, pruned(network, 0.5), pruned(network, 0.125)]
+    interpolator = LatencyInterpolator(measured_tasks(network, *timed))
+    workload = network.workloads(pruned(network, 0.25))[1]
+    (predicted,) = interpolator.predict([workload])
+    assert not predicted.is_measured
+    (true,) = AnalyticLatency(network).predict([workload])
+    assert predicted.latency_s == pytest.approx(true.latency_s, rel=0.1)
+
+
+def pruned(network: Network, density: float) -> Plan:
+    return Plan(network.dense.widths, (("conv1", f"block(8,{density})"),))
