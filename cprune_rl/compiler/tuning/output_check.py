@@ -134,7 +134,7 @@ def _evaluate(call: FusedCall, inputs: Values) -> NDArray[np.float32] | None:
 
 
 def _conv2d(operator: Operator, values: Values) -> torch.Tensor:
-    data, weights = values
+    data, weights, *_ = values  # the offsets of a block-sparse layer say no more
     padded = _padded(operator, data, 0.0)
     convolved = functional.conv2d(
         padded,
