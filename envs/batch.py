@@ -10,7 +10,6 @@ import dataclasses
 import gc
 import itertools
 import multiprocessing
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -22,29 +21,11 @@ from numpy.typing import NDArray
 
 from cprune_rl.envs.cprune_env import CPruneEnv
 
-__all__ = ["BatchStep", "BatchedEnvs", "EndedEpisode", "MakeEnv"]
+__all__ = ["BatchStep", "BatchedEnvs", "MakeEnv"]
 
 MakeEnv = Callable[[], CPruneEnv]
+_End = tuple[NDArray[np.float32], dict[str, Any]]
 _PATIENCE_S = 10.0  # for a process that was told to end
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndedEpisode:
-    """An episode that ended.
-
-    Attributes:
-        observation: the last one.
-        info: the last one.
-        total_reward: its return.
-        length: its steps.
-        elapsed_s: since the environments were made.
-    """
-
-    observation: NDArray[np.float32]
-    info: dict[str, Any]
-    total_reward: float
-    length: int
-    elapsed_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +43,8 @@ class BatchStep:
         latency_s: `(n,)` estimate of each plan.
         dense_latency_s: `(n,)` estimate of the plan that each episode started from.
         accuracy: `(n,)` of each plan.
-        ended: of each environment the episode that ended with this step, or None.
+        ended: of each environment whose episode ended with this step, the last observation and
+            info; else None.
     """
 
     observations: NDArray[np.float32]
@@ -73,7 +55,7 @@ class BatchStep:
     latency_s: NDArray[np.float64]
     dense_latency_s: NDArray[np.float64]
     accuracy: NDArray[np.float64]
-    ended: list[EndedEpisode | None]
+    ended: list[_End | None]
 
     @classmethod
     def join(cls, steps: Sequence[BatchStep]) -> BatchStep:
@@ -92,21 +74,16 @@ class _Batch:
 
     def __init__(self, make: MakeEnv, n_envs: int) -> None:
         self.envs = [make() for _ in range(n_envs)]
-        self._returns = np.zeros(n_envs)
-        self._lengths = np.zeros(n_envs, int)
-        self._started = time.monotonic()
 
     def reset(self, seeds: Sequence[int | None], options: Mapping[str, Any] | None) -> BatchStep:
         """Start an episode in each environment."""
-        n_envs = len(self.envs)
-        self._returns[:] = 0.0
-        self._lengths[:] = 0
         observations = [
             env.reset(seed=seed, options=options)[0]
             for env, seed in zip(self.envs, seeds, strict=True)
         ]
+        n_envs = len(self.envs)
         ends = np.zeros((2, n_envs), bool)
-        return self._answer(observations, np.zeros(n_envs), ends, [None] * n_envs)
+        return self._gather(observations, np.zeros(n_envs), ends, [None] * n_envs)
 
     def step(self, actions: NDArray[np.int64]) -> BatchStep:
         """Take a step in each environment."""
@@ -114,26 +91,15 @@ class _Batch:
         observations = []
         rewards = np.zeros(n_envs)
         ends = np.zeros((2, n_envs), bool)
-        ended: list[EndedEpisode | None] = [None] * n_envs
+        ended: list[_End | None] = [None] * n_envs
         for at, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            observation, reward, terminated, truncated, info = env.step(int(action))
-            rewards[at] = reward
+            observation, rewards[at], terminated, truncated, info = env.step(int(action))
             ends[:, at] = terminated, truncated
-            self._returns[at] += reward
-            self._lengths[at] += 1
             if terminated or truncated:
-                ended[at] = EndedEpisode(
-                    observation=observation,
-                    info=info,
-                    total_reward=float(self._returns[at]),
-                    length=int(self._lengths[at]),
-                    elapsed_s=time.monotonic() - self._started,
-                )
-                self._returns[at] = 0.0
-                self._lengths[at] = 0
+                ended[at] = (observation, info)
                 observation, _ = env.reset()
             observations.append(observation)
-        return self._answer(observations, rewards, ends, ended)
+        return self._gather(observations, rewards, ends, ended)
 
     def render(self) -> list[Any]:
         """Render each environment."""
@@ -144,12 +110,12 @@ class _Batch:
         for env in self.envs:
             env.close()
 
-    def _answer(
+    def _gather(
         self,
         observations: Sequence[NDArray[np.float32]],
         rewards: NDArray[np.float64],
         ends: NDArray[np.bool_],
-        ended: list[EndedEpisode | None],
+        ended: list[_End | None],
     ) -> BatchStep:
         states = [env.state for env in self.envs]
         return BatchStep(

@@ -303,7 +303,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         accuracy = problem.dense_accuracy
         if plan != problem.network.dense:
             accuracy = problem.oracle.accuracy(plan).value
-        n_units = self.action_set.n_units(problem.network)
+        scale, _ = self.action_set.unit_shapes(problem.loss_model)
         self._state = EpisodeState(
             plan=plan,
             costs=costs,
@@ -311,8 +311,8 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             accuracy=accuracy,
             start_latency_s=table.latency_s,
             rejected=self.action_set.no_rejections(problem.network),
-            observed_loss=np.zeros(n_units),
-            predicted_loss=np.zeros(n_units),
+            observed_loss=np.zeros(len(scale)),
+            predicted_loss=np.zeros(len(scale)),
         )
         self._update_actions()
         return self._observation(), self._info()

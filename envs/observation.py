@@ -26,7 +26,6 @@ __all__ = [
     "FEATURES",
     "N_FEATURES",
     "N_GLOBALS",
-    "N_WIDTHS",
     "Observer",
     "feature_hash",
     "features",
@@ -83,7 +82,6 @@ def features(action_set: ActionSet) -> tuple[str, ...]:
 
 FEATURES = features(ChannelActions())
 N_FEATURES = len(FEATURES)
-N_WIDTHS = len(ChannelActions.changes)
 
 
 def feature_hash(names: Sequence[str] = FEATURES) -> str:
@@ -125,7 +123,7 @@ class Observer:
         rows = state.table.rows[: self._max_rows]
         if not rows:
             return observation
-        structure = self._structure(rows)
+        structure = self._structure(state, rows)
         slack = max(state.accuracy - problem.floor, 0.0) * 100
         trust = structure.trust(state)
         unit_shapes = self._action_set.unit_shapes(problem.loss_model)
@@ -142,12 +140,15 @@ class Observer:
         observation[: len(rows)] = np.minimum(np.maximum(columns, -_LIMIT), _LIMIT)
         return observation
 
-    def _structure(self, rows: Sequence[TaskRow]) -> _Structure:
+    def _structure(self, state: EpisodeState, rows: Sequence[TaskRow]) -> _Structure:
         """Give what depends on the rows' subgraphs alone; remembered for each sharing of tasks."""
         sharing = tuple([row.subgraphs for row in rows])
         structure = self._structures.get(sharing)
         if structure is None:
-            structure = _Structure.from_rows(self.network, rows, self._action_set)
+            membership = np.zeros((len(rows), len(state.observed_loss)))
+            for at, row in enumerate(rows):
+                membership[at, list(self._action_set.row_units(self.network, row))] = 1.0
+            structure = _Structure.from_rows(self.network, rows, membership)
             self._structures[sharing] = structure
         return structure
 
@@ -180,17 +181,13 @@ class _Structure:
     operator: Matrix
 
     @classmethod
-    def from_rows(
-        cls, network: Network, rows: Sequence[TaskRow], action_set: ActionSet
-    ) -> _Structure:
+    def from_rows(cls, network: Network, rows: Sequence[TaskRow], membership: Matrix) -> _Structure:
         """Read the rows of a table."""
         n_groups = len(network.groups)
-        membership = np.zeros((len(rows), action_set.n_units(network)))
         written = np.zeros((len(rows), n_groups))
         read = np.zeros((len(rows), n_groups))
         for at, row in enumerate(rows):
             touched = network.touched_groups[row.subgraphs[0]]
-            membership[at, list(action_set.row_units(network, row))] = 1.0
             written[at, list(row.groups)] = 1.0
             read[at, [group for group in touched if group not in row.groups]] = 1.0
         n_written = written.sum(axis=1)

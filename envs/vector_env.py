@@ -127,8 +127,8 @@ class CPruneVectorEnv(
         }
         for name in tuple(infos):
             infos[f"_{name}"] = np.ones(self.num_envs, bool)
-        for at, episode in enumerate(step.ended):
-            if episode is not None:
-                final = {"final_obs": episode.observation, "final_info": episode.info}
+        for at, end in enumerate(step.ended):
+            if end is not None:
+                final = {"final_obs": end[0], "final_info": end[1]}
                 infos = self._add_info(infos, final, at)
         return infos

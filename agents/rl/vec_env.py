@@ -6,13 +6,14 @@ batch of them (see `envs.batch`).
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from cprune_rl.envs.batch import BatchedEnvs, EndedEpisode, MakeEnv
+from cprune_rl.envs.batch import BatchedEnvs, MakeEnv
 
 __all__ = ["ProblemVecEnv"]
 
@@ -35,6 +36,9 @@ class ProblemVecEnv(VecEnv):
         self._envs = BatchedEnvs(make, n_envs, n_workers, preload=__name__)
         self._first_seed = seed
         self._masks: NDArray[np.bool_] = np.zeros((n_envs, 0), bool)
+        self._returns = np.zeros(n_envs)
+        self._lengths = np.zeros(n_envs, int)
+        self._started_s = time.monotonic()
         super().__init__(n_envs, self._envs.observation_space, self._envs.action_space)
 
     def reset(self) -> NDArray[np.float32]:
@@ -42,6 +46,8 @@ class ProblemVecEnv(VecEnv):
         seeds = range(self._first_seed, self._first_seed + self.num_envs)
         step = self._envs.reset(seeds)
         self._masks = step.masks
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
         return step.observations
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
@@ -54,11 +60,14 @@ class ProblemVecEnv(VecEnv):
         """Finish the step; an environment whose episode ended gives the next one's observation."""
         step = self._envs.receive()
         self._masks = step.masks
-        infos = [
-            {} if episode is None else _final_info(episode, bool(truncated))
-            for episode, truncated in zip(step.ended, step.truncated, strict=True)
-        ]
+        self._returns += step.rewards
+        self._lengths += 1
         dones = step.terminated | step.truncated
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for at, end in enumerate(step.ended):
+            if end is not None:
+                infos[at] = self._end_episode(at, *end)
+                infos[at]["TimeLimit.truncated"] = bool(step.truncated[at])
         return step.observations, step.rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
@@ -91,18 +100,19 @@ class ProblemVecEnv(VecEnv):
         """Say that a `Monitor` is there, and nothing else."""
         return [wrapper_class.__name__ == "Monitor"] * len(list(self._get_indices(indices)))
 
-
-def _final_info(episode: EndedEpisode, truncated: bool) -> dict[str, Any]:
-    """Give what stable-baselines3 reads where an episode ended."""
-    counts = {
-        "r": episode.total_reward,
-        "l": episode.length,
-        "t": round(episode.elapsed_s, 6),
-    }
-    final = {key: episode.info[key] for key in _FINAL_KEYS if key in episode.info}
-    return {
-        "terminal_observation": episode.observation,
-        "TimeLimit.truncated": truncated,
-        "episode": counts,
-        **final,
-    }
+    def _end_episode(
+        self, at: int, observation: NDArray[np.float32], info: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Sum an episode up as stable-baselines3's `Monitor` does, and count anew."""
+        episode = {
+            "r": float(self._returns[at]),
+            "l": int(self._lengths[at]),
+            "t": round(time.monotonic() - self._started_s, 6),
+        }
+        self._returns[at] = 0.0
+        self._lengths[at] = 0
+        return {
+            "terminal_observation": observation,
+            "episode": episode,
+            **{name: info[name] for name in _FINAL_KEYS if name in info},
+        }

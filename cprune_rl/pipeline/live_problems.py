@@ -1,8 +1,7 @@
-"""Live problems by name: a run's options, kept as a file beside a user's recordings.
+"""Live problems by name: the options of a run, kept as a file beside a user's recordings.
 
-A recording answers without a compiler, a device or images; a live problem needs all three, and is
-true. Agents are trained
-for many problems on recordings; a live one is pruned, or opened as an environment.
+A recording answers without a compiler, a device or images. A live problem needs all three, and its
+answers are true. It can be pruned, or opened as an environment.
 """
 
 from __future__ import annotations
@@ -28,40 +27,35 @@ __all__ = ["add_live_problem", "is_live", "live_names", "live_options", "remove_
 
 
 def live_names() -> list[str]:
-    """Names of the live problems, in order."""
-    folder = problems_folder()
-    return (
-        sorted(file.name.removesuffix(LIVE_ENDING) for file in folder.glob(f"*{LIVE_ENDING}"))
-        if folder.is_dir()
-        else []
-    )
+    """List the names of live problems, in order."""
+    files = problems_folder().glob(f"*{LIVE_ENDING}")
+    return sorted(file.name.removesuffix(LIVE_ENDING) for file in files)
 
 
 def is_live(name: str) -> bool:
-    """Whether a live problem has this name, with or without a floor at its end."""
+    """Say whether a live problem has this name, with or without a floor at its end."""
     return split_floor(name)[0] in live_names()
 
 
 def live_options(name: str) -> dict[str, Any]:
-    """Options of a run on a live problem, as `RunConfig` has them.
+    """Read the options of a run on a live problem, as `RunConfig` has them.
 
     Args:
-        name: may end in a floor, which takes the place of its own.
+        name: may end in a floor, which takes the place of the problem's own.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: no live problem has that name.
     """
-    bare, floor = split_floor(name)
-    file = _file(bare)
-    options = translate(yaml.safe_load(file.read_text()), is_quiet=True)
+    bare_name, floor = split_floor(name)
+    options = translate(yaml.safe_load(_file(bare_name).read_text()), is_quiet=True)
     return options if floor is None else {**options, "floor": floor}
 
 
 def add_live_problem(file: Path, name: str) -> str:
-    """Gives a run's options a name.
+    """Give a run's options a name.
 
     Args:
-        file: YAML, as `--config` takes it; paths of networks, images, weights and policies are
+        file: YAML, as `--config` takes it. Paths of networks, images, weights and policies are
             taken from the working folder, and kept whole.
         name: `<model>@<device>`.
 
@@ -78,22 +72,21 @@ def add_live_problem(file: Path, name: str) -> str:
     check_names(config)
     if config.out is not None or config.device.startswith("recorded:"):
         raise ConfigError(
-            "a live problem is measured, and each run on it has a folder of its own: leave `out` "
-            "and recorded devices out of it"
+            "a live problem is measured, and each run on it has a folder of its own: "
+            "leave `out` and recorded devices out of it"
         )
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}{LIVE_ENDING}").write_text(
-        yaml.safe_dump(json.loads(config.model_dump_json(exclude_unset=True)))
-    )
+    options = json.loads(config.model_dump_json(exclude_unset=True))
+    (folder / f"{name}{LIVE_ENDING}").write_text(yaml.safe_dump(options))
     return name
 
 
 def remove_live_problem(name: str) -> None:
-    """Takes a live problem away.
+    """Take a live problem away.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: no live problem has that name.
     """
     _file(name).unlink()
 

@@ -107,9 +107,6 @@ class ActionSet(Protocol):
     def no_rejections(self, network: Network) -> NDArray[np.float64]:
         """Give `EpisodeState.rejected` as an episode starts with it."""
 
-    def n_units(self, network: Network) -> int:
-        """Count the units that changes touch."""
-
     def row_units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
         """Give the positions of the units that changes of a row touch."""
 

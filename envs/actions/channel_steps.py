@@ -32,10 +32,6 @@ class ChannelActions:
         """Give a width of 0 for each group."""
         return np.zeros(len(network.groups))
 
-    def n_units(self, network: Network) -> int:
-        """Count the groups."""
-        return len(network.groups)
-
     def row_units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
         """Give the groups that the row writes."""
         return row.groups

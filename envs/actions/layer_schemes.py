@@ -150,10 +150,6 @@ class SchemeActions:
         """Give a density of 0 for each layer and scheme."""
         return np.zeros((len(network.scheme_layers), len(SCHEMES)))
 
-    def n_units(self, network: Network) -> int:
-        """Count the layers that a scheme may prune."""
-        return len(network.scheme_layers)
-
     def row_units(self, network: Network, row: TaskRow) -> tuple[int, ...]:
         """Give the layers of the row; none where a scheme cannot prune one of them."""
         layers = _row_layers(network, row)

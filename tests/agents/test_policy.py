@@ -13,16 +13,19 @@ import torch
 
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.envs import CPruneEnv
-from cprune_rl.envs.observation import N_FEATURES, N_WIDTHS
+from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
+from cprune_rl.envs.observation import N_FEATURES
 from cprune_rl.errors import PolicyError
 from cprune_rl.testing import toy_problem
+
+N_COUNTS = len(STEP_COUNTS)
 
 
 def make_policy(max_rows: int = 16) -> RowPolicy:
     torch.manual_seed(0)
     return RowPolicy(
         gymnasium.spaces.Box(-10.0, 10.0, (max_rows, N_FEATURES)),
-        gymnasium.spaces.Discrete(N_WIDTHS * max_rows + 1),
+        gymnasium.spaces.Discrete(N_COUNTS * max_rows + 1),
         lambda _: 1e-3,
     )
 
@@ -47,7 +50,7 @@ def test_a_saved_policy_answers_alike_on_a_longer_table(tmp_path: Path) -> None:
     longer = load_policy(tmp_path, max_rows=32)
     n_rows = len(CPruneEnv(toy_problem()).reset(seed=0)[1]["plan"].widths) + 1
     short, long = logits(policy, 8), logits(longer, 32)
-    at = slice(0, N_WIDTHS * n_rows)
+    at = slice(0, N_COUNTS * n_rows)
     np.testing.assert_allclose(
         short[at] - short[-1], long[at] - long[-1], atol=1e-5
     )  # relative to stop: a softmax knows no offset
@@ -60,7 +63,7 @@ def test_the_prior_ranks_by_the_score_before_any_training() -> None:
     action, _ = make_policy(8).predict(obs, action_masks=mask, deterministic=True)
     from cprune_rl.envs.observation import FEATURES
 
-    score = obs[:, FEATURES.index("score_x1") :][:, :N_WIDTHS].flatten()
+    score = obs[:, FEATURES.index("score_x1") :][:, :N_COUNTS].flatten()
     best = max(np.flatnonzero(mask[:-1]), key=lambda a: score[a])
     assert score[int(action)] == pytest.approx(score[best], abs=0.15)
 

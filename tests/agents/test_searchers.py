@@ -27,13 +27,8 @@ from cprune_rl.agents.planner.surrogate import SurrogateSearch
 from cprune_rl.agents.rl.best_of_walks import BestOfWalks
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
-from cprune_rl.core.loss_model import LossModel
-from cprune_rl.envs.problems.generated import GeneratedProblems, ProblemSource
-from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
-from cprune_rl.envs.problems.registry import open_recorded, read_recording
-from cprune_rl.envs.problems.replay import LossNoise, ReplaySettings, open_replay
-from cprune_rl.latency.interpolation import LatencyInterpolator
-from cprune_rl.latency.recorded import RecordedLatency
+from cprune_rl.envs.problems.registry import open_recorded
+from cprune_rl.envs.problems.replay import ReplaySettings, open_replay
 from cprune_rl.testing import AnalyticOracle, check_searcher, toy_problem
 
 SMALL = TrainingSettings(
@@ -165,80 +160,3 @@ def test_there_is_something_to_back_off_to_where_the_narrowest_plan_seems_to_hol
     assert found.best.plan == narrowest
     shares = [plan.latency_s / found.accepted[0].latency_s for plan in pareto_front(found.accepted)]
     assert any(2 * shares[-1] < share < 0.75 for share in shares), shares
-
-
-def test_a_replays_oracle_is_off_alike_for_plans_much_alike_and_says_the_same_twice() -> None:
-    first, second = open_replay("resnet8@znver4-1t", -0.02), open_replay("resnet8@znver4-1t", -0.02)
-    network = first.problem.network
-    plans = [network.uniform(r) for r in np.linspace(0.3, 0.9, 40)]
-    said = [p.value for p in first.problem.oracle.accuracies(plans)]
-    assert said == [p.value for p in second.problem.oracle.accuracies(plans)]
-    truth = LossModelOracle(network, first.true_losses, first.problem.dense_accuracy)
-    errors = np.array(said) - [a.value for a in truth.accuracies(plans)]
-    noise, steps = LossNoise().noise, np.diff(errors)
-    assert np.abs(steps).mean() < 3 * noise, "a little narrower, and misjudged as much"
-    assert np.abs(errors).max() > 3 * noise
-    assert len({a.standard_error for a in first.problem.oracle.accuracies(plans)}) == 1
-
-
-def test_a_replay_of_recorded_losses_hides_them_behind_one_curve() -> None:
-    replay, recording = (
-        open_replay("resnet8@znver4-1t", settings=ReplaySettings(losses="recorded")),
-        read_recording("resnet8@znver4-1t"),
-    )
-    np.testing.assert_array_equal(replay.true_losses.power, recording.loss_model.power)
-    ratios = replay.true_losses.scale / recording.loss_model.scale
-    np.testing.assert_allclose(ratios, ratios[0])
-    shown = replay.problem.loss_model
-    assert len(set(shown.scale)) == len(set(shown.power)) == 1
-    assert set(open_replay("resnet8@znver4-1t").true_losses.power) != set(replay.true_losses.power)
-
-
-def test_true_losses_are_drawn_around_what_is_shown() -> None:
-    shown, spread, rng = (
-        LossModel(np.full(4, 0.02), np.full(4, 3.5)),
-        LossNoise(),
-        np.random.default_rng(0),
-    )
-    drawn = [spread.draw(shown, rng) for _ in range(4000)]
-    np.testing.assert_allclose(np.mean([d.scale for d in drawn]), 0.02, rtol=0.02)
-    np.testing.assert_allclose(np.mean([d.power for d in drawn]), 3.5, rtol=0.02)
-    levels = np.log([d.scale for d in drawn])
-    np.testing.assert_allclose(
-        (levels - levels.mean(axis=1, keepdims=True)).std() * np.sqrt(4 / 3),
-        spread.group,
-        rtol=0.05,
-    )
-
-
-def test_training_problems_vary_and_stay_solvable() -> None:
-    recorded = open_recorded()
-    assert isinstance(recorded.latency, RecordedLatency)
-    model = LatencyInterpolator(recorded.latency.interpolator.measured_tasks())
-    problems = GeneratedProblems.from_source(
-        ProblemSource(
-            name=recorded.name,
-            network=recorded.network,
-            interpolator=model,
-            loss_model=recorded.loss_model,
-            dense_accuracy=recorded.dense_accuracy,
-            descriptor=recorded.descriptor,
-        )
-    )
-    rng = np.random.default_rng(0)
-    drawn = [problems(rng) for _ in range(8)]
-    half = recorded.network.uniform(0.5)
-    assert len({p.floor for p in drawn}) > 1
-    assert len({p.oracle.accuracy(half).value for p in drawn}) == 8
-    are_models = [p.latency.noise is None for p in drawn]
-    assert 0 < sum(are_models) < 8, "in some all is as it is shown"
-    assert len({p.measured_s(half) for p in drawn}) == 8 - sum(are_models) + 1
-    for problem, is_model in zip(drawn, are_models, strict=True):
-        if is_model:
-            widths = np.array(half.widths) / np.array(problem.network.dense.widths)
-            assert problem.oracle.accuracy(half).value == pytest.approx(
-                problem.dense_accuracy - problem.loss_model.group_losses(widths).sum()
-            )
-        assert problem.latency.predict(problem.network.workloads(half)) == problem.latency.measure(
-            half
-        ), "what was measured is known"

@@ -14,13 +14,15 @@ from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
-from cprune_rl.envs import CPruneEnv, resolve_floor
+from cprune_rl.envs import CPruneEnv
 from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
 from cprune_rl.envs.cprune_env import MAX_EPISODE_STEPS
-from cprune_rl.envs.observation import FEATURES, N_WIDTHS
+from cprune_rl.envs.observation import FEATURES
 from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.errors import ConfigError, DeviceError, FloorError, UnknownNameError
 from cprune_rl.testing import AnalyticLatency, FailingLatency, toy_problem
+
+N_COUNTS = len(STEP_COUNTS)
 
 
 def roll(env: CPruneEnv, seed: int) -> tuple[list[float], list[dict]]:
@@ -62,7 +64,7 @@ def test_a_legal_action_is_never_masked_and_a_masked_one_never_legal(seed: int) 
         assert mask[-1]
         table, groups = env.state.table, env.problem.network.groups
         for action in range(len(mask) - 1):
-            row, count = action // N_WIDTHS, STEP_COUNTS[action % N_WIDTHS]
+            row, count = action // N_COUNTS, STEP_COUNTS[action % N_COUNTS]
             prunable = row < len(table.rows) and len(table.rows[row].groups) > 0
             legal = prunable and all(
                 (
@@ -262,17 +264,6 @@ def test_the_packaged_recording_opens_by_name_and_steps() -> None:
 def test_a_recording_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(UnknownNameError, match=r"Did you mean 'resnet8'\?"):
         CPruneEnv("resnet9")
-
-
-@pytest.mark.parametrize(("floor", "expected"), [(-0.01, 0.94), (0.0, 0.95), (0.9, 0.9)])
-def test_a_floor_is_relative_or_absolute(floor: float, expected: float) -> None:
-    assert resolve_floor(floor, 0.95) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("floor", [0.96, 1.5, -1.5])
-def test_a_floor_that_nothing_can_hold_is_refused(floor: float) -> None:
-    with pytest.raises(FloorError):
-        resolve_floor(floor, 0.95)
 
 
 class GoneDevice(AnalyticLatency):

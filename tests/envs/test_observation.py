@@ -19,12 +19,13 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.subgraph_table import SubgraphTable, width_after_steps
 from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
 from cprune_rl.envs.cprune_env import CPruneEnv
-from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS, N_WIDTHS
+from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.testing import toy_problem
 
 ROWS = 20
+N_COUNTS = len(STEP_COUNTS)
 
 
 def slow_moves(env: CPruneEnv) -> dict[int, Plan]:
@@ -43,7 +44,7 @@ def slow_moves(env: CPruneEnv) -> dict[int, Plan]:
                 )
                 widths[g] = width
             if can:
-                legal[r * N_WIDTHS + w] = Plan(tuple(widths))
+                legal[r * N_COUNTS + w] = Plan(tuple(widths))
     return legal
 
 
@@ -110,7 +111,7 @@ def slow_observation(env: CPruneEnv) -> NDArray[np.float64]:
         ):
             columns[f"device_{name}"] = value
         for w, count in enumerate(STEP_COUNTS):
-            plan = moves.get(r * N_WIDTHS + w)
+            plan = moves.get(r * N_COUNTS + w)
             gain = loss = removed = 0.0
             if plan is not None:
                 after = [a / d for a, d in zip(plan.widths, dense, strict=True)]
@@ -176,7 +177,7 @@ def test_a_permutation_of_rows_permutes_the_logits_and_leaves_the_rest(seed: int
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     space = gymnasium.spaces.Box(-10.0, 10.0, (ROWS, N_FEATURES), np.float32)
-    policy = RowPolicy(space, gymnasium.spaces.Discrete(N_WIDTHS * ROWS + 1), lambda _: 0.0)  # type: ignore[arg-type]
+    policy = RowPolicy(space, gymnasium.spaces.Discrete(N_COUNTS * ROWS + 1), lambda _: 0.0)  # type: ignore[arg-type]
     for parameter in policy.parameters():
         torch.nn.init.normal_(
             parameter, std=0.3
@@ -189,8 +190,8 @@ def test_a_permutation_of_rows_permutes_the_logits_and_leaves_the_rest(seed: int
         told(policy, o) for o in (observation, observation[order])
     )
     np.testing.assert_allclose(
-        moved[:-1].reshape(ROWS, N_WIDTHS),
-        logits[:-1].reshape(ROWS, N_WIDTHS)[order],
+        moved[:-1].reshape(ROWS, N_COUNTS),
+        logits[:-1].reshape(ROWS, N_COUNTS)[order],
         rtol=1e-3,
         atol=1e-3,
     )

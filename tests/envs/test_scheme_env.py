@@ -16,7 +16,6 @@ import pytest
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy, spaces
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
-from cprune_rl.core.loss_model import LossModel, scheme_penalty
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.scheme import Scheme
@@ -195,36 +194,6 @@ def test_tables_of_latencies_have_every_shape_on_all_layers_that_take_it() -> No
         kinds = {Scheme.parse(text).kind for _, text in plan.schemes}
         assert [layer for layer, _ in plan.schemes] == prunable_layers(network, kinds.pop())
     assert len(scheme_plans(network, 0.5)) < len(plans), "no pattern keeps half of a kernel"
-
-
-def test_losses_of_layers_go_with_density_block_and_kind() -> None:
-    network = toy_network()
-    loss_model = LossModel(np.full(3, 0.05), np.full(3, 2.0), np.array([1e-5, 3e-5]))
-    plan = Plan(network.dense.widths, (("conv2", "block(8,0.25)"),))
-    found = loss_model.unit_losses(network, plan)
-    np.testing.assert_allclose(
-        found, [0, 0, 0, 0, 3e-5 * scheme_penalty(Scheme("block", 8, 0.25), 32)]
-    )
-    np.testing.assert_allclose(
-        loss_model.scaled(np.arange(1.0, 6.0)).unit_losses(network, plan)[-1], 5 * found[-1]
-    )
-    assert scheme_penalty(Scheme("block", 8, 1.0), 32) == 0.0
-    order = [
-        Scheme("block", 8, 0.5),
-        Scheme("block", 8, 0.25),
-        Scheme("block", 32, 0.25),
-        Scheme("kernel", 32, 0.25),
-        Scheme("kernel", 32, 0.125),
-    ]
-    hard = [scheme_penalty(s, 64) for s in order]
-    assert hard == sorted(hard)
-    assert scheme_penalty(Scheme("block", 1 << 20, 0.25), 32) == scheme_penalty(
-        Scheme("block", 32, 0.25), 32
-    ), "a layer's block has no more channels than the layer"
-    fitted = LossModel(np.full(3, 0.05), np.full(3, 2.0)).with_fitted_layers(
-        network, [plan], np.array([found.sum()])
-    )
-    np.testing.assert_allclose(fitted.layer_scale, 3e-5)
 
 
 def known_costs() -> LatencyInterpolator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -20,20 +19,12 @@ from cprune_rl.comparison.records import RunRecord
 from cprune_rl.comparison.runner import Experiment, run_experiment
 from cprune_rl.comparison.validation import check_record
 from cprune_rl.envs.actions.layer_schemes import scheme_plans
-from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problems.registry import (
     add_problem,
     has_schemes,
     open_recorded,
     read_recording,
     save_recorded,
-)
-from cprune_rl.envs.problems.replay import (
-    TRIALS_PER_SCHEME_TASK,
-    TRIALS_PER_TASK,
-    LossNoise,
-    ReplaySettings,
-    open_replay,
 )
 from cprune_rl.errors import ConfigError, DataError
 from cprune_rl.pipeline.progress import ProgressLog
@@ -102,44 +93,6 @@ def test_a_strangers_template_of_kernels_is_looked_at(recorded: str, tmp_path: P
     (tmp_path / "bad.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match="template has the field"):
         open_recorded(str(tmp_path / "bad.json"))
-
-
-def test_a_replay_draws_losses_of_layers_and_channels_are_drawn_as_before(recorded: str) -> None:
-    first, again, other = (
-        open_replay(recorded, -0.02, ReplaySettings(seed=seed, with_schemes=True))
-        for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first.true_losses.layer_scale, again.true_losses.layer_scale)
-    assert (first.true_losses.layer_scale != other.true_losses.layer_scale).all()
-    assert first.n_charged_tasks > 0, "what every search reads was measured for it, and is charged"
-    plain = open_replay(recorded, -0.02)
-    assert (
-        first.charged_trials - plain.charged_trials
-        == TRIALS_PER_SCHEME_TASK * (first.n_charged_tasks - plain.n_charged_tasks)
-        > 0
-    )
-    assert plain.charged_trials == TRIALS_PER_TASK * plain.n_charged_tasks
-    shown, spread = toy_problem().loss_model, LossNoise()
-    bare = replace(shown, layer_scale=np.empty(0))
-    with_layers, without = (
-        spread.draw(loss_model, np.random.default_rng(3)) for loss_model in (shown, bare)
-    )
-    np.testing.assert_array_equal(with_layers.scale, without.scale)
-    np.testing.assert_array_equal(with_layers.power, without.power)
-    with pytest.raises(DataError, match="without schemes"):
-        open_replay("resnet8@znver4-1t", settings=ReplaySettings(with_schemes=True))
-
-
-def test_training_problems_are_drawn_with_schemes(recorded: str) -> None:
-    problems = GeneratedProblems.from_recordings(
-        [recorded], GeneratorSettings(n_variants=4, start_ratios=(1.0, 0.5))
-    )
-    rng = np.random.default_rng(0)
-    drawn = [problems(rng) for _ in range(12)]
-    for problem in drawn:
-        assert len(problem.loss_model.layer_scale) == len(problem.network.scheme_layers) > 0
-        assert problem.oracle.accuracy(problem.start_plan).value >= problem.floor
-    assert len({p.start_plan.widths for p in drawn}) > 1
 
 
 @pytest.mark.parametrize("drop", [0.005, 0.02])
