@@ -36,7 +36,7 @@ class SpecString:
 
     @classmethod
     def from_name(cls, role: str, name: str) -> Self:
-        """Splits a name; whether its kind and options exist is for the caller to check."""
+        """Split a name; whether its kind and options exist is for the caller to check."""
         head, _, query = name.partition("?")
         kind, _, argument = (head, "", "") if is_factory(head) else head.partition(":")
         options = {}
@@ -46,7 +46,7 @@ class SpecString:
         return cls(role=role, name=name, kind=kind, argument=argument, options=options)
 
     def check_options(self, known: Sequence[str]) -> None:
-        """Refuses options that this kind does not take.
+        """Refuse options that this kind does not take.
 
         Raises:
             ConfigError: an option is unknown or has no value.
@@ -59,5 +59,5 @@ class SpecString:
                 raise self.error(f"option {option!r} has no value")
 
     def error(self, problem: str) -> ConfigError:
-        """An error that names the device or data set and says what is wrong with it."""
+        """Make an error that names the device or data set and says what is wrong with it."""
         return ConfigError(f"{self.role} {self.name!r}: {problem}")

@@ -29,7 +29,7 @@ _PACKAGES = (
 
 
 def describe_system() -> dict[str, Any]:
-    """Processor, cores, memory, operating system, Python and packages, as plain values."""
+    """Describe processor, cores, memory, operating system, Python and packages."""
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -43,7 +43,7 @@ def describe_system() -> dict[str, Any]:
 
 
 def processor_model() -> str:
-    """The model that the processor gives itself; empty where it gives none, as many boards do."""
+    """Return the model that the processor gives itself; empty where it gives none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -53,12 +53,12 @@ def processor_model() -> str:
 
 
 def processor_name() -> str:
-    """The processor's model, or its architecture where it gives none."""
+    """Return the processor's model, or its architecture where it gives none."""
     return processor_model() or platform.processor() or platform.machine()
 
 
 def command_line() -> str:
-    """The command that started this process, for a file that others will read.
+    """Return the command that started this process, for a file that others will read.
 
     Paths are cut to their last part, and passwords are left out.
     """
@@ -66,7 +66,7 @@ def command_line() -> str:
 
 
 def now_utc() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 

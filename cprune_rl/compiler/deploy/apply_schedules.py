@@ -20,7 +20,7 @@ __all__ = ["apply_schedules"]
 def apply_schedules(
     module: tvm.IRModule, traces: Mapping[str, ScheduleTrace], target: tvm.target.Target
 ) -> tvm.IRModule:
-    """Schedules every function of a module.
+    """Schedule every function of a module.
 
     Args:
         module: before any schedule.

@@ -70,7 +70,7 @@ class SideBySide:
     noise_floor: float
 
     def is_gain(self, name: str) -> bool:
-        """Whether a network is faster than the first.
+        """Tell whether a network is faster than the first.
 
         The speed-up must be above the noise floor, and its whole interval above 1.
         """
@@ -78,7 +78,7 @@ class SideBySide:
 
 
 def build_network(tuner: NetworkTuner, plan: Plan, model: nn.Module, path: Path) -> None:
-    """Compiles a pruned network into one library that runs with TVM's runtime alone.
+    """Compile a pruned network into one library that runs with TVM's runtime alone.
 
     Args:
         tuner: has tuned the tasks of the network.
@@ -105,7 +105,7 @@ def build_network(tuner: NetworkTuner, plan: Plan, model: nn.Module, path: Path)
 
 
 def run_library(path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Runs a library in this process.
+    """Run a library in this process.
 
     Args:
         path: the library.
@@ -120,7 +120,7 @@ def run_library(path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def run_on_device(device: RpcDevice, path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Runs a library on its device: one for another kind of machine cannot run in this process.
+    """Run a library on its device: one for another kind of machine cannot run in this process.
 
     Args:
         device: where.
@@ -152,7 +152,7 @@ def time_interleaved(
     rounds: Rounds,
     others: Mapping[str, Callable[[], float]] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Times whole networks in turns, in one session and in random order: drift meets all alike.
+    """Time whole networks in turns, in one session and in random order: drift meets all alike.
 
     Args:
         device: where.
@@ -198,7 +198,7 @@ def compare_libraries(
     *,
     rounds: Rounds,
 ) -> SideBySide:
-    """Times whole networks in turns and compares each with the first.
+    """Time whole networks in turns and compare each with the first.
 
     The first is timed twice: against itself it shows the noise.
 
@@ -222,7 +222,7 @@ def compare_libraries(
 
 
 def _run_guarded(device: RpcDevice, work: Callable[[Any], T], timeout_s: float, action: str) -> T:
-    """What `work(remote)` gives.
+    """Run `work(remote)`.
 
     Raises:
         DeviceError: whatever a broken network raises, with the action that failed.

@@ -39,7 +39,7 @@ class DriftMonitor:
         self._reference_times: deque[float] = deque(maxlen=_MEMORY)
 
     def time(self, trials: Sequence[Callable[[], Measurement]]) -> list[Measurement]:
-        """Runs each trial, in order.
+        """Run each trial, in order.
 
         Returns:
             Their measurements, with the reference's seconds around them. A trial that failed is not
@@ -65,7 +65,7 @@ class DriftMonitor:
         return measurements
 
     def _reference_s(self) -> float:
-        """Seconds of the reference; 0 where it failed, which says nothing about drift."""
+        """Time the reference; 0 where it failed, which says nothing about drift."""
         timed = self._time_reference()
         if not timed.samples_s:
             return 0.0

@@ -29,7 +29,7 @@ _NO_ROOM = (
 def build_library(
     module: tvm.IRModule, target: tvm.target.Target, path: Path, linker: str | None = None
 ) -> Artifact:
-    """Compiles a scheduled function into a shared library.
+    """Compile a scheduled function into a shared library.
 
     Args:
         module: one function named `main`.
@@ -52,7 +52,7 @@ def build_library(
 def export_library(
     executable: tvm.runtime.Executable, path: Path, linker: str | None = None
 ) -> None:
-    """Links what `tvm.compile` gave into a shared library.
+    """Link what `tvm.compile` gave into a shared library.
 
     Args:
         executable: compiled.
@@ -78,7 +78,7 @@ def export_library(
 
 
 def _no_room(reason: str) -> ToolchainError:
-    """The error of a full machine: it must not be kept as the failure of a schedule."""
+    """Make the error of a full machine: it must not be kept as the failure of a schedule."""
     return ToolchainError(
         f"programs cannot be built here: {reason}. "
         "Make room on the disk and in memory: what was measured is kept."

@@ -61,7 +61,7 @@ class _Server:
         self.port = self._exchange_key()
 
     def _exchange_key(self) -> int:
-        """Gives the server its key; gets its port."""
+        """Give the server its key and get its port."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         # A server that did not start is noticed by the line that it does not print.
@@ -82,7 +82,7 @@ class _Server:
         return self.process.poll() is None
 
     def sessions(self) -> list[psutil.Process]:
-        """The forked sessions, remembered: once the server is dead nothing tells whose they are."""
+        """Return the forked sessions; remember those of a server that died."""
         if self.is_alive:  # a dead server's process id may be another process's by now
             with contextlib.suppress(psutil.NoSuchProcess):
                 children = psutil.Process(self.process.pid).children()
@@ -125,12 +125,12 @@ class LocalSession(RpcSession):
         self.server: _Server | None = None
 
     def abort(self) -> None:
-        """Kills the session's process."""
+        """Kill the session's process."""
         if self.server is not None:
             self.server.kill_sessions()
 
     def close(self) -> None:
-        """Ends the server too."""
+        """End the server too."""
         super().close()
         if self.server is not None:
             self.server.close()

@@ -17,7 +17,7 @@ __all__ = ["open_device"]
 
 
 def open_device(name: str, timing: TimingSettings | None = None) -> RpcDevice:
-    """Opens a device by its name.
+    """Open a device by its name.
 
     Args:
         name: as `parse_device` reads it.

@@ -151,19 +151,19 @@ class RpcDevice(ABC):
         return Path(self._folder.name)
 
     def build(self, module: tvm.IRModule, path: Path) -> Artifact:
-        """Compiles a scheduled function for this device, as `build_library` does."""
+        """Compile a scheduled function for this device, as `build_library` does."""
         return build_library(module, self.target, path, self._linker)
 
     def export(self, executable: tvm.runtime.Executable, path: Path) -> None:
-        """Links what `tvm.compile` gave into a shared library for this device."""
+        """Link what `tvm.compile` gave into a shared library for this device."""
         export_library(executable, path, self._linker)
 
     def time_reference(self) -> Measurement:
-        """Times the reference workload, a 64x64 matrix product."""
+        """Time the reference workload, a 64x64 matrix product."""
         return self._time_once(self._reference_artifact(), self._any_session())
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
-        """Times each artifact alone, on the next free session (see `protocols.Device.time`)."""
+        """Time each artifact alone, on the next free session (see `protocols.Device.time`)."""
         self._reference_artifact()  # built once, before several threads ask for it
         measurements: dict[int, Measurement] = {}
         while len(measurements) < len(artifacts):
@@ -189,7 +189,7 @@ class RpcDevice(ABC):
     def run(
         self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]
     ) -> tuple[NDArray[np.generic], ...] | Measurement:
-        """Runs a program, and once again where its session was lost (see `protocols.Device.run`).
+        """Run a program, and once again where its session was lost (see `protocols.Device.run`).
 
         A second loss is the program's doing.
         """
@@ -214,7 +214,7 @@ class RpcDevice(ABC):
     def run_guarded(
         self, work: Callable[[Any], T], timeout_s: float, session: RpcSession | None = None
     ) -> T:
-        """Runs `work(remote)` and ends the session when it takes too long.
+        """Run `work(remote)`, and end the session when it takes too long.
 
         Args:
             work: is given TVM's `RPCSession`.
@@ -250,7 +250,7 @@ class RpcDevice(ABC):
                 session.disconnect()
 
     def close(self) -> None:
-        """Ends all sessions and removes the build folder."""
+        """End all sessions and remove the build folder."""
         for session in self._sessions:
             session.close()
         self._folder.cleanup()
@@ -270,13 +270,13 @@ class RpcDevice(ABC):
         )
 
     def _any_session(self) -> RpcSession:
-        """One that is open, or the first: the device of a closed one may be away."""
+        """Return an open session, or the first: the device of a closed one may be away."""
         if not self._sessions:
             raise self._loss or DeviceError(f"{self.name} has no device left")
         return next((s for s in self._sessions if s.is_open), self._sessions[0])
 
     def _join_batch(self, batch: _Batch, session: RpcSession) -> None:
-        """Takes part in a batch once there is a session: a busy device holds nothing up."""
+        """Take part in a batch once there is a session: a busy device holds nothing up."""
         try:
             remote = session.connect(self._timing.timeout_s, lambda: bool(batch.chunks))
         except DeviceError as error:
@@ -286,7 +286,7 @@ class RpcDevice(ABC):
             self._time_batch(batch, session)
 
     def _time_batch(self, batch: _Batch, session: RpcSession) -> None:
-        """Times chunks until none waits; without its device it leaves the rest to others."""
+        """Time chunks until none waits; without its device it leaves the rest to others."""
         while True:
             try:
                 chunk = batch.chunks.popleft()
@@ -308,7 +308,7 @@ class RpcDevice(ABC):
             self._loss = error
 
     def _time_well(self, artifact: Artifact, session: RpcSession) -> Measurement:
-        """Times a program, and once again where its session was lost or its samples spread.
+        """Time a program, and once again where its session was lost or its samples spread.
 
         A second loss is the program's doing.
         """
@@ -341,7 +341,7 @@ class RpcDevice(ABC):
         return self._try(work, session)
 
     def _try_anywhere(self, work: Callable[[Any], T]) -> T | Measurement:
-        """Runs `work` in one session, and where its device stays away in the next."""
+        """Run `work` in one session, and where its device stays away in the next."""
         while True:
             session = self._any_session()
             try:
@@ -350,7 +350,7 @@ class RpcDevice(ABC):
                 self._retire(session, error)
 
     def _try(self, work: Callable[[Any], T], session: RpcSession) -> T | Measurement:
-        """What `work` gives; a measurement with the error where it failed.
+        """Run `work`; where it fails, return a measurement with the error.
 
         Raises:
             DeviceError: no session can be had any more.
@@ -377,5 +377,5 @@ class RpcDevice(ABC):
 
 
 def _is_loss(measurement: Measurement) -> bool:
-    """Whether the session went away under a program: the device's doing, or the program's."""
+    """Tell whether the session went away: the device's doing, or the program's."""
     return any(sign in (measurement.error or "") for sign in (_LOST, _ENDED))

@@ -50,7 +50,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def serve_loopback(key: str) -> None:
-    """Listens on a free loopback port until standard input closes.
+    """Listen on a free loopback port until standard input closes.
 
     Args:
         key: what clients must know. Every user of the machine can read a command line, so it is
@@ -102,7 +102,7 @@ class Registration:
         self.match_key = ""
 
     def offer(self) -> None:
-        """Puts this server on the list, under a new key that is good for one session.
+        """Put this server on the list, under a new key that is good for one session.
 
         A tracker that does not answer is asked again by `refresh`.
         """
@@ -116,7 +116,7 @@ class Registration:
             self._disconnect()
 
     def refresh(self) -> None:
-        """Offers this server again if the tracker was lost, or if its client never came."""
+        """Offer this server again if the tracker was lost, or if its client never came."""
         if self._connection is None:
             self.offer()
             return
@@ -154,7 +154,7 @@ class Registration:
 def serve_tracker(
     listener: socket.socket, registration: Registration, key: str, n_threads: int
 ) -> None:
-    """Serves the tracker's clients, one session at a time, for ever."""
+    """Serve the tracker's clients, one session at a time, for ever."""
     _register_description(n_threads)
     server = os.getpid()
     while True:
@@ -183,7 +183,7 @@ def serve_tracker(
 def _next_client(
     listener: socket.socket, registration: Registration, key: str
 ) -> tuple[socket.socket, float]:
-    """The next caller with the right key, and the seconds its session may take."""
+    """Wait for a caller with the right key; return it and the seconds its session may take."""
     while True:
         if not select.select([listener], [], [], _PING_S)[0]:
             registration.refresh()
@@ -204,7 +204,7 @@ def _next_client(
 
 
 def _watch_session(session: int, connection: socket.socket, timeout_s: float) -> None:
-    """Waits for a session's end; kills it when its time is over or its client has hung up."""
+    """Wait for a session's end; kill it when its time is over or its client has hung up."""
     hung_up = select.poll()
     hung_up.register(connection, getattr(select, "POLLRDHUP", 0))
     ends = time.monotonic() + timeout_s
@@ -221,7 +221,7 @@ def _watch_session(session: int, connection: socket.socket, timeout_s: float) ->
 
 
 def _register_description(n_threads: int) -> None:
-    """Lets a client ask what this machine is."""
+    """Let a client ask what this machine is."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         names = [
@@ -235,7 +235,7 @@ def _register_description(n_threads: int) -> None:
 
 
 def _shake_hands(connection: socket.socket, client_key: str, own_key: str) -> list[str] | None:
-    """Answers TVM's handshake.
+    """Answer TVM's handshake.
 
     Returns:
         The caller's options; None for a caller that speaks something else or lacks the key.
@@ -255,7 +255,7 @@ def _shake_hands(connection: socket.socket, client_key: str, own_key: str) -> li
 
 
 def _serve_session(connection: socket.socket, folder: str) -> None:
-    """Lives the life of a forked session.
+    """Live the life of a forked session.
 
     Args:
         connection: to its client.
@@ -267,7 +267,7 @@ def _serve_session(connection: socket.socket, folder: str) -> None:
 
 
 def _end_with(server: int) -> None:
-    """Has a forked session killed with its server, whatever the program in it does.
+    """Have a forked session killed with its server, whatever the program in it does.
 
     Only Linux can do that.
     """
@@ -306,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Serves in the way that the command line asks for."""
+    """Serve in the way that the command line asks for."""
     parser = _parser()
     options = parser.parse_args()
     if options.loopback:

@@ -40,7 +40,7 @@ class RpcSession(ABC):
         return self._remote is not None
 
     def connect(self, needed_s: float, is_wanted: Callable[[], bool] | None = None) -> Any:
-        """TVM's `RPCSession`; a new one where there is none that lasts.
+        """Return TVM's `RPCSession`; a new one where there is none that lasts.
 
         Args:
             needed_s: seconds that it must live.
@@ -59,21 +59,21 @@ class RpcSession(ABC):
         return self._remote
 
     def disconnect(self) -> None:
-        """Gives the session up; `connect` then opens a new one."""
+        """Give the session up; `connect` then opens a new one."""
         self.abort()
         self._remote = None
 
     def close(self) -> None:
-        """Ends the session and what stands behind it; may be called twice."""
+        """End the session and what stands behind it; may be called twice."""
         self.disconnect()
 
     @abstractmethod
     def abort(self) -> None:
-        """Ends the session at once: a thread that waits for its answer gets an error."""
+        """End the session at once: a thread that waits for its answer gets an error."""
 
     @abstractmethod
     def _open(self, needed_s: float, is_wanted: Callable[[], bool] | None) -> Any:
-        """A new session, or None where it is no longer wanted.
+        """Open a new session, or return None where it is no longer wanted.
 
         Raises:
             DeviceError: none can be had.
@@ -81,12 +81,12 @@ class RpcSession(ABC):
 
     @abstractmethod
     def _is_usable(self, needed_s: float) -> bool:
-        """Whether the open session is likely to live that long."""
+        """Tell whether the open session is likely to live that long."""
 
 
 @contextlib.contextmanager
 def uploaded(remote: Any, path: str) -> Iterator[Any]:
-    """Loads a library of this machine into a session, and removes its file in the end."""
+    """Load a library of this machine into a session, and remove its file in the end."""
     # A new name each time: for a path that it has loaded before, the loader gives the old library.
     name = f"{next(_upload_numbers)}-{Path(path).name}"
     # Bytes and not a path, which TVM would open and leave open.
@@ -99,7 +99,7 @@ def uploaded(remote: Any, path: str) -> Iterator[Any]:
 
 
 def make_arguments(remote: Any, artifact: Artifact) -> list[Any]:
-    """Tensors on the device for a timing: the artifact's tables, and random values elsewhere.
+    """Make the arguments of a timing: the artifact's tables, and random values elsewhere.
 
     Zeros or denormals would make some programs faster.
     """

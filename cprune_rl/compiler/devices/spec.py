@@ -88,7 +88,7 @@ class RecordedSpec:
 
 
 def parse_device(name: str) -> LocalSpec | TrackerSpec | RecordedSpec:
-    """Reads a device's name.
+    """Read a device's name.
 
     Args:
         name: such as `EXAMPLES`; `rpc:` alone takes TVM_TRACKER_HOST, TVM_TRACKER_PORT and
@@ -158,7 +158,7 @@ _PARSERS: Mapping[str, Callable[[SpecString], LocalSpec | TrackerSpec | Recorded
 
 
 def _whole_number(spec: SpecString, option: str, largest: int) -> int | None:
-    """An option that is a number from 1; None where it was not given."""
+    """Read an option that is a number from 1; None where it was not given."""
     text = spec.options.get(option)
     if text is None:
         return None
@@ -169,7 +169,7 @@ def _whole_number(spec: SpecString, option: str, largest: int) -> int | None:
 
 
 def _parse_target(spec: SpecString, text: str) -> TargetOptions:
-    """TVM's target, as JSON or as `llvm,mtriple=aarch64-linux-gnu,mattr=+neon,+fp16`."""
+    """Read TVM's target: JSON, or `llvm,mtriple=aarch64-linux-gnu,mattr=+neon,+fp16`."""
     if text.startswith("{"):
         return _parse_json_target(spec, text)
     kind, *parts = text.split(",")

@@ -36,17 +36,17 @@ _LANES = ((16, {"avx512f"}), (8, {"avx"}), (4, {"sse2", "neon", "sve", "v"}))
 
 
 def host_cpu() -> str:
-    """LLVM's name of this processor, such as `znver4`."""
+    """Return LLVM's name of this processor, such as `znver4`."""
     return str(codegen.llvm_get_system_cpu())
 
 
 def host_triple() -> str:
-    """LLVM's name of this kind of machine, such as `x86_64-linux-gnu`."""
+    """Return LLVM's name of this kind of machine, such as `x86_64-linux-gnu`."""
     return str(codegen.llvm_get_system_triple())
 
 
 def is_processor(mcpu: str, triple: str | None = None) -> bool:
-    """Whether LLVM compiles for a processor of this name.
+    """Tell whether LLVM compiles for a processor of this name.
 
     Args:
         mcpu: its name.
@@ -56,7 +56,7 @@ def is_processor(mcpu: str, triple: str | None = None) -> bool:
 
 
 def make_target(n_threads: int, mcpu: str | None = None) -> tvm.target.Target:
-    """An LLVM target for this machine, or for another processor of its kind.
+    """Make an LLVM target for this machine, or for another processor of its kind.
 
     Raises:
         UnknownNameError: LLVM knows no such processor.
@@ -65,7 +65,7 @@ def make_target(n_threads: int, mcpu: str | None = None) -> tvm.target.Target:
 
 
 def target_from_options(options: Mapping[str, Any]) -> tvm.target.Target:
-    """TVM's target; LLVM's has one core where the options do not say.
+    """Make TVM's target; LLVM's has one core where the options do not say.
 
     Args:
         options: `kind` and what TVM knows of it, such as `mtriple`, `mcpu`, `mattr`, `num-cores`.
@@ -99,7 +99,7 @@ def _check_processor(mcpu: str, triple: str) -> None:
 
 
 def vector_width(target: tvm.target.Target) -> int:
-    """float32 lanes of one vector register; 1 where the target has none that is known.
+    """Return the float32 lanes of a vector register; 1 where none is known.
 
     The processor's features tell it: TVM's `llvm_get_vector_width` says 512 bits of every x86.
     """
@@ -108,7 +108,7 @@ def vector_width(target: tvm.target.Target) -> int:
 
 
 def require_cxx_compiler() -> str:
-    """Path of the compiler that links programs into shared libraries.
+    """Return the path of the compiler that links programs into shared libraries.
 
     Raises:
         ToolchainError: there is none.
@@ -123,7 +123,7 @@ def require_cxx_compiler() -> str:
 
 
 def require_linker(target: tvm.target.Target, name: str | None = None) -> str:
-    """The compiler that links programs for a target; `TRIPLE-g++` for another kind of machine.
+    """Return the compiler that links for a target; `TRIPLE-g++` for another kind of machine.
 
     Args:
         target: what programs are compiled for.
@@ -148,7 +148,7 @@ def require_linker(target: tvm.target.Target, name: str | None = None) -> str:
 
 
 def same_architecture(triple: str, other: str) -> bool:
-    """Whether two triples name machines that run each other's programs."""
+    """Tell whether two triples name machines that run each other's programs."""
     first, second = (
         t.partition("-")[0].replace("amd64", "x86_64").replace("arm64", "aarch64")
         for t in (triple, other)
@@ -157,7 +157,7 @@ def same_architecture(triple: str, other: str) -> bool:
 
 
 def load_cpu_intrinsics() -> None:
-    """Registers the tensor intrinsics of CPUs, and only those.
+    """Register the tensor intrinsics of CPUs, and only those.
 
     MetaSchedule imports `tvm.s_tir.tensor_intrin` on first use, which parses every GPU's intrinsics
     for about 20 seconds in each process. A CPU's design space needs two modules of it, whether its

@@ -53,13 +53,13 @@ class TcpProxy:
         self.port = int(line)
 
     def abort(self) -> None:
-        """Ends the connection on both sides; may be called from any thread, and twice."""
+        """End the connection on both sides; may be called from any thread, and twice."""
         self._process.kill()
         self._process.wait()
 
 
 def _serve(host: str, port: int, connect_s: float, lifetime_s: float) -> None:
-    """Connects, prints its own port, and forwards until a side ends or time is over."""
+    """Connect, print its own port, and forward until a side ends or time is over."""
     ends = time.monotonic() + lifetime_s
     try:
         far = socket.create_connection((host, port), timeout=connect_s)

@@ -79,7 +79,7 @@ class TrackerSession(RpcSession):
         self._ends = 0.0
 
     def abort(self) -> None:
-        """Ends the connection to the session's server."""
+        """End the connection to the session's server."""
         if self._proxy is not None:
             self._proxy.abort()
 
@@ -110,7 +110,7 @@ class TrackerSession(RpcSession):
         return None
 
     def _request(self, session_s: float, queue_s: float) -> Any:
-        """Asks once.
+        """Ask once.
 
         Raises:
             OSError, RuntimeError: there is no session now.
@@ -137,7 +137,7 @@ class TrackerSession(RpcSession):
 
 
 def describe_remote(remote: Any) -> dict[str, Any]:
-    """What `rpc_server` tells of its machine: `cpu`, `machine`, `threads`; TVM's server nothing."""
+    """Ask a server for `cpu`, `machine` and `threads`; TVM's own server tells nothing."""
     try:
         description: dict[str, Any] = json.loads(str(remote.get_function("cprune_rl.describe")()))
         return description
@@ -210,7 +210,7 @@ class TrackerDevice(RpcDevice):
         return True
 
     def _native_target(self, remote: Any) -> dict[str, Any]:
-        """LLVM for the processor that the device names; for this machine's if it names none.
+        """Return LLVM's options for the processor that the device names, or for this machine's.
 
         Raises:
             ConfigError: the device is of another kind than this machine.
@@ -228,7 +228,7 @@ class TrackerDevice(RpcDevice):
 
 
 def _require_key(spec: TrackerSpec) -> KeyStatus:
-    """The servers of the device's key.
+    """Return the servers of the device's key.
 
     Raises:
         DeviceError: the tracker has none.

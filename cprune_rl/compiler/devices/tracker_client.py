@@ -38,7 +38,7 @@ class TrackerAddress:
 
     @staticmethod
     def parse(text: str | None) -> TrackerAddress:
-        """Reads `host:port`, either of which may be left out.
+        """Read `host:port`, either of which may be left out.
 
         TVM_TRACKER_HOST and TVM_TRACKER_PORT take their place, then 127.0.0.1 and 9190.
 
@@ -94,7 +94,7 @@ class ServerLease:
 
 
 def tracker_status(tracker: TrackerAddress) -> list[KeyStatus]:
-    """Every key on a tracker's list, in alphabetical order.
+    """List the keys of a tracker, in alphabetical order.
 
     Raises:
         DeviceError: no tracker answers there.
@@ -135,7 +135,7 @@ def _key_statuses(servers: list[Any], queues: dict[str, Any]) -> list[KeyStatus]
 
 
 def request_device(tracker: TrackerAddress, key: str, timeout_s: float) -> ServerLease:
-    """Waits in a tracker's queue for a server.
+    """Wait in a tracker's queue for a server.
 
     Raises:
         OSError: the tracker is gone, or no server became free in time.

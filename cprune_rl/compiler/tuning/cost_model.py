@@ -26,7 +26,9 @@ _MEMORY = 600  # trials: what is older was learnt of other shapes
 def features(
     module: tvm.IRModule, target: tvm.target.Target, candidates: Sequence[Candidate]
 ) -> NDArray[np.float64]:
-    """`(n_candidates, 492)`: sum, maximum and mean over the stores of each scheduled function.
+    """Return each scheduled function's features, `(n_candidates, 492)`.
+
+    They are sum, maximum and mean over the function's stores.
 
     Args:
         module: the task.
@@ -61,7 +63,7 @@ class ScheduleCostModel:
         return len(self._rows) >= _ENOUGH
 
     def learn(self, rows: NDArray[np.float64], latencies_s: Sequence[float], best_s: float) -> None:
-        """Adds trials of one task.
+        """Add trials of one task.
 
         Args:
             rows: features, `(n, 492)`.
@@ -75,7 +77,7 @@ class ScheduleCostModel:
         self._model = None
 
     def rank(self, rows: NDArray[np.float64]) -> NDArray[np.intp]:
-        """Positions of the candidates, most promising first.
+        """Return the positions of the candidates, most promising first.
 
         Raises:
             ValueError: the model has not seen enough (`is_ready`).

@@ -110,7 +110,7 @@ class NetworkTuner:
         return self.tasks.spending
 
     def view(self) -> NetworkTuner:
-        """A source with the same pool and counters of its own, for a search that is compared."""
+        """Return a source with the same pool and counters of its own, for one search."""
         view = copy.copy(self)
         view.tasks = self.tasks.view(self._shared.dense_costs)
         view._surveys = _copied(self._shared.surveys)
@@ -119,12 +119,12 @@ class NetworkTuner:
         return view
 
     def n_dense_tasks(self) -> int:
-        """Tasks that `tune_dense` goes through at most: every variant of each, twice."""
+        """Count the tasks that `tune_dense` goes through at most: every variant, twice."""
         variants = self.variants.workloads(self.variants.network.dense)
         return 2 * len({w.key for workloads in variants for w in workloads})
 
     def tune_dense(self, on_task: OnTask = ignore_progress) -> None:
-        """Tunes every task of the dense network, and makes the pool from the best schedules.
+        """Tune every task of the dense network, and make the pool from the best schedules.
 
         All variants are surveyed first.
         """
@@ -142,7 +142,7 @@ class NetworkTuner:
         self._keep_dense_costs()
 
     def tune_block_sparse(self, plans: Sequence[Plan], on_task: OnTask = ignore_progress) -> None:
-        """Tunes layers that are pruned by schemes as hard as dense ones.
+        """Tune layers that are pruned by schemes as hard as dense ones.
 
         The dense network's pool has no schedules of blocks, so a search could not believe what
         they cost. What is found here fills the pool and says which variants suit blocks. What a
@@ -168,7 +168,7 @@ class NetworkTuner:
             on_task(done)
 
     def extend_pool(self, plans: Iterable[Plan], on_task: OnTask = ignore_progress) -> None:
-        """Measures plans and passes good schedules between neighbouring shapes before a search.
+        """Measure plans and pass good schedules between neighbouring shapes before a search.
 
         Args:
             plans: narrower ones, spread over what the search will visit; the dense one is added.
@@ -182,7 +182,7 @@ class NetworkTuner:
         self._keep_dense_costs()
 
     def cross_apply(self, plans: Iterable[Plan], on_task: OnTask = ignore_progress) -> None:
-        """Tries the best schedules of all plans' tasks on each other, the dense shapes included.
+        """Try the best schedules of all plans' tasks on each other, the dense shapes included.
 
         This makes a comparison fair. Every plan was offered the best that was found for any other,
         and no dense task had fewer trials than the same task of a pruned network. From here on a
@@ -201,11 +201,11 @@ class NetworkTuner:
         self._plans.clear()
 
     def n_cross_apply_tasks(self, plans: Iterable[Plan]) -> int:
-        """Tasks that `cross_apply` goes through."""
+        """Count the tasks that `cross_apply` goes through."""
         return len(self._tuning_tasks(plans))
 
     def measure(self, plan: Plan) -> list[TaskCost]:
-        """Each subgraph's cost in its chosen variant, with the transposes of what it reads.
+        """Return each subgraph's cost in its chosen variant, with the transposes of what it reads.
 
         Tasks that were not timed before are timed.
         """
@@ -223,12 +223,12 @@ class NetworkTuner:
         return self._plans[plan]
 
     def predict(self, workloads: Sequence[Workload]) -> list[TaskCost]:
-        """What was measured; a task that was not has an infinite, unmeasured cost."""
+        """Return what was measured; a task that was not has an infinite, unmeasured cost."""
         unknown = TaskCost(latency_s=math.inf, is_measured=False)
         return [self._measured.get(w.key, unknown) for w in workloads]
 
     def choice(self, plan: Plan) -> VariantChoice:
-        """The variants in which a plan is fastest; tasks that were not timed before are timed."""
+        """Choose the variants in which a plan is fastest, and time what was not timed before."""
         while missing := self._untuned(plan):
             for task in missing:
                 self.tasks.tune(task, "near", self._settings.near)
@@ -243,7 +243,7 @@ class NetworkTuner:
         return [("survey", self._settings.survey), ("dense", self._settings.dense)]
 
     def _keep_dense_costs(self) -> None:
-        """Keeps what a search knows from the start."""
+        """Keep what a search knows from the start."""
         dense = self.variants.network.dense
         self._settle([dense])
         self._shared.dense_costs = {
@@ -251,7 +251,7 @@ class NetworkTuner:
         }
 
     def _settle(self, plans: Sequence[Plan]) -> None:
-        """Tunes the plans' tasks in every variant worth trying.
+        """Tune the plans' tasks in every variant worth trying.
 
         What one plan says of a variant may send another back to try it, so it goes on until none
         is sent back.
@@ -269,7 +269,7 @@ class NetworkTuner:
     def _tuning_tasks(
         self, plans: Iterable[Plan], tolerance: float | None = None
     ) -> dict[str, TuningTask]:
-        """The distinct tasks of plans in the variants worth trying, by key."""
+        """Return the distinct tasks of plans in the variants worth trying, by key."""
         tasks: dict[str, TuningTask] = {}
         for plan in plans:
             # A layer that is pruned by a scheme is worth what it was.
@@ -284,12 +284,12 @@ class NetworkTuner:
         return tasks
 
     def _share(self, workload: Workload, weight: int) -> float:
-        """A task's share of the dense network's work, all subgraphs that have it together."""
+        """Return a task's share of the dense network's work, over all subgraphs that have it."""
         total = max(self.variants.network.macs(self.variants.network.dense), 1)
         return max(_LEAST_SHARE, min(1.0, weight * workload.macs / total))
 
     def _load(self, workload: Workload, plan: Plan) -> tuple[tvm.IRModule, OutputCheck | None]:
-        """A task's function and check; those of the whole plan are made together."""
+        """Return a task's function and check; those of the whole plan are made together."""
         functions = self._shared.functions
         if workload.key in functions:
             return functions[workload.key]
@@ -301,7 +301,7 @@ class NetworkTuner:
         return functions[workload.key]
 
     def _record_variants(self, plan: Plan) -> None:
-        """Shows the surveys what the variants of a plan's tasks cost."""
+        """Show the surveys what the variants of a plan's tasks cost."""
         for subgraph, workloads in enumerate(self.variants.workloads(plan)):
             costs = {}
             for variant in self._distinct(subgraph, workloads):
@@ -311,7 +311,7 @@ class NetworkTuner:
                 self._survey(subgraph, workloads).record(_size(workloads[0]), costs)
 
     def _block_sparse_tasks(self, plan: Plan) -> dict[str, int]:
-        """Keys of tasks that are pruned by schemes, in the variants worth trying.
+        """Find the tasks that are pruned by schemes, in the variants worth trying.
 
         Returns:
             The position of the subgraph of each.
@@ -326,7 +326,7 @@ class NetworkTuner:
     def _worth_trying(
         self, subgraph: int, workloads: Sequence[Workload], tolerance: float | None = None
     ) -> Sequence[int]:
-        """The variants that may be a subgraph's fastest.
+        """Return the variants that may be a subgraph's fastest.
 
         Args:
             subgraph: its position.
@@ -337,20 +337,20 @@ class NetworkTuner:
         return survey.candidates(_size(workloads[0]), tolerance or self._settings.variant_tolerance)
 
     def _survey(self, subgraph: int, workloads: Sequence[Workload]) -> VariantSurvey:
-        """How a subgraph's variants compared; every kind of block has a survey of its own."""
+        """Return how a subgraph's variants compared; every kind of block has its own survey."""
         key = (subgraph, workloads[0].family if workloads[0].is_block_sparse else "")
         if key not in self._surveys:
             self._surveys[key] = VariantSurvey(self._distinct(subgraph, workloads))
         return self._surveys[key]
 
     def _distinct(self, subgraph: int, workloads: Sequence[Workload]) -> Sequence[int]:
-        """Variants in which a subgraph is another task than in those before them."""
+        """Return the variants in which a subgraph is another task than in those before them."""
         if not workloads[0].is_block_sparse:
             return self.variants.distinct[subgraph]
         return distinct_variants(workloads)
 
     def _first_reader(self, choice: VariantChoice, transpose: Transpose) -> int:
-        """Position of the first subgraph that reads a transposed map; it is charged with it."""
+        """Return the first subgraph that reads a transposed map: it is charged with it."""
         return next(
             subgraph
             for subgraph, variant in enumerate(choice.variants)
@@ -366,7 +366,7 @@ class NetworkTuner:
         return self.tasks.costs[workload.key].latency_s
 
     def _match_dense_trials(self, plans: Sequence[Plan]) -> None:
-        """Gives each dense task at least as many trials as the same subgraph had in any plan.
+        """Give each dense task at least as many trials as the same subgraph had in any plan.
 
         This holds for variants too that only a narrower plan came back to.
         """
@@ -390,7 +390,10 @@ def _copied(surveys: Mapping[_SurveyKey, VariantSurvey]) -> dict[_SurveyKey, Var
 
 
 def _size(workload: Workload) -> Channels:
-    """Channels read and written, as surveys compare shapes; of what is read, what is kept."""
+    """Return the channels read and written, by which surveys compare shapes.
+
+    Of a pruned layer, only what is kept of what it reads counts.
+    """
     if not workload.is_block_sparse:
         return workload.channels_in, workload.channels_out
     per_channel = max(workload.operator.height**2 * workload.channels_out, 1)

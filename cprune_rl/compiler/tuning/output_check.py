@@ -57,7 +57,7 @@ class OutputCheck:
     device: RpcDevice
 
     def __call__(self, artifact: Artifact) -> str | None:
-        """What is wrong with a program's output.
+        """Return what is wrong with a program's output.
 
         Returns:
             None where nothing is, or where torch has no counterpart of an operator.
@@ -81,9 +81,9 @@ class OutputCheck:
         )
 
     def tables(self) -> dict[int, NDArray[Any]]:
-        """Arguments that say what the program reads, by position: a timing must not make them up.
+        """Return arguments that say what the program reads, by position.
 
-        They are whole numbers.
+        They are whole numbers, and a timing must not make them up.
         """
         if not any(packing is not None and packing.prune is not None for packing in self.packings):
             return {}
@@ -95,7 +95,7 @@ class OutputCheck:
         return [value if packing is None else packing.compute(value) for value, packing in pairs]
 
     def _inputs(self) -> list[NDArray[np.float32]]:
-        """Random values of the arguments' logical forms.
+        """Draw values of the arguments' logical forms.
 
         Arguments that are computed from the same weights get the same values.
         """
@@ -115,12 +115,12 @@ class OutputCheck:
 def checked_task(
     lowered: LoweredModule, call: FusedCall, device: RpcDevice
 ) -> tuple[tvm.IRModule, OutputCheck]:
-    """The task of a call, and the check of its output on a device."""
+    """Return the task of a call, and the check of its output on a device."""
     return lowered.task(call), OutputCheck(call, lowered.packings(call), device)
 
 
 def _evaluate(call: FusedCall, inputs: Values) -> NDArray[np.float32] | None:
-    """The output of a task; None where torch has no counterpart of an operator."""
+    """Return the output of a task; None where torch has no counterpart of an operator."""
     values = {f"a{i}": value for i, value in enumerate(inputs)}
     result = f"v{len(call.operators) - 1}"
     for position, operator in enumerate(call.operators):
@@ -160,7 +160,7 @@ def _max_pool2d(operator: Operator, values: Values) -> torch.Tensor:
 
 
 def _padded(operator: Operator, data: torch.Tensor, fill: float) -> torch.Tensor:
-    """The map in NCHW, with its borders."""
+    """Return the map in NCHW, with its borders."""
     top, left, bottom, right = (int(p) for p in operator.attrs.padding)
     moved = _permuted(data, operator.layouts[0], "NCHW")
     return functional.pad(moved, (left, right, top, bottom), value=fill)

@@ -51,7 +51,7 @@ class _Probe:
 
 
 def _conv(channels: int, size: int, kernel: int) -> _Probe:
-    """A convolution in NHWC, its input padded already."""
+    """Make the probe of a convolution in NHWC whose input is padded already."""
 
     def tensors() -> list[Any]:
         edge = size + kernel - 1
@@ -124,7 +124,7 @@ def probe_device(
     store: CostStore | None = None,
     on_workload: Callable[[int], None] | None = None,
 ) -> DeviceDescriptor:
-    """Measures a device's figures, or reads them where they were measured before.
+    """Measure a device's figures, or read them where they were measured before.
 
     Args:
         device: what to probe.
@@ -151,7 +151,7 @@ def probe_device(
 
 
 def _fastest(device: RpcDevice, probe: _Probe, store: CostStore | None) -> Measurement:
-    """The measurement of the fastest schedule."""
+    """Return the measurement of the fastest schedule."""
     stored = store.trials(device.context, probe.key) if store is not None else []
     if stored and stored[0].measurement.error is None:
         return stored[0].measurement
@@ -171,7 +171,7 @@ def _fastest(device: RpcDevice, probe: _Probe, store: CostStore | None) -> Measu
 
 
 def _measure(device: RpcDevice, probe: _Probe) -> list[StoredTrial]:
-    """Builds two at a time and times them; the libraries go with the device."""
+    """Build two at a time and time them; the libraries go with the device."""
     function = te.create_prim_func(probe.tensors()).with_attr("global_symbol", "main")
     module = tvm.IRModule({"main": function})
     candidates = random_candidates(module, device.target, probe.n_schedules, seed=1)

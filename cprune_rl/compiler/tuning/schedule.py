@@ -54,7 +54,7 @@ class ScheduleTrace:
 
     @staticmethod
     def from_tvm(trace: Any) -> ScheduleTrace:
-        """Takes one of TVM's traces; its post-processors are left out."""
+        """Take one of TVM's traces; its post-processors are left out."""
         return ScheduleTrace(json.dumps(_plain(trace.as_json(remove_postproc=True))))
 
     @property
@@ -63,7 +63,7 @@ class ScheduleTrace:
         return hashlib.sha256(self.json.encode()).hexdigest()[:20]
 
     def tile_factors(self, layout: str = "NCHW") -> tuple[int, ...]:
-        """Reads off how the output-channel loop is split.
+        """Read off how the output-channel loop is split.
 
         Multi-level tiling takes all loops of a block at once (`GetLoops`) and samples a split for
         each (`SamplePerfectTile`), so the loop of a split is known without guessing by name.
@@ -103,7 +103,7 @@ class Candidate:
 def random_candidates(
     module: tvm.IRModule, target: tvm.target.Target, count: int, seed: int
 ) -> list[Candidate]:
-    """Draws schedules at random from MetaSchedule's design space.
+    """Draw schedules at random from MetaSchedule's design space.
 
     Args:
         module: one function named `main`.
@@ -130,7 +130,7 @@ def mutate(
     count: int,
     seed: int,
 ) -> list[Candidate]:
-    """Draws schedules that differ from good ones in a tile, an unrolling or a block's location.
+    """Draw schedules that differ from good ones in a tile, an unrolling or a block's location.
 
     Args:
         parents: best first; the better of two drawn at random is changed.
@@ -164,7 +164,7 @@ def mutate(
 def transfer_schedule(
     trace: ScheduleTrace, module: tvm.IRModule, target: tvm.target.Target
 ) -> Candidate | None:
-    """Applies a schedule to another shape of its family.
+    """Apply a schedule to another shape of its family.
 
     Its perfect-tile decisions move to the nearest splits of the new loop lengths, inner factors
     weighing most.
@@ -179,7 +179,7 @@ def transfer_schedule(
 def apply_schedule(
     trace: ScheduleTrace, module: tvm.IRModule, target: tvm.target.Target
 ) -> Schedule:
-    """Schedules a function by a trace that was found for it.
+    """Schedule a function by a trace that was found for it.
 
     Raises:
         ValueError: the trace does not belong to this function.
@@ -191,7 +191,7 @@ def apply_schedule(
 
 
 def _plain(value: Any) -> Any:
-    """TVM's containers and numbers as JSON's."""
+    """Turn TVM's containers and numbers into JSON's."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, (bool, int, float)) or value is None:
@@ -216,7 +216,7 @@ def _context(module: tvm.IRModule, target: tvm.target.Target, seed: int) -> Any:
 
 
 def _follow(trace: Sequence[Any], module: tvm.IRModule) -> Schedule:
-    """A function with a trace's instructions applied, decisions as they stand."""
+    """Apply a trace to a function, its decisions as they stand."""
     sch = Schedule(module, seed=_SEED)
     Trace.apply_json_to_schedule(trace, sch)
     return sch
@@ -234,7 +234,7 @@ def _apply_mutated(
 
 
 def _transferred(trace: ScheduleTrace, module: tvm.IRModule) -> Schedule | None:
-    """A function with a trace applied, tiles moved to its lengths; None where it does not fit."""
+    """Apply a trace, its tiles moved to the function's lengths; None where it does not fit."""
     try:
         instructions, decisions = json.loads(trace.json)
         instructions = rename_traced_blocks(instructions)
@@ -278,7 +278,7 @@ _contexts: dict[str, Any] = {}
 
 
 def _postprocs(module: tvm.IRModule, target: tvm.target.Target) -> list[Any]:
-    """A target's post-processors; of the context that made them they read the target alone."""
+    """Return a target's post-processors; they read nothing else of their context."""
     key = str(target)
     if key not in _contexts:
         _contexts[key] = _context(module, target, 0)
@@ -287,7 +287,7 @@ def _postprocs(module: tvm.IRModule, target: tvm.target.Target) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def _nearest_split(wanted: tuple[int, ...], length: int, max_innermost: int) -> tuple[int, ...]:
-    """The exact split of `length` that is nearest to `wanted`.
+    """Return the exact split of `length` that is nearest to `wanted`.
 
     Distances are those of the factors' logs; the innermost factor counts fourfold.
     """

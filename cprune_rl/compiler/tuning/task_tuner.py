@@ -38,7 +38,7 @@ OnTask = Callable[[int], None]
 
 
 def ignore_progress(done: int) -> None:
-    """Tells nobody how far the tuning is."""
+    """Tell nobody how far the tuning is."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class SchedulePool:
         self._families: dict[str, list[tuple[Workload, ScheduleTrace]]] = {}
 
     def nearest(self, workload: Workload) -> list[ScheduleTrace]:
-        """Schedules for a task: those found at the nearest shapes first."""
+        """Return schedules for a task: those found at the nearest shapes first."""
         family = self._family(workload.family)
         return [trace for _, trace in sorted(family, key=lambda item: distance(item[0], workload))]
 
     def replace(self, workload: Workload, traces: Iterable[ScheduleTrace]) -> None:
-        """Puts schedules found for a task in the place of those that were there for it."""
+        """Put schedules found for a task in the place of those that were there for it."""
         family = self._family(workload.family)
         family[:] = [item for item in family if item[0].key != workload.key]
         family.extend((workload, trace) for trace in traces)
@@ -122,7 +122,7 @@ class TaskTuner:
         self._trials = TrialRunner(device, store, self.context)
 
     def view(self, costs: Mapping[str, TaskCost]) -> TaskTuner:
-        """A tuner with the same pool and rankings, that knows these costs and has spent nothing."""
+        """Return a tuner with the same pool and rankings that knows these costs alone."""
         view = copy.copy(self)
         view.costs = dict(costs)
         view.spending = Spending()
@@ -130,7 +130,7 @@ class TaskTuner:
         return view
 
     def tune(self, task: TuningTask, name: str, budget: TuningBudget) -> TaskCost:
-        """Tunes a task, unless it was tuned in this way before.
+        """Tune a task, unless it was tuned in this way before.
 
         Args:
             task: the task.
@@ -143,7 +143,7 @@ class TaskTuner:
         )
 
     def add_to_pool(self, workloads: Iterable[Workload], n_best: int) -> None:
-        """Puts the best schedules of tasks into the pool.
+        """Put the best schedules of tasks into the pool.
 
         A search must not do it: those that come later would begin with what it found.
 
@@ -161,7 +161,7 @@ class TaskTuner:
         n_nearest: int | None = None,
         on_task: OnTask = ignore_progress,
     ) -> None:
-        """Tries the best schedules of each task on the others of its family, and pools the best.
+        """Try the best schedules of each task on the others of its family, and pool the best.
 
         Args:
             tasks: that were tuned, by key.
@@ -184,19 +184,19 @@ class TaskTuner:
         self.add_to_pool(workloads, n_best)
 
     def adopt_fastest(self, workloads: Iterable[Workload]) -> None:
-        """From here on these tasks cost what the fastest schedule takes that anybody ever tried."""
+        """Let these tasks cost what the fastest schedule takes that anybody ever tried."""
         for workload in workloads:
             self.costs[workload.key] = self._cost(workload, self._stored(workload))
 
     def best_schedule(self, workload: Workload) -> tuple[ScheduleTrace, float] | None:
-        """The fastest schedule of a task and its seconds; None where none ran."""
+        """Return the fastest schedule of a task and its seconds; None where none ran."""
         trials = self._stored(workload)
         if not trials or trials[0].measurement.error is not None:
             return None
         return ScheduleTrace(trials[0].trace_json), trials[0].measurement.latency_s
 
     def n_trials(self, workload: Workload) -> int:
-        """Schedules tried on a task so far, failures included."""
+        """Count the schedules tried on a task so far, failures included."""
         return len(self._stored(workload))
 
     def _tune_once(
@@ -218,7 +218,7 @@ class TaskTuner:
         return self.costs[workload.key]
 
     def _charge_stored(self, workload: Workload, tuning: Tuning) -> None:
-        """Counts a tuning of the cost cache; what this run made there is as if made for it."""
+        """Count a tuning of the cost cache; what this run made there is as if made for it."""
         n_fresh = sum(
             trial.trace_digest in tuning.trace_digests and trial.created >= self._since
             for trial in self._stored(workload)
@@ -257,7 +257,7 @@ class TaskTuner:
     def _measure(
         self, workload: Workload, check: OutputCheck | None, candidates: Sequence[Candidate]
     ) -> list[float]:
-        """Seconds of schedules; those that the store does not hold are timed now."""
+        """Return the seconds of schedules; those that the store does not hold are timed now."""
         measurements = {t.trace_digest: t.measurement for t in self._stored(workload)}
         fresh = [c for c in candidates if c.trace.digest not in measurements]
         if fresh:
@@ -269,11 +269,11 @@ class TaskTuner:
         return [measurements[c.trace.digest].latency_s for c in candidates]
 
     def _stored(self, workload: Workload) -> list[StoredTrial]:
-        """All trials of a task, fastest first."""
+        """Return all trials of a task, fastest first."""
         return self._store.trials(self.context, workload.key)
 
     def _own_trials(self, workload: Workload) -> list[StoredTrial]:
-        """Those that this tuner asked for.
+        """Return the trials that this tuner asked for, fastest first.
 
         A search sees no others: what later runs found must not change its way, or the same search
         would not find its own costs again.
@@ -286,7 +286,7 @@ class TaskTuner:
         return [ScheduleTrace(trial.trace_json) for trial in working[:count]]
 
     def _cost(self, workload: Workload, trials: Sequence[StoredTrial]) -> TaskCost:
-        """The cost of the first trial's schedule."""
+        """Return the cost of the first trial's schedule."""
         if not trials:
             return TaskCost(latency_s=math.inf, error="no program fits this task")
         fastest = trials[0].measurement
@@ -300,7 +300,7 @@ class TaskTuner:
     def _channel_tiling(
         self, workload: Workload, trace: ScheduleTrace
     ) -> tuple[tuple[int, ...], int]:
-        """Tile factors of the channel loop, and channels that one iteration of it computes."""
+        """Return the channel loop's tile factors, and the channels that an iteration computes."""
         if workload.is_block_sparse:
             # Blocks stay whole; a layer over rows has no loop of channels that follows.
             if workload.operator.name != "conv2d":
@@ -315,7 +315,7 @@ class TaskTuner:
 
 
 def distance(source: Workload, wanted: Workload) -> float:
-    """How far two shapes of a family are apart, in logs of their lengths."""
+    """Return how far two shapes of a family are apart, in logs of their lengths."""
     pairs = [
         (source.channels_in, wanted.channels_in),
         (source.channels_out, wanted.channels_out),

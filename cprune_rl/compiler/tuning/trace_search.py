@@ -77,7 +77,7 @@ class TraceSearch:
         self._course: list[float] = []
 
     def run(self, measure: Measure) -> list[Candidate]:
-        """Tries schedules on the task.
+        """Try schedules on the task.
 
         Args:
             measure: tries schedules and gives their seconds, infinite where one failed.
@@ -120,7 +120,7 @@ class TraceSearch:
         return _by_digest([*transferred, *drawn])
 
     def _teach(self) -> None:
-        """Shows the cost model the trials that it has not seen."""
+        """Show the cost model the trials that it has not seen."""
         fresh = list(self._tried)[self._n_learnt :]
         if fresh:
             self._cost_model.learn(
@@ -131,7 +131,7 @@ class TraceSearch:
             self._n_learnt += len(fresh)
 
     def _next_generation(self) -> dict[str, Candidate]:
-        """The most promising mutants of the best schedules so far, and one picked blindly.
+        """Pick the most promising mutants of the best schedules, and one blindly.
 
         The blind pick keeps the ranking from leading the search into a corner.
         """
@@ -167,7 +167,7 @@ class TraceSearch:
 
 
 def _expected_gain(course: Sequence[float]) -> float:
-    """Log gain to be expected of one more trial: what recent ones gained, and a prior that fades.
+    """Return the log gain to be expected of a trial: recent gains, and a prior that fades.
 
     Args:
         course: seconds of the fastest schedule, before the evolution and after each of its trials.

@@ -57,7 +57,7 @@ class TrialRunner:
         check: Check | None = None,
         tables: Tables | None = None,
     ) -> list[Measurement]:
-        """Builds, times and keeps schedules of one task.
+        """Build, time and keep schedules of one task.
 
         Args:
             workload: the task.
@@ -91,7 +91,7 @@ class TrialRunner:
         return measurements
 
     def _timed(self, builds: Sequence[Future[Built]]) -> Iterator[tuple[Built, Measurement]]:
-        """Times what was built, in order; a failed build is its own measurement.
+        """Time what was built, in order; a failed build is its own measurement.
 
         On this machine's cores a build would disturb a timing beside it, so all are waited for. A
         remote device times while the rest is built.
@@ -107,7 +107,7 @@ class TrialRunner:
                 yield built, next(timed) if isinstance(built, Artifact) else built
 
     def _check(self, built: Sequence[Built], measurements: list[Measurement], check: Check) -> None:
-        """Checks the fastest until one is right; what is wrong with the others replaces them."""
+        """Check the fastest until one is right; what is wrong with the others replaces them."""
         for at in sorted(range(len(built)), key=lambda i: measurements[i].latency_s):
             artifact = built[at]
             if not isinstance(artifact, Artifact) or measurements[at].error is not None:
@@ -136,7 +136,7 @@ class TrialRunner:
         *,
         is_checked: bool,
     ) -> None:
-        """Keeps what was timed before the device went away, but no failure: it may be the device's.
+        """Keep what was timed before the device went away, but no failure: it may be the device's.
 
         Where outputs are checked, nothing is kept that would be the task's fastest schedule with
         its output unseen.
@@ -163,7 +163,7 @@ class TrialRunner:
 
 
 def build_candidate(device: RpcDevice, candidate: Candidate, path: Path) -> Built:
-    """Builds a candidate for a device; a failed measurement where the compiler refuses it.
+    """Build a candidate for a device; a failed measurement where the compiler refuses it.
 
     Args:
         device: what to build for.
