@@ -1,13 +1,12 @@
-"""Whether networks on several threads can be timed on a machine:
+"""Tells whether networks on several threads can be timed on a machine.
 
-what it takes to hand work to the other threads, beside a network's latency.
+`python benchmarks/fork_join.py LIBRARY --shape 1,3,32,32 [--device 'local?threads=2']
+[--seconds 60] [--json FILE]`. LIBRARY is a finished network's `lib.so`.
 
-`python benchmarks/fork_join.py LIBRARY --shape 1,3,32,32 [--device 'local?threads=2'] [--seconds
-60] [--json FILE]`. LIBRARY is a finished
-network's `lib.so`. A virtual machine's cores may be moved by its host between cores that share a
-cache and cores that do not: the hand-over then
-takes another time for seconds or minutes, and so does every network of many short parallel loops.
-Nothing on the machine itself changes that.
+It measures what handing work to the other threads takes, beside the network's latency. A host may
+move a virtual machine's cores between cores that share a cache and cores that do not. The hand-over
+then takes another time for seconds or minutes, and so does every network of many short parallel
+loops. Nothing on the machine itself changes that.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -26,10 +27,11 @@ from tvm.script import tirx as T
 
 from cprune_rl.compiler.deploy.build import Rounds, time_interleaved
 from cprune_rl.compiler.devices.open import open_device
+from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 
 _N_REGIONS = 100  # parallel loops of one run
-_FAR = 1.5  # a hand-over that takes so many times the shortest ones is of the other kind
+_FAR = 1.5  # a hand-over that takes that many times the shortest ones is of the other kind
 _LINE = 64  # floats between what two threads write: no cache line is shared
 
 
@@ -44,64 +46,59 @@ class ForkJoin:
 
 
 def main() -> None:
+    """Time hand-overs and the network in turns, and show both by the kind of hand-over."""
     options = _options()
-    shape = tuple(int(n) for n in options.shape.split(","))
-    turns: list[tuple[float, float]] = []
     with open_device(options.device) as device:
-        regions = device.build(ForkJoin, device.build_folder / "fork_join.so")
-        ends = time.monotonic() + options.seconds
-        for _ in track(
-            iter(lambda: time.monotonic() < ends, False),
-            f"Timing for {options.seconds:g} s",
-            console=Console(stderr=True),
-        ):
-            (before,), network, (after,) = (
-                device.time([regions]),
-                time_interleaved(device, {"network": options.library}, shape, rounds=Rounds(5))[
-                    "network"
-                ],
-                device.time([regions]),
-            )
-            if before.samples_s and after.samples_s:
-                turns.append(
-                    (
-                        (before.latency_s + after.latency_s) / 2 / _N_REGIONS * 1e6,
-                        float(np.median(network)) * 1e3,
-                    )
-                )
-        figures = {"device": device.name, "fingerprint": device.fingerprint}
-    hand_over_us, latency_ms = np.array(turns).T
-    is_far = hand_over_us > _FAR * np.percentile(hand_over_us, 5)
-    table = Table("hand-over", "turns", "hand-over, us", "latency, ms")
-    kinds = [
-        (name, chosen) for name, chosen in (("near", ~is_far), ("far", is_far)) if chosen.any()
-    ]
-    for name, chosen in kinds:
-        table.add_row(
-            name,
-            str(chosen.sum()),
-            f"{np.median(hand_over_us[chosen]):.2f}",
-            f"{np.median(latency_ms[chosen]):.3f}",
-        )
-    Console().print(table)
+        hand_over_us, latency_ms = _measure(device, options)
+        figures: dict[str, Any] = {"device": device.name, "fingerprint": device.fingerprint}
+    Console().print(_table(hand_over_us, latency_ms))
     if options.json:
-        seen = {
+        provenance = {
             "command": command_line(),
             "when": now_utc(),
             "system": describe_system(),
-            **figures,
         }
-        options.json.write_text(
-            json.dumps(
-                {
-                    **seen,
-                    "hand_over_us": hand_over_us.round(3).tolist(),
-                    "latency_ms": latency_ms.round(4).tolist(),
-                },
-                indent=1,
+        figures["hand_over_us"] = hand_over_us.round(3).tolist()
+        figures["latency_ms"] = latency_ms.round(4).tolist()
+        options.json.write_text(json.dumps({**provenance, **figures}, indent=1) + "\n")
+
+
+def _measure(
+    device: RpcDevice, options: argparse.Namespace
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a hand-over's microseconds and the network's milliseconds, `(n_turns,)` each."""
+    shape = tuple(int(n) for n in options.shape.split(","))
+    libraries = {"network": options.library}
+    regions = device.build(ForkJoin, device.build_folder / "fork_join.so")
+    turns: list[tuple[float, float]] = []
+    ends = time.monotonic() + options.seconds
+    for _ in track(
+        iter(lambda: time.monotonic() < ends, False),
+        f"Timing for {options.seconds:g} s",
+        console=Console(stderr=True),
+    ):
+        (before,) = device.time([regions])
+        network_s = time_interleaved(device, libraries, shape, rounds=Rounds(5))["network"]
+        (after,) = device.time([regions])
+        if before.samples_s and after.samples_s:
+            hand_over_s = (before.latency_s + after.latency_s) / 2 / _N_REGIONS
+            turns.append((hand_over_s * 1e6, float(np.median(network_s)) * 1e3))
+    hand_over_us, latency_ms = np.array(turns).T
+    return hand_over_us, latency_ms
+
+
+def _table(hand_over_us: NDArray[np.float64], latency_ms: NDArray[np.float64]) -> Table:
+    is_far = hand_over_us > _FAR * np.percentile(hand_over_us, 5)
+    table = Table("hand-over", "turns", "hand-over, us", "latency, ms")
+    for name, chosen in (("near", ~is_far), ("far", is_far)):
+        if chosen.any():
+            table.add_row(
+                name,
+                str(chosen.sum()),
+                f"{np.median(hand_over_us[chosen]):.2f}",
+                f"{np.median(latency_ms[chosen]):.3f}",
             )
-            + "\n"
-        )
+    return table
 
 
 def _options() -> argparse.Namespace:

@@ -1,20 +1,17 @@
-"""Measurement that is affordable, and how true it is:
+"""Measures what measuring costs, and how true it is: the tuner, the estimate and the cost cache.
 
-every figure of the tuner, the estimate and the cost cache in one run.
+`python benchmarks/measurement.py [--json FILE] [--only PART ...] [--storage sqlite:///costs.db]`
 
-`python benchmarks/measurement.py [--json FILE] [--only PART ...] [--storage sqlite:///costs.db]`.
-Parts: trial, pool,
-search, forms, estimate, cache, predictor, runtimes; the last one needs the extra `benchmark`.
-Ratios within a part are
-what to compare; absolute times are this machine's. It takes more than an hour on two cores, tuning
-included, and wants the
-machine for itself. `--only` leaves what the file has of other parts as it is, so that a run which
-was stopped can be ended.
+Parts: trial, pool, search, forms, estimate, cache, predictor, runtimes. The last one needs the
+extra `benchmark`. Ratios within a part are what to compare; absolute times are this machine's. It
+takes more than an hour on two cores, tuning included, and wants the machine for itself. `--only`
+leaves what the file has of other parts as it is, so that a run which was stopped can be ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cache_rows
+import layout_variants
 import predictor as leave_one_out
 import runtimes
 import tuning
@@ -47,7 +45,8 @@ class Bar:
 
 BARS: dict[str, Bar] = {
     "trial": Bar(
-        "a fresh trial at least 10 times cheaper than TVM's own builder and runner, in batches of either size",
+        "a fresh trial at least 10 times cheaper than TVM's own builder and runner, "
+        "in batches of either size",
         lambda f: all(r["ratio"] >= 10 for r in f),
     ),
     "search": Bar(
@@ -63,17 +62,14 @@ BARS: dict[str, Bar] = {
 
 
 def main() -> None:
+    """Measure the parts that the command line asks for, and compare them with their bars."""
     options = _options()
-    figures: dict[str, Any] = (
-        json.loads(options.json.read_text())
-        if options.only and options.json and options.json.exists()
-        else {}
-    )
-    for of_the_whole in (
-        "system",
-        "command",
-    ):  # of an earlier version's file: each part has its own now
-        figures.pop(of_the_whole, None)
+    figures: dict[str, Any] = {}
+    if options.only and options.json and options.json.exists():
+        figures = json.loads(options.json.read_text())
+    # An earlier version's file had them for the whole; each part has its own now.
+    for key in ("system", "command"):
+        figures.pop(key, None)
     console = Console()
     parts = _parts(options)
     wanted = options.only or list(parts)
@@ -88,10 +84,8 @@ def main() -> None:
             "system": describe_system(),
         }
         console.print(_shown(figures[name]))
-        if options.json:
-            options.json.write_text(
-                json.dumps(figures, indent=1) + "\n"
-            )  # a long run that is stopped keeps what it has
+        if options.json:  # after each part: a long run that is stopped keeps what it has
+            options.json.write_text(json.dumps(figures, indent=1) + "\n")
     table = Table("part", "bar", "holds")
     for name, bar in BARS.items():
         if name in figures:
@@ -100,18 +94,19 @@ def main() -> None:
 
 
 def _shown(figures: Any) -> Any:
-    """A list of rows as a table."""
+    """Turn a list of rows into a table."""
     if not isinstance(figures, list):
         return figures
     table = Table(*figures[0])
     for row in figures:
-        table.add_row(
-            *(
-                "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-                for value in row.values()
-            )
-        )
+        table.add_row(*map(_cell, row.values()))
     return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _options() -> argparse.Namespace:
@@ -126,7 +121,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="local", help="device of these parts and of forms")
     parser.add_argument(
         "--storage",
-        help="cost cache to take programs from and keep them in; in memory where not given, and always for the part search",
+        help="cost cache to take schedules from and keep them in; "
+        "in memory where not given, and always for the part search",
     )
     return parser.parse_args()
 
@@ -143,7 +139,14 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
 
     def forms() -> list[dict[str, Any]]:
         with open_device(options.device) as device:
-            return tuning.form_latencies(device)
+            return layout_variants.variant_latencies(device)
+
+    def cache() -> list[dict[str, Any]]:
+        return [row for n in cache_rows.PROCESSES for row in cache_rows.measure(n, 2800)]
+
+    def side_by_side() -> list[dict[str, Any]]:
+        pairs = itertools.product(runtimes.THREADS, runtimes.NETWORKS)
+        return [runtimes.compare(name, n, options.storage) for n, name in pairs]
 
     return {
         "trial": with_bench(tuning.trial_seconds),
@@ -151,13 +154,9 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "search": with_bench(tuning.search_trials, storage=None),
         "forms": forms,
         "estimate": with_bench(tuning.estimate_errors),
-        "cache": lambda: [row for n in cache_rows.PROCESSES for row in cache_rows.measure(n, 2800)],
+        "cache": cache,
         "predictor": leave_one_out.measure,
-        "runtimes": lambda: [
-            runtimes.compare(name, n, options.storage)
-            for n in runtimes.THREADS
-            for name in runtimes.NETWORKS
-        ],
+        "runtimes": side_by_side,
     }
 
 

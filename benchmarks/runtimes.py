@@ -1,11 +1,10 @@
-"""Whole packaged networks, tuned by this project, beside ONNX Runtime and torch.compile.
+"""Times whole packaged networks, tuned by this project, beside ONNX Runtime and torch.compile.
 
-`python benchmarks/runtimes.py [--json FILE]`; needs the extra `benchmark`. Each rival runs at its
-best: ONNX
-Runtime with all graph optimisations and inputs bound in place, torch.compile with frozen weights in
-either memory
-format, whichever is faster. All are timed in turns on the same cores, so only ratios within a row
-mean anything.
+`python benchmarks/runtimes.py [--json FILE]`; needs the extra `benchmark`.
+
+Each rival runs at its best: ONNX Runtime with all graph optimisations and inputs bound in place,
+torch.compile with frozen weights in the faster memory format. All are timed in turns on the same
+cores, so only ratios within a row mean anything.
 """
 
 from __future__ import annotations
@@ -43,32 +42,32 @@ NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small", "resnet20")
 THREADS = tuple(n for n in (1, 2) if n <= (psutil.cpu_count() or 1))
 Run = Callable[[], Any]
 _TOLERANCE = 1e-3  # of the largest logit
-# of a runtime whose threads spin on after a run: whoever comes next has the cores to himself
+# For a runtime whose threads spin on after a run: whoever comes next has the cores to itself.
 _REST_S = 0.25
+_SAMPLE_S = 0.02
 
 
 def require_rivals() -> None:
-    """Ends the program, before anything is measured, where what a rival needs is not installed."""
-    if missing := [
-        name
-        for name in ("onnx", "onnxscript", "onnxruntime")
-        if importlib.util.find_spec(name) is None
-    ]:
+    """End the program, before anything is measured, where what a rival needs is not installed."""
+    needed = ("onnx", "onnxscript", "onnxruntime")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         sys.exit(
-            f"the runtimes to compare with need {', '.join(missing)}: pip install -c constraints.txt -e '.[benchmark]'"
+            f"the runtimes to compare with need {', '.join(missing)}: "
+            "pip install -c constraints.txt -e '.[benchmark]'"
         )
 
 
 def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) -> dict[str, object]:
-    """Times one packaged network, batch 1, in all three runtimes.
+    """Time one packaged network, batch 1, in all three runtimes.
 
     Args:
         name: of the network.
         n_threads: that each runtime may use.
-        storage: cost cache that programs are taken from and kept in; None for one in memory.
+        storage: cost cache that schedules are taken from and kept in; None for one in memory.
         rounds: each is timed once in each.
     """
-    model, example = build_model(name, 10).eval(), torch.randn(MODELS[name].input_shape)
+    model = build_model(name, 10).eval()
+    example = torch.randn(MODELS[name].input_shape)
     store = open_store(storage)
     with (
         open_device(f"local?threads={n_threads}") as device,
@@ -77,9 +76,8 @@ def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) ->
         assert isinstance(device, LocalDevice)
         groups = find_groups(model, example)
         model.to(memory_format=torch.contiguous_format)
-        variants = find_layout_variants(
-            name, ExportedNetwork.export(model, example, groups.axes, device.target), groups.groups
-        )
+        exported = ExportedNetwork.export(model, example, groups.axes, device.target)
+        variants = find_layout_variants(name, exported, groups.groups)
         tuner = NetworkTuner(variants, device, store)
         tuner.tune_dense()
         library = Path(folder) / "net.so"
@@ -101,14 +99,15 @@ def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) ->
 
 
 def onnxruntime_run(model: nn.Module, example: torch.Tensor, n_threads: int, folder: Path) -> Run:
-    """One inference of the exported network, input and output bound in place."""
+    """Make a run of the exported network, input and output bound in place."""
     import onnxruntime
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls
         torch.onnx.export(model, (example,), folder / "net.onnx", dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = n_threads, 1
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         folder / "net.onnx", options, providers=["CPUExecutionProvider"]
     )
@@ -120,11 +119,10 @@ def onnxruntime_run(model: nn.Module, example: torch.Tensor, n_threads: int, fol
 
 
 def torch_runs(model: nn.Module, example: torch.Tensor, n_threads: int) -> dict[str, Run]:
-    """One inference of the compiled network with frozen weights, in both memory formats.
+    """Make runs of the compiled network with frozen weights, in both memory formats.
 
     Each has a model of its own: a change of format is made in place, and a graph that is compiled
-    again later would
-    take the other one's weights. Both are run once more when both are made.
+    again later would take the other one's weights. Both are run once more when both are made.
 
     Raises:
         RuntimeError: one of them does not compute what the model does.
@@ -132,18 +130,17 @@ def torch_runs(model: nn.Module, example: torch.Tensor, n_threads: int) -> dict[
     import torch._inductor.config as inductor
 
     torch.set_num_threads(n_threads)
-    # of other networks: beyond a number of graphs of one class nothing is compiled any more
+    # Drop the graphs of other networks: beyond a number of one class nothing more is compiled.
     torch._dynamo.reset()
     inductor.freezing = True
     runs: dict[str, Run] = {}
-    for label, memory_format in (
-        ("torch.compile", torch.contiguous_format),
-        ("torch.compile channels_last", torch.channels_last),
-    ):
-        placed, image = (
-            copy.deepcopy(model).to(memory_format=memory_format),
-            example.contiguous(memory_format=memory_format),
-        )
+    formats = {
+        "torch.compile": torch.contiguous_format,
+        "torch.compile channels_last": torch.channels_last,
+    }
+    for label, memory_format in formats.items():
+        placed = copy.deepcopy(model).to(memory_format=memory_format)
+        image = example.contiguous(memory_format=memory_format)
         runs[label] = _inference(torch.compile(placed), image)
         runs[label]()
     with torch.inference_mode():
@@ -166,17 +163,19 @@ def _inference(compiled: Callable[[torch.Tensor], torch.Tensor], image: torch.Te
 
 
 def timer(run: Run, n_threads: int) -> Callable[[], float]:
-    """Seconds of one run, from as many as take 20 ms, on the cores that the device is pinned to;
+    """Make a timer: seconds of one run, from as many as take 20 ms, on the device's cores.
 
-    several threads are given time to come to rest.
+    Several threads are given time to come to rest.
     """
-    process, everything = psutil.Process(), psutil.Process().cpu_affinity() or []
+    process = psutil.Process()
+    everything = process.cpu_affinity() or []
 
     def timed() -> float:
         process.cpu_affinity(sorted(everything)[-n_threads:])
         run()
-        count, started = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < 0.02:
+        count = 0
+        started = time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < _SAMPLE_S:
             run()
             count += 1
         process.cpu_affinity(everything)
@@ -203,12 +202,13 @@ def _row(
 
 
 def main() -> None:
+    """Compare the networks that the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--network", nargs="*", default=NETWORKS)
     parser.add_argument("--threads", type=int, nargs="*", default=THREADS)
-    parser.add_argument("--storage", help="cost cache to take programs from and keep them in")
+    parser.add_argument("--storage", help="cost cache to take schedules from and keep them in")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     require_rivals()

@@ -48,10 +48,11 @@ def test_a_missing_runtime_is_named_before_anything_is_measured(
 
 
 @pytest.mark.parametrize(("kernel", "stride", "n_variants"), [(3, 1, 3), (3, 2, 2), (1, 1, 2)])
-def test_a_convolution_is_compared_in_all_of_its_forms_between_maps_of_their_layout(
+def test_a_convolution_is_compared_in_all_of_its_variants_between_maps_of_their_layout(
     kernel: int, stride: int, n_variants: int, load: Load
 ) -> None:
-    shape = load("tuning").Convolution(kernel, stride, 24, 41, 8)
+    convolution = load("layout_variants").Convolution
+    shape = convolution(kernel=kernel, stride=stride, n_in=24, n_out=41, height=8)
     variants, at = shape.variants(make_target(1))
     assert len(variants.distinct[at]) == n_variants
     for f in variants.distinct[at]:
@@ -68,13 +69,17 @@ def test_a_convolution_is_compared_in_all_of_its_forms_between_maps_of_their_lay
 def test_padded_channels_are_whole_blocks(
     channels: int, lanes: int, filled: int, load: Load
 ) -> None:
-    padded = load("tuning").Convolution(3, 1, channels, channels, 8).padded(lanes)
+    convolution = load("layout_variants").Convolution
+    shape = convolution(kernel=3, stride=1, n_in=channels, n_out=channels, height=8)
+    padded = shape.padded(lanes)
     assert (padded.n_in, padded.n_out, padded.height) == (filled, filled, 8)
 
 
 def test_the_protocol_tunes_a_task_once_for_each_plan(load: Load) -> None:
     tuning = load("tuning")
-    network = tuning.Convolution(3, 1, 24, 24, 8).variants(make_target(1))[0].network
+    convolution = load("layout_variants").Convolution
+    shape = convolution(kernel=3, stride=1, n_in=24, n_out=24, height=8)
+    network = shape.variants(make_target(1))[0].network
     n_tasks = len({w.key for w in network.workloads(network.dense)})
     trials = tuning._protocol_trials(network, [network.dense, network.dense])
     assert trials == 2 * 70 * n_tasks

@@ -62,7 +62,7 @@ class SideBySide:
     Attributes:
         latency_ms: of each, the median.
         speedup: of each but the first: the first's latency over its own.
-        noise_floor: from the first timed against itself (see `intervals.noise_floor`).
+        noise_floor: how far two timings of the first differ, as a share.
     """
 
     latency_ms: Mapping[str, Interval]

@@ -163,7 +163,7 @@ class RpcDevice(ABC):
         return self._time_once(self._reference_artifact(), self._any_session())
 
     def time(self, artifacts: Sequence[Artifact]) -> list[Measurement]:
-        """Time each artifact alone, on the next free session (see `protocols.Device.time`)."""
+        """Time each artifact alone, on the next free session."""
         self._reference_artifact()  # built once, before several threads ask for it
         measurements: dict[int, Measurement] = {}
         while len(measurements) < len(artifacts):
@@ -189,7 +189,7 @@ class RpcDevice(ABC):
     def run(
         self, artifact: Artifact, arguments: Sequence[NDArray[np.generic]]
     ) -> tuple[NDArray[np.generic], ...] | Measurement:
-        """Run a program, and once again where its session was lost (see `protocols.Device.run`).
+        """Run a program, and once again where its session was lost.
 
         A second loss is the program's doing.
         """

@@ -74,12 +74,10 @@ class NetworkTuner:
     """A `LatencySource` that times schedules.
 
     Attributes:
-        variants: the network in every layout.
-        device: where schedules are timed.
         tasks: tunes single tasks.
 
     Args:
-        variants: the network whose tasks are asked for.
+        variants: the network whose tasks are asked for, in every layout.
         device: where schedules are timed.
         store: keeps every trial.
         settings: how hard tasks are tuned.
