@@ -38,23 +38,23 @@ class Spendthrift(SessionSearcher):
 def test_a_search_that_ignores_its_budget_is_stopped_with_what_it_has() -> None:
     problem = open_replay("resnet8@znver4-1t").problem
     before = problem.latency.spending.fresh_trials
-    found, is_stopped = search_within(Spendthrift(), problem, Budget(accuracy_evaluations=3))
+    result, is_stopped = search_within(Spendthrift(), problem, Budget(accuracy_evaluations=3))
     assert is_stopped
-    assert found.cost["accuracy_evaluations"] == 3
-    assert len(found.accepted) > 1, "what it had found is kept"
-    assert found.best.latency_s < found.accepted[0].latency_s
+    assert result.cost["accuracy_evaluations"] == 3
+    assert len(result.accepted) > 1, "what it had found is kept"
+    assert result.best.latency_s < result.accepted[0].latency_s
     limit = 5 * TRIALS_PER_TASK
     problem = open_replay("resnet8@znver4-1t").problem
-    found, is_stopped = search_within(Spendthrift(), problem, Budget(fresh_trials=limit))
+    result, is_stopped = search_within(Spendthrift(), problem, Budget(fresh_trials=limit))
     assert is_stopped
-    assert found.cost["fresh_trials"] <= limit
+    assert result.cost["fresh_trials"] <= limit
     assert problem.latency.spending.fresh_trials - before <= limit, "what the source says was spent"
 
 
 def test_time_is_a_budget_too() -> None:
-    found, is_stopped = search_within(Spendthrift(), toy_problem(), Budget(minutes=0.0))
+    result, is_stopped = search_within(Spendthrift(), toy_problem(), Budget(minutes=0.0))
     assert is_stopped
-    assert len(found.accepted) == 1, "the dense network is always an answer"
+    assert len(result.accepted) == 1, "the dense network is always an answer"
 
 
 def test_a_search_that_ends_by_itself_is_not_said_to_have_been_stopped() -> None:
@@ -94,48 +94,48 @@ def test_no_search_passes_any_budget(
 ) -> None:
     problem = open_replay("vgg-small@znver4-1t", -0.02).problem
     before = problem.latency.spending.fresh_trials
-    found, _ = search_within(make(), problem, Budget(trials, evaluations))
-    assert found.cost["fresh_trials"] <= trials
-    assert found.cost["accuracy_evaluations"] <= evaluations
+    result, _ = search_within(make(), problem, Budget(trials, evaluations))
+    assert result.cost["fresh_trials"] <= trials
+    assert result.cost["accuracy_evaluations"] <= evaluations
     assert problem.latency.spending.fresh_trials - before <= trials
     assert problem.oracle.spending.accuracy_evaluations <= evaluations
-    assert found.accepted[0].plan == problem.network.dense
+    assert result.accepted[0].plan == problem.network.dense
 
 
 def test_a_search_by_predictions_measures_what_it_came_to_though_its_evaluations_are_spent() -> (
     None
 ):
     problem = open_replay("resnet8@znver4-1t").problem
-    found, _ = search_within(
+    result, _ = search_within(
         cprune_by_prediction(),
         problem,
         Budget(accuracy_evaluations=6),
     )
-    assert found.cost["accuracy_evaluations"] <= 6
-    assert len(found.accepted) > 1
-    assert len(found.history) <= 4, "the winner and what it may back off to, no more"
+    assert result.cost["accuracy_evaluations"] <= 6
+    assert len(result.accepted) > 1
+    assert len(result.history) <= 4, "the winner and what it may back off to, no more"
 
 
 def test_what_measurements_would_have_taken_counts_as_time() -> None:
     problem = open_replay("resnet8@znver4-1t").problem
-    found, is_stopped = search_within(
+    result, is_stopped = search_within(
         CPrune(),
         problem,
         Budget(minutes=1.0),
         other_s=lambda: 20.0 * problem.oracle.spending.accuracy_evaluations,
     )
     assert is_stopped
-    assert found.cost["accuracy_evaluations"] == 3
+    assert result.cost["accuracy_evaluations"] == 3
 
 
 def test_the_published_algorithm_pays_for_tuning_every_task_of_every_candidate() -> None:
     problem = open_replay("resnet8@znver4-1t", settings=ReplaySettings(warm_start=False)).problem
     before = problem.latency.spending.fresh_trials
-    found = PublishedCPrune().search(problem, Budget())
-    tasks = [len({w.key for w in problem.network.workloads(step.plan)}) for step in found.history]
+    result = PublishedCPrune().search(problem, Budget())
+    tasks = [len({w.key for w in problem.network.workloads(step.plan)}) for step in result.history]
     assert problem.latency.spending.fresh_trials - before == 70 * sum(tasks)
-    assert len(found.accepted) > 1
+    assert len(result.accepted) > 1
     assert all(
         a.latency_s <= 0.99 * b.latency_s
-        for b, a in zip(found.accepted, found.accepted[1:], strict=False)
+        for b, a in zip(result.accepted, result.accepted[1:], strict=False)
     ), "each step is as much faster as it asks for"

@@ -21,10 +21,8 @@ def _loss(posterior: LossPosterior, plan: Plan) -> float:
 
 def _deviation(posterior: LossPosterior) -> float:
     """Of the loss of a narrow plan, by models drawn from the posterior."""
-    rng, kept = (
-        np.random.default_rng(0),
-        np.array(NETWORK.uniform(0.4).widths) / np.array(NETWORK.dense.widths),
-    )
+    rng = np.random.default_rng(0)
+    kept = np.array(NETWORK.uniform(0.4).widths) / np.array(NETWORK.dense.widths)
     return float(
         np.std(
             [
@@ -36,7 +34,8 @@ def _deviation(posterior: LossPosterior) -> float:
 
 
 def test_before_any_evaluation_the_predicted_curves_are_believed() -> None:
-    posterior, half = LossPosterior(NETWORK, SHOWN), NETWORK.uniform(0.5)
+    posterior = LossPosterior(NETWORK, SHOWN)
+    half = NETWORK.uniform(0.5)
     assert _loss(posterior, half) == pytest.approx(
         SHOWN.group_losses(np.full(3, 0.5)).sum(), rel=0.05
     )
@@ -53,7 +52,8 @@ def test_a_dozen_evaluations_tell_the_true_loss_of_a_plan_not_seen(
     factors: list[float], seed: int
 ) -> None:
     truth = LossModel(SHOWN.scale * np.array(factors), SHOWN.power)
-    posterior, rng = LossPosterior(NETWORK, SHOWN), np.random.default_rng(seed)
+    posterior = LossPosterior(NETWORK, SHOWN)
+    rng = np.random.default_rng(seed)
     before = _deviation(posterior)
     for _ in range(12):
         plan = Plan(tuple(int(rng.integers(g.minimum, g.channels + 1)) for g in NETWORK.groups))
@@ -72,7 +72,8 @@ def test_a_dozen_evaluations_tell_the_true_loss_of_a_plan_not_seen(
 
 
 def test_an_uncertain_answer_teaches_less() -> None:
-    sure, unsure = LossPosterior(NETWORK, SHOWN), LossPosterior(NETWORK, SHOWN)
+    sure = LossPosterior(NETWORK, SHOWN)
+    unsure = LossPosterior(NETWORK, SHOWN)
     half = NETWORK.uniform(0.5)
     sure.learn(half, 0.05)
     unsure.learn(half, 0.05, 0.05)
