@@ -171,7 +171,7 @@ def _permuted(value: torch.Tensor, source: str, wanted: str) -> torch.Tensor:
 
 
 def _matmul(operator: Operator, values: Values) -> torch.Tensor:
-    left, right = values
+    left, right, *_ = values
     if operator.implementation == BLOCK_SPARSE:
         return functional.linear(left, right)
     return torch.matmul(left, right)
