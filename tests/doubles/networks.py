@@ -1,14 +1,25 @@
-"""Small networks, and plans that prune all groups alike."""
+"""Networks of tests, and plans that prune all groups alike."""
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import nn
 
 from cprune_rl.core.network import Plan
-from cprune_rl.pruning.groups import CoupledGroups
+from cprune_rl.models.registry import build_model
+from cprune_rl.models.zoo import MODELS
+from cprune_rl.pruning.groups import CoupledGroups, find_groups
 
-__all__ = ["small_network", "uniform_plan"]
+__all__ = ["packaged_network", "small_network", "uniform_plan"]
+
+
+@functools.cache
+def packaged_network(name: str) -> tuple[nn.Module, CoupledGroups]:
+    """Gives a packaged network and its groups; shared between tests, so leave it as it is."""
+    model = build_model(name, 10).eval()
+    return model, find_groups(model, torch.zeros(MODELS[name].input_shape))
 
 
 def small_network() -> nn.Module:

@@ -8,9 +8,10 @@ from typer.testing import CliRunner
 
 from cprune_rl import __version__
 from cprune_rl.cli import app, main
-from cprune_rl.errors import ConfigError, CPruneError
+from cprune_rl.errors import ConfigError, CPruneError, DataError
 from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.run_folder import RunFolder
+from cprune_rl.pipeline.setup import check_names
 from cprune_rl.validation.run import validate_run
 
 
@@ -174,3 +175,45 @@ def test_an_oracle_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="give finetune, finetune:STEPS, supernet or recalibrate"):
         load_config(None, {"oracle": name})
     assert load_config(None, {"oracle": "finetune:80"}).oracle == "finetune:80"
+
+
+def test_paths_in_names_are_whole_in_a_runs_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.npz").touch()
+    Path("mynet.py").write_text("def build(n_classes): ...")
+    config = load_config(
+        None, {"model": "mynet.py:build", "data": "npz:mine.npz?seed=3", "weights": "w.pt"}
+    )
+    assert config.model == f"{tmp_path / 'mynet.py'}:build"
+    assert config.data == f"npz:{tmp_path / 'mine.npz'}?seed=3"
+    assert config.weights == tmp_path / "w.pt"
+    Path("hard").mkdir()
+    assert load_config(None, {"data": "contours:hard"}).data == "contours:hard"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"data": "npz:gone.npz"}, {"weights": "gone.pt"}, {"data": "imagefolder:gone?size=32"}],
+)
+def test_files_that_are_not_there_are_told_before_anything_is_done(options: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"gone.* is not there"):
+        check_names(load_config(None, options))
+
+
+@pytest.mark.parametrize(
+    ("keep", "what"),
+    [
+        ("stem", "give a layer and the share"),
+        ("stem=2", "give a layer and the share"),
+        ("=0.5", "give a layer and the share"),
+    ],
+)
+def test_a_share_that_is_none_is_refused_with_the_options(keep: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        load_config(None, {"keep": keep})
+    assert load_config(None, {"keep": ["a=0.5", "b.c=1"], "freeze": "stem"}).kept_shares == {
+        "a": 0.5,
+        "b.c": 1.0,
+    }
