@@ -108,7 +108,6 @@ def test_a_budget_ends_the_search_and_what_was_spent_before_is_taken_off(
             load_config(
                 None,
                 {**options, "budget": "evaluations=1", "out": tmp_path / "run"},
-                {"rival": False},
             )
         ),
         ProgressLog(),
