@@ -240,8 +240,9 @@ def _sources(config: PolicyConfig, apart: Collection[str]) -> list[str]:
         for name in config.problems:
             if not has_schemes(name):
                 raise ConfigError(
-                    f"{name} was recorded without schemes: record it with --change channels,schemes, or name "
-                    "others (`cprune-rl problems list` says which have them)"
+                    f"{name} was recorded without schemes: record it with --change "
+                    "channels,schemes, or name others (`cprune-rl problems list` says which have "
+                    "them)"
                 )
         left = [name for name in left if has_schemes(name)]
     if not left:
