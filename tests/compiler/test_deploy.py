@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import tvm
-from tvm import relax
 from tvm.s_tir.meta_schedule.tune_context import _normalize_mod
 
 from cprune_rl.compiler.deploy.apply_schedules import apply_schedules
@@ -30,6 +29,7 @@ from cprune_rl.compiler.tuning.schedule import ScheduleTrace, random_candidates
 from cprune_rl.core.intervals import Interval
 from cprune_rl.errors import DeviceError, ModelError
 from tests.conftest import Lowered
+from tests.doubles.device_fixtures import build_doubling_network
 
 SHAPE = (1, 4)
 
@@ -100,13 +100,7 @@ def test_a_task_on_which_nothing_runs_cannot_be_deployed(lowered: Lowered, tmp_p
 @pytest.fixture(scope="module")
 def doubling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled network that doubles its input."""
-    builder = relax.BlockBuilder()
-    image = relax.Var("image", relax.TensorType(list(SHAPE), "float32"))
-    with builder.function("main", [image]):
-        builder.emit_func_output(builder.emit(relax.op.add(image, image)))
-    path = tmp_path_factory.mktemp("network") / "doubling.so"
-    tvm.compile(builder.get(), target=make_target(1)).export_library(str(path))
-    return path
+    return build_doubling_network(tmp_path_factory.mktemp("network"))
 
 
 def test_a_library_runs_alike_here_and_on_its_device(device: LocalDevice, doubling: Path) -> None:

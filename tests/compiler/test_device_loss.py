@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import tempfile
 import threading
 import time
@@ -29,18 +28,15 @@ from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import DeviceError
 from cprune_rl.pipeline.run_folder import RunFolder
-from tests.doubles.device_fixtures import BRIEF, RpcCluster, SampleArtifacts, open_key
+from tests.doubles.device_fixtures import (
+    BRIEF,
+    RpcCluster,
+    SampleArtifacts,
+    free_port,
+    open_key,
+)
 
 IMAGE = [np.arange(4, dtype=np.float32)]
-
-
-def sessions(cluster: RpcCluster, key: str) -> list[psutil.Process]:
-    mine = [
-        p
-        for p in cluster._processes
-        if p.poll() is None and "--key" in p.args and p.args[p.args.index("--key") + 1] == key
-    ]
-    return [child for p in mine for child in psutil.Process(p.pid).children()]
 
 
 def after(seconds: float, what: Callable[[], object]) -> threading.Timer:
@@ -54,7 +50,7 @@ def test_a_session_killed_in_a_trial_costs_that_trial(
 ) -> None:
     with open_key(cluster, "board") as device:
         assert device.time([artifacts.good])[0].error is None
-        killer = after(0.7, lambda: [s.kill() for s in sessions(cluster, "board")])
+        killer = after(0.7, lambda: [s.kill() for s in cluster.sessions("board")])
         hung, good = device.time([artifacts.hanging, artifacts.good])
         killer.join()
         assert hung.error, "tried once more on a new session, where it hangs again"
@@ -65,16 +61,14 @@ def test_a_program_whose_session_was_lost_is_run_once_more(
     cluster: RpcCluster, artifacts: SampleArtifacts
 ) -> None:
     with open_key(cluster, "board", timing=replace(BRIEF, timeout_s=1.0)) as device:
-        for lose in (
-            psutil.Process.kill,
-            psutil.Process.suspend,
-        ):  # it ends, or is silent as when it loses its power
+        # A session ends, or is silent as when its board loses its power.
+        for lose in (psutil.Process.kill, psutil.Process.suspend):
             assert not isinstance(device.run(artifacts.good, IMAGE), Measurement)
-            for session in sessions(cluster, "board"):
+            for session in cluster.sessions("board"):
                 lose(session)
-            found = device.run(artifacts.good, IMAGE)
-            assert not isinstance(found, Measurement), found.error
-            np.testing.assert_allclose(found[0], IMAGE[0] * 2)
+            outputs = device.run(artifacts.good, IMAGE)
+            assert not isinstance(outputs, Measurement), outputs.error
+            np.testing.assert_allclose(outputs[0], IMAGE[0] * 2)
         assert "device went away" in (device.run(artifacts.crashing, IMAGE).error or ""), (
             "a second time is the program's doing"
         )
@@ -89,8 +83,7 @@ def test_one_program_is_run_on_the_twin_that_is_there(
         second.connect(0.0)
         first.disconnect()
         with open_key(cluster, "twin", "?devices=1"):  # the first's server is somebody else's now
-            found = both.run(artifacts.good, IMAGE)
-            assert not isinstance(found, Measurement)
+            assert not isinstance(both.run(artifacts.good, IMAGE), Measurement)
             assert both._sessions == [first, second], "nobody waited for the first"
 
 
@@ -115,7 +108,9 @@ class Stub(RpcSession):
 class Scripted(RpcDevice):
     """A device over stubs, whose timings follow a script."""
 
-    name, _hardware, is_remote = "scripted", "scripted", True
+    name = "scripted"
+    _hardware = "scripted"
+    is_remote = True
 
     def __init__(self, sessions: list[Stub], *timings: Measurement) -> None:
         super().__init__(make_target(1), sessions, TimingSettings(max_spread=0.25))
@@ -149,10 +144,8 @@ def test_a_timing_is_kept_where_the_second_one_lost_its_session(
     again: Measurement, wanted: Measurement
 ) -> None:
     with Scripted([Stub("it")], UNSTEADY, again) as device:
-        assert (
-            device._time_well(Artifact(path="", shapes=(), dtypes=()), device._sessions[0])
-            == wanted
-        )
+        artifact = Artifact(path="", shapes=(), dtypes=())
+        assert device._time_well(artifact, device._sessions[0]) == wanted
 
 
 def test_a_hang_is_given_up_and_frees_the_device(
@@ -172,11 +165,11 @@ def test_a_board_that_stops_answering_without_a_word_is_given_up(
 ) -> None:
     with open_key(cluster, "board") as device:
         assert device.time([artifacts.good])[0].error is None
-        for session in sessions(cluster, "board"):
+        for session in cluster.sessions("board"):
             session.suspend()  # as when it loses its power: the connection stays
         started = time.monotonic()
         assert [m.error for m in device.time([artifacts.good, artifacts.good])] == [None, None], (
-            "the look before them found it out"
+            "the reference timing before them noticed it"
         )
         assert BRIEF.timeout_s < time.monotonic() - started < 15
 
@@ -188,7 +181,8 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(
     cluster.wait_for({"phoenix": 1})
     with open_key(cluster, "phoenix") as device:
         assert device.time([artifacts.good])[0].error is None
-        killer, reviver = after(0.5, server.kill), after(1.0, lambda: cluster.serve("phoenix"))
+        killer = after(0.5, server.kill)
+        reviver = after(1.0, lambda: cluster.serve("phoenix"))
         hung, good = device.time([artifacts.hanging, artifacts.good])
         killer.join()
         reviver.join()
@@ -216,26 +210,21 @@ def test_a_server_that_stays_away_retires_the_device_and_what_was_timed_is_kept(
         assert time.monotonic() - started[0] < 20
         with pytest.raises(DeviceError, match="mortal"):
             device.time_reference()
-    kept = {
-        w: store.trials(context, f"probe v1: {w}")
-        for w in ("conv3x3_gflops", "conv3x3_small_gflops")
-    }
+    timed = ("probe v1: conv3x3_gflops", "probe v1: conv3x3_small_gflops")
+    kept = {workload: store.trials(context, workload) for workload in timed}
     assert all(kept.values())
     cluster.serve("mortal")
     cluster.wait_for({"mortal": 1})
     with open_key(cluster, "mortal") as device:
         assert device.context == context, "the same device to the cost cache"
-        found = probe_device(device, store)
-        assert {w: store.trials(context, f"probe v1: {w}") for w in kept} == kept, (
-            "nothing is timed twice"
-        )
-        assert found == probe_device(device, store)
+        figures = probe_device(device, store)
+        again = {workload: store.trials(context, workload) for workload in timed}
+        assert again == kept, "nothing is timed twice"
+        assert figures == probe_device(device, store)
     store.close()
 
 
 def test_a_run_without_its_device_says_how_to_go_on(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     folder = tmp_path / "run"
     outcome = CliRunner().invoke(
         app,
@@ -244,7 +233,7 @@ def test_a_run_without_its_device_says_how_to_go_on(tmp_path: Path) -> None:
             "--effort",
             "fast",
             "--device",
-            f"rpc://127.0.0.1:{port}/board",
+            f"rpc://127.0.0.1:{free_port()}/board",
             "--out",
             str(folder),
             "--storage",
@@ -300,7 +289,7 @@ def test_a_boards_session_that_is_killed_leaves_no_files(
         assert not isinstance(board.run(artifacts.good, IMAGE), Measurement)
         its_own = folders() - before
         assert its_own
-        for session in sessions(cluster, "board"):
+        for session in cluster.sessions("board"):
             session.kill()
         deadline = time.monotonic() + 5
         while its_own & folders() and time.monotonic() < deadline:
@@ -309,10 +298,8 @@ def test_a_boards_session_that_is_killed_leaves_no_files(
 
 
 def test_a_proxy_to_nowhere_is_an_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     with pytest.raises(OSError, match="does not answer"):
-        TcpProxy("127.0.0.1", port, 2.0, 5.0)
+        TcpProxy("127.0.0.1", free_port(), connect_s=2.0, lifetime_s=5.0)
 
 
 def test_a_key_that_nobody_has_is_answered_with_those_there_are(cluster: RpcCluster) -> None:

@@ -1,6 +1,4 @@
-"""Devices: names, the contract over local and tracker, several devices of one key, compilers, the
-lists.
-"""
+"""Devices: names, the contract, several devices of one key, compilers, lists, networks."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -21,9 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import tvm
 from torch import nn
-from tvm import relax
 from typer.testing import CliRunner
 
 from cprune_rl.cli import app
@@ -48,6 +43,8 @@ from tests.doubles.device_fixtures import (
     RpcCluster,
     SampleArtifacts,
     TimesTwo,
+    build_doubling_network,
+    free_port,
     open_key,
 )
 
@@ -55,7 +52,7 @@ from tests.doubles.device_fixtures import (
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "what"),
+    ("name", "error", "message"),
     [
         ("lokal", UnknownNameError, "Did you mean 'local'"),
         ("localhost", UnknownNameError, "rpc://host:9190/key"),
@@ -73,8 +70,8 @@ from tests.doubles.device_fixtures import (
         ('rpc://host:9190/key?target={"mcpu":"haswell"}', ConfigError, "no kind"),
     ],
 )
-def test_a_wrong_name_says_what_is_allowed(name: str, error: type[Exception], what: str) -> None:
-    with pytest.raises(error, match=what.replace("?", r"\?")):
+def test_a_wrong_name_says_what_is_allowed(name: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message.replace("?", r"\?")):
         parse_device(name)
 
 
@@ -109,13 +106,14 @@ def test_a_name_is_read_without_opening_anything(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_wrong_name_is_answered_without_loading_tvm() -> None:
-    code = "import sys; from cprune_rl.compiler.devices.spec import parse_device; parse_device('rpc://h:1/k'); print('tvm' in sys.modules)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-        ).stdout.strip()
-        == "False"
+    code = (
+        "import sys; from cprune_rl.compiler.devices.spec import parse_device; "
+        "parse_device('rpc://h:1/k'); print('tvm' in sys.modules)"
     )
+    outcome = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert outcome.stdout.strip() == "False"
 
 
 def test_the_vector_width_follows_the_processor() -> None:
@@ -126,7 +124,7 @@ def test_the_vector_width_follows_the_processor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "message"),
     [
         ("local?mcpu=haswel", "Did you mean 'haswell'"),
         (
@@ -143,8 +141,8 @@ def test_the_vector_width_follows_the_processor() -> None:
         ),
     ],
 )
-def test_a_processor_that_llvm_does_not_know_is_no_device(name: str, what: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(what)):
+def test_a_processor_that_llvm_does_not_know_is_no_device(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         open_device(name)
 
 
@@ -192,9 +190,9 @@ def test_twins_time_in_parallel_each_program_once_and_in_order(
     with open_key(cluster, "twin", timing=replace(BRIEF, reference_every=2)) as device:
         assert device.n_sessions == 2
         batch = [artifacts.good] * 5 + [artifacts.slow] + [artifacts.good] * 6
-        found = device.time(batch)
-    assert [m.error for m in found] == [None] * 12
-    assert int(np.argmax([m.latency_s for m in found])) == 5
+        timed = device.time(batch)
+    assert [m.error for m in timed] == [None] * 12
+    assert int(np.argmax([m.latency_s for m in timed])) == 5
     logs = [cluster.log(log)[n:] for log, n in zip(("twin1", "twin2"), before, strict=True)]
     assert all("load_module" in log for log in logs), "both had work"
     assert sum(log.count("-slow.so") for log in logs) == 1
@@ -224,9 +222,9 @@ def test_the_twin_that_stays_does_the_work_of_the_one_that_went(
         assert device.n_sessions == 2
         device.time([artifacts.good] * 4)
         os.killpg(one.pid, signal.SIGKILL)
-        found = device.time([artifacts.good] * 8)
-        assert len(found) == 8
-        assert sum(m.error is None for m in found) >= 7, (
+        timed = device.time([artifacts.good] * 8)
+        assert len(timed) == 8
+        assert sum(m.error is None for m in timed) >= 7, (
             "at most the trial that was under way is lost"
         )
         assert device.n_sessions == 1
@@ -268,9 +266,8 @@ def test_the_list_shows_a_trackers_devices_and_what_this_machine_offers(
 
 
 def test_a_tracker_that_does_not_answer_is_a_clear_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    outcome = CliRunner().invoke(app, ["device", "list", "--tracker", f"127.0.0.1:{port}"])
+    tracker = f"127.0.0.1:{free_port()}"
+    outcome = CliRunner().invoke(app, ["device", "list", "--tracker", tracker])
     assert isinstance(outcome.exception, DeviceError)
     assert "Start one with" in str(outcome.exception)
 
@@ -305,7 +302,7 @@ def test_the_probe_prints_the_figures_it_knows_as_json(cluster: RpcCluster, tmp_
 
 
 @pytest.mark.parametrize(
-    ("device", "networks", "options", "what"),
+    ("device", "networks", "options", "message"),
     [
         ("recorded:resnet8@znver4-1t", ["a.so", "b.so"], [], "run on a device only"),
         ("local", ["a.so"], [], "two networks or more"),
@@ -316,7 +313,7 @@ def test_the_probe_prints_the_figures_it_knows_as_json(cluster: RpcCluster, tmp_
     ],
 )
 def test_networks_that_cannot_be_compared_say_why(
-    device: str, networks: list[str], options: list[str], what: str, tmp_path: Path
+    device: str, networks: list[str], options: list[str], message: str, tmp_path: Path
 ) -> None:
     for name in ("a.so", "b.so"):
         (tmp_path / name).touch()
@@ -324,19 +321,13 @@ def test_networks_that_cannot_be_compared_say_why(
         app, ["device", "compare", device, *(str(tmp_path / n) for n in networks), *options]
     )
     assert isinstance(outcome.exception, ConfigError)
-    assert what in str(outcome.exception)
+    assert message in str(outcome.exception)
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled network that doubles its input."""
-    builder = relax.BlockBuilder()
-    image = relax.Var("image", relax.TensorType([1, 4], "float32"))
-    with builder.function("main", [image]):
-        builder.emit_func_output(builder.emit(relax.op.add(image, image)))
-    path = tmp_path_factory.mktemp("network") / "doubling.so"
-    tvm.compile(builder.get(), target=make_target(1)).export_library(str(path))
-    return path
+    return build_doubling_network(tmp_path_factory.mktemp("network"))
 
 
 def test_a_network_runs_on_its_device_and_not_in_this_process(
@@ -385,17 +376,8 @@ def test_a_library_that_does_not_run_is_a_clear_error(
 ) -> None:
     other = tmp_path / "other.so"
     other.write_bytes(b"no library")
-    outcome = CliRunner().invoke(
-        app,
-        [
-            "device",
-            "compare",
-            "local",
-            artifacts.good.path,
-            str(other),
-            "--input-shape",
-            "1,3,32,32",
-        ],
-    )
+    libraries = [artifacts.good.path, str(other)]
+    command = ["device", "compare", "local", *libraries, "--input-shape", "1,3,32,32"]
+    outcome = CliRunner().invoke(app, command)
     assert isinstance(outcome.exception, DeviceError)
     assert "timing the whole network failed" in str(outcome.exception)

@@ -1,11 +1,11 @@
-"""The tuner and deployment, on real tasks of a real network."""
+"""The network tuner and deployment, on real tasks of a real network."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
 from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
-from cprune_rl.cost_cache import open_store
+from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.models.weights import export_torch
 from cprune_rl.pruning.surgery import prune
 from cprune_rl.testing import check_latency_source
@@ -42,18 +42,31 @@ SMALL = TuningSettings(
 )
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CostStore]:
+    """What `tuned` has tried."""
+    store = open_store(f"sqlite:///{tmp_path_factory.mktemp('store')}/costs.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def tuned(lowered: Lowered, device: LocalDevice, store: CostStore) -> NetworkTuner:
+    """A tuner that knows the dense network; all trials count as those of its run."""
+    tuner = NetworkTuner(lowered.variants, device, store, SMALL, since=0.0)
+    tuner.tune_dense()
+    return tuner
+
+
 @pytest.mark.slow
 def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(
-    lowered: Lowered, device: LocalDevice, tmp_path: Path
+    lowered: Lowered, device: LocalDevice, store: CostStore, tuned: NetworkTuner
 ) -> None:
-    store = open_store(f"sqlite:///{tmp_path}/costs.db")
     narrow = lowered.network.uniform(0.5)
-    first = NetworkTuner(lowered.variants, device, store, SMALL)
-    first.tune_dense()
-    costs = first.measure(narrow)
+    costs = tuned.measure(narrow)
     assert all(c.error is None and c.tile_factors for c in costs if c.latency_s > 1e-6)
-    assert first.spending.fresh_trials > 10
-    first.cross_apply([lowered.network.dense, narrow])
+    assert tuned.spending.fresh_trials > 10
+    tuned.cross_apply([lowered.network.dense, narrow])
     second = NetworkTuner(lowered.variants, device, store, SMALL)
     second.tune_dense()
     assert second.measure(narrow) == costs, "what later trials found does not change a search's way"
@@ -71,7 +84,6 @@ def test_a_second_search_makes_no_fresh_trial_for_what_the_first_one_timed(
         for dense, pruned in pairs
         if dense.macs
     )
-    store.close()
 
 
 def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: Lowered) -> None:
@@ -81,9 +93,8 @@ def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: 
         first.tune_dense()
         costs = first.measure(lowered.network.dense)
         assert {c.error for c in costs} == {"crashed"}
-        trials = store.trials(
-            first.tasks.context, lowered.network.workloads(lowered.network.dense)[0].key
-        )
+        workload = lowered.network.workloads(lowered.network.dense)[0]
+        trials = store.trials(first.tasks.context, workload.key)
         assert [t.measurement.error for t in trials] == ["crashed"]
         second.tune_dense()
         assert second.spending.fresh_trials == 0
@@ -93,30 +104,29 @@ def test_a_failed_trial_is_a_value_in_the_cache_and_is_not_tried_again(lowered: 
 def test_a_variant_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_it_too(
     lowered: Lowered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, store = lowered.network, open_store(None)
-    plans = [network.uniform(0.75), network.uniform(0.3)]
-    telling = {(w.channels_in, w.channels_out) for w in network.workloads(plans[1])} - {
-        (w.channels_in, w.channels_out) for w in network.workloads(plans[0])
-    }
-    told: list[Channels] = []
+    store = open_store(None)
+    plans = [lowered.network.uniform(0.75), lowered.network.uniform(0.3)]
+    wide, narrow = (
+        {(w.channels_in, w.channels_out) for w in lowered.network.workloads(plan)} for plan in plans
+    )
+    seen_in_narrow_alone: list[Channels] = []
     record = VariantSurvey.record
 
     def recorded(survey: VariantSurvey, channels: Channels, costs: Mapping[int, float]) -> None:
-        told.extend({channels} & telling)
+        seen_in_narrow_alone.extend({channels} & (narrow - wide))
         record(survey, channels, costs)
 
+    def candidates(survey: VariantSurvey, channels: Channels, tolerance: float) -> tuple[int, ...]:
+        return survey._variants if seen_in_narrow_alone else survey._variants[:1]
+
     monkeypatch.setattr(VariantSurvey, "record", recorded)
-    monkeypatch.setattr(
-        VariantSurvey,
-        "candidates",
-        lambda survey, channels, tolerance: survey._variants if told else survey._variants[:1],
-    )
+    monkeypatch.setattr(VariantSurvey, "candidates", candidates)
     with CrashingDevice() as broken:
         tuner = NetworkTuner(lowered.variants, broken, store, TINY)
         tuner.tune_dense()
         tuner.extend_pool(plans)
         tuner.cross_apply(plans)
-        assert told
+        assert seen_in_narrow_alone
         assert all(
             tuner.tasks.n_trials(task) > 0
             for plan in plans
@@ -129,7 +139,7 @@ def test_a_variant_that_a_later_plan_brings_back_is_tuned_for_the_plans_before_i
 @pytest.mark.slow
 def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> None:
     store = open_store(None)
-    tuner = NetworkTuner(lowered.variants, device, store, SMALL)
+    tuner = NetworkTuner(lowered.variants, device, store, TINY)
     assert device.time_reference().error is None  # starts the server
     killed: list[int] = []
     is_over = threading.Event()
@@ -163,34 +173,27 @@ def test_a_search_outlives_its_server(lowered: Lowered, device: LocalDevice) -> 
 
 @pytest.mark.slow
 def test_each_search_of_a_run_pays_as_if_it_were_alone(
-    lowered: Lowered, device: LocalDevice
+    lowered: Lowered, tuned: NetworkTuner
 ) -> None:
-    store = open_store(None)
-    tuner = NetworkTuner(lowered.variants, device, store, SMALL, since=0.0)
-    tuner.tune_dense()
-    narrow = lowered.network.uniform(0.5)
-    a, b = tuner.view(), tuner.view()
-    a.measure(narrow)
-    b.measure(narrow)
-    assert a.spending.fresh_trials == b.spending.fresh_trials > 0
-    check_latency_source(tuner.view(), lowered.network)
-    store.close()
+    first = tuned.view()
+    second = tuned.view()
+    for search in (first, second):
+        search.measure(lowered.network.uniform(0.5))
+    assert first.spending.fresh_trials == second.spending.fresh_trials > 0
+    check_latency_source(tuned.view(), lowered.network)
 
 
 @pytest.mark.slow
 def test_the_compiled_network_computes_what_torch_computes(
-    lowered: Lowered, device: LocalDevice, tmp_path: Path
+    lowered: Lowered, device: LocalDevice, tuned: NetworkTuner, tmp_path: Path
 ) -> None:
-    store = open_store(None)
-    tuner = NetworkTuner(lowered.variants, device, store, SMALL)
-    tuner.tune_dense()
     libraries = {}
     image = torch.randn(1, 3, 32, 32)
     for name, plan in (("dense", lowered.network.dense), ("narrow", lowered.network.uniform(0.5))):
-        tuner.measure(plan)
+        tuned.measure(plan)
         model = prune(lowered.model, lowered.coupled, plan)
         libraries[name] = tmp_path / f"{name}.so"
-        build_network(tuner, plan, model, path=libraries[name])
+        build_network(tuned, plan, model, path=libraries[name])
         with torch.no_grad():
             expected = model(image).numpy()
         np.testing.assert_allclose(run_library(libraries[name], image.numpy()), expected, atol=1e-4)
@@ -207,20 +210,8 @@ def test_the_compiled_network_computes_what_torch_computes(
     assert list(timed.latency_ms) == ["dense", "narrow"]
     assert list(timed.speedup) == ["narrow"]
     assert timed.noise_floor >= 0
-    outcome = CliRunner().invoke(
-        app,
-        [
-            "device",
-            "compare",
-            "local",
-            *map(str, libraries.values()),
-            "--rounds",
-            "3",
-            "--input-shape",
-            "1,3,32,32",
-            "--json",
-        ],
-    )
+    options = ["--rounds", "3", "--input-shape", "1,3,32,32", "--json"]
+    command = ["device", "compare", "local", *map(str, libraries.values()), *options]
+    outcome = CliRunner().invoke(app, command)
     assert outcome.exit_code == 0, outcome.output
     assert set(json.loads(outcome.stdout)["speedup"]) == {"narrow"}
-    store.close()

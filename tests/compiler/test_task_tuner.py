@@ -122,11 +122,11 @@ def test_a_search_does_not_see_what_others_found_until_it_adopts_that(
     tuner = TaskTuner(made_up, store, seed=0, since=math.inf)
     own = tuner.tune(wide, "near", TuningBudget(n_pool=0, n_random=1, n_max=1))
     other = TaskTuner(made_up, store, seed=1, since=math.inf)
-    found = other.tune(wide, "near", TuningBudget(n_pool=0, n_random=12, n_max=12))
+    others = other.tune(wide, "near", TuningBudget(n_pool=0, n_random=12, n_max=12))
     tuner.tune(wide, "near", TuningBudget(n_pool=0, n_random=1, n_max=1))
     assert tuner.costs[wide.workload.key] == own
     tuner.adopt_fastest([wide.workload])
-    assert tuner.costs[wide.workload.key].latency_s == min(own.latency_s, found.latency_s)
+    assert tuner.costs[wide.workload.key].latency_s == min(own.latency_s, others.latency_s)
 
 
 def test_a_task_on_which_everything_crashes_has_a_cost_with_the_error(
@@ -166,9 +166,9 @@ def test_the_pool_begins_with_the_cost_cache_and_offers_the_nearest_shape_first(
     pool = SchedulePool(store, made_up.context)
     best = {}
     for task in (wide, narrow):
-        found = tuner.best_schedule(task.workload)
-        assert found is not None
-        best[task.workload.channels_out] = found[0]
+        fastest = tuner.best_schedule(task.workload)
+        assert fastest is not None
+        best[task.workload.channels_out] = fastest[0]
     assert pool.nearest(wide.workload) == [best[8], best[4]]
     assert pool.nearest(narrow.workload) == [best[4], best[8]]
     assert SchedulePool(store, "another device").nearest(wide.workload) == []

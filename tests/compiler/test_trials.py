@@ -31,13 +31,15 @@ TASK = Workload(
 )
 
 
-class Double:
+class NumberedDevice:
     """A device on which each program takes the seconds that it is named after."""
 
-    is_remote, n_sessions = True, 1
+    is_remote = True
+    n_sessions = 1
 
     def __init__(self, folder: Path, error: Exception | None = None) -> None:
-        self.build_folder, self.error = folder, error
+        self.build_folder = folder
+        self.error = error
 
     def build(self, module: object, path: Path) -> Artifact:
         if self.error is not None:
@@ -73,7 +75,7 @@ def kept(store: CostStore) -> dict[str, tuple[float, str | None]]:
 
 
 def runner(tmp_path: Path, store: CostStore, error: Exception | None = None) -> TrialRunner:
-    return TrialRunner(Double(tmp_path, error), store, "c")  # type: ignore[arg-type]  # what the runner asks of a device
+    return TrialRunner(NumberedDevice(tmp_path, error), store, "c")  # type: ignore[arg-type]  # what the runner asks of a device
 
 
 def test_where_the_fastest_is_wrong_the_next_is_checked_and_the_failure_is_kept(
@@ -85,10 +87,10 @@ def test_where_the_fastest_is_wrong_the_next_is_checked_and_the_failure_is_kept(
         checked.append(seconds(artifact))
         return "wrong output" if seconds(artifact) < 3 else None
 
-    found = runner(tmp_path, store).run(TASK, candidates(4), check)
+    measurements = runner(tmp_path, store).run(TASK, candidates(4), check)
     assert sorted(checked) == checked, "fastest first"
     assert len(checked) == 3, "until one is right; the slower ones are not looked at"
-    assert sorted(m.error or "" for m in found) == ["", "", "wrong output", "wrong output"]
+    assert sorted(m.error or "" for m in measurements) == ["", "", "wrong output", "wrong output"]
     assert sorted(s for s, error in kept(store).values() if error is None) == [3.0, 4.0]
     assert sum(error == "wrong output" for _, error in kept(store).values()) == 2
     assert list(tmp_path.iterdir()) == [], "the libraries are removed"
@@ -126,14 +128,14 @@ def test_a_device_that_goes_away_in_a_check_costs_only_what_no_check_vouches_for
 def test_a_device_that_goes_away_while_it_times_leaves_what_was_timed(
     tmp_path: Path, store: CostStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([Double.time])
+    answers = iter([NumberedDevice.time])
 
-    def time(device: Double, artifacts: Sequence[Artifact]) -> list[Measurement]:
+    def time(device: NumberedDevice, artifacts: Sequence[Artifact]) -> list[Measurement]:
         for answer in answers:
             return answer(device, artifacts)
         raise DeviceError("gone")
 
-    monkeypatch.setattr(Double, "time", time)
+    monkeypatch.setattr(NumberedDevice, "time", time)
     with pytest.raises(DeviceError, match="gone"):
         runner(tmp_path, store).run(TASK, candidates(6))
     assert len(kept(store)) == 4, "the first that were sent together"
@@ -145,8 +147,10 @@ def test_what_is_wrong_with_this_machine_is_not_kept_as_a_programs_failure(
     with pytest.raises(ToolchainError, match="no room"):
         runner(tmp_path, store, ToolchainError("no room")).run(TASK, candidates(2))
     assert kept(store) == {}
-    found = runner(tmp_path, store, RuntimeError("first\nwhat is wrong")).run(TASK, candidates(1))
-    assert found[0].error == "build failed: RuntimeError: what is wrong"
+    measurements = runner(tmp_path, store, RuntimeError("first\nwhat is wrong")).run(
+        TASK, candidates(1)
+    )
+    assert measurements[0].error == "build failed: RuntimeError: what is wrong"
     assert len(kept(store)) == 1
 
 
@@ -162,7 +166,7 @@ def linker(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize(
-    ("commands", "error", "what"),
+    ("commands", "error", "message"),
     [
         (
             "echo 'ld: undefined reference to f'; echo 'collect2: error: ld returned 1'; exit 1",
@@ -183,8 +187,12 @@ def linker(tmp_path: Path) -> Callable[[str], str]:
     ],
 )
 def test_a_linker_that_fails_says_whether_it_is_the_programs_doing(
-    commands: str, error: type[Exception], what: str, linker: Callable[[str], str], tmp_path: Path
+    commands: str,
+    error: type[Exception],
+    message: str,
+    linker: Callable[[str], str],
+    tmp_path: Path,
 ) -> None:
-    with pytest.raises(error, match=what) as caught:
+    with pytest.raises(error, match=message) as caught:
         build_library(TimesTwo, make_target(1), tmp_path / "program.so", linker(commands))
     assert type(caught.value) is error

@@ -1,7 +1,4 @@
-"""Devices to try things on:
-
-a tracker and servers as real processes on this machine, and programs that work, crash and hang.
-"""
+"""Devices to test on: a tracker and servers as real processes, and programs that crash and hang."""
 
 from __future__ import annotations
 
@@ -14,6 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+import tvm
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
@@ -77,64 +77,68 @@ class SampleArtifacts:
         self.crashing = build_library(Crashes, target, folder / "crashing.so")
 
 
+def build_doubling_network(folder: Path) -> Path:
+    """Compile a network that doubles its input, `(1, 4)`."""
+    builder = relax.BlockBuilder()
+    image = relax.Var("image", relax.TensorType([1, 4], "float32"))
+    with builder.function("main", [image]):
+        builder.emit_func_output(builder.emit(relax.op.add(image, image)))
+    path = folder / "doubling.so"
+    tvm.compile(builder.get(), target=make_target(1)).export_library(str(path))
+    return path
+
+
 class RpcCluster:
     """A real tracker and real servers, as processes of their own."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._processes = folder, []
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
         self.tmp = folder / "tmp"  # of the servers
         self.tmp.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.tracker = TrackerAddress("127.0.0.1", self.port)
-        self._start(
-            "tracker",
-            "tvm.exec.rpc_tracker",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--port-end",
-            str(self.port + 1),
-        )
+        port = free_port()
+        self.tracker = TrackerAddress("127.0.0.1", port)
+        # Port ranges end before `--port-end`: another port would be no use to the servers.
+        options = ["--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
+        self._start("tracker", "tvm.exec.rpc_tracker", options)
 
-    def _start(self, log: str, module: str, *options: str) -> subprocess.Popen[bytes]:
+    def _start(self, log: str, module: str, options: list[str]) -> subprocess.Popen[bytes]:
         with (self._folder / f"{log}.log").open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *options],
-                cwd=ROOT, env={**os.environ, "TMPDIR": str(self.tmp)}, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+                cwd=ROOT,
+                env={**os.environ, "TMPDIR": str(self.tmp)},
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         self._processes.append(process)
         return process
 
+    def _server_options(self, key: str) -> list[str]:
+        return ["--tracker", str(self.tracker), "--key", key, "--host", "127.0.0.1"]
+
     def serve(self, key: str, log: str | None = None) -> subprocess.Popen[bytes]:
-        return self._start(
-            log or key,
-            "cprune_rl.compiler.devices.rpc_server",
-            "--tracker",
-            str(self.tracker),
-            "--key",
-            key,
-            "--host",
-            "127.0.0.1",
-        )
+        """Start a server of ours."""
+        module = "cprune_rl.compiler.devices.rpc_server"
+        return self._start(log or key, module, self._server_options(key))
 
     def serve_stock(self, key: str) -> subprocess.Popen[bytes]:
-        return self._start(
-            key,
-            "tvm.exec.rpc_server",
-            "--host",
-            "127.0.0.1",
-            "--tracker",
-            str(self.tracker),
-            "--key",
-            key,
-        )
+        """Start a server of TVM's own."""
+        return self._start(key, "tvm.exec.rpc_server", self._server_options(key))
+
+    def sessions(self, key: str) -> list[psutil.Process]:
+        """Return the sessions that servers of a key have forked."""
+        running = [p for p in self._processes if p.poll() is None and "--key" in p.args]
+        servers = [p for p in running if p.args[p.args.index("--key") + 1] == key]
+        return [child for p in servers for child in psutil.Process(p.pid).children()]
 
     def log(self, name: str) -> str:
         return (self._folder / f"{name}.log").read_text()
 
     def wait_for(self, free: dict[str, int], timeout_s: float = 60) -> None:
+        """Wait until this many servers of each key are free."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             with contextlib.suppress(DeviceError):
@@ -150,9 +154,16 @@ class RpcCluster:
             process.wait()
 
 
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
 def open_key(
     cluster: RpcCluster, key: str, options: str = "", timing: TimingSettings = BRIEF
 ) -> TrackerDevice:
+    """Open the devices of a key, which are asked for again soon."""
     spec = parse_device(f"rpc://{cluster.tracker}/{key}{options}")
     assert isinstance(spec, TrackerSpec)
     return TrackerDevice(spec, timing, SOON)
