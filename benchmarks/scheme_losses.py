@@ -283,7 +283,8 @@ def main() -> None:
                 else f"channels {plan['widths']}"
             )
             print(
-                f"{network:18} {plan['macs_ratio']:6.3f} of the MACs, lost {plan['loss']:+8.4f}, after a short training {plan['short']:+8.4f}: {what}"
+                f"{network:18} {plan['macs_ratio']:6.3f} of the MACs, "
+                f"lost {plan['loss']:+8.4f}, after a short training {plan['short']:+8.4f}: {what}"
             )
         if options.json:
             options.json.write_text(

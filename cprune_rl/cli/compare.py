@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(leaderboard)
 
 
-def compare(  # each argument is an option
+def compare(  # noqa: PLR0913  # each argument is an option
     problems: Annotated[
         str,
         typer.Option(

@@ -96,7 +96,8 @@ class LocalPostgres:
                 account = pwd.getpwnam(_USER)
             except KeyError as error:
                 raise ToolchainError(
-                    f"PostgreSQL refuses to run as root, and there is no user {_USER!r}: apt-get install postgresql makes one"
+                    f"PostgreSQL refuses to run as root, and there is no user {_USER!r}: "
+                    "apt-get install postgresql makes one"
                 ) from error
             for path in (self.folder, self.folder / "password"):
                 os.chown(path, account.pw_uid, account.pw_gid)
@@ -115,7 +116,10 @@ class LocalPostgres:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = int(free.getsockname()[1])
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=on"
+        options = (
+            f"-p {port} -c listen_addresses=127.0.0.1 "
+            f"-c unix_socket_directories={self.folder} -c fsync=on"
+        )
         self._run("pg_ctl", "start", "-D", "data", "-w", "-t", "60", "-l", "log", "-o", options)
         return port
 

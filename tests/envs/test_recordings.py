@@ -1,4 +1,4 @@
-"""Recorded problems: names, damaged and hostile files, noise, and what a recording says of itself."""
+"""Recorded problems: names, damaged and hostile files, noise, what a recording says of itself."""
 
 import gzip
 import json
