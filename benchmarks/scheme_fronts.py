@@ -1,6 +1,7 @@
 """Channels against blocks, kernels and patterns: fronts of finished networks in one table.
 
-`python benchmarks/scheme_fronts.py [RUN ...] [--kept FOLDER] [--page docs/results/scheme-networks.md]`
+`python benchmarks/scheme_fronts.py [RUN ...] [--kept FOLDER] [--page PAGE]`, where PAGE is
+`docs/results/scheme-networks.md`.
 
 A RUN is the folder of `cprune-rl prune --change schemes --floor=... --methods
 agent,mapping-rule`. What it found is kept as one file beside its picture. The table is made of all

@@ -15,7 +15,7 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.actions.base import ActionSet, ActionTable, EpisodeState, PruneAction
-from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.channel_actions import ChannelActions
 from cprune_rl.envs.observation import Observer, features
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.envs.problems.registry import open_recorded
@@ -411,7 +411,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         judged = problem.oracle.accuracy(pruning.plan)
         table = SubgraphTable.from_costs(problem.network, pruning.plan, costs)
         self._observe_loss(pruning.plan, judged.value)
-        accepted = judged.value >= problem.floor
+        accepted = problem.holds(judged.value)
         if accepted:
             state.plan = pruning.plan
             state.costs = costs

@@ -19,7 +19,7 @@ from cprune_rl.core.loss_model import kept_ratios
 from cprune_rl.core.network import Network
 from cprune_rl.core.subgraph_table import TaskRow
 from cprune_rl.envs.actions.base import ActionSet, ActionTable, EpisodeState
-from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.channel_actions import ChannelActions
 from cprune_rl.envs.problem import Problem
 
 __all__ = [

@@ -59,6 +59,13 @@ class Problem:
         """Accuracy that may be lost."""
         return self.dense_accuracy - self.floor
 
+    def holds(self, accuracy: float) -> bool:
+        """Whether an accuracy holds the floor: the gate that a step or a search's plan must pass.
+
+        The finished network has a gate of its own (`accuracy.final_gate`).
+        """
+        return accuracy >= self.floor
+
     def measured_s(self, plan: Plan) -> float:
         """Measure a plan's estimate, the sum of its tasks; infinite where a task has no program.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cprune_rl.envs.actions.layer_schemes import SchemeActions
+from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.cprune_env import CPruneEnv, ProblemChoice
 from cprune_rl.envs.vector_env import CPruneVectorEnv
 
@@ -50,7 +50,7 @@ class SchemeMappingEnv(CPruneEnv):
 
     ## Action Space
     `Discrete(47 * max_rows + 1)`. Action `47 * row + i` gives every layer of the row's task scheme
-    `i` of `layer_schemes.SCHEMES`. The last action stops.
+    `i` of `scheme_actions.SCHEMES`. The last action stops.
 
     An action is legal where it can prune every layer of the task, is sparser than each of them is,
     is predicted to be faster, and was not rejected. A rejected scheme rules out all of its kind

@@ -131,7 +131,7 @@ def test_a_job_loads_the_compiler_only_where_there_is_one_to_ask() -> None:
     parts = (
         "pipeline.run",
         "pipeline.backends.recorded",
-        "pipeline.record",
+        "pipeline.record_problem",
         "validation.run",
         "cli",
     )

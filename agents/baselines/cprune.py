@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cprune_rl.agents.core.session import SearchSession, SessionSearcher
+from cprune_rl.core.legal_steps import width_after_steps
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchStep
-from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, width_after_steps
+from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["CPrune"]

@@ -21,9 +21,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cprune_rl.agents.core.session import SearchSession, SessionSearcher
+from cprune_rl.core.legal_steps import channel_granularity
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchStep
-from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow, channel_granularity
+from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
 
 __all__ = ["PublishedCPrune"]
 
@@ -52,7 +53,7 @@ class PublishedCPrune(SessionSearcher):
         walk = _Walk(session, self)
         plan = problem.network.dense
         accuracy = problem.dense_accuracy
-        while not session.is_spent and not walk.is_over and self.alpha * accuracy >= problem.floor:
+        while not session.is_spent and not walk.is_over and problem.holds(self.alpha * accuracy):
             costs = problem.latency.measure(plan)
             table = SubgraphTable.from_costs(problem.network, plan, costs)
             step = walk.next_accepted(table, accuracy)

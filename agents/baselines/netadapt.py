@@ -84,7 +84,7 @@ def _try_most_accurate(session: SearchSession, candidates: dict[Plan, str]) -> S
     # There may be fewer answers, as the budget allows.
     answers = dict(zip(plans, session.evaluate(plans), strict=False))
     best = max(answers, key=lambda p: answers[p].value, default=None)
-    holds = best is not None and answers[best].value >= problem.floor
+    holds = best is not None and problem.holds(answers[best].value)
     for other, answer in answers.items():
         if other != best or not holds:
             session.record_unmeasured(other, candidates[other], answer)

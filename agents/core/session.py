@@ -111,7 +111,7 @@ class SearchSession:
             step = replace(
                 step,
                 accuracy=answer.value,
-                accepted=answer.value >= max(least_accuracy, self.problem.floor),
+                accepted=answer.value >= least_accuracy and self.problem.holds(answer.value),
                 standard_error=answer.standard_error,
             )
         self._tried[plan] = step

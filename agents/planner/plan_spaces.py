@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.scheme import KINDS, Scheme
-from cprune_rl.envs.actions.layer_schemes import SCHEMES, prunable_layers
+from cprune_rl.envs.actions.scheme_actions import SCHEMES, prunable_layers
 
 __all__ = ["ChannelSpace", "JointSpace", "PlanSpace", "SchemeSpace"]
 

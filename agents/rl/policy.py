@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from cprune_rl.envs.actions.base import ActionSet
-from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.channel_actions import ChannelActions
 from cprune_rl.envs.observation import N_GLOBALS, feature_hash, features
 from cprune_rl.errors import PolicyError
 

@@ -22,7 +22,7 @@ from torch import nn
 from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import KINDS
-from cprune_rl.envs.actions.layer_schemes import SCHEMES, prunable_layers
+from cprune_rl.envs.actions.scheme_actions import SCHEMES, prunable_layers
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["PublishedMapping", "PublishedSettings"]

@@ -23,7 +23,7 @@ from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import KINDS, MAX_PATTERN_DENSITY, Scheme
 from cprune_rl.core.search_result import TABLE_PREFIX, SearchStep
-from cprune_rl.envs.actions.layer_schemes import (
+from cprune_rl.envs.actions.scheme_actions import (
     ALL_CHANNELS,
     SCHEME_SHAPES,
     SchemeShape,

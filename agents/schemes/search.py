@@ -22,7 +22,7 @@ from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable
-from cprune_rl.envs.actions.layer_schemes import SchemeActions
+from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["ChannelsThenSchemes", "MappingSearch"]
@@ -85,7 +85,7 @@ class ChannelsThenSchemes(SessionSearcher):
             if step.accepted and any(step.plan == a.plan for a in session.accepted):
                 return  # where the second search begins
             is_measured = math.isfinite(step.latency_s)
-            holds = step.accuracy is not None and step.accuracy >= problem.floor
+            holds = step.accuracy is not None and problem.holds(step.accuracy)
             session.record(replace(step, accepted=step.accepted or (holds and is_measured)))
 
         budget = session.budget.share(self.share)

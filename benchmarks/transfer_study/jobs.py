@@ -18,7 +18,7 @@ from cprune_rl.agents.registry import make_searcher
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, spaces
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.core.search_result import AcceptedPlan, SearchStep
-from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.channel_actions import ChannelActions
 from cprune_rl.envs.problems.replay import Replay, ReplaySettings, open_replay
 
 __all__ = ["MAX_ROWS", "Case", "Job", "Losses", "run_job"]

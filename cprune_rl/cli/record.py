@@ -68,7 +68,7 @@ def record(
 ) -> None:
     """Record a problem: measure what searches of a network can reach on a device."""
     from cprune_rl.pipeline.progress import ProgressLog
-    from cprune_rl.pipeline.record import record as run
+    from cprune_rl.pipeline.record_problem import record as run
     from cprune_rl.pipeline.setup import check_names
 
     flags = given(flags)

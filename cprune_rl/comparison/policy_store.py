@@ -24,8 +24,8 @@ from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.comparison.cases import open_case
 from cprune_rl.comparison.records import Case, file_name
 from cprune_rl.envs.actions.base import ActionSet
-from cprune_rl.envs.actions.channel_steps import ChannelActions
-from cprune_rl.envs.actions.layer_schemes import SchemeActions
+from cprune_rl.envs.actions.channel_actions import ChannelActions
+from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.problems.generated import GeneratedProblems, ProblemSource
 from cprune_rl.envs.problems.registry import has_schemes, read_recording, recorded_names
 from cprune_rl.errors import ConfigError

@@ -28,7 +28,7 @@ class Effort:
             by blocks.
         total_timesteps: of the agent's training.
         mapping_timesteps: of the training of the agent that gives layers schemes.
-        turns: of the agent's search, see `agents.agent`.
+        turns: of the agent's search, see `agents.planner.surrogate`.
         timing_rounds: interleaved rounds of the final timing.
     """
 

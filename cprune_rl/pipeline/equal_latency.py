@@ -9,7 +9,7 @@ import numpy as np
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource
 from cprune_rl.core.scheme import MAX_PATTERN_DENSITY, Scheme
-from cprune_rl.envs.actions.layer_schemes import SCHEME_SHAPES, prunable_layers
+from cprune_rl.envs.actions.scheme_actions import SCHEME_SHAPES, prunable_layers
 
 __all__ = ["equal_latency_plans"]
 

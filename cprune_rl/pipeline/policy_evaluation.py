@@ -17,7 +17,7 @@ from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import MappingSearch
-from cprune_rl.envs.actions.layer_schemes import SchemeActions
+from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.problems.registry import split_floor
 from cprune_rl.envs.problems.replay import ReplaySettings, open_replay
 from cprune_rl.reporting.tables import Column, Table

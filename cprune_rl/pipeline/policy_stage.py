@@ -15,7 +15,7 @@ from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.rl.training import TrainingMonitor, TrainingSettings, train_policy
 from cprune_rl.core.network import Network
 from cprune_rl.envs.actions.base import ActionSet
-from cprune_rl.envs.actions.layer_schemes import SchemeActions
+from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings, ProblemSource
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.progress import ProgressLog

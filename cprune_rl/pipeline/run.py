@@ -20,7 +20,7 @@ from cprune_rl.core.result import FrontPoint, Result, write_front
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.actions.base import ActionSet
-from cprune_rl.envs.actions.layer_schemes import SchemeActions
+from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.models.weights import export_torch, save_weights
 from cprune_rl.pipeline.config import RunConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cprune_rl.accuracy.supernet import SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.envs.actions.layer_schemes import START_RATIOS
+from cprune_rl.envs.actions.scheme_actions import START_RATIOS
 from cprune_rl.pipeline.calibration_stage import CalibrationSettings
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.finalize import GateSettings

@@ -18,8 +18,8 @@ from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import ChannelsThenSchemes, MappingSearch
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.actions.base import ActionSet
-from cprune_rl.envs.actions.channel_steps import ChannelActions
-from cprune_rl.envs.actions.layer_schemes import SchemeActions
+from cprune_rl.envs.actions.channel_actions import ChannelActions
+from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.problem import Problem
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.policy_stage import RunPolicy

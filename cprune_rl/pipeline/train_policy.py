@@ -20,8 +20,8 @@ from cprune_rl.agents.rl.training import Trained, TrainingMonitor, TrainingSetti
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.envs.actions.base import ActionSet
-from cprune_rl.envs.actions.channel_steps import ChannelActions
-from cprune_rl.envs.actions.layer_schemes import START_RATIOS, SchemeActions
+from cprune_rl.envs.actions.channel_actions import ChannelActions
+from cprune_rl.envs.actions.scheme_actions import START_RATIOS, SchemeActions
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.generated import GeneratedProblems, GeneratorSettings
 from cprune_rl.envs.problems.registry import (

@@ -21,7 +21,7 @@ from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource
-from cprune_rl.envs.actions.layer_schemes import scheme_plans
+from cprune_rl.envs.actions.scheme_actions import scheme_plans
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import Recording, read_recording, split_floor
@@ -194,7 +194,7 @@ class Replay:
 
         A final gate also asks for a margin, because it has only so many images.
         """
-        return self.accuracy(plan) >= self.problem.floor
+        return self.problem.holds(self.accuracy(plan))
 
 
 def open_replay(

@@ -13,7 +13,7 @@ import torch
 
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
 from cprune_rl.envs import CPruneEnv
-from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
+from cprune_rl.envs.actions.channel_actions import STEP_COUNTS
 from cprune_rl.envs.observation import N_FEATURES
 from cprune_rl.errors import PolicyError
 from cprune_rl.testing import toy_problem

@@ -15,7 +15,7 @@ from cprune_rl.agents.rl.dqn import legal_actions
 from cprune_rl.agents.rl.policy import load_policy, save_policy
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.agents.rl.training import TrainingMonitor, TrainingSettings, train_policy
-from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
+from cprune_rl.envs.actions.channel_actions import STEP_COUNTS
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import PolicyError, UnknownNameError

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cprune_rl.core.network import Group, Plan
-from cprune_rl.core.protocols import TaskCost
-from cprune_rl.core.subgraph_table import (
-    SubgraphTable,
+from cprune_rl.core.legal_steps import (
     channel_granularity,
     legal_step,
     legal_widths,
     width_after_steps,
 )
+from cprune_rl.core.network import Group, Plan
+from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.core.workload import Extent
 from cprune_rl.testing import AnalyticLatency, toy_network
 

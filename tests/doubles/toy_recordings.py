@@ -10,7 +10,7 @@ from typing import Any
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.workload import Workload
-from cprune_rl.envs.actions.layer_schemes import scheme_plans
+from cprune_rl.envs.actions.scheme_actions import scheme_plans
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.registry import save_recorded
 from cprune_rl.testing import toy_problem

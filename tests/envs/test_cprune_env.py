@@ -15,7 +15,7 @@ from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.envs import CPruneEnv
-from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
+from cprune_rl.envs.actions.channel_actions import STEP_COUNTS
 from cprune_rl.envs.cprune_env import MAX_EPISODE_STEPS
 from cprune_rl.envs.observation import FEATURES
 from cprune_rl.envs.problems.registry import open_recorded

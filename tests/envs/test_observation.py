@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cprune_rl.agents.rl.policy import RowPolicy
+from cprune_rl.core.legal_steps import width_after_steps
 from cprune_rl.core.network import Plan
-from cprune_rl.core.subgraph_table import SubgraphTable, width_after_steps
-from cprune_rl.envs.actions.channel_steps import STEP_COUNTS
+from cprune_rl.core.subgraph_table import SubgraphTable
+from cprune_rl.envs.actions.channel_actions import STEP_COUNTS
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.observation import FEATURES, N_FEATURES, N_GLOBALS
 from cprune_rl.envs.problem import Problem

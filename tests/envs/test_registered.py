@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
 import cprune_rl  # noqa: F401  # registers the environments
-from cprune_rl.envs.actions.layer_schemes import SchemeActions
+from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.cprune_env import MAX_EPISODE_STEPS, RESET_OPTIONS, CPruneEnv
 from cprune_rl.envs.observation import FEATURES, features
 from cprune_rl.envs.scheme_mapping import SchemeMappingEnv

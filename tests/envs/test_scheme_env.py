@@ -20,8 +20,8 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.actions.base import PruneAction
-from cprune_rl.envs.actions.channel_steps import ChannelActions
-from cprune_rl.envs.actions.layer_schemes import (
+from cprune_rl.envs.actions.channel_actions import ChannelActions
+from cprune_rl.envs.actions.scheme_actions import (
     SCHEMES,
     SchemeActions,
     prunable_layers,

@@ -18,7 +18,7 @@ from cprune_rl.comparison.cases import make_cases
 from cprune_rl.comparison.records import RunRecord
 from cprune_rl.comparison.runner import Experiment, run_experiment
 from cprune_rl.comparison.validation import check_record
-from cprune_rl.envs.actions.layer_schemes import scheme_plans
+from cprune_rl.envs.actions.scheme_actions import scheme_plans
 from cprune_rl.envs.problems.registry import (
     add_problem,
     has_schemes,

@@ -122,7 +122,7 @@ def test_only_a_run_is_gone_on_with(
 ) -> None:
     target = tmp_path / "run"
     monkeypatch.setattr("cprune_rl.pipeline.run.run", full_disk)
-    monkeypatch.setattr("cprune_rl.pipeline.record.record", full_disk)
+    monkeypatch.setattr("cprune_rl.pipeline.record_problem.record", full_disk)
     monkeypatch.setattr(
         "sys.argv",
         [
@@ -141,7 +141,7 @@ def test_only_a_run_is_gone_on_with(
 def test_a_recording_that_could_not_be_written_is_not_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cprune_rl.pipeline.record._open_live", full_disk)
+    monkeypatch.setattr("cprune_rl.pipeline.record_problem._open_live", full_disk)
     for to, what in (
         (tmp_path / "none" / "x.json.gz", "there is no folder"),
         (tmp_path, "it is a folder"),

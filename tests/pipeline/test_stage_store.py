@@ -12,7 +12,7 @@ from cprune_rl.agents.policies import DEFAULT, find_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult
-from cprune_rl.envs.actions.channel_steps import ChannelActions
+from cprune_rl.envs.actions.channel_actions import ChannelActions
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.policy_stage import TrainedPolicy
 from cprune_rl.pipeline.run_folder import RunFolder

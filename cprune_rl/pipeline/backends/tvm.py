@@ -27,7 +27,7 @@ from cprune_rl.core.result import MEASURED
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache import CostStore
-from cprune_rl.envs.actions.layer_schemes import scheme_plans
+from cprune_rl.envs.actions.scheme_actions import scheme_plans
 from cprune_rl.errors import ConfigError, DataError, ModelError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.predicted import PredictedLatency

@@ -8,9 +8,10 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from cprune_rl.core.legal_steps import width_after_steps
 from cprune_rl.core.loss_model import LossModel, kept_ratios
 from cprune_rl.core.network import Network, Plan
-from cprune_rl.core.subgraph_table import TaskRow, width_after_steps
+from cprune_rl.core.subgraph_table import TaskRow
 from cprune_rl.envs.actions.base import ActionTable, EpisodeState, PruneAction, log_ratio
 from cprune_rl.envs.problem import Problem
 

@@ -22,8 +22,8 @@ from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.network import Plan
 from cprune_rl.envs.actions.base import ActionSet
-from cprune_rl.envs.actions.channel_steps import ChannelActions
-from cprune_rl.envs.actions.layer_schemes import DENSITIES, SchemeActions, scheme_plans
+from cprune_rl.envs.actions.channel_actions import ChannelActions
+from cprune_rl.envs.actions.scheme_actions import DENSITIES, SchemeActions, scheme_plans
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
