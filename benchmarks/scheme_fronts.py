@@ -29,7 +29,11 @@ _TITLES = {
     "channels-then-schemes": "channels and schemes",
 }
 
-_HEAD = """# Channels against blocks, kernels and patterns: finished networks
+_HEAD = """---
+orphan: true
+---
+
+# Channels against schemes: every finished network
 
 `benchmarks/scheme_fronts.py` made this page of the runs named below. Each is one run with one seed;
 its networks were timed in turns in one session. A device is a processor and what its programs are

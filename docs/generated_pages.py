@@ -26,6 +26,11 @@ ENVIRONMENTS = {
     "scheme-mapping": "cprune_rl/SchemeMapping-v0",
     "scheme-mapping-recorded": "cprune_rl/SchemeMappingRecorded-v0",
 }
+_OPTIONS = {
+    "cprune_rl/CPrune-v0": ', model="resnet8"',
+    "cprune_rl/SchemeMapping-v0": ', model="resnet8"',
+    "cprune_rl/SchemeMappingRecorded-v0": ', problem="resnet8@mine.json.gz"',
+}  # those that a reader has to give
 _MADE = "<!-- Made by `make docs` from {source}: edit it there. -->\n\n"
 
 
@@ -33,11 +38,12 @@ def environment_page(env_id: str) -> str:
     """Give the page of an environment: how to make it, and its entry point's docstring."""
     docstring = inspect.getdoc(load_env_creator(gymnasium.spec(env_id).entry_point)) or ""
     summary, _, rest = docstring.partition("\n")
+    options = _OPTIONS.get(env_id, "")
     return (
         _MADE.format(source="the docstring of its entry point")
         + f"# {env_id.partition('/')[2]}\n\n{summary}\n\n"
         + "```python\nimport cprune_rl\nimport gymnasium\n\n"
-        + f'env = gymnasium.make("{env_id}")\n```\n'
+        + f'env = gymnasium.make("{env_id}"{options})\n```\n'
         + f"{rest}\n"
     )
 

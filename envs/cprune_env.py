@@ -115,7 +115,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     An action is legal where the row is a task that writes groups, no group falls below its minimum
     (20 % of its channels unless the problem says otherwise), and no width is one that was rejected
     for the group, or a narrower one. Stop is always legal. `info["action_mask"]` and
-    `action_masks()` say which actions are legal. An illegal action changes nothing, pays 0 and
+    `action_masks()` say which actions are legal. An illegal action changes nothing, and pays and
     counts as a rejection.
 
     ## Rewards

@@ -67,7 +67,7 @@ class Problem:
         return accuracy >= self.floor
 
     def measured_s(self, plan: Plan) -> float:
-        """Measure a plan's estimate, the sum of its tasks; infinite where a task has no program.
+        """Measure a plan's estimate, the sum of its tasks; infinite where a task does not run.
 
         Raises:
             DeviceError: the device is gone.

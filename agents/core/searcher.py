@@ -23,7 +23,7 @@ class Budget:
     """What a search may spend; None is no limit.
 
     Attributes:
-        fresh_trials: programs built and timed.
+        fresh_trials: schedules built and timed.
         accuracy_evaluations: answers of the oracle.
         minutes: by the clock.
     """

@@ -4,7 +4,7 @@ Where the floor is relative, the dense and the pruned network see the same image
 sampling error cancels: what counts is the images they disagree on. An absolute floor says nothing
 of the dense network, so the bound is that of the pruned network's own accuracy (Wilson's). A search
 that backs off asks the gate several times, and each look gives luck a chance. The risk is divided
-by the number of looks (Bonferroni).
+by the number of checks (Bonferroni).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class GateCriterion:
         is_absolute: whether the floor is an accuracy by itself; else it follows from the dense
             network's accuracy on the same images.
         n_looks: how often at most the search may ask.
-        risk: probability that a network below the floor passes in any of the looks, in (0, 1).
+        risk: probability that a network below the floor passes in any check, in (0, 1).
     """
 
     floor: float
@@ -48,7 +48,7 @@ class Verdict:
             error of the difference to the dense network alone.
         floor: accuracy that must hold.
         n_looks: how often at most the search may ask; the bound allows for it.
-        risk: probability that a network below the floor passes in any of the looks.
+        risk: probability that a network below the floor passes in any check.
         passed: whether the lower bound is at the floor or above.
     """
 

@@ -78,7 +78,7 @@ def compare(  # noqa: PLR0913  # each argument is an option
     own_timesteps: Annotated[
         int, typer.Option(min=1000, help="Training of a policy in a model of one problem.")
     ] = 20_000,
-    show: Annotated[bool, typer.Option("--list", help="List the methods and end.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="List all methods and end.")] = False,
 ) -> None:
     """Compare search methods on recorded problems within equal budgets, and write a page."""
     from cprune_rl.agents.registry import METHODS, compared_methods
@@ -86,8 +86,10 @@ def compare(  # noqa: PLR0913  # each argument is an option
 
     progress = ProgressLog()
     if show:
-        for name in compared_methods():
-            progress.print(f"  {name:18} {METHODS[name].description}")
+        for name, method in METHODS.items():
+            uses = {"compare": method.is_compared, "runs": method.is_in_runs}
+            where = ", ".join(use for use, fits in uses.items() if fits)
+            progress.print(f"  {name:22} {where:14} {method.description}")
         return
     from cprune_rl.agents.core.searcher import parse_budget
     from cprune_rl.comparison.cases import make_cases

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from cprune_rl.pipeline.config import RunConfig
 
-__all__ = ["INTERRUPTED", "given", "read_options", "use_cache", "with_options"]
+__all__ = ["INTERRUPTED", "given", "read_options", "with_options"]
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
@@ -92,12 +91,6 @@ def read_options(
     if config is not None and not config.is_file() and is_live(name):
         return load_config(None, {**live_options(name), **flags}, defaults, beside)
     return load_config(config, flags, defaults, beside)
-
-
-def use_cache(folder: Path | None) -> None:
-    """Have this process and its children keep networks and costs in a folder."""
-    if folder is not None:
-        os.environ["CPRUNE_RL_CACHE"] = str(folder)
 
 
 def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:

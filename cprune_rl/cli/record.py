@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cprune_rl.cli.options import given, read_options, use_cache, with_options
+from cprune_rl.cli.options import given, read_options, with_options
 
 __all__ = ["register"]
 
@@ -76,7 +76,6 @@ def record(
     if old is not None:
         _warn_of_curves()
     options = read_options(config, flags)
-    use_cache(options.cache)
     check_names(options)
     run(options, minutes, to, ProgressLog(), losses_of or old)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cprune_rl.cli.options import INTERRUPTED, given, read_options, use_cache, with_options
+from cprune_rl.cli.options import INTERRUPTED, given, read_options, with_options
 from cprune_rl.errors import ConfigError, CPruneError, DeviceError, StoreError, ToolchainError
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ def _run(
         _go(RunFolder.resume(resume))
         return
     options = read_options(config, flags, defaults=defaults, beside=beside)
-    use_cache(options.cache)
     check_names(options)
     _go(RunFolder.create(options))
 
@@ -100,7 +99,6 @@ def _go(folder: RunFolder) -> None:
     from cprune_rl.pipeline.progress import ProgressLog
     from cprune_rl.pipeline.run import run
 
-    use_cache(folder.config.cache)
     progress = ProgressLog()
     go_on = f"go on with --resume {folder.path}"
     try:

@@ -112,7 +112,7 @@ class Result:
         floor: as asked for.
         main: what the run's own method reached.
         rivals: what the others reached.
-        fast: whether it was a `--fast` run.
+        fast: whether it was a run of `--effort fast`.
         noise_floor: how far two timings of the dense network differed in the final rounds, as a
             share; None where that was not timed.
         latency_source: `MEASURED`, or the recording that the estimates rest on.

@@ -181,7 +181,7 @@ MODELS: dict[str, ModelSpec] = {
         lambda n: ResNet(1, 16, n), _IMAGE, "residual network, 8 layers, 16-32-64 channels"
     ),
     "resnet8-w8": ModelSpec(
-        lambda n: ResNet(1, 8, n), _IMAGE, "resnet8 at half the width (what --fast runs)"
+        lambda n: ResNet(1, 8, n), _IMAGE, "resnet8 at half the width (what --effort fast takes)"
     ),
     "resnet8-w32": ModelSpec(lambda n: ResNet(1, 32, n), _IMAGE, "resnet8 at twice the width"),
     "resnet20": ModelSpec(lambda n: ResNet(3, 16, n), _IMAGE, "residual network, 20 layers"),

@@ -52,9 +52,9 @@ def make_live_env(problem: ProblemChoice | None = None, **options: Any) -> CPrun
     | `model`, `data`, `device`, `floor`, `storage`, ... | | | options of `cprune-rl prune` |
     | `max_rows`, `max_rejections`, ... | | | arguments of `CPruneEnv` |
 
-    `problem` is the name of a live problem (`cprune-rl problems add`), whose options those of a run
-    replace; or a `Problem` or a sampler, which take no options of a run. `None` prepares the
-    network that the options describe.
+    `problem` is the name of a live problem (`cprune-rl problems add`): its options are taken, and
+    those that are given here replace them. Or it is a `Problem` or a sampler, which take no options
+    of a run. `None` prepares the network that the options describe.
 
     ## Version History
     * v0: initial version. `close()` once closed nothing: the device closed with the process.

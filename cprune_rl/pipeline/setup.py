@@ -18,6 +18,7 @@ from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.registry import METHODS, check_run_methods
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
+from cprune_rl.core.folders import use_cache_folder
 from cprune_rl.cost_cache import CostStore, default_url, open_store
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
@@ -179,7 +180,7 @@ def open_live(progress: ProgressLog | None = None, **options: object) -> Iterato
 
     Args:
         progress: told what is going on.
-        options: of `RunConfig`: `model=`, `data=`, `device=`, `floor=`, `storage=`, `fast=`...
+        options: of `RunConfig`: `model=`, `data=`, `device=`, `floor=`, `storage=`...
 
     Raises:
         CPruneError: an option is wrong, or see `open_context`.
@@ -198,6 +199,8 @@ def _open_resources(
 
     The device is opened before the network is trained, so that one at fault is told at once.
     """
+    if config.cache is not None:
+        use_cache_folder(config.cache)
     with contextlib.ExitStack() as stack:
         store = open_store(config.storage or default_url())
         stack.callback(store.close)

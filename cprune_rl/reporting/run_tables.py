@@ -194,7 +194,7 @@ def prediction_note(result: Result) -> str:
 def _title(result: Result) -> str:
     title = f"{result.model} on {result.data}, {result.device}, floor {result.floor:+.3f}"
     if result.fast:
-        title += " (--fast)"
+        title += " (--effort fast)"
     return f"{title}: estimates, nothing was timed" if result.is_estimate else title
 
 

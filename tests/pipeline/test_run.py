@@ -1,4 +1,4 @@
-"""The whole way with `--fast`: a run, its validation, its resumption, and a warm second run."""
+"""The whole way with `--effort fast`: a run, its validation, its resumption, a warm second run."""
 
 import contextlib
 import json
