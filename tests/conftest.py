@@ -30,6 +30,18 @@ if TYPE_CHECKING:
     from .doubles.device_fixtures import RpcCluster, SampleArtifacts
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that are slow as a whole, so that no core waits for one in the end."""
+
+    def is_quick(item: pytest.Item) -> bool:
+        module = item.getparent(pytest.Module)
+        marks = getattr(getattr(module, "obj", None), "pytestmark", [])
+        marks = marks if isinstance(marks, list) else [marks]
+        return all(mark.name != "slow" for mark in marks)
+
+    items.sort(key=is_quick)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """No test reads or writes the user's own networks and costs."""

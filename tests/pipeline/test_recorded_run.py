@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cprune_rl.accuracy.data.registry import DATA_SETS, DataKind
 from cprune_rl.cli import app
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Group
@@ -22,6 +23,7 @@ from cprune_rl.errors import ConfigError, CPruneError, ModelError
 from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.setup import check_names
 from cprune_rl.validation.run import gain_holds, validate_run
+from tests.doubles.images import noise_data
 
 ROOT = Path(__file__).parents[2]
 # A run of the real parts with budgets of a few steps, on a few images, in a process of its own: the
@@ -186,11 +188,14 @@ def test_the_recording_of_the_run_keeps_the_recorded_tasks_and_their_machine(
 
 
 def test_an_estimate_that_the_recording_does_not_give_is_found(
-    outcome: tuple[Path, str, str],
+    outcome: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cprune_rl.validation.run import _estimate_checks
     from cprune_rl.validation.stated import read_run
 
+    images = noise_data("dots", (256, 40, 400, 40))  # those of `RUN`
+    kind = DataKind(load=lambda *_: images, summary="noise", presets=())
+    monkeypatch.setitem(DATA_SETS, "dots", kind)
     stated = read_run(outcome[0])
     unchecked = [None] * 3  # both libraries, and the latency of the whole networks
     assert [c.passed for c in _estimate_checks(stated)] == [True, True, True, *unchecked]
