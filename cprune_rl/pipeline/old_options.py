@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from cprune_rl.errors import ConfigError
+
 __all__ = ["OLD_OPTIONS", "OldOptionWarning", "translate"]
 
 OLD_OPTIONS = {
@@ -49,6 +51,9 @@ def translate(
         values: options in either spelling.
         has_rival: whether the command runs CPrune beside its own method where nothing is said.
         is_quiet: whether no warning is given.
+
+    Raises:
+        ConfigError: one option is given in both spellings.
     """
     old = {name: value for name, value in values.items() if name in OLD_OPTIONS}
     new = {name: value for name, value in values.items() if name not in OLD_OPTIONS}
@@ -63,7 +68,16 @@ def translate(
             )
     if old.get("front"):
         new.pop("floor", None)  # 0.2 wrote both into config.yaml, and the front counted
-    return {**new, **_translated(old, has_rival)}
+    translated = _translated(old, has_rival)
+    # A file of 0.2 has `predict` beside `no_measure`, and nothing else in both spellings.
+    both = () if is_quiet else ("methods", "change", "choose", "budget", "scheme_policy", "predict")
+    for name in both:
+        if name in translated and name in new:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is given in an old spelling too "
+                f"({', '.join('--' + key.replace('_', '-') for key in old)}): leave that out"
+            )
+    return {**new, **translated}
 
 
 def _translated(old: Mapping[str, Any], has_rival: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from cprune_rl.cli import app
 from cprune_rl.cli.completion import COMPLETIONS, DATA
 from cprune_rl.cli.completion import IMPORTANCES as COMPLETED_IMPORTANCES
 from cprune_rl.cli.completion import MODELS as COMPLETED_MODELS
+from cprune_rl.errors import ConfigError
 from cprune_rl.models.zoo import MODELS
 from cprune_rl.pipeline.config import PANELS, RunConfig, load_config
 from cprune_rl.pipeline.efforts import EFFORTS
@@ -67,6 +68,11 @@ def test_an_old_spelling_is_accepted_and_names_the_new_one(
 ) -> None:
     with pytest.warns(OldOptionWarning, match="--"):
         assert translate(old) == new
+
+
+def test_an_option_in_both_spellings_is_an_error() -> None:
+    with pytest.warns(OldOptionWarning), pytest.raises(ConfigError, match="--rivals"):
+        translate({"methods": "mdp", "rivals": "halp"})
 
 
 def test_a_warning_of_an_old_flag_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
