@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from cprune_rl.core.machine_failures import machine_failure
 from cprune_rl.core.protocols import Measurement
 from cprune_rl.cost_cache.archive.safe_traces import trace_problem
 from cprune_rl.cost_cache.archive.schema import digest_fits
@@ -33,7 +35,13 @@ from cprune_rl.cost_cache.tables import (
 )
 from cprune_rl.errors import StoreError
 
-__all__ = ["RemovalRules", "RemovedRows", "find_damage", "remove_trials"]
+__all__ = [
+    "RemovalRules",
+    "RemovedRows",
+    "find_damage",
+    "remove_machine_failures",
+    "remove_trials",
+]
 
 _CHUNK = 1000
 _DAY_S = 86_400.0
@@ -105,6 +113,38 @@ def remove_trials(database: Database, rules: RemovalRules, *, dry_run: bool = Fa
     return removed
 
 
+def remove_machine_failures(database: Database) -> tuple[RemovedRows, str]:
+    """Removes failures of a machine that were kept as the programs' own, in one transaction.
+
+    Returns:
+        What was removed, and the commonest of the failures; empty where there was none.
+    """
+    with database.reading() as connection:
+        failures = _machine_failures(connection)
+    if not failures:
+        return RemovedRows(n_trials=0, n_schedules=0, n_workloads=0, n_tunings=0), ""
+    with database.writing(alone=True) as connection:
+        failures = _machine_failures(connection)
+        ids = list(failures)
+        n_trials = 0
+        for start in range(0, len(ids), _CHUNK):
+            chunk = ids[start : start + _CHUNK]
+            n_trials += connection.execute(sa.delete(TRIALS).where(TRIALS.c.id.in_(chunk))).rowcount
+        removed = _remove_what_is_left_over(connection, n_trials)
+    ((commonest, _),) = Counter(failures.values()).most_common(1)
+    return removed, commonest
+
+
+def _machine_failures(connection: sa.Connection) -> dict[int, str]:
+    """Errors of trials that speak of the machine, by the trials' ids."""
+    failed = sa.select(TRIALS.c.id, TRIALS.c.error).where(TRIALS.c.error.is_not(None))
+    return {
+        row.id: row.error
+        for row in connection.execute(failed)
+        if machine_failure(row.error) is not None
+    }
+
+
 def _file_damage(connection: sa.Connection) -> Iterator[str]:
     for (finding,) in connection.exec_driver_sql("PRAGMA integrity_check"):
         if finding != "ok":
@@ -151,7 +191,11 @@ def _trial_problem(trial: sa.Row[Any]) -> str | None:
 
 def _remove(connection: sa.Connection, rules: RemovalRules) -> RemovedRows:
     removable = sa.delete(TRIALS).where(TRIALS.c.id.in_(_trials_to_remove(connection, rules)))
-    n_trials = connection.execute(removable).rowcount
+    return _remove_what_is_left_over(connection, connection.execute(removable).rowcount)
+
+
+def _remove_what_is_left_over(connection: sa.Connection, n_trials: int) -> RemovedRows:
+    """Removes what nothing refers to any more, after so many trials went."""
     tunings = _tunings_without_trials(connection)
     key = ("context_id", "workload_id", "tuning_key")
     for tuning in tunings:

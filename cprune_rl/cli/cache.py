@@ -128,7 +128,9 @@ def verify(
 ) -> None:
     """Check an archive's checksum, lines and schedules, or every row of the cache.
 
-    Exits with 1 where something is wrong.
+    Failures of the machine, such as a full disk, that an earlier version kept as the programs' own
+    are removed from the cache, so that the programs are tried again. Exits with 1 where something
+    is wrong that cannot be mended.
     """
     if file is not None:
         from cprune_rl.cost_cache.archive.file import open_archive
@@ -136,10 +138,17 @@ def verify(
         with _bar("Verifying") as advance, open_archive(file, advance) as archive:
             typer.echo(f"{file} is whole: {_listed(archive.header.counts)}")
         return
-    from cprune_rl.cost_cache.maintenance import find_damage
+    from cprune_rl.cost_cache.maintenance import find_damage, remove_machine_failures
 
     with _opened(storage) as store, _bar("Verifying"):
+        removed, failure = remove_machine_failures(store.database)
         found = find_damage(store.database)
+    if removed.n_trials:
+        typer.echo(
+            f"  MENDED {removed.n_trials} failures were the machine's and not the programs' "
+            f"(such as: {failure}). They are removed, with {removed.n_tunings} tunings, and what "
+            "they stood for is tried again when it is asked for."
+        )
     for sentence in found[:_SHOWN]:
         typer.echo(f"  FAIL {sentence}")
     if found:

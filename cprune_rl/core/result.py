@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cprune_rl.core.json_text import dump_json
+from cprune_rl.core.output_agreement import OutputAgreement
 from cprune_rl.core.search_result import current_method
 from cprune_rl.errors import ConfigError
 
@@ -45,6 +46,8 @@ class Figures:
         accuracy_test_ci: Wilson's 95 % interval of that.
         n_params: trained values.
         macs: multiply-accumulates of one image.
+        compiled: how the compiled network's answers agree with torch's; None where nothing was
+            compiled, or an earlier version wrote the file.
     """
 
     latency_ms: float | None
@@ -54,6 +57,7 @@ class Figures:
     accuracy_test_ci: Ends
     n_params: int
     macs: int
+    compiled: OutputAgreement | None = None
 
     def __post_init__(self) -> None:
         if (self.latency_ms is None) != (self.latency_ci_ms is None):
@@ -119,6 +123,8 @@ class Result:
         top: an image counts as right where its label is among so many most likely classes.
         stages_s: seconds by the clock of each part of the run; after `--resume`, of those done
             since.
+        compiled_note: which layouts the networks were compiled without, as they computed something
+            else; empty where none.
     """
 
     model: str
@@ -135,6 +141,7 @@ class Result:
     latency_source: str = MEASURED
     top: int = 1
     stages_s: dict[str, float] = field(default_factory=dict, repr=False)
+    compiled_note: str = ""
 
     def __post_init__(self) -> None:
         figures = [self.dense, *(method.pruned for method in self.methods)]
@@ -188,6 +195,7 @@ class Result:
                 latency_source=value.get("latency_source", MEASURED),
                 top=int(value.get("top", 1)),
                 stages_s=value.get("stages_s", {}),
+                compiled_note=str(value.get("compiled_note", "")),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
@@ -212,6 +220,7 @@ class FrontPoint:
             lost, with a 95 % interval.
         gate: the final gate's verdict; empty of the dense network.
         cost: of the search.
+        compiled: see `Figures`.
     """
 
     method: str
@@ -225,6 +234,7 @@ class FrontPoint:
     n_params: int
     gate: dict[str, Any]
     cost: dict[str, float]
+    compiled: OutputAgreement | None = None
 
 
 def write_front(path: Path, points: Sequence[FrontPoint], latency_source: str) -> None:
@@ -262,6 +272,7 @@ def _point_from_json(value: dict[str, Any]) -> FrontPoint:
             **{name: tuple(value[name]) for name in tuples},
             "method": current_method(value["method"]),
             "latency_ci_ms": None if interval is None else tuple(interval),
+            "compiled": _agreement_from_json(value),
         }
     )
 
@@ -273,8 +284,14 @@ def _figures_from_json(value: dict[str, Any]) -> Figures:
             **value,
             "latency_ci_ms": None if interval is None else tuple(interval),
             "accuracy_test_ci": tuple(value["accuracy_test_ci"]),
+            "compiled": _agreement_from_json(value),
         }
     )
+
+
+def _agreement_from_json(value: dict[str, Any]) -> OutputAgreement | None:
+    stated = value.get("compiled")
+    return None if stated is None else OutputAgreement(**stated)
 
 
 def _method_from_json(value: dict[str, Any]) -> MethodResult:

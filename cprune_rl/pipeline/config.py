@@ -223,6 +223,12 @@ class RunConfig(BaseModel):
         "Believe a predicted task whose 90 % interval is at most this far to each side, e.g. "
         "0.1; 0 measures every task; always measures none during the search.",
     )
+    layouts: Literal["all", "plain"] = option(
+        PANELS[4],
+        "all",
+        "Layouts to compile in: all, the fastest of them for each layer; or plain, NCHW as TVM "
+        "computes it.",
+    )
     storage: str | None = option(
         PANELS[4],
         None,

@@ -113,6 +113,7 @@ def _test(outcome: RunOutcome, name: str, network: FinishedNetwork | Finalist) -
         accuracy_test_ci=(accuracy.low, accuracy.high),
         n_params=count_parameters(network.model, network.plan.schemes),
         macs=outcome.context.network.macs(network.plan),
+        compiled=comparison.agreement.get(name),
     )
     return TestedNetwork(figures, correct)
 
@@ -171,6 +172,7 @@ def run_results(
             latency_source=outcome.context.backend.latency_source,
             top=config.top,
             stages_s=dict(stages_s),
+            compiled_note=outcome.compared.comparison.note,
         )
         results.append(result)
     return results
@@ -217,6 +219,7 @@ def _front_point(network: TestedNetwork, dense: TestedNetwork, **stated: Any) ->
         accuracy_test=(figures.accuracy_test, *figures.accuracy_test_ci),
         gained_test=(gained.value, gained.low, gained.high),
         n_params=figures.n_params,
+        compiled=figures.compiled,
     )
 
 

@@ -55,6 +55,7 @@ from cprune_rl.pipeline.stage_store import StageStore
 from cprune_rl.reporting.run_page import OracleSummary, RunReport, write_page
 from cprune_rl.reporting.run_plots import plot_front
 from cprune_rl.reporting.run_tables import (
+    agreement_note,
     costs_table,
     front_table,
     noise_note,
@@ -256,7 +257,7 @@ def _write_single(
     write_page(folder.file("report.html"), report)
     for table in (results_table(result), costs_table(result)):
         progress.console.print(table.for_terminal())
-    for line in (noise_note(result), prediction_note(result)):
+    for line in (noise_note(result), agreement_note(result), prediction_note(result)):
         if line:
             progress.print(line)
     if finalist.plan == outcome.dense.plan:

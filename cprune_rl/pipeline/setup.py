@@ -223,6 +223,7 @@ def _open_resources(
             widest_interval=config.widest_interval,
             timing_rounds=effort.timing_rounds,
             seed=config.seed,
+            is_plain=config.layouts == "plain",
         )
 
         def open_tvm(trained_model: TrainedModel) -> LatencyBackend:

@@ -22,6 +22,7 @@ from cprune_rl.reporting.run_plots import (
 )
 from cprune_rl.reporting.run_tables import (
     NO_GAIN,
+    agreement_note,
     costs_table,
     noise_note,
     prediction_note,
@@ -98,6 +99,7 @@ def write_page(path: Path, report: RunReport) -> None:
         subgraphs=subgraph_table(report.table),
         no_gain=NO_GAIN,
         noise=noise_note(result),
+        agreement=agreement_note(result),
         predicted=prediction_note(result),
         commands=list_commands(
             [report.command],

@@ -13,6 +13,7 @@ from cprune_rl.reporting.tables import NOTHING, Column, Table, Value
 
 __all__ = [
     "NO_GAIN",
+    "agreement_note",
     "costs_table",
     "front_table",
     "noise_note",
@@ -176,6 +177,20 @@ def noise_note(result: Result) -> str:
         f"noise floor: +-{result.noise_floor:.1%} (the dense network against itself, in the same "
         "rounds): differences below it are not called a gain"
     )
+
+
+def agreement_note(result: Result) -> str:
+    """Say how well the compiled networks agree with torch; empty where that is not known."""
+    stated = [f.compiled for f in (result.dense, *(m.pruned for m in result.methods))]
+    agreements = [agreement for agreement in stated if agreement is not None]
+    if not agreements:
+        return ""
+    worst = max(agreements, key=lambda agreement: agreement.relative_difference)
+    note = (
+        f"compiled networks were compared with torch on {worst.n_images} images: their answers are "
+        f"at most {worst.relative_difference:.2g} of the spread of the answers apart"
+    )
+    return f"{note}. {result.compiled_note}" if result.compiled_note else note
 
 
 def prediction_note(result: Result) -> str:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cprune_rl.accuracy.comparison_images import comparison_images
 from cprune_rl.accuracy.final_gate import GateCriterion, difference_interval, judge
 from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.compiler.devices.open import open_device
@@ -26,13 +27,15 @@ from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.check import Check
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.output_agreement import compare_answers
 from cprune_rl.core.result import Result
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import open_recorded
+from cprune_rl.models.answers import torch_answers
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pruning.scheme_masks import satisfies_scheme
-from cprune_rl.pruning.surgery import PlanFile, count_parameters
+from cprune_rl.pruning.surgery import count_parameters
 from cprune_rl.validation.stated import StatedNetwork, StatedRun, read_run
 
 if TYPE_CHECKING:
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["export_checks", "gain_holds", "validate_run"]
 
-_LOGIT_TOLERANCE = 1e-3  # between compilers
 _ACCURACY_TOLERANCE = 5e-4
 _INTERVAL_TOLERANCE = 1e-3  # of the ends of an interval of accuracies
 _N_ROUNDS = 40  # of timing in turns
@@ -60,14 +62,16 @@ def validate_run(folder: Path) -> list[Check]:
     run = read_run(folder)
     with contextlib.nullcontext() if run.is_estimate else open_device(run.device) as device:
         checks = [*_size_checks(run), *_accuracy_checks(run)]
+        images = comparison_images(run.images)
         if run.result is not None:
             exported = {"model.pt2": run.networks[1].model}
-            checks += export_checks(folder, exported, run.plan_file, None)
+            checks += export_checks(folder, exported, images, None)
         if device is None:
             checks += _estimate_checks(run)
         else:
             libraries = {network.library: network.model for network in run.networks}
-            checks += export_checks(folder, libraries, run.plan_file, device)
+            checks += export_checks(folder, libraries, images, device)
+            checks += _stated_agreement_checks(run)
             checks += _speed_checks(run, device)
     return checks
 
@@ -183,41 +187,41 @@ def _floor_checks(result: Result, dense_correct: Correct, correct: Correct) -> I
 
 
 def export_checks(
-    folder: Path, exported: Mapping[str, nn.Module], plan_file: PlanFile, device: RpcDevice | None
+    folder: Path,
+    exported: Mapping[str, nn.Module],
+    images: NDArray[np.float32],
+    device: RpcDevice | None,
 ) -> Iterator[Check]:
-    """Run exported networks on one image, and compare them with torch.
+    """Run exported networks on images, and compare them with torch.
 
     Args:
         exported: networks by the file in the folder that they were exported to.
-        plan_file: their input and their classes.
+        images: `(n, channels, height, width)`.
         device: that libraries were compiled for; None for files of `torch.export`.
     """
-    rng = np.random.default_rng(0)
-    image = torch.from_numpy(rng.standard_normal(plan_file.input_shape).astype(np.float32))
     for name, model in exported.items():
+        # `correct_predictions` leaves weights channels last; libraries were built from others.
+        contiguous = model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
         if device is None:
-            with torch.no_grad():
-                logits = torch.export.load(folder / name).module()(image).numpy()
+            answers = torch_answers(torch.export.load(folder / name).module(), images)
         else:
             from cprune_rl.compiler.deploy.build import run_on_device
 
-            logits = run_on_device(device, folder / name, image.numpy())
-        error = float(np.abs(logits - _logits(model, image)).max())
-        yield Check(
-            f"{name} computes what the network computes",
-            f"largest difference {error:.1e}",
-            error <= _LOGIT_TOLERANCE,
-        )
+            answers = run_on_device(device, folder / name, images)
+        agreement = compare_answers(torch_answers(contiguous, images), answers)
+        yield Check(f"{name} computes what the network computes", str(agreement), agreement.holds)
 
 
-@torch.no_grad()
-def _logits(model: nn.Module, image: torch.Tensor) -> NDArray[np.float32]:
-    """Compute logits with the memory layout of the weights that libraries were built from.
-
-    `correct_predictions` leaves them channels last.
-    """
-    logits = model.to(memory_format=torch.contiguous_format)(image).numpy()  # type: ignore[call-overload]  # torch's stub lacks this form
-    return np.asarray(logits, np.float32)
+def _stated_agreement_checks(run: StatedRun) -> Iterator[Check]:
+    """Look at what a run states of its compiled networks; an earlier version stated nothing."""
+    for network in run.networks:
+        if network.compiled is not None:
+            yield Check(
+                f"{network.name}: the run compared {network.library} with torch before it stated "
+                "a figure",
+                str(network.compiled),
+                network.compiled.holds,
+            )
 
 
 def _estimate_checks(run: StatedRun) -> Iterator[Check]:

@@ -13,6 +13,7 @@ from torch import nn
 from cprune_rl.accuracy.data import ImageData, load_data
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.intervals import Interval
+from cprune_rl.core.output_agreement import OutputAgreement
 from cprune_rl.core.result import FrontPoint, Result, read_front
 from cprune_rl.errors import ConfigError
 from cprune_rl.models.registry import build_model
@@ -48,6 +49,7 @@ class StatedNetwork:
         gate: the final gate's verdict; empty of the dense network.
         speedup: None of the dense network.
         gained: accuracy above the dense network's on test images; None where it is not stated.
+        compiled: how the library agreed with torch; None where it is not stated.
     """
 
     name: str
@@ -62,6 +64,7 @@ class StatedNetwork:
     gate: Mapping[str, Any]
     speedup: Interval | None
     gained: Interval | None
+    compiled: OutputAgreement | None
 
     @property
     def schemes(self) -> tuple[tuple[str, str], ...]:
@@ -130,6 +133,7 @@ def _read_single(folder: Path) -> StatedRun:
             macs=result.dense.macs,
             shown_ms=result.dense.shown_ms,
             accuracy_test=result.dense.accuracy_test,
+            compiled=result.dense.compiled,
             floor=None,
             gate={},
             speedup=None,
@@ -144,6 +148,7 @@ def _read_single(folder: Path) -> StatedRun:
             macs=result.main.pruned.macs,
             shown_ms=result.main.pruned.shown_ms,
             accuracy_test=result.main.pruned.accuracy_test,
+            compiled=result.main.pruned.compiled,
             floor=result.floor,
             gate=result.main.gate,
             speedup=Interval(result.main.speedup, *result.main.speedup_ci),
@@ -191,6 +196,7 @@ def _network_of_front(folder: Path, point: FrontPoint) -> StatedNetwork:
         macs=None,
         shown_ms=point.shown_ms,
         accuracy_test=point.accuracy_test[0],
+        compiled=point.compiled,
         floor=point.floor,
         gate=point.gate,
         speedup=None if is_dense else Interval(*point.speedup),

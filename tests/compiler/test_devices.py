@@ -34,7 +34,6 @@ from cprune_rl.core.protocols import Device, Measurement
 from cprune_rl.cost_cache import StoredTrial, open_store
 from cprune_rl.errors import ConfigError, DeviceError, ToolchainError, UnknownNameError
 from cprune_rl.models.weights import export_torch
-from cprune_rl.pruning.surgery import PlanFile
 from cprune_rl.testing import check_device
 from cprune_rl.validation.run import export_checks
 from tests.doubles.device_fixtures import (
@@ -357,11 +356,11 @@ def test_validation_runs_the_libraries_on_the_runs_own_device(
     shutil.copy(network, tmp_path / "dense.so")
     before = cluster.log("board").count("-lib.so")
     with open_key(cluster, "board") as board:
-        plan = PlanFile(model="doubling", n_classes=4, input_shape=(1, 4), kept={}, schemes=())
+        images = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
         libraries = {"lib.so": Doubling(), "dense.so": Doubling()}
         checks = [
-            *export_checks(tmp_path, {"model.pt2": Doubling()}, plan, None),
-            *export_checks(tmp_path, libraries, plan, board),
+            *export_checks(tmp_path, {"model.pt2": Doubling()}, images, None),
+            *export_checks(tmp_path, libraries, images, board),
         ]
     assert [(c.claim.partition(" ")[0], c.passed) for c in checks] == [
         ("model.pt2", True),

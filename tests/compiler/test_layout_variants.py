@@ -16,6 +16,7 @@ from torch import nn
 
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.kernels.implementations import PACKED, implementation_of
+from cprune_rl.compiler.layouts.choice import choose_variants
 from cprune_rl.compiler.layouts.transposes import TransposeTask
 from cprune_rl.compiler.layouts.variants import IMAGE, LayoutVariants, Transpose
 from cprune_rl.compiler.tuning.schedule import random_candidates
@@ -87,7 +88,7 @@ def test_the_choice_is_the_best_of_all_choices(
 ) -> None:
     variants = lowered.variants
     costs = [{v: rng.random() for v in (0, 1)} for _ in variants.network.subgraphs]
-    choice = variants.choose(costs, lambda _: transpose_s)
+    choice = choose_variants(variants, costs, lambda _: transpose_s)
     assert choice == variants.choice(choice.variants)
     best = min(
         total_s(variants, costs, chosen, transpose_s)
@@ -101,7 +102,7 @@ def test_a_variant_that_does_not_run_is_not_chosen(lowered: Lowered) -> None:
         {0: 1.0, 1: math.inf} if at % 2 else {0: 2.0, 1: 1.0}
         for at in range(len(lowered.network.subgraphs))
     ]
-    choice = lowered.variants.choose(costs, lambda _: 0.1)
+    choice = choose_variants(lowered.variants, costs, lambda _: 0.1)
     assert all(math.isfinite(c[v]) for c, v in zip(costs, choice.variants, strict=True))
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
+import numpy as np
 import pytest
+import tvm
+from tvm.rpc import RPCSession
 
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.target import require_cxx_compiler
 from cprune_rl.core.protocols import Artifact
-from cprune_rl.errors import ConfigError, ToolchainError, UnknownNameError
-from tests.doubles.device_fixtures import SampleArtifacts
+from cprune_rl.errors import ConfigError, DeviceError, ToolchainError, UnknownNameError
+from tests.doubles.device_fixtures import BRIEF, SampleArtifacts, TimesTwo
 
 
 @pytest.mark.parametrize("broken", ["hanging", "crashing"])
@@ -43,6 +49,62 @@ def test_a_file_that_is_no_library_is_an_error_value(device: LocalDevice) -> Non
     path = device.build_folder / "none.so"
     path.write_text("not a library")
     assert device.time([Artifact(path=str(path), shapes=((4,),), dtypes=("float32",))])[0].error
+
+
+def test_a_folder_from_which_nothing_can_be_loaded_is_no_programs_failure(
+    artifacts: SampleArtifacts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a disk that is mounted noexec: no file that is sent can be run."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    upload = RPCSession.upload
+
+    def upload_damaged(self: RPCSession, data: bytearray, target: str | None = None) -> None:
+        upload(self, bytearray(b"failed to map segment"), target)
+
+    with LocalDevice(timing=BRIEF) as device:
+        assert device.time([artifacts.good])[0].error is None
+        monkeypatch.setattr(RPCSession, "upload", upload_damaged)
+        message = (
+            rf"programs do not run on local: .*{tmp_path}.*\(TMPDIR\).*noexec.*TMPDIR=/var/tmp"
+        )
+        with pytest.raises(DeviceError, match=message):
+            device.time([artifacts.good])
+    with LocalDevice(timing=BRIEF) as device, pytest.raises(DeviceError, match=message):
+        device.run(artifacts.good, [np.zeros(4, np.float32)])
+
+
+@pytest.mark.parametrize("words", ["No space left on device", "Cannot allocate memory"])
+def test_a_device_without_room_is_no_programs_failure(
+    artifacts: SampleArtifacts, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(RPCSession, "upload", fail)
+    with LocalDevice(timing=BRIEF) as device, pytest.raises(DeviceError, match=words):
+        device.time([artifacts.good])
+
+
+def test_a_machine_without_a_folder_for_temporary_files_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(ToolchainError, match="Set TMPDIR to a folder"):
+        LocalDevice()
+
+
+def test_where_nothing_can_be_built_no_function_is_at_fault(
+    device: LocalDevice, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tvm.IRModule({"main": TimesTwo["main"].with_attr("calling_conv", "none")})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("unknown words")
+
+    monkeypatch.setattr(tvm, "compile", refuse)
+    with pytest.raises(ToolchainError, match=r"cannot be built here: .*unknown words"):
+        device.build(broken, tmp_path / "program.so")
 
 
 def test_a_machine_without_a_compiler_is_told_what_to_install(

@@ -5,6 +5,7 @@ The device is a double.
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -152,6 +153,37 @@ def test_what_is_wrong_with_this_machine_is_not_kept_as_a_programs_failure(
     )
     assert measurements[0].error == "build failed: RuntimeError: what is wrong"
     assert len(kept(store)) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "built here: MemoryError.* End other programs"),
+        (RuntimeError("compiler\nstd::bad_alloc"), "bad_alloc.* End other programs"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"No space left.* Make room on the disk of .* \(TMPDIR\)",
+        ),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "Set TMPDIR to a folder"),
+    ],
+)
+def test_memory_and_disks_are_never_a_programs_failure(
+    tmp_path: Path, store: CostStore, error: Exception, message: str
+) -> None:
+    with pytest.raises(ToolchainError, match=message):
+        runner(tmp_path, store, error).run(TASK, candidates(2))
+    assert kept(store) == {}
+
+
+def test_a_library_that_cannot_be_loaded_is_not_kept_as_the_programs_failure(
+    tmp_path: Path, store: CostStore
+) -> None:
+    def check(_: Artifact) -> str | None:
+        return "it ran when it was timed and not later: 1-x.so: cannot open shared object file"
+
+    measurements = runner(tmp_path, store).run(TASK, candidates(1), check)
+    assert measurements[0].error
+    assert kept(store) == {}
 
 
 @pytest.fixture

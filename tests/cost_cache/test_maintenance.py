@@ -116,6 +116,36 @@ def test_prune_asks_first(storage: str) -> None:
     assert "removed 2 trials" in run("prune", "--keep", "1", "--yes", url=storage).stdout
 
 
+NOT_LOADED = "RuntimeError: 3-trial4.so: failed to map segment from shared object"
+
+
+def test_verify_removes_failures_of_the_machine_that_were_kept_as_the_programs(
+    storage: str,
+) -> None:
+    fill(storage)
+    assert "is sound" in run("verify", url=storage).stdout
+    store = SqlStore(storage)
+    store.describe([CONV])
+    failed = [trial("pool", f"m{at}", error=NOT_LOADED) for at in range(3)]
+    store.add_trials("x86", [*failed, trial("conv", "m0", error="MemoryError: no message")])
+    digests = tuple(t.trace_digest for t in failed)
+    store.mark_tuned("x86", "pool", Tuning(key="all", trace_digests=digests, seconds=1.0))
+    verified = run("verify", url=storage)
+    assert verified.exit_code == 0
+    text = " ".join(verified.stdout.split())
+    assert "MENDED 4 failures were the machine's" in text
+    assert f"such as: {NOT_LOADED}" in text
+    assert "with 1 tunings" in text
+    assert "is sound" in text
+    assert store.trials("x86", "pool") == []
+    assert store.tuned("x86", "pool", "all") is None
+    crashed = [t.measurement.error for t in store.trials("x86", "conv")][-1]
+    assert crashed == "crashed", "a program's own failure stays"
+    assert store.tuned("x86", "conv", "all") is not None
+    store.close()
+    assert "MENDED" not in run("verify", url=storage).stdout
+
+
 def test_stats_shows_each_context(storage: str) -> None:
     fill(storage)
     shown = run("stats", url=storage).stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,19 +18,23 @@ from cprune_rl.compiler.deploy.apply_schedules import apply_schedules
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import uploaded
 from cprune_rl.compiler.export.normalize import folded_values
-from cprune_rl.compiler.layouts.compose import compose
+from cprune_rl.compiler.layouts.compose import ComposedNetwork, compose
+from cprune_rl.compiler.layouts.variants import VariantChoice
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.intervals import Interval, median_interval, noise_floor, speedup_interval
+from cprune_rl.core.machine_failures import machine_failure
 from cprune_rl.core.network import Plan
 from cprune_rl.errors import DeviceError, ModelError, last_line
 
 __all__ = [
     "Rounds",
     "SideBySide",
+    "build_maps",
     "build_network",
     "compare_libraries",
     "run_library",
     "run_on_device",
+    "run_outputs",
     "time_interleaved",
 ]
 
@@ -77,7 +81,13 @@ class SideBySide:
         return self.speedup[name].value > 1 + self.noise_floor and self.speedup[name].low > 1
 
 
-def build_network(tuner: NetworkTuner, plan: Plan, model: nn.Module, path: Path) -> None:
+def build_network(
+    tuner: NetworkTuner,
+    plan: Plan,
+    model: nn.Module,
+    path: Path,
+    choice: VariantChoice | None = None,
+) -> None:
     """Compile a pruned network into one library that runs with TVM's runtime alone.
 
     Args:
@@ -85,11 +95,35 @@ def build_network(tuner: NetworkTuner, plan: Plan, model: nn.Module, path: Path)
         plan: what `model` keeps.
         model: the pruned network, with its trained weights.
         path: library to write.
+        choice: the variant of each subgraph; None for the fastest.
 
     Raises:
         ModelError: a task has no schedule that runs.
     """
-    composed = compose(tuner.variants, plan, tuner.choice(plan), folded_values(model))
+    choice = choice or tuner.choice(plan)
+    _build(tuner, compose(tuner.variants, plan, choice, folded_values(model)), path)
+
+
+def build_maps(
+    tuner: NetworkTuner, plan: Plan, model: nn.Module, path: Path, choice: VariantChoice
+) -> None:
+    """Compile a network that answers with the map of every subgraph.
+
+    Args:
+        tuner: see `build_network`.
+        plan: see `build_network`.
+        model: see `build_network`.
+        path: see `build_network`.
+        choice: the variant of each subgraph.
+
+    Raises:
+        ModelError: a task has no schedule that runs.
+    """
+    values = folded_values(model)
+    _build(tuner, compose(tuner.variants, plan, choice, values, gives_maps=True), path)
+
+
+def _build(tuner: NetworkTuner, composed: ComposedNetwork, path: Path) -> None:
     traces = {}
     for function, workload in composed.tasks.items():
         best = tuner.tasks.best_schedule(workload)
@@ -119,8 +153,39 @@ def run_library(path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(logits).reshape(len(image), -1)
 
 
-def run_on_device(device: RpcDevice, path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
+def run_on_device(
+    device: RpcDevice, path: Path, images: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Run a library on its device: one for another kind of machine cannot run in this process.
+
+    Args:
+        device: where.
+        path: the library.
+        images: `(n, channels, height, width)`; it is given one at a time.
+
+    Returns:
+        The logits, `(n, n_classes)`.
+
+    Raises:
+        DeviceError: the network crashes or hangs, or the device is gone.
+    """
+
+    def work(remote: Any) -> NDArray[np.float32]:
+        with _machine_on(remote, path) as machine:
+            answers = [
+                _outputs(machine, remote, image)[0].reshape(1, -1)
+                for image in np.split(images, len(images))
+            ]
+        return np.concatenate(answers)
+
+    timeout_s = _RUN_S + len(images) * _LONGEST_TIMING_S
+    return _run_guarded(device, work, timeout_s, f"running {path.name}")
+
+
+def run_outputs(
+    device: RpcDevice, path: Path, image: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Run a library of `build_maps` on its device.
 
     Args:
         device: where.
@@ -128,20 +193,34 @@ def run_on_device(device: RpcDevice, path: Path, image: NDArray[np.float32]) -> 
         image: `(1, channels, height, width)`.
 
     Returns:
-        The logits, `(1, n_classes)`.
+        The map of each subgraph, in its layout.
 
     Raises:
-        DeviceError: the network crashes or hangs, or the device is gone.
+        DeviceError: see `run_on_device`.
     """
 
-    def work(remote: Any) -> NDArray[np.float32]:
-        with uploaded(remote, str(path)) as module:
-            machine = relax.VirtualMachine(module, remote.cpu(0))
-            machine.set_input("main", tvm.runtime.tensor(image, remote.cpu(0)))
-            machine.invoke_stateful("main")
-            return np.asarray(machine.get_outputs("main").numpy()).reshape(len(image), -1)
+    def work(remote: Any) -> list[NDArray[np.float32]]:
+        with _machine_on(remote, path) as machine:
+            return _outputs(machine, remote, image)
 
     return _run_guarded(device, work, _RUN_S, f"running {path.name}")
+
+
+@contextlib.contextmanager
+def _machine_on(remote: Any, path: Path) -> Iterator[relax.VirtualMachine]:
+    with uploaded(remote, str(path)) as module:
+        yield relax.VirtualMachine(module, remote.cpu(0))
+
+
+def _outputs(
+    machine: relax.VirtualMachine, remote: Any, image: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    given = tvm.runtime.tensor(np.ascontiguousarray(image), remote.cpu(0))
+    machine.set_input("main", given)
+    machine.invoke_stateful("main")
+    outputs = machine.get_outputs("main")
+    values = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [np.asarray(value.numpy(), np.float32) for value in values]
 
 
 def time_interleaved(
@@ -233,7 +312,10 @@ def _run_guarded(device: RpcDevice, work: Callable[[Any], T], timeout_s: float, 
         raise
     # AttributeError: a library without a network in it.
     except (RuntimeError, OSError, AttributeError, TypeError, ValueError) as error:
-        raise DeviceError(f"{action} failed: {last_line(error)}") from error
+        reason = f"{action} failed: {last_line(error)}"
+        if machine_failure(reason) is not None:
+            raise device.fault(reason) from error
+        raise DeviceError(reason) from error
 
 
 def _timer(machine: relax.VirtualMachine, image: Any, device: Any) -> Callable[[], float]:

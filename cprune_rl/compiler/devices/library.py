@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import tvm
 from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from cprune_rl.compiler.devices.target import require_linker
+from cprune_rl.core.machine_failures import machine_failure, remedy
 from cprune_rl.core.protocols import Artifact
 from cprune_rl.errors import ToolchainError
 
-__all__ = ["build_library", "export_library"]
+__all__ = ["build_library", "cannot_build", "export_library"]
 
 # How TVM's message begins; what the linker printed and the command line follow.
 _LINKER_FAILED = "Compilation error:"
-_NO_ROOM = (
-    "no space left",
-    "quota exceeded",
-    "killed",
-    "signal 9",
-    "cannot allocate memory",
-    "memory exhausted",
-    "out of memory",
-)
 
 
 def build_library(
@@ -39,7 +32,7 @@ def build_library(
 
     Raises:
         RuntimeError: the compiler refused it.
-        ToolchainError: no compiler links for the target, or there is no room to build anything.
+        ToolchainError: no compiler links for the target, or the machine cannot build anything.
     """
     arguments = ArgInfo.from_entry_func(module, remove_preproc=True)
     export_library(tvm.compile(module, target=target), path, require_linker(target, linker))
@@ -61,25 +54,23 @@ def export_library(
 
     Raises:
         RuntimeError: the linker refused it; the message is the first line that it printed.
-        ToolchainError: there is no room to build anything, or the linker was killed.
+        ToolchainError: the machine cannot build anything, or the linker was killed.
     """
     try:
         executable.export_library(str(path), **({} if linker is None else {"cc": linker}))
-    except OSError as error:
-        raise _no_room(str(error)) from error
+    except (OSError, MemoryError) as error:
+        raise cannot_build(f"{type(error).__name__}: {error}") from error
     except RuntimeError as error:
         if not str(error).startswith(_LINKER_FAILED):
             raise
         output = str(error).removeprefix(_LINKER_FAILED).partition("\nCommand line:")[0].strip()
         # A linker that is killed prints nothing.
-        if not output or any(sign in output.lower() for sign in _NO_ROOM):
-            raise _no_room(output or "the linker was ended") from error
+        if not output or machine_failure(output) is not None:
+            raise cannot_build(output or "the linker was ended") from error
         raise RuntimeError(output.splitlines()[0]) from error
 
 
-def _no_room(reason: str) -> ToolchainError:
-    """Make the error of a full machine: it must not be kept as the failure of a schedule."""
-    return ToolchainError(
-        f"programs cannot be built here: {reason}. "
-        "Make room on the disk and in memory: what was measured is kept."
-    )
+def cannot_build(reason: str) -> ToolchainError:
+    """Make the error of a machine at fault: it must not be kept as the failure of a schedule."""
+    advice = remedy(reason, f"{tempfile.gettempdir()} (TMPDIR)")
+    return ToolchainError(f"programs cannot be built here: {reason}. {advice}")

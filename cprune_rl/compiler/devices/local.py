@@ -23,6 +23,7 @@ import cprune_rl
 from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
 from cprune_rl.compiler.devices.rpc_session import RpcSession
 from cprune_rl.compiler.devices.target import host_cpu, make_target
+from cprune_rl.core.machine_failures import remedy
 from cprune_rl.core.system_info import processor_model
 from cprune_rl.errors import DeviceError
 
@@ -162,7 +163,9 @@ class LocalSession(RpcSession):
         try:
             self.server = _Server(self._n_threads)
         except OSError as error:  # a full disk, or no more processes: no program's doing
-            raise DeviceError(f"the local RPC server cannot be started: {error}") from error
+            reason = f"the local RPC server cannot be started: {error}"
+            advice = remedy(str(error), f"{tempfile.gettempdir()} (TMPDIR)")
+            raise DeviceError(f"{reason}. {advice}") from error
         return self.server
 
     def _pin(self, server: _Server) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import threading
 from abc import ABC, abstractmethod
@@ -22,15 +23,16 @@ from numpy.typing import NDArray
 from tvm import te
 
 from cprune_rl.compiler.devices.drift import DriftMonitor
-from cprune_rl.compiler.devices.library import build_library, export_library
+from cprune_rl.compiler.devices.library import build_library, cannot_build, export_library
 from cprune_rl.compiler.devices.rpc_session import (
     RpcSession,
     make_arguments,
     uploaded,
 )
 from cprune_rl.compiler.devices.target import require_linker
+from cprune_rl.core.machine_failures import is_exhausted, remedy
 from cprune_rl.core.protocols import Artifact, Measurement
-from cprune_rl.errors import DeviceError, last_line
+from cprune_rl.errors import CPruneError, DeviceError, ToolchainError, last_line
 
 if TYPE_CHECKING:
     from typing import Self
@@ -94,7 +96,7 @@ class RpcDevice(ABC):
         linker: compiler that links programs; None for the one that fits the target.
 
     Raises:
-        ToolchainError: that compiler is missing.
+        ToolchainError: that compiler is missing, or no temporary folder can be made.
     """
 
     def __init__(
@@ -110,7 +112,8 @@ class RpcDevice(ABC):
         self._sessions = list(sessions)
         self._loss: DeviceError | None = None
         self._lock = threading.Lock()
-        self._folder = tempfile.TemporaryDirectory(prefix="cprune-rl-")
+        self._numbers = itertools.count()
+        self._folder = _temporary_folder()
         self._reference: Artifact | None = None
         self._drift_monitors = {id(session): self._drift_monitor(session) for session in sessions}
 
@@ -151,12 +154,28 @@ class RpcDevice(ABC):
         return Path(self._folder.name)
 
     def build(self, module: tvm.IRModule, path: Path) -> Artifact:
-        """Compile a scheduled function for this device, as `build_library` does."""
-        return build_library(module, self.target, path, self._linker)
+        """Compile a scheduled function for this device, as `build_library` does.
+
+        A function is at fault only where the reference workload can be built.
+        """
+        try:
+            return build_library(module, self.target, path, self._linker)
+        except CPruneError:
+            raise
+        except Exception as error:
+            self._require_toolchain(error)
+            raise
 
     def export(self, executable: tvm.runtime.Executable, path: Path) -> None:
         """Link what `tvm.compile` gave into a shared library for this device."""
         export_library(executable, path, self._linker)
+
+    def fault(self, reason: str) -> DeviceError:
+        """Make the error of a device, or a machine, on which programs do not run."""
+        where = f"{self._folder.name} (TMPDIR)"
+        if self.is_remote:
+            where = "its server's folder for temporary files"
+        return DeviceError(f"programs do not run on {self.name}: {reason}. {remedy(reason, where)}")
 
     def time_reference(self) -> Measurement:
         """Time the reference workload, a 64x64 matrix product."""
@@ -209,6 +228,8 @@ class RpcDevice(ABC):
         outputs = self._try_anywhere(work)
         if isinstance(outputs, Measurement) and _is_loss(outputs):
             outputs = self._try_anywhere(work)
+        if isinstance(outputs, Measurement):
+            self._require_reference(self._any_session())
         return outputs
 
     def run_guarded(
@@ -310,11 +331,13 @@ class RpcDevice(ABC):
     def _time_well(self, artifact: Artifact, session: RpcSession) -> Measurement:
         """Time a program, and once again where its session was lost or its samples spread.
 
-        A second loss is the program's doing.
+        A second loss is the program's doing, and so is any failure, where the reference runs.
         """
         measurement = self._time_once(artifact, session)
         if _LOST in (measurement.error or ""):
             measurement = self._time_once(artifact, session)
+        if measurement.error is not None:
+            self._require_reference(session)
         samples = measurement.samples_s
         if not samples or max(samples) / min(samples) - 1 <= self._timing.max_spread:
             return measurement
@@ -353,7 +376,7 @@ class RpcDevice(ABC):
         """Run `work`; where it fails, return a measurement with the error.
 
         Raises:
-            DeviceError: no session can be had any more.
+            DeviceError: no session can be had any more, or the machine is at fault.
         """
         try:
             return self.run_guarded(work, self._timing.timeout_s, session)
@@ -361,19 +384,63 @@ class RpcDevice(ABC):
             raise
         # Whatever a broken program or a dying session raises is the value of this trial.
         except Exception as error:
+            reason = f"{type(error).__name__}: {last_line(error)}"
+            if is_exhausted(reason):
+                raise self.fault(reason) from error
             prefix = f"{_LOST}: " if "kShutdown" in str(error) else ""
-            return Measurement(error=f"{prefix}{type(error).__name__}: {last_line(error)}")
+            return Measurement(error=f"{prefix}{reason}")
+
+    def _require_reference(self, session: RpcSession) -> None:
+        """Run the reference workload after a program failed: where it fails too, it was no program.
+
+        Raises:
+            DeviceError: it failed twice.
+        """
+        for _ in range(2):
+            reference = self._time_once(self._reference_artifact(), session)
+            if reference.error is None:
+                return
+        raise self.fault(f"not even the reference workload does ({reference.error})")
+
+    def _require_toolchain(self, failed: Exception) -> None:
+        """Build the reference workload after a build failed.
+
+        Raises:
+            ToolchainError: that fails too, so no program is at fault.
+        """
+        path = self.build_folder / f"reference{next(self._numbers)}.so"
+        try:
+            build_library(_reference_module(), self.target, path, self._linker)
+        except CPruneError:
+            raise
+        except Exception:
+            raise cannot_build(f"{type(failed).__name__}: {last_line(failed)}") from failed
+        path.unlink()
 
     def _reference_artifact(self) -> Artifact:
         if self._reference is None:
-            a = te.placeholder((64, 64), name="a")
-            b = te.placeholder((64, 64), name="b")
-            k = te.reduce_axis((0, 64), name="k")
-            c = te.compute((64, 64), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="c")
-            function = te.create_prim_func([a, b, c]).with_attr("global_symbol", "main")
-            module = tvm.IRModule({"main": function})
-            self._reference = self.build(module, self.build_folder / "reference.so")
+            path = self.build_folder / "reference.so"
+            self._reference = build_library(_reference_module(), self.target, path, self._linker)
         return self._reference
+
+
+def _reference_module() -> tvm.IRModule:
+    a = te.placeholder((64, 64), name="a")
+    b = te.placeholder((64, 64), name="b")
+    k = te.reduce_axis((0, 64), name="k")
+    c = te.compute((64, 64), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k), name="c")
+    function = te.create_prim_func([a, b, c]).with_attr("global_symbol", "main")
+    return tvm.IRModule({"main": function})
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="cprune-rl-")
+    except OSError as error:
+        raise ToolchainError(
+            f"no folder for temporary files can be made: {error}. Set TMPDIR to a folder that "
+            "can be written to, e.g. TMPDIR=/var/tmp."
+        ) from error
 
 
 def _is_loss(measurement: Measurement) -> bool:

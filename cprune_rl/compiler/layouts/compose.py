@@ -36,7 +36,12 @@ class ComposedNetwork:
 
 
 def compose(
-    variants: LayoutVariants, plan: Plan, choice: VariantChoice, values: Mapping[str, NDArray[Any]]
+    variants: LayoutVariants,
+    plan: Plan,
+    choice: VariantChoice,
+    values: Mapping[str, NDArray[Any]],
+    *,
+    gives_maps: bool = False,
 ) -> ComposedNetwork:
     """Join the chosen variants into one module that runs on an image alone.
 
@@ -45,8 +50,9 @@ def compose(
         plan: what the network keeps.
         choice: the variant of each subgraph.
         values: state_dict of the folded network at the plan's widths.
+        gives_maps: whether the module answers with the map of every subgraph, not the last alone.
     """
-    return _Composer(variants, plan, values).run(choice)
+    return _Composer(variants, plan, values).run(choice, gives_maps=gives_maps)
 
 
 class _Composer:
@@ -64,14 +70,17 @@ class _Composer:
         self._functions: dict[str, Any] = {}  # by the key of the task
         self._tasks: dict[str, Workload] = {}
 
-    def run(self, choice: VariantChoice) -> ComposedNetwork:
+    def run(self, choice: VariantChoice, *, gives_maps: bool) -> ComposedNetwork:
         given = self._lowered[0].module["main"].params[0]
         image = relax.Var(given.name, given.ty)
         self._maps[Transpose(IMAGE, "NCHW")] = image
         with self._builder.function("main", [image]):
             with self._builder.dataflow():
-                for subgraph, variant in enumerate(choice.variants):
-                    output = self._call(subgraph, variant)
+                maps = [
+                    self._call(subgraph, variant)
+                    for subgraph, variant in enumerate(choice.variants)
+                ]
+                output = relax.Tuple(maps) if gives_maps else maps[-1]
                 result = self._builder.emit_output(output)
             self._builder.emit_func_output(result)
         return ComposedNetwork(self._builder.finalize(), self._tasks)

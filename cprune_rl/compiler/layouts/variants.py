@@ -1,20 +1,15 @@
-"""The variants that a network can be compiled in, and the choice among them.
+"""The variants that a network can be compiled in; `choice` chooses among them.
 
 Each subgraph can be computed over NCHW maps as TVM legalises it, or over NHWC maps with packed
 weights. In NHWC, 3x3 convolutions can be computed by Winograd's filtering too. Which is fastest
-depends on a subgraph's shape and on the device. Where two neighbours differ in layout a map is
-transposed between them, so the choice is one for the whole network.
+depends on a subgraph's shape and on the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from cprune_rl.compiler.export.describe import describe_network
 from cprune_rl.compiler.export.exported_network import ExportedNetwork, LoweredModule
@@ -25,6 +20,7 @@ from cprune_rl.errors import ModelError
 
 __all__ = [
     "IMAGE",
+    "IMAGE_LAYOUT",
     "LayoutVariant",
     "LayoutVariants",
     "Transpose",
@@ -36,9 +32,10 @@ __all__ = [
 IMAGE = -1
 """Stands for the image, where else the position of the subgraph that made a map stands."""
 
-_IMAGE_LAYOUT = "NCHW"
+IMAGE_LAYOUT = "NCHW"
+"""In which the image comes."""
+
 _LAYOUT_OPERATORS = ("permute_dims", "reshape")  # what a change of layout adds or takes away
-_NEVER = 1e3  # price of a variant that does not run, in those of the costliest task
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,13 @@ class LayoutVariant:
     def layout(self) -> str:
         """Of its maps: "NCHW" or "NHWC"."""
         return self.exported.layout
+
+    @property
+    def name(self) -> str:
+        """Of the variant, for messages."""
+        if self.layout == "NCHW":
+            return "the plain NCHW layout"
+        return "packed NHWC with Winograd" if self.exported.uses_winograd else "packed NHWC"
 
     @cached_property
     def calls(self) -> tuple[FusedCall, ...]:
@@ -102,10 +106,13 @@ class LayoutVariants:
     Attributes:
         all: the variants; the first is the one in NCHW, whose description every search reads.
         note: why a variant is missing; empty where none is.
+        left_out: which variants were left out because they computed something else than torch;
+            empty where none was.
     """
 
     all: tuple[LayoutVariant, ...]
     note: str = ""
+    left_out: str = ""
 
     @cached_property
     def distinct(self) -> tuple[tuple[int, ...], ...]:
@@ -137,7 +144,7 @@ class LayoutVariants:
     def choice(self, variants: Sequence[int]) -> VariantChoice:
         """Return the choice of a variant for each subgraph, with the transposes that it needs."""
         written = [self.layout_written(*pair) for pair in enumerate(variants)]
-        written.append(_IMAGE_LAYOUT)  # read at `IMAGE`, which is the last position
+        written.append(IMAGE_LAYOUT)  # read at `IMAGE`, which is the last position
         needed = [
             transpose
             for pair in enumerate(variants)
@@ -150,106 +157,21 @@ class LayoutVariants:
         """Return the choice of one variant for all subgraphs."""
         return self.choice((variant,) * len(self.network.subgraphs))
 
-    def choose(
-        self, costs: Sequence[Mapping[int, float]], transpose_s: Callable[[Transpose], float]
-    ) -> VariantChoice:
-        """Choose the variants with the least sum of tasks and transposes.
+    def only(self, positions: Sequence[int], left_out: str = "") -> LayoutVariants:
+        """Return the network in some of its variants.
 
         Args:
-            costs: for each subgraph the seconds of each variant that may be taken.
-            transpose_s: seconds of a transpose.
+            positions: of those that stay, in order; the first stays always.
+            left_out: why the others do not.
         """
-        fastest = self.choice([min(c, key=c.__getitem__) for c in costs])
-        if not fastest.transposes:
-            return fastest
-        variants = _solve(self, costs, transpose_s)
-        return fastest if variants is None else self.choice(variants)
+        kept = tuple(self.all[position] for position in positions)
+        reasons = [text for text in (self.left_out, left_out) if text]
+        return LayoutVariants(kept, self.note, "; ".join(reasons))
 
 
 def distinct_variants(tasks: Sequence[Workload]) -> tuple[int, ...]:
     """Return the variants in which a subgraph is another task than in those before them."""
     return tuple(variant for variant, task in enumerate(tasks) if task not in tasks[:variant])
-
-
-def _solve(
-    variants: LayoutVariants,
-    costs: Sequence[Mapping[int, float]],
-    transpose_s: Callable[[Transpose], float],
-) -> tuple[int, ...] | None:
-    """Choose a variant for each subgraph by a mixed-integer program.
-
-    It has a variable for each subgraph and variant, then one for each possible transpose.
-
-    Returns:
-        None where the solver finds no choice.
-    """
-    pairs = [(subgraph, variant) for subgraph, c in enumerate(costs) for variant in c]
-    columns = {pair: column for column, pair in enumerate(pairs)}
-    read = dict.fromkeys(transpose for pair in pairs for transpose in variants.maps_read(*pair))
-    writers = {transpose: _other_writers(variants, costs, transpose) for transpose in read}
-    possible = [transpose for transpose in read if writers[transpose] is not None]
-    positions = {transpose: column for column, transpose in enumerate(possible, start=len(pairs))}
-    prices = [costs[subgraph][variant] for subgraph, variant in pairs]
-    prices += [transpose_s(transpose) for transpose in possible]
-
-    def constraint(plus: list[int], minus: list[int], low: float, high: float) -> LinearConstraint:
-        weights = np.zeros(len(prices))
-        weights[plus] = 1.0
-        weights[minus] = -1.0
-        return LinearConstraint(weights, low, high)
-
-    constraints = []
-    for subgraph, c in enumerate(costs):
-        taken = [columns[subgraph, variant] for variant in c]
-        constraints.append(constraint(taken, [], low=1.0, high=1.0))
-    for pair, reader in columns.items():
-        for transpose in variants.maps_read(*pair):
-            if transpose not in positions:
-                continue
-            # Needed where the reader is taken and the map's source writes another layout.
-            others = [columns[writer] for writer in writers[transpose] or ()]
-            low = 0.0 if transpose.source == IMAGE else -1.0
-            needed = constraint([positions[transpose]], [reader, *others], low=low, high=np.inf)
-            constraints.append(needed)
-    solved = milp(
-        _objective(prices),
-        constraints=constraints,
-        integrality=np.ones(len(prices)),
-        bounds=Bounds(0, 1),
-    )
-    if solved.x is None:
-        return None
-    chosen = []
-    for subgraph, c in enumerate(costs):
-        solution = {variant: solved.x[columns[subgraph, variant]] for variant in c}
-        chosen.append(max(solution, key=solution.__getitem__))
-    return tuple(chosen)
-
-
-def _other_writers(
-    variants: LayoutVariants, costs: Sequence[Mapping[int, float]], transpose: Transpose
-) -> list[tuple[int, int]] | None:
-    """Return the subgraph and variant of each that writes the map in another layout.
-
-    Returns:
-        None where the map is always in the wanted layout, and no transpose is needed.
-    """
-    source = transpose.source
-    if source == IMAGE:
-        return None if transpose.layout == _IMAGE_LAYOUT else []
-    others = [
-        (source, variant)
-        for variant in costs[source]
-        if variants.layout_written(source, variant) != transpose.layout
-    ]
-    return others or None
-
-
-def _objective(prices: Sequence[float]) -> NDArray[np.float64]:
-    """Scale prices by the highest; a variant that does not run is dearer than any."""
-    seconds = np.array(prices)
-    is_finite = np.isfinite(seconds)
-    return np.where(is_finite, seconds / seconds[is_finite].max(), _NEVER)
 
 
 def find_layout_variants(

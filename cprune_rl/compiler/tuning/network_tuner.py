@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 import tvm
 
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.layouts.choice import choose_variants
 from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
 from cprune_rl.compiler.layouts.transposes import TransposeTask
 from cprune_rl.compiler.layouts.variants import (
@@ -235,7 +236,17 @@ class NetworkTuner:
         for subgraph, workloads in enumerate(self.variants.workloads(plan)):
             offered = self._worth_trying(subgraph, workloads)
             costs.append({v: self.tasks.costs[workloads[v].key].latency_s for v in offered})
-        return self.variants.choose(costs, lambda t: self._transpose_s(plan, t))
+        return choose_variants(self.variants, costs, lambda t: self._transpose_s(plan, t))
+
+    def tune_choice(self, plan: Plan, choice: VariantChoice) -> None:
+        """Tune the tasks of a given choice of variants that were not tuned before."""
+        tasks = self._tuning_tasks([plan], math.inf)
+        chosen = zip(self.variants.workloads(plan), choice.variants, strict=True)
+        for workload in (workloads[variant] for workloads, variant in chosen):
+            if workload.key not in self.tasks.costs:
+                self.tasks.tune(tasks[workload.key], "near", self._settings.near)
+        for transpose in choice.transposes:
+            self._transpose_s(plan, transpose)
 
     def _stages(self) -> list[tuple[str, TuningBudget]]:
         return [("survey", self._settings.survey), ("dense", self._settings.dense)]

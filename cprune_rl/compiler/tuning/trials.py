@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cprune_rl.compiler.devices.library import cannot_build
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.tuning.schedule import Candidate
+from cprune_rl.core.machine_failures import machine_failure
 from cprune_rl.core.protocols import Artifact, Measurement
 from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache import CostStore, StoredTrial
@@ -118,6 +120,7 @@ class TrialRunner:
             measurements[at] = Measurement(error=problem)
 
     def _keep(self, workload: Workload, trials: Iterable[tuple[Candidate, Measurement]]) -> None:
+        """Keep trials, but no failure that speaks of the machine."""
         stored = [
             StoredTrial(
                 workload=workload.key,
@@ -126,6 +129,7 @@ class TrialRunner:
                 measurement=measurement,
             )
             for candidate, measurement in trials
+            if measurement.error is None or machine_failure(measurement.error) is None
         ]
         self._store.add_trials(self._context, stored)
 
@@ -179,4 +183,7 @@ def build_candidate(device: RpcDevice, candidate: Candidate, path: Path) -> Buil
         raise
     # Whatever the compiler raises on a broken schedule is the value of this trial.
     except Exception as error:
-        return Measurement(error=f"build failed: {type(error).__name__}: {last_line(error)}")
+        reason = f"{type(error).__name__}: {last_line(error)}"
+        if machine_failure(reason) is not None:
+            raise cannot_build(reason) from error
+        return Measurement(error=f"build failed: {reason}")

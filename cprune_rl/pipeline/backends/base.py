@@ -12,6 +12,7 @@ from torch import nn
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.output_agreement import OutputAgreement
 from cprune_rl.core.protocols import LatencySource, TaskCost
 from cprune_rl.core.workload import Workload
 from cprune_rl.latency.interpolation import LatencyInterpolator
@@ -39,6 +40,8 @@ class Comparison:
         latency_ms: of each whole network, measured; empty where there is no device.
         noise_floor: see `intervals.noise_floor`; None where nothing is timed.
         libraries: of each network, compiled; empty where there is no compiler.
+        agreement: of each compiled network's answers with torch's.
+        note: see `Result.compiled_note`.
     """
 
     estimate_ms: Mapping[str, float] = field(default_factory=dict)
@@ -46,6 +49,8 @@ class Comparison:
     latency_ms: Mapping[str, Interval] = field(default_factory=dict)
     noise_floor: float | None = None
     libraries: Mapping[str, Path] = field(default_factory=dict)
+    agreement: Mapping[str, OutputAgreement] = field(default_factory=dict)
+    note: str = ""
 
 
 class LatencyBackend(Protocol):
@@ -106,5 +111,6 @@ class LatencyBackend(Protocol):
             folder: where libraries are built.
 
         Raises:
+            ModelError: a compiled network does not compute what torch computes.
             DeviceError: the device is gone.
         """

@@ -1,6 +1,6 @@
 """Tunes and times tasks on a device, and builds and times finished networks as a whole.
 
-Beside `pipeline.compare_builds`, the only file of the pipeline that loads tvm.
+Beside `compiled_check` and `compare_builds`, the only file of the pipeline that loads tvm.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cprune_rl.compiler.deploy.build import Rounds, build_network, compare_libraries
+from cprune_rl.accuracy.comparison_images import comparison_images
+from cprune_rl.compiler.deploy.build import Rounds, compare_libraries
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants
@@ -21,6 +22,7 @@ from cprune_rl.compiler.tuning.budget import TuningSettings
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.compiler.tuning.probe import N_WORKLOADS, probe_device
 from cprune_rl.core.device_descriptor import DeviceDescriptor
+from cprune_rl.core.machine_failures import machine_failure
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource, TaskCost
 from cprune_rl.core.result import MEASURED
@@ -35,10 +37,13 @@ from cprune_rl.latency.predictor import LatencyPredictor
 from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.latency.task_features import samples_from_store
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
+from cprune_rl.pipeline.compiled_check import BuiltNetworks, CompiledCheck
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_model import TrainedModel
 
 __all__ = ["TvmBackend", "TvmSettings", "learn_latencies", "lower_network"]
+
+OpenTuner = Callable[[LayoutVariants], NetworkTuner]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ class TvmSettings:
             each side, as a share; 0 to measure every task, infinity to measure none.
         timing_rounds: of the final comparison.
         seed: of the order of that timing, and of the predictor.
+        is_plain: whether networks are compiled in the plain layout alone.
     """
 
     tuning: TuningSettings
@@ -62,6 +68,7 @@ class TvmSettings:
     widest_interval: float
     timing_rounds: int
     seed: int
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +82,8 @@ class TvmBackend:
         tuner: measures plans.
         interpolator: knows the dense network, and the plans of the sweeps.
         predictor: of tasks that were not measured; None where all are.
+        check: compares what is compiled with torch.
+        open_tuner: opens a tuner of the same trials for some variants.
     """
 
     settings: TvmSettings
@@ -87,6 +96,8 @@ class TvmBackend:
     spent: Mapping[str, float]
     spent_on_schemes: Mapping[str, float]
     predictor: LatencyPredictor | None
+    check: CompiledCheck
+    open_tuner: OpenTuner
     latency_source: str = MEASURED
 
     @staticmethod
@@ -105,30 +116,36 @@ class TvmBackend:
             since: see `NetworkTuner`.
 
         Raises:
-            CPruneError: the network cannot be lowered, a task has no schedule that runs, or the
-                device is gone.
+            CPruneError: the network cannot be lowered, a task has no schedule that runs, the
+                compiled network does not compute what torch computes, or the device is gone.
         """
+
+        def open_tuner(variants: LayoutVariants) -> NetworkTuner:
+            return NetworkTuner(variants, device, store, settings.tuning, since)
+
         variants = lower_network(trained_model, device, progress)
-        tuner = NetworkTuner(variants, device, store, settings.tuning, since)
+        if settings.is_plain:
+            variants = variants.only([0])
         with progress.track("Probing the device", N_WORKLOADS) as advance:
             descriptor = probe_device(device, store, advance)
-        tuning = _Tuning(variants.network, tuner, progress)
-        tuning.tune_dense(device.name)
-        spent = tuning.spent_in(lambda: tuning.measure_narrower(settings.sweep))
+        check = CompiledCheck(images=comparison_images(trained_model.data), progress=progress)
+        tuning = _tune(settings, trained_model, open_tuner, variants, check)
         spent_on_schemes = {}
         if settings.scheme_sweep:
             spent_on_schemes = tuning.spent_in(lambda: tuning.tune_schemes(settings.scheme_sweep))
         return TvmBackend(
             settings=settings,
-            variants=variants,
+            variants=tuning.tuner.variants,
             input_shape=tuple(trained_model.example.shape),
             device=device,
             descriptor=descriptor,
-            tuner=tuner,
+            tuner=tuning.tuner,
             interpolator=tuning.interpolator,
-            spent=spent,
+            spent=tuning.spent_on_narrower,
             spent_on_schemes=spent_on_schemes,
             predictor=learn_latencies(settings, store, device.context, descriptor, progress),
+            check=check,
+            open_tuner=open_tuner,
         )
 
     @property
@@ -182,34 +199,39 @@ class TvmBackend:
     def compare(
         self, networks: Mapping[str, FinishedNetwork], folder: Path, progress: ProgressLog
     ) -> Comparison:
-        """Tune all networks from one pool, build them, and time them in turns."""
+        """Tune all networks from one pool, build them, compare them with torch, and time them.
+
+        Where one computes something else, all are compiled in the plain layout.
+        """
         plans = [network.plan for network in networks.values()]
         n_tasks = self.tuner.n_cross_apply_tasks(plans)
         with progress.track("Offering every schedule to every plan", n_tasks) as advance:
             self.tuner.cross_apply(plans, advance)
-        libraries = self._build(networks, folder / "built", progress)
+        built = self.check.build(self.tuner, networks, folder / "built")
+        if built.wrong is not None:
+            return self._in_plain_layout(networks, built).compare(networks, folder, progress)
         n_rounds = self.settings.timing_rounds
         with progress.track("Timing them in turns", n_rounds) as advance:
             rounds = Rounds(n_rounds, self.settings.seed, advance)
-            timed = compare_libraries(self.device, libraries, self.input_shape, rounds=rounds)
+            timed = compare_libraries(self.device, built.libraries, self.input_shape, rounds=rounds)
         return Comparison(
             estimate_ms={name: self._estimate_ms(n.plan) for name, n in networks.items()},
             speedup=timed.speedup,
             latency_ms=timed.latency_ms,
             noise_floor=timed.noise_floor,
-            libraries=libraries,
+            libraries=built.libraries,
+            agreement=built.agreement,
+            note=self.variants.left_out,
         )
 
-    def _build(
-        self, networks: Mapping[str, FinishedNetwork], built: Path, progress: ProgressLog
-    ) -> dict[str, Path]:
-        built.mkdir(exist_ok=True)
-        libraries = {name: built / f"{name}.so" for name in networks}
-        with progress.track("Building the networks", len(networks)) as advance:
-            for done, (name, network) in enumerate(networks.items(), start=1):
-                build_network(self.tuner, network.plan, network.model, path=libraries[name])
-                advance(done)
-        return libraries
+    def _in_plain_layout(
+        self, networks: Mapping[str, FinishedNetwork], built: BuiltNetworks
+    ) -> TvmBackend:
+        variants = self.check.plain_variants(self.tuner, networks, built)
+        self.check.progress.print(f"    {variants.left_out}")
+        tuner = self.open_tuner(variants)
+        tuner.tune_dense()
+        return dataclasses.replace(self, variants=variants, tuner=tuner)
 
     def _estimate_ms(self, plan: Plan) -> float:
         return sum(cost.latency_s for cost in self.tuner.measure(plan)) * 1e3
@@ -232,53 +254,95 @@ def lower_network(
     return variants
 
 
+def _tune(
+    settings: TvmSettings,
+    trained_model: TrainedModel,
+    open_tuner: OpenTuner,
+    variants: LayoutVariants,
+    check: CompiledCheck,
+) -> _Tuning:
+    """Tune the dense network and measure narrower ones, in layouts that compute what torch does.
+
+    The dense network and the narrowest are built and compared before anything is searched.
+    """
+    network = variants.network
+    plans = {"dense": network.dense}
+    if settings.sweep:
+        plans["narrower"] = network.uniform(min(settings.sweep))
+    networks = {
+        name: FinishedNetwork(plan, trained_model.pruned(plan)) for name, plan in plans.items()
+    }
+    while True:
+        tuning = _Tuning(open_tuner(variants), check.progress)
+        tuning.tune_dense()
+        tuning.measure_narrower(settings.sweep)
+        right = check.right_variants(tuning.tuner, networks)
+        if right is variants:
+            return tuning
+        check.progress.print(f"    {right.left_out}")
+        variants = right
+
+
 class _Tuning:
     """What is measured before a search begins.
 
     Attributes:
+        tuner: measures.
         interpolator: learns every task that is measured.
+        spent_on_narrower: trials and seconds that narrower networks took.
     """
 
-    def __init__(self, network: Network, tuner: NetworkTuner, progress: ProgressLog) -> None:
-        self._network = network
-        self._tuner = tuner
+    def __init__(self, tuner: NetworkTuner, progress: ProgressLog) -> None:
+        self.tuner = tuner
+        self._network = tuner.variants.network
         self._progress = progress
         self.interpolator = LatencyInterpolator()
+        self.spent_on_narrower: Mapping[str, float] = {}
 
     def spent_in(self, work: Callable[[], None]) -> dict[str, float]:
         """Do some work, and give the trials and seconds that it took."""
-        before = dataclasses.asdict(self._tuner.spending)
+        before = dataclasses.asdict(self.tuner.spending)
         work()
-        after = dataclasses.asdict(self._tuner.spending)
+        after = dataclasses.asdict(self.tuner.spending)
         return {name: value - before[name] for name, value in after.items()}
 
-    def tune_dense(self, device_name: str) -> None:
+    def tune_dense(self) -> None:
         """Tune the dense network's tasks.
 
         Raises:
             ModelError: a task has no schedule that runs.
         """
-        n_tasks = self._tuner.n_dense_tasks()
+        n_tasks = self.tuner.n_dense_tasks()
         with self._progress.track("Tuning the dense network's tasks", n_tasks) as advance:
-            self._tuner.tune_dense(advance)
+            self.tuner.tune_dense(advance)
         dense = self._network.dense
-        costs = self._tuner.measure(dense)
+        costs = self.tuner.measure(dense)
         for workload, cost in zip(self._network.workloads(dense), costs, strict=True):
             if cost.error is not None:
+                advice = ""
+                if machine_failure(cost.error) is not None:
+                    advice = (
+                        ". That is the machine's failure. Where an earlier version kept it as the "
+                        "program's, `cprune-rl cache verify` removes it"
+                    )
                 raise ModelError(
-                    f"no program of task {workload.key[:80]} runs on {device_name}: {cost.error}"
+                    f"no program of task {workload.key[:80]} runs on {self.tuner.device.name}: "
+                    f"{cost.error}{advice}"
                 )
 
     def measure_narrower(self, ratios: Iterable[float]) -> None:
         """Learn the dense network, and uniform plans of some kept ratios."""
+        self.spent_on_narrower = self.spent_in(lambda: self._measure_narrower(ratios))
+
+    def _measure_narrower(self, ratios: Iterable[float]) -> None:
         narrower = [self._network.uniform(ratio) for ratio in ratios]
         plans = [self._network.dense, *narrower]
         if narrower:
-            n_tasks = self._tuner.n_cross_apply_tasks(plans)
+            n_tasks = self.tuner.n_cross_apply_tasks(plans)
             with self._progress.track("Measuring narrower tasks", n_tasks) as advance:
-                self._tuner.extend_pool(narrower, advance)
+                self.tuner.extend_pool(narrower, advance)
         for plan in plans:
-            _learn(self.interpolator, self._network, self._tuner, plan)
+            _learn(self.interpolator, self._network, self.tuner, plan)
 
     def tune_schemes(self, densities: Sequence[float]) -> None:
         """Learn every kind of scheme on all layers at some densities.
@@ -292,11 +356,11 @@ class _Tuning:
             return
         what = "Tuning layers in blocks, kernels and patterns"
         with self._progress.track(what, len(plans[0])) as advance:
-            self._tuner.tune_block_sparse(plans[0], advance)
+            self.tuner.tune_block_sparse(plans[0], advance)
         every = list(itertools.chain.from_iterable(plans))
         with self._progress.track("Measuring sparser ones", len(every)) as advance:
             for done, plan in enumerate(every, start=1):
-                _learn(self.interpolator, self._network, self._tuner, plan)
+                _learn(self.interpolator, self._network, self.tuner, plan)
                 advance(done)
 
 
