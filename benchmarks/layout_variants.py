@@ -134,10 +134,11 @@ def variant_latencies(
 
 def subgraph_task(device: RpcDevice, variant: LayoutVariant, plan: Plan, at: int) -> TuningTask:
     """Make the task of a plan's subgraph, worth all its trials, its output checked as a tuner's."""
-    lowered = variant.lowered(plan)
-    call = lowered.calls[at]
+    placed = variant.placed(plan)[at]
     workload = variant.network.workloads(plan)[at]
-    return TuningTask(workload, lambda: checked_task(lowered, call, device), share=1.0)
+    return TuningTask(
+        workload, lambda: checked_task(placed.lowered, placed.call, device), share=1.0
+    )
 
 
 def _tuned(

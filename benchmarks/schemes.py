@@ -159,8 +159,8 @@ class LayerTuner:
         libraries: dict[float, Artifact] = {}  # by seconds
         tasks = variants.workloads(plan)[at]
         for position in distinct_variants(tasks):
-            lowered = variants.all[position].lowered(plan)
-            task, check = checked_task(lowered, lowered.calls[at], self._device)
+            placed = variants.all[position].placed(plan)[at]
+            task, check = checked_task(placed.lowered, placed.call, self._device)
             tuning_task = TuningTask(tasks[position], lambda t=task, c=check: (t, c), 1.0)
             self._tuner.tune(tuning_task, "schemes", self._budget)
             best = self._tuner.best_schedule(tasks[position])

@@ -241,12 +241,12 @@ def _shapes(
     while len(shapes) < n_shapes:
         widths = [int(rng.integers(g.minimum, g.channels)) for g in bench.network.groups]
         plan = Plan(tuple(widths))
-        lowered = variant.lowered(plan)
         at = int(rng.integers(len(bench.network.subgraphs)))
         workload = variant.network.workloads(plan)[at]
         if workload.operator.name == "conv2d":
+            placed = variant.placed(plan)[at]
             pool = bench.tuner.tasks.pool.nearest(workload)
-            shapes[workload.key] = workload, lowered.task(lowered.calls[at]), pool
+            shapes[workload.key] = workload, placed.lowered.task(placed.call), pool
     return list(shapes.values())
 
 

@@ -157,6 +157,53 @@ def test_a_grouped_convolution_computes_what_torch_computes_in_both_layouts(
         assert_compiled_equals_torch(variants, plan, choice, pruned, tmp_path)
 
 
+class ChannelShuffle(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, channels, height, width = x.shape
+        parts = x.view(n, 2, channels // 2, height, width)
+        return parts.transpose(1, 2).reshape(n, channels, height, width)
+
+
+def test_a_layout_that_a_part_of_the_network_cannot_take_is_offered_to_the_rest(
+    tmp_path: Path,
+) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 8, 3, padding=1),
+        ChannelShuffle(),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
+    example = torch.zeros(1, 3, 12, 12)
+    coupled = find_groups(model, example)
+    variants = layout_variants(model, example, coupled)
+    n_subgraphs = len(variants.network.subgraphs)
+    assert [variant.name for variant in variants.all] == [
+        "the plain NCHW layout",
+        "packed NHWC",
+        "packed NHWC with Winograd",
+    ]
+    packed, winograd = variants.all[1:]
+    assert 2 <= packed.n_offered < n_subgraphs
+    assert f"packed NHWC is offered for {packed.n_offered} of {n_subgraphs} subgraphs" in (
+        variants.note
+    )
+    missing = [at for at, position in enumerate(packed.positions) if position is None]
+    assert all(variants.distinct[at] in ((0,), (0, 2)) for at in missing)
+    assert sum(2 in distinct for distinct in variants.distinct) >= 1, winograd.positions
+    plan = variants.network.uniform(0.6)
+    pruned = prune(model, coupled, plan)
+    mixed = variants.choice([at % 3 for at in range(n_subgraphs)])
+    for choice in (*map(variants.uniform_choice, range(3)), mixed):
+        assert_compiled_equals_torch(variants, plan, choice, pruned, tmp_path)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_network_in_any_mixture_of_variants_computes_what_torch_computes(
     lowered: Lowered, seed: int, tmp_path: Path

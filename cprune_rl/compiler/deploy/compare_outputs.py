@@ -81,7 +81,7 @@ def first_wrong_layer(
     build_maps(tuner, plan, model, path, choice)
     maps = run_outputs(tuner.device, path, image)
     calls = [
-        tuner.variants.all[variant].lowered(plan).calls[subgraph]
+        tuner.variants.all[variant].placed(plan)[subgraph].call
         for subgraph, variant in enumerate(choice.variants)
     ]
     values = _torch_values(model, image, {value.size for value in maps})
@@ -117,7 +117,7 @@ def _in_nchw(value: NDArray[np.float32], layout: str) -> NDArray[np.float32]:
     return np.ascontiguousarray(value.transpose(0, 3, 1, 2))
 
 
-class _Values(TorchDispatchMode):
+class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch states no types
     """Every value that torch computes, of some sizes.
 
     Args:
@@ -125,7 +125,7 @@ class _Values(TorchDispatchMode):
     """
 
     def __init__(self, sizes: Collection[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self._sizes = frozenset(sizes)
         self._by_size: dict[int, list[NDArray[np.float32]]] = {}
 

@@ -14,6 +14,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from cprune_rl.compiler.export.exported_network import LoweredModule
 from cprune_rl.compiler.layouts.transposes import TransposeTask
 from cprune_rl.compiler.layouts.variants import IMAGE, LayoutVariants, Transpose, VariantChoice
 from cprune_rl.core.network import Plan
@@ -61,17 +62,19 @@ class _Composer:
     ) -> None:
         self._variants = variants
         self._plan = plan
-        self._lowered = [variant.lowered(plan) for variant in variants.all]
-        self._arguments = [lowered.arguments(values) for lowered in self._lowered]
+        self._placed = [variant.placed(plan) for variant in variants.all]
+        lowered = {id(p.lowered): p.lowered for placed in self._placed for p in placed}
+        self._arguments = {key: module.arguments(values) for key, module in lowered.items()}
         self._workloads = variants.workloads(plan)
         self._builder = relax.BlockBuilder()
         self._maps: dict[Transpose, Any] = {}  # a subgraph's map in a layout -> variable
-        self._constants: dict[tuple[int, str], Any] = {}  # (variant, parameter) -> constant
+        # By the identity of a lowered module and the name of a parameter.
+        self._constants: dict[tuple[int, str], Any] = {}
         self._functions: dict[str, Any] = {}  # by the key of the task
         self._tasks: dict[str, Workload] = {}
 
     def run(self, choice: VariantChoice, *, gives_maps: bool) -> ComposedNetwork:
-        given = self._lowered[0].module["main"].params[0]
+        given = self._placed[0][0].lowered.module["main"].params[0]
         image = relax.Var(given.name, given.ty)
         self._maps[Transpose(IMAGE, "NCHW")] = image
         with self._builder.function("main", [image]):
@@ -86,10 +89,11 @@ class _Composer:
         return ComposedNetwork(self._builder.finalize(), self._tasks)
 
     def _call(self, subgraph: int, variant: int) -> Any:
-        lowered = self._lowered[variant]
-        call = lowered.calls[subgraph]
+        placed = self._placed[variant][subgraph]
+        lowered = placed.lowered
+        call = placed.call
         args = [
-            self._read(variant, read, layout)
+            self._read(lowered, read, layout)
             for read, layout in zip(call.reads, call.layouts, strict=False)
         ]
         workload = self._workloads[subgraph][variant]
@@ -99,12 +103,12 @@ class _Composer:
         self._maps[Transpose(subgraph, call.layouts[-1])] = output
         return output
 
-    def _read(self, variant: int, read: int | str, layout: str) -> Any:
+    def _read(self, lowered: LoweredModule, read: int | str, layout: str) -> Any:
         if isinstance(read, str) and not layout:
-            if (variant, read) not in self._constants:
-                constant = relax.const(self._arguments[variant][read])
-                self._constants[variant, read] = constant
-            return self._constants[variant, read]
+            key = id(lowered), read
+            if key not in self._constants:
+                self._constants[key] = relax.const(self._arguments[id(lowered)][read])
+            return self._constants[key]
         wanted = Transpose(read if isinstance(read, int) else IMAGE, layout)
         if wanted not in self._maps:
             self._maps[wanted] = self._transposed(wanted)

@@ -7,13 +7,14 @@ depends on a subgraph's shape and on the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from cprune_rl.compiler.export.describe import describe_network
 from cprune_rl.compiler.export.exported_network import ExportedNetwork, LoweredModule
 from cprune_rl.compiler.export.fused_calls import FusedCall
+from cprune_rl.compiler.layouts.matching import match_calls, renumbered_maps
 from cprune_rl.core.network import Group, Network, Plan
 from cprune_rl.core.workload import Subgraph, Workload
 from cprune_rl.errors import ModelError
@@ -23,6 +24,7 @@ __all__ = [
     "IMAGE_LAYOUT",
     "LayoutVariant",
     "LayoutVariants",
+    "PlacedCall",
     "Transpose",
     "VariantChoice",
     "distinct_variants",
@@ -35,7 +37,18 @@ IMAGE = -1
 IMAGE_LAYOUT = "NCHW"
 """In which the image comes."""
 
-_LAYOUT_OPERATORS = ("permute_dims", "reshape")  # what a change of layout adds or takes away
+
+@dataclass(frozen=True)
+class PlacedCall:
+    """A subgraph's call in one variant.
+
+    Attributes:
+        lowered: the module that it is of.
+        call: whose `reads` are positions of subgraphs.
+    """
+
+    lowered: LoweredModule
+    call: FusedCall
 
 
 @dataclass(frozen=True)
@@ -45,10 +58,18 @@ class LayoutVariant:
     Attributes:
         exported: lowers it at any widths.
         network: its subgraphs, in the order that they have in every variant.
+        plain: the variant in NCHW, whose subgraphs stand where this one has none; None where this
+            is that variant.
+        positions: for each subgraph the position of its call in this layout; None where it is the
+            plain variant's.
+        maps: position of the subgraph that makes the same map, by the position of a call.
     """
 
     exported: ExportedNetwork
     network: Network
+    plain: LayoutVariant | None = None
+    positions: tuple[int | None, ...] = ()
+    maps: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def layout(self) -> str:
@@ -62,13 +83,34 @@ class LayoutVariant:
             return "the plain NCHW layout"
         return "packed NHWC with Winograd" if self.exported.uses_winograd else "packed NHWC"
 
+    @property
+    def n_offered(self) -> int:
+        """Subgraphs that have a call in this layout."""
+        return sum(position is not None for position in self.positions)
+
     @cached_property
     def calls(self) -> tuple[FusedCall, ...]:
         """The subgraphs at the dense widths: what reads what, in which layout."""
-        return self.lowered(self.network.dense).calls
+        return tuple(placed.call for placed in self.placed(self.network.dense))
+
+    def placed(self, plan: Plan) -> tuple[PlacedCall, ...]:
+        """Return the call of each subgraph at a plan."""
+        lowered = self.lowered(plan)
+        if self.plain is None:
+            return tuple(PlacedCall(lowered, call) for call in lowered.calls)
+        instead = self.plain.placed(plan)
+        placed = []
+        for at, position in enumerate(self.positions):
+            if position is None:
+                placed.append(instead[at])
+                continue
+            call = lowered.calls[position]
+            reads = tuple(self.maps[r] if isinstance(r, int) else r for r in call.reads)
+            placed.append(PlacedCall(lowered, replace(call, reads=reads)))
+        return tuple(placed)
 
     def lowered(self, plan: Plan) -> LoweredModule:
-        """Lower the network at a plan."""
+        """Lower the network at a plan, in this layout as far as it goes."""
         network = self.network
         return self.exported.lowered(network.widths(plan), network.schemes_by_layer(plan))
 
@@ -209,17 +251,38 @@ def find_layout_variants(
     except ModelError as error:
         notes.append(str(error))
         return LayoutVariants((nchw,), "; ".join(notes))
-    if difference := _difference(nchw.calls, nhwc.calls):
-        notes.append(f"NHWC is not offered: {difference}")
-        return LayoutVariants((nchw,), "; ".join(notes))
-    variants.append(nhwc)
     winograd, _ = describe(nhwc.exported.with_winograd())
-    if winograd.network != nhwc.network:
-        if difference := _difference(nchw.calls, winograd.calls):
-            notes.append(f"Winograd's filtering is not offered: {difference}")
-        else:
-            variants.append(winograd)
+    for other, before in ((nhwc, nchw), (winograd, nhwc)):
+        if other.network == before.network:
+            continue
+        placed = _beside(nchw, other)
+        if not placed.n_offered:
+            notes.append(f"{placed.name} is not offered: it has other subgraphs than NCHW")
+            continue
+        variants.append(placed)
+        if placed.n_offered < len(placed.positions):
+            notes.append(
+                f"{placed.name} is offered for {placed.n_offered} of {len(placed.positions)} "
+                "subgraphs, the others are fused otherwise"
+            )
     return LayoutVariants(_with_common_schemes(variants), "; ".join(notes))
+
+
+def _beside(nchw: LayoutVariant, other: LayoutVariant) -> LayoutVariant:
+    """Put NCHW's subgraphs where another layout has none that is the same."""
+    calls = other.calls
+    positions = match_calls(nchw.calls, calls)
+    subgraphs = [
+        plain if position is None else other.network.subgraphs[position]
+        for plain, position in zip(nchw.network.subgraphs, positions, strict=True)
+    ]
+    return LayoutVariant(
+        other.exported,
+        replace(other.network, subgraphs=tuple(subgraphs)),
+        plain=nchw,
+        positions=positions,
+        maps=renumbered_maps(nchw.calls, calls),
+    )
 
 
 def _with_common_schemes(variants: Sequence[LayoutVariant]) -> tuple[LayoutVariant, ...]:
@@ -238,25 +301,3 @@ def _with_common_schemes(variants: Sequence[LayoutVariant]) -> tuple[LayoutVaria
         network = replace(variant.network, subgraphs=subgraphs)
         result.append(replace(variant, network=network))
     return tuple(result)
-
-
-def _difference(calls: Sequence[FusedCall], others: Sequence[FusedCall]) -> str:
-    """Tell why two lowerings do not have the same subgraphs; empty where they have."""
-    if len(calls) != len(others):
-        return f"it has {len(others)} subgraphs, the NCHW variant {len(calls)}"
-    for call, other in zip(calls, others, strict=True):
-        same_weights = set(call.parameters) == set(other.parameters)
-        if not same_weights or _computing(call) != _computing(other):
-            return f"{other.function} fuses other operators than {call.function}"
-        if _subgraphs_read(call) != _subgraphs_read(other):
-            return f"{other.function} reads other subgraphs than {call.function}"
-    return ""
-
-
-def _computing(call: FusedCall) -> list[str]:
-    """Return the operators of a call that a change of layout leaves."""
-    return [o.name for o in call.operators if o.name not in _LAYOUT_OPERATORS]
-
-
-def _subgraphs_read(call: FusedCall) -> list[int]:
-    return [read for read in call.reads if isinstance(read, int)]

@@ -303,10 +303,10 @@ class NetworkTuner:
         if workload.key in functions:
             return functions[workload.key]
         for variant in self.variants.all:
-            lowered = variant.lowered(plan)
-            for task, call in zip(variant.network.workloads(plan), lowered.calls, strict=True):
+            placed = variant.placed(plan)
+            for task, at in zip(variant.network.workloads(plan), placed, strict=True):
                 if task.key not in functions:
-                    functions[task.key] = checked_task(lowered, call, self.device)
+                    functions[task.key] = checked_task(at.lowered, at.call, self.device)
         return functions[workload.key]
 
     def _record_variants(self, plan: Plan) -> None:
