@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cprune_rl.core.intervals import median_interval, noise_floor, speedup_interval
+from cprune_rl.core.output_agreement import OutputAgreement
 from cprune_rl.core.result import (
     Figures,
     FrontPoint,
@@ -23,6 +24,7 @@ from cprune_rl.core.result import (
 from cprune_rl.errors import ConfigError
 from cprune_rl.reporting.run_tables import (
     NO_GAIN,
+    agreement_note,
     noise_note,
     prediction_note,
     results_table,
@@ -55,6 +57,7 @@ PRUNED = Figures(
     accuracy_test_ci=(0.97, 0.99),
     n_params=400,
     macs=2000,
+    compiled=OutputAgreement(relative_difference=2e-5, same_class=1.0, n_images=16),
 )
 GATE = {"accuracy": 0.98, "lower_bound": 0.979, "floor": 0.978, "n_looks": 2, "passed": True}
 
@@ -81,6 +84,7 @@ def example() -> Result:
 
 
 def front() -> list[FrontPoint]:
+    agreement = OutputAgreement(relative_difference=1e-5, same_class=1.0, n_images=16)
     dense = FrontPoint(
         method="dense",
         floor=None,
@@ -93,6 +97,7 @@ def front() -> list[FrontPoint]:
         n_params=1000,
         gate={},
         cost={},
+        compiled=agreement,
     )
     pruned = replace(
         dense, method="cprune", floor=-0.01, folder="floor-0.01", speedup=(2.5, 2.4, 2.6), gate=GATE
@@ -114,6 +119,31 @@ def test_a_file_that_is_no_front_is_a_clear_error(tmp_path: Path, text: str) -> 
     (tmp_path / "front.json").write_text(text)
     with pytest.raises(ConfigError, match="no finished front"):
         read_front(tmp_path / "front.json")
+
+
+def test_a_result_says_how_compiled_networks_agree_and_one_of_0_2_says_nothing(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "result.json"
+    result = replace(example(), compiled_note="agent is compiled without packed NHWC")
+    result.write(file)
+    assert Result.read(file) == result
+    value = json.loads(file.read_text())
+    assert value["pruned"]["compiled"] == {
+        "relative_difference": 2e-5,
+        "same_class": 1.0,
+        "n_images": 16,
+    }
+    note = agreement_note(result)
+    assert "on 16 images: their answers are at most 2e-05 of the spread" in note
+    assert note.endswith("agent is compiled without packed NHWC")
+    del value["compiled_note"], value["pruned"]["compiled"], value["dense"]["compiled"]
+    for rival in value["rivals"]:
+        del rival["pruned"]["compiled"]
+    file.write_text(json.dumps(value))
+    old = Result.read(file)
+    assert old.main.pruned.compiled is None
+    assert agreement_note(old) == ""
 
 
 def test_a_front_begins_with_the_dense_network(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,10 @@ from cprune_rl.accuracy.comparison_images import comparison_images
 from cprune_rl.cli import app
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.export.exported_network import LoweredModule
-from cprune_rl.compiler.kernels import implementations
 from cprune_rl.compiler.layouts.variants import LayoutVariants, VariantChoice
-from cprune_rl.compiler.tuning import output_check
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.network import Plan
-from cprune_rl.cost_cache import open_store
+from cprune_rl.cost_cache import CostStore, open_store
 from cprune_rl.errors import ModelError
 from cprune_rl.pipeline.backends.base import FinishedNetwork
 from cprune_rl.pipeline.compiled_check import CompiledCheck
@@ -50,9 +48,8 @@ from torch import nn
 
 
 def build(n_classes):
-    body = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU()]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, n_classes)]
-    return nn.Sequential(*body, nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 3, 2, 1), *head)
+    body = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1)]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n_classes))
 """
 
 
@@ -75,14 +72,32 @@ def coupled(model: nn.Module) -> CoupledGroups:
     return find_groups(model, torch.zeros(1, 3, 32, 32))
 
 
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No trial is checked: torch has no counterpart of an operator."""
-    monkeypatch.setattr(output_check, "_evaluate", lambda call, inputs: None)
-
-
-def lowered_anew(model: nn.Module, coupled: CoupledGroups) -> LayoutVariants:
+@pytest.fixture(scope="module")
+def variants(model: nn.Module, coupled: CoupledGroups) -> LayoutVariants:
     return layout_variants(model, torch.zeros(1, 3, 32, 32), coupled)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    model: nn.Module, coupled: CoupledGroups, variants: LayoutVariants
+) -> dict[str, FinishedNetwork]:
+    half = variants.network.uniform(0.5)
+    return {
+        "dense": FinishedNetwork(variants.network.dense, model),
+        "agent": FinishedNetwork(half, prune(model, coupled, half)),
+    }
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[CostStore]:
+    store = open_store(None)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def check(images: NDArray[np.float32]) -> CompiledCheck:
+    return CompiledCheck(images=images, progress=ProgressLog())
 
 
 class ChosenTuner(NetworkTuner):
@@ -96,96 +111,109 @@ class ChosenTuner(NetworkTuner):
         return chosen
 
 
-def tuner_of(variants: LayoutVariants, device: LocalDevice, chosen: int) -> NetworkTuner:
-    tuner = ChosenTuner(variants, device, open_store(None), TINY)
-    tuner.chosen = chosen
-    return tuner
+OpenTuner = Callable[[LayoutVariants, int], NetworkTuner]
 
 
-def networks(
-    model: nn.Module, coupled: CoupledGroups, variants: LayoutVariants
-) -> Mapping[str, FinishedNetwork]:
-    half = variants.network.uniform(0.5)
-    return {
-        "dense": FinishedNetwork(variants.network.dense, model),
-        "agent": FinishedNetwork(half, prune(model, coupled, half)),
-    }
+@pytest.fixture
+def open_tuner(device: LocalDevice, store: CostStore) -> OpenTuner:
+    def open_tuner(variants: LayoutVariants, chosen: int) -> NetworkTuner:
+        tuner = ChosenTuner(variants, device, store, TINY)
+        tuner.chosen = chosen
+        return tuner
+
+    return open_tuner
 
 
 def test_right_networks_agree_in_every_variant(
-    model: nn.Module,
-    coupled: CoupledGroups,
-    images: NDArray[np.float32],
-    device: LocalDevice,
+    variants: LayoutVariants,
+    finished: dict[str, FinishedNetwork],
+    check: CompiledCheck,
+    open_tuner: OpenTuner,
     tmp_path: Path,
 ) -> None:
-    variants = lowered_anew(model, coupled)
     assert len(variants.all) == 3, variants.note
-    check = CompiledCheck(images=images, progress=ProgressLog())
     for chosen in (PLAIN, PACKED, WINOGRAD):
-        tuner = tuner_of(variants, device, chosen)
-        built = check.build(tuner, networks(model, coupled, variants), tmp_path / str(chosen))
+        built = check.build(open_tuner(variants, chosen), finished, tmp_path / str(chosen))
         assert built.wrong is None
         assert all(path.is_file() for path in built.libraries.values())
         for agreement in built.agreement.values():
             assert agreement.relative_difference < 1e-3
-            assert agreement.n_images == len(images) == 16
-        assert check.right_variants(tuner, networks(model, coupled, variants)) is variants
+            assert agreement.n_images == len(check.images) == 16
+    tuner = open_tuner(variants, WINOGRAD)
+    assert check.right_variants(tuner, finished) is variants
 
 
-def break_packed_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    pack = implementations.pack
+def break_kernels(
+    monkeypatch: pytest.MonkeyPatch, modules: Sequence[LoweredModule], layer: str
+) -> None:
+    """Have a layer's kernel compute with other weights in some modules."""
+    arguments = LoweredModule.arguments
 
-    def pack_wrongly(weights: NDArray[Any], lanes: int) -> NDArray[Any]:
-        packed = pack(weights, lanes)
-        if weights.shape[1] == 16:  # of the second convolution on
-            packed[0, ..., 3] *= 2
-        return packed
+    def broken(self: LoweredModule, values: Mapping[str, NDArray[Any]]) -> Any:
+        arrays = arguments(self, values)
+        for name, array in arrays.items():
+            is_broken = any(self is module for module in modules)
+            if is_broken and self.names[name] == f"{layer}.weight":
+                arrays[name] = array * 1.5
+        return arrays
 
-    monkeypatch.setattr(implementations, "pack", pack_wrongly)
+    monkeypatch.setattr(LoweredModule, "arguments", broken)
 
 
-@pytest.mark.usefixtures("unchecked")
+def modules_of(variants: LayoutVariants, *positions: int) -> list[LoweredModule]:
+    plans = [variants.network.dense, variants.network.uniform(0.5)]
+    return [variants.all[at].lowered(plan) for at in positions for plan in plans]
+
+
 def test_a_broken_kernel_is_left_out_where_the_plain_layout_is_right(
-    model: nn.Module,
-    coupled: CoupledGroups,
-    images: NDArray[np.float32],
-    device: LocalDevice,
+    variants: LayoutVariants,
+    finished: dict[str, FinishedNetwork],
+    check: CompiledCheck,
+    open_tuner: OpenTuner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    break_packed_convolutions(monkeypatch)
-    variants = lowered_anew(model, coupled)
-    check = CompiledCheck(images=images, progress=ProgressLog())
-    tuner = tuner_of(variants, device, PACKED)
-    right = check.right_variants(tuner, networks(model, coupled, variants))
+    break_kernels(monkeypatch, modules_of(variants, PACKED, WINOGRAD), "2")
+    right = check.right_variants(open_tuner(variants, PACKED), finished)
     assert [variant.name for variant in right.all] == ["the plain NCHW layout"]
     assert right.network == variants.network
     assert "dense does not compute what torch computes" in right.left_out
     assert "the first layer that differs: layer '2' (nn.conv2d" in right.left_out
     assert "without packed NHWC and packed NHWC with Winograd" in right.left_out
     assert "--layouts plain" in right.left_out
-    plain = tuner_of(right, device, PACKED)
-    assert check.right_variants(plain, networks(model, coupled, right)) is right
+    assert check.right_variants(open_tuner(right, PACKED), finished) is right
 
 
-@pytest.mark.usefixtures("unchecked")
+def test_of_several_layouts_only_the_wrong_one_is_left_out(
+    variants: LayoutVariants,
+    finished: dict[str, FinishedNetwork],
+    check: CompiledCheck,
+    open_tuner: OpenTuner,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dense = variants.network.dense
+    break_kernels(monkeypatch, [variants.all[WINOGRAD].lowered(dense)], "2")
+    right = check.right_variants(open_tuner(variants, WINOGRAD), finished)
+    assert [variant.name for variant in right.all] == ["the plain NCHW layout", "packed NHWC"]
+    assert "without packed NHWC with Winograd." in right.left_out
+
+
 def test_a_finished_network_that_is_wrong_is_built_in_the_plain_layout(
-    model: nn.Module,
-    coupled: CoupledGroups,
-    images: NDArray[np.float32],
-    device: LocalDevice,
+    variants: LayoutVariants,
+    finished: dict[str, FinishedNetwork],
+    check: CompiledCheck,
+    open_tuner: OpenTuner,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    break_packed_convolutions(monkeypatch)
-    variants = lowered_anew(model, coupled)
-    check = CompiledCheck(images=images, progress=ProgressLog())
-    tuner = tuner_of(variants, device, PACKED)
-    finished = networks(model, coupled, variants)
+    half = variants.network.uniform(0.5)
+    break_kernels(monkeypatch, [variants.all[PACKED].lowered(half)], "2")
+    tuner = open_tuner(variants, PACKED)
     built = check.build(tuner, finished, tmp_path / "built")
-    assert built.wrong == "dense"
+    assert built.agreement["dense"].holds
+    assert built.wrong == "agent"
     plain = check.plain_variants(tuner, finished, built)
     assert len(plain.all) == 1
+    assert "agent does not compute what torch computes" in plain.left_out
     assert "the first layer that differs: layer '2'" in plain.left_out
 
 
@@ -199,23 +227,20 @@ def shift_biases(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
     monkeypatch.setattr(LoweredModule, "arguments", shifted)
 
 
+@pytest.mark.parametrize("chosen", [WINOGRAD, PLAIN])
 def test_a_network_that_is_wrong_in_the_plain_layout_too_is_an_error_that_names_the_layer(
-    model: nn.Module,
-    coupled: CoupledGroups,
-    images: NDArray[np.float32],
-    device: LocalDevice,
+    chosen: int,
+    variants: LayoutVariants,
+    finished: dict[str, FinishedNetwork],
+    check: CompiledCheck,
+    open_tuner: OpenTuner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shift_biases(monkeypatch, "4")
-    variants = lowered_anew(model, coupled)
-    check = CompiledCheck(images=images, progress=ProgressLog())
-    tuner = tuner_of(variants, device, WINOGRAD)
-    message = "in the plain layout either: .*the first layer that differs: layer '4'.* in the plain"
+    shift_biases(monkeypatch, "2")
+    offered = variants if chosen == WINOGRAD else variants.only([PLAIN])
+    message = "in the plain layout either: .*the first layer that differs: layer '2'.* in the plain"
     with pytest.raises(ModelError, match=message):
-        check.right_variants(tuner, networks(model, coupled, variants))
-    tuner = tuner_of(variants.only([PLAIN]), device, PLAIN)
-    with pytest.raises(ModelError, match=message):
-        check.right_variants(tuner, networks(model, coupled, variants))
+        check.right_variants(open_tuner(offered, chosen), finished)
 
 
 @pytest.fixture
@@ -234,9 +259,9 @@ def own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_run_on_a_broken_compiler_ends_in_the_error_and_states_nothing(
     own_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shift_biases(monkeypatch, "5")
+    shift_biases(monkeypatch, "2")
     done = CliRunner().invoke(app, own_network)
     assert isinstance(done.exception, ModelError)
-    assert "the first layer that differs: layer '5'" in str(done.exception)
+    assert "the first layer that differs: layer '2'" in str(done.exception)
     assert not Path("run/result.json").exists()
     assert not Path("run/report.html").exists()

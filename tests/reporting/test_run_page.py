@@ -27,6 +27,7 @@ def test_the_page_states_the_result_and_how_it_was_made(written: Path) -> None:
         "dense 0.800 ms",
         '<span>3.00</span> <span class="interval">[2.90, 3.10]</span>',
         "noise floor: +-1.0%",
+        "compared with torch on 16 images: their answers are at most 3e-05 of the spread",
         "do not quote its figures",
         "finetune:30",
         "train_agent.py train --fast --out run",
@@ -44,6 +45,7 @@ def test_the_page_of_an_estimate_says_so(tmp_path: Path) -> None:
     assert "Nothing was built or timed in this run" in page
     assert "estimate, ms" in page
     assert "interleaved rounds" not in page
+    assert "compared with torch" not in page
 
 
 def test_a_run_without_a_gain_claims_none(tmp_path: Path) -> None:
