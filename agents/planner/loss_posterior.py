@@ -7,6 +7,7 @@ evaluation tells something about all factors at once, so a few of them go a long
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -27,6 +28,8 @@ _OWN_SIGMA = 0.4
 _LEAST_FACTOR = 0.05
 # In accuracy, beside the oracle's own error: what no sum of losses explains.
 _NOISE = 5e-4
+# Standard errors below 0 at which a loss is no chance any more.
+_GAIN_ERRORS = 2.0
 
 
 class LossPosterior:
@@ -83,9 +86,12 @@ class LossPosterior:
 
         Args:
             plan: that was evaluated.
-            loss: in accuracy, against the dense network.
+            loss: in accuracy, against the dense network. It is negative where a fine-tune gained.
+                Beyond its error that says nothing of units, which lose or do not, so it counts as
+                far as the error goes.
             standard_error: of it.
         """
+        loss = max(loss, -_GAIN_ERRORS * math.hypot(standard_error, _NOISE))
         x = self._loss_model.unit_losses(self._network, plan)
         spread = self._covariance @ x
         gain = spread / (x @ spread + _NOISE**2 + standard_error**2)

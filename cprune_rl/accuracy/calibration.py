@@ -29,7 +29,7 @@ _SCATTER = 0.2  # of the logarithm of a loss around a power law, noise apart
 
 @dataclass(frozen=True)
 class Calibration:
-    """Maps a cheap loss to the loss after full fine-tuning: `scale * loss ** power`.
+    """Maps a cheap loss to the loss after full fine-tuning: `scale * loss ** power + offset`.
 
     A power law has no plateaus: of two plans, the one with the smaller cheap loss stays ahead.
 
@@ -37,15 +37,17 @@ class Calibration:
         scale: loss after full fine-tuning where the cheap evaluation loses all accuracy.
         power: above 0.
         residual: root mean square of leave-one-out errors, in accuracy.
+        offset: 0 or less: a plan that is hardly pruned gains so much by the full fine-tune.
     """
 
     scale: float = 1.0
     power: float = 1.0
     residual: float = 0.0
+    offset: float = 0.0
 
     def __call__(self, cheap_loss: float) -> float:
-        """The loss after full fine-tuning; 0 where the cheap evaluation finds none."""
-        return float(self.scale * max(cheap_loss, 0.0) ** self.power)
+        """The loss after full fine-tuning; the offset where the cheap evaluation finds none."""
+        return float(self.scale * max(cheap_loss, 0.0) ** self.power) + self.offset
 
     @staticmethod
     def fit(points: Sequence[tuple[float, float]]) -> Calibration:
@@ -125,9 +127,12 @@ class Calibrations:
 def _power_law(points: Sequence[tuple[float, float]]) -> Calibration:
     """Fits a line to the logarithms; small losses weigh less.
 
-    They are mostly noise, which their logarithms would exaggerate.
+    They are mostly noise, which their logarithms would exaggerate. Where a plan gained, losses are
+    counted from the largest gain: a logarithm knows no negative ones.
     """
-    cheap, full = np.log(np.maximum(np.array(points, float), _SMALLEST_LOSS)).T
+    offset = min(0.0, *(full_loss for _, full_loss in points))
+    above = np.array(points, float) - (0.0, offset)
+    cheap, full = np.log(np.maximum(above, _SMALLEST_LOSS)).T
     weight = 1 / (_SCATTER**2 + (_NOISE / np.exp(full)) ** 2)
     weight /= weight.sum()
     cheap_mean = float(weight @ cheap)
@@ -137,4 +142,4 @@ def _power_law(points: Sequence[tuple[float, float]]) -> Calibration:
     if spread > 1e-6:
         covariance = float(weight @ ((cheap - cheap_mean) * (full - full_mean)))
         power = min(max(covariance / spread, _POWER_RANGE[0]), _POWER_RANGE[1])
-    return Calibration(math.exp(full_mean - power * cheap_mean), power)
+    return Calibration(math.exp(full_mean - power * cheap_mean), power, offset=offset)

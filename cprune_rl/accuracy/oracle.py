@@ -155,9 +155,10 @@ class PlanOracle:
         evaluation: of plans.
         data: images.
         store: keeps every answer.
-        dense_accuracy: of the dense network on the search images.
-        reference: what the evaluation gives for the dense network, from which losses are counted; a
-            supernet is some points below `dense_accuracy`. None where they are the same.
+        dense_accuracy: of the dense network on the search images. Losses after the full fine-tune
+            are counted from it.
+        reference: what the evaluation gives for the dense network, from which its own losses are
+            counted; a supernet is some points below `dense_accuracy`. None where they are the same.
         calibrations: map its losses to those after the full fine-tune; the default changes nothing.
         since: answers that the store got after this moment count as fresh; seconds since the epoch.
         note: what speaks for believing it; empty where nothing was checked.
@@ -184,6 +185,13 @@ class PlanOracle:
         """The same oracle, calibrated, with counters of its own."""
         return replace(self, calibrations=calibrations)
 
+    def counted_from(self, dense_accuracy: float) -> PlanOracle:
+        """The same oracle, whose full losses are counted from another dense network's accuracy.
+
+        What the evaluation itself loses is counted as before: from the network that it begins with.
+        """
+        return replace(self, dense_accuracy=dense_accuracy, reference=self._base)
+
     def accuracy(self, plan: Plan) -> Accuracy:
         """The calibrated accuracy of a plan."""
         return self.accuracies([plan])[0]
@@ -200,7 +208,8 @@ class PlanOracle:
             sampling_error = math.sqrt(max(value * (1 - value), 0.0) / n_images)
             answers.append(
                 Accuracy(
-                    value=self.dense_accuracy - loss,
+                    # a fine-tune may gain, and nothing is right more often than always
+                    value=min(self.dense_accuracy - loss, 1.0),
                     standard_error=math.hypot(sampling_error, residual),
                     n_images=n_images,
                     cost_s=cost_s,
@@ -242,8 +251,12 @@ class PlanOracle:
                 on_plan(n_done)
         return [self._answers[identity, plan] for plan in plans]
 
+    @property
+    def _base(self) -> float:
+        return self.dense_accuracy if self.reference is None else self.reference
+
     def _loss(self, value: float) -> float:
-        return (self.dense_accuracy if self.reference is None else self.reference) - value
+        return self._base - value
 
     def _recall(self, identity: str, plan: Plan) -> bool:
         """Takes an answer from the store, where it is not at hand; whether there is one."""

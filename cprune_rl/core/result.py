@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.output_agreement import OutputAgreement
@@ -19,17 +19,22 @@ from cprune_rl.errors import ConfigError
 
 __all__ = [
     "MEASURED",
+    "DenseFigures",
     "Figures",
     "FrontPoint",
     "MethodResult",
     "Result",
+    "Which",
     "read_front",
+    "read_front_dense",
     "write_front",
 ]
 
 MEASURED = "measured"
 """Says that latencies were measured on a device, not read out of a recording."""
 
+Which = Literal["given", "finetuned"]
+"""A dense network: as it was given, or after the full fine-tune."""
 Ends = tuple[float, float]
 ValueAndEnds = tuple[float, float, float]
 
@@ -77,6 +82,54 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DenseFigures:
+    """What is said of the dense network as it was given, and after the full fine-tune.
+
+    Attributes:
+        given: latencies are those of `finetuned`: equal shapes are timed once.
+        finetuned: None in what earlier versions wrote.
+        floor_from: the one that a relative floor is counted from.
+    """
+
+    given: Figures
+    finetuned: Figures | None = None
+    floor_from: Which = "given"
+
+    def __post_init__(self) -> None:
+        if self.floor_from not in ("given", "finetuned"):
+            raise ValueError(f"floor_from is {self.floor_from!r}, not given or finetuned")
+        if self.floor_from == "finetuned" and self.finetuned is None:
+            raise ValueError("the floor is counted from a dense network of which nothing is said")
+
+    @property
+    def reference(self) -> Figures:
+        """The one that the floor is counted from."""
+        if self.floor_from == "finetuned" and self.finetuned is not None:
+            return self.finetuned
+        return self.given
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the fields of a file."""
+        finetuned = None if self.finetuned is None else asdict(self.finetuned)
+        return {
+            "dense": asdict(self.given),
+            "dense_finetuned": finetuned,
+            "floor_from": self.floor_from,
+        }
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> DenseFigures:
+        """Read the fields of a file; in those of earlier versions there is one network."""
+        given = _figures_from_json(value["dense"])
+        finetuned = value.get("dense_finetuned")
+        return DenseFigures(
+            given=given,
+            finetuned=None if finetuned is None else _figures_from_json(finetuned),
+            floor_from=value.get("floor_from", "given"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodResult:
     """What one method reached.
 
@@ -114,6 +167,9 @@ class Result:
         device: name of where it was timed.
         method: the run's own method.
         floor: as asked for.
+        dense: network as it was given.
+        dense_finetuned: the same after the full fine-tune; None in what earlier versions wrote.
+        floor_from: which of both a relative floor is counted from.
         main: what the run's own method reached.
         rivals: what the others reached.
         fast: whether it was a run of `--effort fast`.
@@ -135,6 +191,8 @@ class Result:
     floor: float
     dense: Figures
     main: MethodResult
+    dense_finetuned: Figures | None = None
+    floor_from: Which = "given"
     rivals: tuple[MethodResult, ...] = ()
     fast: bool = False
     noise_floor: float | None = None
@@ -144,7 +202,7 @@ class Result:
     compiled_note: str = ""
 
     def __post_init__(self) -> None:
-        figures = [self.dense, *(method.pruned for method in self.methods)]
+        figures = [self.dense, self.reference, *(method.pruned for method in self.methods)]
         if any((f.latency_ms is None) != self.is_estimate for f in figures):
             raise ValueError(
                 f"latency source {self.latency_source!r} does not fit the latencies: "
@@ -152,6 +210,18 @@ class Result:
             )
         if self.noise_floor is not None and not 0 <= self.noise_floor < math.inf:
             raise ValueError(f"noise floor {self.noise_floor} is no share of a latency")
+
+    @property
+    def dense_figures(self) -> DenseFigures:
+        """Both dense networks."""
+        return DenseFigures(
+            given=self.dense, finetuned=self.dense_finetuned, floor_from=self.floor_from
+        )
+
+    @property
+    def reference(self) -> Figures:
+        """The dense network that the floor is counted from."""
+        return self.dense_figures.reference
 
     @property
     def methods(self) -> tuple[MethodResult, ...]:
@@ -185,10 +255,13 @@ class Result:
         try:
             value = json.loads(path.read_text())
             copied = ("model", "data", "device", "seed", "floor", "fast")
+            dense = DenseFigures.from_json(value)
             return Result(
                 **{name: value[name] for name in copied},
                 method=current_method(value["method"]),
-                dense=_figures_from_json(value["dense"]),
+                dense=dense.given,
+                dense_finetuned=dense.finetuned,
+                floor_from=dense.floor_from,
                 main=_method_from_json(value),
                 rivals=tuple(_method_from_json(rival) for rival in value["rivals"]),
                 noise_floor=value.get("noise_floor"),
@@ -237,14 +310,22 @@ class FrontPoint:
     compiled: OutputAgreement | None = None
 
 
-def write_front(path: Path, points: Sequence[FrontPoint], latency_source: str) -> None:
+def write_front(
+    path: Path, points: Sequence[FrontPoint], dense: DenseFigures, latency_source: str
+) -> None:
     """Write `front.json`.
 
     Args:
-        points: the dense network's first.
+        path: file to write.
+        points: the dense network's first, the one that floors are counted from.
+        dense: that network, and the other one.
         latency_source: see `Result`.
     """
-    value = {"latency_source": latency_source, "points": [asdict(point) for point in points]}
+    value = {
+        "latency_source": latency_source,
+        **dense.to_json(),
+        "points": [asdict(point) for point in points],
+    }
     path.write_text(dump_json(value))
 
 
@@ -261,6 +342,19 @@ def read_front(path: Path) -> list[FrontPoint]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no finished front: {error}") from error
     return points
+
+
+def read_front_dense(path: Path) -> DenseFigures | None:
+    """Read what `front.json` says of both dense networks; None in what earlier versions wrote.
+
+    Raises:
+        ConfigError: it is missing or no front.
+    """
+    try:
+        value = json.loads(path.read_text())
+        return DenseFigures.from_json(value) if "dense" in value else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no finished front: {error}") from error
 
 
 def _point_from_json(value: dict[str, Any]) -> FrontPoint:

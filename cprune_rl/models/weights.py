@@ -26,17 +26,22 @@ _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "module.")
 _HOW_TO_SAVE = "with torch.save(model.state_dict(), FILE) or safetensors."
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes a state_dict as safetensors.
 
     A module that is registered under two names has its weights under both, as its state_dict has.
+
+    Args:
+        model: whose weights are kept.
+        path: file to write.
+        metadata: texts that are kept beside the weights.
     """
     values = {
         # safetensors refuses tensors that share memory
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in model.state_dict().items()
     }
-    save_file(values, path)
+    save_file(values, path, None if metadata is None else dict(metadata))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -15,6 +15,7 @@ from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.actions.scheme_actions import prunable_layers
 from cprune_rl.envs.problem import resolve_floor
+from cprune_rl.pipeline.dense_networks import DenseNetworks
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_model import TrainedModel
 
@@ -65,11 +66,16 @@ class OracleCalibration:
 def calibrate(
     settings: CalibrationSettings,
     trained_model: TrainedModel,
+    dense: DenseNetworks,
     oracle: PlanOracle,
     network: Network,
     progress: ProgressLog,
 ) -> OracleCalibration:
-    """Fine-tune a few plans in full, and fit the maps and the loss model to them."""
+    """Fine-tune a few plans in full, and fit the maps and the loss model to them.
+
+    Losses are counted from the better dense network. A plan that ends above it has lost less than
+    nothing.
+    """
 
     def narrow_plans(ratios: Sequence[float]) -> list[Plan]:
         return [network.uniform(ratio) for ratio in ratios]
@@ -77,11 +83,11 @@ def calibrate(
     def sparse_plans(densities: Sequence[float]) -> list[Plan]:
         return _sparse_plans(network, densities)
 
-    finetunes = _FullFinetunes(settings, trained_model, oracle, progress)
+    finetunes = _FullFinetunes(settings, trained_model, dense, oracle, progress)
     narrow = finetunes.points("channels", narrow_plans, settings.kept_ratios)
     sparse = finetunes.points("schemes", sparse_plans, settings.densities)
-    dense = network.dense.widths
-    kept = np.array([point.plan.widths for point in narrow]) / np.array(dense)
+    dense_widths = network.dense.widths
+    kept = np.array([point.plan.widths for point in narrow]) / np.array(dense_widths)
     loss_model = LossModel.fit_uniform(kept, np.array([point.full_loss for point in narrow]))
     if sparse:
         losses = np.array([point.full_loss for point in sparse])
@@ -89,7 +95,7 @@ def calibrate(
         loss_model = loss_model.with_fitted_layers(network, plans, losses)
     points = (*narrow, *sparse)
     return OracleCalibration(
-        points=points, maps=Calibrations.fit(points, dense), loss_model=loss_model
+        points=points, maps=Calibrations.fit(points, dense_widths), loss_model=loss_model
     )
 
 
@@ -100,6 +106,7 @@ class _FullFinetunes:
         self,
         settings: CalibrationSettings,
         trained_model: TrainedModel,
+        dense: DenseNetworks,
         oracle: PlanOracle,
         progress: ProgressLog,
     ) -> None:
@@ -107,9 +114,12 @@ class _FullFinetunes:
         self._trained_model = trained_model
         self._oracle = oracle
         self._progress = progress
-        dense_accuracy = trained_model.dense_accuracy
-        floors = [resolve_floor(f, dense_accuracy, may_exceed=True) for f in settings.floors]
-        self._slack = max(dense_accuracy - floor for floor in floors)
+        self._dense_accuracy = dense.accuracy
+        floors = [
+            resolve_floor(floor, dense.reference_accuracy, may_exceed=True)
+            for floor in settings.floors
+        ]
+        self._slack = dense.accuracy - min(floors)
 
     def points(
         self, what: str, plans_at: PlansAt, shares: Sequence[float]
@@ -145,7 +155,7 @@ class _FullFinetunes:
                 plans, full, lambda done: advance(n_plans + done)
             )
         return [
-            CalibrationPoint(plan, cheap_loss, self._trained_model.dense_accuracy - accuracy)
+            CalibrationPoint(plan, cheap_loss, self._dense_accuracy - accuracy)
             for plan, cheap_loss, accuracy in zip(plans, cheap, accuracies, strict=True)
         ]
 

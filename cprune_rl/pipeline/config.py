@@ -119,6 +119,12 @@ class RunConfig(BaseModel):
         "Accuracy that must hold: -0.01 is one point below the dense network, 0.95 is absolute. "
         "Several, parted by commas, make a front.",
     )
+    floor_from: Literal["better", "given"] = option(
+        PANELS[1],
+        "better",
+        "Dense network that a floor of 0 or less is counted from: the better one of the network "
+        "as given and the same after the fine-tune that pruned ones get; or given.",
+    )
     margin: float = option(
         PANELS[1],
         0.0,

@@ -10,6 +10,7 @@ from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import FloorError
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.calibration_stage import OracleCalibration
+from cprune_rl.pipeline.dense_networks import DenseNetworks
 from cprune_rl.pipeline.trained_model import TrainedModel
 
 __all__ = ["RunContext"]
@@ -20,10 +21,12 @@ class RunContext:
     """A trained network, where its latencies come from, and how its plans are evaluated.
 
     Attributes:
+        dense: the network as it was given and after the full fine-tune.
         oracle: not calibrated; `problem` applies `calibration`.
     """
 
     trained_model: TrainedModel
+    dense: DenseNetworks
     backend: LatencyBackend
     oracle: PlanOracle
     calibration: OracleCalibration
@@ -43,8 +46,8 @@ class RunContext:
         Raises:
             FloorError: the floor, or the margin above it, is above the dense network's accuracy.
         """
-        dense_accuracy = self.trained_model.dense_accuracy
-        absolute = resolve_floor(floor, dense_accuracy)
+        dense_accuracy = self.dense.accuracy
+        absolute = resolve_floor(floor, self.dense.reference_accuracy)
         if absolute + margin > dense_accuracy:
             raise FloorError(
                 f"the margin {margin:g} leaves nothing to lose between the dense network's "
@@ -69,7 +72,7 @@ class RunContext:
             latency=self.backend.source(),
             oracle=self.oracle.with_calibrations(self.calibration.maps),
             loss_model=self.calibration.loss_model,
-            dense_accuracy=self.trained_model.dense_accuracy,
+            dense_accuracy=self.dense.accuracy,
             floor=self.search_floor(floor, margin),
             descriptor=self.backend.descriptor,
         )

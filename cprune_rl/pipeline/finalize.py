@@ -16,24 +16,15 @@ from torch import nn
 
 from cprune_rl.accuracy.calibration import CalibrationPoint
 from cprune_rl.accuracy.final_gate import GateCriterion, Verdict, judge
-from cprune_rl.accuracy.training import (
-    TrainSettings,
-    correct_predictions,
-    evaluate,
-    recalibrate,
-    train,
-)
+from cprune_rl.accuracy.training import TrainSettings, correct_predictions, evaluate
 from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.problem import resolve_floor
-from cprune_rl.models.weights import network_hash
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.context import RunContext
+from cprune_rl.pipeline.full_finetune import finetune_in_full
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pipeline.trained_cache import CachedTraining
-from cprune_rl.pipeline.trained_model import GRADUAL_PRUNING, gradual_pruning
-from cprune_rl.pruning.scheme_masks import bake_masks
 
 __all__ = [
     "ComparedFinalists",
@@ -86,7 +77,7 @@ class Gate(Protocol):
     """What `finalize` asks: a fine-tuned network, and whether it holds the floor."""
 
     def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> FinetunedPlan:
-        """Fine-tune a plan in full; the dense plan is the base network itself."""
+        """Fine-tune a plan in full; the dense plan's is the network that the floor means."""
 
     def judge(self, model: nn.Module, n_checks: int) -> Verdict:
         """Decide whether a network holds the floor, where a search may ask `n_checks` times."""
@@ -108,14 +99,17 @@ class GateSettings:
 
 
 class FinalGate:
-    """Fine-tunes plans in full, and compares them with the dense network on the gate images."""
+    """Fine-tunes plans in full, and compares them with a dense network on the gate images.
+
+    That is the one which the floor is counted from, see `DenseNetworks`.
+    """
 
     def __init__(self, settings: GateSettings, context: RunContext) -> None:
         self._settings = settings
         self._context = context
         self._trained_model = context.trained_model
         self._gate_images = context.trained_model.data.gate
-        self._dense_correct = correct_predictions(self._trained_model.model, self._gate_images)
+        self._dense_correct = correct_predictions(context.dense.reference, self._gate_images)
         dense_accuracy = float(self._dense_correct.mean())
         self.floor = resolve_floor(settings.floor, dense_accuracy, may_exceed=True)
 
@@ -128,40 +122,18 @@ class FinalGate:
             risk=self._settings.risk,
         )
         correct = correct_predictions(model, self._gate_images)
-        is_dense = model is self._trained_model.model
+        is_dense = model is self._context.dense.reference
         return judge(self._dense_correct, correct, criterion, is_dense=is_dense)
 
     def finetune(self, plan: Plan, progress: ProgressLog, what: str) -> FinetunedPlan:
-        """Fine-tune a plan in full; the dense plan is the base network itself."""
+        """Fine-tune a plan in full; the dense plan's is the network that the floor means."""
+        dense = self._context.dense
+        if plan == self._context.network.dense:
+            return FinetunedPlan(dense.reference)
         trained_model = self._trained_model
         settings = self._settings.finetune
-        if plan == self._context.network.dense:
-            return FinetunedPlan(trained_model.model)
-        model = trained_model.pruned(plan)
-        identity = f"plan:{network_hash(model)}:of:{trained_model.weights}"
-        prune_further = gradual_pruning(model, plan, settings.n_steps)
-        if prune_further is not None:
-            identity += f":{plan.schemes}:{GRADUAL_PRUNING}"
-        recalibrate(model, trained_model.data.train)
-        cached = CachedTraining(identity=identity, data=trained_model.data, settings=settings)
-        with progress.track(what, settings.n_steps) as advance:
-
-            def on_step(step: int, loss: float) -> None:
-                advance(step)
-                if prune_further is not None:
-                    prune_further(step, loss)
-
-            def train_model() -> None:
-                train(
-                    model,
-                    trained_model.data,
-                    settings,
-                    on_step=on_step,
-                    teacher=trained_model.model,
-                )
-
-            finished = bake_masks(cached.load_or_train(model, train_model))
-        full_loss = trained_model.dense_accuracy - evaluate(finished, trained_model.data.search)
+        finished = finetune_in_full(trained_model, plan, settings, progress, what).model
+        full_loss = dense.accuracy - evaluate(finished, trained_model.data.search)
         cheap_loss = self._context.oracle.losses([plan])[0]
         return FinetunedPlan(finished, CalibrationPoint(plan, cheap_loss, full_loss))
 
@@ -277,7 +249,7 @@ def compare_finalists(
     """
 
     def compare(of: Mapping[str, Finalist]) -> Comparison:
-        networks = {"dense": FinishedNetwork(context.network.dense, context.trained_model.model)}
+        networks = {"dense": FinishedNetwork(context.network.dense, context.dense.reference)}
         networks |= {name: FinishedNetwork(f.plan, f.model) for name, f in of.items()}
         return context.backend.compare(networks, folder, progress)
 

@@ -88,7 +88,7 @@ def train_on_model(
         network=network,
         interpolator=context.backend.interpolator,
         loss_model=context.calibration.loss_model,
-        dense_accuracy=context.trained_model.dense_accuracy,
+        dense_accuracy=context.dense.accuracy,
         descriptor=context.backend.descriptor,
     )
     drawn = GeneratorSettings(start_ratios=settings.start_ratios)

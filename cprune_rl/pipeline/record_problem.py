@@ -27,7 +27,7 @@ from cprune_rl.envs.actions.scheme_actions import DENSITIES, SchemeActions, sche
 from cprune_rl.envs.cprune_env import CPruneEnv
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
-from cprune_rl.envs.problems.registry import open_recorded, save_recorded
+from cprune_rl.envs.problems.registry import open_recorded, read_recording, save_recorded
 from cprune_rl.errors import ConfigError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.sources import InterpolatedLatency
@@ -77,6 +77,7 @@ def record(
         provenance = {
             **live.backend.provenance,
             "data": live.data,
+            "dense": live.dense,
             "curves_of": losses_of,
             "n_plans": n_plans,
         }
@@ -97,16 +98,21 @@ def _check_writable(path: Path) -> None:
         raise ConfigError(f"{path} cannot be written: {problem}. Name a file in one that is there.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _LiveProblem:
     """A problem with measured latencies and a loss model's accuracies.
 
     A recording is about latency: no plan that is visited is fine-tuned.
+
+    Attributes:
+        data: name of the images.
+        dense: whose accuracy is stated, of the network as given or after the full fine-tune.
     """
 
     problem: Problem
     backend: LatencyBackend
     data: str
+    dense: str
 
 
 @contextlib.contextmanager
@@ -117,7 +123,12 @@ def _open_live(
         with open_context(config, progress, time.time()) as context:
             problem = context.problem(config.floor[0], config.margin)
             problem = replace(problem, oracle=_oracle(problem))
-            yield _LiveProblem(problem, context.backend, context.trained_model.data.name)
+            yield _LiveProblem(
+                problem=problem,
+                backend=context.backend,
+                data=context.trained_model.data.name,
+                dense=context.dense.better,
+            )
         return
     known = open_recorded(losses_of)
     with open_untrained_backend(config, progress, time.time()) as backend:
@@ -143,7 +154,13 @@ def _open_live(
             descriptor=backend.descriptor,
         )
         problem = replace(problem, oracle=_oracle(problem))
-        yield _LiveProblem(problem, backend, config.data)
+        of_losses = read_recording(losses_of).provenance
+        yield _LiveProblem(
+            problem=problem,
+            backend=backend,
+            data=config.data,
+            dense=str(of_losses.get("dense", "given")),
+        )
 
 
 def _oracle(problem: Problem) -> LossModelOracle:

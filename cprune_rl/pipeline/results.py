@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from cprune_rl.accuracy.calibration import Calibrations
 from cprune_rl.accuracy.final_gate import difference_interval
 from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.core.intervals import Interval, accuracy_interval
-from cprune_rl.core.result import Figures, FrontPoint, MethodResult, Result
+from cprune_rl.core.result import DenseFigures, Figures, FrontPoint, MethodResult, Result
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.registry import save_recorded
+from cprune_rl.models.weights import save_weights
 from cprune_rl.pipeline.backends.base import FinishedNetwork
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.context import RunContext
@@ -27,11 +28,13 @@ from cprune_rl.pruning.surgery import PlanFile, count_parameters, kept_indices
 from cprune_rl.reporting.run_plots import CalibrationMap
 
 __all__ = [
+    "OTHER_DENSE",
     "RunOutcome",
     "SearchJob",
     "TestedNetwork",
     "calibration_maps",
     "copy_library",
+    "dense_figures",
     "front_folder",
     "front_points",
     "method_results",
@@ -39,7 +42,11 @@ __all__ = [
     "save_problem",
     "test_networks",
     "write_network",
+    "write_other_dense",
 ]
+
+OTHER_DENSE = {"finetuned": "dense-given.safetensors", "given": "dense-finetuned.safetensors"}
+"""File of the other dense network's weights, by the one that the floor is counted from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +83,8 @@ class RunOutcome:
 
     @property
     def dense(self) -> FinishedNetwork:
-        """The dense network."""
-        return FinishedNetwork(self.context.network.dense, self.context.trained_model.model)
+        """The dense network that the floor is counted from."""
+        return FinishedNetwork(self.context.network.dense, self.context.dense.reference)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,33 @@ def test_networks(outcome: RunOutcome) -> dict[str, TestedNetwork]:
     for name, finalist in outcome.compared.finalists.items():
         tested[name] = _test(outcome, name, finalist)
     return tested
+
+
+def dense_figures(outcome: RunOutcome, tested: Mapping[str, TestedNetwork]) -> DenseFigures:
+    """Say what is known of both dense networks.
+
+    They have one shape, so one of them is compiled and timed.
+
+    Args:
+        outcome: of the run.
+        tested: as `test_networks` gives it.
+    """
+    dense = outcome.context.dense
+    reference = tested["dense"].figures
+    if dense.other is None:
+        return DenseFigures(given=reference)
+    other_network = FinishedNetwork(outcome.dense.plan, dense.other)
+    other = replace(_test(outcome, "dense", other_network).figures, compiled=None)
+    if dense.counted_from == "given":
+        return DenseFigures(given=reference, finetuned=other)
+    return DenseFigures(given=other, finetuned=reference, floor_from="finetuned")
+
+
+def write_other_dense(outcome: RunOutcome, folder: Path) -> None:
+    """Write the weights of the dense network that the floor is not counted from."""
+    dense = outcome.context.dense
+    if dense.other is not None:
+        save_weights(dense.other, folder / OTHER_DENSE[dense.counted_from])
 
 
 def _test(outcome: RunOutcome, name: str, network: FinishedNetwork | Finalist) -> TestedNetwork:
@@ -142,7 +176,7 @@ def method_results(outcome: RunOutcome, tested: Mapping[str, TestedNetwork]) -> 
 def run_results(
     outcome: RunOutcome,
     config: RunConfig,
-    dense: Figures,
+    dense: DenseFigures,
     methods: Sequence[MethodResult],
     stages_s: Mapping[str, float],
 ) -> list[Result]:
@@ -150,6 +184,7 @@ def run_results(
 
     Args:
         config: whose names are stated.
+        dense: both dense networks.
         methods: as `method_results` gives them.
         stages_s: seconds of each part of the run.
     """
@@ -164,7 +199,9 @@ def run_results(
             method=config.own_method,
             seed=config.seed,
             floor=floor,
-            dense=dense,
+            dense=dense.given,
+            dense_finetuned=dense.finetuned,
+            floor_from=dense.floor_from,
             main=main,
             rivals=tuple(rivals),
             fast=config.is_fast,
@@ -286,10 +323,15 @@ def save_problem(outcome: RunOutcome, problem: Problem, path: Path) -> None:
     """
     steps = [step for search in outcome.searches for step in search.history]
     plans = {step.plan for step in steps if not step.predicted_share}
-    backend = outcome.context.backend
+    context = outcome.context
+    backend = context.backend
     save_recorded(
         path,
         problem,
         costs=backend.timed_tasks(plans),
-        provenance={**backend.provenance, "data": outcome.context.trained_model.data.name},
+        provenance={
+            **backend.provenance,
+            "data": context.trained_model.data.name,
+            "dense": context.dense.better,
+        },
     )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from cprune_rl.core.result import FrontPoint, Result, write_front
+from cprune_rl.core.result import DenseFigures, FrontPoint, Result, write_front
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.actions.base import ActionSet
@@ -33,6 +33,7 @@ from cprune_rl.pipeline.results import (
     SearchJob,
     calibration_maps,
     copy_library,
+    dense_figures,
     front_folder,
     front_points,
     method_results,
@@ -40,6 +41,7 @@ from cprune_rl.pipeline.results import (
     save_problem,
     test_networks,
     write_network,
+    write_other_dense,
 )
 from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pipeline.run_settings import (
@@ -57,6 +59,7 @@ from cprune_rl.reporting.run_plots import plot_front
 from cprune_rl.reporting.run_tables import (
     agreement_note,
     costs_table,
+    dense_note,
     front_table,
     noise_note,
     prediction_note,
@@ -196,31 +199,40 @@ def _write(outcome: RunOutcome, folder: RunFolder, progress: ProgressLog) -> lis
     tested = test_networks(outcome)
     methods = method_results(outcome, tested)
     stages_s = {**progress.stages_s, "all": round(time.time() - folder.started, 1)}
-    results = run_results(outcome, config, tested["dense"].figures, methods, stages_s)
+    dense = dense_figures(outcome, tested)
+    results = run_results(outcome, config, dense, methods, stages_s)
     for job, method in zip(outcome.jobs, methods, strict=True):
         speedup = {f"{job.label}/speedup": method.speedup}
         accuracy = {f"{job.label}/accuracy_test": method.pruned.accuracy_test}
         folder.log("final", 0, **speedup, **accuracy)
     problem = outcome.context.problem(config.floor[0], config.margin)
     save_problem(outcome, problem, folder.file("problem.json"))
+    write_other_dense(outcome, folder.path)
     if config.is_front:
         points = front_points(outcome, tested, methods)
-        _write_front(outcome, points, folder, progress)
+        _write_front(outcome, points, dense, folder, progress)
     else:
         _write_single(outcome, results[0], folder, progress)
     return results
 
 
 def _write_front(
-    outcome: RunOutcome, points: Sequence[FrontPoint], folder: RunFolder, progress: ProgressLog
+    outcome: RunOutcome,
+    points: Sequence[FrontPoint],
+    dense: DenseFigures,
+    folder: RunFolder,
+    progress: ProgressLog,
 ) -> None:
     write_network(outcome, outcome.dense, "dense", folder.file("dense"))
     for job in outcome.jobs:
         finalist = outcome.compared.finalists[job.name]
         write_network(outcome, finalist, job.name, folder.file(front_folder(job)))
-    write_front(folder.file("front.json"), points, outcome.context.backend.latency_source)
+    latency_source = outcome.context.backend.latency_source
+    write_front(folder.file("front.json"), points, dense, latency_source)
     folder.file("front.png").write_bytes(plot_front(points).png)
     progress.console.print(front_table(points).for_terminal())
+    if note := dense_note(dense):
+        progress.print(note)
     progress.print(
         f"Front: {folder.path} (front.png, front.json, and a folder for each floor; "
         f"check it with `cprune-rl validate {folder.path}`)"
@@ -237,7 +249,7 @@ def _write_single(
     write_network(outcome, finalist, own, folder.path)
     export_torch(finalist.model, trained_model.data.input_shape, folder.file("model.pt2"))
     copy_library(outcome, "dense", folder.file("dense.so"))
-    save_weights(trained_model.model, folder.file("dense.safetensors"))
+    save_weights(outcome.dense.model, folder.file("dense.safetensors"))
     result.write(folder.file("result.json"))
     report = RunReport(
         result=result,
@@ -257,7 +269,13 @@ def _write_single(
     write_page(folder.file("report.html"), report)
     for table in (results_table(result), costs_table(result)):
         progress.console.print(table.for_terminal())
-    for line in (noise_note(result), agreement_note(result), prediction_note(result)):
+    notes = (
+        dense_note(result.dense_figures),
+        noise_note(result),
+        agreement_note(result),
+        prediction_note(result),
+    )
+    for line in notes:
         if line:
             progress.print(line)
     if finalist.plan == outcome.dense.plan:
@@ -274,7 +292,7 @@ def _write_single(
 
 def _print_floor(result: Result, progress: ProgressLog) -> None:
     """Say whether each network holds the floor on test images."""
-    floor = resolve_floor(result.floor, result.dense.accuracy_test, may_exceed=True)
+    floor = resolve_floor(result.floor, result.reference.accuracy_test, may_exceed=True)
     for method in result.methods:
         accuracy = method.pruned.accuracy_test
         holds = "holds" if accuracy >= floor else "does NOT hold"

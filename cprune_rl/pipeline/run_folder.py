@@ -68,9 +68,10 @@ class RunFolder:
         try:
             options = yaml.safe_load((path / "config.yaml").read_text())
             started = float(json.loads((path / "system.json").read_text())["started"])
-            return RunFolder(
-                path, RunConfig(**translate(options, is_quiet=True), out=path), started
-            )
+            # 0.2 did not say: the floors of its searches were counted from the network as given.
+            options.setdefault("floor_from", "given")
+            config = RunConfig(**translate(options, is_quiet=True), out=path)
+            return RunFolder(path, config, started)
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} holds no run to resume: {error}") from error
 

@@ -1,7 +1,8 @@
 """Searches a run's problem: by which method, and at what price.
 
-A method is charged with what it has to know before it searches, such as measurements of narrower
-tasks or the training of its policy. Its budget pays for that too.
+A method is charged with what it has to know before it searches, such as the fine-tune of the dense
+network, measurements of narrower tasks, or the training of its policy. Its budget pays for the
+trials among them too.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def charge_searcher(
     """
     described = METHODS[method]
     cost = _total(
-        {"policy_s": 0.0},
+        {"policy_s": 0.0, "train_s": context.dense.train_s},
         context.backend.spent if described.warm_start else {},
         context.backend.spent_on_schemes if described.has_schemes else {},
     )

@@ -28,10 +28,16 @@ from cprune_rl.pipeline.backends.recorded import RecordedBackend, check_recorded
 from cprune_rl.pipeline.calibration_stage import calibrate
 from cprune_rl.pipeline.config import DATA_FROM_PATHS, RunConfig, load_config
 from cprune_rl.pipeline.context import RunContext
+from cprune_rl.pipeline.dense_networks import finetune_dense
 from cprune_rl.pipeline.efforts import EFFORTS
 from cprune_rl.pipeline.oracle_setup import open_oracle
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pipeline.run_settings import calibration_settings, load_settings, oracle_settings
+from cprune_rl.pipeline.run_settings import (
+    calibration_settings,
+    full_finetune,
+    load_settings,
+    oracle_settings,
+)
 from cprune_rl.pipeline.trained_model import (
     TrainedModel,
     load_trained_model,
@@ -123,7 +129,7 @@ def _check_schemes(config: RunConfig, is_recorded: bool) -> None:
 
 @contextlib.contextmanager
 def open_context(config: RunConfig, progress: ProgressLog, since: float) -> Iterator[RunContext]:
-    """Load the network, tune its tasks, and calibrate the oracle of its accuracy.
+    """Load the network, fine-tune it, tune its tasks, and calibrate the oracle of its accuracy.
 
     Args:
         config: as `check_names` has passed it.
@@ -136,9 +142,11 @@ def open_context(config: RunConfig, progress: ProgressLog, since: float) -> Iter
     """
     with _open_resources(config, progress, since) as (store, open_backend):
         trained_model = load_trained_model(load_settings(config), progress)
-        for floor in config.floor:
-            resolve_floor(floor, trained_model.dense_accuracy)
         _say_what_to_expect(config, trained_model, progress)
+        is_from_given = config.floor_from == "given"
+        dense = finetune_dense(trained_model, full_finetune(config), is_from_given, since, progress)
+        for floor in config.floor:
+            resolve_floor(floor, dense.reference_accuracy)
         backend = open_backend(trained_model)
         oracle = open_oracle(
             oracle_settings(config),
@@ -147,13 +155,16 @@ def open_context(config: RunConfig, progress: ProgressLog, since: float) -> Iter
             store=store,
             since=since,
             progress=progress,
+        ).counted_from(dense.accuracy)
+        calibration = calibrate(
+            calibration_settings(config), trained_model, dense, oracle, backend.network, progress
         )
-        settings = calibration_settings(config)
         yield RunContext(
             trained_model=trained_model,
+            dense=dense,
             backend=backend,
             oracle=oracle,
-            calibration=calibrate(settings, trained_model, oracle, backend.network, progress),
+            calibration=calibration,
         )
 
 

@@ -6,11 +6,13 @@ import functools
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -21,6 +23,11 @@ from cprune_rl.core.folders import cache_folder
 from cprune_rl.models.weights import save_weights
 
 __all__ = ["CachedTraining", "supernet_identity"]
+
+# Names of what a file of weights says of its training: how long it took, and when it ended in
+# seconds since the epoch.
+_SECONDS = "train_s"
+_FINISHED = "finished"
 
 
 def supernet_identity(weights: str, bounds: PlanBounds) -> str:
@@ -77,9 +84,25 @@ class CachedTraining:
                 return model.eval()
             except Exception:  # a damaged file: safetensors and torch raise types of their own
                 self.path.unlink()
+        started = time.perf_counter()
         train()
+        seconds = time.perf_counter() - started
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(f".{os.getpid()}.part")
-        save_weights(model, temporary)
+        metadata = {_SECONDS: f"{seconds:.3f}", _FINISHED: f"{time.time():.3f}"}
+        save_weights(model, temporary, metadata)
         temporary.replace(self.path)
         return model.eval()
+
+    def train_s(self, since: float) -> float:
+        """Give the seconds that the training took; 0 where it was done before `since`.
+
+        A file of an earlier version does not say, and counts as done before.
+
+        Args:
+            since: in seconds since the epoch.
+        """
+        with safe_open(self.path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        is_new = float(metadata.get(_FINISHED, 0.0)) >= since
+        return float(metadata.get(_SECONDS, 0.0)) if is_new else 0.0

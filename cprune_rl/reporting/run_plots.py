@@ -33,7 +33,7 @@ _LOSS_LABELS = ("points lost as the oracle sees it", "points lost after full fin
 
 def plot_latencies(result: Result) -> Picture:
     """Plot the latency of each network, with its test accuracy."""
-    networks = [("dense", result.dense, "")]
+    networks = [("dense", result.reference, "")]
     for method in (*result.rivals, result.main):
         gain = f"{method.speedup:.2f}x, " if result.has_gain(method) else "no gain, "
         networks.append((method.method, method.pruned, gain))

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from cprune_rl.core.intervals import Interval
-from cprune_rl.core.result import Figures, FrontPoint, MethodResult, Result
+from cprune_rl.core.result import DenseFigures, Figures, FrontPoint, MethodResult, Result
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
 from cprune_rl.reporting.tables import NOTHING, Column, Table, Value
 
@@ -15,6 +15,7 @@ __all__ = [
     "NO_GAIN",
     "agreement_note",
     "costs_table",
+    "dense_note",
     "front_table",
     "noise_note",
     "prediction_note",
@@ -34,7 +35,7 @@ _COSTS = {
 
 
 class _Network(NamedTuple):
-    """A network of the results; the dense one has no method."""
+    """A network of the results; the dense ones have no method."""
 
     name: str
     figures: Figures
@@ -61,6 +62,8 @@ def results_table(result: Result) -> Table:
             Column(title="estimate off, %", value=_error, digits=1, scale=100, is_signed=True)
         )
     networks = [_Network("dense", result.dense, None)]
+    if result.dense_finetuned is not None:
+        networks.append(_Network("dense, fine-tuned", result.dense_finetuned, None))
     networks += [_Network(m.method, m.pruned, m) for m in result.methods]
     return Table(
         name="results",
@@ -164,6 +167,21 @@ def _front_speedup(point: FrontPoint) -> Value:
     return 1.0 if point.floor is None else Interval(*point.speedup)
 
 
+def dense_note(dense: DenseFigures) -> str:
+    """Say from which dense network the floor is counted; empty where there is one alone."""
+    if dense.finetuned is None:
+        return ""
+    gain = dense.finetuned.accuracy_test - dense.given.accuracy_test
+    which = {
+        "given": "as it was given",
+        "finetuned": "after the full fine-tune that pruned networks get",
+    }
+    return (
+        f"a relative floor is counted from the dense network {which[dense.floor_from]}; the "
+        f"fine-tune changes it by {100 * gain:+.2f} points on test images"
+    )
+
+
 def noise_note(result: Result) -> str:
     """Say which differences are noise, or what the estimates rest on; empty where unknown."""
     if result.is_estimate:
@@ -181,7 +199,7 @@ def noise_note(result: Result) -> str:
 
 def agreement_note(result: Result) -> str:
     """Say how well the compiled networks agree with torch; empty where that is not known."""
-    stated = [f.compiled for f in (result.dense, *(m.pruned for m in result.methods))]
+    stated = [f.compiled for f in (result.reference, *(m.pruned for m in result.methods))]
     agreements = [agreement for agreement in stated if agreement is not None]
     if not agreements:
         return ""

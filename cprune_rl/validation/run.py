@@ -21,7 +21,7 @@ from torch import nn
 
 from cprune_rl.accuracy.comparison_images import comparison_images
 from cprune_rl.accuracy.final_gate import GateCriterion, difference_interval, judge
-from cprune_rl.accuracy.training import correct_predictions
+from cprune_rl.accuracy.training import correct_predictions, evaluate
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.check import Check
@@ -61,7 +61,7 @@ def validate_run(folder: Path) -> list[Check]:
     """
     run = read_run(folder)
     with contextlib.nullcontext() if run.is_estimate else open_device(run.device) as device:
-        checks = [*_size_checks(run), *_accuracy_checks(run)]
+        checks = [*_size_checks(run), *_accuracy_checks(run), *_dense_checks(run)]
         images = comparison_images(run.images)
         if run.result is not None:
             exported = {"model.pt2": run.networks[1].model}
@@ -124,6 +124,33 @@ def _accuracy_checks(run: StatedRun) -> Iterator[Check]:
         yield from _floor_checks(run.result, dense_test, test)
 
 
+def _dense_checks(run: StatedRun) -> Iterator[Check]:
+    """Judge the other dense network, and compare both where the run chose the better one."""
+    both = run.both_dense
+    if both is None:
+        return
+    is_given = both.figures.floor_from == "finetuned"
+    stated = both.figures.given if is_given else both.figures.finetuned
+    assert stated is not None, "read where both are stated"
+    accuracy = evaluate(both.other, run.images.test)
+    yield Check(
+        f"dense, {'as it was given' if is_given else 'fine-tuned'}: test accuracy "
+        f"{stated.accuracy_test:.4f}",
+        f"{accuracy:.4f}",
+        math.isclose(accuracy, stated.accuracy_test, abs_tol=_ACCURACY_TOLERANCE),
+    )
+    if not both.is_chosen:
+        return
+    reference = evaluate(run.dense.model, run.images.search)
+    other = evaluate(both.other, run.images.search)
+    which = "the fine-tuned" if is_given else "the given"
+    yield Check(
+        f"the floor is counted from {which} dense network, the better one on the search images",
+        f"{reference:.4f} against {other:.4f}",
+        reference > other - _ACCURACY_TOLERANCE,
+    )
+
+
 def _gained_check(network: StatedNetwork, gained: Interval) -> Check:
     stated = network.gained
     assert stated is not None, "asked for where it is stated"
@@ -166,7 +193,7 @@ def _gate_check(run: StatedRun, network: StatedNetwork, dense_correct: Correct) 
 
 def _floor_checks(result: Result, dense_correct: Correct, correct: Correct) -> Iterator[Check]:
     """Compare the floor with the accuracy on test images, which no search has seen."""
-    floor = resolve_floor(result.floor, result.dense.accuracy_test, may_exceed=True)
+    floor = resolve_floor(result.floor, result.reference.accuracy_test, may_exceed=True)
     # The gate's bound for wrong answers: the fewest errors that chance allows.
     criterion = GateCriterion(floor=1 - floor, is_absolute=result.floor > 0)
     wrong = judge(~dense_correct, ~correct, criterion)

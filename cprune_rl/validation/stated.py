@@ -14,13 +14,14 @@ from cprune_rl.accuracy.data import ImageData, load_data
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.output_agreement import OutputAgreement
-from cprune_rl.core.result import FrontPoint, Result, read_front
+from cprune_rl.core.result import DenseFigures, FrontPoint, Result, read_front, read_front_dense
 from cprune_rl.errors import ConfigError
 from cprune_rl.models.registry import build_model
+from cprune_rl.pipeline.results import OTHER_DENSE
 from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pruning.surgery import PlanFile, load_pruned
 
-__all__ = ["StatedNetwork", "StatedRun", "read_run"]
+__all__ = ["StatedDense", "StatedNetwork", "StatedRun", "read_run"]
 
 _FILES = (
     "config.yaml",
@@ -73,6 +74,21 @@ class StatedNetwork:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StatedDense:
+    """Both dense networks of a run folder, and what is stated of them.
+
+    Attributes:
+        other: the network that the floor is not counted from, rebuilt from its file.
+        figures: of both.
+        is_chosen: whether the run chose the better one; it was told to take the given one if not.
+    """
+
+    other: nn.Module
+    figures: DenseFigures
+    is_chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatedRun:
     """A run folder.
 
@@ -81,7 +97,8 @@ class StatedRun:
         device: name of where it was timed.
         images: that it was judged on.
         plan_file: of any network: its input and its classes.
-        networks: the dense one first.
+        networks: the dense one first, which the floor is counted from.
+        both_dense: None in what earlier versions wrote.
     """
 
     folder: Path
@@ -90,6 +107,7 @@ class StatedRun:
     images: ImageData
     plan_file: PlanFile
     networks: tuple[StatedNetwork, ...]
+    both_dense: StatedDense | None = None
 
     @property
     def dense(self) -> StatedNetwork:
@@ -121,19 +139,18 @@ def _read_single(folder: Path) -> StatedRun:
                 f"{folder / name} is missing: the run did not finish; go on with --resume {folder}"
             )
     model, plan_file = load_pruned(folder)
-    dense = build_model(plan_file.model, plan_file.n_classes)
-    dense.load_state_dict(load_file(folder / "dense.safetensors"))
+    reference = result.reference
     networks = (
         StatedNetwork(
             name="dense",
-            model=dense.eval(),
+            model=_dense_model(folder / "dense.safetensors", plan_file),
             plan_file=None,
             library="dense.so",
-            n_params=result.dense.n_params,
-            macs=result.dense.macs,
-            shown_ms=result.dense.shown_ms,
-            accuracy_test=result.dense.accuracy_test,
-            compiled=result.dense.compiled,
+            n_params=reference.n_params,
+            macs=reference.macs,
+            shown_ms=reference.shown_ms,
+            accuracy_test=reference.accuracy_test,
+            compiled=reference.compiled,
             floor=None,
             gate={},
             speedup=None,
@@ -162,6 +179,33 @@ def _read_single(folder: Path) -> StatedRun:
         images=_read_images(result.data, result.fast, result.top),
         plan_file=plan_file,
         networks=networks,
+        both_dense=_both_dense(folder, plan_file, result.dense_figures),
+    )
+
+
+def _dense_model(file: Path, plan_file: PlanFile) -> nn.Module:
+    """Rebuild a dense network.
+
+    Args:
+        file: of its weights.
+        plan_file: of a network that was pruned from it.
+    """
+    if not file.exists():
+        raise ConfigError(f"{file} is missing: it was not written, or moved away")
+    model = build_model(plan_file.model, plan_file.n_classes)
+    model.load_state_dict(load_file(file))
+    return model.eval()
+
+
+def _both_dense(
+    folder: Path, plan_file: PlanFile, figures: DenseFigures | None
+) -> StatedDense | None:
+    if figures is None or figures.finetuned is None:
+        return None
+    return StatedDense(
+        other=_dense_model(folder / OTHER_DENSE[figures.floor_from], plan_file),
+        figures=figures,
+        is_chosen=RunFolder.resume(folder).config.floor_from == "better",
     )
 
 
@@ -173,14 +217,16 @@ def _read_front(folder: Path) -> StatedRun:
                 f"{folder / point.folder} has no network: it was not finished, or moved away"
             )
     config = RunFolder.resume(folder).config
+    plan_file = PlanFile.read(folder / points[0].folder)
     networks = tuple(_network_of_front(folder, point) for point in points)
     return StatedRun(
         folder=folder,
         result=None,
         device=config.device,
         images=_read_images(config.data, config.is_fast, config.top),
-        plan_file=PlanFile.read(folder / points[0].folder),
+        plan_file=plan_file,
         networks=networks,
+        both_dense=_both_dense(folder, plan_file, read_front_dense(folder / "front.json")),
     )
 
 

@@ -32,6 +32,18 @@ def test_a_calibration_knows_what_it_does_not_know() -> None:
     assert rough.residual > 0.005
 
 
+def test_plans_that_gain_by_the_fine_tune_lose_less_than_nothing() -> None:
+    points = [(0.01, -0.03), (0.05, -0.025), (0.1, -0.015), (0.2, 0.01)]
+    fitted = Calibration.fit(points)
+    assert fitted.offset == -0.03
+    assert fitted(0.0) == -0.03
+    for cheap, full in points:
+        assert fitted(cheap) == pytest.approx(full, abs=0.004)
+    assert fitted.residual < 0.02
+    losses = [(0.01, 0.001), (0.2, 0.02)]
+    assert Calibration.fit(losses).offset == 0.0, "without a gain nothing is shifted"
+
+
 def test_channels_and_schemes_are_calibrated_apart() -> None:
     narrow = [
         CalibrationPoint(Plan((width,)), cheap_loss=loss, full_loss=0.05 * loss**0.6)

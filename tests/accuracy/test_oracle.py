@@ -73,6 +73,19 @@ def finetuning(data: ImageData, **changes: Any) -> FinetuneEvaluation:
     )
 
 
+def test_full_losses_are_counted_from_the_better_dense_network(
+    data: ImageData, store: CostStore
+) -> None:
+    evaluation = FixedEvaluation(0.7)
+    given = PlanOracle(evaluation=evaluation, data=data, store=store, dense_accuracy=0.8)
+    better = given.counted_from(0.84).with_calibrations(Calibrations(channels=Calibration(0.2)))
+    assert better.losses([PLAN]) == given.losses([PLAN]) == [pytest.approx(0.1)]
+    assert better.accuracy(PLAN).value == pytest.approx(0.84 - 0.2 * 0.1)
+    gaining = Calibration(scale=0.0, offset=-0.3)
+    sure = better.with_calibrations(Calibrations(channels=gaining))
+    assert sure.accuracy(PLAN).value == 1.0, "no accuracy is above 1"
+
+
 def test_an_oracle_answers_once_and_reads_it_after_that(data: ImageData, store: CostStore) -> None:
     oracle = PlanOracle(evaluation=finetuning(data), data=data, store=store, dense_accuracy=0.5)
     first = oracle.accuracy(PLAN)

@@ -71,6 +71,24 @@ def test_a_dozen_evaluations_tell_the_true_loss_of_a_plan_not_seen(
     np.testing.assert_allclose(_loss(posterior, new), expected_losses)
 
 
+@pytest.mark.parametrize("error", [0.0, 0.0025])
+def test_a_gain_by_the_fine_tune_is_no_statement_about_the_groups(error: float) -> None:
+    mild, narrow = NETWORK.uniform(0.8), NETWORK.uniform(0.4)
+    truth = SHOWN.plan_loss(NETWORK, narrow)
+    alone = LossPosterior(NETWORK, SHOWN)
+    alone.learn(narrow, truth, error)
+    after_gain = LossPosterior(NETWORK, SHOWN)
+    after_gain.learn(mild, -0.03, error)
+    assert (after_gain.factors > 0).all()
+    after_gain.learn(narrow, truth, error)
+    assert _loss(after_gain, narrow) == pytest.approx(_loss(alone, narrow), rel=0.1)
+    chance = LossPosterior(NETWORK, SHOWN)
+    chance.learn(mild, -error, error)
+    as_far = LossPosterior(NETWORK, SHOWN)
+    as_far.learn(mild, -3 * error - 0.01, error)
+    assert (as_far.factors <= chance.factors).all(), "a gain still says that little is lost"
+
+
 def test_an_uncertain_answer_teaches_less() -> None:
     sure = LossPosterior(NETWORK, SHOWN)
     unsure = LossPosterior(NETWORK, SHOWN)

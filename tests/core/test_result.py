@@ -14,17 +14,20 @@ from rich.console import Console
 from cprune_rl.core.intervals import median_interval, noise_floor, speedup_interval
 from cprune_rl.core.output_agreement import OutputAgreement
 from cprune_rl.core.result import (
+    DenseFigures,
     Figures,
     FrontPoint,
     MethodResult,
     Result,
     read_front,
+    read_front_dense,
     write_front,
 )
 from cprune_rl.errors import ConfigError
 from cprune_rl.reporting.run_tables import (
     NO_GAIN,
     agreement_note,
+    dense_note,
     noise_note,
     prediction_note,
     results_table,
@@ -107,7 +110,7 @@ def front() -> list[FrontPoint]:
 
 def test_a_front_survives_its_file_and_one_of_0_2_is_read(tmp_path: Path) -> None:
     file = tmp_path / "front.json"
-    write_front(file, front(), "measured")
+    write_front(file, front(), DenseFigures(given=DENSE), "measured")
     assert read_front(file) == front()
     assert json.loads(file.read_text())["latency_source"] == "measured"
     file.write_text(file.read_text().replace('"cprune"', '"greedy"'))
@@ -147,7 +150,8 @@ def test_a_result_says_how_compiled_networks_agree_and_one_of_0_2_says_nothing(
 
 
 def test_a_front_begins_with_the_dense_network(tmp_path: Path) -> None:
-    write_front(tmp_path / "front.json", front()[::-1], "measured")
+    dense = DenseFigures(given=DENSE)
+    write_front(tmp_path / "front.json", front()[::-1], dense, "measured")
     with pytest.raises(ConfigError, match="its first network is to be the dense one"):
         read_front(tmp_path / "front.json")
 
@@ -158,6 +162,54 @@ def test_a_result_survives_its_file(tmp_path: Path) -> None:
     value = json.loads((tmp_path / "result.json").read_text())
     assert value["estimate_error_ratio"] == pytest.approx(0.1)
     assert value["rivals"][0]["method"] == "cprune"
+
+
+def both_dense() -> Result:
+    """The same run, whose dense network gained half a point by the full fine-tune."""
+    finetuned = replace(DENSE, accuracy_test=0.995, accuracy_test_ci=(0.99, 0.998))
+    return replace(example(), dense_finetuned=finetuned, floor_from="finetuned")
+
+
+def test_both_dense_networks_survive_their_file_and_a_file_of_0_2_has_one(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    both_dense().write(file)
+    assert Result.read(file) == both_dense()
+    assert Result.read(file).reference.accuracy_test == 0.995
+    value = json.loads(file.read_text())
+    assert value["dense"]["accuracy_test"] == 0.99
+    del value["dense_finetuned"], value["floor_from"]
+    file.write_text(json.dumps(value))
+    assert Result.read(file) == example()
+    assert Result.read(file).reference == DENSE
+
+
+def test_a_front_says_what_it_knows_of_both_dense_networks(tmp_path: Path) -> None:
+    file = tmp_path / "front.json"
+    dense = both_dense().dense_figures
+    write_front(file, front(), dense, "measured")
+    assert read_front_dense(file) == dense
+    value = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value[name] for name in ("latency_source", "points")}))
+    assert read_front_dense(file) is None, "0.2 did not say"
+    file.write_text(json.dumps({**value, "floor_from": "nowhere"}))
+    with pytest.raises(ConfigError, match="floor_from is 'nowhere'"):
+        read_front_dense(file)
+
+
+def test_the_floor_is_not_counted_from_a_network_of_which_nothing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="of which nothing is said"):
+        replace(example(), floor_from="finetuned")
+
+
+def test_the_table_has_both_dense_networks_and_a_note_says_which_the_floor_means() -> None:
+    names = [row.name for row in results_table(both_dense()).items]
+    assert names == ["dense", "dense, fine-tuned", "cprune", "agent"]
+    note = dense_note(both_dense().dense_figures)
+    assert "after the full fine-tune" in note
+    assert "+0.50 points on test images" in note
+    given = replace(both_dense(), floor_from="given")
+    assert "as it was given" in dense_note(given.dense_figures)
+    assert dense_note(example().dense_figures) == ""
 
 
 def estimates() -> Result:

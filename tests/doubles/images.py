@@ -9,7 +9,7 @@ import numpy as np
 from cprune_rl.accuracy.data import ImageData, Split
 from cprune_rl.accuracy.data.generated import draw_contours
 
-__all__ = ["contours_data", "image_data", "noise_data"]
+__all__ = ["contours_data", "image_data", "noise_data", "patch_data"]
 
 
 def contours_data(n_train: int = 256, n_search: int = 64) -> ImageData:
@@ -29,6 +29,20 @@ def noise_data(name: str, sizes: Sequence[int], size_px: int = 32) -> ImageData:
         )
         for n in sizes
     ]
+    return image_data(name, splits)
+
+
+def patch_data(name: str, sizes: Sequence[int]) -> ImageData:
+    """Draws dark images with one bright patch, whose place is the class: learnt in some steps."""
+    rng = np.random.default_rng(0)
+    splits = []
+    for n in sizes:
+        labels = np.arange(n) % 10
+        images = rng.integers(0, 120, (n, 3, 16, 16), np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            row, column = divmod(int(label), 4)
+            image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 130
+        splits.append(Split(images=images, labels=labels))
     return image_data(name, splits)
 
 

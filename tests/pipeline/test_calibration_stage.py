@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from torch import nn
 
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.pipeline.calibration_stage import OracleCalibration, calibrate
 from cprune_rl.pipeline.config import load_config
+from cprune_rl.pipeline.dense_networks import DenseNetworks
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_settings import calibration_settings
 from cprune_rl.testing import toy_network
@@ -41,14 +43,24 @@ class KnownLosses:
         return [DENSE_ACCURACY - self.lost(plan) for plan in plans]
 
 
-def calibrated(exponent: float, **options: Any) -> tuple[OracleCalibration, KnownLosses]:
+def calibrated(
+    exponent: float, given_accuracy: float = DENSE_ACCURACY, **options: Any
+) -> tuple[OracleCalibration, KnownLosses]:
     oracle = KnownLosses(exponent)
-    trained_model = SimpleNamespace(
-        finetuned=lambda settings, is_gradual: None, dense_accuracy=DENSE_ACCURACY
+    trained_model = SimpleNamespace(finetuned=lambda settings, is_gradual: None)
+    config = load_config(None, {"effort": "light", **options})
+    dense = DenseNetworks(
+        given=nn.Identity(),
+        finetuned=nn.Identity(),
+        given_accuracy=given_accuracy,
+        finetuned_accuracy=DENSE_ACCURACY,
+        is_from_given=config.floor_from == "given",
+        train_s=0.0,
     )
     calibration = calibrate(
-        calibration_settings(load_config(None, {"effort": "light", **options})),
+        calibration_settings(config),
         cast("Any", trained_model),
+        dense,
         cast("Any", oracle),
         toy_network(),
         ProgressLog(),
@@ -70,6 +82,14 @@ def test_it_goes_on_until_a_plan_loses_more_than_the_floor_allows(
     assert [p.full_loss for p in points] == sorted(p.full_loss for p in points), (
         "each is narrower than the one before"
     )
+
+
+def test_losses_are_counted_from_the_better_dense_network_whatever_the_floor_is() -> None:
+    better, _ = calibrated(2.0, floor=-0.001, given_accuracy=0.87)
+    given, _ = calibrated(2.0, floor=-0.001, given_accuracy=0.87, floor_from="given")
+    assert len(better.points) == 2
+    assert len(given.points) == 4, "three points more may go, so plans are tried further down"
+    assert given.points[:2] == better.points
 
 
 def test_the_lowest_floor_of_a_front_counts_and_schemes_are_judged_by_themselves() -> None:

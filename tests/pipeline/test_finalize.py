@@ -233,7 +233,7 @@ def test_what_was_chosen_by_a_timing_is_timed_again(
     context: Any = SimpleNamespace(
         backend=ToyBackend(),
         network=SimpleNamespace(dense=Plan((100,))),
-        trained_model=SimpleNamespace(model=nn.Linear(1, 1)),
+        dense=SimpleNamespace(reference=nn.Linear(1, 1)),
     )
     finalists = {"first": first, "longer": longer}
     compared = compare_finalists(context, finalists, tmp_path, ProgressLog())

@@ -17,7 +17,7 @@ from cprune_rl.accuracy.training import evaluate
 from cprune_rl.agents.rl.policy import save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.cli import app
-from cprune_rl.core.result import read_front
+from cprune_rl.core.result import read_front, read_front_dense
 from cprune_rl.errors import ConfigError, CPruneError, FloorError
 from cprune_rl.pipeline.backends.recorded import RecordedBackend
 from cprune_rl.pipeline.config import RunConfig, load_config
@@ -140,6 +140,9 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
     assert all(result.rivals == () for result in results), "no rival stands beside a front"
     points = read_front(folder.path / "front.json")
     assert [p.floor for p in points] == [None, -0.9, -1.0]
+    dense = read_front_dense(folder.path / "front.json")
+    assert dense is not None
+    assert points[0].accuracy_test[0] == dense.reference.accuracy_test
     assert points[0].speedup == (1.0, 1.0, 1.0)
     assert all(p.cost["accuracy_evaluations"] >= 1 for p in points[1:])
     assert (folder.path / "front.png").stat().st_size > 1000
@@ -162,11 +165,14 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
     stated = json.loads((folder.path / "front.json").read_text())
     stated["points"][1]["accuracy_test"][0] += 0.01
     stated["points"][2]["n_params"] += 1
+    for name in ("dense", "dense_finetuned"):
+        stated[name]["accuracy_test"] += 0.01
     (folder.path / "front.json").write_text(json.dumps(stated))
     outcome = CliRunner().invoke(app, ["validate", str(folder.path)])
     assert outcome.exit_code == 1
     failed = [line for line in outcome.output.splitlines() if "FAIL" in line]
-    assert ["test accuracy" in line or "parameters" in line for line in failed] == [True, True]
+    assert ["test accuracy" in line or "parameters" in line for line in failed] == [True] * 3
+    assert sum(line.split("FAIL")[1].strip().startswith("dense, ") for line in failed) == 1
     (folder.path / "dense" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="dense has no network"):
         validate_run(folder.path)
@@ -177,14 +183,52 @@ def test_a_margin_is_kept_above_the_floor_by_the_search_and_not_by_the_gate(
 ) -> None:
     config = load_config(None, {**options, "floor": -0.05, "margin": 0.01})
     with open_context(config, ProgressLog(), 0.0) as context:
-        dense_accuracy = context.trained_model.dense_accuracy
+        dense_accuracy = context.dense.accuracy
         problem = context.problem(config.floor[0], config.margin)
         assert problem.floor == pytest.approx(dense_accuracy - 0.04)
         gate = FinalGate(gate_settings(config, config.floor[0]), context)
-        on_gate_images = evaluate(context.trained_model.model, context.trained_model.data.gate)
+        on_gate_images = evaluate(context.dense.reference, context.trained_model.data.gate)
         assert gate.floor == pytest.approx(on_gate_images - 0.05)
         with pytest.raises(FloorError, match=r"the margin 0\.06 leaves nothing to lose"):
             context.problem(config.floor[0], margin=0.06)
+
+
+@pytest.mark.parametrize("floor_from", ["better", "given"])
+def test_a_run_states_both_dense_networks_and_validate_judges_both(
+    options: dict[str, object], tmp_path: Path, floor_from: str
+) -> None:
+    folder = tmp_path / "run"
+    config = load_config(None, {**options, "floor_from": floor_from, "out": folder})
+    with open_context(config, ProgressLog(), 0.0) as context:
+        dense = context.dense
+        floor = dense.reference_accuracy - 0.01
+        assert context.problem(-0.01).floor == pytest.approx(floor)
+        gate = FinalGate(gate_settings(config, -0.01), context)
+        verdict = gate.judge(dense.reference, 1)
+        assert verdict.passed, "the network that the floor is counted from holds it"
+        assert verdict.lower_bound == verdict.accuracy
+    (result,) = run(RunFolder.create(config), ProgressLog())
+    assert result.floor_from == dense.counted_from
+    assert result.dense_finetuned is not None
+    test_images = context.trained_model.data.test
+    stated = (result.dense.accuracy_test, result.dense_finetuned.accuracy_test)
+    assert stated == (evaluate(dense.given, test_images), evaluate(dense.finetuned, test_images))
+    assert result.dense.estimate_ms == result.dense_finetuned.estimate_ms
+    assert result.main.cost["train_s"] >= dense.train_s > 0
+    checks = validate_run(folder)
+    assert [c for c in checks if c.passed is False] == []
+    told = [c.claim for c in checks if c.claim.startswith(("dense, ", "the floor is counted"))]
+    assert len(told) == (2 if floor_from == "better" else 1)
+    forged = json.loads((folder / "result.json").read_text())
+    for name in ("dense", "dense_finetuned"):
+        forged[name]["accuracy_test"] += 0.1
+    (folder / "result.json").write_text(json.dumps(forged))
+    failed = [c.claim for c in validate_run(folder) if c.passed is False]
+    assert sum(claim.startswith("dense") for claim in failed) == 2
+    other = next(folder.glob("dense-*.safetensors"))
+    other.unlink()
+    with pytest.raises(ConfigError, match=other.name):
+        validate_run(folder)
 
 
 def test_the_commands_defaults_are_below_the_file_and_the_flags(

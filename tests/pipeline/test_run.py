@@ -107,6 +107,8 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
         "seed",
         "floor",
         "dense",
+        "dense_finetuned",
+        "floor_from",
         "pruned",
         "speedup",
         "speedup_ci",
@@ -116,9 +118,13 @@ def test_a_run_leaves_everything_it_promises(finished: Path) -> None:
         "history",
     }
     assert promised <= set(result)
-    assert {"latency_ms", "latency_ci_ms", "accuracy_test", "n_params", "macs"} <= set(
-        result["dense"]
-    )
+    figures = {"latency_ms", "latency_ci_ms", "accuracy_test", "n_params", "macs"}
+    for dense in (result["dense"], result["dense_finetuned"]):
+        assert figures <= set(dense)
+    assert result["dense"]["latency_ms"] == result["dense_finetuned"]["latency_ms"], "one shape"
+    other = "given" if result["floor_from"] == "finetuned" else "finetuned"
+    assert (finished / f"dense-{other}.safetensors").exists()
+    assert all(m["cost"]["train_s"] > 0 for m in (result, *result["rivals"]))
     assert {
         "fresh_trials",
         "cached_trials",

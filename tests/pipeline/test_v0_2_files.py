@@ -92,6 +92,9 @@ def test_a_run_goes_on_from_the_searches_that_it_finished(copies: Path, name: st
     labels = {file.name for file in (copies / name).glob("search_*.json")}
     assert labels == {file.name for file in searches}, "nothing was searched again"
     assert wrong(validate_run(copies / name)) == []
+    stated = json.loads((copies / name / ended).read_text())
+    assert stated["floor_from"] == "given", "as its searches were told"
+    assert stated["dense_finetuned"] is not None
 
 
 def test_the_methods_of_a_run_have_the_names_of_today(frozen: Path) -> None:
