@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test docs compare check format clean
+.PHONY: train test docs compare results check format clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,11 @@ docs: $(VENV)/installed
 # Every method on every packaged recording at one point of accuracy, and at others for the fronts: about an hour on two cores.
 compare: $(VENV)/installed
 	$(BIN)/cprune-rl compare --problems all --methods all --fronts=-0.005,-0.03 --seeds 5 --out comparison
+
+# Networks on published images: many hours, goes on where it was stopped. A folder that is not given is skipped:
+# make results FASHION_MNIST=DIR CIFAR10_JPEG=DIR CIFAR_RESNETS=DIR
+results: $(VENV)/installed
+	FASHION_MNIST=$(FASHION_MNIST) CIFAR10_JPEG=$(CIFAR10_JPEG) CIFAR_RESNETS=$(CIFAR_RESNETS) $(BIN)/python benchmarks/results.py $(RESULTS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
