@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -105,10 +106,23 @@ def test_parts_that_are_not_measured_again_stay_as_they_are(
 
 def test_a_row_of_the_docs_says_what_ended_it(load: Load) -> None:
     networks = load("networks")
-    text = networks.markdown([{"network": "resnet8", "size_px": 32, "error": "ModelError: a|b"}])
-    assert (
-        text.splitlines()[-1] == "| resnet8 | 32x32 | - | - |  | NO | NO | NO | ModelError: a/b |"
+    failed = {"what": "export", "found": "an operator|1", "status": "failed"}
+    row = {"network": "resnet8", "size_px": 32, "passes": False, "findings": [failed]}
+    row |= {"left_whole": {"fc": "gives the network's output", "c": "frozen (by me)"}}
+    row |= {"layers": ["a", "c", "fc"], "prunable_layers": ["a"], "forms": ["NCHW"]}
+    text = networks.markdown([row])
+    assert "0 of 1 networks go the whole way." in text
+    assert text.splitlines()[-1] == (
+        "| resnet8 | 32x32 | NO | 1 of 3 | gives the network's output (1); frozen (1) | NCHW | "
+        "export: an operator/1 |"
     )
+
+
+def test_a_crash_is_a_row(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = load("networks")
+    gone = subprocess.CompletedProcess([], -11, stdout="", stderr="")
+    monkeypatch.setattr(networks.subprocess, "run", lambda *_, **__: gone)
+    assert networks.examine("resnet8", "local")["crash"] == "exit status -11"
 
 
 def test_other_seeds_are_set_beside_the_intervals_of_the_first(load: Load) -> None:

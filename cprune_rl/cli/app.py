@@ -9,13 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from cprune_rl import __version__
-from cprune_rl.cli import cache, compare, device, problems, record, train, train_policy, validate
+from cprune_rl.cli import (
+    cache,
+    check,
+    compare,
+    device,
+    problems,
+    record,
+    train,
+    train_policy,
+    validate,
+)
 from cprune_rl.errors import CPruneError
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-for group in (train, train_policy, validate, compare, problems, record, device, cache):
+for group in (train, train_policy, check, validate, compare, problems, record, device, cache):
     group.register(app)
 
 

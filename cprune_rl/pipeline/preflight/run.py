@@ -1,0 +1,272 @@
+"""Looks at a network before anything is trained: would a run of it go the whole way?
+
+Each part needs those before it. Where one fails, the rest is not checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cprune_rl.accuracy.data import ImageData, load_data
+from cprune_rl.accuracy.training import evaluate
+from cprune_rl.errors import CPruneError, ModelError
+from cprune_rl.models.registry import build_model
+from cprune_rl.models.weights import load_weights
+from cprune_rl.pipeline.preflight.forward import check_forward
+from cprune_rl.pipeline.preflight.report import Finding, NetworkReport
+from cprune_rl.pipeline.preflight.trials import TrialCosts, check_compiled
+from cprune_rl.pipeline.preflight.workload import RunCosts, estimate_minutes, time_train_step
+from cprune_rl.pipeline.progress import ProgressLog
+from cprune_rl.pruning.equivalence_check import randomize_zero_scales
+from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
+
+__all__ = ["CheckSettings", "check_network", "require_sound_network"]
+
+_REASONS_SHOWN = 3
+_NEAR_CHANCE = 2.0  # times the accuracy of guessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """What is checked.
+
+    Attributes:
+        network: name, as `build_model` takes it.
+        weights: file of trained weights; None for drawn ones.
+        data: name, as `--data` takes it; None where there are no images.
+        input_shape: of one image, `(channels, height, width)`; asked for where there is no data.
+        n_classes: logits; asked for where there is no data.
+        groups: what may be pruned.
+        device: where tasks are timed; None to compile for this machine and time nothing.
+        storage: of the cost cache, which keeps what is timed.
+        n_plans: random plans at which each form is compiled.
+        is_compiled: whether it is compiled at all.
+        seed: of the drawn weights and plans.
+    """
+
+    network: str
+    weights: Path | None = None
+    data: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    n_classes: int | None = None
+    groups: GroupSettings = field(default_factory=GroupSettings)
+    device: str | None = None
+    storage: str | None = None
+    n_plans: int = 3
+    is_compiled: bool = True
+    seed: int = 0
+
+
+class _PartFailedError(Exception):
+    """A part failed; its finding is kept, and the parts after it are not checked."""
+
+
+def check_network(settings: CheckSettings, progress: ProgressLog) -> NetworkReport:
+    """Check one network; a fault of the network is a finding, not an exception.
+
+    Raises:
+        ConfigError: the device or the cost cache cannot be opened as named.
+        DeviceError: the device is gone.
+    """
+    return _NetworkCheck(settings, progress).run()
+
+
+def require_sound_network(settings: CheckSettings, model: nn.Module, progress: ProgressLog) -> None:
+    """Refuse a network that a run would trip over later.
+
+    Args:
+        settings: `input_shape` and `n_classes` are those of the run's images.
+        model: with the weights that the run begins with; left as it was.
+
+    Raises:
+        ModelError: the first thing that failed, and how to see all.
+    """
+    check = _NetworkCheck(settings, progress)
+    check.run_on(_with_drawn_statistics(randomize_zero_scales(model)).eval())
+    failure = check.report().first_failure
+    if failure is not None:
+        raise ModelError(
+            f"{settings.network} cannot go the whole way; {failure.what}: "
+            f"{failure.found.rstrip('.')}. `cprune-rl check --model {settings.network}` shows more"
+        )
+
+
+class _NetworkCheck:
+    def __init__(self, settings: CheckSettings, progress: ProgressLog) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._findings: list[Finding] = []
+        self._input_shape = settings.input_shape or ()
+        self._n_classes = settings.n_classes or 0
+        self._data: ImageData | None = None
+        self._coupled: CoupledGroups | None = None
+        self._costs: TrialCosts | None = None
+        self._step_s = 0.0
+        self._layers: tuple[str, ...] = ()
+
+    def run(self) -> NetworkReport:
+        """Read the images, build the network, and look at it."""
+        with contextlib.suppress(_PartFailedError):
+            self._read_images()
+            self.run_on(self._build())
+        return self.report()
+
+    def run_on(self, model: nn.Module) -> None:
+        """Go through all parts, as far as they go."""
+        self._layers = _layers(model)
+        with contextlib.suppress(_PartFailedError):
+            self._check_forward(model)
+            self._check_accuracy(model)
+            coupled = self._check_groups(model)
+            if self._settings.is_compiled:
+                self._check_compiled(model, coupled)
+
+    def _read_images(self) -> None:
+        name = self._settings.data
+        if name is None:
+            return
+        with self._part("images"), self._progress.track(f"Reading the images of {name}", None):
+            self._data = load_data(name)
+        self._input_shape = tuple(self._data.input_shape[1:])
+        self._n_classes = self._data.n_classes
+        self._found(Finding(what="images", found=self._data.describe()))
+
+    def _build(self) -> nn.Module:
+        settings = self._settings
+        with self._part("network"):
+            model = build_model(settings.network, self._n_classes, settings.seed)
+        if settings.weights is not None:
+            with self._part("weights"):
+                load_weights(model, settings.weights)
+            found = f"{settings.weights} fits the network"
+            self._found(Finding(what="weights", found=found))
+        else:
+            model = _with_drawn_statistics(randomize_zero_scales(model))
+        return model.eval()
+
+    def _check_forward(self, model: nn.Module) -> None:
+        with self._progress.track("Running it with torch", None):
+            shape = self._input_shape
+            self._take(check_forward(model, shape, self._n_classes, self._settings.network))
+
+    def _check_accuracy(self, model: nn.Module) -> None:
+        if self._data is None or self._settings.weights is None:
+            return
+        with self._progress.track("Judging it on the images", None):
+            accuracy = evaluate(model, self._data.search)
+        found = f"{accuracy:.2%} on {len(self._data.search):,} images"
+        if accuracy >= _NEAR_CHANCE / self._n_classes:
+            self._found(Finding(what="accuracy", found=found))
+            return
+        pixels = self._data.train.normalisation
+        found += (
+            f", hardly better than chance. Were the weights trained on pixels of another scale "
+            f"(here mean {pixels.mean}, std {pixels.std}), or on other labels? "
+            "--data '...?normalise=NAME' or '...?mean=...&std=...' sets the scale"
+        )
+        self._found(Finding(what="accuracy", found=found, status="warning"))
+
+    def _check_groups(self, model: nn.Module) -> CoupledGroups:
+        with self._progress.track("Finding groups", None), self._part("groups"):
+            coupled = find_groups(model, self._example(), self._settings.groups)
+        self._coupled = coupled
+        n_layers = len({layer for group in coupled.groups for layer in group.layers})
+        found = f"{len(coupled.groups)} groups of {n_layers} layers can be pruned"
+        self._found(Finding(what="groups", found=found))
+        reasons = Counter(reason.partition(" (")[0] for _, reason in coupled.unprunable)
+        if reasons:
+            shown = [f"{reason} ({n})" for reason, n in reasons.most_common(_REASONS_SHOWN)]
+            more = len(reasons) - len(shown)
+            rest = f"; {more} other reasons" if more > 0 else ""
+            found = "; ".join(shown) + rest
+            self._found(Finding(what="left whole", found=found))
+        return coupled
+
+    def _check_compiled(self, model: nn.Module, coupled: CoupledGroups) -> None:
+        settings = self._settings
+        with self._part("compiling"):
+            findings, self._costs = check_compiled(
+                settings, model, coupled, self._example(), self._progress
+            )
+        self._take(findings)
+        if self._costs.trial_s:
+            with self._progress.track("Timing a training step", None):
+                self._step_s = time_train_step(model, self._input_shape, self._n_classes)
+
+    def _example(self) -> torch.Tensor:
+        return torch.zeros((1, *self._input_shape))
+
+    def report(self) -> NetworkReport:
+        """Give what was found so far."""
+        settings = self._settings
+        costs = self._costs or TrialCosts()
+        minutes = {}
+        if costs.trial_s:
+            run_costs = RunCosts(
+                n_tasks=costs.n_tasks,
+                trial_s=costs.trial_s,
+                step_s=self._step_s,
+                has_weights=settings.weights is not None,
+            )
+            minutes = estimate_minutes(run_costs)
+        groups = self._coupled.groups if self._coupled else ()
+        prunable = {layer for group in groups for layer in group.layers}
+        return NetworkReport(
+            network=settings.network,
+            input_shape=self._input_shape,
+            n_classes=self._n_classes,
+            findings=tuple(self._findings),
+            groups={group.name: group.channels for group in groups},
+            prunable_layers=tuple(layer for layer in self._layers if layer in prunable),
+            layers=self._layers,
+            left_whole=dict(self._coupled.unprunable) if self._coupled else {},
+            forms=costs.forms,
+            n_tasks=costs.n_tasks,
+            n_rows=costs.n_rows,
+            minutes=minutes,
+        )
+
+    @contextlib.contextmanager
+    def _part(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except CPruneError as error:
+            self._found(Finding(what=what, found=str(error), status="failed"))
+            raise _PartFailedError from error
+
+    def _take(self, findings: Iterable[Finding]) -> None:
+        """Keep findings, and stop after a failure."""
+        failed = False
+        for finding in findings:
+            self._found(finding)
+            failed = failed or finding.status == "failed"
+        if failed:
+            raise _PartFailedError
+
+    def _found(self, finding: Finding) -> None:
+        self._findings.append(finding)
+
+
+def _layers(model: nn.Module) -> tuple[str, ...]:
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    return tuple(name for name, module in model.named_modules() if isinstance(module, kinds))
+
+
+def _with_drawn_statistics(model: nn.Module) -> nn.Module:
+    """Give batch norms statistics: those of a new network would hide a wrong order of channels."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is None or module.running_var is None:
+                continue
+            shape = module.running_mean.shape
+            module.running_mean.copy_(torch.randn(shape, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(shape, generator=generator) + 0.5)
+    return model

@@ -1,0 +1,79 @@
+"""Estimates how long `cprune-rl prune` takes on a network, by effort."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cprune_rl.accuracy.training import TrainSettings, autocast
+from cprune_rl.pipeline.efforts import EFFORTS, Effort
+from cprune_rl.pruning.slices import trainable_copy
+
+__all__ = ["RunCosts", "estimate_minutes", "time_train_step"]
+
+# Of finished runs on packaged networks: what of the work that could be done was done.
+_TUNED_SHARE = 0.5  # of the trials that a task may have
+_NEAR_SHAPES = 40  # shapes beside the dense one that a search asks for, for each task
+_NEAR_SHARE = 0.25  # of those trials
+_SHORT_FINETUNES = 8  # plans that are judged in a turn of the search
+_FINALISTS = 3  # plans that are fine-tuned in full until one passes the gate
+_N_TIMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCosts:
+    """What the parts of a run cost.
+
+    Attributes:
+        n_tasks: unique tasks of the dense network in all forms.
+        trial_s: seconds that one schedule takes to build and time.
+        step_s: seconds of a training step.
+        has_weights: whether the base network needs no training.
+    """
+
+    n_tasks: int
+    trial_s: float
+    step_s: float
+    has_weights: bool
+
+
+def time_train_step(model: nn.Module, image_shape: tuple[int, ...], n_classes: int) -> float:
+    """Time a training step on drawn images, in seconds: the median of a few."""
+    n_images = TrainSettings.batch_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn((n_images, *image_shape), generator=generator)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(n_images) % n_classes
+    copied = trainable_copy(model).train()
+    seconds = []
+    for _ in range(_N_TIMED):
+        started = time.perf_counter()
+        with autocast(images.device):
+            output = copied(images)
+            logits = output[0] if isinstance(output, (tuple, list)) else output
+            loss = functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        seconds.append(time.perf_counter() - started)
+    return sorted(seconds)[len(seconds) // 2]
+
+
+def estimate_minutes(costs: RunCosts) -> dict[str, float]:
+    """Estimate the minutes of `cprune-rl prune`, by effort; right within a factor of about two."""
+    return {name: _seconds(effort, costs) / 60 for name, effort in EFFORTS.items()}
+
+
+def _seconds(effort: Effort, costs: RunCosts) -> float:
+    tuning = effort.tuning
+    dense = tuning.survey.n_max + tuning.dense.n_max * _TUNED_SHARE
+    near = tuning.near.n_max * _NEAR_SHAPES * _NEAR_SHARE
+    trials = costs.n_tasks * (dense + near)
+    n_full = 1 + len(effort.calibration) + _FINALISTS  # the dense network is fine-tuned too
+    steps = effort.finetune_steps * n_full
+    steps += effort.oracle_steps * effort.turns * _SHORT_FINETUNES
+    if not costs.has_weights:
+        steps += effort.base_steps
+    return trials * costs.trial_s + steps * costs.step_s
