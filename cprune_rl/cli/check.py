@@ -116,28 +116,28 @@ def _print(report: NetworkReport) -> None:
     from rich.console import Console
 
     console = Console()
+    shape = "x".join(map(str, report.input_shape))
+    console.print(
+        f"{report.network}, images {shape}, {report.n_classes} classes: {report.n_rows} subgraphs, "
+        f"{report.n_tasks} tasks in {len(report.forms)} forms, {len(report.prunable_layers)} of "
+        f"{len(report.layers)} layers prunable",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(_table(report))
     for layer, reason in report.left_whole.items():
-        console.print(f"  left whole: {layer}: {reason}", highlight=False, markup=False)
+        line = f"  left whole: {layer}: {reason}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if report.minutes:
         minutes = ", ".join(f"{effort} {value:.0f}" for effort, value in report.minutes.items())
         console.print(f"About so many minutes of `cprune-rl prune`, by --effort: {minutes}")
     failure = report.first_failure
     verdict = "goes the whole way" if failure is None else f"does not: {failure.what}"
-    console.print(f"{report.network} {verdict}", highlight=False)
+    console.print(f"{report.network} {verdict}", highlight=False, soft_wrap=True)
 
 
 def _table(report: NetworkReport) -> Table:
-    shape = "x".join(map(str, report.input_shape))
-    caption = (
-        f"{report.n_rows} subgraphs, {report.n_tasks} tasks in {len(report.forms)} forms, "
-        f"{len(report.prunable_layers)} of {len(report.layers)} layers prunable"
-    )
-    table = new_table(
-        [("checked", "left"), ("", "left"), ("found", "left")],
-        title=f"{report.network}, {shape}, {report.n_classes} classes",
-        caption=caption,
-    )
+    table = new_table([("checked", "left"), ("", "left"), ("found", "left")])
     for finding in report.findings:
         style = _STYLES[finding.status]
         table.add_row(finding.what, f"[{style}]{finding.status}[/]", finding.found)

@@ -34,7 +34,7 @@ def check(folder: Path, code: str, **settings: object) -> NetworkReport:
     """Check a network that a file of code builds, for images of 16 pixels."""
     path = folder / "net.py"
     path.write_text(f"{_HEAD}{code}\n\ndef build(n_classes):\n    return Small(n_classes)\n")
-    given = {"input_shape": (3, 16, 16), "n_classes": 5, "n_plans": 2, **settings}
+    given = {"input_shape": (3, 16, 16), "n_classes": 5, "n_plans": 1, **settings}
     return check_network(CheckSettings(network=f"{path}:build", **given), ProgressLog())
 
 
@@ -128,7 +128,7 @@ def test_more_effort_takes_longer_and_weights_save_training() -> None:
 
 def test_tasks_run_on_a_device_and_minutes_are_estimated(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'costs.db'}"
-    report = check(tmp_path, SMALL, device="local", storage=storage, n_plans=1)
+    report = check(tmp_path, SMALL, device="local", storage=storage)
     assert report.passes, report.findings
     assert "all run" in report.findings[-1].found
     assert set(report.minutes) == {"fast", "quick", "light", "full"}
