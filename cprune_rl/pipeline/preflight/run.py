@@ -136,7 +136,8 @@ class _NetworkCheck:
             self._data = load_data(name)
         self._input_shape = tuple(self._data.input_shape[1:])
         self._n_classes = self._data.n_classes
-        self._found(Finding(what="images", found=self._data.describe()))
+        sizes = (f"{len(split):,} {name}" for name, split in self._data.splits.items())
+        self._found(Finding(what="images", found=", ".join(sizes)))
 
     def _build(self) -> nn.Module:
         settings = self._settings
