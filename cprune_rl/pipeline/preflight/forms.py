@@ -14,7 +14,9 @@ from cprune_rl.compiler.deploy.build import run_library
 from cprune_rl.compiler.deploy.plain_build import build_plain, form_names
 from cprune_rl.compiler.layouts.variants import LayoutVariants
 from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.output_agreement import OutputAgreement, compare_answers
 from cprune_rl.errors import CPruneError
+from cprune_rl.models.answers import torch_answers
 from cprune_rl.pipeline.preflight.report import Finding
 from cprune_rl.pruning.groups import CoupledGroups
 from cprune_rl.pruning.surgery import prune
@@ -22,7 +24,6 @@ from cprune_rl.pruning.surgery import prune
 __all__ = ["check_forms", "random_plans"]
 
 _N_IMAGES = 3  # their answers must differ, or a network that ignores its image would pass
-_TOLERANCE = 2e-3  # of the spread of the answers
 
 
 def random_plans(network: Network, count: int, seed: int = 0) -> list[Plan]:
@@ -53,36 +54,36 @@ def check_forms(
     """
     pruned = [(plan, prune(model, coupled, plan)) for plan in plans]
     for form, name in enumerate(form_names(variants)):
-        worst = 0.0
+        what = f"compiled in {name}"
         failure = ""
+        worst = 0.0
         for plan, network in pruned:
             try:
-                worst = max(worst, _error(variants, form, plan, model=network, example=example))
+                agreement = _compare(variants, form, plan, model=network, example=example)
             except CPruneError as error:
                 failure = f"at the widths {list(plan.widths)}: {error}"
                 break
-        what = f"compiled in {name}"
-        if failure or worst > _TOLERANCE:
-            found = failure or f"differs from torch by {worst:.1%} of the spread of the answers"
-            yield Finding(what=what, found=found, status="failed")
+            if not agreement.holds:
+                failure = f"differs from torch at the widths {list(plan.widths)}: {agreement}"
+                break
+            worst = max(worst, agreement.relative_difference)
+        if failure:
+            yield Finding(what=what, found=failure, status="failed")
         else:
-            found = f"equal to torch at {len(plans)} random plans, within {worst:.1g} of the spread"
+            found = f"as torch at {len(plans)} random plans, within {worst:.1g} of the spread"
             yield Finding(what=what, found=found)
 
 
-def _error(
+def _compare(
     variants: LayoutVariants, form: int, plan: Plan, *, model: nn.Module, example: torch.Tensor
-) -> float:
-    """Give the largest difference to torch, as a share of the spread of the answers."""
+) -> OutputAgreement:
+    """Compare one form at one plan with torch, on drawn images."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn((_N_IMAGES, *example.shape[1:]), generator=generator)
-    with torch.no_grad():
-        expected = torch.cat([model(image[None]) for image in images]).numpy()
+    images = torch.randn((_N_IMAGES, *example.shape[1:]), generator=generator).numpy()
+    expected = torch_answers(model, images)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "network.so"
         choice = variants.uniform_choice(form)
         build_plain(variants, plan, choice, model=model, path=library)
-        given = np.concatenate([run_library(library, image[None].numpy()) for image in images])
-    spread = float(np.abs(expected - expected.mean(0)).max())
-    difference = float(np.abs(given - expected).max())
-    return difference / max(spread, float(np.finfo(np.float32).tiny))
+        given = np.concatenate([run_library(library, image[None]) for image in images])
+    return compare_answers(expected, given)
