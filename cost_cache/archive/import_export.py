@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import ValidationError
 
+from cprune_rl.core.machine_failures import machine_failure
 from cprune_rl.core.protocols import Measurement
 from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache.archive.file import Archive, OnLine, open_archive, write_archive
@@ -323,6 +324,8 @@ class _Importer:
         accuracies = []
         for line in chunk:
             if isinstance(line, TrialLine):
+                if line.error is not None and machine_failure(line.error) is not None:
+                    continue  # of somebody's machine: the program is tried again here
                 trials.setdefault(self._contexts[line.context], []).append(self._trial(line))
             elif isinstance(line, ScheduleLine):
                 traces[line.digest] = line.trace

@@ -46,9 +46,10 @@ class OutputAgreement:
 
     def __str__(self) -> str:
         """Say it in words."""
-        difference = "answers that are no numbers"
+        difference = "answers are no numbers"
         if math.isfinite(self.relative_difference):
-            difference = f"at most {self.relative_difference:.2g} of the answers' spread apart"
+            factor = f"{self.relative_difference:.2g}"
+            difference = f"answers are up to {factor} times their spread apart"
         n_same = round(self.same_class * self.n_images)
         return f"{difference}, the same class for {n_same} of {self.n_images} images"
 

@@ -163,7 +163,7 @@ class CompiledCheck:
         raise ModelError(
             f"{name}: the compiled network does not compute what torch computes, in the plain "
             f"layout either: {reason}. Nothing is claimed of it. Write that layer in another way, "
-            "or report it with the network: a network of which this is said is a fault of ours."
+            "and report it with the network: the fault is cprune-rl's or TVM's."
         )
 
     def _build_one(

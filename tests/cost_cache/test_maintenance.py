@@ -146,6 +146,24 @@ def test_verify_removes_failures_of_the_machine_that_were_kept_as_the_programs(
     assert "MENDED" not in run("verify", url=storage).stdout
 
 
+def test_an_archive_brings_no_failures_of_a_machine(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("there", "here")]
+    store = SqlStore(urls[0])
+    store.add_trials("x86", [trial("conv", "m", error=NOT_LOADED), trial("conv", "p", 1.0)])
+    for key, digests in (("all", ("m", "p")), ("good", ("p",))):
+        store.mark_tuned("x86", "conv", Tuning(key=key, trace_digests=digests, seconds=1.0))
+    store.close()
+    archive = str(tmp_path / "costs.jsonl.gz")
+    run("export", archive, url=urls[0])
+    run("import", archive, url=urls[1])
+    here = SqlStore(urls[1])
+    assert [t.trace_digest for t in here.trials("x86", "conv")] == ["p"]
+    assert here.tuned("x86", "conv", "all") is None
+    assert here.tuned("x86", "conv", "good") is not None
+    assert find_damage(here.database) == []
+    here.close()
+
+
 def test_stats_shows_each_context(storage: str) -> None:
     fill(storage)
     shown = run("stats", url=storage).stdout

@@ -39,6 +39,7 @@ SMALL = Effort(
     finetune_steps=2,
     oracle_steps=1,
     tuning=TINY,
+    sweep=(),
     calibration=(0.5,),
     total_timesteps=2048,
     timing_rounds=2,
