@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:
-    from cprune_rl.api import prune
+    from cprune_rl.api import load, prune
 
-__all__ = ["__version__", "prune"]
+__all__ = ["__version__", "load", "prune"]
 __version__ = "0.3.0.dev0"
 
 _MAX_EPISODE_STEPS = 200  # `cprune_env.MAX_EPISODE_STEPS`, which is not loaded for it
@@ -44,8 +44,8 @@ register(
 
 def __getattr__(name: str) -> Any:
     """Load the parts of `cprune_rl.api` when they are asked for."""
-    if name == "prune":
-        from cprune_rl.api import prune
+    if name in ("load", "prune"):
+        from cprune_rl import api
 
-        return prune
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
     from cprune_rl.core.result import Result
 
-__all__ = ["prune"]
+__all__ = ["load", "prune"]
 
 
 def prune(**options: Any) -> Result:
@@ -35,3 +39,22 @@ def prune(**options: Any) -> Result:
     config = load_config(None, options, {"policy": DEFAULT})
     check_names(config)
     return run(RunFolder.create(config), ProgressLog())[-1]
+
+
+def load(path: str | Path) -> nn.Module:
+    """Open the pruned network of a run, ready to use.
+
+    It needs neither the code that built the network nor a compiler. It runs no code of the folder:
+    nothing is unpickled. The network is in evaluation mode and takes batches of normalised images.
+
+    Args:
+        path: a run folder, the folder of one network of a front, or a `model.safetensors`.
+
+    Raises:
+        CPruneError: there is no finished network, or a file of it is damaged.
+    """
+    from pathlib import Path
+
+    from cprune_rl.pruning.finished import load_finished
+
+    return load_finished(Path(path).expanduser())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-__all__ = ["COMPLETIONS", "DATA", "IMPORTANCES", "MODELS"]
+__all__ = ["COMPLETIONS", "DATA", "EXPORTS", "IMPORTANCES", "MODELS"]
 
 MODELS = (
     "mobilenetv2-small",
@@ -22,6 +22,7 @@ DATA = ("contours", "digits", "cifar10:", "imagefolder:", "npz:")
 IMPORTANCES = ("l1", "l2", "fpgm", "taylor", "random")
 _EFFORTS = ("full", "light", "quick", "fast")
 _CHANGES = ("channels", "schemes", "channels,schemes")
+EXPORTS = ("onnx", "pte")
 
 
 def _one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
@@ -81,6 +82,7 @@ COMPLETIONS: dict[str, Callable[[str], list[str]]] = {
     "efforts": _one_of(_EFFORTS),
     "changes": _one_of(_CHANGES),
     "choices": _one_of(("search", "rule")),
+    "exports": _several_of(EXPORTS),
     "oracles": _one_of(("finetune", "finetune:", "supernet", "recalibrate")),
     "learners": _one_of(("ppo", "dqn")),
     "devices": _devices,

@@ -181,6 +181,8 @@ class Result:
             since.
         compiled_note: which layouts the networks were compiled without, as they computed something
             else; empty where none.
+        exported: files of the run folder that hold the network in other formats.
+        not_exported: why a format could not be written, by the format.
     """
 
     model: str
@@ -200,6 +202,8 @@ class Result:
     top: int = 1
     stages_s: dict[str, float] = field(default_factory=dict, repr=False)
     compiled_note: str = ""
+    exported: tuple[str, ...] = ()
+    not_exported: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         figures = [self.dense, self.reference, *(method.pruned for method in self.methods)]
@@ -269,6 +273,8 @@ class Result:
                 top=int(value.get("top", 1)),
                 stages_s=value.get("stages_s", {}),
                 compiled_note=str(value.get("compiled_note", "")),
+                exported=tuple(value.get("exported", ())),
+                not_exported=value.get("not_exported", {}),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(

@@ -1,44 +1,52 @@
 """Networks by name: packaged ones, torchvision's, timm's, or the user's own function.
 
 `resnet8`, `torchvision:resnet18`, `timm:mobilenetv3_small_100`, `mynet.py:build`,
-`mypackage.nets:build`. Nothing here downloads anything.
+`mypackage.nets:build`, `net.onnx`. Nothing here downloads anything.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from cprune_rl.core.user_function import is_factory, load_factory
+from cprune_rl.core.user_function import is_factory
 from cprune_rl.errors import ConfigError, ModelError, UnknownNameError
+from cprune_rl.models.onnx_import import is_onnx, load_onnx
+from cprune_rl.models.torchvision_import import import_torchvision, load_user_function
 from cprune_rl.models.zoo import MODELS
 
-__all__ = ["build_model", "check_model_name", "check_output"]
+__all__ = ["build_model", "check_model_name", "check_output", "has_own_weights"]
 
 
 def check_model_name(name: str) -> None:
     """Fails early on a name that no network can have; imports nothing.
 
     Raises:
-        UnknownNameError: it is neither packaged nor a library's nor `file.py:function`.
+        UnknownNameError: it is neither packaged nor a library's, and neither `file.py:function`
+            nor an ONNX file.
     """
     library, _, inner = name.partition(":")
     is_of_library = bool(inner) and library in _LIBRARIES
-    if name in MODELS or is_factory(name) or is_of_library:
+    if name in MODELS or is_factory(name) or is_of_library or is_onnx(name):
         return
     libraries = [f"{library}:NAME" for library in _LIBRARIES]
-    raise UnknownNameError("model", name, [*MODELS, *libraries, "file.py:function"])
+    raise UnknownNameError("model", name, [*MODELS, *libraries, "file.py:function", "file.onnx"])
+
+
+def has_own_weights(name: str) -> bool:
+    """Whether a network comes with trained weights."""
+    return is_onnx(name)
 
 
 def build_model(name: str, n_classes: int, seed: int = 0) -> nn.Module:
-    """Builds a network with weights drawn from a seed.
+    """Builds a network with weights drawn from a seed, or with those of its file.
 
     Args:
-        name: `resnet8`, `torchvision:NAME`, `timm:NAME` or `file.py:function`.
+        name: `resnet8`, `torchvision:NAME`, `timm:NAME`, `file.py:function` or `file.onnx`.
         n_classes: number of logits. A user's function that takes an argument gets it; one that
             takes none must give as many.
         seed: of the weights.
@@ -46,9 +54,12 @@ def build_model(name: str, n_classes: int, seed: int = 0) -> nn.Module:
     Raises:
         UnknownNameError: no network has that name; the message lists what there is.
         ConfigError: a library is not installed, or the user's function cannot be imported.
+        DataError: an ONNX file is missing or damaged.
         ModelError: building it fails, or it gives no `torch.nn.Module`.
     """
     check_model_name(name)
+    if is_onnx(name):
+        return load_onnx(Path(name))
     library, _, inner = name.partition(":")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -88,7 +99,7 @@ def check_output(model: nn.Module, example: torch.Tensor, n_classes: int, name: 
 
 
 def _user_model(name: str, n_classes: int) -> nn.Module:
-    factory = load_factory("model", name)
+    factory = load_user_function("model", name)
     takes_argument = any(
         p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         for p in inspect.signature(factory).parameters.values()
@@ -103,14 +114,14 @@ def _user_model(name: str, n_classes: int) -> nn.Module:
 
 
 def _torchvision(name: str, n_classes: int) -> nn.Module:
-    models = _import_torchvision().models
+    models = import_torchvision().models
     _check_listed("torchvision", name, models.list_models(module=models))
     model: nn.Module = models.get_model(name, weights=None, num_classes=n_classes)
     return model
 
 
 def _timm(name: str, n_classes: int) -> nn.Module:
-    _import_torchvision()
+    import_torchvision()
     try:
         import timm
     except ImportError as error:
@@ -126,30 +137,6 @@ def _check_listed(library: str, name: str, names: list[str]) -> None:
     if name not in names:
         raise UnknownNameError("model", f"{library}:{name}", [f"{library}:{n}" for n in names])
 
-
-def _import_torchvision() -> Any:
-    """Imports torchvision, also where its wheel was built for CUDA and torch was not.
-
-    Its import fails then for lack of two detection operators, which no classifier uses. They are
-    declared here.
-    """
-    try:
-        import torchvision
-    except ImportError as error:
-        raise ConfigError(
-            f"this network needs torchvision: pip install 'cprune-rl[torchvision]' ({error})"
-        ) from error
-    except RuntimeError:
-        for operator in ("nms", "qnms"):
-            library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _declared.append(library)
-        import torchvision
-    return torchvision
-
-
-_declared: list[Any] = []
-"""Keeps the libraries that declare operators: an operator lives as long as its library."""
 
 _LIBRARIES: dict[str, Callable[[str, int], nn.Module]] = {
     "torchvision": _torchvision,

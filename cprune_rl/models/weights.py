@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
 # what DataParallel and torch.compile put before every name, in either order
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "module.")
 _HOW_TO_SAVE = "with torch.save(model.state_dict(), FILE) or safetensors."
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_REFUSED_CLASS = re.compile(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)")
+_TORCHS_ERROR = "WeightsUnpickler error:"
 
 
 def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -105,10 +109,20 @@ def _read(path: Path) -> Any:
         EOFError,
         ValueError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{path} cannot be read as weights: {reason}. Save them {_HOW_TO_SAVE}"
+            f"{path} cannot be read as weights: {_reason(error)}. Save them alone {_HOW_TO_SAVE}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line what torch says in a dozen, with colours, of a file that it refuses."""
+    text = _COLOURS.sub("", str(error))
+    if match := _REFUSED_CLASS.search(text):
+        return f"it pickles {match.group(1)}, and unpickling that may run code"
+    if "TorchScript" in text:
+        return "it is a TorchScript archive, a program and not weights"
+    lines = text.rpartition(_TORCHS_ERROR)[2].strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:

@@ -63,8 +63,8 @@ class RunConfig(BaseModel):
     model: str = option(
         PANELS[0],
         "resnet8",
-        "Network: packaged, torchvision:NAME, timm:NAME, or file.py:function, which is called "
-        "with the number of classes.",
+        "Network: packaged, torchvision:NAME, timm:NAME, file.py:function, which is called with "
+        "the number of classes, or file.onnx with its weights.",
         complete="models",
     )
     weights: Path | None = option(
@@ -242,6 +242,14 @@ class RunConfig(BaseModel):
         shown="CPRUNE_RL_STORAGE, or a file in the folder of --cache",
     )
     out: Path | None = option(PANELS[5], None, "Run folder.", shown="a new one under runs/")
+    export: tuple[str, ...] = option(
+        PANELS[5],
+        (),
+        "Formats that finished networks are also written in, parted by commas: onnx, pte "
+        "(ExecuTorch).",
+        shown="onnx, where the extra onnx is installed",
+        complete="exports",
+    )
     cache: Path | None = option(
         PANELS[5],
         None,
@@ -294,6 +302,11 @@ class RunConfig(BaseModel):
         if not value or set(value) - set(CHANGES):
             raise ValueError(f"{','.join(value)!r}: give channels, schemes or channels,schemes")
         return tuple(change for change in CHANGES if change in value)
+
+    @field_validator("export", mode="before")
+    @classmethod
+    def _split_formats(cls, value: Any) -> Any:
+        return tuple(dict.fromkeys(split_commas(value)))
 
     @field_validator("choose")
     @classmethod
@@ -493,7 +506,7 @@ def _with_whole_path(name: str) -> str:
     """Make the path in `npz:mine.npz` or `mynet.py:build` absolute."""
     left, mark, options = name.partition("?")
     first, colon, second = left.rpartition(":") if ".py:" in left else left.partition(":")
-    if first.endswith(".py"):
+    if first.endswith((".py", ".onnx")):
         first = str(Path(first).expanduser().resolve())
     elif first in DATA_FROM_PATHS and second and Path(second).expanduser().exists():
         second = str(Path(second).expanduser().resolve())

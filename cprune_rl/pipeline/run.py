@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -26,6 +27,7 @@ from cprune_rl.models.weights import export_torch, save_weights
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.finalize import FinalGate, Finalist, compare_finalists, finalize
+from cprune_rl.pipeline.network_files import write_exports
 from cprune_rl.pipeline.policy_stage import RunPolicy, n_rows, train_on_model
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.results import (
@@ -211,9 +213,8 @@ def _write(outcome: RunOutcome, folder: RunFolder, progress: ProgressLog) -> lis
     if config.is_front:
         points = front_points(outcome, tested, methods)
         _write_front(outcome, points, dense, folder, progress)
-    else:
-        _write_single(outcome, results[0], folder, progress)
-    return results
+        return results
+    return [_write_single(outcome, results[0], folder, progress)]
 
 
 def _write_front(
@@ -226,7 +227,15 @@ def _write_front(
     write_network(outcome, outcome.dense, "dense", folder.file("dense"))
     for job in outcome.jobs:
         finalist = outcome.compared.finalists[job.name]
-        write_network(outcome, finalist, job.name, folder.file(front_folder(job)))
+        network_folder = folder.file(front_folder(job))
+        write_network(outcome, finalist, job.name, network_folder)
+        write_exports(
+            finalist.model,
+            outcome.context.trained_model.data.input_shape,
+            folder.config.export,
+            network_folder,
+            progress,
+        )
     latency_source = outcome.context.backend.latency_source
     write_front(folder.file("front.json"), points, dense, latency_source)
     folder.file("front.png").write_bytes(plot_front(points).png)
@@ -241,13 +250,21 @@ def _write_front(
 
 def _write_single(
     outcome: RunOutcome, result: Result, folder: RunFolder, progress: ProgressLog
-) -> None:
+) -> Result:
+    """Write the files of a run with one floor, and complete its result with their names."""
     context = outcome.context
     trained_model = context.trained_model
     own = outcome.jobs[-1].name
     finalist = outcome.compared.finalists[own]
     write_network(outcome, finalist, own, folder.path)
-    export_torch(finalist.model, trained_model.data.input_shape, folder.file("model.pt2"))
+    input_shape = trained_model.data.input_shape
+    export_torch(finalist.model, input_shape, folder.file("model.pt2"))
+    written = write_exports(
+        finalist.model, input_shape, folder.config.export, folder.path, progress
+    )
+    result = replace(
+        result, exported=("model.pt2", *written.files), not_exported=dict(written.failed)
+    )
     copy_library(outcome, "dense", folder.file("dense.so"))
     save_weights(outcome.dense.model, folder.file("dense.safetensors"))
     result.write(folder.file("result.json"))
@@ -288,6 +305,7 @@ def _write_single(
         f"Run folder: {folder.path} (open report.html; "
         f"check it with `cprune-rl validate {folder.path}`)"
     )
+    return result
 
 
 def _print_floor(result: Result, progress: ProgressLog) -> None:

@@ -22,7 +22,8 @@ from cprune_rl.core.folders import use_cache_folder
 from cprune_rl.cost_cache import CostStore, default_url, open_store
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
-from cprune_rl.models.registry import check_model_name
+from cprune_rl.models.exports import check_formats
+from cprune_rl.models.registry import check_model_name, has_own_weights
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.backends.recorded import RecordedBackend, check_recorded_model
 from cprune_rl.pipeline.calibration_stage import calibrate
@@ -64,6 +65,7 @@ def check_names(config: RunConfig) -> None:
     _check_policies(config)
     train_device(config.train_device)
     check_model_name(config.model)
+    check_formats(config.export)
     _check_files(config)
     spec = parse_device(config.device)
     _check_schemes(config, isinstance(spec, RecordedSpec))
@@ -103,8 +105,12 @@ def _check_policies(config: RunConfig) -> None:
 
 
 def _check_files(config: RunConfig) -> None:
+    if config.weights is not None and has_own_weights(config.model):
+        raise ConfigError(f"{config.model} has its weights in it: leave --weights out")
     data = parse_data(config.data)
     paths = [config.weights]
+    if has_own_weights(config.model):
+        paths.append(Path(config.model))
     if data.kind in DATA_FROM_PATHS:
         paths.append(Path(data.argument).expanduser())
     for path in paths:
@@ -254,10 +260,11 @@ def _say_what_to_expect(
     progress.print(
         f"    The dense network's accuracy is {accuracy:.2%} on {len(data.search):,} images"
     )
-    if config.weights is not None and accuracy < _NEAR_CHANCE * config.top / data.n_classes:
+    source = Path(config.model) if has_own_weights(config.model) else config.weights
+    if source is not None and accuracy < _NEAR_CHANCE * config.top / data.n_classes:
         pixels = data.train.normalisation
         progress.print(
-            f"    That is hardly better than chance. {config.weights.name} may have been trained "
+            f"    That is hardly better than chance. {source.name} may have been trained "
             f"on pixels of another scale (here mean {pixels.mean}, std {pixels.std}): "
             "--data '...?normalise=NAME' or '...?mean=...&std=...' says which; or on other labels."
         )

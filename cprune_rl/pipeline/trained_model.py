@@ -24,7 +24,7 @@ from cprune_rl.accuracy.training import (
 )
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
-from cprune_rl.models.registry import build_model, check_output
+from cprune_rl.models.registry import build_model, check_output, has_own_weights
 from cprune_rl.models.weights import load_weights, network_hash
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_cache import CachedTraining
@@ -171,11 +171,11 @@ def load_trained_model(settings: LoadSettings, progress: ProgressLog) -> Trained
         CPruneError: an option, the images, the network or its weights are at fault.
     """
     data, model, example = _build(settings, progress)
-    if settings.weights is None:
-        _train(settings, data, model, example, progress)
-    else:
+    if settings.weights is not None:
         load_weights(model, settings.weights)
-        model.eval()
+    elif not has_own_weights(settings.network):
+        _train(settings, data, model, example, progress)
+    model.eval()
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
     return _with_groups(settings, data, model, example, progress)
 

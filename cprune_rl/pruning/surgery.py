@@ -19,7 +19,7 @@ from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.network import Plan
 from cprune_rl.errors import PlanError
 from cprune_rl.models.registry import build_model
-from cprune_rl.models.weights import save_weights
+from cprune_rl.models.saved_network import save_network
 from cprune_rl.pruning.groups import CoupledGroups, find_slices
 
 __all__ = ["PlanFile", "count_parameters", "kept_indices", "load_pruned", "prune"]
@@ -86,7 +86,7 @@ class PlanFile:
             "schemes": dict(self.schemes),
         }
         (folder / "plan.json").write_text(dump_json(value))
-        save_weights(weights, folder / "model.safetensors")
+        save_network(weights, self.input_shape, folder / "model.safetensors")
 
     @staticmethod
     def read(folder: Path) -> PlanFile:

@@ -36,6 +36,7 @@ from cprune_rl.models.answers import torch_answers
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pruning.scheme_masks import satisfies_scheme
 from cprune_rl.pruning.surgery import count_parameters
+from cprune_rl.validation.exported import format_checks
 from cprune_rl.validation.stated import StatedNetwork, StatedRun, read_run
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def validate_run(folder: Path) -> list[Check]:
         if run.result is not None:
             exported = {"model.pt2": run.networks[1].model}
             checks += export_checks(folder, exported, images, None)
+        checks += format_checks(run)
         if device is None:
             checks += _estimate_checks(run)
         else:

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from cprune_rl.accuracy.data.registry import DATA_SETS
 from cprune_rl.agents.registry import METHODS
 from cprune_rl.cli import app
-from cprune_rl.cli.completion import COMPLETIONS, DATA
+from cprune_rl.cli.completion import COMPLETIONS, DATA, EXPORTS
 from cprune_rl.cli.completion import IMPORTANCES as COMPLETED_IMPORTANCES
 from cprune_rl.cli.completion import MODELS as COMPLETED_MODELS
 from cprune_rl.errors import ConfigError
+from cprune_rl.models.exports import EXPORT_FORMATS
 from cprune_rl.models.zoo import MODELS
 from cprune_rl.pipeline.config import PANELS, RunConfig, load_config
 from cprune_rl.pipeline.efforts import EFFORTS
@@ -112,6 +113,7 @@ def test_train_runs_cprune_beside_the_agent_and_a_front_does_not() -> None:
 
 def test_the_shell_completes_what_there_is() -> None:
     assert set(COMPLETED_MODELS) == set(MODELS)
+    assert set(EXPORTS) == set(EXPORT_FORMATS)
     assert {name.rstrip(":") for name in DATA} == set(DATA_SETS)
     assert set(COMPLETED_IMPORTANCES) == set(IMPORTANCES)
     assert COMPLETIONS["methods"]("") == [n for n, m in METHODS.items() if m.is_in_runs]

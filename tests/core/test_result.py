@@ -83,6 +83,8 @@ def example() -> Result:
         main=method_result("agent"),
         rivals=(method_result("cprune"),),
         stages_s={"Finding tasks": 3.2},
+        exported=("model.pt2", "model.onnx"),
+        not_exported={"pte": "no form"},
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,12 +19,13 @@ from cprune_rl.models.weights import load_weights, network_hash, save_weights
 
 
 @pytest.mark.parametrize(
-    "form", ["pt", "checkpoint", "tutorial", "parallel", "compiled", "safetensors"]
+    "form", ["pt", "checkpoint", "tutorial", "parallel", "compiled", "resnet.th", "safetensors"]
 )
 def test_weights_come_in_the_usual_forms(form: str, own: Path, tmp_path: Path) -> None:
     trained, model = build_model(f"{own}:build", 3, seed=1), build_model(f"{own}:build", 3, seed=0)
     values = trained.state_dict()
-    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    suffixes = {"safetensors": "safetensors", "resnet.th": "th"}
+    path = tmp_path / f"w.{suffixes.get(form, 'pt')}"
     if form == "safetensors":
         save_file(values, path)
     else:
@@ -32,6 +35,10 @@ def test_weights_come_in_the_usual_forms(form: str, own: Path, tmp_path: Path) -
             "tutorial": {"model_state_dict": values, "epoch": 3},
             "parallel": {f"module.{k}": v for k, v in values.items()},
             "compiled": {f"_orig_mod.module.{k}": v for k, v in values.items()},
+            "resnet.th": {
+                "state_dict": {f"module.{k}": v for k, v in values.items()},
+                "best_prec1": 91.7,
+            },
         }
         torch.save(forms[form], path)
     load_weights(model, path)
@@ -110,6 +117,47 @@ def test_no_code_in_a_file_of_weights_is_run(own: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot be read as weights"):
             load_weights(build_model(f"{own}:build", 3), tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+class Trainer:
+    """A class of the user's that checkpoints hold."""
+
+    epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("form", "what"),
+    [
+        ("whole", r"pickles torch\.nn\.modules\.conv\.Conv2d"),
+        ("checkpoint", r"pickles tests\.models\.test_weights\.Trainer"),
+        ("legacy", r"pickles tests\.models\.test_weights\.Trainer"),
+        ("number", r"pickles numpy\._core\.multiarray\.scalar"),
+        ("script", "is a TorchScript archive"),
+        ("plain", r"cannot be read as weights: \w"),
+    ],
+)
+def test_what_is_no_weights_is_named_in_one_line_with_how_to_save_them(
+    form: str, what: str, tmp_path: Path
+) -> None:
+    model = nn.Conv2d(1, 8, 3)
+    path = tmp_path / "w.pt"
+    checkpoint = {"state_dict": model.state_dict(), "args": Trainer()}
+    if form == "script":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.script(model), path)
+    elif form == "plain":
+        path.write_bytes(pickle.dumps({"weight": [1.0]}, protocol=4))
+    else:
+        contents = {"whole": model, "number": {"loss": np.float64(0.5), **model.state_dict()}}
+        zipped = form != "legacy"
+        torch.save(contents.get(form, checkpoint), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(DataError, match=what) as caught:
+        load_weights(model, path)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "\x1b" not in said
+    assert said.endswith("alone with torch.save(model.state_dict(), FILE) or safetensors.")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nothing of the kind"])

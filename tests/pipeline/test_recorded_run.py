@@ -20,6 +20,7 @@ from cprune_rl.core.network import Group
 from cprune_rl.core.result import Result
 from cprune_rl.envs.problems.registry import describe_recorded, open_recorded, read_recording
 from cprune_rl.errors import ConfigError, CPruneError, ModelError
+from cprune_rl.models.onnx_export import can_export_onnx
 from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.setup import check_names
 from cprune_rl.validation.run import gain_holds, validate_run
@@ -59,6 +60,7 @@ options = dict(model="resnet8", data="dots", device=sys.argv[2], floor=-1.0, eff
 asked = config.RunConfig(**options, methods="agent,cprune,mdp,uniform", out=folder)
 run(RunFolder.create(asked), ProgressLog())
 checks = validate_run(folder)
+print("checked:", [c.claim for c in checks if c.passed])
 assert all(c.passed is not False for c in checks), checks
 print("not checked:", [c.claim for c in checks if c.passed is None])
 _, info = gymnasium.make("cprune_rl/CPrune-v0", **options).reset(seed=0)
@@ -140,7 +142,13 @@ def test_what_cannot_be_had_without_a_device_is_not_there_and_not_checked(
         "result.json",
     )
     assert [f for f in promised if not (folder / f).exists()] == []
+    result = Result.read(folder / "result.json")
+    onnx = ("model.onnx",) if can_export_onnx() else ()
+    assert result.exported == ("model.pt2", *onnx)
+    assert [f for f in result.exported if not (folder / f).exists()] == []
     assert "lib.so, the compiled network" in printed
+    claimed = [f"{file} computes what the network computes" in printed for file in result.exported]
+    assert all(claimed)
     assert "latency of the whole networks" in printed
 
 
