@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from cprune_rl.compiler.deploy import plain_build
+from cprune_rl.models.onnx_export import export_onnx
+from cprune_rl.models.registry import build_model
 from cprune_rl.pipeline.preflight.report import NetworkReport
 from cprune_rl.pipeline.preflight.run import CheckSettings, check_network
 from cprune_rl.pipeline.preflight.workload import RunCosts, estimate_minutes
@@ -55,6 +57,19 @@ def test_a_sound_network_passes_in_every_form(tmp_path: Path) -> None:
     assert report.n_rows == 4  # two convolutions, the mean and the classifier
     assert report.minutes == {}  # nothing was timed
     assert json.loads(json.dumps(report.as_json()))["passes"] is True
+
+
+def test_a_network_out_of_an_onnx_file_passes_as_its_own_code_does(tmp_path: Path) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="pip install 'cprune-rl[onnx]'")
+    (tmp_path / "net.py").write_text(f"{_HEAD}{SMALL}\n\ndef build(n):\n    return Small(n)\n")
+    file = tmp_path / "net.onnx"
+    export_onnx(build_model(f"{tmp_path / 'net.py'}:build", 5), (1, 3, 16, 16), file)
+    settings = CheckSettings(network=str(file), input_shape=(3, 16, 16), n_classes=5, n_plans=1)
+    report = check_network(settings, ProgressLog())
+    assert report.passes, report.findings
+    assert sorted(report.groups.values()) == [8, 12]
+    assert {f"compiled in {form}" for form in report.forms} <= set(statuses(report))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch import nn
 from cprune_rl.accuracy.data import ImageData, load_data
 from cprune_rl.accuracy.training import evaluate
 from cprune_rl.errors import CPruneError, ModelError
-from cprune_rl.models.registry import build_model
+from cprune_rl.models.registry import build_model, has_own_weights
 from cprune_rl.models.weights import load_weights
 from cprune_rl.pipeline.preflight.forward import check_forward
 from cprune_rl.pipeline.preflight.report import Finding, NetworkReport
@@ -62,6 +62,11 @@ class CheckSettings:
     n_plans: int = 3
     is_compiled: bool = True
     seed: int = 0
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the network's weights are trained, by a file of theirs or by its own."""
+        return self.weights is not None or has_own_weights(self.network)
 
 
 class _PartFailedError(Exception):
@@ -148,7 +153,7 @@ class _NetworkCheck:
                 load_weights(model, settings.weights)
             found = f"{settings.weights} fits the network"
             self._found(Finding(what="weights", found=found))
-        else:
+        elif not settings.has_weights:
             model = _with_drawn_statistics(randomize_zero_scales(model))
         return model.eval()
 
@@ -158,7 +163,7 @@ class _NetworkCheck:
             self._take(check_forward(model, shape, self._n_classes, self._settings.network))
 
     def _check_accuracy(self, model: nn.Module) -> None:
-        if self._data is None or self._settings.weights is None:
+        if self._data is None or not self._settings.has_weights:
             return
         with self._progress.track("Judging it on the images", None):
             accuracy = evaluate(model, self._data.search)
@@ -214,7 +219,7 @@ class _NetworkCheck:
                 n_tasks=costs.n_tasks,
                 trial_s=costs.trial_s,
                 step_s=self._step_s,
-                has_weights=settings.weights is not None,
+                has_weights=settings.has_weights,
             )
             minutes = estimate_minutes(run_costs)
         groups = self._coupled.groups if self._coupled else ()
