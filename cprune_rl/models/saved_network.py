@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import math
 import operator
 import warnings
@@ -29,6 +30,7 @@ from cprune_rl.models.weights import save_weights
 
 __all__ = ["SavedNetwork", "has_graph", "load_network", "save_network"]
 
+_FAKE_TENSOR_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 _KEY = "graph"  # of the metadata
 _FORMAT = 1
 _TRACED_BATCH = 3  # any number but 0 and 1, which torch.export takes for constants
@@ -147,9 +149,8 @@ def load_network(path: Path) -> SavedNetwork:
         network = SavedNetwork(graph, tensors).eval()
         _try(network)
     except Exception as error:  # torch raises anything for operators that do not fit together
-        raise DataError(
-            f"{path} holds no network that can be run: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        reason = f"{type(error).__name__}: {_printable(error)}"
+        raise DataError(f"{path} holds no network that can be run: {reason}") from error
     return network
 
 
@@ -158,13 +159,29 @@ def _metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read as weights: {first_line(error)}") from error
+        raise DataError(f"{path} cannot be read as weights: {_printable(error)}") from error
+
+
+def _printable(error: Exception) -> str:
+    """Give a reason without the characters of a damaged file that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in first_line(error))
 
 
 def _try(network: SavedNetwork) -> None:
     """Run the graph on shapes alone, which allocates nothing."""
-    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-        network(torch.empty(network.input_shape))
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(),
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ):
+        # torch warns of odd arguments, and logs where its operators stop
+        warnings.simplefilter("ignore")
+        before = _FAKE_TENSOR_LOG.disabled
+        _FAKE_TENSOR_LOG.disabled = True
+        try:
+            network(torch.empty(network.input_shape))
+        finally:
+            _FAKE_TENSOR_LOG.disabled = before
 
 
 def _graph(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:

@@ -98,6 +98,9 @@ def test_a_file_gives_the_network_back_and_it_can_be_pruned(
     with torch.no_grad():
         expected = model.eval()(images_of(4))
         torch.testing.assert_close(network(images_of(4)), expected, atol=1e-4, rtol=1e-4)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert bool(norms) == (form == "torchscript" and name != "parts")
+    assert all(norm.momentum == pytest.approx(0.1) for norm in norms)
     own = find_groups(copy.deepcopy(model), torch.zeros(SHAPE))
     found = find_groups(network, torch.zeros(SHAPE))
     assert sorted(g.channels for g in found.groups) == sorted(g.channels for g in own.groups)

@@ -143,12 +143,21 @@ def test_a_graph_calls_operators_on_tensors_alone(call: Any, saved: Path, tmp_pa
     ],
 )
 def test_a_damaged_graph_is_one_line_that_names_the_file(
-    key: str, value: Any, saved: Path, tmp_path: Path
+    key: str, value: Any, saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     graph = {**graph_of(saved), key: value}
     with pytest.raises(DataError, match=r"other\.safetensors holds no network") as caught:
         load_network(with_graph(saved, graph, tmp_path))
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_terminal_would_obey_is_not_shown(saved: Path, tmp_path: Path) -> None:
+    content = saved.read_bytes().replace(b'"F32"', b'"\\u001b"', 1)
+    (tmp_path / "odd.safetensors").write_bytes(content.replace(b" ", b"", 1))
+    with pytest.raises(DataError, match=r"odd\.safetensors cannot be read") as caught:
+        load_network(tmp_path / "odd.safetensors")
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("n_bytes", [0, 5, 2000, -10])

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from cprune_rl import load
 from cprune_rl.accuracy import data
 from cprune_rl.accuracy.training import evaluate
 from cprune_rl.agents.rl.policy import save_policy
@@ -19,6 +21,7 @@ from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.cli import app
 from cprune_rl.core.result import read_front, read_front_dense
 from cprune_rl.errors import ConfigError, CPruneError, FloorError
+from cprune_rl.models.onnx_export import can_export_onnx
 from cprune_rl.pipeline.backends.recorded import RecordedBackend
 from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.efforts import EFFORTS, Effort
@@ -147,7 +150,10 @@ def test_a_front_is_one_network_for_each_floor_and_is_gone_on_with(
     assert all(p.cost["accuracy_evaluations"] >= 1 for p in points[1:])
     assert (folder.path / "front.png").stat().st_size > 1000
     assert {p.name for p in folder.path.glob("floor*")} == {"floor-0.9", "floor-1"}
-    assert all((folder.path / name / "plan.json").is_file() for name in ("floor-0.9", "floor-1"))
+    files = ("plan.json", *(("model.onnx",) if can_export_onnx() else ()))
+    for name in ("floor-0.9", "floor-1"):
+        assert [f for f in files if not (folder.path / name / f).is_file()] == []
+        assert load(folder.path / name)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     before = (folder.path / "search_agent-1.json").stat().st_mtime_ns
     run(RunFolder.resume(folder.path), ProgressLog())
     assert read_front(folder.path / "front.json") == points
