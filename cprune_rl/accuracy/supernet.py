@@ -20,6 +20,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from cprune_rl.accuracy.data import ImageData
+from cprune_rl.accuracy.task import Classification, Task
 from cprune_rl.accuracy.training import (
     autocast,
     fast_depthwise_strides,
@@ -163,8 +164,10 @@ def _accumulate_gradients(
     with seeded(int(rng.integers(2**31)), device):
         with autocast(device):
             logits = model(images)
-        _backward(logits, data.train.targets[batch])
-        predictions = logits.detach().float().softmax(1)
+        task = data.task
+        targets = data.train.targets[batch]
+        _backward(task.loss(logits.float(), targets))
+        teacher_output = logits.detach().float()
         for plan in plans:
             weights = dict(model.named_parameters())
             masked = {
@@ -172,11 +175,23 @@ def _accumulate_gradients(
             }
             with autocast(device):
                 narrow_logits = functional_call(model, masked, (images,))
-            _backward(narrow_logits, predictions)
+            _backward(_narrow_loss(task, narrow_logits.float(), teacher_output, targets))
 
 
-def _backward(logits: torch.Tensor, targets: torch.Tensor) -> None:
-    loss = functional.cross_entropy(logits.float(), targets)
+def _narrow_loss(
+    task: Task, output: torch.Tensor, teacher_output: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Compares a narrow network with the whole one, or with the labels where the task has no way.
+
+    Classes have one without a temperature here (Yu and Huang, ICCV 2019).
+    """
+    if isinstance(task, Classification):
+        return functional.cross_entropy(output, teacher_output.softmax(1))
+    difference = task.distillation_loss(output, teacher_output)
+    return task.loss(output, targets) if difference is None else difference
+
+
+def _backward(loss: torch.Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]  # torch's own
 
 

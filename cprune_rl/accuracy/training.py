@@ -1,4 +1,4 @@
-"""Trains and evaluates a classifier on in-memory images: one function each.
+"""Trains and evaluates a network on images: one function each.
 
 Batches come from a seeded generator, so two plans that are judged with the same seed see the same
 images in the same order. The work is done where the images are (`ImageData.to`). A network is moved
@@ -11,12 +11,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 
 from cprune_rl.accuracy.data import ImageData, Split
@@ -25,6 +25,7 @@ from cprune_rl.errors import ConfigError
 __all__ = [
     "TrainSettings",
     "accumulate_gradients",
+    "answers",
     "autocast",
     "correct_predictions",
     "evaluate",
@@ -41,7 +42,6 @@ __all__ = [
 # of one channel, in a batch that is evaluated: larger images come in smaller batches, or memory
 # runs out
 _BATCH_PIXELS = 500 * 32 * 32
-_TEMPERATURE = 2.0  # at which a teacher's predictions are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class TrainSettings:
         seed: of the order of the images.
         bf16: whether to train under bfloat16 autocast; None where the processor has it.
         distillation: share of the loss that is the difference to a teacher's predictions, in
-            [0, 1); the labels have the rest.
+            [0, 1); the labels have the rest. A task of the user's may have no such difference.
     """
 
     n_steps: int
@@ -233,7 +233,7 @@ def train(
         for step, batch in enumerate(_shuffled_batches(len(split), settings), start=1):
             images = split.batch(batch, augment)
             loss = _loss(
-                model, images, labels=split.targets[batch], settings=settings, teacher=teacher
+                model, images, split=split, batch=batch, settings=settings, teacher=teacher
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
@@ -259,26 +259,22 @@ def _loss(
     model: nn.Module,
     images: torch.Tensor,
     *,
-    labels: torch.Tensor,
+    split: Split,
+    batch: torch.Tensor,
     settings: TrainSettings,
     teacher: nn.Module | None,
 ) -> torch.Tensor:
+    task = split.task
     with autocast(images.device, settings.bf16):
-        logits = model(images)
-    loss = functional.cross_entropy(
-        logits.float(), labels, label_smoothing=settings.label_smoothing
-    )
+        output = model(images).float()
+    loss = task.loss(output, split.targets[batch], settings.label_smoothing)
     if teacher is None:
         return loss
     with torch.no_grad(), autocast(images.device, settings.bf16):
-        teacher_logits = teacher(images)
-    difference = functional.kl_div(
-        functional.log_softmax(logits.float() / _TEMPERATURE, 1),
-        functional.softmax(teacher_logits.float() / _TEMPERATURE, 1),
-        reduction="batchmean",
-    )
-    # the square brings it to the scale of a loss on labels (Hinton et al., 2015)
-    difference = difference * _TEMPERATURE**2
+        teacher_output = teacher(images).float()
+    difference = task.distillation_loss(output, teacher_output)
+    if difference is None:
+        return loss
     return (1 - settings.distillation) * loss + settings.distillation * difference
 
 
@@ -293,20 +289,38 @@ def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512)
     split = data.train
     with on_device(model.eval(), split.device):
         for batch in _batches(split, n_images, batch_size=128):
-            loss = functional.cross_entropy(model(split.batch(batch)), split.targets[batch])
+            loss = split.task.loss(model(split.batch(batch)), split.targets[batch])
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
 
 
 @torch.no_grad()
 def correct_predictions(model: nn.Module, split: Split) -> NDArray[np.bool_]:
-    """Tells which images are classified correctly, `(n,)`; `Split.top` says what counts."""
+    """Tells which images are classified correctly, `(n,)`; `Split.task` says what counts."""
     with on_device(model.eval(), split.device):
-        predictions = [
-            model(split.batch(batch)).topk(split.top).indices
+        correct = [
+            split.task.correct(model(split.batch(batch)), split.targets[batch])
             for batch in _batches(split, len(split), batch_size=500)
         ]
-    is_label = torch.cat(predictions) == split.targets[:, None]
-    return np.asarray(is_label.any(1).cpu().numpy())
+    return np.asarray(torch.cat(correct).cpu().numpy())
+
+
+@torch.no_grad()
+def answers(model: nn.Module, split: Split) -> NDArray[Any]:
+    """Gives the labels, or the targets of the task, that a network's output stands for.
+
+    Args:
+        model: left in evaluation mode.
+        split: its labels are not looked at.
+
+    Returns:
+        `(n,)` int64 classes, or what `Task.targets_of` gives.
+    """
+    with on_device(model.eval(), split.device):
+        targets = [
+            split.task.targets_of(model(split.batch(batch)))
+            for batch in _batches(split, len(split), batch_size=500)
+        ]
+    return np.asarray(torch.cat(targets).cpu().numpy())
 
 
 def evaluate(model: nn.Module, split: Split) -> float:

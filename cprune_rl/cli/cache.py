@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cprune_rl.core.folders import cache_folder
 from cprune_rl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_DAY_S = 24 * 3600.0
 _SHOWN = 20  # findings of `verify` that are printed
 Storage = Annotated[
     str | None,
@@ -42,7 +45,8 @@ Context = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
     cache = typer.Typer(
-        help="Look after the cost cache: what was measured is kept there.", no_args_is_help=True
+        help="Look after what is kept: measurements, trained networks, decoded pictures.",
+        no_args_is_help=True,
     )
     commands: dict[str, Callable[..., None]] = {
         "stats": stats,
@@ -51,6 +55,7 @@ def register(app: typer.Typer) -> None:
         "verify": verify,
         "upgrade": upgrade,
         "prune": prune,
+        "files": files,
     }
     for name, command in commands.items():
         cache.command(name)(command)
@@ -215,6 +220,47 @@ def prune(
                 return
             typer.confirm(f"Remove them from {store.database.name}?", abort=True)
         typer.echo(f"removed {_gone(remove_trials(store.database, rules))}")
+
+
+def files(
+    remove: Annotated[
+        str | None,
+        typer.Option(
+            help="Remove what is listed of one kind, images or networks; all is made again when "
+            "it is asked for, but for images that came from Python.",
+            show_default=False,
+        ),
+    ] = None,
+    older_than: Annotated[
+        float | None,
+        typer.Option(min=0, help="Only what was not used for this many days.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """List the files beside the cost cache: decoded pictures and trained networks.
+
+    Decoded pictures take at most 50 GB, or CPRUNE_RL_IMAGES_GB: those not used for longest go.
+    """
+    from cprune_rl.core.cached_files import KINDS, cached_files, remove_cached
+
+    if remove is not None and remove not in KINDS:
+        raise ConfigError(f"--remove {remove}: give {' or '.join(KINDS)}")
+    latest = time.time() - (older_than or 0.0) * _DAY_S
+    kept = cached_files(KINDS if remove is None else (remove,))
+    kept = [file for file in kept if older_than is None or file.used < latest]
+    for file in kept:
+        typer.echo(
+            f"{file.kind:9} {_readable(file.size_bytes):>10}  {_day(file.used)}  {file.what}"
+        )
+    size = _readable(sum(file.size_bytes for file in kept))
+    typer.echo(f"{len(kept)} in {cache_folder()}, {size}")
+    if remove is None or not kept:
+        return
+    if not yes:
+        typer.confirm("Remove them?", abort=True)
+    for file in kept:
+        remove_cached(file)
+    typer.echo(f"removed {size}")
 
 
 @contextlib.contextmanager

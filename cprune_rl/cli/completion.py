@@ -18,7 +18,7 @@ MODELS = (
     "vgg-small",
     "vgg16-cifar",
 )
-DATA = ("contours", "digits", "cifar10:", "imagefolder:", "npz:")
+DATA = ("contours", "digits", "fashion-mnist", "cifar10:", "imagefolder:", "npz:")
 IMPORTANCES = ("l1", "l2", "fpgm", "taylor", "random")
 _EFFORTS = ("full", "light", "quick", "fast")
 _CHANGES = ("channels", "schemes", "channels,schemes")
@@ -83,6 +83,7 @@ COMPLETIONS: dict[str, Callable[[str], list[str]]] = {
     "changes": _one_of(_CHANGES),
     "choices": _one_of(("search", "rule")),
     "exports": _several_of(EXPORTS),
+    "labels": _one_of(("given", "teacher")),
     "oracles": _one_of(("finetune", "finetune:", "supernet", "recalibrate")),
     "learners": _one_of(("ppo", "dqn")),
     "devices": _devices,

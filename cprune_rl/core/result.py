@@ -19,17 +19,22 @@ from cprune_rl.errors import ConfigError
 
 __all__ = [
     "MEASURED",
+    "SPLITS",
     "DenseFigures",
     "Figures",
     "FrontPoint",
     "MethodResult",
     "Result",
     "Which",
+    "accuracy_word",
     "read_front",
     "read_front_dense",
+    "read_front_splits",
     "write_front",
 ]
 
+SPLITS = 2
+"""How this version splits a user's images: each class in its proportion."""
 MEASURED = "measured"
 """Says that latencies were measured on a device, not read out of a recording."""
 
@@ -177,6 +182,9 @@ class Result:
             share; None where that was not timed.
         latency_source: `MEASURED`, or the recording that the estimates rest on.
         top: an image counts as right where its label is among so many most likely classes.
+        labels: "given", or "teacher" where they are the dense network's answers.
+        task: name of the user's loss and metric; empty where each image has a class.
+        splits: 1 where a user's images were split without regard to classes, as 0.2 did; else 2.
         stages_s: seconds by the clock of each part of the run; after `--resume`, of those done
             since.
         compiled_note: which layouts the networks were compiled without, as they computed something
@@ -200,6 +208,9 @@ class Result:
     noise_floor: float | None = None
     latency_source: str = MEASURED
     top: int = 1
+    labels: str = "given"
+    task: str = ""
+    splits: int = 1
     stages_s: dict[str, float] = field(default_factory=dict, repr=False)
     compiled_note: str = ""
     exported: tuple[str, ...] = ()
@@ -231,6 +242,11 @@ class Result:
     def methods(self) -> tuple[MethodResult, ...]:
         """All methods, the run's own last."""
         return (*self.rivals, self.main)
+
+    @property
+    def accuracy_word(self) -> str:
+        """What an accuracy of this run is."""
+        return accuracy_word(self.labels)
 
     @property
     def is_estimate(self) -> bool:
@@ -271,6 +287,9 @@ class Result:
                 noise_floor=value.get("noise_floor"),
                 latency_source=value.get("latency_source", MEASURED),
                 top=int(value.get("top", 1)),
+                labels=str(value.get("labels", "given")),
+                task=str(value.get("task", "")),
+                splits=int(value.get("splits", 1)),
                 stages_s=value.get("stages_s", {}),
                 compiled_note=str(value.get("compiled_note", "")),
                 exported=tuple(value.get("exported", ())),
@@ -316,8 +335,17 @@ class FrontPoint:
     compiled: OutputAgreement | None = None
 
 
+def accuracy_word(labels: str) -> str:
+    """Say what an accuracy is, by whose labels it is counted."""
+    return "agreement with the dense network" if labels == "teacher" else "accuracy"
+
+
 def write_front(
-    path: Path, points: Sequence[FrontPoint], dense: DenseFigures, latency_source: str
+    path: Path,
+    points: Sequence[FrontPoint],
+    dense: DenseFigures,
+    latency_source: str,
+    labels: str = "given",
 ) -> None:
     """Write `front.json`.
 
@@ -326,10 +354,13 @@ def write_front(
         points: the dense network's first, the one that floors are counted from.
         dense: that network, and the other one.
         latency_source: see `Result`.
+        labels: see `Result`.
     """
     value = {
         "latency_source": latency_source,
         **dense.to_json(),
+        "labels": labels,
+        "splits": SPLITS,
         "points": [asdict(point) for point in points],
     }
     path.write_text(dump_json(value))
@@ -348,6 +379,18 @@ def read_front(path: Path) -> list[FrontPoint]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no finished front: {error}") from error
     return points
+
+
+def read_front_splits(path: Path) -> int:
+    """Read how the images of a front were split, see `Result`.
+
+    Raises:
+        ConfigError: it is missing or no front.
+    """
+    try:
+        return int(json.loads(path.read_text()).get("splits", 1))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{path} is no finished front: {error}") from error
 
 
 def read_front_dense(path: Path) -> DenseFigures | None:

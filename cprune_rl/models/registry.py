@@ -21,6 +21,9 @@ from cprune_rl.models.zoo import MODELS
 
 __all__ = ["build_model", "check_model_name", "check_output", "has_own_weights"]
 
+_COLOUR = 3  # channels
+_CHANNELS = "n_channels"  # parameter of a user's function
+
 
 def check_model_name(name: str) -> None:
     """Fails early on a name that no network can have; imports nothing.
@@ -42,7 +45,7 @@ def has_own_weights(name: str) -> bool:
     return is_onnx(name)
 
 
-def build_model(name: str, n_classes: int, seed: int = 0) -> nn.Module:
+def build_model(name: str, n_classes: int, seed: int = 0, n_channels: int = 3) -> nn.Module:
     """Builds a network with weights drawn from a seed, or with those of its file.
 
     Args:
@@ -50,6 +53,8 @@ def build_model(name: str, n_classes: int, seed: int = 0) -> nn.Module:
         n_classes: number of logits. A user's function that takes an argument gets it; one that
             takes none must give as many.
         seed: of the weights.
+        n_channels: of the images. Packaged networks and timm's take any; a user's function gets it
+            where it has a parameter of that name.
 
     Raises:
         UnknownNameError: no network has that name; the message lists what there is.
@@ -64,10 +69,10 @@ def build_model(name: str, n_classes: int, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name in MODELS:
-            return MODELS[name].build(n_classes)
+            return MODELS[name].build(n_classes, n_channels)
         if library in _LIBRARIES:
-            return _LIBRARIES[library](inner, n_classes)
-        return _user_model(name, n_classes)
+            return _LIBRARIES[library](inner, n_classes, n_channels)
+        return _user_model(name, n_classes, n_channels)
 
 
 def check_output(model: nn.Module, example: torch.Tensor, n_classes: int, name: str) -> None:
@@ -98,14 +103,17 @@ def check_output(model: nn.Module, example: torch.Tensor, n_classes: int, name: 
         )
 
 
-def _user_model(name: str, n_classes: int) -> nn.Module:
+def _user_model(name: str, n_classes: int, n_channels: int) -> nn.Module:
     factory = load_user_function("model", name)
+    parameters = inspect.signature(factory).parameters
     takes_argument = any(
-        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        for p in inspect.signature(factory).parameters.values()
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != _CHANNELS
+        for p in parameters.values()
     )
+    arguments = [n_classes] if takes_argument else []
+    named = {_CHANNELS: n_channels} if _CHANNELS in parameters else {}
     try:
-        model = factory(n_classes) if takes_argument else factory()
+        model = factory(*arguments, **named)
     except Exception as error:  # the user's own function raises anything
         raise ModelError(f"{name} fails: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
@@ -113,14 +121,19 @@ def _user_model(name: str, n_classes: int) -> nn.Module:
     return model
 
 
-def _torchvision(name: str, n_classes: int) -> nn.Module:
+def _torchvision(name: str, n_classes: int, n_channels: int) -> nn.Module:
+    if n_channels != _COLOUR:
+        raise ModelError(
+            f"torchvision:{name} takes images of {_COLOUR} channels, and these have {n_channels}. "
+            "timm's networks and packaged ones take any number."
+        )
     models = import_torchvision().models
     _check_listed("torchvision", name, models.list_models(module=models))
     model: nn.Module = models.get_model(name, weights=None, num_classes=n_classes)
     return model
 
 
-def _timm(name: str, n_classes: int) -> nn.Module:
+def _timm(name: str, n_classes: int, n_channels: int) -> nn.Module:
     import_torchvision()
     try:
         import timm
@@ -129,7 +142,8 @@ def _timm(name: str, n_classes: int) -> nn.Module:
             f"timm:{name} needs timm: pip install 'cprune-rl[timm]' ({error})"
         ) from error
     _check_listed("timm", name, timm.list_models())
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=n_classes)
+    channels = {} if n_channels == _COLOUR else {"in_chans": n_channels}
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=n_classes, **channels)
     return model
 
 
@@ -138,7 +152,7 @@ def _check_listed(library: str, name: str, names: list[str]) -> None:
         raise UnknownNameError("model", f"{library}:{name}", [f"{library}:{n}" for n in names])
 
 
-_LIBRARIES: dict[str, Callable[[str, int], nn.Module]] = {
+_LIBRARIES: dict[str, Callable[[str, int, int], nn.Module]] = {
     "torchvision": _torchvision,
     "timm": _timm,
 }

@@ -7,7 +7,7 @@ import inspect
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from cprune_rl.errors import DataError, ModelError
 
-__all__ = ["export_torch", "load_weights", "network_hash", "save_weights"]
+__all__ = ["classes_of_weights", "export_torch", "load_weights", "network_hash", "save_weights"]
 
 _N_SHOWN = 5  # names of weights that do not fit
 _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
@@ -66,6 +66,30 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if differences := _differences(own, values):
         raise ModelError(f"{path} does not fit the network: {'; '.join(differences)}")
     model.load_state_dict(values)
+
+
+def classes_of_weights(path: Path, build: Callable[[int], nn.Module]) -> int:
+    """Finds out for how many classes a file's weights are.
+
+    Args:
+        path: of the weights.
+        build: makes the network for a number of classes.
+
+    Returns:
+        0 where no weight's shape depends on the number.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    values = _state_dict(_read(path), path)
+    for_two = build(2).state_dict()
+    for_three = build(3).state_dict()
+    for name in for_two.keys() & for_three.keys() & values.keys():
+        shapes = zip(for_two[name].shape, for_three[name].shape, values[name].shape, strict=False)
+        for two, three, given in shapes:
+            if (two, three) == (2, 3):
+                return given
+    return 0
 
 
 def export_torch(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:

@@ -1,14 +1,16 @@
 """Packaged networks, so that `--model resnet8` needs no code of the user's.
 
-Every network takes `(n, 3, height, width)` float32 images, made for 32 by 32, and gives
-`(n, n_classes)` logits. The layers are plain `torch.nn` modules: a dependency graph, an export and
-a state_dict must all see the same names.
+Every network takes `(n, n_channels, height, width)` float32 images, made for 32 by 32 in colour,
+and gives `(n, n_classes)` logits. The layers are plain `torch.nn` modules: a dependency graph, an
+export and a state_dict must all see the same names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -46,11 +48,12 @@ class ResNet(nn.Module):
         n_blocks: residual blocks in each of the three stages.
         width: channels of the first stage; the next two have twice and four times as many.
         n_classes: logits.
+        n_channels: of the images.
     """
 
-    def __init__(self, n_blocks: int, width: int, n_classes: int) -> None:
+    def __init__(self, n_blocks: int, width: int, n_classes: int, n_channels: int = 3) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(n_channels, width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         blocks: list[nn.Module] = []
         n_in = width
@@ -75,12 +78,15 @@ class VGG(nn.Module):
     Args:
         stages: channels of each stage's convolutions.
         n_classes: logits.
+        n_channels: of the images.
     """
 
-    def __init__(self, stages: Sequence[Sequence[int]], n_classes: int) -> None:
+    def __init__(
+        self, stages: Sequence[Sequence[int]], n_classes: int, n_channels: int = 3
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        n_in = 3
+        n_in = n_channels
         for stage in stages:
             for n_out in stage:
                 layers += [
@@ -131,12 +137,13 @@ class MobileNetV2(nn.Module):
         width: channels of the stem, which halves the image; the four stages have 1, 2, 3 and 4
             times as many.
         n_classes: logits.
+        n_channels: of the images.
     """
 
-    def __init__(self, width: int, n_classes: int) -> None:
+    def __init__(self, width: int, n_classes: int, n_channels: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6()
+            nn.Conv2d(n_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6()
         )
         blocks: list[nn.Module] = [InvertedResidual(width, width, stride=1, expansion=1)]
         n_in = width
@@ -158,17 +165,24 @@ class MobileNetV2(nn.Module):
         return logits
 
 
+class BuildNetwork(Protocol):
+    """Makes a network with freshly initialised weights."""
+
+    def __call__(self, n_classes: int, n_channels: int = 3) -> nn.Module:
+        """Makes it for so many classes, and for images of so many channels."""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """Says how to build one packaged network.
 
     Attributes:
-        build: `n_classes -> module`, with freshly initialised weights.
-        input_shape: shape of one batch, `(1, channels, height, width)`.
+        build: `n_classes, n_channels=3 -> module`, with freshly initialised weights.
+        input_shape: shape of one batch, `(1, channels, height, width)`, that it was made for.
         summary: one line for `--help` and error messages.
     """
 
-    build: Callable[[int], nn.Module]
+    build: BuildNetwork
     input_shape: tuple[int, int, int, int]
     summary: str
 
@@ -178,23 +192,23 @@ _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 MODELS: dict[str, ModelSpec] = {
     "resnet8": ModelSpec(
-        lambda n: ResNet(1, 16, n), _IMAGE, "residual network, 8 layers, 16-32-64 channels"
+        partial(ResNet, 1, 16), _IMAGE, "residual network, 8 layers, 16-32-64 channels"
     ),
     "resnet8-w8": ModelSpec(
-        lambda n: ResNet(1, 8, n), _IMAGE, "resnet8 at half the width (what --effort fast takes)"
+        partial(ResNet, 1, 8), _IMAGE, "resnet8 at half the width (what --effort fast takes)"
     ),
-    "resnet8-w32": ModelSpec(lambda n: ResNet(1, 32, n), _IMAGE, "resnet8 at twice the width"),
-    "resnet20": ModelSpec(lambda n: ResNet(3, 16, n), _IMAGE, "residual network, 20 layers"),
+    "resnet8-w32": ModelSpec(partial(ResNet, 1, 32), _IMAGE, "resnet8 at twice the width"),
+    "resnet20": ModelSpec(partial(ResNet, 3, 16), _IMAGE, "residual network, 20 layers"),
     "mobilenetv2-small": ModelSpec(
-        lambda n: MobileNetV2(16, n), _IMAGE, "seven inverted residual blocks, 16-32-48-64 channels"
+        partial(MobileNetV2, 16), _IMAGE, "seven inverted residual blocks, 16-32-48-64 channels"
     ),
     "vgg-small": ModelSpec(
-        lambda n: VGG(((16, 16), (32, 32), (64, 64)), n),
+        partial(VGG, ((16, 16), (32, 32), (64, 64))),
         _IMAGE,
         "six plain convolutions, 16-32-64 channels",
     ),
     "vgg16-cifar": ModelSpec(
-        lambda n: VGG(_VGG16, n),
+        partial(VGG, _VGG16),
         _IMAGE,
         "13 plain convolutions, 64 to 512 channels: wide, as in the papers",
     ),

@@ -16,10 +16,10 @@ from cprune_rl.core.search_result import current_method
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.efforts import EFFORTS, Effort
 from cprune_rl.pipeline.old_options import translate
+from cprune_rl.pipeline.whole_paths import with_whole_paths
 
-__all__ = ["CHANGES", "CHOICES", "DATA_FROM_PATHS", "PANELS", "RunConfig", "load_config", "option"]
+__all__ = ["CHANGES", "CHOICES", "PANELS", "RunConfig", "load_config", "option"]
 
-DATA_FROM_PATHS = ("npz", "cifar10", "imagefolder")  # kinds of data whose argument is a path
 CHANGES = ("channels", "schemes")
 CHOICES = ("search", "rule")
 PANELS = (
@@ -76,8 +76,8 @@ class RunConfig(BaseModel):
     data: str = option(
         PANELS[0],
         "contours",
-        "Images to train and judge on: contours, digits, cifar10:DIR, imagefolder:DIR?size=64, "
-        "npz:FILE, or file.py:function.",
+        "Images to train and judge on: contours, digits, fashion-mnist, cifar10:DIR, "
+        "imagefolder:DIR?size=64, npz:FILE, or file.py:function.",
         complete="data",
     )
     change: tuple[str, ...] = option(
@@ -210,6 +210,20 @@ class RunConfig(BaseModel):
         "answers; the labels have the rest.",
         ge=0,
         lt=1,
+    )
+    labels: Literal["given", "teacher"] = option(
+        PANELS[3],
+        "given",
+        "Whose labels count: given ones, or those of the teacher, the dense network of --weights. "
+        "Accuracy then means agreement with it, and any folder of pictures will do.",
+        complete="labels",
+    )
+    task: str | None = option(
+        PANELS[3],
+        None,
+        "Loss and metric of your own, file.py:Task: a class with loss(output, target) and "
+        "correct(output, target).",
+        shown="one class for each image",
     )
     train_device: str = option(
         PANELS[3],
@@ -453,7 +467,7 @@ def load_config(
     values = translate({**_read(file), **given}, has_rival=bool(beside))
     if values.get("init") is not None:  # a policy to train further is not taken as it is
         defaults = {name: value for name, value in (defaults or {}).items() if name != "policy"}
-    values = _with_whole_paths({**(defaults or {}), **values})
+    values = with_whole_paths({**(defaults or {}), **values})
     try:
         config = RunConfig(**values)
     except ValidationError as error:
@@ -485,29 +499,3 @@ def _read(file: Path | None) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold options such as `floor: -0.02`, one a line")
     return values
-
-
-def _with_whole_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """Make paths absolute: the run folder is read from anywhere."""
-    whole = dict(values)
-    for name in ("policy", "init", "scheme_policy"):
-        if isinstance(whole.get(name), str) and Path(whole[name]).expanduser().is_dir():
-            whole[name] = str(Path(whole[name]).expanduser().resolve())
-    for name in ("model", "data"):
-        if isinstance(whole.get(name), str):
-            whole[name] = _with_whole_path(whole[name])
-    for name in ("weights", "cache"):
-        if whole.get(name) is not None:
-            whole[name] = Path(whole[name]).expanduser().resolve()
-    return whole
-
-
-def _with_whole_path(name: str) -> str:
-    """Make the path in `npz:mine.npz` or `mynet.py:build` absolute."""
-    left, mark, options = name.partition("?")
-    first, colon, second = left.rpartition(":") if ".py:" in left else left.partition(":")
-    if first.endswith((".py", ".onnx")):
-        first = str(Path(first).expanduser().resolve())
-    elif first in DATA_FROM_PATHS and second and Path(second).expanduser().exists():
-        second = str(Path(second).expanduser().resolve())
-    return f"{first}{colon}{second}{mark}{options}"

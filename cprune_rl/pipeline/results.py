@@ -14,7 +14,7 @@ from cprune_rl.accuracy.calibration import Calibrations
 from cprune_rl.accuracy.final_gate import difference_interval
 from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.core.intervals import Interval, accuracy_interval
-from cprune_rl.core.result import DenseFigures, Figures, FrontPoint, MethodResult, Result
+from cprune_rl.core.result import SPLITS, DenseFigures, Figures, FrontPoint, MethodResult, Result
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import Problem
@@ -208,6 +208,9 @@ def run_results(
             noise_floor=outcome.compared.comparison.noise_floor,
             latency_source=outcome.context.backend.latency_source,
             top=config.top,
+            labels=config.labels,
+            task=config.task or "",
+            splits=SPLITS,
             stages_s=dict(stages_s),
             compiled_note=outcome.compared.comparison.note,
         )

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from cprune_rl.core.result import DenseFigures, FrontPoint, Result, write_front
+from cprune_rl.core.result import DenseFigures, FrontPoint, Result, accuracy_word, write_front
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.actions.base import ActionSet
@@ -236,10 +236,12 @@ def _write_front(
             network_folder,
             progress,
         )
+    labels = folder.config.labels
     latency_source = outcome.context.backend.latency_source
-    write_front(folder.file("front.json"), points, dense, latency_source)
-    folder.file("front.png").write_bytes(plot_front(points).png)
-    progress.console.print(front_table(points).for_terminal())
+    write_front(folder.file("front.json"), points, dense, latency_source, labels)
+    word = accuracy_word(labels)
+    folder.file("front.png").write_bytes(plot_front(points, word).png)
+    progress.console.print(front_table(points, word).for_terminal())
     if note := dense_note(dense):
         progress.print(note)
     progress.print(
@@ -314,6 +316,8 @@ def _print_floor(result: Result, progress: ProgressLog) -> None:
     for method in result.methods:
         accuracy = method.pruned.accuracy_test
         holds = "holds" if accuracy >= floor else "does NOT hold"
+        of_what = "" if result.labels == "given" else f" of {result.accuracy_word}"
         progress.print(
-            f"{method.method}: the floor, {floor:.2%} on test images, {holds} ({accuracy:.2%})"
+            f"{method.method}: the floor, {floor:.2%}{of_what} on test images, {holds} "
+            f"({accuracy:.2%})"
         )

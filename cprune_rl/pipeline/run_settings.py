@@ -42,6 +42,8 @@ def load_settings(config: RunConfig) -> LoadSettings:
         train_device=config.train_device,
         seed=config.seed,
         top=config.top,
+        labels=config.labels,
+        task=config.task,
         is_fast=config.is_fast,
     )
 

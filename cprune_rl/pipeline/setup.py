@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from cprune_rl.accuracy.data import parse_data
+from cprune_rl.accuracy.data import data_warnings, parse_data
 from cprune_rl.accuracy.final_gate import undetectable_loss
+from cprune_rl.accuracy.pixel_scale import describe_scale
+from cprune_rl.accuracy.task import load_task
 from cprune_rl.accuracy.training import train_device
 from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.registry import METHODS, check_run_methods
@@ -27,7 +29,7 @@ from cprune_rl.models.registry import check_model_name, has_own_weights
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.backends.recorded import RecordedBackend, check_recorded_model
 from cprune_rl.pipeline.calibration_stage import calibrate
-from cprune_rl.pipeline.config import DATA_FROM_PATHS, RunConfig, load_config
+from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.dense_networks import finetune_dense
 from cprune_rl.pipeline.efforts import EFFORTS
@@ -44,6 +46,7 @@ from cprune_rl.pipeline.trained_model import (
     load_trained_model,
     load_untrained_model,
 )
+from cprune_rl.pipeline.whole_paths import DATA_FROM_PATHS
 from cprune_rl.pruning.importance import IMPORTANCES
 
 __all__ = ["check_names", "open_context", "open_live", "open_untrained_backend"]
@@ -67,6 +70,7 @@ def check_names(config: RunConfig) -> None:
     check_model_name(config.model)
     check_formats(config.export)
     _check_files(config)
+    _check_labels(config)
     spec = parse_device(config.device)
     _check_schemes(config, isinstance(spec, RecordedSpec))
     if isinstance(spec, RecordedSpec):
@@ -112,10 +116,19 @@ def _check_files(config: RunConfig) -> None:
     if has_own_weights(config.model):
         paths.append(Path(config.model))
     if data.kind in DATA_FROM_PATHS:
-        paths.append(Path(data.argument).expanduser())
+        paths.append(data.path("file or folder"))
     for path in paths:
         if path is not None and not path.exists():
-            raise DataError(f"{path} is not there")
+            raise DataError(f"{path} is not there{_how_to_get(data.kind)}")
+
+
+def _how_to_get(kind: str) -> str:
+    if kind != "fashion-mnist":
+        return ""
+    return (
+        ". Install Debian's package (apt-get install dataset-fashion-mnist), or name the folder "
+        "with the published files: fashion-mnist:DIR"
+    )
 
 
 def _check_schemes(config: RunConfig, is_recorded: bool) -> None:
@@ -131,6 +144,24 @@ def _check_schemes(config: RunConfig, is_recorded: bool) -> None:
             "--change schemes measures blocks of every size on a device: give one, and leave "
             "--predict out"
         )
+
+
+def _check_labels(config: RunConfig) -> None:
+    has_weights = config.weights is not None or has_own_weights(config.model)
+    if config.labels == "teacher" and not has_weights:
+        raise ConfigError(
+            "--labels teacher takes the dense network's answers for labels: give its trained "
+            "weights, --weights FILE"
+        )
+    if config.task is None:
+        return
+    if config.top > 1:
+        raise ConfigError(
+            "--top is of classes, and --task says by itself what is right: leave one of them out"
+        )
+    task = load_task(config.task)
+    if config.labels == "teacher":
+        task.check_teaches()
 
 
 @contextlib.contextmanager
@@ -257,17 +288,28 @@ def _say_what_to_expect(
     """Print the dense accuracy, and warn where the weights or the floors do not fit the data."""
     data = trained_model.data
     accuracy = trained_model.dense_accuracy
-    progress.print(
-        f"    The dense network's accuracy is {accuracy:.2%} on {len(data.search):,} images"
-    )
-    source = Path(config.model) if has_own_weights(config.model) else config.weights
-    if source is not None and accuracy < _NEAR_CHANCE * config.top / data.n_classes:
-        pixels = data.train.normalisation
+    if data.is_agreement:
         progress.print(
-            f"    That is hardly better than chance. {source.name} may have been trained "
-            f"on pixels of another scale (here mean {pixels.mean}, std {pixels.std}): "
-            "--data '...?normalise=NAME' or '...?mean=...&std=...' says which; or on other labels."
+            "    The labels are the dense network's own answers (--labels teacher): every accuracy "
+            "of this run is agreement with it, and its own is 100 %"
         )
+    else:
+        progress.print(
+            f"    The dense network's accuracy is {accuracy:.2%} on {len(data.search):,} images"
+        )
+    is_class = config.task is None and not data.is_agreement
+    is_near_chance = is_class and accuracy < _NEAR_CHANCE * config.top / data.n_classes
+    source = Path(config.model) if has_own_weights(config.model) else config.weights
+    if source is not None and is_near_chance:
+        pixels = data.train.normalisation
+        scale = describe_scale(trained_model.model, data).message or (
+            f"{source.name} may have been trained "
+            f"on pixels of another scale (here mean {pixels.mean}, std {pixels.std}): "
+            "--data '...?normalise=NAME' or '...?mean=...&std=...' says which; or on other labels"
+        )
+        progress.print(f"    That is hardly better than chance. {scale}.")
+    for warning in data_warnings(data):
+        progress.print(f"    {warning}")
     least = undetectable_loss(len(data.gate), 1 - config.confidence)
     for floor in config.floor:
         if -least < floor <= 0:

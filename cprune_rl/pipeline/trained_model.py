@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData, load_data
+from cprune_rl.accuracy.data import ImageData, load_data, parse_data
+from cprune_rl.accuracy.labels import check_task, labelled_by_network
 from cprune_rl.accuracy.oracle import FinetuneEvaluation
+from cprune_rl.accuracy.task import load_task
 from cprune_rl.accuracy.training import (
     TrainSettings,
     accumulate_gradients,
@@ -25,7 +27,7 @@ from cprune_rl.accuracy.training import (
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.models.registry import build_model, check_output, has_own_weights
-from cprune_rl.models.weights import load_weights, network_hash
+from cprune_rl.models.weights import classes_of_weights, load_weights, network_hash
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_cache import CachedTraining
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
@@ -150,6 +152,8 @@ class LoadSettings:
         train_device: torch's name.
         seed: of the starting weights.
         top: an image counts as right where its label is among so many most likely classes.
+        labels: "given", or "teacher" for those of the network with its weights.
+        task: name of a task of the user's; None where each image has a class.
         is_fast: whether fewer images are read.
     """
 
@@ -161,6 +165,8 @@ class LoadSettings:
     train_device: str
     seed: int
     top: int
+    labels: str
+    task: str | None
     is_fast: bool
 
 
@@ -176,6 +182,11 @@ def load_trained_model(settings: LoadSettings, progress: ProgressLog) -> Trained
     elif not has_own_weights(settings.network):
         _train(settings, data, model, example, progress)
     model.eval()
+    if settings.labels == "teacher":
+        with progress.track("Asking the dense network for labels", None):
+            data = labelled_by_network(data, model)
+        if settings.top > 1:
+            data = data.with_top(settings.top)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
     return _with_groups(settings, data, model, example, progress)
 
@@ -193,15 +204,40 @@ def _build(
     settings: LoadSettings, progress: ProgressLog
 ) -> tuple[ImageData, nn.Module, torch.Tensor]:
     """Give the images, the network with its starting weights, and one blank image."""
-    with progress.track(f"Reading the images of {settings.data}", None):
-        device = train_device(settings.train_device)
-        data = load_data(settings.data, settings.is_fast).to(device)
-    if settings.top > 1:
+    device = train_device(settings.train_device)
+    task = None if settings.task is None else load_task(settings.task)
+    data = load_data(
+        settings.data, settings.is_fast, labels=settings.labels, task=task, track=progress.track
+    ).to(device)
+    if settings.top > 1 and settings.labels == "given":
         data = data.with_top(settings.top)
-    model = build_model(settings.network, data.n_classes, settings.seed)
     example = torch.zeros(data.input_shape)
-    check_output(model, example, data.n_classes, settings.network)
+
+    def build(n_classes: int) -> nn.Module:
+        return build_model(settings.network, n_classes, settings.seed, data.input_shape[1])
+
+    n_classes = data.n_classes or _n_answers(settings, build, example)
+    model = build(n_classes)
+    if task is None:
+        check_output(model, example, n_classes, settings.network)
+    elif settings.labels == "given":
+        check_task(model, data)
     return data, model, example
+
+
+def _n_answers(
+    settings: LoadSettings, build: Callable[[int], nn.Module], example: torch.Tensor
+) -> int:
+    """Give the number of classes of a network whose images have no labels."""
+    stated = parse_data(settings.data).integer("classes", 0)
+    if stated:
+        return stated
+    if settings.weights is not None:
+        found = classes_of_weights(settings.weights, build)
+        if found:
+            return found
+    with torch.no_grad():
+        return int(build(2).eval()(example).shape[-1])
 
 
 def _train(

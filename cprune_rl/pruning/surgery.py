@@ -117,7 +117,7 @@ def load_pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
         PlanError: a file is missing, or the weights do not fit the plan.
     """
     plan = PlanFile.read(folder)
-    dense = build_model(plan.model, plan.n_classes)
+    dense = build_model(plan.model, plan.n_classes, n_channels=plan.input_shape[1])
     slices = find_slices(dense, torch.zeros(plan.input_shape), plan.kept)
     pruned = slices.prune(dense, plan.kept)
     path = folder / "model.safetensors"

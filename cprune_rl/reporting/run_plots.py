@@ -60,15 +60,17 @@ def plot_latencies(result: Result) -> Picture:
         draw,
         name="latencies",
         alt="Estimated latency of each network" if result.is_estimate else "Measured latencies",
-        caption="Latency of each network; beside it the speed-up and the accuracy on test images.",
+        caption="Latency of each network; beside it the speed-up and the "
+        f"{result.accuracy_word} on test images.",
     )
 
 
-def plot_front(points: Sequence[FrontPoint]) -> Picture:
+def plot_front(points: Sequence[FrontPoint], accuracy: str = "accuracy") -> Picture:
     """Plot test accuracy over latency, with a line for each method.
 
     Args:
         points: the dense network first.
+        accuracy: what it is, see `Result.accuracy_word`.
     """
     dense = points[0]
     methods = list(dict.fromkeys(point.method for point in points[1:]))
@@ -109,14 +111,14 @@ def plot_front(points: Sequence[FrontPoint]) -> Picture:
             )
         if len(methods) > 1:
             figure.legend(loc="outside lower center", ncols=3)
-        axes.set(xlabel=f"latency, ms ({kind})", ylabel="test accuracy, %")
+        axes.set(xlabel=f"latency, ms ({kind})", ylabel=f"test {accuracy}, %")
         return figure
 
     return render(
         draw,
         name="front",
-        alt="Test accuracy over latency",
-        caption="Test accuracy over latency, with 95 % intervals; numbers are floors.",
+        alt=f"Test {accuracy} over latency",
+        caption=f"Test {accuracy} over latency, with 95 % intervals; numbers are floors.",
     )
 
 

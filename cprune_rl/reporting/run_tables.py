@@ -51,7 +51,11 @@ def results_table(result: Result) -> Table:
         Column(title=f"{kind}, ms", value=_latency, digits=3, has_interval=True),
         Column(title=speedup, value=partial(_speedup, result), digits=2, has_interval=True),
         Column(
-            title="test accuracy, %", value=_test_accuracy, digits=2, scale=100, has_interval=True
+            title=f"test {result.accuracy_word}, %",
+            value=_test_accuracy,
+            digits=2,
+            scale=100,
+            has_interval=True,
         ),
         Column(title="gate bound, %", value=_gate_bound, digits=2, scale=100),
         Column(title="parameters, k", value=lambda n: n.figures.n_params, digits=1, scale=1e-3),
@@ -121,8 +125,13 @@ def subgraph_table(table: SubgraphTable) -> Table:
     )
 
 
-def front_table(points: Sequence[FrontPoint]) -> Table:
-    """Compare the networks of a front, the dense one first."""
+def front_table(points: Sequence[FrontPoint], accuracy: str = "accuracy") -> Table:
+    """Compare the networks of a front, the dense one first.
+
+    Args:
+        points: the dense network first.
+        accuracy: what it is, see `Result.accuracy_word`.
+    """
     is_estimate = points[0].latency_ci_ms is None
     columns = [
         Column(title="method", value=lambda p: p.method),
@@ -130,7 +139,7 @@ def front_table(points: Sequence[FrontPoint]) -> Table:
         Column(title="latency, ms", value=_front_latency, digits=3, has_interval=True),
         Column(title="speed-up", value=_front_speedup, digits=2, has_interval=True),
         Column(
-            title="test accuracy, %",
+            title=f"test {accuracy}, %",
             value=lambda p: Interval(*p.accuracy_test),
             digits=2,
             scale=100,
@@ -226,6 +235,8 @@ def prediction_note(result: Result) -> str:
 
 def _title(result: Result) -> str:
     title = f"{result.model} on {result.data}, {result.device}, floor {result.floor:+.3f}"
+    if result.labels == "teacher":
+        title += ", labels by the dense network"
     if result.fast:
         title += " (--effort fast)"
     return f"{title}: estimates, nothing was timed" if result.is_estimate else title

@@ -28,7 +28,7 @@ from cprune_rl.core.check import Check
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.output_agreement import compare_answers
-from cprune_rl.core.result import Result
+from cprune_rl.core.result import Result, accuracy_word
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import open_recorded
@@ -108,13 +108,14 @@ def _plan(described: Network, network: StatedNetwork) -> Plan:
 
 
 def _accuracy_checks(run: StatedRun) -> Iterator[Check]:
+    word = accuracy_word("teacher" if run.images.is_agreement else "given")
     dense_test = correct_predictions(run.dense.model, run.images.test)
     dense_gate = correct_predictions(run.dense.model, run.images.gate)
     for network in run.networks:
         test = correct_predictions(network.model, run.images.test)
         accuracy = float(test.mean())
         yield Check(
-            f"{network.name}: test accuracy {network.accuracy_test:.4f}",
+            f"{network.name}: test {word} {network.accuracy_test:.4f}",
             f"{accuracy:.4f}",
             math.isclose(accuracy, network.accuracy_test, abs_tol=_ACCURACY_TOLERANCE),
         )

@@ -10,11 +10,20 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData, load_data
+from cprune_rl.accuracy.data import ImageData, load_data, parse_data
+from cprune_rl.accuracy.labels import labelled_by_network
+from cprune_rl.accuracy.task import load_task
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.output_agreement import OutputAgreement
-from cprune_rl.core.result import DenseFigures, FrontPoint, Result, read_front, read_front_dense
+from cprune_rl.core.result import (
+    DenseFigures,
+    FrontPoint,
+    Result,
+    read_front,
+    read_front_dense,
+    read_front_splits,
+)
 from cprune_rl.errors import ConfigError
 from cprune_rl.models.registry import build_model
 from cprune_rl.pipeline.results import OTHER_DENSE
@@ -172,11 +181,19 @@ def _read_single(folder: Path) -> StatedRun:
             gained=None,
         ),
     )
+    images = _Images(
+        data=result.data,
+        is_fast=result.fast,
+        top=result.top,
+        labels=result.labels,
+        task=result.task,
+        splits=result.splits,
+    )
     return StatedRun(
         folder=folder,
         result=result,
         device=result.device,
-        images=_read_images(result.data, result.fast, result.top),
+        images=_read_images(images, networks[0].model),
         plan_file=plan_file,
         networks=networks,
         both_dense=_both_dense(folder, plan_file, result.dense_figures),
@@ -192,7 +209,8 @@ def _dense_model(file: Path, plan_file: PlanFile) -> nn.Module:
     """
     if not file.exists():
         raise ConfigError(f"{file} is missing: it was not written, or moved away")
-    model = build_model(plan_file.model, plan_file.n_classes)
+    n_channels = plan_file.input_shape[1]
+    model = build_model(plan_file.model, plan_file.n_classes, n_channels=n_channels)
     model.load_state_dict(load_file(file))
     return model.eval()
 
@@ -219,11 +237,19 @@ def _read_front(folder: Path) -> StatedRun:
     config = RunFolder.resume(folder).config
     plan_file = PlanFile.read(folder / points[0].folder)
     networks = tuple(_network_of_front(folder, point) for point in points)
+    images = _Images(
+        data=config.data,
+        is_fast=config.is_fast,
+        top=config.top,
+        labels=config.labels,
+        task=config.task or "",
+        splits=read_front_splits(folder / "front.json"),
+    )
     return StatedRun(
         folder=folder,
         result=None,
         device=config.device,
-        images=_read_images(config.data, config.is_fast, config.top),
+        images=_read_images(images, networks[0].model),
         plan_file=plan_file,
         networks=networks,
         both_dense=_both_dense(folder, plan_file, read_front_dense(folder / "front.json")),
@@ -250,6 +276,30 @@ def _network_of_front(folder: Path, point: FrontPoint) -> StatedNetwork:
     )
 
 
-def _read_images(data: str, is_fast: bool, top: int) -> ImageData:
-    images = load_data(data, is_fast)
-    return images.with_top(top) if top > 1 else images
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """Which images a run was judged on, and by what; see `Result`."""
+
+    data: str
+    is_fast: bool
+    top: int
+    labels: str
+    task: str
+    splits: int
+
+
+def _read_images(stated: _Images, dense: nn.Module) -> ImageData:
+    """Open the images as the run did.
+
+    Args:
+        dense: labels them where the run had no other labels.
+    """
+    name = stated.data
+    can_be_stratified = "stratify" in parse_data(name).known_options
+    if stated.splits == 1 and can_be_stratified and "stratify" not in parse_data(name).options:
+        name += f"{'&' if '?' in name else '?'}stratify=off"
+    task = load_task(stated.task) if stated.task else None
+    images = load_data(name, stated.is_fast, labels=stated.labels, task=task)
+    if stated.labels == "teacher":
+        images = labelled_by_network(images, dense)
+    return images.with_top(stated.top) if stated.top > 1 else images

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.accuracy.data.splits import ImageData, LabelledImages, SplitSettings, split_images
+from cprune_rl.accuracy.data.splits import ImageData
+from cprune_rl.accuracy.data.splitting import LabelledImages, SplitSettings, split_images
 from cprune_rl.errors import DataError
 
 __all__ = ["CLASS_NAMES", "read_cifar10"]

@@ -7,6 +7,7 @@ network holds the floor. `test` is what reports quote.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,26 +16,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cprune_rl.errors import ConfigError, DataError
+from cprune_rl.accuracy.data.image_arrays import ImageArray, hash_images
+from cprune_rl.accuracy.task import CLASSIFICATION, Classification, Task
+from cprune_rl.errors import ConfigError
 
 __all__ = [
     "CPU",
     "NORMALISATIONS",
     "ImageData",
-    "LabelledImages",
     "Normalisation",
     "Split",
-    "SplitSettings",
-    "split_images",
 ]
 
-LabelledImages = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Images `(n, channels, height, width)` and their labels `(n,)`."""
-
 CPU = torch.device("cpu")
-_SMALLEST = 50  # images: fewer cannot be split four ways
-_GATE_TARGET = 4000  # 1,000 gate images cannot tell one point of accuracy
-_SEARCH_TARGET = 2000
+_RESIDENT_BYTES = 4 * 2**30  # of images that a GPU keeps, so that no batch has to cross the bus
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,7 @@ NORMALISATIONS = {
     "plain": Normalisation((0.5,), (0.25,)),
     "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": Normalisation((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "fashion-mnist": Normalisation((0.2860,), (0.3530,)),
 }
 """By name. `unit` leaves pixels in [0, 1], as torchvision's ToTensor does; `half` has them in
 [-1, 1]. `imagenet` is what torchvision's and timm's trained weights expect.
@@ -67,36 +63,56 @@ class Split:
     """Holds images and their labels, and makes batches of them.
 
     Attributes:
-        images: `(n, channels, height, width)` uint8.
-        labels: `(n,)` int64.
+        images: `(n, channels, height, width)`, in memory or not: uint8 ones are normalised, float32
+            ones a network sees as they are.
+        labels: `(n,)` int64, or targets `(n, k)` float32 of a task of the user's.
         normalisation: of the pixels that a network sees.
-        top: a prediction is correct where the label is among so many most likely classes.
+        task: says which predictions are correct, and what training minimises.
         device: where batches are put together, and networks trained and judged on them.
     """
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    images: ImageArray
+    labels: NDArray[Any]
     normalisation: Normalisation = NORMALISATIONS["plain"]
-    top: int = 1
+    task: Task = CLASSIFICATION
     device: torch.device = CPU
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def top(self) -> int:
+        """A prediction is correct where the label is among so many most likely classes."""
+        return self.task.top
+
     @cached_property
     def targets(self) -> torch.Tensor:
-        """The labels on the device, `(n,)` int64."""
+        """The labels on the device, `(n,)` int64 or `(n, k)` float32."""
         return torch.from_numpy(self.labels).to(self.device)
 
     @cached_property
-    def _pixels(self) -> torch.Tensor:
-        """All images on the device, so that no batch has to cross the bus."""
-        return torch.from_numpy(self.images).to(self.device)
+    def _resident(self) -> torch.Tensor | None:
+        """All images as a tensor: those in memory, and those that a GPU has room for."""
+        images = self.images
+        if self.device.type != "cpu":
+            n_bytes = int(np.prod(images.shape)) * images.dtype.itemsize
+            if n_bytes > _RESIDENT_BYTES:
+                return None
+            return torch.from_numpy(np.array(images)).to(self.device)
+        # torch warns of arrays that it cannot write
+        is_writable = isinstance(images, np.ndarray) and images.flags.writeable
+        return torch.from_numpy(images) if is_writable else None
+
+    def _pixels(self, which: slice | torch.Tensor) -> torch.Tensor:
+        if self._resident is not None:
+            return self._resident[which]
+        at = which if isinstance(which, slice) else which.cpu().numpy()
+        return torch.from_numpy(np.require(self.images[at], requirements="W")).to(self.device)
 
     def batch(
         self, which: slice | torch.Tensor, augment: torch.Generator | None = None
     ) -> torch.Tensor:
-        """Gives normalised float32 images, channels last (about 1.7x as fast on CPUs).
+        """Gives float32 images as a network sees them, channels last (1.7x as fast on CPUs).
 
         Args:
             which: a slice, or positions `(n_batch,)`.
@@ -106,9 +122,11 @@ class Split:
         Returns:
             `(n_batch, channels, height, width)`.
         """
-        images = self._pixels[which]
+        images = self._pixels(which)
         if augment is not None:
             images = _shifted_and_flipped(images, augment)
+        if images.is_floating_point():
+            return images.float().contiguous(memory_format=torch.channels_last)
         normalised = images.float().div_(255)
         normalised.sub_(self._by_channel(self.normalisation.mean))
         normalised.div_(self._by_channel(self.normalisation.std))
@@ -131,6 +149,8 @@ class ImageData:
         test: quoted by reports, decides nothing.
         is_augmented: whether training shifts and flips the images.
         class_names: one for each class; empty where they have none.
+        is_agreement: whether the labels are the dense network's own answers, so that accuracy means
+            agreement with it.
     """
 
     name: str
@@ -141,6 +161,12 @@ class ImageData:
     test: Split
     is_augmented: bool = False
     class_names: tuple[str, ...] = field(default=(), repr=False)
+    is_agreement: bool = False
+
+    @property
+    def task(self) -> Task:
+        """Of all splits."""
+        return self.train.task
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -150,8 +176,7 @@ class ImageData:
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
         """Of one image as a batch, `(1, channels, height, width)`."""
-        _, channels, height, width = self.train.images.shape
-        return (1, channels, height, width)
+        return (1, *self.train.images.shape[1:])  # type: ignore[return-value]  # of four
 
     @cached_property
     def fingerprint(self) -> str:
@@ -159,10 +184,12 @@ class ImageData:
 
         It is part of the key under which accuracies are cached.
         """
-        shown = (self.train.normalisation, self.is_augmented, self.train.top)
+        shown: tuple[object, ...] = (self.train.normalisation, self.is_augmented, self.train.top)
+        if self.task.identity:
+            shown = (*shown, self.task.identity)
         digest = hashlib.sha256(repr(shown).encode())
         for split in self.splits.values():
-            digest.update(split.images.tobytes())
+            hash_images(split.images, digest)
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
 
@@ -177,7 +204,23 @@ class ImageData:
                 f"--top {top}: {self.name} has {self.n_classes} classes; "
                 f"give 1 to {self.n_classes - 1}"
             )
-        return self._with_splits(top=top)
+        return self._with_splits(task=Classification(top))
+
+    def with_task(self, task: Task) -> ImageData:
+        """Gives the same images, trained and judged by a task."""
+        return self._with_splits(task=task)
+
+    def labelled_by(self, answers: Mapping[str, NDArray[Any]], n_classes: int) -> ImageData:
+        """Gives the same images with the dense network's answers for labels.
+
+        Args:
+            answers: labels or targets of each split, by its name.
+            n_classes: that the network tells apart.
+        """
+        splits: dict[str, Any] = {
+            name: replace(split, labels=answers[name]) for name, split in self.splits.items()
+        }
+        return replace(self, n_classes=n_classes, is_agreement=True, class_names=(), **splits)
 
     def to(self, device: torch.device) -> ImageData:
         """Gives the same images on a device, where networks are then trained and judged."""
@@ -200,107 +243,6 @@ class ImageData:
             "augmented": self.is_augmented,
             **sizes,
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitSettings:
-    """Says how images are split and shown to a network.
-
-    Attributes:
-        name: of the data set.
-        normalisation: of the pixels that a network sees.
-        is_augmented: whether training shifts and flips the images.
-        seed: of the order in which they are split.
-        fast: at most 8,000 images to train on and 2,000 for the search.
-    """
-
-    name: str
-    normalisation: Normalisation = NORMALISATIONS["plain"]
-    is_augmented: bool = False
-    seed: int = 0
-    fast: bool = False
-
-
-def split_images(
-    labelled: LabelledImages,
-    settings: SplitSettings,
-    test: LabelledImages | None = None,
-    class_names: tuple[str, ...] = (),
-) -> ImageData:
-    """Splits images by a seed: the same seed gives the same splits.
-
-    The gate gets 12 %, and at least 4,000 images where those are no more than a fifth. The search
-    gets 8 %, and at least 2,000 where those are no more than a tenth. Without test images of its
-    own, the test gets 15 %. The rest is for training.
-
-    Args:
-        labelled: images and labels to split.
-        settings: how.
-        test: the published test images and labels; None to take them from `labelled`.
-        class_names: one for each class, where they have names.
-
-    Raises:
-        ConfigError: the normalisation is for another number of channels.
-        DataError: fewer than 50 images, or a class without a training image.
-    """
-    images, labels = labelled
-    _check_images(images, settings)
-    sizes = [
-        _n_images(len(images), share=0.12, target=_GATE_TARGET, at_most=0.2),
-        _n_images(len(images), share=0.08, target=_SEARCH_TARGET, at_most=0.1),
-        0 if test is not None else round(0.15 * len(images)),
-    ]
-    order = np.random.default_rng(settings.seed).permutation(len(images))
-    in_gate, in_search, in_test, in_train = np.split(order, np.cumsum(sizes))
-    if settings.fast:
-        in_train = in_train[:8000]
-        in_search = in_search[:2000]
-    all_labels = labels if test is None else np.concatenate([labels, test[1]])
-    n_classes = max(len(class_names), int(all_labels.max()) + 1)
-    if missing := sorted(set(range(n_classes)) - set(labels[in_train].tolist())):
-        raise DataError(
-            f"{settings.name} has no training image of class {', '.join(map(str, missing[:8]))}; "
-            "labels must be 0 to the number of classes less one, each with images"
-        )
-
-    def split(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Split:
-        return Split(
-            # torch warns of arrays that it cannot write
-            images=np.require(images, requirements="W"),
-            labels=labels.astype(np.int64),
-            normalisation=settings.normalisation,
-        )
-
-    return ImageData(
-        name=settings.name,
-        n_classes=n_classes,
-        train=split(images[in_train], labels[in_train]),
-        search=split(images[in_search], labels[in_search]),
-        gate=split(images[in_gate], labels[in_gate]),
-        test=split(*(test or (images[in_test], labels[in_test]))),
-        is_augmented=settings.is_augmented,
-        class_names=class_names,
-    )
-
-
-def _check_images(images: NDArray[np.uint8], settings: SplitSettings) -> None:
-    mean = settings.normalisation.mean
-    std = settings.normalisation.std
-    if not {len(mean), len(std)} <= {1, images.shape[1]}:
-        raise ConfigError(
-            f"{settings.name} is normalised with mean {mean} and deviation {std}; its images have "
-            f"{images.shape[1]} channels: give one value, or as many"
-        )
-    if len(images) < _SMALLEST:
-        raise DataError(
-            f"{settings.name} has {len(images)} images; at least {_SMALLEST} are needed "
-            "to split them into train, search, gate and test"
-        )
-
-
-def _n_images(total: int, *, share: float, target: int, at_most: float) -> int:
-    """Gives a share of all images, raised to a target where that is at most another share."""
-    return min(max(round(share * total), target), round(at_most * total))
 
 
 def _shifted_and_flipped(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

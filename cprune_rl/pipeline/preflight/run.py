@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, load_data
+from cprune_rl.accuracy.pixel_scale import describe_scale
 from cprune_rl.accuracy.training import evaluate
 from cprune_rl.errors import CPruneError, ModelError
 from cprune_rl.models.registry import build_model, has_own_weights
@@ -30,6 +31,7 @@ from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
 __all__ = ["CheckSettings", "check_network", "require_sound_network"]
 
 _REASONS_SHOWN = 3
+_SCALE_IMAGES = 128  # on which other scales of the pixels are tried
 _NEAR_CHANCE = 2.0  # times the accuracy of guessing
 
 
@@ -147,7 +149,9 @@ class _NetworkCheck:
     def _build(self) -> nn.Module:
         settings = self._settings
         with self._part("network"):
-            model = build_model(settings.network, self._n_classes, settings.seed)
+            model = build_model(
+                settings.network, self._n_classes, settings.seed, self._input_shape[0]
+            )
         if settings.weights is not None:
             with self._part("weights"):
                 load_weights(model, settings.weights)
@@ -167,7 +171,11 @@ class _NetworkCheck:
             return
         with self._progress.track("Judging it on the images", None):
             accuracy = evaluate(model, self._data.search)
+            scale = describe_scale(model, self._data, _SCALE_IMAGES).message
         found = f"{accuracy:.2%} on {len(self._data.search):,} images"
+        if scale:
+            self._found(Finding(what="accuracy", found=f"{found}; {scale}", status="warning"))
+            return
         if accuracy >= _NEAR_CHANCE / self._n_classes:
             self._found(Finding(what="accuracy", found=found))
             return
