@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from cprune_rl.accuracy.data import ImageData, Split
+from cprune_rl.accuracy.memory_format import channels_last_where_possible
 from cprune_rl.errors import ConfigError
 
 __all__ = [
@@ -95,7 +96,7 @@ def train_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Moves a network to a device, channels last, and back to the CPU in the end.
+    """Moves a network to a device, channels last if it can be, and back to the CPU in the end.
 
     On a GPU it asks for cuDNN's deterministic algorithms, without TF32.
     """
@@ -106,8 +107,8 @@ def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
             )
             stack.enter_context(flags)
         stack.callback(model.to, "cpu")
-        # torch's stub lacks this overload
-        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(device)
+        stack.enter_context(channels_last_where_possible(model))
         yield
 
 

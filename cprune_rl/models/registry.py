@@ -17,6 +17,7 @@ from cprune_rl.core.user_function import is_factory
 from cprune_rl.errors import ConfigError, ModelError, UnknownNameError
 from cprune_rl.models.onnx_import import is_onnx, load_onnx
 from cprune_rl.models.torchvision_import import import_torchvision, load_user_function
+from cprune_rl.models.wrappers import unwrap
 from cprune_rl.models.zoo import MODELS
 
 __all__ = ["build_model", "check_model_name", "check_output", "has_own_weights"]
@@ -118,7 +119,7 @@ def _user_model(name: str, n_classes: int, n_channels: int) -> nn.Module:
         raise ModelError(f"{name} fails: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} gives {type(model).__name__}; expected a torch.nn.Module")
-    return model
+    return unwrap(model)
 
 
 def _torchvision(name: str, n_classes: int, n_channels: int) -> nn.Module:

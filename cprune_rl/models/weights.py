@@ -157,6 +157,8 @@ def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
     is_mapping = isinstance(content, Mapping) and len(content) > 0
     if not is_mapping or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise DataError(f"{path} holds no state_dict. Save the weights {_HOW_TO_SAVE}")
+    # torch.compile around a part of the network
+    content = {name.replace("._orig_mod.", "."): value for name, value in content.items()}
     for prefix in _WRAPPER_PREFIXES:
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): value for name, value in content.items()}

@@ -6,7 +6,6 @@ does not, the short fine-tune takes its place, and the run says so.
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from cprune_rl.core.intervals import Interval, rank_correlation
 from cprune_rl.core.network import Plan
 from cprune_rl.cost_cache import CostStore
 from cprune_rl.latency.sources import InterpolatedLatency
+from cprune_rl.models.copies import copy_network
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.equal_latency import equal_latency_plans
@@ -113,7 +113,7 @@ def supernet_evaluation(
     """Train a supernet, or read it where the same training was done before."""
     groups = trained_model.coupled.groups
     supernet = Supernet(
-        copy.deepcopy(trained_model.model),
+        copy_network(trained_model.model),
         masks=ChannelMasks(trained_model.model, trained_model.coupled).for_plan,
         bounds=PlanBounds(tuple(g.channels for g in groups), tuple(g.minimum for g in groups)),
     )

@@ -9,13 +9,13 @@ which would hide a difference: such scales are drawn anew in the copies.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
+from cprune_rl.models.copies import copy_network
 from cprune_rl.pruning.slices import ChannelSlices
 
 __all__ = ["find_unsafe_groups", "randomize_zero_scales"]
@@ -51,7 +51,7 @@ def randomize_zero_scales(model: nn.Module) -> nn.Module:
 
     They begin so in ConvNeXt's blocks, and in the last norm of many residual branches.
     """
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():

@@ -6,7 +6,6 @@ passes the equivalence check.
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from torch import nn
 from cprune_rl.core.network import Group
 from cprune_rl.core.workload import Extent
 from cprune_rl.errors import ConfigError, ModelError
+from cprune_rl.models.copies import copy_network
 from cprune_rl.pruning.attention_heads import AttentionHeads, find_attention_heads
 from cprune_rl.pruning.dependency_graph import ChannelGraph
 from cprune_rl.pruning.equivalence_check import find_unsafe_groups
@@ -287,7 +287,7 @@ def _parameter_axes(
 
     For each group, it looks at what removing one channel takes away.
     """
-    blank = copy.deepcopy(model).to("meta")  # shapes without values
+    blank = copy_network(model).to("meta")  # shapes without values
     narrower = {
         group: slices.prune(blank, {group.name: range(1, group.channels)}).state_dict()
         for group in groups

@@ -12,7 +12,6 @@ goes is chosen again and again among weights that have adapted.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,6 +23,7 @@ from torch.nn.utils import parametrize
 
 from cprune_rl.core.scheme import MAX_PATTERN_DENSITY, PATTERN_ENTRIES, PATTERN_KERNEL, Scheme
 from cprune_rl.errors import PlanError
+from cprune_rl.models.copies import copy_network
 
 __all__ = [
     "N_PATTERNS",
@@ -62,7 +62,7 @@ def apply_masks(model: nn.Module, schemes: Mapping[str, Scheme]) -> nn.Module:
     Raises:
         PlanError: a layer is missing, or its scheme does not fit it.
     """
-    masked = copy.deepcopy(model)
+    masked = copy_network(model)
     layers = dict(masked.named_modules())
     weights: dict[str, torch.Tensor] = {}
     for name in schemes:
@@ -109,7 +109,7 @@ def bake_masks(model: nn.Module) -> nn.Module:
 
     This is what is saved, exported and compiled.
     """
-    plain = copy.deepcopy(model)
+    plain = copy_network(model)
     for layer in plain.modules():
         if parametrize.is_parametrized(layer, "weight"):
             original = layer.get_parameter("parametrizations.weight.original")

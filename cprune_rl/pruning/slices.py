@@ -8,7 +8,6 @@ that pruning does.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cprune_rl.errors import ModelError, PlanError
+from cprune_rl.models.copies import copy_network
 
 __all__ = ["ChannelSlice", "ChannelSlices", "trainable_copy"]
 
@@ -137,7 +137,7 @@ class ChannelSlices:
 
 def trainable_copy(model: nn.Module) -> nn.Module:
     """Copies a network in evaluation mode, with all parameters trainable."""
-    model = copy.deepcopy(model).eval()
+    model = copy_network(model).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return model

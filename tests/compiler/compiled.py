@@ -12,7 +12,7 @@ from torch import nn
 from cprune_rl.compiler.deploy.build import run_library
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.export.normalize import folded_values
+from cprune_rl.compiler.export.weight_sources import state_arrays
 from cprune_rl.compiler.layouts.compose import compose
 from cprune_rl.compiler.layouts.variants import (
     LayoutVariants,
@@ -43,7 +43,7 @@ def assert_compiled_equals_torch(
         model: the pruned network.
         folder: to compile in.
     """
-    composed = compose(variants, plan, choice, folded_values(model))
+    composed = compose(variants, plan, choice, state_arrays(model))
     # A path that was loaded before would give the library that was there then.
     library = folder / f"{len(list(folder.iterdir()))}.so"
     tvm.compile(composed.module, target=make_target(1)).export_library(str(library))

@@ -23,7 +23,7 @@ from cprune_rl.compiler.deploy.build import (
 )
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.target import make_target
-from cprune_rl.compiler.export.normalize import folded_values
+from cprune_rl.compiler.export.weight_sources import state_arrays
 from cprune_rl.compiler.layouts.compose import compose
 from cprune_rl.compiler.tuning.schedule import ScheduleTrace, random_candidates
 from cprune_rl.core.intervals import Interval
@@ -38,7 +38,7 @@ SHAPE = (1, 4)
 def composed(lowered: Lowered) -> tvm.IRModule:
     """The dense network as one module, before any schedule."""
     choice = lowered.variants.uniform_choice(0)
-    weights = folded_values(lowered.model)
+    weights = state_arrays(lowered.model)
     return compose(lowered.variants, lowered.network.dense, choice, weights).module
 
 

@@ -15,8 +15,8 @@ from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.block_names import rename_traced_blocks
 from cprune_rl.compiler.export.describe import describe_network
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.export.normalize import folded_values
 from cprune_rl.compiler.export.reshapes import ReshapeAxes, broadcast_target
+from cprune_rl.compiler.export.weight_sources import state_arrays
 from cprune_rl.compiler.kernels.implementations import SPARSE_WINOGRAD, implementation_of
 from cprune_rl.compiler.layouts.variants import LayoutVariant
 from cprune_rl.core.network import Network, Plan
@@ -265,6 +265,6 @@ def test_only_winograds_description_has_tasks_of_whole_kernels(lowered: Lowered)
 def test_weights_that_are_not_pruned_by_their_scheme_are_refused(lowered: Lowered) -> None:
     variant = lowered.variants.all[1]
     plan = Plan(lowered.network.dense.widths, (("fc", "block(5,0.5)"),))
-    whole = folded_values(lowered.model)
+    whole = state_arrays(lowered.model)
     with pytest.raises(ModelError, match=r"fc\.weight: a block of 5 channels holds"):
         variant.lowered(plan).arguments(whole)

@@ -24,8 +24,9 @@ from cprune_rl.accuracy.data.splits import NORMALISATIONS, ImageData, Normalisat
 from cprune_rl.accuracy.data.splitting import SplitSettings, split_images
 from cprune_rl.accuracy.task import Task
 from cprune_rl.core.spec_string import SpecString
-from cprune_rl.core.user_function import is_factory, load_factory
+from cprune_rl.core.user_function import is_factory
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
+from cprune_rl.models.torchvision_import import load_user_function
 
 __all__ = ["DATA_SETS", "LABELS", "DataKind", "DataSpec", "ReadSettings", "load_data", "parse_data"]
 
@@ -295,7 +296,7 @@ def _npz(spec: DataSpec, read: ReadSettings) -> ImageData:
 def _user_function(spec: DataSpec, read: ReadSettings) -> ImageData:
     """Calls a user's function for `ImageData`, or for images and labels as in an .npz."""
     try:
-        made = load_factory("data", spec.kind)()
+        made = load_user_function("data", spec.kind)()
     except ConfigError:
         raise
     except Exception as error:  # the user's own function raises anything

@@ -17,7 +17,7 @@ from tvm import relax
 from cprune_rl.compiler.deploy.apply_schedules import apply_schedules
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import uploaded
-from cprune_rl.compiler.export.normalize import folded_values
+from cprune_rl.compiler.export.weight_sources import state_arrays
 from cprune_rl.compiler.layouts.compose import ComposedNetwork, compose
 from cprune_rl.compiler.layouts.variants import VariantChoice
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
@@ -101,7 +101,7 @@ def build_network(
         ModelError: a task has no schedule that runs.
     """
     choice = choice or tuner.choice(plan)
-    _build(tuner, compose(tuner.variants, plan, choice, folded_values(model)), path)
+    _build(tuner, compose(tuner.variants, plan, choice, state_arrays(model)), path)
 
 
 def build_maps(
@@ -119,7 +119,7 @@ def build_maps(
     Raises:
         ModelError: a task has no schedule that runs.
     """
-    values = folded_values(model)
+    values = state_arrays(model)
     _build(tuner, compose(tuner.variants, plan, choice, values, gives_maps=True), path)
 
 

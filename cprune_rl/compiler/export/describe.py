@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
-from cprune_rl.compiler.export.fused_calls import FusedCall, Operator
+from cprune_rl.compiler.export.fused_calls import (
+    CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+    FusedCall,
+    Operator,
+)
 from cprune_rl.compiler.kernels.implementations import BLOCK_SPARSE, SPARSE_WINOGRAD
 from cprune_rl.core.network import Group, Network
 from cprune_rl.core.scheme import Scheme
@@ -25,7 +31,7 @@ __all__ = ["describe_network"]
 _ANY_SCHEME = Scheme("block", 4, 0.5)
 _WHOLE_KERNELS = Scheme("kernel", 4, 0.5)
 # The operators that dominate a subgraph: TVM's anchors.
-_ANCHORS = ("nn.conv2d", "nn.conv1d", "nn.conv2d_transpose", "matmul")
+_ANCHORS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, "matmul")
 # Checked for linearity: the slopes were found at widths near the dense ones.
 _CHECKED_RATIO = 0.6
 
@@ -67,8 +73,8 @@ def describe_network(
         )
     extents = []
     for at, call in enumerate(calls):
-        shapes = {group: others[at].shapes for group, others in narrower.items()}
-        extents.append(_extents(call.shapes, shapes, dense))
+        others = {group: lowered[at] for group, lowered in narrower.items()}
+        extents.append(_CallExtents.read(call, others, dense))
     pruned = _pruned_calls(calls, exported, dense) if with_schemes else [()] * len(calls)
     network = Network(
         name=name,
@@ -81,6 +87,39 @@ def describe_network(
     )
     _check_linear(network, exported, extents)
     return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CallExtents:
+    """How the lengths in a call depend on the groups.
+
+    Attributes:
+        shapes: of its arguments, then of its result.
+        bounds: where its slices begin and end.
+    """
+
+    shapes: Extents
+    bounds: Extents
+
+    @staticmethod
+    def read(
+        call: FusedCall, narrower: Mapping[str, FusedCall], dense: Mapping[str, int]
+    ) -> _CallExtents:
+        """Compare a call with what it is where each group has one channel less."""
+        shapes = {group: other.shapes for group, other in narrower.items()}
+        bounds = {group: other.bounds for group, other in narrower.items()}
+        return _CallExtents(
+            shapes=_extents(call.shapes, shapes, dense),
+            bounds=_extents(call.bounds, bounds, dense),
+        )
+
+    def fit(self, call: FusedCall, widths: Mapping[str, int]) -> bool:
+        """Whether a call has these lengths at some widths of the groups."""
+        pairs = [(self.shapes, call.shapes), (self.bounds, call.bounds)]
+        return all(
+            lengths == tuple(tuple(extent.at(widths) for extent in axes) for axes in extents)
+            for extents, lengths in pairs
+        )
 
 
 def _extents(base: Shapes, narrower: Mapping[str, Shapes], dense: Mapping[str, int]) -> Extents:
@@ -106,11 +145,12 @@ def _extents(base: Shapes, narrower: Mapping[str, Shapes], dense: Mapping[str, i
     )
 
 
-def _check_linear(network: Network, exported: ExportedNetwork, extents: Sequence[Extents]) -> None:
+def _check_linear(
+    network: Network, exported: ExportedNetwork, extents: Sequence[_CallExtents]
+) -> None:
     widths = network.widths(network.uniform(_CHECKED_RATIO))
-    for call, tensors in zip(exported.lowered(widths).calls, extents, strict=True):
-        expected = tuple(tuple(extent.at(widths) for extent in axes) for axes in tensors)
-        if call.shapes != expected:
+    for call, lengths in zip(exported.lowered(widths).calls, extents, strict=True):
+        if not lengths.fit(call, widths):
             raise ModelError(
                 f"{network.name}: the shapes of {call.function} do not follow the groups' widths "
                 "linearly"
@@ -218,10 +258,11 @@ def _anchor(call: FusedCall) -> Operator:
 
 
 def _subgraph(
-    call: FusedCall, extents: Extents, groups: Sequence[Group], pruned: Sequence[FusedCall]
+    call: FusedCall, lengths: _CallExtents, groups: Sequence[Group], pruned: Sequence[FusedCall]
 ) -> Subgraph:
     anchor = _anchor(call)
-    axes = _OpenAxes(anchor)
+    axes = _OpenAxes(anchor, lengths.bounds)
+    extents = lengths.shapes
     template = axes.template(call, extents)
     block_sparse = None
     if pruned and (layer := _prunable_layer(call)) is not None:
@@ -234,7 +275,8 @@ def _subgraph(
             entries=math.prod(anchor.shapes[1][2:]),
             of_kernels=of_kernels[0] if of_kernels else None,
         )
-    layers = tuple(dict.fromkeys(p.rpartition(".")[0] for p in call.parameters))
+    owners = dict.fromkeys(p.rpartition(".")[0] for p in call.parameters)
+    layers = tuple(owner for owner in owners if owner)
     data = _argument_of(anchor.operands[0])
     return Subgraph(
         name=layers[0] if layers else call.operators[0].name,
@@ -242,7 +284,7 @@ def _subgraph(
         template=template,
         extents=tuple(axes.extents),
         channels_in=_channels(call, extents, -1 if data is None else data),
-        channels_out=_channels(call, extents, -1),
+        channels_out=_channels_out(call, extents),
         writes=tuple(g.name for g in groups if set(g.layers) & set(layers)),
         block_sparse=block_sparse,
     )
@@ -253,25 +295,28 @@ class _OpenAxes:
 
     Args:
         anchor: the subgraph's dominating operator.
+        bounds: where its slices begin and end.
 
     Attributes:
         extents: of the axes, in the order of their numbers.
     """
 
-    def __init__(self, anchor: Operator) -> None:
+    def __init__(self, anchor: Operator, bounds: Extents) -> None:
         self._anchor = anchor
+        self._bounds = bounds
         self.extents: list[Extent] = []
 
     def template(self, call: FusedCall, extents: Sequence[tuple[Extent, ...]]) -> Template:
         """Write a call with its open lengths left open."""
         shapes = ",".join("x".join(self._spelled(e) for e in axes) for axes in extents)
+        bounds = [",".join(self._spelled(e) for e in numbers) for numbers in self._bounds]
         family = _family(call)
         escaped = family.replace("{", "{{").replace("}", "}}")
         kernel = ""
         if self._anchor.name == "nn.conv2d":
             kernel = f"|kernel={self._anchor.shapes[1][2:]}"
         return Template(
-            text=f"{escaped}|{shapes}",
+            text="|".join([escaped, shapes, *(f"slice={text}" for text in bounds)]),
             family=family + kernel,
             operator=_kind(self._anchor),
             macs=_unit_macs(self._anchor),
@@ -287,7 +332,7 @@ class _OpenAxes:
 
 def _kind(operator: Operator) -> OperatorKind:
     height, _ = _map_size(operator)
-    if operator.name == "nn.conv2d":
+    if operator.name in (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS):
         return OperatorKind(
             name="depthwise" if operator.n_channel_groups > 1 else "conv2d",
             kernel=operator.shapes[1][2],
@@ -307,12 +352,27 @@ def _map_size(operator: Operator) -> tuple[int, int]:
     return out[layout.index("H")], out[layout.index("W")]
 
 
+def _n_positions(shape: Sequence[int], layout: str) -> int:
+    """Return the positions of a map, of any number of axes."""
+    n_channels = shape[layout.index("C") if layout else 1]
+    return math.prod(shape) // n_channels
+
+
 def _unit_macs(operator: Operator) -> int:
-    """Return the multiply-accumulates for one input and one output channel."""
-    if operator.name == "nn.conv2d":
+    """Return the multiply-accumulates for one input and one output channel.
+
+    Of a convolution with groups they are those for one output channel.
+    """
+    if operator.name in CONVOLUTIONS:
         _, n_in_of_group, *kernel = operator.shapes[1]
-        area = math.prod(kernel) * math.prod(_map_size(operator))
+        area = math.prod(kernel) * _n_positions(operator.out_shape, operator.out_layout)
         return area * n_in_of_group if operator.n_channel_groups > 1 else area
+    if operator.name in TRANSPOSED_CONVOLUTIONS:
+        # Each position of the map that is read meets the whole kernel.
+        n_in, _, *kernel = operator.shapes[1]
+        area = math.prod(kernel) * _n_positions(operator.shapes[0], operator.layouts[0])
+        n_groups = operator.n_channel_groups
+        return area * n_in // n_groups if n_groups > 1 else area
     if operator.name == "matmul":
         return math.prod(operator.out_shape[:-1])
     return 0
@@ -330,6 +390,16 @@ def _same_extents(call: FusedCall, extents: Extents, other: FusedCall) -> list[t
         for at in range(len(other.reads))
     ]
     return [*of_other, extents[-1]]
+
+
+def _channels_out(call: FusedCall, extents: Extents) -> Extent:
+    """Return the channels that the dominating operator writes.
+
+    The subgraph's result may have others: one map of weights can be multiplied with many.
+    """
+    anchor = _anchor(call)
+    weights = _argument_of(anchor.operands[1]) if anchor.name in CONVOLUTIONS else None
+    return _channels(call, extents, -1) if weights is None else extents[weights][0]
 
 
 def _channels(call: FusedCall, extents: Extents, at: int) -> Extent:

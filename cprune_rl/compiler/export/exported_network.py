@@ -8,7 +8,6 @@ task that runs.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -20,24 +19,24 @@ import tvm
 from numpy.typing import NDArray
 from torch import nn
 from tvm import relax
-from tvm.relax.frontend.torch import from_exported_program
 
 # What MetaSchedule itself applies to a task.
 from tvm.s_tir.meta_schedule.tune_context import _normalize_mod
 
 from cprune_rl.compiler.devices.target import vector_width
 from cprune_rl.compiler.export.block_names import rename_reduction_blocks
+from cprune_rl.compiler.export.capture import capture_function
 from cprune_rl.compiler.export.fused_calls import FusedCall, find_calls
-from cprune_rl.compiler.export.normalize import fold_batch_norms, simplify_operators
 from cprune_rl.compiler.export.parameters import DerivedParameter
 from cprune_rl.compiler.export.rebuild import (
     FunctionRebuilder,
     FunctionTemplate,
     find_reshape_axes,
 )
+from cprune_rl.compiler.export.weight_sources import WeightSource
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.core.workload import Extent
-from cprune_rl.errors import ModelError, first_line, last_line
+from cprune_rl.errors import ModelError, last_line
 
 __all__ = ["ExportedNetwork", "LoweredModule"]
 
@@ -53,12 +52,14 @@ class LoweredModule:
         module: `main` and its primitive functions.
         calls: the subgraphs, in the order of execution.
         names: state_dict name of each parameter of `main`, or of the one that it is computed from.
-        derived: parameters of `main` that are computed from others, by name.
+        sources: of the values of the exported network's parameters, by name.
+        derived: parameters of `main` that are computed from those, by name.
     """
 
     module: tvm.IRModule
     calls: tuple[FusedCall, ...]
     names: Mapping[str, str]
+    sources: Mapping[str, WeightSource]
     derived: Mapping[str, DerivedParameter]
 
     def task(self, call: FusedCall) -> tvm.IRModule:
@@ -82,22 +83,25 @@ class LoweredModule:
         """Compute the parameters of `main` after the image from trained weights.
 
         Args:
-            values: state_dict of the folded network at the plan's widths. A layer that is pruned
-                by a scheme has zeros where it is pruned.
+            values: state_dict of the network at the plan's widths. A layer that is pruned by a
+                scheme has zeros where it is pruned.
 
         Raises:
             ModelError: a layer's weights are not pruned by its scheme.
         """
+        state = {name: torch.from_numpy(value) for name, value in values.items()}
         arrays = {}
         for parameter in self.module["main"].params[1:]:
-            name = self.names[parameter.name]
-            value = values[name]
-            if (derived := self.derived.get(parameter.name)) is not None:
+            derived = self.derived.get(parameter.name)
+            source = self.sources[parameter.name if derived is None else derived.source]
+            with torch.no_grad():
+                value = source.compute(state).detach().numpy()
+            if derived is not None:
                 try:
                     value = derived.compute(value)
                 except ValueError as error:
-                    raise ModelError(f"{name}: {error}") from error
-            arrays[parameter.name] = np.ascontiguousarray(value)
+                    raise ModelError(f"{source.label}: {error}") from error
+            arrays[parameter.name] = np.require(value, requirements="C")
         return arrays
 
 
@@ -136,25 +140,7 @@ class ExportedNetwork:
         Raises:
             ModelError: torch.export or TVM's importer does not take the network.
         """
-        folded = fold_batch_norms(model)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch warns of its own deprecated calls
-                exported = torch.export.export(folded, (example.contiguous(),))
-                imported = from_exported_program(exported, keep_params_as_input=True)
-        except Exception as error:  # both raise whatever the user's network provokes
-            raise ModelError(
-                f"the network cannot be exported: {type(error).__name__}: {first_line(error)}"
-            ) from error
-        function = relax.frontend.detach_params(imported)[0]["main"]
-        specs = exported.graph_signature.input_specs
-        names = {spec.arg.name: spec.target for spec in specs}
-        template = FunctionTemplate(
-            function=simplify_operators(function),
-            names=tuple(names[p.name] for p in function.params[1:]),
-            axes=axes,
-        )
-        return ExportedNetwork(template=template, target=target)
+        return ExportedNetwork(template=capture_function(model, example, axes), target=target)
 
     def in_nhwc(self) -> ExportedNetwork:
         """Return the same network with its maps in NHWC and its convolutions packed.
@@ -227,7 +213,8 @@ class ExportedNetwork:
             grouped = tvm.transform.Sequential(group)(module)
             fused = rename_reduction_blocks(relax.transform.FuseTIR()(grouped))
         derived = rebuilder.parameters.derived
-        names = {parameter.name: name for parameter, name in self.template.weights()}
+        sources = {parameter.name: source for parameter, source in self.template.weights()}
+        names = {name: source.label for name, source in sources.items()}
         names |= {name: names[d.source] for name, d in derived.items()}
         calls = find_calls(
             fused,
@@ -236,4 +223,6 @@ class ExportedNetwork:
             names=names,
             logical_shapes={name: d.logical_shape for name, d in derived.items()},
         )
-        return LoweredModule(module=fused, calls=calls, names=names, derived=derived)
+        return LoweredModule(
+            module=fused, calls=calls, names=names, sources=sources, derived=derived
+        )

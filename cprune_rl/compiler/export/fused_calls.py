@@ -16,6 +16,8 @@ from tvm import relax
 from cprune_rl.compiler.kernels.implementations import family_attribute
 
 __all__ = [
+    "CONVOLUTIONS",
+    "TRANSPOSED_CONVOLUTIONS",
     "FusedCall",
     "Operator",
     "OperatorOrigins",
@@ -25,6 +27,12 @@ __all__ = [
     "find_calls",
     "shape_of",
 ]
+
+CONVOLUTIONS = ("nn.conv1d", "nn.conv2d", "nn.conv3d")
+"""Relax's convolutions whose weights are `(outputs, inputs of a group, *kernel)`."""
+
+TRANSPOSED_CONVOLUTIONS = ("nn.conv1d_transpose", "nn.conv2d_transpose")
+"""Those whose weights are `(inputs, outputs of a group, *kernel)`."""
 
 Shape = tuple[int, ...]
 
@@ -46,6 +54,7 @@ class Operator:
         n_channel_groups: `groups` of a convolution, else 1.
         attrs: Relax's attributes, None where there are none.
         constants: scalar operands by their position, which no longer are arguments.
+        bounds: where a slice begins and ends; empty of any other operator.
         implementation: of this project's own; empty where it is TVM's.
     """
 
@@ -60,6 +69,7 @@ class Operator:
     n_channel_groups: int = 1
     attrs: Any = field(default=None, compare=False, repr=False)
     constants: tuple[tuple[int, float], ...] = ()
+    bounds: tuple[int, ...] = ()
     implementation: str = ""
 
 
@@ -93,6 +103,11 @@ class FusedCall:
         """Names of the parameters it reads, as in the state_dict."""
         return tuple(self.weights.values())
 
+    @property
+    def bounds(self) -> tuple[tuple[int, ...], ...]:
+        """Where the slices in it begin and end: their shapes do not tell."""
+        return tuple(o.bounds for o in self.operators if o.bounds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
@@ -104,6 +119,7 @@ class Origin:
         implementation: this project's own, where it took the operator's place.
         data_layout: of the map it reads, where the attributes do not say.
         constants: scalar operands by their position.
+        bounds: whole numbers among its operands, as a slice has them.
     """
 
     name: str
@@ -111,6 +127,7 @@ class Origin:
     implementation: str = ""
     data_layout: str = ""
     constants: tuple[tuple[int, float], ...] = ()
+    bounds: tuple[int, ...] = ()
 
 
 class OperatorOrigins:
@@ -150,7 +167,10 @@ class OperatorOrigins:
                     if isinstance(a, tvm.ir.Constant) and not shape_of(a)
                 )
                 origin = Origin(
-                    name=name.removeprefix("relax."), attrs=call.attrs, constants=constants
+                    name=name.removeprefix("relax."),
+                    attrs=call.attrs,
+                    constants=constants,
+                    bounds=_whole_numbers(call),
                 )
                 self.record(result.args[0].name_hint, origin)
             return result
@@ -279,7 +299,8 @@ class _Reader:
         origin = self.origins.get(function)
         shapes = tuple(o.shape for o in operands)
         layouts = tuple(o.layout for o in operands)
-        is_convolution = origin.name == "nn.conv2d"
+        is_convolution = origin.name in CONVOLUTIONS
+        has_groups = is_convolution or origin.name in TRANSPOSED_CONVOLUTIONS
         return Operator(
             name=origin.name,
             attributes=_attributes(origin, shapes),
@@ -289,11 +310,19 @@ class _Reader:
             layouts=layouts,
             out_layout=_out_layout(origin, layouts, out),
             stride=int(origin.attrs.strides[0]) if is_convolution else 1,
-            n_channel_groups=int(origin.attrs.groups) if is_convolution else 1,
+            n_channel_groups=int(origin.attrs.groups) if has_groups else 1,
             attrs=origin.attrs,
             constants=origin.constants,
+            bounds=origin.bounds,
             implementation=origin.implementation,
         )
+
+
+def _whole_numbers(call: Any) -> tuple[int, ...]:
+    """Return the numbers that an operator takes as operands in tuples, in their order."""
+    tuples = [argument for argument in call.args if isinstance(argument, relax.Tuple)]
+    numbers = [field for argument in tuples for field in argument.fields]
+    return tuple(int(n.value) for n in numbers if isinstance(n, tvm.tirx.IntImm))
 
 
 def _attributes(origin: Origin, shapes: Sequence[Shape]) -> str:
@@ -302,7 +331,7 @@ def _attributes(origin: Origin, shapes: Sequence[Shape]) -> str:
     if origin.attrs is not None:
         text = str(origin.attrs).partition("(")[2].rstrip(")")
         text = _with_axes_from_the_front(text, len(shapes[0]) if shapes else 0)
-    if origin.name == "nn.conv2d" and (n_groups := int(origin.attrs.groups)) > 1:
+    if origin.name in CONVOLUTIONS and (n_groups := int(origin.attrs.groups)) > 1:
         # The number of groups follows the channels; the channels of one group stay.
         text = text.replace(f"groups={n_groups}", f"channels_per_group={shapes[1][1]}")
     if origin.implementation:

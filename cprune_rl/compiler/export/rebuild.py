@@ -24,6 +24,7 @@ from cprune_rl.compiler.export.fused_calls import (
 )
 from cprune_rl.compiler.export.parameters import ParameterTable
 from cprune_rl.compiler.export.reshapes import ReshapeAxes, broadcast_target
+from cprune_rl.compiler.export.weight_sources import WeightSource
 from cprune_rl.compiler.kernels.implementations import (
     Implementation,
     implement_convolution,
@@ -32,11 +33,11 @@ from cprune_rl.compiler.kernels.implementations import (
 )
 from cprune_rl.compiler.kernels.window import Window
 from cprune_rl.core.scheme import Scheme
-from cprune_rl.core.workload import Extent
 
 __all__ = ["FunctionRebuilder", "FunctionTemplate", "find_reshape_axes"]
 
 # Done once at build time where they read weights, not at run time.
+_GROUPED = {"relax.nn.conv1d": relax.op.nn.conv1d, "relax.nn.conv2d": relax.op.nn.conv2d}
 _DONE_ON_WEIGHTS = {"relax.reshape", "relax.permute_dims"}
 _TO_NHWC = (0, 2, 3, 1)
 
@@ -47,17 +48,16 @@ class FunctionTemplate:
 
     Attributes:
         function: parameters as inputs, the image first.
-        names: state_dict name of each parameter after the image.
-        axes: extents of the parameters' axes; a parameter that is missing keeps its shape.
+        sources: of the parameters after the image: their values and how their shapes depend on
+            the groups.
     """
 
     function: relax.Function
-    names: tuple[str, ...]
-    axes: Mapping[str, tuple[Extent, ...]]
+    sources: tuple[WeightSource, ...]
 
-    def weights(self) -> list[tuple[Any, str]]:
-        """Return the parameters after the image, with their names in the state_dict."""
-        return list(zip(self.function.params[1:], self.names, strict=True))
+    def weights(self) -> list[tuple[Any, WeightSource]]:
+        """Return the parameters after the image, with their sources."""
+        return list(zip(self.function.params[1:], self.sources, strict=True))
 
 
 def find_reshape_axes(template: FunctionTemplate) -> dict[Any, int]:
@@ -71,12 +71,12 @@ def find_reshape_axes(template: FunctionTemplate) -> dict[Any, int]:
         nowhere has an axis of its own: each reshape is then judged by the widths that it is given.
     """
     widths: dict[str, int] = {}
-    for parameter, name in template.weights():
-        for length, extent in zip(shape_of(parameter), template.axes.get(name, ()), strict=False):
+    for parameter, source in template.weights():
+        for length, extent in zip(shape_of(parameter), source.extents, strict=True):
             if len(extent.terms) == 1:
                 ((group, multiplier),) = extent.terms
                 widths[group] = max(1, (length - extent.constant) // multiplier - 1)
-    extents = [extent for axes in template.axes.values() for extent in axes]
+    extents = [extent for source in template.sources for extent in source.extents]
     if {group for extent in extents for group, _ in extent.terms} - widths.keys():
         return {}
     rebuilder = FunctionRebuilder(template=template, widths=widths)
@@ -126,11 +126,10 @@ class FunctionRebuilder:
         # What each variable of the function is in the new one.
         self._values: dict[Any, Any] = {self.template.function.params[0]: self._image}
         self._schemes: dict[Any, Scheme] = {}  # of new parameters
-        for parameter, name in self.template.weights():
-            axes = self.template.axes.get(name)
-            shape = tuple(e.at(self.widths) for e in axes) if axes else shape_of(parameter)
+        for parameter, source in self.template.weights():
+            shape = tuple(extent.at(self.widths) for extent in source.extents)
             weights = self._values[parameter] = self.parameters.add_weights(parameter, shape)
-            if (layer := name.removesuffix(".weight")) in self.schemes:
+            if (layer := source.label.removesuffix(".weight")) in self.schemes:
                 self._schemes[weights] = self.schemes[layer]
 
     def run(self) -> tvm.IRModule:
@@ -300,8 +299,8 @@ def _without_unread_parameters(module: tvm.IRModule) -> tvm.IRModule:
 def _with_arguments(call: Any, args: list[Any]) -> Any:
     """Return the call on new arguments; a grouped convolution keeps its channels per group."""
     attrs = call.attrs
-    if call.op.name == "relax.nn.conv2d" and int(attrs.groups) > 1:
-        return relax.op.nn.conv2d(
+    if call.op.name in _GROUPED and int(attrs.groups) > 1:
+        return _GROUPED[call.op.name](
             *args,
             strides=attrs.strides,
             padding=attrs.padding,

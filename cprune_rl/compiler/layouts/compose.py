@@ -50,7 +50,7 @@ def compose(
         variants: the network in every variant.
         plan: what the network keeps.
         choice: the variant of each subgraph.
-        values: state_dict of the folded network at the plan's widths.
+        values: state_dict of the network at the plan's widths.
         gives_maps: whether the module answers with the map of every subgraph, not the last alone.
     """
     return _Composer(variants, plan, values).run(choice, gives_maps=gives_maps)

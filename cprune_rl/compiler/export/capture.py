@@ -1,0 +1,109 @@
+"""The way in: from a network in torch to a Relax function whose parameters are inputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from tvm import relax
+from tvm.relax.frontend.torch import from_exported_program
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+from cprune_rl.compiler.export.batch_norms import fold_batch_norms, module_name
+from cprune_rl.compiler.export.normalize import simplify_operators
+from cprune_rl.compiler.export.operators import IMPORTERS, decompositions, replace_operators
+from cprune_rl.compiler.export.program_editor import ProgramEditor
+from cprune_rl.compiler.export.rebuild import FunctionTemplate
+from cprune_rl.core.workload import Extent
+from cprune_rl.errors import CPruneError, ModelError, first_line
+from cprune_rl.models.copies import copy_network
+
+__all__ = ["capture_function", "capture_program"]
+
+_N_LISTED = 5  # operators that the importer lacks
+
+
+def capture_function(
+    model: nn.Module, example: torch.Tensor, axes: Mapping[str, tuple[Extent, ...]]
+) -> FunctionTemplate:
+    """Export a network, fold its batch norms, and import it into Relax.
+
+    Args:
+        model: the network; it is left as it was.
+        example: an image.
+        axes: extents of the parameters' axes; a parameter that is missing keeps its shape.
+
+    Raises:
+        ModelError: torch.export or TVM's importer does not take the network.
+    """
+    try:
+        program, editor = capture_program(model, example, axes)
+        _check_operators(program)
+        imported = from_exported_program(
+            program,
+            keep_params_as_input=True,
+            custom_convert_map=IMPORTERS,
+            run_ep_decomposition=False,
+        )
+    except CPruneError:
+        raise
+    except Exception as error:  # both raise whatever the user's network provokes
+        raise ModelError(
+            f"the network cannot be exported: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    function = relax.frontend.detach_params(imported)[0]["main"]
+    return FunctionTemplate(
+        function=simplify_operators(function),
+        sources=tuple(editor.sources[p.name] for p in function.params[1:]),
+    )
+
+
+def capture_program(
+    model: nn.Module, example: torch.Tensor, axes: Mapping[str, tuple[Extent, ...]]
+) -> tuple[torch.export.ExportedProgram, ProgramEditor]:
+    """Export a network in evaluation mode with its batch norms folded.
+
+    Returns:
+        The program, which computes what the network does, and the sources of its parameters.
+
+    Raises:
+        ModelError: a batch norm uses the statistics of each batch.
+    """
+    # A copy, because the export leaves its stand-ins where a forward keeps a map on its module.
+    copy = copy_network(model).eval()
+    with warnings.catch_warnings():
+        # torch warns of its own deprecated calls, and of maps that are kept.
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(copy, (example.contiguous(),))
+        program = exported.run_decompositions(decompositions())
+    editor = ProgramEditor(program, axes)
+    editor.find_constants()
+    fold_batch_norms(editor)
+    replace_operators(editor)
+    editor.finish()
+    return program, editor
+
+
+def _check_operators(program: torch.export.ExportedProgram) -> None:
+    """Refuse operators that TVM's importer lacks.
+
+    Raises:
+        ModelError: with the operators, and the modules that call them.
+    """
+    known = {*ExportedProgramImporter().convert_map, *IMPORTERS}
+    lacking: dict[str, str] = {}
+    for node in program.graph.nodes:
+        name = getattr(node.target, "__name__", "")
+        if node.op == "call_function" and name not in known:
+            lacking.setdefault(name.removesuffix(".default"), module_name(node))
+    if lacking:
+        listed = ", ".join(
+            f"{name} (in {module})" if module else name
+            for name, module in list(lacking.items())[:_N_LISTED]
+        )
+        raise ModelError(
+            f"TVM has no counterpart of these operators: {listed}. "
+            "Write that part of the network with others."
+        )
