@@ -112,12 +112,12 @@ class Small(nn.Module):
 def test_a_compiled_network_that_differs_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folded = plain_build.folded_values
+    folded = plain_build.state_arrays
 
     def off_by_a_little(model: nn.Module) -> object:
         return {name: value * 1.05 for name, value in folded(model).items()}
 
-    monkeypatch.setattr(plain_build, "folded_values", off_by_a_little)
+    monkeypatch.setattr(plain_build, "state_arrays", off_by_a_little)
     report = check(tmp_path, SMALL)
     assert statuses(report)["compiled in NCHW"] == "failed"
     assert "differs from torch" in report.findings[-1].found

@@ -7,7 +7,7 @@ from pathlib import Path
 import tvm
 from torch import nn
 
-from cprune_rl.compiler.export.normalize import folded_values
+from cprune_rl.compiler.export.weight_sources import state_arrays
 from cprune_rl.compiler.layouts.compose import compose
 from cprune_rl.compiler.layouts.variants import LayoutVariants, VariantChoice
 from cprune_rl.core.network import Plan
@@ -40,7 +40,7 @@ def build_plain(
     Raises:
         ModelError: TVM cannot compile it.
     """
-    composed = compose(variants, plan, choice, folded_values(model))
+    composed = compose(variants, plan, choice, state_arrays(model))
     target = variants.all[0].exported.target
     try:
         tvm.compile(composed.module, target=target).export_library(str(path))
