@@ -89,7 +89,7 @@ class LoweredModule:
         Raises:
             ModelError: a layer's weights are not pruned by its scheme.
         """
-        state = {name: torch.from_numpy(value) for name, value in values.items()}
+        state = {name: torch.as_tensor(value) for name, value in values.items()}
         arrays = {}
         for parameter in self.module["main"].params[1:]:
             derived = self.derived.get(parameter.name)
