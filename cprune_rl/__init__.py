@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:
-    from cprune_rl.api import load, prune
+    from cprune_rl.api import ProgressEvent, PruneResult, load, prune
 
-__all__ = ["__version__", "load", "prune"]
+__all__ = ["ProgressEvent", "PruneResult", "__version__", "load", "prune"]
 __version__ = "0.3.0.dev0"
 
+_OF_API = ("ProgressEvent", "PruneResult", "load", "prune")
 _MAX_EPISODE_STEPS = 200  # `cprune_env.MAX_EPISODE_STEPS`, which is not loaded for it
 
 register(
@@ -44,7 +45,7 @@ register(
 
 def __getattr__(name: str) -> Any:
     """Load the parts of `cprune_rl.api` when they are asked for."""
-    if name in ("load", "prune"):
+    if name in _OF_API:
         from cprune_rl import api
 
         return getattr(api, name)

@@ -18,8 +18,8 @@ RUNS = {
         "best speed-up",
     ),
 }
-# These run a pruned network: `test_run` has one.
-OF_RUNS = {"run_lib.py", "run_pt2.py"}
+# These run a pruned network, or write one's own: whole runs have tests of their own.
+OF_RUNS = {"run_lib.py", "run_pt2.py", "make_own_network.py"}
 
 
 def test_every_example_is_run_by_a_test() -> None:

@@ -18,7 +18,15 @@ MODELS = (
     "vgg-small",
     "vgg16-cifar",
 )
-DATA = ("contours", "digits", "fashion-mnist", "cifar10:", "imagefolder:", "npz:")
+DATA = (
+    "contours",
+    "digits",
+    "fashion-mnist",
+    "cifar10:",
+    "imagefolder:",
+    "npz:",
+    "arrays:",
+)
 IMPORTANCES = ("l1", "l2", "fpgm", "taylor", "random")
 _EFFORTS = ("full", "light", "quick", "fast")
 _CHANGES = ("channels", "schemes", "channels,schemes")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cprune_rl.cli.options import INTERRUPTED, given, read_options, with_options
-from cprune_rl.errors import ConfigError, CPruneError, DeviceError, StoreError, ToolchainError
+from cprune_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from cprune_rl.pipeline.run_folder import RunFolder
@@ -96,23 +96,14 @@ def _run(
 
 
 def _go(folder: RunFolder) -> None:
+    from cprune_rl.api import go_on
     from cprune_rl.pipeline.progress import ProgressLog
-    from cprune_rl.pipeline.run import run
 
     progress = ProgressLog()
-    go_on = f"go on with --resume {folder.path}"
     try:
-        with progress.interruptible():
-            run(folder, progress)
+        go_on(folder, progress, by="--resume ")
     except KeyboardInterrupt:
-        progress.print(f"Stopped. What was measured and trained is kept; {go_on}")
+        progress.print(
+            f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}"
+        )
         raise typer.Exit(INTERRUPTED) from None
-    except (DeviceError, StoreError, ToolchainError) as error:
-        raise type(error)(
-            f"{str(error).rstrip('.')}. What was measured and trained is kept; {go_on}"
-        ) from error
-    except CPruneError:
-        folder.discard_if_empty()
-        raise
-    except OSError as error:  # a full disk, a folder that went away
-        raise OSError(f"{error}. {go_on[0].upper()}{go_on[1:]}") from error

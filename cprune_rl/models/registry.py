@@ -20,10 +20,28 @@ from cprune_rl.models.torchvision_import import import_torchvision, load_user_fu
 from cprune_rl.models.wrappers import unwrap
 from cprune_rl.models.zoo import MODELS
 
-__all__ = ["build_model", "check_model_name", "check_output", "has_own_weights"]
+__all__ = [
+    "build_model",
+    "check_model_name",
+    "check_output",
+    "has_own_weights",
+    "is_object",
+    "object_name",
+]
 
 _COLOUR = 3  # channels
 _CHANNELS = "n_channels"  # parameter of a user's function
+_OBJECT = "object:"
+
+
+def object_name(model: nn.Module) -> str:
+    """Names a network that was given as a module, `object:LeNet`: no code builds it again."""
+    return f"{_OBJECT}{type(model).__name__}"
+
+
+def is_object(name: str) -> bool:
+    """Whether a name stands for a network that was given as a module."""
+    return name.startswith(_OBJECT)
 
 
 def check_model_name(name: str) -> None:
@@ -35,7 +53,8 @@ def check_model_name(name: str) -> None:
     """
     library, _, inner = name.partition(":")
     is_of_library = bool(inner) and library in _LIBRARIES
-    if name in MODELS or is_factory(name) or is_of_library or is_onnx(name):
+    is_file = is_factory(name) or is_onnx(name)
+    if name in MODELS or is_file or is_of_library or is_object(name):
         return
     libraries = [f"{library}:NAME" for library in _LIBRARIES]
     raise UnknownNameError("model", name, [*MODELS, *libraries, "file.py:function", "file.onnx"])
@@ -61,11 +80,17 @@ def build_model(name: str, n_classes: int, seed: int = 0, n_channels: int = 3) -
         UnknownNameError: no network has that name; the message lists what there is.
         ConfigError: a library is not installed, or the user's function cannot be imported.
         DataError: an ONNX file is missing or damaged.
-        ModelError: building it fails, or it gives no `torch.nn.Module`.
+        ModelError: building it fails, or it gives no `torch.nn.Module`, or it was given as a
+            module.
     """
     check_model_name(name)
     if is_onnx(name):
         return load_onnx(Path(name))
+    if is_object(name):
+        raise ModelError(
+            f"{name} was given as a module in Python, and a run folder has no code of it: give it "
+            "again, cprune_rl.prune(model, ..., resume=FOLDER) or cprune_rl.load(FOLDER)"
+        )
     library, _, inner = name.partition(":")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import logging
 import pickle
 import re
 import warnings
@@ -92,9 +93,17 @@ def classes_of_weights(path: Path, build: Callable[[int], nn.Module]) -> int:
     return 0
 
 
-def export_torch(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
-    """Writes a file that `torch.export.load` reads, without this package."""
-    example = torch.zeros(input_shape)
+def export_torch(
+    model: nn.Module, input_shape: tuple[int, ...], path: Path, *, any_batch: bool = False
+) -> None:
+    """Writes a file that `torch.export.load` reads, without this package.
+
+    Args:
+        model: left in evaluation mode.
+        input_shape: of one image as a batch.
+        path: of the file.
+        any_batch: whether it takes batches of any size, where the network's code allows that.
+    """
     with warnings.catch_warnings():
         # torch warns of its own deprecated calls
         warnings.simplefilter("ignore")
@@ -102,7 +111,30 @@ def export_torch(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> 
         contiguous: nn.Module = model.eval().to(  # type: ignore[call-overload]
             memory_format=torch.contiguous_format
         )
-        torch.export.save(torch.export.export(contiguous, (example,)), path)
+        program = _export_any_batch(contiguous, input_shape) if any_batch else None
+        if program is None:
+            program = torch.export.export(contiguous, (torch.zeros(input_shape),))
+        torch.export.save(program, path)
+
+
+def _export_any_batch(
+    model: nn.Module, input_shape: tuple[int, ...]
+) -> torch.export.ExportedProgram | None:
+    """Exports a network for batches of any size; None where its code is made for one size."""
+    example = torch.zeros((2, *input_shape[1:]))  # an axis of length 1 is taken as fixed
+    sizes = ({0: torch.export.Dim.DYNAMIC},)
+    # torch logs what it raises too
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        program = torch.export.export(model, (example,), dynamic_shapes=sizes)
+        with torch.no_grad():
+            program.module()(torch.zeros(input_shape))
+    except Exception:  # torch has many for code that does not allow it
+        return None
+    finally:
+        logging.disable(before)
+    return program
 
 
 def network_hash(model: nn.Module) -> str:

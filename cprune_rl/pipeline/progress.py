@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -24,12 +24,38 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Advance", "Clock", "ProgressLog"]
+__all__ = ["Advance", "Clock", "OnProgress", "ProgressEvent", "ProgressLog"]
 
 Advance = Callable[[int], None]
 """Takes the units of work done so far."""
 _LINE_EVERY_S = 30.0
 _LOG_WIDTH = 150  # columns: a log file has no edge to wrap at
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressEvent:
+    """One thing that happened in a run.
+
+    Attributes:
+        kind: `begin` and `end` of a long part, `step` within it, or a `message`.
+        stage: the part, such as "Calibrating the accuracy oracle on channels"; the innermost one
+            where parts are nested, empty between them.
+        done: units of work done of it.
+        total: units of work in all; None where nobody knows.
+        elapsed_s: seconds since the part began.
+        message: text of a message; empty otherwise.
+    """
+
+    kind: Literal["begin", "step", "end", "message"]
+    stage: str = ""
+    done: int = 0
+    total: int | None = None
+    elapsed_s: float = 0.0
+    message: str = ""
+
+
+OnProgress = Callable[[ProgressEvent], None]
+"""Is told what happens in a run. What it raises ends the run."""
 
 
 class Clock:
@@ -72,13 +98,21 @@ class ProgressLog:
     Args:
         console: rich's; standard error where not given, so that results can be piped.
         clock: the machine's where not given.
+        listener: is told everything in the place of the console.
 
     Attributes:
         stages_s: seconds that each part took, in the order they ended. Parts of one name add up.
     """
 
-    def __init__(self, console: Console | None = None, clock: Clock | None = None) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(
+        self,
+        console: Console | None = None,
+        clock: Clock | None = None,
+        listener: OnProgress | None = None,
+    ) -> None:
+        self.console = console or Console(stderr=True, quiet=listener is not None)
+        self._listener = listener
+        self._parts: list[_Part] = []
         self.stages_s: dict[str, float] = {}
         self._clock = clock or Clock()
         self._is_stopped = False
@@ -87,6 +121,9 @@ class ProgressLog:
 
     def print(self, text: str) -> None:
         """Print a line."""
+        if self._listener is not None:
+            stage = self._parts[-1].what if self._parts else ""
+            self._listener(ProgressEvent(kind="message", stage=stage, message=text.strip()))
         self.console.print(text, highlight=False)
 
     @contextlib.contextmanager
@@ -104,11 +141,14 @@ class ProgressLog:
         """
         part = _Part(what, total, self._clock.now(), is_steady)
         show = self._bar if self.console.is_terminal else self._lines
+        if self._listener is not None:
+            show = self._events
         with show(part) as advance:
             yield advance
         seconds = self._clock.now() - part.started
         self.stages_s[what] = round(self.stages_s.get(what, 0.0) + seconds, 1)
-        self.print(f"  {what:48} {seconds:7.1f} s")
+        if self._listener is None:
+            self.print(f"  {what:48} {seconds:7.1f} s")
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -155,6 +195,32 @@ class ProgressLog:
                 bar.update(task, completed=done)
 
             yield advance
+
+    @contextlib.contextmanager
+    def _events(self, part: _Part) -> Iterator[Advance]:
+        def advance(done: int) -> None:
+            self._raise_if_stopped()
+            part.done = done
+            self._tell("step", part)
+
+        self._parts.append(part)
+        self._tell("begin", part)
+        try:
+            yield advance
+        finally:
+            self._parts.remove(part)
+        self._tell("end", part)
+
+    def _tell(self, kind: Literal["begin", "step", "end"], part: _Part) -> None:
+        assert self._listener is not None, "parts are told where somebody listens"
+        event = ProgressEvent(
+            kind=kind,
+            stage=part.what,
+            done=part.done,
+            total=part.total,
+            elapsed_s=self._clock.now() - part.started,
+        )
+        self._listener(event)
 
     @contextlib.contextmanager
     def _lines(self, part: _Part) -> Iterator[Advance]:

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from cprune_rl.accuracy.calibration import Calibrations
 from cprune_rl.accuracy.final_gate import difference_interval
 from cprune_rl.accuracy.training import correct_predictions
+from cprune_rl.core.explained_plan import ExplainedPlan
 from cprune_rl.core.intervals import Interval, accuracy_interval
 from cprune_rl.core.result import SPLITS, DenseFigures, Figures, FrontPoint, MethodResult, Result
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.registry import save_recorded
-from cprune_rl.models.weights import save_weights
+from cprune_rl.models.registry import is_object
+from cprune_rl.models.weights import export_torch, save_weights
 from cprune_rl.pipeline.backends.base import FinishedNetwork
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.context import RunContext
@@ -35,6 +37,7 @@ __all__ = [
     "calibration_maps",
     "copy_library",
     "dense_figures",
+    "explained_plan",
     "front_folder",
     "front_points",
     "method_results",
@@ -86,6 +89,25 @@ class RunOutcome:
         """The dense network that the floor is counted from."""
         return FinishedNetwork(self.context.network.dense, self.context.dense.reference)
 
+    def own_finalist(self, floor: float) -> Finalist:
+        """The network of the run's own method for a floor, as asked for."""
+        own = [job.name for job in self.jobs if job.floor == floor][-1]
+        return self.compared.finalists[own]
+
+
+def explained_plan(outcome: RunOutcome, floor: float) -> ExplainedPlan:
+    """Join the plan of the run's own method with what is known of its tasks and its search."""
+    plan = outcome.own_finalist(floor).plan
+    network = outcome.context.network
+    costs = outcome.context.backend.source().measure(plan)
+    jobs = zip(outcome.jobs, outcome.searches, strict=True)
+    *_, search = [search for job, search in jobs if job.floor == floor]
+    return ExplainedPlan(
+        dense=outcome.table,
+        pruned=SubgraphTable.from_costs(network, plan, costs),
+        history=search.history,
+    )
+
 
 @dataclass(frozen=True)
 class TestedNetwork:
@@ -128,8 +150,15 @@ def dense_figures(outcome: RunOutcome, tested: Mapping[str, TestedNetwork]) -> D
 
 
 def write_other_dense(outcome: RunOutcome, folder: Path) -> None:
-    """Write the weights of the dense network that the floor is not counted from."""
+    """Write the weights of the dense network that the floor is not counted from.
+
+    Where the network was given as a module, no code tells later what both compute: write that too.
+    """
     dense = outcome.context.dense
+    trained_model = outcome.context.trained_model
+    if is_object(trained_model.name):
+        shape = trained_model.data.input_shape
+        export_torch(dense.given, shape, folder / "dense.pt2", any_batch=True)
     if dense.other is not None:
         save_weights(dense.other, folder / OTHER_DENSE[dense.counted_from])
 
@@ -281,6 +310,9 @@ def write_network(
         schemes=network.plan.schemes,
     )
     plan_file.write(folder, network.model)
+    if is_object(trained_model.name):
+        shape = trained_model.data.input_shape
+        export_torch(network.model, shape, folder / "model.pt2", any_batch=True)
     copy_library(outcome, name, folder / "lib.so")
 
 

@@ -12,21 +12,25 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from cprune_rl.core.explained_plan import ExplainedPlan
 from cprune_rl.core.result import DenseFigures, FrontPoint, Result, accuracy_word, write_front
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.problem import resolve_floor
+from cprune_rl.models.registry import is_object
 from cprune_rl.models.weights import export_torch, save_weights
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.finalize import FinalGate, Finalist, compare_finalists, finalize
+from cprune_rl.pipeline.given import Given
 from cprune_rl.pipeline.network_files import write_exports
 from cprune_rl.pipeline.policy_stage import RunPolicy, n_rows, train_on_model
 from cprune_rl.pipeline.progress import ProgressLog
@@ -36,6 +40,7 @@ from cprune_rl.pipeline.results import (
     calibration_maps,
     copy_library,
     dense_figures,
+    explained_plan,
     front_folder,
     front_points,
     method_results,
@@ -69,10 +74,32 @@ from cprune_rl.reporting.run_tables import (
     subgraph_table,
 )
 
-__all__ = ["plan_searches", "run"]
+__all__ = ["FinishedRun", "plan_searches", "run", "run_whole"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """What a run of one floor or several came to.
+
+    Attributes:
+        results: one for each floor.
+        plans: what the run's own method keeps, for each floor.
+        models: the same networks, fine-tuned.
+        input_shape: of one image as a batch.
+    """
+
+    results: tuple[Result, ...]
+    plans: tuple[ExplainedPlan, ...]
+    models: tuple[nn.Module, ...]
+    input_shape: tuple[int, ...]
 
 
 def run(folder: RunFolder, progress: ProgressLog) -> list[Result]:
+    """Go the whole way and give the result for each floor: see `run_whole`."""
+    return list(run_whole(folder, progress).results)
+
+
+def run_whole(folder: RunFolder, progress: ProgressLog, given: Given | None = None) -> FinishedRun:
     """Go the whole way from a network's name to compiled, pruned networks.
 
     A run with one floor writes `result.json` and a report; one with several writes `front.json`,
@@ -80,9 +107,11 @@ def run(folder: RunFolder, progress: ProgressLog) -> list[Result]:
 
     Args:
         folder: gets all files; what it has already is not made again.
+        progress: told what is going on.
+        given: objects in the place of names.
 
     Returns:
-        The result for each floor.
+        The result for each floor, and its network.
 
     Raises:
         CPruneError: an option, the network, the machine's tools, the device, the recording or the
@@ -91,7 +120,7 @@ def run(folder: RunFolder, progress: ProgressLog) -> list[Result]:
     config = folder.config
     torch.manual_seed(config.seed)
     jobs = plan_searches(config)
-    with open_context(config, progress, folder.started) as context:
+    with open_context(config, progress, folder.started, given) as context:
         for job in jobs:  # a floor that nothing can hold is refused before anything is searched
             context.search_floor(job.floor, config.margin)
         table = _dense_table(context)
@@ -106,7 +135,13 @@ def run(folder: RunFolder, progress: ProgressLog) -> list[Result]:
         outcome = RunOutcome(
             context=context, table=table, jobs=jobs, searches=searches, compared=compared
         )
-        return _write(outcome, folder, progress)
+        results = _write(outcome, folder, progress)
+        return FinishedRun(
+            results=tuple(results),
+            plans=tuple(explained_plan(outcome, floor) for floor in config.floor),
+            models=tuple(outcome.own_finalist(floor).model for floor in config.floor),
+            input_shape=context.trained_model.data.input_shape,
+        )
 
 
 def plan_searches(config: RunConfig) -> list[SearchJob]:
@@ -260,7 +295,8 @@ def _write_single(
     finalist = outcome.compared.finalists[own]
     write_network(outcome, finalist, own, folder.path)
     input_shape = trained_model.data.input_shape
-    export_torch(finalist.model, input_shape, folder.file("model.pt2"))
+    if not is_object(trained_model.name):  # or `write_network` has written it
+        export_torch(finalist.model, input_shape, folder.file("model.pt2"))
     written = write_exports(
         finalist.model, input_shape, folder.config.export, folder.path, progress
     )

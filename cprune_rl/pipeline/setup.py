@@ -25,7 +25,7 @@ from cprune_rl.cost_cache import CostStore, default_url, open_store
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 from cprune_rl.models.exports import check_formats
-from cprune_rl.models.registry import check_model_name, has_own_weights
+from cprune_rl.models.registry import check_model_name, has_own_weights, is_object
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.backends.recorded import RecordedBackend, check_recorded_model
 from cprune_rl.pipeline.calibration_stage import calibrate
@@ -33,6 +33,7 @@ from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.dense_networks import finetune_dense
 from cprune_rl.pipeline.efforts import EFFORTS
+from cprune_rl.pipeline.given import Given
 from cprune_rl.pipeline.oracle_setup import open_oracle
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_settings import (
@@ -55,8 +56,12 @@ _NEAR_CHANCE = 2.0  # times the accuracy of guessing
 OpenBackend = Callable[[TrainedModel], LatencyBackend]
 
 
-def check_names(config: RunConfig) -> None:
+def check_names(config: RunConfig, *, is_given: bool = False) -> None:
     """Refuse options that fit nothing: names, files that are not there, and contradictions.
+
+    Args:
+        config: the options.
+        is_given: whether the network is given as a module beside them.
 
     Raises:
         UnknownNameError: of a model, a data set, a device, a policy or a method.
@@ -69,6 +74,11 @@ def check_names(config: RunConfig) -> None:
     train_device(config.train_device)
     check_model_name(config.model)
     check_formats(config.export)
+    if is_object(config.model) and not is_given:
+        raise ConfigError(
+            f"{config.model} stands for a module that was given in Python: give it by "
+            "cprune_rl.prune(model, ...), or name a network"
+        )
     _check_files(config)
     _check_labels(config)
     spec = parse_device(config.device)
@@ -79,7 +89,8 @@ def check_names(config: RunConfig) -> None:
                 "--predict always reads the cost cache of a device; "
                 "a recording measures nothing anyway: leave it out"
             )
-        check_recorded_model(spec, config.network_name)
+        if not is_object(config.model):  # of a module, only the groups and layers can be compared
+            check_recorded_model(spec, config.network_name)
 
 
 def _check_registered(config: RunConfig) -> None:
@@ -165,20 +176,24 @@ def _check_labels(config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def open_context(config: RunConfig, progress: ProgressLog, since: float) -> Iterator[RunContext]:
+def open_context(
+    config: RunConfig, progress: ProgressLog, since: float, given: Given | None = None
+) -> Iterator[RunContext]:
     """Load the network, fine-tune it, tune its tasks, and calibrate the oracle of its accuracy.
 
     Args:
         config: as `check_names` has passed it.
+        progress: told what is going on.
         since: when the run began, in seconds since the epoch. What the caches got later counts as
             fresh.
+        given: objects in the place of names.
 
     Raises:
         CPruneError: the network, the machine's tools, the device, the recording or the cost cache
             is at fault.
     """
     with _open_resources(config, progress, since) as (store, open_backend):
-        trained_model = load_trained_model(load_settings(config), progress)
+        trained_model = load_trained_model(load_settings(config), progress, given)
         _say_what_to_expect(config, trained_model, progress)
         is_from_given = config.floor_from == "given"
         dense = finetune_dense(trained_model, full_finetune(config), is_from_given, since, progress)
@@ -282,6 +297,11 @@ def _open_resources(
         yield store, open_tvm
 
 
+def _is_trained(model: str) -> bool:
+    """Whether a network comes with its weights."""
+    return has_own_weights(model) or is_object(model)
+
+
 def _say_what_to_expect(
     config: RunConfig, trained_model: TrainedModel, progress: ProgressLog
 ) -> None:
@@ -299,7 +319,7 @@ def _say_what_to_expect(
         )
     is_class = config.task is None and not data.is_agreement
     is_near_chance = is_class and accuracy < _NEAR_CHANCE * config.top / data.n_classes
-    source = Path(config.model) if has_own_weights(config.model) else config.weights
+    source = Path(config.model) if _is_trained(config.model) else config.weights
     if source is not None and is_near_chance:
         pixels = data.train.normalisation
         scale = describe_scale(trained_model.model, data).message or (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -26,8 +27,10 @@ from cprune_rl.accuracy.training import (
 )
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
+from cprune_rl.errors import ModelError, first_line
 from cprune_rl.models.registry import build_model, check_output, has_own_weights
 from cprune_rl.models.weights import classes_of_weights, load_weights, network_hash
+from cprune_rl.pipeline.given import Given
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_cache import CachedTraining
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
@@ -170,16 +173,23 @@ class LoadSettings:
     is_fast: bool
 
 
-def load_trained_model(settings: LoadSettings, progress: ProgressLog) -> TrainedModel:
+def load_trained_model(
+    settings: LoadSettings, progress: ProgressLog, given: Given | None = None
+) -> TrainedModel:
     """Read the images, train the network or read its weights, and find its groups.
+
+    Args:
+        settings: what is loaded.
+        given: objects in the place of names.
 
     Raises:
         CPruneError: an option, the images, the network or its weights are at fault.
     """
-    data, model, example = _build(settings, progress)
+    module = None if given is None else given.model
+    data, model, example = _build(settings, progress, module)
     if settings.weights is not None:
         load_weights(model, settings.weights)
-    elif not has_own_weights(settings.network):
+    elif module is None and not has_own_weights(settings.network):
         _train(settings, data, model, example, progress)
     model.eval()
     if settings.labels == "teacher":
@@ -201,7 +211,7 @@ def load_untrained_model(settings: LoadSettings, progress: ProgressLog) -> Train
 
 
 def _build(
-    settings: LoadSettings, progress: ProgressLog
+    settings: LoadSettings, progress: ProgressLog, given: nn.Module | None = None
 ) -> tuple[ImageData, nn.Module, torch.Tensor]:
     """Give the images, the network with its starting weights, and one blank image."""
     device = train_device(settings.train_device)
@@ -214,6 +224,8 @@ def _build(
     example = torch.zeros(data.input_shape)
 
     def build(n_classes: int) -> nn.Module:
+        if given is not None:
+            return _copied(given, settings.network)
         return build_model(settings.network, n_classes, settings.seed, data.input_shape[1])
 
     n_classes = data.n_classes or _n_answers(settings, build, example)
@@ -238,6 +250,14 @@ def _n_answers(
             return found
     with torch.no_grad():
         return int(build(2).eval()(example).shape[-1])
+
+
+def _copied(given: nn.Module, name: str) -> nn.Module:
+    """Copy a caller's network to the CPU, in float32."""
+    try:
+        return copy.deepcopy(given).float().cpu()
+    except Exception as error:  # whatever the module keeps may refuse it
+        raise ModelError(f"{name} cannot be copied: {first_line(error)}") from error
 
 
 def _train(

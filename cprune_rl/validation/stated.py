@@ -25,7 +25,8 @@ from cprune_rl.core.result import (
     read_front_splits,
 )
 from cprune_rl.errors import ConfigError
-from cprune_rl.models.registry import build_model
+from cprune_rl.models.exported import load_exported
+from cprune_rl.models.registry import build_model, is_object
 from cprune_rl.pipeline.results import OTHER_DENSE
 from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pruning.surgery import PlanFile, load_pruned
@@ -147,7 +148,7 @@ def _read_single(folder: Path) -> StatedRun:
             raise ConfigError(
                 f"{folder / name} is missing: the run did not finish; go on with --resume {folder}"
             )
-    model, plan_file = load_pruned(folder)
+    model, plan_file = _pruned(folder)
     reference = result.reference
     networks = (
         StatedNetwork(
@@ -209,6 +210,10 @@ def _dense_model(file: Path, plan_file: PlanFile) -> nn.Module:
     """
     if not file.exists():
         raise ConfigError(f"{file} is missing: it was not written, or moved away")
+    if is_object(plan_file.model):
+        exported = load_exported(file.parent / "dense.pt2")
+        exported.take_weights(load_file(file))
+        return exported
     n_channels = plan_file.input_shape[1]
     model = build_model(plan_file.model, plan_file.n_classes, n_channels=n_channels)
     model.load_state_dict(load_file(file))
@@ -225,6 +230,14 @@ def _both_dense(
         figures=figures,
         is_chosen=RunFolder.resume(folder).config.floor_from == "better",
     )
+
+
+def _pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
+    """Rebuild a pruned network, or open it as it was exported where its code is not kept."""
+    plan_file = PlanFile.read(folder)
+    if not is_object(plan_file.model):
+        return load_pruned(folder)
+    return load_exported(folder / "model.pt2"), plan_file
 
 
 def _read_front(folder: Path) -> StatedRun:
@@ -257,7 +270,7 @@ def _read_front(folder: Path) -> StatedRun:
 
 
 def _network_of_front(folder: Path, point: FrontPoint) -> StatedNetwork:
-    model, plan_file = load_pruned(folder / point.folder)
+    model, plan_file = _pruned(folder / point.folder)
     is_dense = point.floor is None
     return StatedNetwork(
         name=point.folder,

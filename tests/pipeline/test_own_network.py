@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import cprune_rl
 from cprune_rl.accuracy.data import load_data
 from cprune_rl.accuracy.data.generated import draw_contours
 from cprune_rl.accuracy.training import TrainSettings, train
@@ -36,8 +39,13 @@ SMALL = Effort(
     total_timesteps=2048,
     timing_rounds=5,
 )
-README = Path(__file__).parents[2] / "README.md"
-README_CODE = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+README_CODE = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+README_COMMAND = re.search(r"^\$ cprune-rl (prune --model mynet.*)$", README, re.MULTILINE)
+SMALLER = {"effort": "fast", "storage": "sqlite:///costs.db"}
+
+
 NETWORK = """
 import torch
 from torch import nn
@@ -75,7 +83,61 @@ def run(*options: str) -> None:
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
 
 
-def test_a_network_and_images_of_ones_own_go_the_whole_way_in_the_words_of_readme() -> None:
+@pytest.fixture(scope="module")
+def own_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What README tells a reader to write who has no network at hand."""
+    folder = tmp_path_factory.mktemp("own")
+    script = ROOT / "examples" / "make_own_network.py"
+    command = [sys.executable, str(script), "--images", "2400", "--steps", "150"]
+    subprocess.run(command, check=True, cwd=folder)
+    return folder
+
+
+def check_run(folder: Path) -> Result:
+    checks = list(validate_run(folder))
+    assert [
+        c for c in checks if c.passed is False and not c.found.endswith(" now")
+    ] == []  # how fast it is at another hour is not for a test to say
+    result = Result.read(folder / "result.json")
+    low, high = result.dense.accuracy_test_ci
+    assert low < result.dense.accuracy_test <= high
+    assert result.dense.accuracy_test > 0.5
+    assert result.main.gate["passed"]
+    return result
+
+
+def test_the_command_of_readme_prunes_a_network_of_ones_own(
+    own_files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(own_files)
+    assert README_COMMAND is not None
+    words = README_COMMAND.group(1).replace("--floor -0.01", "--floor -0.3").split()
+    smaller = [f"--{name}={value}" for name, value in SMALLER.items()]
+    done = CliRunner().invoke(app, [*words, *smaller, "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    check_run(tmp_path / "run")
+
+
+def test_the_python_of_readme_prunes_a_network_of_ones_own(
+    own_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(own_files)
+    monkeypatch.syspath_prepend(str(own_files))
+    (code,) = [text for text in README_CODE if "cprune_rl.prune(" in text]
+    more = "".join(f", {name}={value!r}" for name, value in SMALLER.items())
+    out = tmp_path / "run"
+    words = f'floor=-0.3, device="local"{more}, out={str(out)!r})'
+    assert 'floor=-0.01, device="local")' in code
+    exec(code.replace('floor=-0.01, device="local")', words), {})
+    result = check_run(out)
+    assert result.model == "object:Sequential"
+    assert f"{result.main.speedup}" in capsys.readouterr().out
+
+
+def test_a_network_and_grey_images_of_ones_own_go_the_whole_way() -> None:
     """A file with a network, its weights as a checkpoint, grey images that are not square:
 
     the label is which rows are bright.
@@ -89,18 +151,16 @@ def test_a_network_and_images_of_ones_own_go_the_whole_way_in_the_words_of_readm
     model = build_model("mynet.py:build", 10)
     train(model, load_data("npz:mine.npz"), TrainSettings(n_steps=200))
     torch.save({"model_state_dict": model.state_dict(), "epoch": 3}, "w.pt")
-    (code,) = [text for text in README_CODE if "cprune_rl.prune(" in text]
-    small = 'floor=-0.3, effort="fast", storage="sqlite:///costs.db", out="run")'
-    exec(code.replace("floor=-0.01)", small), {})
-    checks = list(validate_run(Path("run")))
-    assert [
-        c for c in checks if c.passed is False and not c.found.endswith(" now")
-    ] == []  # how fast it is at another hour is not for a test to say
-    result = Result.read(Path("run/result.json"))
-    low, high = result.dense.accuracy_test_ci
-    assert low < result.dense.accuracy_test <= high
-    assert result.dense.accuracy_test > 0.5
-    assert result.main.gate["passed"]
+    cprune_rl.prune(
+        model="mynet.py:build",
+        weights="w.pt",
+        data="npz:mine.npz",
+        floor=-0.3,
+        effort="fast",
+        storage="sqlite:///costs.db",
+        out="run",
+    )
+    check_run(Path("run"))
 
 
 def cifar10(folder: Path, n: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cprune_rl.accuracy.data.arrays import read_kept_images
 from cprune_rl.accuracy.data.checks import checked_data
 from cprune_rl.accuracy.data.cifar10 import read_cifar10
 from cprune_rl.accuracy.data.decoded_cache import Track
@@ -293,6 +294,10 @@ def _npz(spec: DataSpec, read: ReadSettings) -> ImageData:
     return read_npz(spec.path("file"), spec.split_settings(read), has_task=read.task is not None)
 
 
+def _arrays(spec: DataSpec, read: ReadSettings) -> ImageData:
+    return read_kept_images(spec.argument, spec.split_settings(read))
+
+
 def _user_function(spec: DataSpec, read: ReadSettings) -> ImageData:
     """Calls a user's function for `ImageData`, or for images and labels as in an .npz."""
     try:
@@ -348,6 +353,11 @@ DATA_SETS: dict[str, DataKind] = {
     "npz": DataKind(
         load=_npz,
         summary="npz:FILE, with x (uint8 images) and y (labels)",
+        options=_SPLIT_OPTIONS,
+    ),
+    "arrays": DataKind(
+        load=_arrays,
+        summary="arrays:HASH, images that were given to `cprune_rl.prune` in Python",
         options=_SPLIT_OPTIONS,
     ),
 }

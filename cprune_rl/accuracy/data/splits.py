@@ -126,7 +126,8 @@ class Split:
         if augment is not None:
             images = _shifted_and_flipped(images, augment)
         if images.is_floating_point():
-            return images.float().contiguous(memory_format=torch.channels_last)
+            # a copy: a network may change its input
+            return images.float().clone(memory_format=torch.channels_last)
         normalised = images.float().div_(255)
         normalised.sub_(self._by_channel(self.normalisation.mean))
         normalised.div_(self._by_channel(self.normalisation.std))

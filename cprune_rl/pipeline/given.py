@@ -1,0 +1,20 @@
+"""Objects that a caller of the Python interface gives in the place of names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+__all__ = ["Given"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a run takes as objects.
+
+    Attributes:
+        model: the trained network, left as it was; None to build the named one.
+    """
+
+    model: nn.Module | None = None
