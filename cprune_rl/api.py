@@ -331,8 +331,9 @@ def _array_labels(images: Images | None, labels: Labels | str | None) -> Labels 
     """Give the labels that stand beside images: blank ones where a network gives them later."""
     if not isinstance(labels, str):
         return labels
-    is_array = isinstance(images, np.ndarray | torch.Tensor)
-    return np.zeros(len(images), np.int64) if is_array and labels == "teacher" else None
+    if labels != "teacher" or not isinstance(images, np.ndarray | torch.Tensor):
+        return None
+    return np.zeros(len(images), np.int64)
 
 
 def _module(model: str | nn.Module) -> nn.Module | None:
