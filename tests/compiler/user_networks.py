@@ -326,6 +326,71 @@ def transposed() -> nn.Module:
     )
 
 
+class Pieces(Headed):
+    """Res2Net's: pieces of one shape, each but the last through a convolution of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen = unit(8, 16, 1)
+        self.convs = nn.ModuleList([unit(4, 4) for _ in range(3)])
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        pieces = torch.split(self.widen(x), 4, 1)
+        done = [self.convs[0](pieces[0])]
+        for conv, piece in zip(list(self.convs)[1:], pieces[1:], strict=False):
+            done.append(conv(done[-1] + piece))
+        return torch.cat([*done, pieces[3]], 1)
+
+
+class MixedKernels(Headed):
+    """MixNet's: depthwise convolutions of several kernels, each over a part of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen = unit(8, 20, 1)
+        self.sizes = [8, 6, 6]
+        self.parts = nn.ModuleList(
+            [
+                nn.Conv2d(n, n, kernel, 1, kernel // 2, groups=n, bias=False)
+                for n, kernel in zip(self.sizes, (3, 5, 7), strict=True)
+            ]
+        )
+        self.norm = nn.BatchNorm2d(20)
+        self.last = unit(20, 16, 1)
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        pieces = torch.split(self.widen(x), self.sizes, 1)
+        x = torch.cat([part(piece) for part, piece in zip(self.parts, pieces, strict=True)], 1)
+        return self.last(torch.relu(self.norm(x)))  # type: ignore[no-any-return]
+
+
+class SamePadded(nn.Conv2d):
+    """TensorFlow's padding: as much as the size of the map needs, one more at the end."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        padding = []
+        for length in reversed(x.shape[2:]):
+            needed = max((-(-length // stride) - 1) * stride + kernel - length, 0)
+            padding += [needed // 2, needed - needed // 2]
+        return self._conv_forward(functional.pad(x, padding), self.weight, self.bias)
+
+
+def same_padded() -> nn.Module:
+    return nn.Sequential(
+        SamePadded(3, 8, 3, 2, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU6(),
+        SamePadded(8, 8, 5, 2, groups=8, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU6(),
+        nn.Conv2d(8, 16, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, N_CLASSES),
+    )
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "a convolution run twice with norms of its own": TwiceWithOwnNorms,
     "a convolution and its norm run twice": TwiceWithOneNorm,
@@ -344,6 +409,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "attention by two poolings": attentive,
     "convolutions along time": Spotter,
     "transposed convolutions": transposed,
+    "pieces of one shape": Pieces,
+    "kernels of several sizes": MixedKernels,
+    "padding as TensorFlow does": same_padded,
 }
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
