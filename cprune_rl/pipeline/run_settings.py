@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cprune_rl.accuracy.supernet import SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.envs.actions.scheme_actions import START_RATIOS
 from cprune_rl.pipeline.calibration_stage import CalibrationSettings
 from cprune_rl.pipeline.config import RunConfig
@@ -45,6 +46,7 @@ def load_settings(config: RunConfig) -> LoadSettings:
         labels=config.labels,
         task=config.task,
         is_fast=config.is_fast,
+        is_compiled=not isinstance(parse_device(config.device), RecordedSpec),
     )
 
 

@@ -31,6 +31,7 @@ from cprune_rl.errors import ModelError, first_line
 from cprune_rl.models.registry import build_model, check_output, has_own_weights
 from cprune_rl.models.weights import classes_of_weights, load_weights, network_hash
 from cprune_rl.pipeline.given import Given
+from cprune_rl.pipeline.preflight.run import CheckSettings, require_sound_network
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_cache import CachedTraining
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
@@ -158,6 +159,7 @@ class LoadSettings:
         labels: "given", or "teacher" for those of the network with its weights.
         task: name of a task of the user's; None where each image has a class.
         is_fast: whether fewer images are read.
+        is_compiled: whether the run compiles the network; one on a recording does not.
     """
 
     network: str
@@ -171,6 +173,7 @@ class LoadSettings:
     labels: str
     task: str | None
     is_fast: bool
+    is_compiled: bool = True
 
 
 def load_trained_model(
@@ -189,6 +192,7 @@ def load_trained_model(
     data, model, example = _build(settings, progress, module)
     if settings.weights is not None:
         load_weights(model, settings.weights)
+        _require_sound(settings, data, model, progress)
     elif module is None and not has_own_weights(settings.network):
         _train(settings, data, model, example, progress)
     model.eval()
@@ -272,13 +276,27 @@ def _train(
     cached = CachedTraining(identity=identity, data=data, settings=training)
     verb = "Reading" if cached.is_done else "Training"
     if not cached.is_done:
-        # A network that cannot be pruned is refused before minutes of training. The groups are
-        # found again afterwards, because the ranking of their channels depends on the weights.
-        find_groups(model, example, dataclasses.replace(settings.groups, importance="l2"))
+        _require_sound(settings, data, model, progress)
     with progress.track(f"{verb} the base network", training.n_steps) as advance:
         cached.load_or_train(
             model, lambda: train(model, data, training, on_step=lambda step, _: advance(step))
         )
+
+
+def _require_sound(
+    settings: LoadSettings, data: ImageData, model: nn.Module, progress: ProgressLog
+) -> None:
+    """Refuse a network that cannot go the whole way, before minutes of training."""
+    check = CheckSettings(
+        network=settings.network,
+        input_shape=tuple(data.input_shape[1:]),
+        n_classes=data.n_classes,
+        # The ranking of the channels is of no matter here.
+        groups=dataclasses.replace(settings.groups, importance="l2"),
+        is_compiled=settings.is_compiled,
+        n_plans=1,
+    )
+    require_sound_network(check, model, progress)
 
 
 def _with_groups(

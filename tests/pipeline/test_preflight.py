@@ -134,10 +134,10 @@ def test_weights_are_judged_on_the_images_and_a_wrong_scale_is_suspected(tmp_pat
 
 
 def test_more_effort_takes_longer_and_weights_save_training() -> None:
-    costs = RunCosts(n_tasks=20, trial_s=0.3, step_s=0.1, has_weights=False)
+    costs = RunCosts(n_tasks=20, n_forms=2, trial_s=0.3, step_s=0.1, has_weights=False)
     minutes = estimate_minutes(costs)
     assert minutes["fast"] < minutes["quick"] < minutes["light"] < minutes["full"]
-    given = RunCosts(n_tasks=20, trial_s=0.3, step_s=0.1, has_weights=True)
+    given = RunCosts(n_tasks=20, n_forms=2, trial_s=0.3, step_s=0.1, has_weights=True)
     assert estimate_minutes(given)["full"] == pytest.approx(minutes["full"] - 3000 * 0.1 / 60)
 
 

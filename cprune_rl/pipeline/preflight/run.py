@@ -225,6 +225,7 @@ class _NetworkCheck:
         if costs.trial_s:
             run_costs = RunCosts(
                 n_tasks=costs.n_tasks,
+                n_forms=len(costs.forms),
                 trial_s=costs.trial_s,
                 step_s=self._step_s,
                 has_weights=settings.has_weights,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -126,12 +125,12 @@ def _try_tasks(
     tuning = TuningSettings(survey=_TWO_TRIALS, dense=_TWO_TRIALS, near=_TWO_TRIALS)
     with contextlib.closing(open_store(storage or default_url())) as store:
         tuner = NetworkTuner(variants, device, store, tuning)
-        started = time.perf_counter()
         costs = tuner.measure(plan)
-        seconds = time.perf_counter() - started
         spending = tuner.spending
     n_trials = spending.fresh_trials + spending.cached_trials
-    trial_s = seconds / spending.fresh_trials if spending.fresh_trials else _USUAL_TRIAL_S
+    trial_s = _USUAL_TRIAL_S
+    if spending.fresh_trials:
+        trial_s = spending.measure_s / spending.fresh_trials
     errors = [
         f"{subgraph.name}: {cost.error}"
         for subgraph, cost in zip(variants.network.subgraphs, costs, strict=True)

@@ -16,9 +16,9 @@ from cprune_rl.pruning.slices import trainable_copy
 __all__ = ["RunCosts", "estimate_minutes", "time_train_step"]
 
 # Of finished runs on packaged networks: what of the work that could be done was done.
-_TUNED_SHARE = 0.5  # of the trials that a task may have
-_NEAR_SHAPES = 40  # shapes beside the dense one that a search asks for, for each task
-_NEAR_SHARE = 0.25  # of those trials
+_KEPT_FORMS = 1.3  # forms of a task that are still tuned after the survey
+_TUNED_SHARE = 0.5  # of the trials that such a task may have
+_NEAR_SHAPES = 2.0  # times the trials of one more shape, for all that a search asks for
 _SHORT_FINETUNES = 8  # plans that are judged in a turn of the search
 _FINALISTS = 3  # plans that are fine-tuned in full until one passes the gate
 _N_TIMED = 3
@@ -30,12 +30,14 @@ class RunCosts:
 
     Attributes:
         n_tasks: unique tasks of the dense network in all forms.
+        n_forms: in which it can be compiled.
         trial_s: seconds that one schedule takes to build and time.
         step_s: seconds of a training step.
         has_weights: whether the base network needs no training.
     """
 
     n_tasks: int
+    n_forms: int
     trial_s: float
     step_s: float
     has_weights: bool
@@ -68,9 +70,10 @@ def estimate_minutes(costs: RunCosts) -> dict[str, float]:
 
 def _seconds(effort: Effort, costs: RunCosts) -> float:
     tuning = effort.tuning
-    dense = tuning.survey.n_max + tuning.dense.n_max * _TUNED_SHARE
-    near = tuning.near.n_max * _NEAR_SHAPES * _NEAR_SHARE
-    trials = costs.n_tasks * (dense + near)
+    n_kept = costs.n_tasks / costs.n_forms * min(_KEPT_FORMS, costs.n_forms)
+    trials = costs.n_tasks * tuning.survey.n_max
+    trials += n_kept * max(tuning.dense.n_max - tuning.survey.n_max, 0) * _TUNED_SHARE
+    trials += n_kept * tuning.near.n_max * _NEAR_SHAPES
     n_full = 1 + len(effort.calibration) + _FINALISTS  # the dense network is fine-tuned too
     steps = effort.finetune_steps * n_full
     steps += effort.oracle_steps * effort.turns * _SHORT_FINETUNES
