@@ -71,7 +71,7 @@ def estimate_minutes(costs: RunCosts) -> dict[str, float]:
 def _seconds(effort: Effort, costs: RunCosts) -> float:
     tuning = effort.tuning
     n_kept = costs.n_tasks / costs.n_forms * min(_KEPT_FORMS, costs.n_forms)
-    trials = costs.n_tasks * tuning.survey.n_max
+    trials = float(costs.n_tasks * tuning.survey.n_max)
     trials += n_kept * max(tuning.dense.n_max - tuning.survey.n_max, 0) * _TUNED_SHARE
     trials += n_kept * tuning.near.n_max * _NEAR_SHAPES
     n_full = 1 + len(effort.calibration) + _FINALISTS  # the dense network is fine-tuned too
