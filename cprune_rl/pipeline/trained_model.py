@@ -287,12 +287,19 @@ def _require_sound(
     settings: LoadSettings, data: ImageData, model: nn.Module, progress: ProgressLog
 ) -> None:
     """Refuse a network that cannot go the whole way, before minutes of training."""
+    example = torch.zeros(data.input_shape)
+    # The ranking of the channels is of no matter here.
+    groups = dataclasses.replace(settings.groups, importance="l2")
+    if settings.task is not None:  # its outputs may be of any shape
+        find_groups(model, example, groups)
+        return
+    with torch.no_grad():
+        n_classes = int(model.eval()(example).shape[-1])
     check = CheckSettings(
         network=settings.network,
         input_shape=tuple(data.input_shape[1:]),
-        n_classes=data.n_classes,
-        # The ranking of the channels is of no matter here.
-        groups=dataclasses.replace(settings.groups, importance="l2"),
+        n_classes=n_classes,
+        groups=groups,
         is_compiled=settings.is_compiled,
         n_plans=1,
     )

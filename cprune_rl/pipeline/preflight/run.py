@@ -139,8 +139,8 @@ class _NetworkCheck:
         name = self._settings.data
         if name is None:
             return
-        with self._part("images"), self._progress.track(f"Reading the images of {name}", None):
-            self._data = load_data(name)
+        with self._part("images"):
+            self._data = load_data(name, track=self._progress.track)
         self._input_shape = tuple(self._data.input_shape[1:])
         self._n_classes = self._data.n_classes
         sizes = (f"{len(split):,} {name}" for name, split in self._data.splits.items())
@@ -179,12 +179,9 @@ class _NetworkCheck:
         if accuracy >= _NEAR_CHANCE / self._n_classes:
             self._found(Finding(what="accuracy", found=found))
             return
-        pixels = self._data.train.normalisation
-        found += (
-            f", hardly better than chance. Were the weights trained on pixels of another scale "
-            f"(here mean {pixels.mean}, std {pixels.std}), or on other labels? "
-            "--data '...?normalise=NAME' or '...?mean=...&std=...' sets the scale"
-        )
+        wrong_scale = describe_scale(model, self._data).message
+        found += ", hardly better than chance: "
+        found += wrong_scale or "were the weights trained on other images, or on other labels?"
         self._found(Finding(what="accuracy", found=found, status="warning"))
 
     def _check_groups(self, model: nn.Module) -> CoupledGroups:
