@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from cprune_rl.accuracy import training
 from cprune_rl.accuracy.data import Split
 from cprune_rl.accuracy.training import (
     TrainSettings,
@@ -16,6 +17,7 @@ from cprune_rl.accuracy.training import (
     correct_predictions,
     evaluate,
     fast_depthwise_strides,
+    on_device,
     recalibrate,
     train,
     train_device,
@@ -215,3 +217,34 @@ def test_a_device_that_networks_cannot_be_trained_on_is_named(name: str) -> None
     with pytest.raises(ConfigError, match=name):
         train_device(name)
     assert train_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("padding", [0, "valid"])
+def test_a_strided_1x1_convolution_is_trained_without_its_stride(
+    padding: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OneDNN's own gradients of such a layer damage memory where there is no bfloat16."""
+    monkeypatch.setattr(training, "_uses_bf16", lambda *_: False)
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 12, 1, (2, 3), padding)  # type: ignore[arg-type]
+    images = torch.randn(2, 8, 9, 10)
+    expected = layer(images)
+    seen = []
+    layer.register_forward_hook(lambda layer, inputs, _: seen.append((layer.stride, inputs)))
+    with on_device(layer, CPU):
+        output = layer(images)
+    assert seen[0][0] == (1, 1)
+    assert seen[0][1][0].shape == (2, 8, 5, 4)
+    torch.testing.assert_close(output, expected)
+    assert layer.stride == (2, 3)
+    torch.testing.assert_close(layer(images), expected)
+
+
+def test_narrow_strided_shortcuts_train_many_steps() -> None:
+    layer = nn.Sequential(nn.Conv2d(6, 12, 1, 2, bias=False)).to(memory_format=torch.channels_last)
+    with on_device(layer, CPU):
+        for _ in range(10):
+            images = torch.randn(64, 6, 32, 32).contiguous(memory_format=torch.channels_last)
+            layer(images.requires_grad_()).square().mean().backward()
+    assert layer[0].weight.grad is not None
+    assert bool(layer[0].weight.grad.isfinite().all())

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from cprune_rl.accuracy.data.splits import CPU
+from cprune_rl.accuracy.training import on_device
 from cprune_rl.errors import ModelError, first_line
 from cprune_rl.models.registry import check_output
 from cprune_rl.pipeline.preflight.report import Finding
@@ -81,7 +83,8 @@ def _train_step(model: nn.Module, images: torch.Tensor, n_classes: int) -> Findi
     what = "training mode"
     try:
         copied = trainable_copy(model).train()
-        output = copied(images)
+        with on_device(copied, CPU):
+            output = copied(images)
         heads = output if isinstance(output, (tuple, list)) else [output]
         logits = [head for head in heads if isinstance(head, torch.Tensor)]
         loss = sum(nn.functional.cross_entropy(head, _labels(n_classes)) for head in logits)

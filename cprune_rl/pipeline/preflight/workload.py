@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cprune_rl.accuracy.training import TrainSettings, autocast
+from cprune_rl.accuracy.training import TrainSettings, autocast, on_device
 from cprune_rl.pipeline.efforts import EFFORTS, Effort
 from cprune_rl.pruning.slices import trainable_copy
 
@@ -52,14 +52,15 @@ def time_train_step(model: nn.Module, image_shape: tuple[int, ...], n_classes: i
     labels = torch.arange(n_images) % n_classes
     copied = trainable_copy(model).train()
     seconds = []
-    for _ in range(_N_TIMED):
-        started = time.perf_counter()
-        with autocast(images.device):
-            output = copied(images)
-            logits = output[0] if isinstance(output, (tuple, list)) else output
-            loss = functional.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        seconds.append(time.perf_counter() - started)
+    with on_device(copied, images.device):
+        for _ in range(_N_TIMED):
+            started = time.perf_counter()
+            with autocast(images.device):
+                output = copied(images)
+                logits = output[0] if isinstance(output, (tuple, list)) else output
+                loss = functional.cross_entropy(logits, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            seconds.append(time.perf_counter() - started)
     return sorted(seconds)[len(seconds) // 2]
 
 
