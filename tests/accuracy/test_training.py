@@ -94,7 +94,8 @@ def test_every_image_is_shown_once_before_any_is_shown_again() -> None:
             self.fc = nn.Linear(1, 10)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            shown.extend((x[:, 0, 0, 0] * 64).round().int().tolist())
+            if self.training:  # not while its memory format is tried
+                shown.extend((x[:, 0, 0, 0] * 64).round().int().tolist())
             return self.fc(x.mean((1, 2, 3))[:, None])
 
     images = np.zeros((64, 3, 8, 8), np.uint8)
