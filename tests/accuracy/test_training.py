@@ -185,7 +185,7 @@ def test_large_images_come_in_small_batches() -> None:
             return x.mean((2, 3))
 
     evaluate(Counting(), split)
-    assert sum(sizes) == 70
+    assert sum(sizes[1:]) == 70, "after two images that show whether channels can be last"
     assert max(sizes) == 500 * 32 * 32 // 128**2
 
 
