@@ -18,7 +18,7 @@ from cprune_rl.accuracy.data import (
     load_data,
     split_images,
 )
-from cprune_rl.accuracy.data.image_arrays import SelectedRows, npy_header
+from cprune_rl.accuracy.data.image_arrays import SelectedRows, hash_images, npy_header
 from cprune_rl.errors import DataError
 
 
@@ -165,6 +165,21 @@ def test_rows_of_a_file_are_those_of_the_array(tmp_path: Path) -> None:
         np.testing.assert_array_equal(list(lazy), expected)
         with pytest.raises(IndexError):
             lazy[50]
+
+
+def test_the_images_of_a_file_are_hashed_by_the_files_own_hash(tmp_path: Path) -> None:
+    """Reading all of ImageNet once more would take minutes."""
+    np.save(tmp_path / "x.npy", np.zeros((50, 4), np.uint8))
+    first = ArrayFile(tmp_path / "x.npy", digest="a hash")
+    rows = SelectedRows(SelectedRows(first, np.arange(9, 40)), np.array([3, 1]))
+    assert rows.rows.tolist() == [12, 10]
+    digests = []
+    for images in (rows, SelectedRows(first, np.array([10, 12]))):
+        digest = hashlib.sha256()
+        hash_images(images, digest)
+        digests.append(digest.hexdigest())
+    expected = hashlib.sha256(b"a hash" + np.array([12, 10]).tobytes())
+    assert digests[0] == expected.hexdigest() != digests[1]
 
 
 def test_a_file_that_is_cut_or_no_array_is_named(tmp_path: Path) -> None:

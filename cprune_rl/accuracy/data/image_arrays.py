@@ -138,7 +138,13 @@ class SelectedRows(_Rows):
         rows: `(n,)` positions in it.
     """
 
+    array: ImageArray
+    rows: NDArray[np.int64]
+
     def __init__(self, array: ImageArray, rows: NDArray[np.int64]) -> None:
+        if isinstance(array, SelectedRows):
+            rows = array.rows[rows]
+            array = array.array
         self.array = array
         self.rows = rows
         self.shape = (len(rows), *array.shape[1:])
