@@ -257,8 +257,13 @@ def _sentence(message: str) -> str:
 
 
 def _advice(message: str, is_sqlite: bool) -> str:
-    if "disk is full" in message or "disk I/O" in message or "No space left" in message:
+    if "disk is full" in message or "No space left" in message:
         return "Make room on its disk: what was committed is kept."
+    if "disk I/O" in message or "locking protocol" in message:
+        return (
+            "Its disk is damaged, or has no locks or shared memory maps, as those of networks and "
+            "containers: name another place with --storage sqlite:///FILE."
+        )
     if "not a database" in message or "malformed" in message:
         return "The file is damaged: move it away, or name another with --storage sqlite:///FILE."
     if "locked" in message or "lock timeout" in message:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register
 
+from cprune_rl.core.user_name import name_the_user
+
 if TYPE_CHECKING:
     from cprune_rl.api import ProgressEvent, PruneResult, load, prune
 
 __all__ = ["ProgressEvent", "PruneResult", "__version__", "load", "prune"]
 __version__ = "0.3.0.dev0"
 
+name_the_user()
 _OF_API = ("ProgressEvent", "PruneResult", "load", "prune")
 _MAX_EPISODE_STEPS = 200  # `cprune_env.MAX_EPISODE_STEPS`, which is not loaded for it
 

@@ -1,11 +1,13 @@
 """Runs a pruned network with torch alone: `python examples/run_pt2.py RUN`."""
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 
-network = torch.export.load(Path(sys.argv[1]) / "model.pt2").module()
-image = torch.rand(1, 3, 32, 32)
+run = Path(sys.argv[1])
+shape = json.loads((run / "plan.json").read_text())["input_shape"]
+network = torch.export.load(run / "model.pt2").module()
 with torch.no_grad():
-    print("logits", network(image).numpy().round(3))
+    print("logits", network(torch.rand(shape)).numpy().round(3))

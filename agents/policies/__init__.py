@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cprune_rl.core.folders import expanded
 from cprune_rl.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def find_policy(name: str) -> Path:
     Raises:
         UnknownNameError: there is none of that name, and no such folder.
     """
-    own = Path(name).expanduser()
+    own = expanded(name)
     for folder in (own, own / "policy", _PACKAGED / name):
         if (folder / "policy.json").is_file():
             return folder

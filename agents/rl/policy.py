@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 from torch.nn import functional
 
+from cprune_rl.core.atomic_files import write_text, written_whole
+from cprune_rl.core.untrusted import DAMAGED, damage, number, printable, read_json, whole
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.actions.channel_actions import ChannelActions
 from cprune_rl.envs.observation import N_GLOBALS, feature_hash, features
-from cprune_rl.errors import PolicyError
+from cprune_rl.errors import DataError, PolicyError
+from cprune_rl.models.tensor_files import read_tensors, weight_differences
 
 __all__ = [
     "RowEncoder",
@@ -36,10 +39,13 @@ __all__ = [
     "RowPolicy",
     "load_policy",
     "n_changes",
+    "read_card",
     "save_policy",
     "spaces",
 ]
 
+_MAX_WIDTH = 1024  # of embeddings; the usual width is 64
+_MAX_WEIGHT = 1e3  # trained ones are below 10
 _FORMAT = 2  # 2: a device is eight figures of its probe
 _SHARED = ("pi_features_extractor.", "vf_features_extractor.")  # `features_extractor` once more
 
@@ -257,7 +263,8 @@ def save_policy(
         for name, tensor in policy.state_dict().items()
         if not name.startswith(_SHARED)
     }
-    save_file(weights, folder / "policy.safetensors")
+    with written_whole(folder / "policy.safetensors") as file:
+        save_file(weights, file)
     names = features(action_set or ChannelActions())
     value = {
         "format": _FORMAT,
@@ -266,7 +273,7 @@ def save_policy(
         "width": policy._width,
         "card": dict(card),
     }
-    (folder / "policy.json").write_text(json.dumps(value, indent=1))
+    write_text(folder / "policy.json", json.dumps(value, indent=1))
 
 
 def load_policy(folder: Path, max_rows: int, action_set: ActionSet | None = None) -> RowPolicy:
@@ -282,26 +289,63 @@ def load_policy(folder: Path, max_rows: int, action_set: ActionSet | None = None
     """
     action_set = action_set or ChannelActions()
     expected = feature_hash(features(action_set))
+    layout = _read_layout(folder)
+    if (layout["format"], layout["feature_hash"]) != (_FORMAT, expected):
+        raise PolicyError(
+            f"the policy in {folder} reads observation {_shown(layout['feature_hash'])} "
+            f"(format {_shown(layout['format'])}), this version gives {expected} "
+            f"(format {_FORMAT}): train it again with this version"
+        )
     try:
-        layout = json.loads((folder / "policy.json").read_text())
-        weights = load_file(folder / "policy.safetensors")
-        feature_hash_read = layout["feature_hash"]
-        width = int(layout["width"])
-        version = layout["format"]
-    except Exception as error:  # safetensors raises its own type, json and the file system theirs
+        width = whole(layout["width"], "width", 1, _MAX_WIDTH)
+        weights = read_tensors(folder / "policy.safetensors")
+    except DataError as error:
         raise PolicyError(f"{folder} holds no policy: {error}") from error
-    if (version, feature_hash_read) != (_FORMAT, expected):
-        raise PolicyError(
-            f"the policy in {folder} reads observation {feature_hash_read} (format {version}), "
-            f"this version gives {expected} (format {_FORMAT}): train it again with this version"
-        )
     policy = RowPolicy(*spaces(action_set, max_rows), lambda _: 0.0, width=width)
-    missing, unexpected = policy.load_state_dict(weights, strict=False)
-    missing = [name for name in missing if not name.startswith(_SHARED)]
-    if missing or unexpected:
+    own = {n: value for n, value in policy.state_dict().items() if not n.startswith(_SHARED)}
+    problems = weight_differences(own, weights)
+    if not problems:
+        problems = [f"{name} has {problem}" for name, problem in _strange_weights(weights)][:1]
+    if problems:
         raise PolicyError(
-            f"the policy in {folder} lacks {missing[:2]} or has unknown {unexpected[:2]}: "
-            "it is of another version"
+            f"the policy in {folder} is damaged, or of another version: {'; '.join(problems)}"
         )
+    policy.load_state_dict(weights, strict=False)
     policy.set_training_mode(False)
     return policy
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read what a policy was trained on: the `card` that `save_policy` got.
+
+    Raises:
+        PolicyError: the file is missing or damaged.
+    """
+    card = _read_layout(folder)["card"]
+    try:
+        number(card.get("train_s", 0.0), "train_s", 0.0)
+    except (DataError, AttributeError) as error:
+        raise PolicyError(f"{folder} holds no policy: {damage(error)}") from error
+    return dict(card)
+
+
+def _read_layout(folder: Path) -> dict[str, Any]:
+    path = folder / "policy.json"
+    try:
+        layout = read_json(path)
+        return {name: layout[name] for name in ("format", "feature_hash", "width", "card")}
+    except DAMAGED as error:
+        raise PolicyError(f"{folder} holds no policy: {path.name}: {damage(error)}") from error
+
+
+def _shown(value: object) -> str:
+    return printable(str(value)[:20])
+
+
+def _strange_weights(weights: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
+    """Find weights that no training gives: logits overflow by them."""
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            yield name, f"{value.dtype} values"
+        elif not bool((value.float().abs() <= _MAX_WEIGHT).all()):
+            yield name, f"a value that is no number, or beyond {_MAX_WEIGHT:g}"

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from cprune_rl.core.untrusted import first_problem
 from cprune_rl.cost_cache.archive.schema import (
     LINES,
     MAX_LINE_BYTES,
@@ -31,7 +32,6 @@ from cprune_rl.cost_cache.archive.schema import (
     ScheduleLine,
     TrialLine,
     TuningLine,
-    first_problem,
 )
 from cprune_rl.errors import DataError, StoreError
 
@@ -99,7 +99,7 @@ class Archive:
             order.check(line)
             return line
         order.check_end(line, sha256)
-        if self._file.read(1):
+        if self._unpacked(self._file.read, 1):
             raise ValueError("something follows the end")
         return None
 
@@ -115,15 +115,18 @@ class Archive:
 
     def _raw_lines(self) -> Iterator[bytes]:
         while True:
-            try:
-                raw = self._file.readline(MAX_LINE_BYTES + 1)
-            except (OSError, EOFError, zlib.error) as error:
-                raise self._error(f"it cannot be decompressed ({error})") from error
+            raw = self._unpacked(self._file.readline, MAX_LINE_BYTES + 1)
             if not raw:
                 return
             if not raw.endswith(b"\n"):
                 raise self._error(f"a line is longer than {MAX_LINE_BYTES} bytes, or cut off")
             yield raw
+
+    def _unpacked(self, read: Callable[[int], bytes], n_bytes: int) -> bytes:
+        try:
+            return read(n_bytes)
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._error(f"it cannot be decompressed ({error})") from error
 
     def _error(self, problem: str, line: int | None = None) -> DataError:
         where = "" if line is None else f", line {line}"

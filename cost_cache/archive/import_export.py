@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from cprune_rl.core.machine_failures import machine_failure
 from cprune_rl.core.protocols import Measurement
+from cprune_rl.core.untrusted import first_problem
 from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache.archive.file import Archive, OnLine, open_archive, write_archive
 from cprune_rl.cost_cache.archive.schema import (
@@ -28,7 +29,6 @@ from cprune_rl.cost_cache.archive.schema import (
     TrialLine,
     TuningLine,
     WorkloadLine,
-    first_problem,
 )
 from cprune_rl.cost_cache.engine import Database, matching_contexts
 from cprune_rl.cost_cache.row_writer import RowWriter

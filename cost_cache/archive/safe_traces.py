@@ -37,7 +37,7 @@ def trace_problem(text: str) -> str | None:
     """
     try:
         trace = pydantic_core.from_json(text, allow_inf_nan=False)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: half of a surrogate pair
         return f"no JSON: {error}"
     if trace == []:
         return None

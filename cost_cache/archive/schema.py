@@ -20,7 +20,6 @@ from pydantic import (
     ConfigDict,
     Field,
     TypeAdapter,
-    ValidationError,
     model_validator,
 )
 
@@ -41,7 +40,6 @@ __all__ = [
     "TuningLine",
     "WorkloadLine",
     "digest_fits",
-    "first_problem",
 ]
 
 MAX_LINE_BYTES = 8 * 2**20
@@ -188,10 +186,3 @@ def digest_fits(digest: str, trace: str) -> bool:
     if _DIGEST.fullmatch(digest) is None:
         return True
     return hashlib.sha256(trace.encode()).hexdigest()[:20] == digest
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong with a line."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -7,6 +7,7 @@ import warnings
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cprune_rl import __version__
 from cprune_rl.cli import (
@@ -20,11 +21,24 @@ from cprune_rl.cli import (
     train_policy,
     validate,
 )
+from cprune_rl.core.stopping import exit_status, stop_on_sigterm
 from cprune_rl.errors import CPruneError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """Says that a command was stopped, and exits as shells expect it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            print("Stopped. What was finished is kept.", file=sys.stderr)
+            raise typer.Exit(exit_status(stop)) from None
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 for group in (train, train_policy, check, validate, compare, problems, record, device, cache):
     group.register(app)
 
@@ -50,6 +64,7 @@ def _options(
 def main() -> None:
     """Run `cprune-rl`; an error or a warning of ours is one line, not a traceback."""
     _print_future_warnings_in_one_line()
+    stop_on_sigterm()
     try:
         app()
     except CPruneError as error:

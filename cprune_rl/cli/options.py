@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
     from cprune_rl.pipeline.config import RunConfig
 
-__all__ = ["INTERRUPTED", "given", "read_options", "with_options"]
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
+__all__ = ["given", "read_options", "with_options"]
 
 _HIDDEN_TYPES: Mapping[str, Any] = {
     "fast": bool,

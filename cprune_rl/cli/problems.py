@@ -35,7 +35,7 @@ def list_problems() -> None:
 
     from cprune_rl.pipeline.live_problems import live_names, live_options
 
-    console = Console()
+    console = Console(markup=False)
     console.print(_recorded_table())
     names = live_names()
     if not names:
@@ -110,7 +110,7 @@ def show(
         return
     description = describe_recorded(name)
     problem = open_recorded(name)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(
         f"{name}: {description.network} on {description.data}, floor {problem.floor:.4f} "
         f"(dense {problem.dense_accuracy:.4f})"

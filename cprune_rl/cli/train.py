@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cprune_rl.cli.options import INTERRUPTED, given, read_options, with_options
+from cprune_rl.cli.options import given, read_options, with_options
+from cprune_rl.core.stopping import exit_status
 from cprune_rl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ def _go(folder: RunFolder) -> None:
     progress = ProgressLog()
     try:
         go_on(folder, progress, by="--resume ")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         progress.print(
             f"Stopped. What was measured and trained is kept; go on with --resume {folder.path}"
         )
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(exit_status(stop)) from None

@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from cprune_rl.cli.options import INTERRUPTED, given, with_options
+from cprune_rl.cli.options import given, with_options
+from cprune_rl.core.stopping import exit_status
 from cprune_rl.errors import ConfigError
 
 __all__ = ["register", "train_policy_as_before"]
@@ -65,6 +66,6 @@ def _train(flags: dict[str, Any]) -> None:
     try:
         with progress.interruptible():
             train_on_problems(options, progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         progress.print("Stopped. The last checkpoint is kept; the same command goes on from it.")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(exit_status(stop)) from None

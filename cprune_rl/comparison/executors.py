@@ -115,6 +115,11 @@ def _pool(n_jobs: int | None) -> Iterator[ProcessPoolExecutor]:
     )
     try:
         yield pool
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():  # a search takes minutes
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Collection, Sequence
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cprune_rl.agents.registry import POLICY_KINDS
-from cprune_rl.agents.rl.policy import RowPolicy, load_policy, save_policy
+from cprune_rl.agents.rl.policy import RowPolicy, load_policy, read_card, save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.comparison.cases import open_case
 from cprune_rl.comparison.records import Case, file_name
@@ -94,8 +93,7 @@ class PolicyStore:
         """
         if kind in _FAMILY_FOLDERS:
             return 0.0
-        text = (self.path(kind, problem) / "policy.json").read_text()
-        return float(json.loads(text)["card"]["train_s"])
+        return float(read_card(self.path(kind, problem)).get("train_s", 0.0))
 
     def train(self, kind: str, case: Case) -> Path:
         """Train a policy, unless it is there.

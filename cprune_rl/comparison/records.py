@@ -8,12 +8,13 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from cprune_rl.core.json_text import dump_json
+from cprune_rl.core.untrusted import DAMAGED, damage, printable, read_json
 from cprune_rl.errors import ConfigError
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "file_name",
     "read_record",
     "read_records",
+    "read_sessions",
+    "read_terms",
     "record_path",
 ]
 
@@ -178,7 +181,7 @@ def _check_names(what: str, values: Collection[str], allowed: Collection[str]) -
 
 def _describe(details: ErrorDetails) -> str:
     place = ".".join(map(str, details["loc"])) or "file"
-    return f"{place}: {details['msg']}, found {details['input']!r:.60}"
+    return printable(f"{place}: {details['msg']}, found {details['input']!r:.60}")
 
 
 @dataclass(frozen=True)
@@ -241,3 +244,37 @@ def read_records(folder: Path) -> list[RunRecord]:
                 f"floor {record.floor:+g}, seed {record.seed}: remove one of them."
             )
     return list(records.values())
+
+
+def read_sessions(folder: Path) -> list[dict[str, Any]]:
+    """Read `sessions.json` of a comparison's folder: when it was worked on, by which command.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    sessions = _read_if_there(folder / "sessions.json") or []
+    is_list = isinstance(sessions, list) and all(isinstance(s, dict) for s in sessions)
+    if not is_list or not all(isinstance(session.get("command"), str) for session in sessions):
+        raise ConfigError(
+            f"{folder / 'sessions.json'} has no list of sessions, each with its command: remove it"
+        )
+    return sessions
+
+
+def read_terms(folder: Path) -> dict[str, Any]:
+    """Read `comparison.json` of a comparison's folder: its budget and the like; {} without one.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    terms = _read_if_there(folder / "comparison.json") or {}
+    if not isinstance(terms, dict):
+        raise ConfigError(f"{folder / 'comparison.json'} has no terms of a comparison: remove it")
+    return terms
+
+
+def _read_if_there(path: Path) -> Any:
+    try:
+        return read_json(path) if path.exists() else None
+    except DAMAGED as error:
+        raise ConfigError(f"{path} cannot be read: {damage(error)}. Remove it") from error

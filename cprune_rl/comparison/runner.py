@@ -27,9 +27,12 @@ from cprune_rl.comparison.records import (
     RunRecord,
     file_name,
     read_record,
+    read_sessions,
+    read_terms,
     record_path,
 )
 from cprune_rl.comparison.run_case import code_version, failed_record, run_case
+from cprune_rl.core.atomic_files import write_text
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 from cprune_rl.envs.problems.registry import has_schemes
@@ -114,9 +117,7 @@ class _Job:
 
     def write(self, record: RunRecord) -> None:
         """Write all of its record or nothing."""
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(record.to_json())
-        partial.replace(self.path)
+        write_text(self.path, record.to_json())
 
 
 def run_experiment(experiment: Experiment, progress: ProgressLog) -> None:
@@ -143,8 +144,8 @@ def run_experiment(experiment: Experiment, progress: ProgressLog) -> None:
         "backend": experiment.backend,
         "system": describe_system(),
     }
-    sessions = [*(_read_json(folder / "sessions.json") or []), session]
-    (folder / "sessions.json").write_text(dump_json(sessions))
+    sessions = [*read_sessions(folder), session]
+    write_text(folder / "sessions.json", dump_json(sessions))
     _train_policies(experiment, progress)
     jobs = _runs(experiment)
     missing = [job for job in jobs if not job.is_done]
@@ -155,14 +156,13 @@ def run_experiment(experiment: Experiment, progress: ProgressLog) -> None:
         (folder / _RUNNING).rmdir()
     _show_failures(jobs, progress)
     session |= {"seconds": round(time.time() - started, 1), "runs": len(missing)}
-    (folder / "sessions.json").write_text(dump_json(sessions))
+    write_text(folder / "sessions.json", dump_json(sessions))
 
 
 def _check_terms(experiment: Experiment, progress: ProgressLog) -> None:
     """Refuse to add records on other terms; with other code warn, for the page says so, too."""
-    file = experiment.folder / "comparison.json"
     now = {**json.loads(json.dumps(experiment.terms)), "code": code_version()}
-    there = _read_json(file) or now
+    there = read_terms(experiment.folder) or now
     different = [name for name in {**there, **now} if there.get(name) != now.get(name)]
     if "code" in different:
         different.remove("code")
@@ -179,7 +179,7 @@ def _check_terms(experiment: Experiment, progress: ProgressLog) -> None:
             "give another --out, or remove it"
         )
     experiment.folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(dump_json(now))
+    write_text(experiment.folder / "comparison.json", dump_json(now))
 
 
 def _train_policies(experiment: Experiment, progress: ProgressLog) -> None:
@@ -269,7 +269,3 @@ def _give_up(job: _Job) -> None:
         )
     error = "its process was killed, twice"
     job.write(failed_record(job.case, job.name, budget=job.experiment.budget, error=error))
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, Field, TypeAdapter
+
+from cprune_rl.core.atomic_files import write_text
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.output_agreement import OutputAgreement
 from cprune_rl.core.search_result import current_method
+from cprune_rl.core.untrusted import DAMAGED, damage, number, read_json, whole
 from cprune_rl.errors import ConfigError
 
 __all__ = [
@@ -40,8 +43,35 @@ MEASURED = "measured"
 
 Which = Literal["given", "finetuned"]
 """A dense network: as it was given, or after the full fine-tune."""
-Ends = tuple[float, float]
-ValueAndEnds = tuple[float, float, float]
+
+
+def _check_gate(gate: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a verdict that no gate gives, in a file."""
+    for name in ("accuracy", "lower_bound", "floor"):
+        number(gate.get(name, 0), f"gate: {name}", -1.0, 1.0)
+    whole(gate.get("n_looks", 1), "gate: n_looks", 1)
+    number(gate.get("risk", 0.05), "gate: risk", 1e-9, 1.0)
+    if not isinstance(gate.get("passed", True), bool):
+        raise ValueError("gate: passed is to be true or false")
+    return gate
+
+
+def _check_history(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for step in history:
+        number(step.get("predicted_share", 0.0), "history: predicted_share", 0.0, 1.0)
+    return history
+
+
+# What values in a file may be.
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Floor = Annotated[float, Field(ge=-1, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Gate = Annotated[dict[str, Any], AfterValidator(_check_gate)]
+History = Annotated[list[dict[str, Any]], AfterValidator(_check_history)]
+Ends = tuple[Number, Number]
+ValueAndEnds = tuple[Number, Number, Number]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +90,13 @@ class Figures:
             compiled, or an earlier version wrote the file.
     """
 
-    latency_ms: float | None
+    latency_ms: Positive | None
     latency_ci_ms: Ends | None
-    estimate_ms: float
-    accuracy_test: float
+    estimate_ms: Positive
+    accuracy_test: Share
     accuracy_test_ci: Ends
-    n_params: int
-    macs: int
+    n_params: Count
+    macs: Count
     compiled: OutputAgreement | None = None
 
     def __post_init__(self) -> None:
@@ -125,12 +155,12 @@ class DenseFigures:
     @staticmethod
     def from_json(value: dict[str, Any]) -> DenseFigures:
         """Read the fields of a file; in those of earlier versions there is one network."""
-        given = _figures_from_json(value["dense"])
-        finetuned = value.get("dense_finetuned")
-        return DenseFigures(
-            given=given,
-            finetuned=None if finetuned is None else _figures_from_json(finetuned),
-            floor_from=value.get("floor_from", "given"),
+        return _DENSE.validate_python(
+            {
+                "given": value["dense"],
+                "finetuned": value.get("dense_finetuned"),
+                "floor_from": value.get("floor_from", "given"),
+            }
         )
 
 
@@ -151,11 +181,11 @@ class MethodResult:
 
     method: str
     pruned: Figures
-    speedup: float
+    speedup: Positive
     speedup_ci: Ends
-    gate: dict[str, Any]
-    cost: dict[str, float]
-    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    gate: Gate
+    cost: dict[str, Number]
+    history: History = field(default_factory=list, repr=False)
 
     @property
     def predicted_share(self) -> float:
@@ -197,8 +227,8 @@ class Result:
     data: str
     device: str
     method: str
-    seed: int
-    floor: float
+    seed: Count
+    floor: Floor
     dense: Figures
     main: MethodResult
     dense_finetuned: Figures | None = None
@@ -207,11 +237,11 @@ class Result:
     fast: bool = False
     noise_floor: float | None = None
     latency_source: str = MEASURED
-    top: int = 1
+    top: Annotated[int, Field(ge=1)] = 1
     labels: str = "given"
     task: str = ""
-    splits: int = 1
-    stages_s: dict[str, float] = field(default_factory=dict, repr=False)
+    splits: Annotated[int, Field(ge=1, le=2)] = 1
+    stages_s: dict[str, Number] = field(default_factory=dict, repr=False)
     compiled_note: str = ""
     exported: tuple[str, ...] = ()
     not_exported: dict[str, str] = field(default_factory=dict)
@@ -263,7 +293,7 @@ class Result:
         value |= value.pop("main")
         value["estimate_error_ratio"] = self.main.pruned.estimate_error_ratio
         value["dense_estimate_error_ratio"] = self.dense.estimate_error_ratio
-        path.write_text(dump_json(value))
+        write_text(path, dump_json(value))
 
     @staticmethod
     def read(path: Path) -> Result:
@@ -273,31 +303,15 @@ class Result:
             ConfigError: it is missing or no result.
         """
         try:
-            value = json.loads(path.read_text())
-            copied = ("model", "data", "device", "seed", "floor", "fast")
-            dense = DenseFigures.from_json(value)
-            return Result(
-                **{name: value[name] for name in copied},
-                method=current_method(value["method"]),
-                dense=dense.given,
-                dense_finetuned=dense.finetuned,
-                floor_from=dense.floor_from,
-                main=_method_from_json(value),
-                rivals=tuple(_method_from_json(rival) for rival in value["rivals"]),
-                noise_floor=value.get("noise_floor"),
-                latency_source=value.get("latency_source", MEASURED),
-                top=int(value.get("top", 1)),
-                labels=str(value.get("labels", "given")),
-                task=str(value.get("task", "")),
-                splits=int(value.get("splits", 1)),
-                stages_s=value.get("stages_s", {}),
-                compiled_note=str(value.get("compiled_note", "")),
-                exported=tuple(value.get("exported", ())),
-                not_exported=value.get("not_exported", {}),
+            value = read_json(path)
+            rivals = [_own_fields(rival, MethodResult) for rival in value["rivals"]]
+            main = _own_fields(value, MethodResult)
+            return _RESULT.validate_python(
+                {**_own_fields(value, Result), "main": main, "rivals": rivals}
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except DAMAGED as error:  # pydantic's errors are ValueErrors
             raise ConfigError(
-                f"{path} is no result of a finished run: {error}. "
+                f"{path} is no result of a finished run: {damage(error)}. "
                 "A run that ended early goes on with --resume."
             ) from error
 
@@ -322,16 +336,16 @@ class FrontPoint:
     """
 
     method: str
-    floor: float | None
+    floor: Floor | None
     folder: str
-    shown_ms: float
+    shown_ms: Positive
     latency_ci_ms: Ends | None
     speedup: ValueAndEnds
     accuracy_test: ValueAndEnds
     gained_test: ValueAndEnds
-    n_params: int
-    gate: dict[str, Any]
-    cost: dict[str, float]
+    n_params: Count
+    gate: Gate
+    cost: dict[str, Number]
     compiled: OutputAgreement | None = None
 
 
@@ -363,7 +377,7 @@ def write_front(
         "splits": SPLITS,
         "points": [asdict(point) for point in points],
     }
-    path.write_text(dump_json(value))
+    write_text(path, dump_json(value))
 
 
 def read_front(path: Path) -> list[FrontPoint]:
@@ -373,11 +387,14 @@ def read_front(path: Path) -> list[FrontPoint]:
         ConfigError: it is missing or no front.
     """
     try:
-        points = [_point_from_json(point) for point in json.loads(path.read_text())["points"]]
+        points = [
+            _POINT.validate_python(_own_fields(point, FrontPoint))
+            for point in read_json(path)["points"]
+        ]
         if [point.floor is None for point in points] != [True, *[False] * (len(points) - 1)]:
             raise ValueError("its first network is to be the dense one, and no other")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no finished front: {error}") from error
+    except DAMAGED as error:
+        raise ConfigError(f"{path} is no finished front: {damage(error)}") from error
     return points
 
 
@@ -388,9 +405,9 @@ def read_front_splits(path: Path) -> int:
         ConfigError: it is missing or no front.
     """
     try:
-        return int(json.loads(path.read_text()).get("splits", 1))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path} is no finished front: {error}") from error
+        return whole(read_json(path).get("splits", 1), "splits", 1, 2)
+    except DAMAGED as error:
+        raise ConfigError(f"{path} is no finished front: {damage(error)}") from error
 
 
 def read_front_dense(path: Path) -> DenseFigures | None:
@@ -400,48 +417,23 @@ def read_front_dense(path: Path) -> DenseFigures | None:
         ConfigError: it is missing or no front.
     """
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path)
         return DenseFigures.from_json(value) if "dense" in value else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no finished front: {error}") from error
+    except DAMAGED as error:
+        raise ConfigError(f"{path} is no finished front: {damage(error)}") from error
 
 
-def _point_from_json(value: dict[str, Any]) -> FrontPoint:
-    interval = value["latency_ci_ms"]
-    tuples = ("speedup", "accuracy_test", "gained_test")
-    return FrontPoint(
-        **{
-            **value,
-            **{name: tuple(value[name]) for name in tuples},
-            "method": current_method(value["method"]),
-            "latency_ci_ms": None if interval is None else tuple(interval),
-            "compiled": _agreement_from_json(value),
-        }
-    )
+def _own_fields(value: Any, kind: type) -> dict[str, Any]:
+    """Those values of a JSON object that a record has, in today's spelling."""
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds {type(value).__name__} in the place of an object")
+    names = [own_field.name for own_field in fields(kind)]
+    own = {name: value[name] for name in names if name in value}
+    if "method" in own:
+        own["method"] = current_method(str(own["method"]))
+    return own
 
 
-def _figures_from_json(value: dict[str, Any]) -> Figures:
-    interval = value["latency_ci_ms"]
-    return Figures(
-        **{
-            **value,
-            "latency_ci_ms": None if interval is None else tuple(interval),
-            "accuracy_test_ci": tuple(value["accuracy_test_ci"]),
-            "compiled": _agreement_from_json(value),
-        }
-    )
-
-
-def _agreement_from_json(value: dict[str, Any]) -> OutputAgreement | None:
-    stated = value.get("compiled")
-    return None if stated is None else OutputAgreement(**stated)
-
-
-def _method_from_json(value: dict[str, Any]) -> MethodResult:
-    copied = ("speedup", "gate", "cost", "history")
-    return MethodResult(
-        **{name: value[name] for name in copied},
-        method=current_method(value["method"]),
-        pruned=_figures_from_json(value["pruned"]),
-        speedup_ci=tuple(value["speedup_ci"]),
-    )
+_RESULT = TypeAdapter(Result)
+_DENSE = TypeAdapter(DenseFigures)
+_POINT = TypeAdapter(FrontPoint)

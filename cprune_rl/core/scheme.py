@@ -25,7 +25,7 @@ KINDS = ("block", "kernel", "pattern")
 PATTERN_ENTRIES = 4  # that a kernel keeps, if it is kept
 PATTERN_KERNEL = 9  # entries of a 3x3 kernel
 MAX_PATTERN_DENSITY = PATTERN_ENTRIES / PATTERN_KERNEL  # every kernel keeps its pattern
-_TEXT = re.compile(rf"({'|'.join(KINDS)})\((\d+),(0\.\d+|1(?:\.0)?)\)")
+_TEXT = re.compile(rf"({'|'.join(KINDS)})\((\d{{1,9}}),(0\.\d{{1,20}}|1(?:\.0)?)\)")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Scheme:
         Raises:
             PlanError: it is none.
         """
-        parts = _TEXT.fullmatch(text)
+        parts = _TEXT.fullmatch(text) if isinstance(text, str) else None
         if parts is None:
             raise PlanError(
                 f"{text!r} is no scheme: write e.g. block(8,0.25), 8 output channels to a block, "

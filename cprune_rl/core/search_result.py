@@ -6,9 +6,13 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from cprune_rl.core.network import Plan
+from cprune_rl.core.scheme import Scheme
+from cprune_rl.core.untrusted import DAMAGED, damage, number, read_json, whole
+from cprune_rl.errors import ConfigError
 
 __all__ = [
     "TABLE_PREFIX",
@@ -30,6 +34,9 @@ def log_gain(before_s: float, after_s: float) -> float | None:
     return None
 
 
+_SHORTEST_S = 1e-12
+_LARGEST = 1e12
+_MAX_WIDTH = 1 << 20
 _OLD_METHODS = {"greedy": "cprune"}  # names of 0.2
 
 
@@ -128,23 +135,57 @@ class SearchResult:
         }
 
     @staticmethod
+    def read(path: Path) -> SearchResult:
+        """Read a file of what `to_json` gave.
+
+        Raises:
+            ConfigError: it is missing, damaged, or holds something else.
+        """
+        try:
+            result = SearchResult.from_json(read_json(path))
+            if not result.accepted:
+                raise ValueError("it accepted no plan, not even the dense one")
+            return result
+        except DAMAGED as error:
+            raise ConfigError(
+                f"{path} is no search that was finished: {damage(error)}. "
+                "Remove it, and --resume searches again."
+            ) from error
+
+    @staticmethod
     def from_json(value: Mapping[str, Any]) -> SearchResult:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: a value is not what a search gives.
+            KeyError, TypeError, AttributeError: a value is missing, or of another kind.
+        """
         accepted = [
-            AcceptedPlan(_plan_from_json(a), a["latency_s"], a["accuracy"])
-            for a in value["accepted"]
+            AcceptedPlan(
+                _plan_from_json(plan),
+                number(plan["latency_s"], "latency_s", _SHORTEST_S),
+                number(plan["accuracy"], "accuracy", -1.0, 2.0),
+            )
+            for plan in value["accepted"]
         ]
+        cost = {
+            str(name): number(spent, f"cost {name}", 0.0) for name, spent in value["cost"].items()
+        }
         return SearchResult(
-            method=current_method(value["method"]),
+            method=current_method(str(value["method"])),
             accepted=tuple(accepted),
             history=tuple(_step_from_json(step) for step in value["history"]),
-            cost=value["cost"],
+            cost=cost,
         )
 
 
 def _plan_from_json(value: Mapping[str, Any]) -> Plan:
     """Read the plan of a candidate as `SearchResult.to_json` writes it."""
-    return Plan(tuple(value["plan"]), tuple(value.get("schemes", {}).items()))
+    widths = tuple(whole(width, "width", 1, _MAX_WIDTH) for width in value["plan"])
+    schemes = tuple(value.get("schemes", {}).items())
+    for _, text in schemes:
+        Scheme.parse(text)
+    return Plan(widths, schemes)
 
 
 def _plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -161,6 +202,13 @@ def _step_to_json(step: SearchStep) -> dict[str, Any]:
 
 def _step_from_json(value: Mapping[str, Any]) -> SearchStep:
     fields = {name: field for name, field in value.items() if name not in ("plan", "schemes")}
+    for name in ("latency_s", "accuracy", "expected_gain", "gain"):
+        if fields.get(name) is not None:
+            number(fields[name], name, -_LARGEST)
+    for name in ("predicted_share", "standard_error"):
+        number(fields.get(name, 0.0), name, 0.0)
+    if not isinstance(fields["what"], str) or not isinstance(fields.get("why", ""), str):
+        raise ValueError("what was tried, and why, are to be texts")
     if fields["latency_s"] is None:
         fields["latency_s"] = math.inf
     return SearchStep(plan=_plan_from_json(value), **fields)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cprune_rl.core.folders import expanded
 from cprune_rl.errors import ConfigError
 
 __all__ = ["is_factory", "load_factory"]
@@ -79,7 +80,7 @@ def _from_package(name: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
+    path = expanded(path).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     name = f"cprune_rl_user.{path.stem}_{abs(hash(path)):x}"

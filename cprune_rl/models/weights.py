@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cprune_rl.core.atomic_files import written_whole
+from cprune_rl.core.untrusted import printable
 from cprune_rl.errors import DataError, ModelError
+from cprune_rl.models.tensor_files import weight_differences
 
 __all__ = ["classes_of_weights", "export_torch", "load_weights", "network_hash", "save_weights"]
 
-_N_SHOWN = 5  # names of weights that do not fit
 _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model")
 # what DataParallel and torch.compile put before every name, in either order
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.", "module.")
@@ -46,7 +46,8 @@ def save_weights(model: nn.Module, path: Path, metadata: Mapping[str, str] | Non
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in model.state_dict().items()
     }
-    save_file(values, path, None if metadata is None else dict(metadata))
+    with written_whole(path) as unfinished:
+        save_file(values, unfinished, None if metadata is None else dict(metadata))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -64,7 +65,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     own = model.state_dict()
     counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
     values = {**counters, **values}
-    if differences := _differences(own, values):
+    if differences := weight_differences(own, values):
         raise ModelError(f"{path} does not fit the network: {'; '.join(differences)}")
     model.load_state_dict(values)
 
@@ -114,7 +115,8 @@ def export_torch(
         program = _export_any_batch(contiguous, input_shape) if any_batch else None
         if program is None:
             program = torch.export.export(contiguous, (torch.zeros(input_shape),))
-        torch.export.save(program, path)
+        with written_whole(path) as unfinished:
+            torch.export.save(program, unfinished)
 
 
 def _export_any_batch(
@@ -157,16 +159,11 @@ def _read(path: Path) -> Any:
             # torch warns of pickles that it refuses
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-    ) as error:
+    # torch's unpickler and the readers below it raise whatever damaged bytes lead to
+    except Exception as error:
+        reason = printable(_reason(error))
         raise DataError(
-            f"{path} cannot be read as weights: {_reason(error)}. Save them alone {_HOW_TO_SAVE}"
+            f"{path} cannot be read as weights: {reason}. Save them alone {_HOW_TO_SAVE}"
         ) from error
 
 
@@ -187,7 +184,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     is_mapping = isinstance(content, Mapping) and len(content) > 0
-    if not is_mapping or not all(isinstance(v, torch.Tensor) for v in content.values()):
+    if not is_mapping or not all(_is_named_tensor(name, v) for name, v in content.items()):
         raise DataError(f"{path} holds no state_dict. Save the weights {_HOW_TO_SAVE}")
     # torch.compile around a part of the network
     content = {name.replace("._orig_mod.", "."): value for name, value in content.items()}
@@ -197,22 +194,9 @@ def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
     return dict(content)
 
 
-def _differences(own: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> list[str]:
-    """Says which weights of a file do not fit; empty where all do."""
-    reshaped = [n for n in own.keys() & values.keys() if own[n].shape != values[n].shape]
-    names_by_kind = {
-        "it lacks": own.keys() - values.keys(),
-        "the network has no": values.keys() - own.keys(),
-        "other shapes:": {
-            f"{n} ({tuple(values[n].shape)}, here {tuple(own[n].shape)})" for n in reshaped
-        },
-    }
-    return [f"{kind} {_shortened(names)}" for kind, names in names_by_kind.items() if names]
-
-
-def _shortened(names: set[str]) -> str:
-    more = " and more" if len(names) > _N_SHOWN else ""
-    return ", ".join(sorted(names)[:_N_SHOWN]) + more
+def _is_named_tensor(name: object, value: object) -> bool:
+    is_tensor = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    return isinstance(name, str) and is_tensor and not value.is_quantized  # type: ignore[attr-defined]
 
 
 def _computation(model: nn.Module) -> str:

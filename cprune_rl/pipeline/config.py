@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from cprune_rl.agents.core.searcher import Budget, parse_budget
 from cprune_rl.core.search_result import current_method
+from cprune_rl.core.untrusted import damage, printable, read_yaml
 from cprune_rl.errors import ConfigError
 from cprune_rl.pipeline.efforts import EFFORTS, Effort
-from cprune_rl.pipeline.old_options import translate
-from cprune_rl.pipeline.whole_paths import with_whole_paths
+from cprune_rl.pipeline.old_options import overridden, translate
+from cprune_rl.pipeline.whole_paths import check_is_text, with_whole_paths
 
 __all__ = ["CHANGES", "CHOICES", "PANELS", "RunConfig", "load_config", "option"]
 
@@ -59,6 +59,7 @@ class RunConfig(BaseModel):
     """Options of a run; flags override the file, and the file overrides these defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _is_front_of_one: bool = PrivateAttr(default=False)
 
     model: str = option(
         PANELS[0],
@@ -393,8 +394,14 @@ class RunConfig(BaseModel):
 
     @property
     def is_front(self) -> bool:
-        """Whether there are several floors."""
-        return len(self.floor) > 1
+        """Whether there are several floors, or one that version 0.2 made a front of."""
+        return len(self.floor) > 1 or self._is_front_of_one
+
+    def as_front(self) -> RunConfig:
+        """Give the same options of a front, also where there is one floor."""
+        front = self.model_copy()
+        front._is_front_of_one = True
+        return front
 
     @property
     def limits(self) -> Budget:
@@ -440,7 +447,13 @@ class RunConfig(BaseModel):
 
 
 def split_commas(value: Any) -> list[str]:
-    """Split text, or each item of a list, at its commas."""
+    """Split text, or each item of a list, at its commas.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, (str, float, int, list, tuple)):
+        raise ValueError(f"give a text or a list, not {type(value).__name__}")
     items = [value] if isinstance(value, (str, float, int)) else list(value)
     parts = (part.strip() for item in items for part in str(item).split(","))
     return [part for part in parts if part]
@@ -464,15 +477,19 @@ def load_config(
         ConfigError: the file is missing or no YAML, or an option is unknown or wrong.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    values = translate({**_read(file), **given}, has_rival=bool(beside))
+    values = translate({**overridden(_read(file), given), **given}, has_rival=bool(beside))
     if values.get("init") is not None:  # a policy to train further is not taken as it is
         defaults = {name: value for name, value in (defaults or {}).items() if name != "policy"}
-    values = with_whole_paths({**(defaults or {}), **values})
+    where = "" if file is None else f"{file}: "
+    try:
+        values = with_whole_paths({**(defaults or {}), **values})
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from error
     try:
         config = RunConfig(**values)
     except ValidationError as error:
         raise ConfigError(
-            f"{list_problems(error)}. Known options: {', '.join(RunConfig.model_fields)}."
+            f"{where}{list_problems(error)}. Known options: {', '.join(RunConfig.model_fields)}."
         ) from error
     if config.methods or config.is_front or not beside:
         return config
@@ -483,19 +500,22 @@ def load_config(
 
 def list_problems(error: ValidationError) -> str:
     """Say in one line what is wrong with options."""
-    return "; ".join(
+    problems = [
         f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
         for problem in error.errors()
-    )
+    ]
+    return printable("; ".join(problems))
 
 
 def _read(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        values = yaml.safe_load(file.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
-    if not isinstance(values, dict):
+        values = read_yaml(file) or {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {file}: {damage(error)}") from error
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ConfigError(f"{file} must hold options such as `floor: -0.02`, one a line")
+    for name, value in values.items():
+        check_is_text(f"{file}: {name}", value)
     return values

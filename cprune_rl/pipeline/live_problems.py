@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from cprune_rl.core.atomic_files import write_text
+from cprune_rl.core.untrusted import DAMAGED, damage, read_yaml
 from cprune_rl.envs.problems.registry import (
     LIVE_ENDING,
     check_new_name,
@@ -45,9 +47,17 @@ def live_options(name: str) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: no live problem has that name.
+        ConfigError: its file is damaged.
     """
     bare_name, floor = split_floor(name)
-    options = translate(yaml.safe_load(_file(bare_name).read_text()), is_quiet=True)
+    file = _file(bare_name)
+    try:
+        options = translate(read_yaml(file), is_quiet=True)
+    except DAMAGED as error:
+        raise ConfigError(
+            f"{file} has no options of a run: {damage(error)}. "
+            f"Remove it with `cprune-rl problems remove {bare_name}`"
+        ) from error
     return options if floor is None else {**options, "floor": floor}
 
 
@@ -78,7 +88,7 @@ def add_live_problem(file: Path, name: str) -> str:
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)
     options = json.loads(config.model_dump_json(exclude_unset=True))
-    (folder / f"{name}{LIVE_ENDING}").write_text(yaml.safe_dump(options))
+    write_text(folder / f"{name}{LIVE_ENDING}", yaml.safe_dump(options))
     return name
 
 

@@ -10,9 +10,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from cprune_rl.core.untrusted import damage
 from cprune_rl.errors import ConfigError
 
-__all__ = ["OLD_OPTIONS", "OldOptionWarning", "translate"]
+__all__ = ["OLD_OPTIONS", "OldOptionWarning", "overridden", "translate"]
 
 OLD_OPTIONS = {
     "fast": "--effort fast",
@@ -53,7 +54,7 @@ def translate(
         is_quiet: whether no warning is given.
 
     Raises:
-        ConfigError: one option is given in both spellings.
+        ConfigError: one option is given in both spellings, or an old one has a wrong value.
     """
     old = {name: value for name, value in values.items() if name in OLD_OPTIONS}
     new = {name: value for name, value in values.items() if name not in OLD_OPTIONS}
@@ -68,7 +69,10 @@ def translate(
             )
     if old.get("front"):
         new.pop("floor", None)  # 0.2 wrote both into config.yaml, and the front counted
-    translated = _translated(old, has_rival)
+    try:
+        translated = _translated(old, has_rival)
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(f"an old option has a value of another kind: {damage(error)}") from error
     # A file of 0.2 has `predict` beside `no_measure`, and nothing else in both spellings.
     both = () if is_quiet else ("methods", "change", "choose", "budget", "scheme_policy", "predict")
     for name in both:
@@ -78,6 +82,23 @@ def translate(
                 f"({', '.join('--' + key.replace('_', '-') for key in old)}): leave that out"
             )
     return {**new, **translated}
+
+
+def overridden(in_file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what a file says in another spelling than a flag.
+
+    Raises:
+        ConfigError: one option is given as a flag in both spellings.
+    """
+    left = dict(in_file)
+    for old, new in {"front": "floor", "fast": "effort"}.items():
+        if given.get(old) and new in given:
+            raise ConfigError(f"--{new} is given in an old spelling too (--{old}): leave that out")
+        if new in given:
+            left.pop(old, None)
+        if given.get(old):
+            left.pop(new, None)
+    return left
 
 
 def _translated(old: Mapping[str, Any], has_rival: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ seconds.
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import threading
 import time
@@ -24,10 +25,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cprune_rl.core.stopping import Terminated
+
 __all__ = ["Advance", "Clock", "OnProgress", "ProgressEvent", "ProgressLog"]
 
 Advance = Callable[[int], None]
 """Takes the units of work done so far."""
+_STOPS: dict[signal.Signals, type[KeyboardInterrupt]] = {
+    signal.SIGINT: KeyboardInterrupt,
+    signal.SIGTERM: Terminated,
+}
 _LINE_EVERY_S = 30.0
 _LOG_WIDTH = 150  # columns: a log file has no edge to wrap at
 
@@ -115,7 +122,7 @@ class ProgressLog:
         self._parts: list[_Part] = []
         self.stages_s: dict[str, float] = {}
         self._clock = clock or Clock()
-        self._is_stopped = False
+        self._stopped_by: type[KeyboardInterrupt] | None = None
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, _LOG_WIDTH)
 
@@ -124,7 +131,8 @@ class ProgressLog:
         if self._listener is not None:
             stage = self._parts[-1].what if self._parts else ""
             self._listener(ProgressEvent(kind="message", stage=stage, message=text.strip()))
-        self.console.print(text, highlight=False)
+        # Names and paths have brackets of their own.
+        self.console.print(text, highlight=False, markup=False)
 
     @contextlib.contextmanager
     def track(self, what: str, total: int | None, *, is_steady: bool = True) -> Iterator[Advance]:
@@ -152,35 +160,36 @@ class ProgressLog:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Make Ctrl-C end the work inside, even where Python drops the exception.
+        """Make Ctrl-C and SIGTERM end the work inside, even where Python drops the exception.
 
         Python prints and drops an exception that is raised while a destructor runs. The next call
         of an `Advance` then raises it again.
         """
-        is_main = threading.current_thread() is threading.main_thread()
-        if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        if threading.current_thread() is not threading.main_thread():
             yield  # another part of the program handles signals
             return
+        with contextlib.ExitStack() as handlers:
+            for number, kind in _STOPS.items():
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before = signal.signal(number, functools.partial(self._stop, kind))
+                    handlers.callback(signal.signal, number, before)
+            try:
+                yield
+            finally:
+                self._stopped_by = None
 
-        def stop(*_: Any) -> None:
-            self._is_stopped = True
-            raise KeyboardInterrupt
-
-        before = signal.signal(signal.SIGINT, stop)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-            self._is_stopped = False
+    def _stop(self, kind: type[KeyboardInterrupt], *_: Any) -> None:
+        self._stopped_by = kind
+        raise kind
 
     def _raise_if_stopped(self) -> None:
-        if self._is_stopped:
-            raise KeyboardInterrupt
+        if self._stopped_by is not None:
+            raise self._stopped_by
 
     @contextlib.contextmanager
     def _bar(self, part: _Part) -> Iterator[Advance]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=16),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cprune_rl.accuracy.calibration import Calibrations
 from cprune_rl.accuracy.final_gate import difference_interval
 from cprune_rl.accuracy.training import correct_predictions
+from cprune_rl.core.atomic_files import write_bytes
 from cprune_rl.core.explained_plan import ExplainedPlan
 from cprune_rl.core.intervals import Interval, accuracy_interval
 from cprune_rl.core.result import SPLITS, DenseFigures, Figures, FrontPoint, MethodResult, Result
@@ -320,7 +321,7 @@ def copy_library(outcome: RunOutcome, name: str, path: Path) -> None:
     """Copy the compiled library of a network, where there was a compiler."""
     library = outcome.compared.comparison.libraries.get(name)
     if library is not None:
-        path.write_bytes(library.read_bytes())
+        write_bytes(path, library.read_bytes())
 
 
 def calibration_maps(outcome: RunOutcome) -> list[CalibrationMap]:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
+from cprune_rl.core.atomic_files import write_bytes
 from cprune_rl.core.explained_plan import ExplainedPlan
 from cprune_rl.core.result import DenseFigures, FrontPoint, Result, accuracy_word, write_front
 from cprune_rl.core.search_result import SearchResult
@@ -114,13 +115,17 @@ def run_whole(folder: RunFolder, progress: ProgressLog, given: Given | None = No
         The result for each floor, and its network.
 
     Raises:
+        ConfigError: another process works on the folder.
         CPruneError: an option, the network, the machine's tools, the device, the recording or the
             cost cache is at fault. What was done so far stays in the folder and the caches.
     """
     config = folder.config
     torch.manual_seed(config.seed)
     jobs = plan_searches(config)
-    with open_context(config, progress, folder.started, given) as context:
+    with (
+        folder.lock(),
+        open_context(config, progress, folder.started, given) as context,
+    ):
         for job in jobs:  # a floor that nothing can hold is refused before anything is searched
             context.search_floor(job.floor, config.margin)
         table = _dense_table(context)
@@ -275,7 +280,7 @@ def _write_front(
     latency_source = outcome.context.backend.latency_source
     write_front(folder.file("front.json"), points, dense, latency_source, labels)
     word = accuracy_word(labels)
-    folder.file("front.png").write_bytes(plot_front(points, word).png)
+    write_bytes(folder.file("front.png"), plot_front(points, word).png)
     progress.console.print(front_table(points, word).for_terminal())
     if note := dense_note(dense):
         progress.print(note)

@@ -20,7 +20,7 @@ from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.registry import METHODS, check_run_methods
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
-from cprune_rl.core.folders import use_cache_folder
+from cprune_rl.core.folders import cache_folder, use_cache_folder
 from cprune_rl.cost_cache import CostStore, default_url, open_store
 from cprune_rl.envs.problem import Problem, resolve_floor
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
@@ -264,6 +264,7 @@ def _open_resources(
     """
     if config.cache is not None:
         use_cache_folder(config.cache)
+    cache_folder()  # one that cannot be written is told at once
     with contextlib.ExitStack() as stack:
         store = open_store(config.storage or default_url())
         stack.callback(store.close)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from cprune_rl.agents.policies import find_policy
-from cprune_rl.agents.rl.policy import load_policy, save_policy
+from cprune_rl.agents.rl.policy import load_policy, read_card, save_policy
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.pipeline.policy_stage import RunPolicy, TrainedPolicy
@@ -33,9 +32,9 @@ class StageStore:
             label: of the search, in file names.
         """
         for name in (label, label.replace(*_OLD_LABEL)):
-            value = self._folder.read_json(f"search_{name}.json")
-            if value is not None:
-                return SearchResult.from_json(value)
+            file = self._folder.file(f"search_{name}.json")
+            if file.exists():
+                return SearchResult.read(file)
         result = make()
         self._folder.write_json(f"search_{label}.json", result.to_json())
         return result
@@ -69,8 +68,7 @@ class StageStore:
         folder = self._folder.file(name)
         if (folder / "policy.json").exists():
             policy = load_policy(folder, max_rows, action_set)
-            card = json.loads((folder / "policy.json").read_text())["card"]
-            return RunPolicy(policy, train_s=float(card.get("train_s", 0.0)))
+            return RunPolicy(policy, train_s=float(read_card(folder).get("train_s", 0.0)))
         trained = train()
         _write_policy(trained, folder, action_set)
         return RunPolicy(trained.policy, train_s=float(trained.card["train_s"]))

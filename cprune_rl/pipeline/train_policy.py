@@ -7,7 +7,6 @@ of their networks.
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +16,10 @@ from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.rl.learners import find_learner
 from cprune_rl.agents.rl.policy import load_policy, save_policy
 from cprune_rl.agents.rl.training import Trained, TrainingMonitor, TrainingSettings, train_policy
+from cprune_rl.core.atomic_files import write_text
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
+from cprune_rl.core.untrusted import DAMAGED, damage, read_json
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.actions.channel_actions import ChannelActions
 from cprune_rl.envs.actions.scheme_actions import START_RATIOS, SchemeActions
@@ -86,9 +87,9 @@ def train_on_problems(config: PolicyConfig, progress: ProgressLog) -> Path:
     card |= {"trained_on": list(names), "held_out": list(held_out)}
     save_policy(trained.policy, folder, card, _action_set(config))
     evaluations = [vars(evaluation) for evaluation in trained.held_out]
-    (folder / "evaluations.json").write_text(dump_json(evaluations))
+    write_text(folder / "evaluations.json", dump_json(evaluations))
     rows = [asdict(result) for result in results]
-    (folder / "results.json").write_text(dump_json(rows))
+    write_text(folder / "results.json", dump_json(rows))
     use = f"--policy {folder}"
     if config.has_schemes:
         use = f"--change schemes --scheme-policy {folder}"
@@ -268,7 +269,7 @@ def _open_folder(config: PolicyConfig) -> Path:
             f"{folder} holds a training with other options: give another --out, "
             "or the same options to go on with it"
         )
-    file.write_text(dump_json(options))
+    write_text(file, dump_json(options))
     return folder
 
 
@@ -278,7 +279,12 @@ def _kept_options(config: PolicyConfig) -> dict[str, Any]:
 
 
 def _read_options(file: Path) -> PolicyConfig:
-    return PolicyConfig(**translate(json.loads(file.read_text()), is_quiet=True))
+    try:
+        return PolicyConfig(**translate(read_json(file), is_quiet=True))
+    except DAMAGED as error:
+        raise ConfigError(
+            f"{file} has no options of a training: {damage(error)}. Give another --out"
+        ) from error
 
 
 def _folder_name(config: PolicyConfig) -> str:

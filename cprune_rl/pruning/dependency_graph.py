@@ -20,7 +20,7 @@ from torch import nn
 from torch_pruning.dependency import index_mapping
 from torch_pruning.pruner.function import ConvPruner
 
-from cprune_rl.errors import ModelError, PlanError
+from cprune_rl.errors import ModelError, PlanError, first_line
 from cprune_rl.pruning.slices import ChannelSlice
 
 __all__ = ["PRUNABLE", "ChannelGraph"]
@@ -139,9 +139,8 @@ class ChannelGraph:
                 )
         # torch-pruning raises whatever an unsupported structure provokes
         except Exception as error:
-            raise ModelError(
-                f"the network's channels cannot be followed: {type(error).__name__}: {error}"
-            ) from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(f"the network's channels cannot be followed: {reason}") from error
 
     def all_groups(self, ignored: Sequence[nn.Module]) -> Iterator[tuple[str, Any]]:
         """Gives the name of each coupled group's root layer, and torch-pruning's description.

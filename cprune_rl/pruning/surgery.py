@@ -6,23 +6,33 @@ indices do not depend on the path of the search that found it.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
+from cprune_rl.core.atomic_files import write_text
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.network import Plan
-from cprune_rl.errors import PlanError
+from cprune_rl.core.scheme import Scheme
+from cprune_rl.core.untrusted import DAMAGED, damage, printable, read_json, whole
+from cprune_rl.errors import CPruneError, DataError, PlanError, first_line
 from cprune_rl.models.registry import build_model
 from cprune_rl.models.saved_network import save_network
+from cprune_rl.models.tensor_files import read_tensors, weight_differences
 from cprune_rl.pruning.groups import CoupledGroups, find_slices
 
 __all__ = ["PlanFile", "count_parameters", "kept_indices", "load_pruned", "prune"]
+
+_N_SHOWN = 60  # characters of a wrong name
+_MAX_CLASSES = 1 << 20
+_MAX_UNSEEN_CLASSES = 4096  # of which no weight shows the number
+_MAX_CHANNELS = 1 << 20
+_MAX_INPUT = 1 << 22  # values of an image: 3 channels of 1,180 by 1,180
 
 
 def kept_indices(coupled: CoupledGroups, plan: Plan) -> dict[str, tuple[int, ...]]:
@@ -85,7 +95,7 @@ class PlanFile:
             "groups": {name: {"kept": list(indices)} for name, indices in self.kept.items()},
             "schemes": dict(self.schemes),
         }
-        (folder / "plan.json").write_text(dump_json(value))
+        write_text(folder / "plan.json", dump_json(value))
         save_network(weights, self.input_shape, folder / "model.safetensors")
 
     @staticmethod
@@ -97,32 +107,77 @@ class PlanFile:
         """
         path = folder / "plan.json"
         try:
-            value = json.loads(path.read_text())
-            groups = value["groups"].items()
-            return PlanFile(
-                model=str(value["model"]),
-                n_classes=int(value["n_classes"]),
-                input_shape=tuple(map(int, value["input_shape"])),
-                kept={name: tuple(map(int, group["kept"])) for name, group in groups},
-                schemes=tuple(value["schemes"].items()),
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PlanError(f"{path} is no plan: {error}") from error
+            return _plan_from_json(read_json(path))
+        except DAMAGED as error:
+            raise PlanError(f"{path} is no plan: {damage(error)}") from error
 
 
 def load_pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
     """Rebuilds a pruned network from `plan.json` and `model.safetensors`; nothing is unpickled.
 
     Raises:
-        PlanError: a file is missing, or the weights do not fit the plan.
+        PlanError: a file is missing or damaged, the dense network cannot be built, or the weights
+            do not fit the plan.
     """
     plan = PlanFile.read(folder)
-    dense = build_model(plan.model, plan.n_classes, n_channels=plan.input_shape[1])
-    slices = find_slices(dense, torch.zeros(plan.input_shape), plan.kept)
-    pruned = slices.prune(dense, plan.kept)
     path = folder / "model.safetensors"
     try:
-        pruned.load_state_dict(load_file(path))
-    except (OSError, RuntimeError) as error:
-        raise PlanError(f"{path} does not fit plan.json: {error}") from error
+        weights = read_tensors(path)
+    except DataError as error:
+        raise PlanError(str(error)) from error
+    # Before anything of a size is made: a network for 10^6 classes fills the memory.
+    has_classes = any(plan.n_classes in value.shape for value in weights.values())
+    if plan.n_classes > _MAX_UNSEEN_CLASSES and not has_classes:
+        raise PlanError(
+            f"{path} does not fit plan.json: none of its weights is of {plan.n_classes} classes"
+        )
+    try:
+        dense = build_model(plan.model, plan.n_classes, n_channels=plan.input_shape[1])
+        slices = find_slices(dense, torch.zeros(plan.input_shape), plan.kept)
+        pruned = slices.prune(dense, plan.kept)
+    except CPruneError as error:
+        raise PlanError(f"{folder / 'plan.json'}: {printable(first_line(error))}") from error
+    if problems := weight_differences(pruned.state_dict(), weights):
+        raise PlanError(f"{path} does not fit plan.json: {'; '.join(problems)}")
+    pruned.load_state_dict(weights)
+    _check_schemes(pruned, plan, folder)
     return pruned.eval(), plan
+
+
+def _check_schemes(pruned: nn.Module, plan: PlanFile, folder: Path) -> None:
+    layers = dict(pruned.named_modules())
+    for layer, _ in plan.schemes:
+        if not isinstance(getattr(layers.get(layer), "weight", None), torch.Tensor):
+            raise PlanError(
+                f"{folder / 'plan.json'} prunes {layer[:_N_SHOWN]!r} by a scheme: "
+                "there is no such layer"
+            )
+
+
+def _plan_from_json(value: Any) -> PlanFile:
+    schemes = tuple(value["schemes"].items())
+    for _, text in schemes:
+        Scheme.parse(text)
+    shape = tuple(whole(length, "input_shape", 1, _MAX_INPUT) for length in value["input_shape"])
+    if len(shape) < 2 or shape[0] != 1 or math.prod(shape) > _MAX_INPUT:
+        raise ValueError(f"input_shape {list(shape)[:6]} is not that of one image as a batch")
+    return PlanFile(
+        model=_text(value["model"]),
+        n_classes=whole(value["n_classes"], "n_classes", 1, _MAX_CLASSES),
+        input_shape=shape,
+        kept={name: _indices(group["kept"]) for name, group in value["groups"].items()},
+        schemes=schemes,
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"model is {type(value).__name__}, it must be a text")
+    return value
+
+
+def _indices(values: Sequence[object]) -> tuple[int, ...]:
+    kept = tuple(whole(value, "a kept channel", 0, _MAX_CHANNELS) for value in values)
+    if list(kept) != sorted(set(kept)):
+        raise ValueError("kept channels do not ascend, or one is there twice")
+    return kept

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cprune_rl.core.atomic_files import write_text
+
 __all__ = ["Command", "count", "list_commands", "write_html"]
 
 
@@ -47,7 +49,7 @@ def write_html(path: Path, template: str, **values: object) -> None:
         template: name of its template.
         values: what the template shows.
     """
-    path.write_text(_ENVIRONMENT.get_template(template).render(values), encoding="utf-8")
+    write_text(path, _ENVIRONMENT.get_template(template).render(values))
 
 
 def count(n: int, noun: str) -> str:

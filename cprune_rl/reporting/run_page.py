@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cprune_rl.core.atomic_files import write_bytes
 from cprune_rl.core.network import Plan
 from cprune_rl.core.result import Result
 from cprune_rl.core.search_result import SearchResult
@@ -111,4 +112,4 @@ def write_page(path: Path, report: RunReport) -> None:
             ),
         ),
     )
-    (path.parent / "latencies.png").write_bytes(latencies.png)
+    write_bytes(path.parent / "latencies.png", latencies.png)

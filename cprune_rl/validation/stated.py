@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, load_data, parse_data
@@ -27,6 +26,8 @@ from cprune_rl.core.result import (
 from cprune_rl.errors import ConfigError
 from cprune_rl.models.exported import load_exported
 from cprune_rl.models.registry import build_model, is_object
+from cprune_rl.models.tensor_files import read_tensors
+from cprune_rl.models.weights import load_weights
 from cprune_rl.pipeline.results import OTHER_DENSE
 from cprune_rl.pipeline.run_folder import RunFolder
 from cprune_rl.pruning.surgery import PlanFile, load_pruned
@@ -42,6 +43,7 @@ _FILES = (
     "dense.safetensors",
     "report.html",
 )
+_GATE = ("n_looks", "risk", "lower_bound", "passed")
 _LIBRARIES = ("lib.so", "dense.so")
 
 
@@ -177,7 +179,7 @@ def _read_single(folder: Path) -> StatedRun:
             accuracy_test=result.main.pruned.accuracy_test,
             compiled=result.main.pruned.compiled,
             floor=result.floor,
-            gate=result.main.gate,
+            gate=_complete_gate(result.main.gate, folder / "result.json"),
             speedup=Interval(result.main.speedup, *result.main.speedup_ci),
             gained=None,
         ),
@@ -212,11 +214,11 @@ def _dense_model(file: Path, plan_file: PlanFile) -> nn.Module:
         raise ConfigError(f"{file} is missing: it was not written, or moved away")
     if is_object(plan_file.model):
         exported = load_exported(file.parent / "dense.pt2")
-        exported.take_weights(load_file(file))
+        exported.take_weights(read_tensors(file))
         return exported
     n_channels = plan_file.input_shape[1]
     model = build_model(plan_file.model, plan_file.n_classes, n_channels=n_channels)
-    model.load_state_dict(load_file(file))
+    load_weights(model, file)
     return model.eval()
 
 
@@ -243,6 +245,8 @@ def _pruned(folder: Path) -> tuple[nn.Module, PlanFile]:
 def _read_front(folder: Path) -> StatedRun:
     points = read_front(folder / "front.json")
     for point in points:
+        if ".." in Path(point.folder).parts or Path(point.folder).is_absolute():
+            raise ConfigError(f"{folder / 'front.json'} names a network outside of its folder")
         if not (folder / point.folder / "model.safetensors").exists():
             raise ConfigError(
                 f"{folder / point.folder} has no network: it was not finished, or moved away"
@@ -283,10 +287,21 @@ def _network_of_front(folder: Path, point: FrontPoint) -> StatedNetwork:
         accuracy_test=point.accuracy_test[0],
         compiled=point.compiled,
         floor=point.floor,
-        gate=point.gate,
+        gate={} if is_dense else _complete_gate(point.gate, folder / "front.json"),
         speedup=None if is_dense else Interval(*point.speedup),
         gained=None if is_dense else Interval(*point.gained_test),
     )
+
+
+def _complete_gate(gate: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Give a verdict that can be checked.
+
+    Raises:
+        ConfigError: a part of it is missing.
+    """
+    if missing := [name for name in _GATE if name not in gate]:
+        raise ConfigError(f"{path} states no {missing[0]} of the final gate")
+    return gate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Sequence
 
 from cprune_rl.core.network import Network, Plan
+from cprune_rl.core.untrusted import whole
 from cprune_rl.core.workload import Extent, Subgraph
 from cprune_rl.errors import DataError
 
-__all__ = ["check_network", "number", "numbers", "whole"]
+__all__ = ["check_network"]
 
 _MAX_CHANNELS = 1 << 20
-_MAX_NUMBER = 1e12
-_MAX_WHOLE = 10**15
-
-
-def number(value: object, what: str, low: float, high: float = _MAX_NUMBER) -> float:
-    """Check for a finite number in a range.
-
-    Raises:
-        DataError: it is anything else.
-    """
-    if (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and low <= value <= high
-    ):
-        return float(value)
-    raise DataError(f"{what} is {str(value)[:40]!r}, it must be a number from {low:g} to {high:g}")
-
-
-def numbers(values: object, what: str, n: int, low: float) -> list[float]:
-    """Check for a list of `n` finite numbers from `low`.
-
-    Raises:
-        DataError: it is anything else.
-    """
-    if not isinstance(values, list) or len(values) != n:
-        raise DataError(f"{what} must be a list of {n} numbers, one for each group or layer")
-    return [number(value, what, low) for value in values]
-
-
-def whole(value: object, what: str, low: int, high: int = _MAX_WHOLE) -> int:
-    """Check for a whole number in a range.
-
-    Raises:
-        DataError: it is anything else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise DataError(
-            f"{what} is {str(value)[:40]!r}, it must be a whole number from {low} to {high}"
-        )
-    return value
 
 
 def check_network(network: Network) -> None:

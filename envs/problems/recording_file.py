@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cprune_rl.core.atomic_files import write_bytes, write_text
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network
 from cprune_rl.core.network_json import network_from_json, network_to_json
 from cprune_rl.core.protocols import TaskCost
+from cprune_rl.core.untrusted import DAMAGED, damage, number, numbers, printable, whole
 from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.envs.problem import Problem, resolve_floor
-from cprune_rl.envs.problems.recording_checks import check_network, number, numbers, whole
-from cprune_rl.errors import CPruneError, DataError
+from cprune_rl.envs.problems.recording_checks import check_network
+from cprune_rl.errors import DataError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -36,20 +38,6 @@ __all__ = ["MAX_BYTES", "Recording", "read_recording_file", "save_recorded"]
 _FORMAT = 2  # since 2 the descriptor is a device's figures
 MAX_BYTES = 32 << 20  # unpacked; the packaged files have about 1 MiB
 _GZIP_MAGIC = b"\x1f\x8b"
-# What a damaged or hostile file raises where it is unpacked, parsed or looked into.
-_DAMAGED = (
-    OSError,
-    EOFError,
-    zlib.error,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-    CPruneError,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +110,9 @@ def save_recorded(
     }
     text = dump_json(value)
     if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode(), mtime=0))  # equal problems, equal files
+        write_bytes(path, gzip.compress(text.encode(), mtime=0))  # equal problems, equal files
     else:
-        path.write_text(text)
+        write_text(path, text)
 
 
 def read_recording_file(file: Traversable, name: str) -> Recording:
@@ -146,11 +134,11 @@ def read_recording_file(file: Traversable, name: str) -> Recording:
             )
         return _from_json(value)
     except DataError as error:
-        raise DataError(f"{name!r} is no recorded problem: {error}") from error
-    except _DAMAGED as error:
+        raise DataError(f"{name!r} is no recorded problem: {printable(str(error))}") from error
+    except (*DAMAGED, zlib.error) as error:
         raise DataError(
             f"{name!r} is no recorded problem, or a damaged one: "
-            f"{type(error).__name__}: {str(error)[:200]}. "
+            f"{type(error).__name__}: {damage(error)[:200]}. "
             "Record it again with `cprune-rl record`."
         ) from error
 

@@ -8,7 +8,6 @@ tasks that were timed, and a loss model fitted to an oracle. A packaged one is c
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from platformdirs import user_data_path
-
+from cprune_rl.core.atomic_files import write_bytes
+from cprune_rl.core.folders import problems_folder
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.recording_file import Recording, read_recording_file, save_recorded
@@ -137,18 +136,12 @@ def split_floor(name: str) -> tuple[str, float | None]:
     return match["name"], float(match["floor"])
 
 
-def problems_folder() -> Path:
-    """Give the folder of added problems: CPRUNE_RL_PROBLEMS, or one of the user's data."""
-    folder = os.environ.get("CPRUNE_RL_PROBLEMS")
-    return Path(folder).expanduser() if folder else user_data_path("cprune-rl") / "problems"
-
-
 def add_problem(file: Path, name: str | None = None) -> str:
     """Put a recording among the problems that have names.
 
     Args:
         file: a recording, or the folder of a run, which holds one.
-        name: `<model>@<device class>`; None takes the file's own.
+        name: `<model>@<device class>`; None takes the file's own, and the network's of a run.
 
     Returns:
         Its name.
@@ -161,16 +154,23 @@ def add_problem(file: Path, name: str | None = None) -> str:
     if not source.is_file():
         raise UnknownNameError("recording", str(source), recorded_names(with_added=True))
     recording = read_recording_file(source, str(source))
-    name = name or _without_ending(file.name)
+    if name is None:
+        name = _plain(_without_ending(file.resolve().name))
     if "@" not in name:
-        name = f"{recording.network.name}@{name}"
+        name = f"{_plain(recording.network.name)}@{name}"
     check_new_name(name)
     folder = problems_folder()
     folder.mkdir(parents=True, exist_ok=True)
     content = source.read_bytes()
     ending = ".json.gz" if content[:2] == b"\x1f\x8b" else ".json"
-    (folder / f"{name}{ending}").write_bytes(content)
+    write_bytes(folder / f"{name}{ending}", content)
     return name
+
+
+def _plain(name: str) -> str:
+    """Turn a name into one that a problem may have: `net-build` of `/home/me/net.py:build`."""
+    file = name.rpartition("/")[2].replace(".py:", "-")
+    return re.sub(r"[^\w.+@-]+", "-", file).strip("-") or "network"
 
 
 def check_new_name(name: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from cprune_rl.accuracy.data.registry import DATA_SETS
@@ -74,6 +76,23 @@ def test_an_old_spelling_is_accepted_and_names_the_new_one(
 def test_an_option_in_both_spellings_is_an_error() -> None:
     with pytest.warns(OldOptionWarning), pytest.raises(ConfigError, match="--rivals"):
         translate({"methods": "mdp", "rivals": "halp"})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [({"front": "-0.01"}, {"floor": "-0.02"}), ({"fast": True}, {"effort": "light"})],
+)
+def test_a_flag_in_both_spellings_is_an_error_and_overrides_a_file(
+    tmp_path: Path, old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="is given in an old spelling too"):
+        load_config(None, {**old, **new})
+    file = tmp_path / "options.yaml"
+    for in_file, flags in ((old, new), (new, old)):
+        file.write_text(yaml.safe_dump(in_file))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OldOptionWarning)
+            assert load_config(file, flags) == load_config(None, flags)
 
 
 def test_a_warning_of_an_old_flag_is_one_line_and_the_run_goes_on(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_a_front_says_what_it_knows_of_both_dense_networks(tmp_path: Path) -> No
     file.write_text(json.dumps({name: value[name] for name in ("latency_source", "points")}))
     assert read_front_dense(file) is None, "0.2 did not say"
     file.write_text(json.dumps({**value, "floor_from": "nowhere"}))
-    with pytest.raises(ConfigError, match="floor_from is 'nowhere'"):
+    with pytest.raises(ConfigError, match="floor_from: Input should be 'given' or 'finetuned'"):
         read_front_dense(file)
 
 

@@ -1,5 +1,6 @@
 """The cost cache: the conformance suite, damage, other schemas, two writers at once."""
 
+import resource
 import subprocess
 import sys
 import traceback
@@ -94,6 +95,18 @@ def test_a_full_disk_is_an_error_of_ours_and_loses_nothing(tmp_path: Path) -> No
     again = open_store(url)
     assert again.accuracy("kept") is not None
     again.close()
+
+
+def test_a_disk_without_shared_memory_maps_is_told_with_the_remedy(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/costs.db"
+    open_store(url).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))  # SQLite's map cannot be made
+    try:
+        with pytest.raises(StoreError, match=r"I/O error\. Its disk.*--storage sqlite:///FILE"):
+            open_store(url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_password_is_in_no_message() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def recording(tmp_path: Path) -> Path:
         file,
         problem,
         problem.latency.interpolator.measured_tasks(),
-        {"device": "cpu=Tensor G3"},
+        {"device": "cpu=Tensor G3", "command": "record [/x]"},
     )
     return file
 
@@ -93,6 +94,16 @@ def test_a_run_folder_can_be_added(recording: Path, tmp_path: Path) -> None:
     assert add_problem(run, "resnet8@mine") == "resnet8@mine"
 
 
+def test_a_run_of_a_users_network_has_a_name_by_itself(recording: Path, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    run.mkdir()
+    value = json.loads(gzip.decompress(recording.read_bytes()))
+    value["network"]["name"] = "/home/me/my nets/small.py:build"
+    (run / "problem.json").write_text(json.dumps(value))
+    assert add_problem(run) == "small-build@my-run"
+    assert open_recorded("small-build@my-run").network.name == "/home/me/my nets/small.py:build"
+
+
 def test_what_cannot_be_added_is_refused_with_the_reason(recording: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"nowhere\.json"):
         add_problem(tmp_path / "nowhere.json")
@@ -117,7 +128,9 @@ def test_the_commands_list_show_add_and_remove(recording: Path) -> None:
 
     assert "resnet8@pixel8 is added" in told("add", str(recording))
     assert "yours" in told("list")
-    assert "Tensor G3" in told("show", "resnet8@pixel8:-0.02")
+    shown = told("show", "resnet8@pixel8:-0.02")
+    assert "Tensor G3" in shown
+    assert "record [/x]" in shown, "a stranger's text is no markup"
     assert "removed" in told("remove", "resnet8@pixel8")
     assert "yours" not in told("list")
 

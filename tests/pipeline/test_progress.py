@@ -8,6 +8,7 @@ import threading
 import pytest
 from rich.console import Console
 
+from cprune_rl.core.stopping import Terminated, exit_status
 from cprune_rl.pipeline.progress import Clock, ProgressLog
 
 
@@ -118,6 +119,27 @@ def test_ctrl_c_that_python_forgot_is_heard_at_the_next_unit_of_work(is_terminal
     assert done == ["went on"]
     with progress.track("Counting again", 1) as advance:
         advance(1)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_brackets_in_names_are_text(is_terminal: bool) -> None:
+    said = io.StringIO()
+    progress = ProgressLog(Console(file=said, force_terminal=is_terminal, width=120))
+    progress.print("runs/[a] of [/nobody]")
+    with progress.track("Reading [/b]", 1) as advance:
+        advance(1)
+    assert "runs/[a] of [/nobody]" in said.getvalue()
+    assert "Reading [/b]" in said.getvalue()
+
+
+def test_sigterm_ends_the_work_as_ctrl_c_does() -> None:
+    progress = ProgressLog(Console(file=io.StringIO()))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated) as raised, progress.interruptible():
+        signal.raise_signal(signal.SIGTERM)
+    assert exit_status(raised.value) == 143
+    assert exit_status(KeyboardInterrupt()) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_where_ctrl_c_is_ignored_or_not_ours_it_stays_so() -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cprune_rl.accuracy.data.npz_sizes import check_sizes
 from cprune_rl.accuracy.data.splits import ImageData
 from cprune_rl.accuracy.data.splitting import LabelledImages, SplitSettings, split_images
+from cprune_rl.core.untrusted import damage
 from cprune_rl.errors import DataError
 
 __all__ = ["checked_arrays", "read_npz"]
 
+_KEYS = ("x", "y", "x_test", "y_test")
 _EXPECTED = "expected x: (n, channels, height, width) uint8, and y: (n,) whole numbers from 0"
 _TARGETS = (
     "Targets of another kind, such as several labels of one image, need --task file.py:Task, which "
@@ -140,19 +142,17 @@ def _hint(x: NDArray[Any], is_channels_last: bool) -> str:
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {key: file[key] for key in ("x", "y", "x_test", "y_test") if key in file}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,  # a .npy gives an array, not a file of them
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
+        check_sizes(path, _KEYS)
+        with (
+            warnings.catch_warnings(),
+            path.open("rb") as raw,
+            np.load(raw, allow_pickle=False) as file,
+        ):
+            warnings.simplefilter("ignore")  # numpy warns of headers that Python 2 wrote
+            return {key: file[key] for key in _KEYS if key in file}
+    # numpy, zipfile and zlib each have errors of their own for damaged content
+    except Exception as error:
         raise DataError(
-            f"{path} cannot be read as .npz: {error}. It needs x and y as "
+            f"{path} cannot be read as .npz: {damage(error)}. It needs x and y as "
             f"`numpy.savez({path.name!r}, x=images, y=labels)` writes them."
         ) from error

@@ -24,6 +24,7 @@ from cprune_rl.accuracy.data.npz import checked_arrays, read_npz
 from cprune_rl.accuracy.data.splits import NORMALISATIONS, ImageData, Normalisation
 from cprune_rl.accuracy.data.splitting import SplitSettings, split_images
 from cprune_rl.accuracy.task import Task
+from cprune_rl.core.folders import expanded
 from cprune_rl.core.spec_string import SpecString
 from cprune_rl.core.user_function import is_factory
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
@@ -166,7 +167,7 @@ class DataSpec(SpecString):
         argument = self.argument or _kind(self).default_path
         if not argument:
             raise ConfigError(f"data {self.name!r} names no {what}: {self.kind}:PATH")
-        return Path(argument).expanduser()
+        return expanded(argument)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 from cprune_rl.agents.registry import METHODS
 from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S
 from cprune_rl.comparison.compare import MethodComparison, compare
-from cprune_rl.comparison.records import RunRecord, read_records
+from cprune_rl.comparison.records import RunRecord, read_records, read_sessions
 from cprune_rl.comparison.report.evidence import Evidence, collect_evidence, proxies_table
 from cprune_rl.comparison.report.leaderboard import CONTROLS, print_standings
 from cprune_rl.comparison.report.plots import (
@@ -176,8 +175,7 @@ def _write_files(folder: Path, pictures: Sequence[Picture], tables: Sequence[Tab
 
 
 def _describe(folder: Path, records: Sequence[RunRecord]) -> About:
-    file = folder / "sessions.json"
-    sessions = json.loads(file.read_text()) if file.is_file() else []
+    sessions = read_sessions(folder)
     methods = {record.method for record in records}
     problems = {}
     for problem in sorted({record.problem for record in records}):
