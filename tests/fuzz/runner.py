@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import posix
 import resource
-import sys
+import socket
+import subprocess
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from cprune_rl.errors import CPruneError
 from tests.fuzz.mutations import Mutator
@@ -17,7 +21,15 @@ from tests.fuzz.mutations import Mutator
 __all__ = ["Findings", "Format", "read_damaged"]
 
 _MAX_BYTES = 1 << 30  # that reading may ask for
-_RUNS = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"}
+_RUNS = (
+    (os, "system"),
+    (posix, "system"),
+    (os, "posix_spawn"),
+    (os, "execv"),
+    (os, "fork"),
+    (subprocess, "Popen"),
+    (socket, "create_connection"),
+)
 _N_KEPT = 5  # inputs of each fault
 
 
@@ -56,20 +68,19 @@ class Findings:
     inputs: dict[str, list[tuple[str, bytes]]] = field(default_factory=dict)
 
 
-class _Watch:
-    """Notes what is run while it is on; Python's audit hooks cannot be taken off."""
+@contextlib.contextmanager
+def _watched() -> Iterator[list[str]]:
+    """Note what is run inside; an audit hook would stay, and slow all other tests down."""
+    ran: list[str] = []
+    with contextlib.ExitStack() as patches:
+        for module, name in _RUNS:
 
-    def __init__(self) -> None:
-        self.is_on = False
-        self.events: list[str] = []
-        sys.addaudithook(self._note)
+            def note(*_: object, what: str = f"{module.__name__}.{name}", **__: object) -> None:
+                ran.append(what)
+                raise PermissionError(f"{what} was called")
 
-    def _note(self, event: str, _: tuple[object, ...]) -> None:
-        if self.is_on and event in _RUNS:
-            self.events.append(event)
-
-
-_WATCH = _Watch()
+            patches.enter_context(mock.patch.object(module, name, note))
+        yield ran
 
 
 def read_damaged(kind: Format, folder: Path, *, n_inputs: int, seed: int = 0) -> Findings:
@@ -113,26 +124,27 @@ def _read_one(kind: Format, folder: Path, files: Mapping[str, bytes], findings: 
 
 def _fault(kind: Format, folder: Path) -> str | None:
     """Say what went wrong; "" where the file was refused as it should be, None where it opened."""
-    _WATCH.events.clear()
-    _WATCH.is_on = True
-    try:
-        kind.read(folder)
-    except CPruneError as error:
-        return _unclear(str(error), folder)
-    except Exception as error:
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        frame = "" if where is None else f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}"
-        return f"{type(error).__name__} at {frame}: {str(error)[:100]}"
-    finally:
-        _WATCH.is_on = False
-    return f"it ran {_WATCH.events[0]}" if _WATCH.events else None
+    with _watched() as ran:
+        try:
+            kind.read(folder)
+        except CPruneError as error:
+            fault = _unclear(str(error), folder)
+        except Exception as error:
+            fault = _place(error)
+        else:
+            fault = None
+    return f"it ran {ran[0]}" if ran else fault
+
+
+def _place(error: Exception) -> str:
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    frame = "" if where is None else f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}"
+    return f"{type(error).__name__} at {frame}: {str(error)[:100]}"
 
 
 def _unclear(message: str, folder: Path) -> str:
-    if _WATCH.events:
-        return f"it ran {_WATCH.events[0]}"
     if not message.isprintable():
         return f"not one line: {message[:200]!r}"
     if str(folder) not in message:
