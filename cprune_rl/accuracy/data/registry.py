@@ -175,7 +175,8 @@ class DataKind:
     """Says how data sets of one kind are read.
 
     Attributes:
-        load: `(spec, settings) -> data`.
+        load: `(spec, fast, advance) -> data`, of a kind that has labels and classes.
+        read: `(spec, settings) -> data`, in the place of `load`.
         summary: for `--help` and errors.
         options: that it takes.
         presets: what the argument may be; None where it is a path, empty where there is none.
@@ -183,8 +184,9 @@ class DataKind:
         says_progress: whether `load` tells its progress itself.
     """
 
-    load: Callable[[DataSpec, ReadSettings], ImageData]
     summary: str
+    load: Callable[[DataSpec, bool, Advance | None], ImageData] | None = None
+    read: Callable[[DataSpec, ReadSettings], ImageData] | None = None
     options: tuple[str, ...] = ()
     presets: tuple[str, ...] | None = None
     default_path: str = ""
@@ -250,15 +252,24 @@ def load_data(
         track=track or track_alone,
     )
     if kind.says_progress:
-        data = kind.load(spec, settings)
+        data = _read(kind, spec, settings)
     else:
-        with settings.track(f"Reading the images of {name}", None):
-            data = kind.load(spec, settings)
+        with settings.track(f"Reading the images of {name}", None) as track_one:
+            data = _read(kind, spec, settings, track_one)
     if task is not None:
         data = data.with_task(task)
     if not settings.has_labels:
         return replace(data, n_classes=0, class_names=())
     return checked_data(data)
+
+
+def _read(
+    kind: DataKind, spec: DataSpec, settings: ReadSettings, advance: Advance | None = None
+) -> ImageData:
+    if kind.read is not None:
+        return kind.read(spec, settings)
+    assert kind.load is not None, "a kind has one of both"
+    return kind.load(spec, settings.is_fast, advance)
 
 
 def _kind(spec: DataSpec) -> DataKind:
@@ -329,35 +340,35 @@ _SPLIT_OPTIONS = (*_PUBLISHED_OPTIONS, "augment", "classes")
 
 DATA_SETS: dict[str, DataKind] = {
     "contours": DataKind(
-        load=_contours,
+        read=_contours,
         summary="drawn images, 10 classes; contours:easy and contours:hard too",
         presets=tuple(DIFFICULTIES),
     ),
-    "digits": DataKind(load=_digits, summary="scikit-learn's digits, for smoke tests", presets=()),
+    "digits": DataKind(read=_digits, summary="scikit-learn's digits, for smoke tests", presets=()),
     "cifar10": DataKind(
-        load=_cifar10,
+        read=_cifar10,
         summary="cifar10:DIR, the published files",
         options=_PUBLISHED_OPTIONS,
     ),
     "fashion-mnist": DataKind(
-        load=_fashion_mnist,
+        read=_fashion_mnist,
         summary="fashion-mnist or fashion-mnist:DIR, the published files; grey, 28 by 28",
         options=_PUBLISHED_OPTIONS,
         default_path=DEFAULT_FOLDER,
     ),
     "imagefolder": DataKind(
-        load=_image_folder,
+        read=_image_folder,
         summary="imagefolder:DIR?size=64, pictures in train/<class>/ and val/<class>/",
         options=("size", *_SPLIT_OPTIONS),
         says_progress=True,
     ),
     "npz": DataKind(
-        load=_npz,
+        read=_npz,
         summary="npz:FILE, with x (uint8 images) and y (labels)",
         options=_SPLIT_OPTIONS,
     ),
     "arrays": DataKind(
-        load=_arrays,
+        read=_arrays,
         summary="arrays:HASH, images that were given to `cprune_rl.prune` in Python",
         options=_SPLIT_OPTIONS,
     ),
@@ -365,7 +376,7 @@ DATA_SETS: dict[str, DataKind] = {
 """Kinds of data sets by name."""
 
 _USER_FUNCTION = DataKind(
-    load=_user_function,
+    read=_user_function,
     summary="a function of yours that gives (x, y)",
     options=_SPLIT_OPTIONS,
     presets=(),
