@@ -32,7 +32,8 @@ def with_whole_paths(values: Mapping[str, Any]) -> dict[str, Any]:
         check_is_text(name, value)
     try:
         return _made_whole(values)
-    except OSError as error:  # a name that is too long, a link to itself
+    # A name that is too long, a link to itself. Python 3.11 raises RuntimeError for the latter.
+    except (OSError, RuntimeError) as error:
         raise ConfigError(f"a path cannot be followed: {str(error)[:300]}") from error
 
 
