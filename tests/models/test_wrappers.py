@@ -77,10 +77,10 @@ def test_a_users_file_that_imports_a_torchvision_for_cuda_is_loaded(
     (tmp_path / "torchvision_of_cuda.py").write_text("WIDTH = 4\n")
     file = tmp_path / "mynet.py"
     file.write_text("from torchvision_of_cuda import WIDTH\ndef build():\n    return WIDTH\n")
-    monkeypatch.setattr(torchvision_import, "_declared", [])
-    declarations = []
+    declared: list[str] = []
+    monkeypatch.setattr(torchvision_import, "_declared", declared)
     # A process can declare them once, and another test may have.
-    monkeypatch.setattr(torchvision_import, "_declare_operators", lambda: declarations.append(1))
+    monkeypatch.setattr(torchvision_import, "_declare_operators", lambda: declared.append("nms"))
     monkeypatch.setattr(sys, "meta_path", [Failing(), *sys.meta_path])
     assert load_user_function("model", f"{file}:build")() == 4
-    assert declarations == [1]
+    assert declared == ["nms"]
