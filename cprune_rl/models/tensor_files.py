@@ -29,7 +29,10 @@ _EXPORTED = re.compile(
 )
 _EXPORTED_TENSOR = re.compile(r"(?:weight|tensor)_\d+")
 _WORD = re.compile(r"[^\W\d]\w*|[^\w\s()+\-*/,.<>=]")  # names, and signs of no arithmetic
-_SHAPE_WORD = re.compile(r"[su]\d+|Max|Min|Mod|FloorDiv|Eq|Ne|Le|Lt|Ge|Gt|Integer|Symbol")
+_SHAPE_WORD = re.compile(
+    r"[su]\d+|Max|Min|Mod|FloorDiv|Eq|Ne|Le|Lt|Ge|Gt|Integer|Symbol"
+    r"|'|positive|nonnegative|integer|True"  # Symbol('s77', positive=True, integer=True)
+)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
