@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from torch import nn
 
 from cprune_rl.errors import DataError, first_line
+from cprune_rl.models.tensor_files import check_exported
 
-__all__ = ["ExportedModule", "load_exported"]
+__all__ = ["ExportedModule", "load_exported", "read_exported"]
 
 
 class ExportedModule(nn.Module):
@@ -81,12 +83,27 @@ class ExportedModule(nn.Module):
 
 
 def load_exported(path: Path) -> ExportedModule:
-    """Open a file that `export_torch` wrote.
+    """Open a file that `export_torch` wrote, as a module that takes any batch.
 
     Raises:
-        DataError: it is missing or damaged.
+        DataError: it is missing or damaged, or has more than weights and a graph.
     """
+    return ExportedModule(read_exported(path))
+
+
+def read_exported(path: Path) -> torch.export.ExportedProgram:
+    """Read a file that `export_torch` wrote; no code in it is run.
+
+    Raises:
+        DataError: it is missing or damaged, or has more than weights and a graph.
+    """
+    check_exported(path)
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it logs the traceback of a damaged file, too
     try:
-        return ExportedModule(torch.export.load(path))
+        return torch.export.load(path)
     except Exception as error:  # torch has many for a damaged file
         raise DataError(f"{path} cannot be read as a network: {first_line(error)}") from error
+    finally:
+        log.setLevel(level)

@@ -9,7 +9,6 @@ said not to be checked.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,9 +32,9 @@ from cprune_rl.core.result import Result, accuracy_word
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import open_recorded
-from cprune_rl.errors import DataError, PlanError, first_line
+from cprune_rl.errors import PlanError
 from cprune_rl.models.answers import torch_answers
-from cprune_rl.models.tensor_files import check_exported
+from cprune_rl.models.exported import read_exported
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pruning.scheme_masks import satisfies_scheme
 from cprune_rl.pruning.surgery import count_parameters
@@ -241,31 +240,13 @@ def export_checks(
         # `correct_predictions` leaves weights channels last; libraries were built from others.
         contiguous = model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
         if device is None:
-            answers = torch_answers(_load_exported(folder / name), images)
+            answers = torch_answers(read_exported(folder / name).module(), images)
         else:
             from cprune_rl.compiler.deploy.build import run_on_device
 
             answers = run_on_device(device, folder / name, images)
         agreement = compare_answers(torch_answers(contiguous, images), answers)
         yield Check(f"{name} computes what the network computes", str(agreement), agreement.holds)
-
-
-def _load_exported(path: Path) -> nn.Module:
-    """Open a network that `torch.export` wrote, where no code in it is run.
-
-    Raises:
-        DataError: it is damaged, or has more than weights and a graph.
-    """
-    check_exported(path)
-    log = logging.getLogger("torch.export")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it logs the traceback of a damaged file, too
-    try:
-        return torch.export.load(path).module()
-    except Exception as error:  # torch has many for a damaged file
-        raise DataError(f"{path} cannot be read as a network: {first_line(error)}") from error
-    finally:
-        log.setLevel(level)
 
 
 def _stated_agreement_checks(run: StatedRun) -> Iterator[Check]:

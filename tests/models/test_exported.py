@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,5 +84,36 @@ def test_it_takes_the_weights_of_a_further_training(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(b"no network")
-    with pytest.raises(DataError, match=r"net\.pt2 cannot be read as a network"):
+    with pytest.raises(DataError, match=r"net\.pt2 is no network that was exported here"):
         load_exported(tmp_path / "net.pt2")
+
+
+class _Evil:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._marker,)
+
+
+def test_a_file_with_pickled_weights_runs_nothing(tmp_path: Path) -> None:
+    """Such a file unpickles its weights where torch loads it."""
+    file = tmp_path / "net.pt2"
+    marker = tmp_path / "it-ran"
+    export_torch(nn.Linear(2, 2), (1, 2), file)
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries.items():
+            if name.endswith("model_weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true', 1)
+            elif name.endswith("weight_0"):
+                buffer = io.BytesIO()
+                torch.save(_Evil(marker), buffer)
+                content = buffer.getvalue()
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match="would be unpickled"):
+        load_exported(file)
+    assert not marker.exists()
