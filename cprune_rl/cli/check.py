@@ -20,7 +20,7 @@ __all__ = ["register"]
 
 _OPTIONS = ("model", "weights", "data", "freeze", "keep", "seed", "storage", "cache")
 _NO_DEVICE = "none"
-_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "dim"}
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
 def register(app: typer.Typer) -> None:
@@ -130,7 +130,7 @@ def _print(report: NetworkReport) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if report.minutes:
         minutes = ", ".join(f"{effort} {value:.0f}" for effort, value in report.minutes.items())
-        console.print(f"About so many minutes of `cprune-rl prune`, by --effort: {minutes}")
+        console.print(f"A rough guess at the minutes of `cprune-rl prune`, by --effort: {minutes}")
     failure = report.first_failure
     verdict = "goes the whole way" if failure is None else f"does not: {failure.what}"
     console.print(f"{report.network} {verdict}", highlight=False, soft_wrap=True)

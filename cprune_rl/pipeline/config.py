@@ -8,29 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator
 
 from cprune_rl.agents.core.searcher import Budget, parse_budget
 from cprune_rl.core.search_result import current_method
 from cprune_rl.core.untrusted import damage, printable, read_yaml
 from cprune_rl.errors import ConfigError
+from cprune_rl.pipeline.described_option import PANELS, option
 from cprune_rl.pipeline.efforts import EFFORTS, Effort
 from cprune_rl.pipeline.old_options import overridden, translate
 from cprune_rl.pipeline.whole_paths import check_is_text, with_whole_paths
 
-__all__ = ["CHANGES", "CHOICES", "PANELS", "RunConfig", "load_config", "option"]
+__all__ = ["CHANGES", "CHOICES", "RunConfig", "list_problems", "load_config", "split_commas"]
 
 CHANGES = ("channels", "schemes")
 CHOICES = ("search", "rule")
-PANELS = (
-    "What to prune",
-    "How much accuracy may go",
-    "Search",
-    "Training and judging",
-    "Device and measuring",
-    "Files",
-)
-"""Titles under which the help shows options."""
 _METHOD_OF_CHANGE = {
     (("channels",), "search"): "agent",
     (("channels",), "rule"): "agent",
@@ -39,20 +31,6 @@ _METHOD_OF_CHANGE = {
     (("channels", "schemes"), "search"): "channels-then-schemes",
     (("channels", "schemes"), "rule"): "channels-then-rule",
 }
-
-
-def option(panel: str, default: Any, text: str, *, shown: str = "", **more: Any) -> Any:
-    """Describe an option.
-
-    Args:
-        panel: one of `PANELS`.
-        default: where it is not given.
-        text: its help.
-        shown: the default in words, where the value does not say it.
-        more: bounds, as pydantic has them; `complete` names what the shell completes it with.
-    """
-    extra = {"panel": panel, "shown": shown, "complete": more.pop("complete", "")}
-    return Field(default, description=text, json_schema_extra=extra, **more)
 
 
 class RunConfig(BaseModel):

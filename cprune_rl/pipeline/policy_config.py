@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from cprune_rl.errors import ConfigError
-from cprune_rl.pipeline.config import list_problems, option, split_commas
+from cprune_rl.pipeline.config import list_problems, split_commas
+from cprune_rl.pipeline.described_option import option
 from cprune_rl.pipeline.old_options import translate
 
 __all__ = ["PolicyConfig", "load_policy_config"]

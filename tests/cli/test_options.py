@@ -22,7 +22,8 @@ from cprune_rl.cli.completion import MODELS as COMPLETED_MODELS
 from cprune_rl.errors import ConfigError
 from cprune_rl.models.exports import EXPORT_FORMATS
 from cprune_rl.models.zoo import MODELS
-from cprune_rl.pipeline.config import PANELS, RunConfig, load_config
+from cprune_rl.pipeline.config import RunConfig, load_config
+from cprune_rl.pipeline.described_option import PANELS
 from cprune_rl.pipeline.efforts import EFFORTS
 from cprune_rl.pipeline.old_options import OldOptionWarning, translate
 from cprune_rl.pruning.importance import IMPORTANCES

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 __all__ = ["Finding", "NetworkReport", "Status"]
 
-Status = Literal["ok", "warning", "failed", "not checked"]
+Status = Literal["ok", "warning", "failed"]
 """`failed` stops a run. `warning` does not, but costs speed, accuracy or prunable layers."""
 
 
@@ -43,8 +43,8 @@ class NetworkReport:
         forms: in which the network can be compiled.
         n_tasks: unique tasks of the dense network, in all forms.
         n_rows: subgraphs, each a row of the table that an agent sees.
-        minutes: estimated of `cprune-rl prune` on this device, by effort; empty where nothing was
-            timed.
+        minutes: a rough guess at those of `cprune-rl prune` on this device, by effort; empty where
+            nothing was timed.
     """
 
     network: str

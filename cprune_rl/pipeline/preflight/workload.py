@@ -15,7 +15,7 @@ from cprune_rl.pruning.slices import trainable_copy
 
 __all__ = ["RunCosts", "estimate_minutes", "time_train_step"]
 
-# Of finished runs on packaged networks: what of the work that could be done was done.
+# Guesses at what of the work that could be done is done. They are fitted to no runs.
 _KEPT_FORMS = 1.3  # forms of a task that are still tuned after the survey
 _TUNED_SHARE = 0.5  # of the trials that such a task may have
 _NEAR_SHAPES = 2.0  # times the trials of one more shape, for all that a search asks for
@@ -65,7 +65,11 @@ def time_train_step(model: nn.Module, image_shape: tuple[int, ...], n_classes: i
 
 
 def estimate_minutes(costs: RunCosts) -> dict[str, float]:
-    """Estimate the minutes of `cprune-rl prune`, by effort; right within a factor of about two."""
+    """Estimate the minutes of `cprune-rl prune`, by effort.
+
+    The costs are measured, the counts are guesses: a run may take several times as long, or as
+    short.
+    """
     return {name: _seconds(effort, costs) / 60 for name, effort in EFFORTS.items()}
 
 
