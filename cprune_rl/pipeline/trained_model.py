@@ -300,8 +300,8 @@ def _require_sound(
         input_shape=tuple(data.input_shape[1:]),
         n_classes=n_classes,
         groups=groups,
-        is_compiled=settings.is_compiled,
-        n_plans=1,
+        is_exported=settings.is_compiled,
+        n_plans=0,  # the run compares what it compiles itself, and names the layer at fault
     )
     require_sound_network(check, model, progress)
 

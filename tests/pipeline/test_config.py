@@ -121,7 +121,7 @@ def test_only_a_run_is_gone_on_with(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = tmp_path / "run"
-    monkeypatch.setattr("cprune_rl.pipeline.run.run", full_disk)
+    monkeypatch.setattr("cprune_rl.api.run_whole", full_disk)
     monkeypatch.setattr("cprune_rl.pipeline.record_problem.record", full_disk)
     monkeypatch.setattr(
         "sys.argv",

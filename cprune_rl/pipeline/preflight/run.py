@@ -48,8 +48,8 @@ class CheckSettings:
         groups: what may be pruned.
         device: where tasks are timed; None to compile for this machine and time nothing.
         storage: of the cost cache, which keeps what is timed.
-        n_plans: random plans at which each form is compiled.
-        is_compiled: whether it is compiled at all.
+        n_plans: random plans at which each form is compiled; 0 to compile none.
+        is_exported: whether the compiler is asked at all.
         seed: of the drawn weights and plans.
     """
 
@@ -62,7 +62,7 @@ class CheckSettings:
     device: str | None = None
     storage: str | None = None
     n_plans: int = 3
-    is_compiled: bool = True
+    is_exported: bool = True
     seed: int = 0
 
     @property
@@ -132,7 +132,7 @@ class _NetworkCheck:
             self._check_forward(model)
             self._check_accuracy(model)
             coupled = self._check_groups(model)
-            if self._settings.is_compiled:
+            if self._settings.is_exported:
                 self._check_compiled(model, coupled)
 
     def _read_images(self) -> None:

@@ -72,20 +72,21 @@ def check_compiled(
         with progress.track("Finding tasks", None):
             variants = _lower(settings.network, model, coupled, example, device)
         findings = [_forms_finding(variants)]
-        plans = random_plans(variants.network, settings.n_plans, settings.seed)
         names = form_names(variants)
-        with progress.track("Compiling it and comparing it with torch", len(names)) as advance:
-            found = check_forms(variants, model, coupled, example=example, plans=plans)
-            for done, finding in enumerate(found, start=1):
-                findings.append(finding)
-                advance(done)
+        plans = random_plans(variants.network, settings.n_plans, settings.seed)
+        if plans:
+            with progress.track("Compiling it and comparing it with torch", len(names)) as advance:
+                found = check_forms(variants, model, coupled, example=example, plans=plans)
+                for done, finding in enumerate(found, start=1):
+                    findings.append(finding)
+                    advance(done)
         dense = variants.workloads(variants.network.dense)
         costs = TrialCosts(
             forms=names,
             n_tasks=len({workload.key for workloads in dense for workload in workloads}),
             n_rows=len(variants.network.subgraphs),
         )
-        if device is None or any(finding.status == "failed" for finding in findings):
+        if device is None or not plans or any(finding.status == "failed" for finding in findings):
             return findings, costs
         with progress.track("Running every task on the device", None):
             finding, trial_s = _try_tasks(variants, plans[0], device, settings.storage)
