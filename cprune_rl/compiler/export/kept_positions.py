@@ -62,14 +62,17 @@ class KeptPositions:
             now: shape of what is left of its input.
 
         Returns:
-            Begins and ends, along the slice's axes; None where the tensor was not followed.
+            Begins and ends, along the slice's axes; None where the tensor was not followed, or
+            is read backwards.
         """
         masks = self._of(call.args[0])
         if tuple(int(mask.sum()) for mask in masks) != tuple(now):
             return None
         begins = []
         ends = []
-        for axis, start, end, _ in _slices(call):
+        for axis, start, end, step in _slices(call):
+            if step < 1:
+                return None
             begins.append(int(masks[axis][:start].sum()))
             ends.append(int(masks[axis][:end].sum()))
         return begins, ends

@@ -193,11 +193,14 @@ class FunctionRebuilder:
         return target
 
     def _slice_bounds(self, call: Any, args: list[Any]) -> list[Any]:
-        """Where a slice begins and ends in what is left of its input."""
+        """Where a slice begins and ends in what is left of its input.
+
+        Both are counted from the front: an open end is no number that could follow a width.
+        """
         now = shape_of(args[0])
-        if now == shape_of(call.args[0]):
-            return args[2:4]
         bounds = self._kept.bounds(call, now)
+        if bounds is None and now == shape_of(call.args[0]):
+            return args[2:4]
         if bounds is None:
             raise ModelError(
                 f"a slice of {shape_of(call.args[0])} cannot follow its input to {now}"
