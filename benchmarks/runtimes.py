@@ -76,7 +76,9 @@ def compare(name: str, n_threads: int, storage: str | None, rounds: int = 40) ->
         assert isinstance(device, LocalDevice)
         groups = find_groups(model, example)
         model.to(memory_format=torch.contiguous_format)
-        exported = ExportedNetwork.export(model, example, groups.axes, device.target)
+        exported = ExportedNetwork.export(
+            model, example, groups.axes, device.target, groups.written
+        )
         variants = find_layout_variants(name, exported, groups.groups)
         tuner = NetworkTuner(variants, device, store)
         tuner.tune_dense()

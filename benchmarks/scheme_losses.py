@@ -246,7 +246,9 @@ def _lowered(name: str, model: Any, example: Any, coupled: Any) -> Network:
     from cprune_rl.compiler.layouts.variants import find_layout_variants
 
     with LocalDevice(1, host_cpu()) as device:
-        exported = ExportedNetwork.export(model, example, coupled.axes, device.target)
+        exported = ExportedNetwork.export(
+            model, example, coupled.axes, device.target, coupled.written
+        )
         return find_layout_variants(name, exported, coupled.groups, coupled.unprunable).network
 
 

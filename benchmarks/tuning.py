@@ -76,7 +76,9 @@ class Bench:
         self.model = build_model(name, 10).eval()
         self.example = torch.zeros(MODELS[name].input_shape)
         self.groups: CoupledGroups = find_groups(self.model, self.example)
-        exported = ExportedNetwork.export(self.model, self.example, self.groups.axes, device.target)
+        exported = ExportedNetwork.export(
+            self.model, self.example, self.groups.axes, device.target, self.groups.written
+        )
         self.variants = find_layout_variants(name, exported, self.groups.groups)
         self.network: Network = self.variants.network
         self.store: CostStore = open_store(storage)

@@ -10,7 +10,21 @@ from dataclasses import dataclass, field
 
 from cprune_rl.core.scheme import Scheme
 
-__all__ = ["BlockSparse", "Extent", "OperatorKind", "Subgraph", "Template", "Workload"]
+__all__ = [
+    "BlockSparse",
+    "Extent",
+    "OperatorKind",
+    "Subgraph",
+    "Template",
+    "Workload",
+    "WrittenChannels",
+]
+
+WrittenChannels = Mapping[str, tuple[tuple[str, int] | None, ...]]
+"""For each layer by name, at each of its outputs the group and its channel; None where none is.
+
+A plan keeps a prefix of each group's channels here, whichever they are in the network.
+"""
 
 # Parts of the key and the family of a task whose layer is pruned by a scheme.
 _BLOCK = "|block="

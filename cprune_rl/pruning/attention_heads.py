@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch_pruning as tp
 from numpy.typing import NDArray
 from torch import nn
 
+from cprune_rl.pruning.layer_cuts import cut_inputs, cut_outputs
 from cprune_rl.pruning.slices import ChannelSlice
 
 __all__ = ["AttentionHeads", "find_attention_heads"]
@@ -88,18 +88,16 @@ def _attention_heads(name: str, attention: Any) -> AttentionHeads:
     slices = (
         ChannelSlice(
             layer=group,
-            remove=tp.prune_linear_out_channels,
-            axis=-1,
-            reads=False,
+            remove=cut_outputs,
+            kind="out",
             group=group,
             positions=np.arange(3 * n_heads * size),
             channels=np.tile(head_of_proj, 3),
         ),
         ChannelSlice(
             layer=f"{name}.proj",
-            remove=tp.prune_linear_in_channels,
-            axis=-1,
-            reads=True,
+            remove=cut_inputs,
+            kind="in",
             group=group,
             positions=np.arange(n_heads * size),
             channels=head_of_proj,
@@ -107,8 +105,7 @@ def _attention_heads(name: str, attention: Any) -> AttentionHeads:
         ChannelSlice(
             layer=name,
             remove=_remove_heads,
-            axis=None,
-            reads=False,
+            kind="heads",
             group=group,
             positions=heads,
             channels=heads,

@@ -47,7 +47,8 @@ class ChannelMasks:
             if is_kept.all():
                 continue
             weight = f"{part.layer}.weight"
-            _, length, *rest = self._shapes[weight]
-            mask = masks.setdefault(weight, torch.ones(1, length, *(1 for _ in rest)))
+            shape = [1] * len(self._shapes[weight])
+            shape[part.input_axis] = self._shapes[weight][part.input_axis]
+            mask = masks.setdefault(weight, torch.ones(shape))
             mask.view(-1)[part.positions] *= torch.from_numpy(is_kept).float()
         return masks

@@ -1,258 +1,307 @@
-"""Follows channels through a network, by torch-pruning's dependency graph.
+"""Follows channels through a network, and finds those that go together.
 
-Only its `DependencyGraph` and importance classes are used (Fang et al., CVPR 2023): its pruner
-classes share mutable defaults between models.
+The operators of one run are followed (`channel_rules`). Positions of layers whose labels are joined
+go together: they are one channel of a group. Channels that the same sides of layers have, at the
+same parts of what is split or concatenated, are one group. So each branch of a concatenation is a
+group of its own, with its own range of positions further on.
+
+torch-pruning's dependency graph knows whole layers: a group that spans two branches would lose the
+channels of either, by their importance, and the widths of the branches would not follow from the
+plan.
 """
 
 from __future__ import annotations
 
-import math
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
-import torch_pruning as tp
+from numpy.typing import NDArray
 from torch import nn
-from torch_pruning.dependency import index_mapping
-from torch_pruning.pruner.function import ConvPruner
 
-from cprune_rl.errors import ModelError, PlanError, first_line
+from cprune_rl.errors import ModelError, PlanError
+from cprune_rl.pruning.channel_labels import CONSTANT
+from cprune_rl.pruning.channel_rules import follow
+from cprune_rl.pruning.channel_state import LAYERS, ChannelState, Side, Site
+from cprune_rl.pruning.channel_trace import Trace, Value, trace
+from cprune_rl.pruning.layer_cuts import cut_inputs, cut_norm, cut_outputs, cut_tensor, input_axis
 from cprune_rl.pruning.slices import ChannelSlice
 
-__all__ = ["PRUNABLE", "ChannelGraph"]
+__all__ = ["OUTPUT", "ChannelGraph", "ChannelGroup"]
 
-PRUNABLE = (nn.Conv2d, nn.Linear)
-_OUT = (
-    tp.prune_conv_out_channels,
-    tp.prune_linear_out_channels,
-    tp.prune_depthwise_conv_out_channels,
-)
-_IN = (tp.prune_conv_in_channels, tp.prune_linear_in_channels)
+OUTPUT = "gives the network's output"
+
+_PART = re.compile(r"(.+)\[([\d:,]+)\]")
+_CUTS = {"out": cut_outputs, "in": cut_inputs, "norm": cut_norm}
+_NO_CHOICES: Mapping[Site, int] = {}
 
 
-class _GroupedConvPruner(ConvPruner):  # type: ignore[misc]  # torch-pruning has no types
-    """Takes whole groups of a grouped convolution away: what they read, and what they write."""
+@dataclass(frozen=True, kw_only=True)
+class ChannelGroup:
+    """Channels that the same sides of layers have.
 
-    def prune_out_channels(self, layer: nn.Conv2d, idxs: Sequence[int]) -> nn.Conv2d:
-        size = layer.out_channels // layer.groups
-        kept = sorted(set(range(layer.out_channels)) - set(idxs))
-        groups = {channel // size for channel in kept}
-        if len(groups) * size != len(kept):
-            raise ModelError(
-                f"a convolution of {layer.groups} groups can lose whole groups of {size} channels, "
-                "no others"
-            )
-        layer.in_channels = len(kept)
-        layer.out_channels = len(kept)
-        layer.groups = len(groups)
-        layer.weight = self._prune_parameter_and_grad(layer.weight, kept, 0)
-        if layer.bias is not None:
-            layer.bias = self._prune_parameter_and_grad(layer.bias, kept, 0)
-        return layer
-
-    prune_in_channels = prune_out_channels
-
-
-@contextmanager
-def _views_ignored_on_error() -> Iterator[None]:
-    """Follows a view as if it moved nothing, where torch-pruning divides by zero.
-
-    A channel shuffle after a slice is such a view. The equivalence check refuses what that breaks.
-    """
-    follow = index_mapping.update_reshape_index_mapping
-
-    def follow_or_ignore(graph: Any, node: Any) -> None:
-        with suppress(ZeroDivisionError):
-            follow(graph, node)
-
-    with mock.patch.object(index_mapping, "update_reshape_index_mapping", follow_or_ignore):
-        yield
-
-
-class _Graph(tp.DependencyGraph):  # type: ignore[misc]  # torch-pruning has no types
-    """Prunes whole groups of a grouped convolution, and does not stop at a channel shuffle.
-
-    torch-pruning's own graph prunes channels of every group.
+    Attributes:
+        name: the layer that writes them, with their positions where they are a part of it.
+        channels: how many there are.
+        layers: that write them.
+        slices: where the network is cut when they go.
+        reason: why they stay; empty where nothing speaks against it.
+        sites: that part them, in a forward.
+        has_grouped: whether a convolution in groups writes them.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.grouped = _GroupedConvPruner()
-        # no layer has this key: `get_pruner_of_module` finds the pruner
-        self.register_customized_layer(_GroupedConvPruner, self.grouped)
-
-    def build_dependency(self, *args: Any, **options: Any) -> Any:
-        with _views_ignored_on_error():
-            return super().build_dependency(*args, **options)
-
-    def get_pruning_group(self, *args: Any, **options: Any) -> Any:
-        with _views_ignored_on_error():
-            return super().get_pruning_group(*args, **options)
-
-    def get_pruner_of_module(self, module: nn.Module) -> Any:
-        return self.grouped if _is_grouped(module) else super().get_pruner_of_module(module)
+    name: str
+    channels: int
+    layers: tuple[str, ...]
+    slices: tuple[ChannelSlice, ...] = field(repr=False)
+    reason: str = ""
+    sites: frozenset[Site] = frozenset()
+    has_grouped: bool = False
 
 
-def _is_grouped(module: object) -> bool:
-    """Tells a grouped convolution, not depthwise, that writes as many channels as it reads.
+@dataclass
+class _Channel:
+    """What has one root label: positions by side, and the parts of sites that hold it."""
 
-    Of two groups one could not go without the layer becoming another kind.
-    """
-    return (
-        isinstance(module, nn.Conv2d)
-        and 2 < module.groups < module.out_channels
-        and module.in_channels == module.out_channels
-    )
+    places: dict[Side, list[int]] = field(default_factory=dict)
+    marks: set[tuple[Site, int]] = field(default_factory=set)
+
+    def signature(self) -> Any:
+        """What channels of one group have in common."""
+        counts = Counter({side: len(positions) for side, positions in self.places.items()})
+        return frozenset(counts.items()), frozenset(self.marks)
 
 
 class ChannelGraph:
-    """Knows the dependencies of one network, in its present shape.
-
-    Channels of a group are counted in the units that can go. These are single channels, or, where
-    a grouped convolution writes them, those of one of its groups.
+    """Knows which channels of a network go together.
 
     Args:
-        model: with trainable parameters: a frozen one has no dependency.
+        model: the network; its weights stay.
         example: one batch of its input.
+        choices: how sites that part channels are understood; the first way where one is missing.
+
+    Attributes:
+        groups: all of them, also those that stay, in the order of their layers from the output to
+            the input.
+        refused: layers without a group, with the reason.
 
     Raises:
-        ModelError: torch-pruning cannot follow the network.
+        ModelError: the network cannot be run.
     """
 
-    def __init__(self, model: nn.Module, example: torch.Tensor) -> None:
-        self.model = model
-        self.names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
-        self._modules = {name: module for module, name in self.names.items()}
-        self._has_grouped = any(map(_is_grouped, self.names))
-        self._units: dict[str, int] = {}
-        try:
-            # it follows the network by autograd
-            with torch.enable_grad(), warnings.catch_warnings():
-                # it warns of parameters that belong to no layer: the equivalence check decides
-                warnings.simplefilter("ignore")
-                self._graph = _Graph().build_dependency(
-                    model, example_inputs=(example,), verbose=False
-                )
-        # torch-pruning raises whatever an unsupported structure provokes
-        except Exception as error:
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise ModelError(f"the network's channels cannot be followed: {reason}") from error
+    def __init__(
+        self, model: nn.Module, example: torch.Tensor, choices: Mapping[Site, int] = _NO_CHOICES
+    ) -> None:
+        self._modules = dict(model.named_modules())
+        self._state = ChannelState(model, choices)
+        run = self._follow(model.eval(), example)
+        for value in run.outputs:
+            self._state.fix_value(value, OUTPUT)
+        self._order = _layer_order(run, self._state.layers_run)
+        self.refused = dict(self._state.refused)
+        self._follow_training(model, example, run)
+        self._channels = self._collect()
+        self.groups = self._grouped()
 
-    def all_groups(self, ignored: Sequence[nn.Module]) -> Iterator[tuple[str, Any]]:
-        """Gives the name of each coupled group's root layer, and torch-pruning's description.
-
-        Where torch-pruning cannot follow a layer's channels, as into a channel shuffle, the error
-        stands in the description's place.
-
-        Args:
-            ignored: layers whose outputs stay, with all that is coupled to them.
-        """
-        visited = set(ignored)
-        for module in list(self._graph.module2node):
-            if module in visited or not isinstance(module, PRUNABLE):
-                continue
-            name = self.names[module]
-            try:
-                group = self._coupled(name, range(self._graph.get_out_channels(module)))
-            # torch-pruning raises whatever an unsupported structure provokes
-            except Exception as error:
-                yield name, error
-                continue
-            written = [i for i in group if self._graph.is_out_channel_pruning_fn(i.dep.handler)]
-            layers = {item.dep.target.module for item in written}
-            visited |= layers
-            if layers.isdisjoint(ignored):
-                yield name, group
-
-    def width(self, name: str) -> int:
-        """Channels that a group has.
+    def group(self, name: str) -> ChannelGroup:
+        """A group by name; or all channels of a layer, as older plans name them.
 
         Raises:
             PlanError: the network has no such layer.
         """
-        layer = self._modules.get(name)
-        if not isinstance(layer, PRUNABLE) or layer not in self._graph.module2node:
+        for group in self.groups:
+            if group.name == name:
+                return group
+        layer, positions = _parsed(name)
+        labels = self._state.sides.get(Side("out", layer))
+        if labels is None or (positions and max(positions) >= len(labels)):
             raise PlanError(f"the plan prunes layer {name!r}, which the network does not have")
-        return int(self._graph.get_out_channels(layer)) // self.unit(name)
+        roots = self._state.labels.roots(labels)
+        if positions:
+            roots = roots[positions]
+        return self._group(name, list(dict.fromkeys(roots.tolist())))
 
-    def unit(self, name: str) -> int:
-        """Output channels of a layer that go together.
+    def _follow(self, model: nn.Module, example: torch.Tensor) -> Trace:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run = trace(model, example)
+        except Exception as error:  # whatever the user's forward provokes
+            raise ModelError(
+                f"the network cannot be run on an input of {tuple(example.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        self._state.follow_calls(run, follow)
+        return run
 
-        They are those of one group, where a grouped convolution is coupled to the layer.
-        """
-        if not self._has_grouped:
-            return 1
-        if name not in self._units:
-            layers = (item.dep.target.module for item in self._coupled(name, [0]))
-            sizes = [m.out_channels // m.groups for m in layers if _is_grouped(m)]
-            self._units[name] = math.lcm(*sizes)
-        return self._units[name]
+    def _follow_training(self, model: nn.Module, example: torch.Tensor, run: Trace) -> None:
+        """Follows what runs in training alone, such as a head of its own: it is cut, too."""
+        unused = {name for name, module in self._modules.items() if isinstance(module, LAYERS)}
+        unused -= run.modules
+        if not unused:
+            return
+        for module in model.modules():
+            module.training = not any(True for _ in module.parameters(recurse=False))
+        batch = example.repeat(2, *(1 for _ in example.shape[1:]))
+        try:
+            in_training = self._follow(model, batch)
+        except ModelError:
+            return
+        finally:
+            model.eval()
+        for value in in_training.outputs:
+            self._state.fix_value(value, OUTPUT)
+        for layer in unused & in_training.modules:
+            labels = self._state.sides.get(Side("out", layer))
+            if labels is not None:
+                self._state.labels.fix(labels, "runs in training alone")
 
-    def whole(self, name: str) -> Any:
-        """torch-pruning's description of all channels of a layer, with what goes where they go."""
-        return self._coupled(name, range(self.width(name) * self.unit(name)))
+    def _collect(self) -> dict[int, _Channel]:
+        """All channels, by their root labels."""
+        channels: dict[int, _Channel] = {}
+        for side, labels in self._state.sides.items():
+            for position, root in enumerate(self._state.labels.roots(labels).tolist()):
+                channel = channels.setdefault(root, _Channel())
+                channel.places.setdefault(side, []).append(position)
+        for labels, site, part in self._state.marks:
+            for root in np.unique(self._state.labels.roots(labels)).tolist():
+                if root in channels:
+                    channels[root].marks.add((site, part))
+        channels.pop(CONSTANT, None)
+        return channels
 
-    def slices(self, groups: Mapping[str, Any]) -> list[ChannelSlice]:
-        """Where the network is cut when channels of some groups go.
+    def _grouped(self) -> list[ChannelGroup]:
+        """The groups, in the order of the first layers that write them."""
+        reasons = self._state.labels.reasons()
+        members: dict[Any, list[int]] = {}
+        for layer in self._order:
+            roots = self._state.labels.roots(self._state.sides[Side("out", layer)])
+            for root in dict.fromkeys(roots.tolist()):
+                key = self._channels[root].signature(), reasons.get(root, "")
+                same = members.setdefault(key, [])
+                if root not in same:
+                    same.append(root)
+        return [self._group("", roots, reason) for (_, reason), roots in members.items()]
+
+    def _group(self, name: str, roots: Sequence[int], reason: str = "") -> ChannelGroup:
+        """Describes a group.
 
         Args:
-            groups: by name, torch-pruning's description of all their channels.
+            name: of it; empty for the one that its layers give it.
+            roots: of its channels, in the order of the first layer that writes them.
+            reason: why it stays.
         """
-        return [
-            part
-            for name, group in groups.items()
-            for item in group
-            if (part := self._slice(name, item)) is not None
-        ]
-
-    def _slice(self, group: str, item: Any) -> ChannelSlice | None:
-        """Turns one item of torch-pruning's description into a slice, where it is of a layer."""
-        node = item.dep.target
-        layer = self.names.get(node.module) or self._graph._param_to_name.get(node.module)
-        if layer is None:
-            return None
-        channels = np.array(item.root_idxs, np.int64) // self.unit(group)
-        # what is left over where units do not fill the layer stays
-        is_in_group = channels < self.width(group)
-        return ChannelSlice(
-            layer=layer,
-            remove=item.dep.handler,
-            axis=node.pruning_dim,
-            reads=item.dep.handler in _IN,
-            group=group,
-            positions=np.array(item.idxs, np.int64)[is_in_group],
-            channels=channels[is_in_group],
+        sides: dict[Side, None] = {}
+        for root in roots:
+            sides.update(dict.fromkeys(self._channels[root].places))
+        positions = {side: self._positions(side, roots) for side in sides}
+        writers = [layer for layer in self._order if Side("out", layer) in sides]
+        name = name or self._name(writers, positions)
+        first = _parsed(name)[0]
+        root_side = Side("out", first)
+        order = dict.fromkeys(positions[root_side][1].tolist())
+        rank = np.argsort(np.array(list(order), np.int64))
+        ordered_sides = sorted(sides, key=lambda side: side != root_side)
+        # older plans and recordings list the others from the output on
+        others = [layer for layer in reversed(writers) if layer != first]
+        marks = set().union(*(self._channels[root].marks for root in roots))
+        return ChannelGroup(
+            name=name,
+            channels=len(roots),
+            layers=(first, *others),
+            slices=tuple(
+                self._slice(name, side, positions[side][0], rank[positions[side][1]])
+                for side in ordered_sides
+            ),
+            reason=reason,
+            sites=frozenset(site for site, _ in marks),
+            has_grouped=any(getattr(self._modules[w], "groups", 1) > 1 for w in writers),
         )
 
-    def writers(self, group: Any) -> tuple[str, ...]:
-        """Layers that produce a group's channels."""
-        handlers = (*_OUT, self._graph.grouped.prune_out_channels)
-        writing = [item.dep.target.module for item in group if item.dep.handler in handlers]
-        return tuple(dict.fromkeys(self.names[m] for m in writing if m in self.names))
+    def _positions(
+        self, side: Side, roots: Sequence[int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The positions of a side that channels have, ascending, with the channel at each."""
+        pairs = []
+        for channel, root in enumerate(roots):
+            pairs += [(at, channel) for at in self._channels[root].places.get(side, ())]
+        table = np.array(sorted(pairs), np.int64).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
 
-    def output_layers(self, example: torch.Tensor) -> list[nn.Module]:
-        """Layers whose output channels are the network's own, which pruning would change."""
-        with torch.no_grad():
-            width = self.model(example).shape[1]
-        return [m for m in self.names if isinstance(m, PRUNABLE) and self._is_last(m, width)]
+    def _name(self, writers: Sequence[str], positions: Mapping[Side, Any]) -> str:
+        """The first layer of which the group is the whole, or a part of the first layer."""
+        for layer in writers:
+            side = Side("out", layer)
+            if len(positions[side][0]) == len(self._state.sides[side]):
+                return layer
+        layer = writers[0]
+        return f"{layer}[{_spelled(positions[Side('out', layer)][0].tolist())}]"
 
-    def _is_last(self, layer: nn.Conv2d | nn.Linear, width: int) -> bool:
-        """Whether a layer gives so many channels that no other layer reads."""
-        own = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-        if own != width:
-            return False
-        try:
-            coupled = [item.dep.target.module for item in self._coupled(self.names[layer], [0])]
-        # torch-pruning raises whatever an unsupported structure provokes; `all_groups` tells of it
-        except Exception:
-            return False
-        return not any(m is not layer and isinstance(m, PRUNABLE) for m in coupled)
+    def _slice(
+        self, group: str, side: Side, positions: NDArray[np.int64], channels: NDArray[np.int64]
+    ) -> ChannelSlice:
+        return ChannelSlice(
+            layer=side.module,
+            remove=_CUTS.get(side.kind) or cut_tensor(side.tensor, side.axis),
+            kind=side.kind,
+            input_axis=input_axis(self._modules[side.module]),
+            group=group,
+            positions=positions,
+            channels=channels,
+        )
 
-    def _coupled(self, name: str, channels: Sequence[int]) -> Any:
-        layer = self._modules[name]
-        pruner = self._graph.get_pruner_of_module(layer)
-        return self._graph.get_pruning_group(layer, pruner.prune_out_channels, list(channels))
+
+def _layer_order(run: Trace, layers: Mapping[int, str]) -> list[str]:
+    """The layers from the output to the input, by a search in depth.
+
+    It is the order in which torch-pruning's graph meets them, which older plans have.
+    """
+    writers: dict[Value, int] = {}
+    sources: list[list[int]] = []
+    for at, call in enumerate(run.calls):
+        sources.append([writers[value] for value in call.inputs if value in writers])
+        writers.update(dict.fromkeys(call.outputs, at))
+    order: dict[str, None] = {}
+    visited: set[int] = set()
+    for value in run.outputs:
+        stack = [writers[value]] if value in writers else []
+        while stack:
+            at = stack.pop()
+            if at in visited:
+                continue
+            visited.add(at)
+            for met in (at, *sources[at]):
+                if met in layers:
+                    order.setdefault(layers[met])
+            stack.extend(sources[at])
+    return list(order)
+
+
+def _spelled(positions: Sequence[int]) -> str:
+    """Positions as slices: `0:16`, `0:16:2`, or `0:4,8:12`."""
+    steps = set(np.diff(positions).tolist())
+    if len(positions) > 2 and len(steps) == 1 and steps != {1}:
+        return f"{positions[0]}:{positions[-1] + 1}:{steps.pop()}"
+    runs: list[list[int]] = []
+    for position in positions:
+        if runs and runs[-1][1] == position:
+            runs[-1][1] += 1
+        else:
+            runs.append([position, position + 1])
+    return ",".join(f"{start}:{end}" for start, end in runs)
+
+
+def _parsed(name: str) -> tuple[str, list[int]]:
+    """The layer of a group's name, and the positions; none where it is the whole layer."""
+    match = _PART.fullmatch(name)
+    if match is None:
+        return name, []
+    positions: list[int] = []
+    for part in match[2].split(","):
+        positions += range(*(int(number) for number in part.split(":")))
+    return match[1], positions

@@ -1,7 +1,7 @@
 """Coupled groups: which channels go together, how important each is, and which may go at all.
 
-torch-pruning's dependency graph finds them, `attention_heads` the heads of attention layers. Each
-passes the equivalence check.
+`dependency_graph` finds them, `attention_heads` the heads of attention layers. Each passes the
+equivalence check.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cprune_rl.core.network import Group
-from cprune_rl.core.workload import Extent
+from cprune_rl.core.workload import Extent, WrittenChannels
 from cprune_rl.errors import ConfigError, ModelError
 from cprune_rl.models.copies import copy_network
 from cprune_rl.pruning.attention_heads import AttentionHeads, find_attention_heads
-from cprune_rl.pruning.dependency_graph import ChannelGraph
+from cprune_rl.pruning.channel_state import Site
+from cprune_rl.pruning.dependency_graph import OUTPUT, ChannelGraph, ChannelGroup
 from cprune_rl.pruning.equivalence_check import find_unsafe_groups
 from cprune_rl.pruning.importance import NEEDS_GRADIENTS, random_scores, score
 from cprune_rl.pruning.slices import ChannelSlices, trainable_copy
@@ -33,6 +33,7 @@ Gradients = Callable[[nn.Module], None]
 DEFAULT_KEEP = 0.2
 _N_LAYERS_LISTED = 40  # by an error
 _N_COUPLED_LISTED = 5  # by a reason
+_LAST_CHOICE = 3  # of the ways to understand a place that parts channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ class CoupledGroups:
         importance: for each group the score of each channel, in the channels' own order.
         axes: extents of every parameter's axes, by state_dict name.
         unprunable: layers left whole, with the reason.
+        written: the groups' channels that each layer writes.
         slices: where the network is cut when channels go.
     """
 
@@ -73,6 +75,7 @@ class CoupledGroups:
     importance: Mapping[str, NDArray[np.float64]]
     axes: Mapping[str, tuple[Extent, ...]]
     unprunable: tuple[tuple[str, str], ...]
+    written: WrittenChannels
     slices: ChannelSlices = field(repr=False)
 
 
@@ -104,36 +107,31 @@ def find_groups(
                 "and there are no images to compute one"
             )
         gradients(model)
-    graph = ChannelGraph(model, example)
-    attention = find_attention_heads(model)
-    outputs = graph.output_layers(example)
-    candidates, lost = _candidates(graph, attention, outputs)
+    settled = _settle(model, example)
+    candidates = settled.candidates
     _check_patterns(settings, model, candidates)
-    coupled = {c.name: c.group for c in candidates if c.group is not None}
-    slices = _slices(graph, coupled, attention)
-    reasons = {}
+    reasons = dict(settled.reasons)
     for candidate in candidates:
         pattern = _first_match(settings.freeze, candidate.layers)
         if pattern is not None:
             reasons[candidate.name] = f"frozen by {pattern!r}"
-    unfrozen = {c.name: c.channels for c in candidates if c.name not in reasons}
-    reasons |= find_unsafe_groups(model, slices, example, groups=unfrozen)
     refused = {c.name: c.with_coupled(reasons[c.name]) for c in candidates if c.name in reasons}
-    unprunable = refused | lost | {graph.names[m]: "gives the network's output" for m in outputs}
+    unprunable = refused | settled.graph.refused
     free = [c for c in candidates if c.name not in reasons]
     if not free:
         listed = "; ".join(f"{name}: {reason}" for name, reason in unprunable.items())
         raise ModelError(f"nothing in this network can be pruned: {listed}")
     groups = tuple(c.as_group(settings.keep) for c in free)
-    scores = {c.name: c.scores(settings) for c in free}
+    scores = {c.name: c.scores(settings, model) for c in free}
     ranking = {name: np.argsort(-values, kind="stable") for name, values in scores.items()}
     return CoupledGroups(
         groups=groups,
         ranking={name: tuple(order.tolist()) for name, order in ranking.items()},
         importance=scores,
-        axes=_parameter_axes(model, slices, groups),
+        axes=_parameter_axes(model, settled.slices, groups),
         unprunable=tuple(unprunable.items()),
-        slices=slices,
+        written=settled.slices.written(model, ranking.keys()),
+        slices=settled.slices,
     )
 
 
@@ -147,14 +145,14 @@ def find_slices(model: nn.Module, example: torch.Tensor, names: Iterable[str]) -
 
     Raises:
         PlanError: the network lacks a group.
-        ModelError: torch-pruning cannot follow the network.
+        ModelError: the network cannot be run.
     """
     model = trainable_copy(model)
-    graph = ChannelGraph(model, example)
+    graph = _settle(model, example).graph
     attention = {heads.name: heads for heads in find_attention_heads(model)}
     names = list(names)
-    coupled = {name: graph.whole(name) for name in names if name not in attention}
-    return _slices(graph, coupled, [attention[name] for name in names if name in attention])
+    groups = [graph.group(name) for name in names if name not in attention]
+    return _slices(groups, [attention[name] for name in names if name in attention])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,84 +160,123 @@ class _Candidate:
     """Describes a group before it is checked.
 
     Attributes:
-        name: of its root layer.
-        channels: that it has, in units.
+        name: of the group.
+        channels: that it has.
         layers: that write them.
-        unit: output channels of its root layer that go together.
-        group: torch-pruning's description; None for the heads of an attention layer.
+        group: what the graph says of it; None for the heads of an attention layer.
         heads: of an attention layer; None for channels.
     """
 
     name: str
     channels: int
     layers: tuple[str, ...]
-    unit: int = 1
-    group: Any = None
+    group: ChannelGroup | None = None
     heads: AttentionHeads | None = None
 
-    def scores(self, settings: GroupSettings) -> NDArray[np.float64]:
+    @property
+    def minimum(self) -> int:
+        """Channels that stay at least: a grouped convolution of one group is another operator."""
+        has_grouped = self.group is not None and self.group.has_grouped
+        return min(self.channels, 2 if has_grouped else 1)
+
+    @property
+    def why_whole(self) -> str:
+        """Why the channels stay, by what is known of operators; empty where they may go."""
+        if self.group is None or self.group.reason or self.channels > 1:
+            return "" if self.group is None else self.group.reason
+        return "all of its channels only go together"
+
+    def scores(self, settings: GroupSettings, model: nn.Module) -> NDArray[np.float64]:
         """The importance of each channel."""
         if settings.importance == "random":
             return random_scores(self.name, self.channels, settings.seed)
         if self.heads is not None:
             return self.heads.scores(settings.importance)
-        return score(settings.importance, self.group, channels=self.channels, unit=self.unit)
+        assert self.group is not None
+        return score(settings.importance, model, self.group.slices, channels=self.channels)
 
     def as_group(self, keep: Mapping[str, float]) -> Group:
         """The group with its minimum, the largest that any of its layers has."""
         ratios = [r for pattern, r in keep.items() if _first_match([pattern], self.layers)]
-        minimum = max(1, math.ceil(self.channels * max(ratios, default=DEFAULT_KEEP)))
+        share = math.ceil(self.channels * max(ratios, default=DEFAULT_KEEP))
         return Group(
             name=self.name,
             channels=self.channels,
-            minimum=min(self.channels, minimum),
+            minimum=min(self.channels, max(self.minimum, share)),
             layers=self.layers,
         )
 
     def with_coupled(self, reason: str) -> str:
         """A reason, with the other layers that stay whole for it."""
         others = [layer for layer in self.layers if layer != self.name]
-        if not others:
+        if not others or reason == OUTPUT:
             return reason
         more = " and more" if len(others) > _N_COUPLED_LISTED else ""
         return f"{reason} (and so {', '.join(others[:_N_COUPLED_LISTED])}{more}, coupled to it)"
 
 
-def _candidates(
-    graph: ChannelGraph, attention: Sequence[AttentionHeads], outputs: Sequence[nn.Module]
-) -> tuple[list[_Candidate], dict[str, str]]:
-    """Finds the groups to be checked, and the layers that cannot be followed, with the reason."""
-    candidates = []
-    reasons = {}
-    for name, group in graph.all_groups([*outputs, *(heads.module for heads in attention)]):
-        if isinstance(group, Exception):
-            reasons[name] = (
-                f"where its channels go cannot be followed ({type(group).__name__}: {group})"
+@dataclass(frozen=True, kw_only=True)
+class _Settled:
+    """The groups of a network, once it is clear how its forward parts channels.
+
+    Attributes:
+        graph: of its channels.
+        candidates: all groups.
+        slices: of those that may go by what is known of operators.
+        reasons: why others stay, by name.
+    """
+
+    graph: ChannelGraph
+    candidates: Sequence[_Candidate]
+    slices: ChannelSlices
+    reasons: Mapping[str, str]
+
+
+def _settle(model: nn.Module, example: torch.Tensor) -> _Settled:
+    """Finds the groups, and checks those that may go.
+
+    Where a group that is refused is parted somewhere in a forward, that place is understood in
+    another way, and all is tried again. So the same groups are found whatever is asked of them.
+    """
+    attention = find_attention_heads(model)
+    choices: dict[Site, int] = {}
+    while True:
+        graph = ChannelGraph(model, example, choices)
+        candidates = _candidates(graph, attention)
+        reasons = {c.name: c.why_whole for c in candidates if c.why_whole}
+        free = [c for c in candidates if c.name not in reasons]
+        slices = _slices([c.group for c in free if c.group is not None], attention)
+        channels = {c.name: c.channels for c in free}
+        unsafe = find_unsafe_groups(model, slices, example, groups=channels)
+        sites = [c.group.sites for c in free if c.group is not None and c.name in unsafe]
+        again = {site for some in sites for site in some if choices.get(site, 0) < _LAST_CHOICE}
+        if not again:
+            return _Settled(
+                graph=graph, candidates=candidates, slices=slices, reasons=reasons | unsafe
             )
-        elif not graph.width(name):
-            reasons[name] = f"has fewer channels than the {graph.unit(name)} that only go together"
-        else:
-            candidate = _Candidate(
-                name=name,
-                channels=graph.width(name),
-                layers=graph.writers(group),
-                unit=graph.unit(name),
-                group=group,
-            )
-            candidates.append(candidate)
+        for site in again:
+            choices[site] = choices.get(site, 0) + 1
+
+
+def _candidates(graph: ChannelGraph, attention: Sequence[AttentionHeads]) -> list[_Candidate]:
+    """All groups of a network, the heads of attention layers last."""
+    heads_layers = {heads.name for heads in attention}
+    candidates = [
+        _Candidate(name=g.name, channels=g.channels, layers=g.layers, group=g)
+        for g in graph.groups
+        if g.name not in heads_layers
+    ]
     for heads in attention:
         candidates.append(
             _Candidate(name=heads.name, channels=heads.count, layers=(heads.name,), heads=heads)
         )
-    return candidates, reasons
+    return candidates
 
 
-def _slices(
-    graph: ChannelGraph, coupled: Mapping[str, Any], attention: Sequence[AttentionHeads]
-) -> ChannelSlices:
+def _slices(groups: Sequence[ChannelGroup], attention: Sequence[AttentionHeads]) -> ChannelSlices:
     """Joins the slices of coupled channels with those of attention heads."""
-    widths = {name: graph.width(name) for name in coupled}
-    slices = graph.slices(coupled)
+    widths = {group.name: group.channels for group in groups}
+    slices = [part for group in groups for part in group.slices]
     for heads in attention:
         widths[heads.name] = heads.count
         slices += heads.slices

@@ -8,7 +8,7 @@ that pruning does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cprune_rl.core.workload import WrittenChannels
 from cprune_rl.errors import ModelError, PlanError
 from cprune_rl.models.copies import copy_network
 
@@ -30,13 +31,11 @@ class ChannelSlice:
     """Says where one side of a layer has a group's channels.
 
     Attributes:
-        layer: name of the module, or of a parameter that is in no layer.
-        remove: takes positions of this side away, in place; of a parameter it gives the rest. One
-            of torch-pruning's functions, or of ours.
-        axis: that torch-pruning's function is told of, where it does not follow from the kind of
-            layer; None for a function of ours.
-        reads: whether the layer reads the channels, so that its weights for them can be zeroed
-            instead.
+        layer: name of the module.
+        remove: takes positions of this side away, in place.
+        kind: `out` where the layer writes the channels, `in` where it reads them, so that its
+            weights for them can be zeroed instead; `norm`, `tensor` or `heads` for others.
+        input_axis: axis of the layer's weight that reads channels.
         group: name of the group.
         positions: `(n,)` along the axis.
         channels: `(n,)` the group's channel at each.
@@ -44,11 +43,16 @@ class ChannelSlice:
 
     layer: str
     remove: Callable[[Any, list[int]], Any]
-    axis: int | None
-    reads: bool
+    kind: str
+    input_axis: int = 1
     group: str
     positions: NDArray[np.int64]
     channels: NDArray[np.int64]
+
+    @property
+    def reads(self) -> bool:
+        """Whether the layer reads the channels."""
+        return self.kind == "in"
 
     def positions_of(self, channels: Iterable[int]) -> list[int]:
         """Positions of some of the group's channels."""
@@ -82,16 +86,8 @@ class ChannelSlices:
         """
         pruned = trainable_copy(model)
         modules = dict(pruned.named_modules())
-        parameters = dict(pruned.named_parameters())
         for part, positions in self._sides(self._removed(kept)):
-            if part.axis is not None:
-                # where torch-pruning's functions look it up
-                part.remove.__self__.pruning_dim = part.axis  # type: ignore[attr-defined]
-            if part.layer in modules:
-                part.remove(modules[part.layer], positions)
-            else:
-                parent, _, name = part.layer.rpartition(".")
-                setattr(modules[parent], name, part.remove(parameters[part.layer], positions))
+            part.remove(modules[part.layer], positions)
         if empty := [name for name, value in pruned.named_parameters() if not value.numel()]:
             raise ModelError(f"nothing would be left of {', '.join(empty)}")
         return pruned
@@ -107,8 +103,24 @@ class ChannelSlices:
             for part in self.all:
                 if part.reads and part.group in removed:
                     weight = masked.get_parameter(f"{part.layer}.weight")
-                    weight[:, part.positions_of(removed[part.group])] = 0
+                    positions = part.positions_of(removed[part.group])
+                    weight.index_fill_(
+                        part.input_axis, torch.tensor(positions, dtype=torch.int64), 0
+                    )
         return masked
+
+    def written(self, model: nn.Module, groups: Collection[str]) -> WrittenChannels:
+        """The channels of some groups that each layer writes."""
+        owners: dict[str, list[tuple[str, int] | None]] = {}
+        for part in self.all:
+            if part.kind == "out" and part.group in groups:
+                layer: Any = model.get_submodule(part.layer)
+                length = getattr(layer, "out_features", None) or layer.out_channels
+                outputs = owners.setdefault(part.layer, [None] * length)
+                pairs = zip(part.positions.tolist(), part.channels.tolist(), strict=True)
+                for position, channel in pairs:
+                    outputs[position] = (part.group, channel)
+        return {layer: tuple(outputs) for layer, outputs in owners.items()}
 
     def _removed(self, kept: Kept) -> dict[str, set[int]]:
         """The channels of each group that go."""

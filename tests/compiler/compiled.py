@@ -27,7 +27,7 @@ def layout_variants(
     model: nn.Module, example: torch.Tensor, coupled: CoupledGroups
 ) -> LayoutVariants:
     """Export a network and describe it in every variant."""
-    exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1))
+    exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1), coupled.written)
     return find_layout_variants("model", exported, coupled.groups, coupled.unprunable)
 
 

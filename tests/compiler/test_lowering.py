@@ -69,7 +69,7 @@ def test_equal_keys_are_equal_functions_across_networks(lowered: Lowered) -> Non
     model = build_model("resnet20", 10).eval()
     example = torch.zeros(MODELS["resnet20"].input_shape)
     coupled = find_groups(model, example)
-    exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1))
+    exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1), coupled.written)
     other = describe_network("resnet20", exported, coupled.groups, with_schemes=False)
     halved = Plan(tuple(g.channels // 2 for g in other.groups))
     tasks = task_modules(lowered.variants.all[0], lowered.network.dense)
@@ -92,7 +92,7 @@ def test_depthwise_convolutions_keep_their_channels_per_group() -> None:
     ).eval()
     example = torch.zeros(1, 3, 8, 8)
     coupled = find_groups(model, example)
-    exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1))
+    exported = ExportedNetwork.export(model, example, coupled.axes, make_target(1), coupled.written)
     network = describe_network("depthwise", exported, coupled.groups)
     operators = [s.template.operator.name for s in network.subgraphs if s.layers]
     assert operators == ["conv2d", "depthwise", "conv2d", "dense"]

@@ -13,8 +13,8 @@ from cprune_rl.pruning.slices import ChannelSlices
 from tests.doubles.networks import packaged_network
 
 
-class Chunked(nn.Module):
-    """Splits channels by position: a structure whose removal is not masking."""
+class Numbered(nn.Module):
+    """Weighs channels by their numbers: a structure whose removal is not masking."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,8 +27,8 @@ class Chunked(nn.Module):
 
 
 def test_a_group_that_cannot_be_removed_stays_whole_and_says_why() -> None:
-    with pytest.raises(ModelError, match=r"conv: removing channels is not masking them"):
-        find_groups(Chunked(), torch.randn(1, 3, 8, 8))
+    with pytest.raises(ModelError, match=r"conv: is combined \(mul, in the network's own"):
+        find_groups(Numbered(), torch.randn(1, 3, 8, 8))
 
 
 class BadNeighbours(nn.Module):
@@ -52,7 +52,8 @@ def test_groups_at_fault_are_found_among_good_ones() -> None:
     coupled = find_groups(BadNeighbours(), torch.zeros(1, 3, 16, 16))
     assert [g.name for g in coupled.groups] == ["third"]
     reasons = dict(coupled.unprunable)
-    assert "removing channels is not masking them" in reasons["second"]
+    assert reasons["second"].startswith("'norm' takes a norm over all of its channels")
+    assert reasons["grouped"].startswith("'grouped' has 2 groups")
     assert reasons["fc"] == "gives the network's output"
 
 
@@ -77,7 +78,7 @@ class Hidden(nn.Module):
 
 def test_a_scale_that_begins_at_nothing_hides_nothing_from_the_check() -> None:
     coupled = find_groups(Hidden().eval(), torch.zeros(1, 3, 8, 8))
-    assert "removing channels is not masking them" in dict(coupled.unprunable)["conv1"]
+    assert "takes together, by mean, all of its channels" in dict(coupled.unprunable)["conv1"]
     assert {"conv0", "conv2"} & {group.name for group in coupled.groups}
 
 
@@ -96,6 +97,77 @@ def test_an_error_while_a_group_is_removed_is_its_reason() -> None:
     without_reader = ChannelSlices(slices.widths, [part for part in slices.all if not part.reads])
     reasons = find_unsafe_groups(model, without_reader, example, groups={"0": 8})
     assert reasons["0"].startswith("removing channels fails: RuntimeError: ")
+
+
+class Endings(nn.Module):
+    """A layer whose channels cannot go, and an ending that may hide it.
+
+    Args:
+        ending: what becomes of the logits.
+        offset: added to the first of them.
+    """
+
+    def __init__(self, ending: nn.Module, offset: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 24, 3, 2, 1)
+        self.second = nn.Conv2d(24, 32, 3, 2, 1)
+        self.fc = nn.Linear(32, 5)
+        self.ending = ending
+        with torch.no_grad():
+            self.fc.bias[0] += offset
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        y = y / y.norm(dim=1, keepdim=True)
+        return self.ending(self.fc(torch.relu(self.second(y)).mean((2, 3))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("ending", "offset"),
+    [
+        (nn.Identity(), 0.0),
+        (nn.Identity(), 40.0),
+        (nn.Identity(), 1e6),
+        (nn.Softmax(1), 0.0),
+        (nn.Softmax(1), 40.0),
+        (nn.Softmax(1), 4000.0),
+        (nn.Sigmoid(), -200.0),
+    ],
+)
+def test_large_answers_and_sure_ones_hide_nothing(ending: nn.Module, offset: float) -> None:
+    model = Endings(ending, offset).eval()
+    example = torch.zeros(1, 3, 16, 16)
+    slices = find_slices(model, example, ["first", "second"])
+    unsafe = find_unsafe_groups(model, slices, example, groups={"first": 24, "second": 32})
+    assert list(unsafe) == ["first"], "the norm reads all channels, whatever the ending is"
+    assert "removing channels is not masking them" in unsafe["first"]
+
+
+class EqualWidths(nn.Module):
+    """Two layers that must lose as many channels: either alone spoils the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        some = self.first(x)
+        others = self.second(x)
+        if some.shape[1] != 8 and others.shape[1] != 8:
+            some = 2 * some
+        return self.fc(torch.cat([some, others], 1).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_groups_that_fail_only_together_are_found() -> None:
+    coupled = find_groups(EqualWidths().eval(), torch.zeros(1, 3, 8, 8))
+    assert len(coupled.groups) == 1
+    assert (
+        "not masking"
+        in dict(coupled.unprunable)["second" if coupled.groups[0].name == "first" else "first"]
+    )
 
 
 def test_scales_of_zero_are_drawn_anew_in_a_copy() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch_pruning as tp
 from torch import nn
 
 from cprune_rl.errors import ModelError, PlanError
 from cprune_rl.pruning.groups import find_slices
+from cprune_rl.pruning.layer_cuts import cut_outputs, cut_tensor
 from cprune_rl.pruning.slices import ChannelSlice, ChannelSlices, trainable_copy
 from tests.doubles.networks import packaged_network
 
@@ -41,12 +41,9 @@ def test_a_parameter_outside_of_layers_is_cut_too() -> None:
             self.scale = nn.Parameter(torch.arange(4.0))
 
     part = ChannelSlice(
-        layer="scale",
-        remove=lambda parameter, positions: nn.Parameter(
-            parameter[[i for i in range(len(parameter)) if i not in positions]]
-        ),
-        axis=None,
-        reads=False,
+        layer="",
+        remove=cut_tensor("scale", 0),
+        kind="tensor",
         group="g",
         positions=torch.arange(4).numpy(),
         channels=torch.arange(4).numpy(),
@@ -77,9 +74,8 @@ def test_a_layer_of_which_nothing_is_left_is_an_error() -> None:
     positions = torch.arange(4).numpy()
     part = ChannelSlice(
         layer="0",
-        remove=tp.prune_linear_out_channels,
-        axis=-1,
-        reads=False,
+        remove=cut_outputs,
+        kind="out",
         group="g",
         positions=positions,
         channels=torch.zeros(4, dtype=torch.int64).numpy(),

@@ -104,7 +104,7 @@ class Tokens(nn.Module):
 @pytest.mark.parametrize(
     ("structure", "pruned_layers", "whole"),
     [
-        (Shuffled, {"up", "middle"}, "stem"),
+        (Shuffled, {"stem", "up", "middle", "down"}, None),
         (Squeezed, {"stem", "expand", "reduce", "last"}, None),
         (Tokens, {"up", "embed", "down"}, None),
     ],

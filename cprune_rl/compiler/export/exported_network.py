@@ -35,7 +35,7 @@ from cprune_rl.compiler.export.rebuild import (
 )
 from cprune_rl.compiler.export.weight_sources import WeightSource
 from cprune_rl.core.scheme import Scheme
-from cprune_rl.core.workload import Extent
+from cprune_rl.core.workload import Extent, WrittenChannels
 from cprune_rl.errors import ModelError, last_line
 
 __all__ = ["ExportedNetwork", "LoweredModule"]
@@ -128,6 +128,7 @@ class ExportedNetwork:
         example: torch.Tensor,
         axes: Mapping[str, tuple[Extent, ...]],
         target: tvm.target.Target,
+        written: WrittenChannels | None = None,
     ) -> ExportedNetwork:
         """Fold a network's batch norms and export it.
 
@@ -136,11 +137,13 @@ class ExportedNetwork:
             example: an image.
             axes: extents of the parameters' axes; a parameter that is missing keeps its shape.
             target: what primitive functions are legalised for.
+            written: the groups' channels that each layer writes; None where nothing is pruned.
 
         Raises:
             ModelError: torch.export or TVM's importer does not take the network.
         """
-        return ExportedNetwork(template=capture_function(model, example, axes), target=target)
+        template = replace(capture_function(model, example, axes), written=written or {})
+        return ExportedNetwork(template=template, target=target)
 
     def in_nhwc(self) -> ExportedNetwork:
         """Return the same network with its maps in NHWC and its convolutions packed.

@@ -22,6 +22,7 @@ from cprune_rl.compiler.export.fused_calls import (
     dims,
     shape_of,
 )
+from cprune_rl.compiler.export.kept_positions import KeptPositions
 from cprune_rl.compiler.export.parameters import ParameterTable
 from cprune_rl.compiler.export.reshapes import ReshapeAxes, broadcast_target
 from cprune_rl.compiler.export.weight_sources import WeightSource
@@ -33,6 +34,8 @@ from cprune_rl.compiler.kernels.implementations import (
 )
 from cprune_rl.compiler.kernels.window import Window
 from cprune_rl.core.scheme import Scheme
+from cprune_rl.core.workload import WrittenChannels
+from cprune_rl.errors import ModelError
 
 __all__ = ["FunctionRebuilder", "FunctionTemplate", "find_reshape_axes"]
 
@@ -50,14 +53,25 @@ class FunctionTemplate:
         function: parameters as inputs, the image first.
         sources: of the parameters after the image: their values and how their shapes depend on
             the groups.
+        written: the groups' channels that each layer writes; a layer that is missing writes none.
     """
 
     function: relax.Function
     sources: tuple[WeightSource, ...]
+    written: WrittenChannels = field(default_factory=dict)
 
     def weights(self) -> list[tuple[Any, WeightSource]]:
         """Return the parameters after the image, with their sources."""
         return list(zip(self.function.params[1:], self.sources, strict=True))
+
+    def kept_positions(self, widths: Mapping[str, int]) -> KeptPositions:
+        """Follow what is left of each tensor at some widths of the groups."""
+        layers = {
+            parameter: source.label.removesuffix(".weight")
+            for parameter, source in self.weights()
+            if source.label.endswith(".weight")
+        }
+        return KeptPositions(self.function, layers=layers, written=self.written, widths=widths)
 
 
 def find_reshape_axes(template: FunctionTemplate) -> dict[Any, int]:
@@ -121,6 +135,7 @@ class FunctionRebuilder:
         self.parameters = ParameterTable()
         self.origins = OperatorOrigins()
         self.reshapes = ReshapeAxes(self.reshape_axes)
+        self._kept = self.template.kept_positions(self.widths)
         self._builder = relax.BlockBuilder()
         self._image = self.parameters.add_image(self.template.function.params[0])
         # What each variable of the function is in the new one.
@@ -161,13 +176,36 @@ class FunctionRebuilder:
             before = shape_of(call.args[0]), dims(call.args[1])
             args[1] = relax.ShapeExpr(broadcast_target(*before, shape_of(args[0])))
         elif call.op.name == "relax.reshape":
-            before = shape_of(call.args[0]), dims(call.args[1])
-            now = shape_of(args[0])
-            args[1] = relax.ShapeExpr(self.reshapes.target(binding.var, before, now))
+            args[1] = relax.ShapeExpr(self._reshape_target(binding.var, call, args[0]))
+        elif call.op.name == "relax.strided_slice":
+            args[2:4] = self._slice_bounds(call, args)
         if call.op.name in _DONE_ON_WEIGHTS and self.parameters.is_constant(args[0]):
             return self._move_weights(binding.var, call, args)
         rebuilt = self._builder.normalize(_with_arguments(call, args))
         return self._builder.emit(rebuilt, name_hint=binding.var.name)
+
+    def _reshape_target(self, variable: Any, call: Any, data: Any) -> tuple[int, ...]:
+        now = shape_of(data)
+        target = self._kept.target(call, now)
+        if target is None:
+            before = shape_of(call.args[0]), dims(call.args[1])
+            target = self.reshapes.target(variable, before, now)
+        return target
+
+    def _slice_bounds(self, call: Any, args: list[Any]) -> list[Any]:
+        """Where a slice begins and ends in what is left of its input.
+
+        Both are counted from the front: an open end is no number that could follow a width.
+        """
+        now = shape_of(args[0])
+        bounds = self._kept.bounds(call, now)
+        if bounds is None and now == shape_of(call.args[0]):
+            return args[2:4]
+        if bounds is None:
+            raise ModelError(
+                f"a slice of {shape_of(call.args[0])} cannot follow its input to {now}"
+            )
+        return [relax.Tuple([relax.prim_value(n) for n in numbers]) for numbers in bounds]
 
     def _is_image_to_nhwc(self, call: Any) -> bool:
         return (

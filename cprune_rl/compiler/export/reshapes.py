@@ -9,7 +9,7 @@ from typing import Any
 
 from cprune_rl.errors import ModelError
 
-__all__ = ["ReshapeAxes", "broadcast_target"]
+__all__ = ["ReshapeAxes", "broadcast_target", "runs_of_axes"]
 
 Shape = tuple[int, ...]
 
@@ -45,7 +45,9 @@ class ReshapeAxes:
         if ratio == 1:
             return old_out
         changed = {axis for axis, length in enumerate(old_in) if now[axis] != length}
-        run = next(outputs for inputs, outputs in _runs(old_in, old_out) if changed & set(inputs))
+        run = next(
+            outputs for inputs, outputs in runs_of_axes(old_in, old_out) if changed & set(inputs)
+        )
         possible = [
             axis for axis in run if old_out[axis] > 1 and (old_out[axis] * ratio).denominator == 1
         ]
@@ -74,7 +76,7 @@ def broadcast_target(old_in: Shape, old_out: Shape, now: Shape) -> Shape:
     return tuple(target)
 
 
-def _runs(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
+def runs_of_axes(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
     """Part the axes of a reshape into runs of equal size.
 
     What the input's axes of a run hold is in the target's axes of that run.

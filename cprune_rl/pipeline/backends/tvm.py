@@ -244,7 +244,11 @@ def lower_network(
     coupled = trained_model.coupled
     with progress.track("Finding tasks", None):
         exported = ExportedNetwork.export(
-            trained_model.model, trained_model.example, coupled.axes, device.target
+            trained_model.model,
+            trained_model.example,
+            coupled.axes,
+            device.target,
+            coupled.written,
         )
         variants = find_layout_variants(
             trained_model.name, exported, coupled.groups, coupled.unprunable

@@ -105,7 +105,7 @@ def _lower(
     from cprune_rl.compiler.layouts.variants import find_layout_variants
 
     target = make_target(os.cpu_count() or 1) if device is None else device.target
-    exported = ExportedNetwork.export(model, example, coupled.axes, target)
+    exported = ExportedNetwork.export(model, example, coupled.axes, target, coupled.written)
     return find_layout_variants(name, exported, coupled.groups, coupled.unprunable)
 
 
