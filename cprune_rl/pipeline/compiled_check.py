@@ -19,7 +19,7 @@ from cprune_rl.compiler.deploy.compare_outputs import compare_library, first_wro
 from cprune_rl.compiler.layouts.variants import LayoutVariants, VariantChoice
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner
 from cprune_rl.core.output_agreement import OutputAgreement
-from cprune_rl.errors import CPruneError, DeviceError, ModelError
+from cprune_rl.errors import CPruneError, DeviceError, ModelError, last_line
 from cprune_rl.pipeline.backends.base import FinishedNetwork
 from cprune_rl.pipeline.progress import ProgressLog
 
@@ -169,7 +169,16 @@ class CompiledCheck:
     def _build_one(
         self, tuner: NetworkTuner, network: FinishedNetwork, choice: VariantChoice, path: Path
     ) -> OutputAgreement:
-        build_network(tuner, network.plan, network.model, path, choice)
+        try:
+            build_network(tuner, network.plan, network.model, path, choice)
+        except CPruneError:
+            raise
+        except Exception as error:  # TVM raises errors of many kinds
+            raise ModelError(
+                f"a network cannot be compiled ({type(error).__name__}: {last_line(error)}): its "
+                "layers are not those that its plan was tuned with. Please report it with the "
+                "network."
+            ) from error
         return compare_library(tuner.device, path, network.model, self.images)
 
     def _build_uniform(

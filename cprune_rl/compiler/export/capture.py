@@ -12,6 +12,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from cprune_rl.compiler.export.batch_norms import fold_batch_norms, module_name
+from cprune_rl.compiler.export.branches import merge_branches
 from cprune_rl.compiler.export.normalize import simplify_operators
 from cprune_rl.compiler.export.operators import IMPORTERS, decompositions, replace_operators
 from cprune_rl.compiler.export.program_editor import ProgramEditor
@@ -63,7 +64,7 @@ def capture_function(
 def capture_program(
     model: nn.Module, example: torch.Tensor, axes: Mapping[str, tuple[Extent, ...]]
 ) -> tuple[torch.export.ExportedProgram, ProgramEditor]:
-    """Export a network in evaluation mode with its batch norms folded.
+    """Export a network in evaluation mode with its batch norms folded and its branches merged.
 
     Returns:
         The program, which computes what the network does, and the sources of its parameters.
@@ -82,6 +83,7 @@ def capture_program(
     editor.find_constants()
     fold_batch_norms(editor)
     replace_operators(editor)
+    merge_branches(editor)
     editor.finish()
     return program, editor
 
