@@ -38,6 +38,8 @@ def test_wrappers_are_taken_off_a_copy_and_the_module_stays() -> None:
         train_device="cpu",
         seed=0,
         top=1,
+        labels="given",
+        task=None,
         is_fast=True,
     )
     loaded = load_trained_model(settings, ProgressLog(), Given(model=wrapped))
