@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import hashlib
@@ -27,9 +26,10 @@ from cprune_rl.accuracy.training import (
 )
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
-from cprune_rl.errors import ModelError, first_line
+from cprune_rl.models.copies import copy_network
 from cprune_rl.models.registry import build_model, check_output, has_own_weights
 from cprune_rl.models.weights import classes_of_weights, load_weights, network_hash
+from cprune_rl.models.wrappers import unwrap
 from cprune_rl.pipeline.given import Given
 from cprune_rl.pipeline.preflight.run import CheckSettings, require_sound_network
 from cprune_rl.pipeline.progress import ProgressLog
@@ -229,7 +229,7 @@ def _build(
 
     def build(n_classes: int) -> nn.Module:
         if given is not None:
-            return _copied(given, settings.network)
+            return _copied(given)
         return build_model(settings.network, n_classes, settings.seed, data.input_shape[1])
 
     n_classes = data.n_classes or _n_answers(settings, build, example)
@@ -256,12 +256,9 @@ def _n_answers(
         return int(build(2).eval()(example).shape[-1])
 
 
-def _copied(given: nn.Module, name: str) -> nn.Module:
-    """Copy a caller's network to the CPU, in float32."""
-    try:
-        return copy.deepcopy(given).float().cpu()
-    except Exception as error:  # whatever the module keeps may refuse it
-        raise ModelError(f"{name} cannot be copied: {first_line(error)}") from error
+def _copied(given: nn.Module) -> nn.Module:
+    """Copy a caller's network to the CPU, in float32 and without wrappers."""
+    return unwrap(copy_network(given)).float().cpu()
 
 
 def _train(
