@@ -6,7 +6,8 @@
 First the main job on Fashion-MNIST, three networks by three seeds; then CIFAR-10 (JPEG) with
 published checkpoints of ResNet-20 and ResNet-56. Every run has the agent, CPrune and MDP. What is
 done is not done again; a run that was stopped goes on. A folder that is not given, here or by
-FASHION_MNIST, CIFAR10_JPEG and CIFAR_RESNETS, is skipped. A step that fails is told of in the end,
+FASHION_MNIST, CIFAR10_JPEG and CIFAR_RESNETS, is skipped; Fashion-MNIST is looked for where
+Debian's package dataset-fashion-mnist puts it. A step that fails is told of in the end,
 and the others go on.
 
 `--trial` takes one short run of each network, to see that everything works; the page shows none of
@@ -23,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+
+from cprune_rl.accuracy.data.fashion_mnist import DEFAULT_FOLDER
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # the parts are no installed package
@@ -91,6 +94,9 @@ def find_sources(options: argparse.Namespace) -> Sources:
         SystemExit: a folder is named and not there.
     """
     folders: dict[str, Path | None] = {}
+    packaged = Path(DEFAULT_FOLDER)
+    if not options.fashion_mnist and packaged.is_dir():
+        options.fashion_mnist = str(packaged)
     for name in ("fashion_mnist", "cifar10_jpeg", "checkpoints"):
         given = getattr(options, name)
         folder = Path(given).expanduser().resolve() if given else None

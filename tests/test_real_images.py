@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -169,6 +171,33 @@ def test_a_folder_that_is_named_and_not_there_is_an_error(load: Load, tmp_path: 
         results.find_sources(type("Options", (), options)())
     with pytest.raises(SystemExit, match="there is no 'lenet'; there are fashion-mnist-resnet8"):
         results.choose(load("real_images.steps").experiments(results.Sources()), ["lenet"])
+
+
+def test_the_folder_of_debians_package_is_found(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = load("results")
+    nothing = {"fashion_mnist": None, "cifar10_jpeg": None, "checkpoints": None}
+    for folder, found in ((tmp_path, tmp_path.resolve()), (tmp_path / "none", None)):
+        monkeypatch.setattr(results, "DEFAULT_FOLDER", str(folder))
+        options = type("Options", (), dict(nothing))()
+        assert results.find_sources(options).fashion_mnist == found
+
+
+def test_a_dense_network_learns_from_grey_images_too(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (400, 1, 28, 28), np.uint8)
+    np.savez(tmp_path / "grey.npz", x=images, y=np.arange(400) % 10)
+    words = ["train_dense.py", "--model", f"{BENCHMARKS / 'real_images' / 'networks.py'}:lenet"]
+    words += ["--data", f"npz:{tmp_path / 'grey.npz'}", "--epochs", "0.5"]
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "dense")])
+    load("real_images.train_dense").main()
+    done = json.loads((tmp_path / "dense" / "dense.json").read_text())
+    assert done["n_steps"] == round(0.5 * done["n_train"] / 64)
+    assert (tmp_path / "dense" / "weights.safetensors").exists()
+    assert not (tmp_path / "dense" / "weights.part").exists()
 
 
 def figures(accuracy: float, latency_ms: float, macs: int) -> Figures:

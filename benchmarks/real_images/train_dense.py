@@ -72,7 +72,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     data = load_data(options.data)
-    model = build_model(options.model, data.n_classes, options.seed)
+    n_channels = data.input_shape[1]
+    model = build_model(options.model, data.n_classes, options.seed, n_channels)
     if options.weights is not None:
         load_weights(model, options.weights)
     batch_size = TrainSettings.batch_size

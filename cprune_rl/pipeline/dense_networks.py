@@ -89,6 +89,9 @@ def finetune_dense(
 ) -> DenseNetworks:
     """Fine-tune the dense network as long as pruned ones are, and in the same way.
 
+    Where the labels are the dense network's own answers, nothing can agree with it better than
+    itself: nothing is trained, and the floor is counted from it.
+
     Args:
         trained_model: the network as it was given.
         settings: of the full fine-tune.
@@ -97,6 +100,15 @@ def finetune_dense(
             is charged.
         progress: is told what the fine-tune gains.
     """
+    if trained_model.data.is_agreement:
+        return DenseNetworks(
+            given=trained_model.model,
+            finetuned=None,
+            given_accuracy=trained_model.dense_accuracy,
+            finetuned_accuracy=0.0,
+            is_from_given=True,
+            train_s=0.0,
+        )
     dense = Plan(tuple(group.channels for group in trained_model.coupled.groups))
     what = "Fine-tuning the dense network"
     finished = finetune_in_full(trained_model, dense, settings, progress, what)

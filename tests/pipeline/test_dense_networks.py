@@ -115,6 +115,19 @@ def test_a_network_that_gains_much_is_told_of_in_one_line(
     assert ("leave it out" in told) == is_from_given
 
 
+def test_a_network_that_gives_the_labels_is_not_trained_on_them(
+    trained_model: TrainedModel, tmp_path: Path
+) -> None:
+    agreeing = dataclasses.replace(trained_model.data, is_agreement=True)
+    own = dataclasses.replace(trained_model, data=agreeing)
+    dense = finetune_dense(own, SETTINGS, False, 0.0, ProgressLog())
+    assert (dense.finetuned, dense.other, dense.train_s) == (None, None, 0.0)
+    assert dense.reference is trained_model.model
+    assert dense.counted_from == dense.better == "given"
+    assert dense.accuracy == dense.reference_accuracy == trained_model.dense_accuracy
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+
 def test_a_network_that_gains_nothing_is_not_told_to_be_trained(
     trained_model: TrainedModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
