@@ -16,7 +16,7 @@ from cprune_rl.pruning.groups import GroupSettings
 class KeepsItsMaps(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 8, 3)
+        self.conv1 = nn.Conv2d(3, 8, 3)
         self.conv2 = nn.Conv2d(8, 8, 3)
         self.fc = nn.Linear(8, 10)
 
@@ -27,7 +27,7 @@ class KeepsItsMaps(nn.Module):
 
 def test_wrappers_are_taken_off_a_copy_and_the_module_stays() -> None:
     module = KeepsItsMaps()
-    module(torch.rand(2, 1, 8, 8))
+    module(torch.rand(2, 3, 8, 8))
     wrapped = nn.DataParallel(module)
     settings = LoadSettings(
         network=object_name(wrapped),
