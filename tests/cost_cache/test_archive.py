@@ -95,7 +95,8 @@ def rewritten(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> Pat
 
 def test_an_archive_holds_everything_and_adds_it_once(storage: str, archive: Path) -> None:
     expected, store = filled(), SqlStore(storage)
-    assert import_archive(store.database, archive) == {"workload": 2, "program": 3, "trial": 6, "tuning": 2, "accuracy": 1}
+    added = import_archive(store.database, archive)
+    assert added == {"workload": 2, "program": 3, "trial": 6, "tuning": 2, "accuracy": 1}
     read = read_archive(archive)
     assert everything(read) == everything(store)
     assert [t for _, t in read.fastest("arm")] == [t for _, t in expected.fastest("arm")]

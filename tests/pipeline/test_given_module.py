@@ -46,4 +46,4 @@ def test_wrappers_are_taken_off_a_copy_and_the_module_stays() -> None:
     assert type(loaded.model) is KeepsItsMaps
     assert loaded.model is not module
     assert wrapped.module is module
-    assert [group.name for group in loaded.coupled.groups] == ["conv1", "conv2"]
+    assert [group.name for group in loaded.coupled.groups] == ["conv2", "conv1"]
