@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import nn
 
@@ -10,10 +12,9 @@ from cprune_rl.errors import ModelError
 __all__ = ["unwrap"]
 
 # Attribute of each kind of wrapper that holds the module inside.
-_WRAPPERS = {
+_WRAPPERS: dict[type[nn.Module], str] = {
     nn.DataParallel: "module",
     nn.parallel.DistributedDataParallel: "module",
-    torch._dynamo.OptimizedModule: "_orig_mod",
 }
 
 
@@ -49,7 +50,11 @@ def _unwrap_parts(model: nn.Module) -> None:
 
 
 def _inner(module: nn.Module) -> nn.Module:
-    for kind, attribute in _WRAPPERS.items():
+    wrappers = dict(_WRAPPERS)
+    # torch.compile imports its compiler, which takes seconds: who has not, wraps nothing by it
+    if compiler := sys.modules.get("torch._dynamo"):
+        wrappers[compiler.OptimizedModule] = "_orig_mod"
+    for kind, attribute in wrappers.items():
         if isinstance(module, kind):
             return _inner(getattr(module, attribute))
     return module

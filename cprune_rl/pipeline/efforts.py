@@ -49,7 +49,7 @@ class Effort:
 
 
 _FAST = Effort(
-    base_steps=1500,
+    base_steps=800,
     finetune_steps=200,
     oracle_steps=30,
     supernet_steps=300,

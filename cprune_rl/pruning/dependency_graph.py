@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cprune_rl.errors import ModelError, PlanError
+from cprune_rl.errors import ModelError, PlanError, first_line
 from cprune_rl.pruning.channel_labels import CONSTANT
 from cprune_rl.pruning.channel_rules import follow
 from cprune_rl.pruning.channel_state import LAYERS, ChannelState, Side, Site
@@ -134,7 +134,7 @@ class ChannelGraph:
         except Exception as error:  # whatever the user's forward provokes
             raise ModelError(
                 f"the network cannot be run on an input of {tuple(example.shape)}: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error
         self._state.follow_calls(run, follow)
         return run
