@@ -25,7 +25,7 @@ from rich.table import Table
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
-from cprune_rl.compiler.deploy.build import Rounds, time_interleaved
+from cprune_rl.compiler.deploy.time_networks import Rounds, time_interleaved
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.core.system_info import command_line, describe_system, now_utc

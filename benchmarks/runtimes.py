@@ -26,7 +26,8 @@ import psutil
 import torch
 from torch import nn
 
-from cprune_rl.compiler.deploy.build import Rounds, build_network, time_interleaved
+from cprune_rl.compiler.deploy.build import build_network
+from cprune_rl.compiler.deploy.time_networks import Rounds, time_interleaved
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.export.exported_network import ExportedNetwork

@@ -26,7 +26,8 @@ from tvm.s_tir.meta_schedule.arg_info import ArgInfo
 
 from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.core.searcher import Budget
-from cprune_rl.compiler.deploy.build import Rounds, build_network, time_interleaved
+from cprune_rl.compiler.deploy.build import build_network
+from cprune_rl.compiler.deploy.time_networks import Rounds, time_interleaved
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.transposes import TransposeTask

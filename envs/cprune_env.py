@@ -11,13 +11,14 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.actions.base import ActionSet, ActionTable, EpisodeState, PruneAction
 from cprune_rl.envs.actions.channel_actions import ChannelActions
 from cprune_rl.envs.observation import Observer, features
-from cprune_rl.envs.problem import Problem, resolve_floor
+from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.envs.rewards import Outcome, get_reward
 from cprune_rl.errors import ConfigError, DeviceError, UnknownNameError

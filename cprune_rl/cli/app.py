@@ -21,7 +21,7 @@ from cprune_rl.cli import (
     train_policy,
     validate,
 )
-from cprune_rl.core.stopping import exit_status, stop_on_sigterm
+from cprune_rl.core.sigterm import exit_status, stop_on_sigterm
 from cprune_rl.errors import CPruneError
 
 __all__ = ["app", "main"]

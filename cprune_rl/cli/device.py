@@ -119,8 +119,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Time compiled networks in turns, with 95 % intervals and the noise floor."""
-    from cprune_rl.pipeline.compare_builds import compare_networks
     from cprune_rl.pipeline.progress import ProgressLog
+    from cprune_rl.pipeline.time_builds import compare_networks
 
     timed = compare_networks(device, networks, input_shape, rounds, ProgressLog())
     if as_json:

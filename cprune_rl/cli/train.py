@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cprune_rl.cli.options import given, read_options, with_options
-from cprune_rl.core.stopping import exit_status
+from cprune_rl.core.sigterm import exit_status
 from cprune_rl.errors import ConfigError
 
 if TYPE_CHECKING:

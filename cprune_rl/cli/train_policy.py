@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from cprune_rl.cli.options import given, with_options
-from cprune_rl.core.stopping import exit_status
+from cprune_rl.core.sigterm import exit_status
 from cprune_rl.errors import ConfigError
 
 __all__ = ["register", "train_policy_as_before"]

@@ -10,11 +10,11 @@ import numpy as np
 from cprune_rl.accuracy.calibration import CalibrationPoint, Calibrations
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.envs.actions.scheme_actions import prunable_layers
-from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.pipeline.dense_networks import DenseNetworks
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_model import TrainedModel

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cprune_rl.accuracy.oracle import PlanOracle
+from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.network import Network
-from cprune_rl.envs.problem import Problem, resolve_floor
+from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import FloorError
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.calibration_stage import OracleCalibration

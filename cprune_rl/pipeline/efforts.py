@@ -68,6 +68,7 @@ _FAST = Effort(
     timing_rounds=20,
 )
 EFFORTS = {
+    # the defaults above, and those of `TuningSettings`
     "full": Effort(),
     "light": Effort(
         finetune_steps=500,

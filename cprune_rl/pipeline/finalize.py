@@ -18,9 +18,9 @@ from cprune_rl.accuracy.calibration import CalibrationPoint
 from cprune_rl.accuracy.final_gate import GateCriterion, Verdict, judge
 from cprune_rl.accuracy.training import TrainSettings, correct_predictions, evaluate
 from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
+from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult
-from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.full_finetune import finetune_in_full

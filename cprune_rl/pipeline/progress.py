@@ -25,7 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cprune_rl.core.stopping import Terminated
+from cprune_rl.core.sigterm import Terminated
 
 __all__ = ["Advance", "Clock", "OnProgress", "ProgressEvent", "ProgressLog"]
 

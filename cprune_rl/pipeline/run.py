@@ -20,12 +20,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cprune_rl.core.atomic_files import write_bytes
 from cprune_rl.core.explained_plan import ExplainedPlan
+from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.result import DenseFigures, FrontPoint, Result, accuracy_word, write_front
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.actions.scheme_actions import SchemeActions
-from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.models.registry import is_object
 from cprune_rl.models.weights import export_torch, save_weights
 from cprune_rl.pipeline.config import RunConfig

@@ -20,9 +20,10 @@ from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.registry import METHODS, check_run_methods
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
+from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.folders import cache_folder, use_cache_folder
 from cprune_rl.cost_cache import CostStore, default_url, open_store
-from cprune_rl.envs.problem import Problem, resolve_floor
+from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 from cprune_rl.models.exports import check_formats
 from cprune_rl.models.registry import check_model_name, has_own_weights, is_object

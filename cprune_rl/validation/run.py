@@ -25,12 +25,12 @@ from cprune_rl.accuracy.training import correct_predictions, evaluate
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.core.check import Check
+from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.output_agreement import compare_answers
 from cprune_rl.core.result import Result, accuracy_word
 from cprune_rl.core.scheme import Scheme
-from cprune_rl.envs.problem import resolve_floor
 from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.errors import PlanError
 from cprune_rl.models.answers import torch_answers
@@ -242,7 +242,7 @@ def export_checks(
         if device is None:
             answers = torch_answers(read_exported(folder / name).module(), images)
         else:
-            from cprune_rl.compiler.deploy.build import run_on_device
+            from cprune_rl.compiler.deploy.run_networks import run_on_device
 
             answers = run_on_device(device, folder / name, images)
         agreement = compare_answers(torch_answers(contiguous, images), answers)
@@ -295,7 +295,7 @@ def _is_inside(speedup: Interval, ratio: float) -> bool:
 
 
 def _speed_checks(run: StatedRun, device: RpcDevice) -> Iterator[Check]:
-    from cprune_rl.compiler.deploy.build import Rounds, compare_libraries
+    from cprune_rl.compiler.deploy.time_networks import Rounds, compare_libraries
 
     result = run.result
     if result is not None:

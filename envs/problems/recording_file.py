@@ -19,6 +19,7 @@ import numpy as np
 
 from cprune_rl.core.atomic_files import write_bytes, write_text
 from cprune_rl.core.device_descriptor import DeviceDescriptor
+from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network
@@ -26,7 +27,7 @@ from cprune_rl.core.network_json import network_from_json, network_to_json
 from cprune_rl.core.protocols import TaskCost
 from cprune_rl.core.untrusted import DAMAGED, damage, number, numbers, printable, whole
 from cprune_rl.core.workload import OperatorKind, Workload
-from cprune_rl.envs.problem import Problem, resolve_floor
+from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.recording_checks import check_network
 from cprune_rl.errors import DataError
 

@@ -9,7 +9,7 @@ import torch
 import tvm
 from torch import nn
 
-from cprune_rl.compiler.deploy.build import run_library
+from cprune_rl.compiler.deploy.run_networks import run_library
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.weight_sources import state_arrays

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from cprune_rl.compiler.deploy.build import build_network, run_library
+from cprune_rl.compiler.deploy.build import build_network
+from cprune_rl.compiler.deploy.run_networks import run_library
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner

@@ -12,13 +12,12 @@ import tvm
 from tvm.s_tir.meta_schedule.tune_context import _normalize_mod
 
 from cprune_rl.compiler.deploy.apply_schedules import apply_schedules
-from cprune_rl.compiler.deploy.build import (
+from cprune_rl.compiler.deploy.build import build_network
+from cprune_rl.compiler.deploy.run_networks import run_library, run_on_device
+from cprune_rl.compiler.deploy.time_networks import (
     Rounds,
     SideBySide,
-    build_network,
     compare_libraries,
-    run_library,
-    run_on_device,
     time_interleaved,
 )
 from cprune_rl.compiler.devices.local import LocalDevice

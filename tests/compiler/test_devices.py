@@ -22,7 +22,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from cprune_rl.cli import app
-from cprune_rl.compiler.deploy.build import run_on_device
+from cprune_rl.compiler.deploy.run_networks import run_on_device
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import LocalSpec, TrackerSpec, parse_device

@@ -14,7 +14,9 @@ import torch
 from typer.testing import CliRunner
 
 from cprune_rl.cli import app
-from cprune_rl.compiler.deploy.build import Rounds, build_network, compare_libraries, run_library
+from cprune_rl.compiler.deploy.build import build_network
+from cprune_rl.compiler.deploy.run_networks import run_library
+from cprune_rl.compiler.deploy.time_networks import Rounds, compare_libraries
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
 from cprune_rl.compiler.tuning.budget import TuningBudget, TuningSettings

@@ -8,7 +8,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from cprune_rl.core.stopping import Terminated, exit_status
+from cprune_rl.core.sigterm import Terminated, exit_status
 from cprune_rl.pipeline.progress import Clock, ProgressLog
 
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from cprune_rl.accuracy.data.image_arrays import ArrayFile
-from cprune_rl.accuracy.data.splits import NORMALISATIONS, ImageData
+from cprune_rl.accuracy.data.image_data import NORMALISATIONS, ImageData
 from cprune_rl.accuracy.data.splitting import LabelledImages, SplitSettings, split_images
 from cprune_rl.core.folders import cache_folder
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cprune_rl.accuracy.data.splits import ImageData
+from cprune_rl.accuracy.data.image_data import ImageData
 from cprune_rl.errors import DataError
 
 __all__ = ["checked_data", "data_warnings"]

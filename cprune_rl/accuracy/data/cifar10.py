@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.accuracy.data.splits import ImageData
+from cprune_rl.accuracy.data.image_data import ImageData
 from cprune_rl.accuracy.data.splitting import LabelledImages, SplitSettings, split_images
 from cprune_rl.errors import DataError
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from cprune_rl.accuracy.data.splits import ImageData, Split
+from cprune_rl.accuracy.data.image_data import ImageData, Split
 
 __all__ = ["DIFFICULTIES", "ContourSettings", "contours", "digits", "draw_contours"]
 

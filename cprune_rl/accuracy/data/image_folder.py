@@ -18,7 +18,7 @@ from PIL import Image
 
 from cprune_rl.accuracy.data.decoded_cache import Pictures, Track, open_decoded
 from cprune_rl.accuracy.data.image_arrays import SelectedRows
-from cprune_rl.accuracy.data.splits import ImageData
+from cprune_rl.accuracy.data.image_data import ImageData
 from cprune_rl.accuracy.data.splitting import SplitSettings, check_labels, split_images
 from cprune_rl.accuracy.data.stratified import sample_of_each_class
 from cprune_rl.errors import DataError, first_line

@@ -19,9 +19,9 @@ from cprune_rl.accuracy.data.cifar10 import read_cifar10
 from cprune_rl.accuracy.data.decoded_cache import Track
 from cprune_rl.accuracy.data.fashion_mnist import DEFAULT_FOLDER, read_fashion_mnist
 from cprune_rl.accuracy.data.generated import DIFFICULTIES, contours, digits
+from cprune_rl.accuracy.data.image_data import NORMALISATIONS, ImageData, Normalisation
 from cprune_rl.accuracy.data.image_folder import read_image_folder
 from cprune_rl.accuracy.data.npz import checked_arrays, read_npz
-from cprune_rl.accuracy.data.splits import NORMALISATIONS, ImageData, Normalisation
 from cprune_rl.accuracy.data.splitting import SplitSettings, split_images
 from cprune_rl.accuracy.task import Task
 from cprune_rl.core.folders import expanded

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.accuracy.data.image_arrays import ImageArray, SelectedRows
-from cprune_rl.accuracy.data.splits import NORMALISATIONS, ImageData, Normalisation, Split
+from cprune_rl.accuracy.data.image_data import NORMALISATIONS, ImageData, Normalisation, Split
 from cprune_rl.accuracy.data.stratified import in_split_order, sample_of_each_class
 from cprune_rl.errors import ConfigError, DataError
 

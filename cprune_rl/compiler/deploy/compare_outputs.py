@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cprune_rl.compiler.deploy.build import build_maps, run_on_device, run_outputs
+from cprune_rl.compiler.deploy.build import build_maps
+from cprune_rl.compiler.deploy.run_networks import run_on_device, run_outputs
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.fused_calls import FusedCall
 from cprune_rl.compiler.layouts.variants import VariantChoice

@@ -1,6 +1,6 @@
 """Tunes and times tasks on a device, and builds and times finished networks as a whole.
 
-Beside `compiled_check` and `compare_builds`, the only file of the pipeline that loads tvm.
+Beside `compiled_check` and `time_builds`, the only file of the pipeline that loads tvm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cprune_rl.accuracy.comparison_images import comparison_images
-from cprune_rl.compiler.deploy.build import Rounds, compare_libraries
+from cprune_rl.compiler.deploy.time_networks import Rounds, compare_libraries
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants

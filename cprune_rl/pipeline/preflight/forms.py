@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from cprune_rl.compiler.deploy.build import run_library
 from cprune_rl.compiler.deploy.plain_build import build_plain, form_names
+from cprune_rl.compiler.deploy.run_networks import run_library
 from cprune_rl.compiler.layouts.variants import LayoutVariants
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.output_agreement import OutputAgreement, compare_answers

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from cprune_rl.accuracy.data.splits import CPU
+from cprune_rl.accuracy.data.image_data import CPU
 from cprune_rl.accuracy.training import on_device
 from cprune_rl.errors import ModelError, first_line
 from cprune_rl.models.registry import check_output

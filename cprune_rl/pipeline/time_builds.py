@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cprune_rl.compiler.deploy.build import Rounds, SideBySide, compare_libraries
+from cprune_rl.compiler.deploy.time_networks import Rounds, SideBySide, compare_libraries
 from cprune_rl.compiler.devices.open import open_device
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.errors import ConfigError, PlanError
