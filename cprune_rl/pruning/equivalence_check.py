@@ -1,9 +1,9 @@
 """A group is pruned only where removing its channels computes what masking them computes.
 
 What is known of operators may be wrong: a forward may count on numbers of channels. So a third of
-each group's channels are removed from one copy and masked in another, and their answers are
-compared, and what each layer writes where both write as many channels. All groups are tried
-together first. Where the two differ, halves are tried until the groups at fault are found.
+each group's channels are removed, and then masked instead. The answers are compared, and what each
+layer writes where it writes as many channels both times. All groups are tried together first.
+Where the two differ, halves are tried until the groups at fault are found.
 
 Differences are judged against what the masks change, in double precision: then neither a large
 logit nor a confident softmax hides anything. Many residual branches begin with scales of zero,
@@ -118,8 +118,10 @@ class _Comparison:
     def _difference(self, kept: Mapping[str, list[int]]) -> str | None:
         """Says why removing channels is not the same as masking them; None where it is."""
         try:
-            pruned = _answers(self._slices.prune(self._model, kept), self._image)
-            masked = _answers(self._slices.mask(self._model, kept), self._image)
+            with self._slices.pruned_for_now(self._model, kept):
+                pruned = _answers(self._model, self._image)
+            with self._slices.masked_for_now(self._model, kept):
+                masked = _answers(self._model, self._image)
         # torch raises whatever an unsupported structure provokes
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else ""

@@ -325,11 +325,11 @@ def _parameter_axes(
     For each group, it looks at what removing one channel takes away.
     """
     blank = copy_network(model).to("meta")  # shapes without values
-    narrower = {
-        group: slices.prune(blank, {group.name: range(1, group.channels)}).state_dict()
-        for group in groups
-        if group.channels > 1
-    }
+    narrower = {}
+    for group in groups:
+        if group.channels > 1:
+            with slices.pruned_for_now(blank, {group.name: range(1, group.channels)}):
+                narrower[group] = blank.state_dict()
     axes = {}
     for name, value in model.state_dict().items():
         extents = []

@@ -8,7 +8,8 @@ that pruning does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,29 +86,57 @@ class ChannelSlices:
             ModelError: nothing would be left of a layer.
         """
         pruned = trainable_copy(model)
-        modules = dict(pruned.named_modules())
-        for part, positions in self._sides(self._removed(kept)):
-            part.remove(modules[part.layer], positions)
-        if empty := [name for name, value in pruned.named_parameters() if not value.numel()]:
-            raise ModelError(f"nothing would be left of {', '.join(empty)}")
+        self._cut(pruned, kept)
         return pruned
 
-    def mask(self, model: nn.Module, kept: Kept) -> nn.Module:
-        """Copies a network at full size, with zero weights where the other channels are read.
+    @contextmanager
+    def pruned_for_now(self, model: nn.Module, kept: Kept) -> Iterator[None]:
+        """Lets a network have only some channels for a while; then it is as it was.
 
-        It computes what `prune` of the same channels should compute.
+        It saves the copy: that of a network with many modules takes longer than to run it.
+
+        Args:
+            model: the dense network.
+            kept: see `prune`.
+
+        Raises:
+            PlanError: see `prune`.
+            ModelError: see `prune`.
+        """
+        with _restored(model):
+            self._cut(model, kept)
+            yield
+
+    @contextmanager
+    def masked_for_now(self, model: nn.Module, kept: Kept) -> Iterator[None]:
+        """Lets a network read zeros for the other channels for a while; then it is as it was.
+
+        At full size, it computes what `prune` of the same channels should compute.
+
+        Args:
+            model: the dense network.
+            kept: see `prune`.
         """
         removed = self._removed(kept)
-        masked = trainable_copy(model)
-        with torch.no_grad():
+        with _restored(model):
             for part in self.all:
                 if part.reads and part.group in removed:
-                    weight = masked.get_parameter(f"{part.layer}.weight")
-                    positions = part.positions_of(removed[part.group])
-                    weight.index_fill_(
-                        part.input_axis, torch.tensor(positions, dtype=torch.int64), 0
+                    layer = model.get_submodule(part.layer)
+                    positions = torch.tensor(
+                        part.positions_of(removed[part.group]), dtype=torch.int64
                     )
-        return masked
+                    weight = layer.get_parameter("weight").detach()
+                    masked = weight.index_fill(part.input_axis, positions, 0)
+                    layer.weight = nn.Parameter(masked)
+            yield
+
+    def _cut(self, model: nn.Module, kept: Kept) -> None:
+        """Takes channels away, in place."""
+        modules = dict(model.named_modules())
+        for part, positions in self._sides(self._removed(kept)):
+            part.remove(modules[part.layer], positions)
+        if empty := [name for name, value in model.named_parameters() if not value.numel()]:
+            raise ModelError(f"nothing would be left of {', '.join(empty)}")
 
     def written(self, model: nn.Module, groups: Collection[str]) -> WrittenChannels:
         """The channels of some groups that each layer writes."""
@@ -145,6 +174,25 @@ class ChannelSlices:
                 _, positions = sides.setdefault((part.layer, part.remove), (part, set()))
                 positions.update(part.positions_of(removed[part.group]))
         return [(part, sorted(positions)) for part, positions in sides.values()]
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Gives modules back what they held: tensors may be replaced meanwhile, and not changed."""
+    before = [
+        (module, dict(vars(module)), dict(module._parameters), dict(module._buffers))
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes, parameters, buffers in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._parameters.clear()
+            module._parameters.update(parameters)
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
 
 def trainable_copy(model: nn.Module) -> nn.Module:

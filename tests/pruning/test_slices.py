@@ -24,14 +24,30 @@ def test_slices_are_read_off_alike_with_and_without_a_check() -> None:
     torch.testing.assert_close(slices.prune(model, kept).state_dict(), checked, atol=0, rtol=0)
 
 
-def test_a_pruned_copy_computes_what_a_masked_copy_does() -> None:
+def test_a_pruned_copy_computes_what_the_masked_network_does() -> None:
     model, coupled = packaged_network("vgg-small")
-    name = coupled.groups[1].name
+    kept = {coupled.groups[1].name: [1, 2, 5]}
     image = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        pruned = coupled.slices.prune(model, {name: [1, 2, 5]})(image)
-        masked = coupled.slices.mask(model, {name: [1, 2, 5]})(image)
+        pruned = coupled.slices.prune(model, kept)(image)
+        with coupled.slices.masked_for_now(model, kept):
+            masked = model(image)
     torch.testing.assert_close(pruned, masked, atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_that_was_pruned_for_now_is_as_it_was() -> None:
+    model, coupled = packaged_network("resnet8-w8")
+    kept = {group.name: [0, 3] for group in coupled.groups}
+    before = dict(model.named_parameters())
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    conv = model.get_submodule(coupled.groups[0].layers[0])
+    channels = conv.out_channels
+    for change in (coupled.slices.pruned_for_now, coupled.slices.masked_for_now):
+        with change(model, kept):
+            assert any(v is not before[n] for n, v in model.named_parameters()), "it is changed"
+        assert all(value is before[name] for name, value in model.named_parameters())
+        assert conv.out_channels == channels
+        torch.testing.assert_close(dict(model.state_dict()), values, atol=0, rtol=0)
 
 
 def test_a_parameter_outside_of_layers_is_cut_too() -> None:
@@ -63,9 +79,10 @@ def test_a_parameter_outside_of_layers_is_cut_too() -> None:
 )
 def test_channels_that_are_not_there_are_named(kept: dict[str, list[int]], what: str) -> None:
     model, coupled = packaged_network("resnet8-w8")
-    for change in (coupled.slices.prune, coupled.slices.mask):
-        with pytest.raises(PlanError, match=what):
-            change(model, kept)
+    with pytest.raises(PlanError, match=what):
+        coupled.slices.prune(model, kept)
+    with pytest.raises(PlanError, match=what), coupled.slices.masked_for_now(model, kept):
+        pass
 
 
 def test_a_layer_of_which_nothing_is_left_is_an_error() -> None:
