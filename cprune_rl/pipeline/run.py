@@ -69,6 +69,7 @@ from cprune_rl.reporting.run_tables import (
     costs_table,
     dense_note,
     front_table,
+    loop_note,
     noise_note,
     prediction_note,
     results_table,
@@ -145,7 +146,7 @@ def run_whole(folder: RunFolder, progress: ProgressLog, given: Given | None = No
             results=tuple(results),
             plans=tuple(explained_plan(outcome, floor) for floor in config.floor),
             models=tuple(outcome.own_finalist(floor).model for floor in config.floor),
-            input_shape=context.trained_model.data.input_shape,
+            input_shape=context.trained_model.trainer.input_shape,
         )
 
 
@@ -271,19 +272,21 @@ def _write_front(
         write_network(outcome, finalist, job.name, network_folder)
         write_exports(
             finalist.model,
-            outcome.context.trained_model.data.input_shape,
+            outcome.context.trained_model.trainer.input_shape,
             folder.config.export,
             network_folder,
             progress,
         )
     labels = folder.config.labels
     latency_source = outcome.context.backend.latency_source
-    write_front(folder.file("front.json"), points, dense, latency_source, labels)
+    own_loop = outcome.context.trained_model.trainer.own_loop
+    write_front(folder.file("front.json"), points, dense, latency_source, labels, own_loop)
     word = accuracy_word(labels)
     write_bytes(folder.file("front.png"), plot_front(points, word).png)
     progress.console.print(front_table(points, word).for_terminal())
-    if note := dense_note(dense):
-        progress.print(note)
+    for note in (dense_note(dense), loop_note(own_loop)):
+        if note:
+            progress.print(note)
     progress.print(
         f"Front: {folder.path} (front.png, front.json, and a folder for each floor; "
         f"check it with `cprune-rl validate {folder.path}`)"
@@ -299,7 +302,7 @@ def _write_single(
     own = outcome.jobs[-1].name
     finalist = outcome.compared.finalists[own]
     write_network(outcome, finalist, own, folder.path)
-    input_shape = trained_model.data.input_shape
+    input_shape = trained_model.trainer.input_shape
     if not is_object(trained_model.name):  # or `write_network` has written it
         export_torch(finalist.model, input_shape, folder.file("model.pt2"))
     written = write_exports(
@@ -321,7 +324,7 @@ def _write_single(
             name=context.oracle.name,
             note=context.oracle.note,
             maps=calibration_maps(outcome),
-            data=trained_model.data.describe(),
+            data=trained_model.trainer.describe(),
         ),
         system=folder.read_json("system.json") or {},
         command=folder.file("command.txt").read_text().strip(),
@@ -331,6 +334,7 @@ def _write_single(
         progress.console.print(table.for_terminal())
     notes = (
         dense_note(result.dense_figures),
+        loop_note(result.own_loop),
         noise_note(result),
         agreement_note(result),
         prediction_note(result),

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from cprune_rl.core.intervals import Interval
+from cprune_rl.core.own_loop import OwnLoop
 from cprune_rl.core.result import DenseFigures, Figures, FrontPoint, MethodResult, Result
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
 from cprune_rl.reporting.tables import NOTHING, Column, Table, Value
@@ -17,6 +18,7 @@ __all__ = [
     "costs_table",
     "dense_note",
     "front_table",
+    "loop_note",
     "noise_note",
     "prediction_note",
     "results_table",
@@ -191,6 +193,14 @@ def dense_note(dense: DenseFigures) -> str:
     )
 
 
+def loop_note(own_loop: OwnLoop | None) -> str:
+    """Say that functions of the user's trained and judged, and what that leaves unsure."""
+    if own_loop is None:
+        return ""
+    opening = f"Functions of your own, {own_loop.name}, trained and judged all networks."
+    return " ".join([opening, *own_loop.caveats])
+
+
 def noise_note(result: Result) -> str:
     """Say which differences are noise, or what the estimates rest on; empty where unknown."""
     if result.is_estimate:
@@ -237,6 +247,8 @@ def _title(result: Result) -> str:
     title = f"{result.model} on {result.data}, {result.device}, floor {result.floor:+.3f}"
     if result.labels == "teacher":
         title += ", labels by the dense network"
+    if result.own_loop is not None:
+        title += f", trained and judged by {result.own_loop.name}"
     if result.fast:
         title += " (--effort fast)"
     return f"{title}: estimates, nothing was timed" if result.is_estimate else title
