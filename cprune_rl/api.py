@@ -115,7 +115,7 @@ class PruneResult:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy of the pruned network on test images, in [0, 1]."""
+        """Accuracy of the pruned network on `summary.shown_on`, in [0, 1]."""
         return self.summary.main.pruned.accuracy_test
 
     @property

@@ -76,7 +76,8 @@ class TrainingLoop:
         Raises:
             ConfigError: a function is none.
         """
-        functions = {"fine_tune": self.fine_tune, **self.evaluations}
+        needed = {"fine_tune": self.fine_tune, "evaluate": self.evaluate}
+        functions = {**needed, **self.evaluations}
         for name, function in functions.items():
             if not callable(function):
                 raise ConfigError(f"{name} is {type(function).__name__}: give a function")

@@ -1,7 +1,7 @@
 """Trains networks and judges them: on a data set's images, or by functions of a user's.
 
-Everything else of a run asks a `Trainer`. `cprune_rl.testing.check_trainer` tells whether one keeps
-the contract.
+Everything else of a run asks a `Trainer`. `tests/accuracy/test_trainer.py` holds each one to the
+contract.
 """
 
 from __future__ import annotations

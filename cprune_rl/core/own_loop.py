@@ -26,6 +26,15 @@ class OwnLoop:
     is_paired: bool
 
     @property
+    def shown_on(self) -> str:
+        """Images of the accuracies that a report calls those of the test."""
+        return {
+            "own": "test images",
+            "gate": "the gate's images",
+            "search": "the search's images",
+        }[self.test_images]
+
+    @property
     def caveats(self) -> list[str]:
         """What makes figures less sure than they look, a sentence each; empty where nothing."""
         found = []

@@ -282,6 +282,11 @@ class Result:
         return accuracy_word(self.labels)
 
     @property
+    def shown_on(self) -> str:
+        """Images that `accuracy_test` is about."""
+        return "test images" if self.own_loop is None else self.own_loop.shown_on
+
+    @property
     def is_estimate(self) -> bool:
         """Whether latencies are sums of recorded tasks, and nothing was built or timed."""
         return self.latency_source != MEASURED

@@ -284,7 +284,8 @@ def _write_front(
     word = accuracy_word(labels)
     write_bytes(folder.file("front.png"), plot_front(points, word).png)
     progress.console.print(front_table(points, word).for_terminal())
-    for note in (dense_note(dense), loop_note(own_loop)):
+    shown_on = "test images" if own_loop is None else own_loop.shown_on
+    for note in (dense_note(dense, shown_on), loop_note(own_loop)):
         if note:
             progress.print(note)
     progress.print(
@@ -333,7 +334,7 @@ def _write_single(
     for table in (results_table(result), costs_table(result)):
         progress.console.print(table.for_terminal())
     notes = (
-        dense_note(result.dense_figures),
+        dense_note(result.dense_figures, result.shown_on),
         loop_note(result.own_loop),
         noise_note(result),
         agreement_note(result),
@@ -356,13 +357,13 @@ def _write_single(
 
 
 def _print_floor(result: Result, progress: ProgressLog) -> None:
-    """Say whether each network holds the floor on test images."""
+    """Say whether each network holds the floor on the images that are shown."""
     floor = resolve_floor(result.floor, result.reference.accuracy_test, may_exceed=True)
     for method in result.methods:
         accuracy = method.pruned.accuracy_test
         holds = "holds" if accuracy >= floor else "does NOT hold"
         of_what = "" if result.labels == "given" else f" of {result.accuracy_word}"
         progress.print(
-            f"{method.method}: the floor, {floor:.2%}{of_what} on test images, {holds} "
+            f"{method.method}: the floor, {floor:.2%}{of_what} on {result.shown_on}, {holds} "
             f"({accuracy:.2%})"
         )

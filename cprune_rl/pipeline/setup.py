@@ -88,8 +88,7 @@ def check_names(config: RunConfig, given: Given | None = None) -> None:
                 "--predict always reads the cost cache of a device; "
                 "a recording measures nothing anyway: leave it out"
             )
-        if not is_object(config.model):  # of a module, only the groups and layers can be compared
-            check_recorded_model(spec, config.network_name)
+        check_recorded_model(spec, config.network_name)
 
 
 def _check_given(config: RunConfig, given: Given) -> None:

@@ -101,7 +101,7 @@ def write_page(path: Path, report: RunReport) -> None:
         costs=costs_table(result),
         subgraphs=subgraph_table(report.table),
         no_gain=NO_GAIN,
-        dense=dense_note(result.dense_figures),
+        dense=dense_note(result.dense_figures, result.shown_on),
         own_loop=loop_note(result.own_loop),
         noise=noise_note(result),
         agreement=agreement_note(result),

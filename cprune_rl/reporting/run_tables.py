@@ -53,7 +53,7 @@ def results_table(result: Result) -> Table:
         Column(title=f"{kind}, ms", value=_latency, digits=3, has_interval=True),
         Column(title=speedup, value=partial(_speedup, result), digits=2, has_interval=True),
         Column(
-            title=f"test {result.accuracy_word}, %",
+            title=f"{_shown(result)}, %",
             value=_test_accuracy,
             digits=2,
             scale=100,
@@ -178,8 +178,13 @@ def _front_speedup(point: FrontPoint) -> Value:
     return 1.0 if point.floor is None else Interval(*point.speedup)
 
 
-def dense_note(dense: DenseFigures) -> str:
-    """Say from which dense network the floor is counted; empty where there is one alone."""
+def dense_note(dense: DenseFigures, shown_on: str = "test images") -> str:
+    """Say from which dense network the floor is counted; empty where there is one alone.
+
+    Args:
+        dense: figures of both.
+        shown_on: images of these figures.
+    """
     if dense.finetuned is None:
         return ""
     gain = dense.finetuned.accuracy_test - dense.given.accuracy_test
@@ -189,7 +194,7 @@ def dense_note(dense: DenseFigures) -> str:
     }
     return (
         f"a relative floor is counted from the dense network {which[dense.floor_from]}; the "
-        f"fine-tune changes it by {100 * gain:+.2f} points on test images"
+        f"fine-tune changes it by {100 * gain:+.2f} points on {shown_on}"
     )
 
 
@@ -241,6 +246,12 @@ def prediction_note(result: Result) -> str:
         f"estimates on the way: {', '.join(shares)} were predicted, the rest measured; "
         "the latencies of the networks above are all measured"
     )
+
+
+def _shown(result: Result) -> str:
+    if result.shown_on == "test images":
+        return f"test {result.accuracy_word}"
+    return f"{result.accuracy_word} on {result.shown_on}"
 
 
 def _title(result: Result) -> str:
