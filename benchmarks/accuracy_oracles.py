@@ -32,6 +32,7 @@ from cprune_rl.accuracy.oracle import (
     PlanOracle,
     RecalibrationEvaluation,
 )
+from cprune_rl.accuracy.trainer import ImageTrainer, labelled_images
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.intervals import rank_correlation
 from cprune_rl.core.network import Plan
@@ -99,7 +100,9 @@ def measure(
     evaluations: dict[str, RecalibrationEvaluation | FinetuneEvaluation] = {
         "macs": full,
         "recalibrate": RecalibrationEvaluation(
-            pruner=trained_model.pruned, weights=trained_model.weights, data=trained_model.data
+            pruner=trained_model.pruned,
+            weights=trained_model.weights,
+            trainer=trained_model.trainer,
         ),
     }
     evaluations |= {
@@ -111,7 +114,10 @@ def measure(
     evaluations["supernet"] = supernet
     truth = _answers(
         PlanOracle(
-            evaluation=full, data=trained_model.data, store=store, dense_accuracy=dense_accuracy
+            evaluation=full,
+            trainer=trained_model.trainer,
+            store=store,
+            dense_accuracy=dense_accuracy,
         ),
         plans,
         full,
@@ -130,7 +136,7 @@ def measure(
     for name, evaluation in evaluations.items():
         oracle = PlanOracle(
             evaluation=evaluation,
-            data=trained_model.data,
+            trainer=trained_model.trainer,
             store=store,
             dense_accuracy=dense_accuracy,
         )
@@ -173,10 +179,13 @@ def _look_s(
     """
     evaluation(plans[0])  # the first may have to load something
     one_s, cpu_s = _timed(evaluation, plans[0])
-    search = evaluation.data.search
+    data = labelled_images(evaluation.trainer, "the benchmark")
+    search = data.search
     few = dataclasses.replace(search, images=search.images[:_FEW], labels=search.labels[:_FEW])
     _, few_cpu_s = _timed(
-        dataclasses.replace(evaluation, data=dataclasses.replace(evaluation.data, search=few)),
+        dataclasses.replace(
+            evaluation, trainer=ImageTrainer(dataclasses.replace(data, search=few))
+        ),
         plans[0],
     )
     batch = plans[:_BATCH]

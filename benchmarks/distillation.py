@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from cprune_rl.accuracy.training import evaluate, recalibrate, train
+from cprune_rl.accuracy.trainer import accuracy_on
 from cprune_rl.core.network import Plan
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.pipeline.config import load_config
@@ -43,8 +44,13 @@ def measure(
     """
     config = load_config(None, {"model": network, "device": f"recorded:{network}"})
     trained_model = load_trained_model(load_settings(config), ProgressLog())
-    images = (trained_model.data.gate, trained_model.data.search)
-    dense = float(np.mean([evaluate(trained_model.model, split) for split in images]))
+    trainer = trained_model.trainer
+
+    def accuracy(model: nn.Module) -> float:
+        on_each = (accuracy_on(trainer, model, "gate"), accuracy_on(trainer, model, "search"))
+        return float(np.mean(on_each))
+
+    dense = accuracy(trained_model.model)
     rows = []
     for ratio in kept:
         plan = Plan(
@@ -54,14 +60,13 @@ def measure(
             accuracies, started = [], time.perf_counter()
             for seed in seeds:
                 pruned = trained_model.pruned(plan)
-                recalibrate(pruned, trained_model.data.train)
-                train(
+                trainer.recalibrate(pruned)
+                trainer.train(
                     pruned,
-                    trained_model.data,
                     replace(full_finetune(config), seed=seed, distillation=share),
                     teacher=trained_model.model,
                 )
-                accuracies.append(float(np.mean([evaluate(pruned, split) for split in images])))
+                accuracies.append(accuracy(pruned))
             seconds = (time.perf_counter() - started) / len(seeds)
             rows.append(
                 {

@@ -130,7 +130,10 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
     store = open_store(storage)
     oracle, plans = (
         PlanOracle(
-            evaluation=full, data=trained_model.data, store=store, dense_accuracy=dense_accuracy
+            evaluation=full,
+            trainer=trained_model.trainer,
+            store=store,
+            dense_accuracy=dense_accuracy,
         ),
         plans_of(network, n_random, 0),
     )
@@ -145,7 +148,7 @@ def measure(name: str, n_random: int, steps: int | None, storage: str) -> dict[s
         "network": name,
         "steps": settings.n_steps,
         "dense_accuracy": round(dense_accuracy, 5),
-        "images": len(trained_model.data.search),
+        "images": trained_model.trainer.n_images["search"],
         "seconds": round(time.perf_counter() - started, 1),
         "layers": {
             layer: [channels, network.workload(at, dense).macs]

@@ -12,8 +12,9 @@ from cprune_rl.core.user_name import name_the_user
 
 if TYPE_CHECKING:
     from cprune_rl.api import ProgressEvent, PruneResult, load, prune
+    from cprune_rl.pruner import Pruner
 
-__all__ = ["ProgressEvent", "PruneResult", "__version__", "load", "prune"]
+__all__ = ["ProgressEvent", "PruneResult", "Pruner", "__version__", "load", "prune"]
 __version__ = "0.3.0.dev0"
 
 name_the_user()
@@ -47,9 +48,13 @@ register(
 
 
 def __getattr__(name: str) -> Any:
-    """Load the parts of `cprune_rl.api` when they are asked for."""
+    """Load the parts that need torch when they are asked for."""
     if name in _OF_API:
         from cprune_rl import api
 
         return getattr(api, name)
+    if name == "Pruner":
+        from cprune_rl.pruner import Pruner
+
+        return Pruner
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

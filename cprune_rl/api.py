@@ -19,15 +19,13 @@ from torch import nn
 from typing_extensions import Unpack
 
 from cprune_rl.accuracy.data.arrays import GivenImages, ImagePairs, Images, Labels, Scale
-from cprune_rl.agents.policies import DEFAULT
 from cprune_rl.core.explained_plan import ExplainedPlan
-from cprune_rl.core.folders import use_cache_folder
 from cprune_rl.core.result import Figures, MethodResult, Result
 from cprune_rl.errors import ConfigError, CPruneError, DeviceError, StoreError, ToolchainError
 from cprune_rl.models.exports import EXPORT_FORMATS, export_network
 from cprune_rl.models.registry import object_name
 from cprune_rl.models.weights import export_torch, save_weights
-from cprune_rl.pipeline.config import RunConfig, load_config
+from cprune_rl.pipeline.from_python import checked_config, given_module, keep_given_images
 from cprune_rl.pipeline.given import Given
 from cprune_rl.pipeline.progress import OnProgress, ProgressEvent, ProgressLog
 from cprune_rl.pipeline.run import FinishedRun, run_whole
@@ -37,6 +35,7 @@ from cprune_rl.pruning.finished import load_finished
 
 __all__ = [
     "ExplainedPlan",
+    "LoopOptions",
     "ProgressEvent",
     "PruneOptions",
     "PruneResult",
@@ -46,37 +45,42 @@ __all__ = [
 ]
 
 
-class PruneOptions(TypedDict, total=False):
-    """Further options of `prune`, those of the command line with underscores.
+class LoopOptions(TypedDict, total=False):
+    """Further options of `Pruner.prune`, those of the command line with underscores.
 
     `cprune-rl prune --help` describes them. Where the command line has values parted by commas, a
     list will do.
     """
 
-    change: str | Sequence[str]
-    choose: Literal["search", "rule"]
     importance: Literal["l1", "l2", "fpgm", "taylor", "random"]
     freeze: str | Sequence[str]
     keep: str | Sequence[str]
     margin: float
     confidence: float
-    top: int
     methods: str | Sequence[str]
     budget: str
     policy: str | Path | None
-    scheme_policy: str | Path | None
     init: str | Path | None
     oracle: str
     finetune_steps: int | None
-    distillation: float
-    task: str | None
-    train_device: str
     predict: float | Literal["always"]
     floor_from: Literal["better", "given"]
     layouts: Literal["all", "plain"]
     storage: str | None
     export: str | Sequence[str]
     cache: str | Path | None
+
+
+class PruneOptions(LoopOptions, total=False):
+    """Further options of `prune`: those of `LoopOptions`, and how it trains and judges itself."""
+
+    change: str | Sequence[str]
+    choose: Literal["search", "rule"]
+    top: int
+    scheme_policy: str | Path | None
+    distillation: float
+    task: str | None
+    train_device: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,7 @@ class PruneResult:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy of the pruned network on test images, in [0, 1]."""
+        """Accuracy of the pruned network on `summary.shown_on`, in [0, 1]."""
         return self.summary.main.pruned.accuracy_test
 
     @property
@@ -237,7 +241,7 @@ def prune(
             fault. What was measured and trained until then is kept.
     """
     progress = ProgressLog(listener=on_progress)
-    module = _module(model)
+    module = given_module(model)
     if resume is not None:
         return _resumed(Path(resume), module, progress)
     asked: dict[str, Any] = {
@@ -252,18 +256,19 @@ def prune(
         "data": data,
         "labels": labels if isinstance(labels, str) else None,
     }
-    given = GivenImages(
+    given_images = GivenImages(
         images=images,
         labels=_array_labels(images, labels),
         test=test,
         normalise=normalise,
         augment=augment,
     )
-    _check_one_source(given, data, module)
-    config = _checked_config(asked, is_given=module is not None)
+    _check_one_source(given_images, data, module)
+    given = Given(model=module)
+    config = checked_config(asked, given)
     if images is not None:
-        config = config.model_copy(update={"data": _kept(given, config, progress)})
-    return go_on(RunFolder.create(config), progress, Given(model=module))
+        config = keep_given_images(given_images, config, progress)
+    return go_on(RunFolder.create(config), progress, given)
 
 
 def load(path: str | Path) -> nn.Module:
@@ -336,34 +341,6 @@ def _array_labels(images: Images | None, labels: Labels | str | None) -> Labels 
     return np.zeros(len(images), np.int64)
 
 
-def _module(model: str | nn.Module) -> nn.Module | None:
-    if isinstance(model, nn.Module):
-        return model
-    if isinstance(model, str):
-        return None
-    hint = ""
-    if isinstance(model, type) and issubclass(model, nn.Module):
-        hint = f", such as {model.__name__}(...)"
-    raise ConfigError(
-        f"model is {type(model).__name__}: give a torch.nn.Module{hint}, "
-        "or a name such as 'mynet.py:build'"
-    )
-
-
-def _checked_config(asked: dict[str, Any], *, is_given: bool) -> RunConfig:
-    values = {name: _plain(value) for name, value in asked.items()}
-    config = load_config(None, values, {"policy": DEFAULT})
-    check_names(config, is_given=is_given)
-    return config
-
-
-def _plain(value: Any) -> Any:
-    """Give an option as a file of options has it."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return str(value) if isinstance(value, Path) else value
-
-
 def _check_one_source(given: GivenImages, data: str | None, module: nn.Module | None) -> None:
     if given.images is not None and data is not None:
         raise ConfigError("give images, or the name of a data set as data=, and not both")
@@ -376,14 +353,8 @@ def _check_one_source(given: GivenImages, data: str | None, module: nn.Module | 
     given.check()
 
 
-def _kept(given: GivenImages, config: RunConfig, progress: ProgressLog) -> str:
-    if config.cache is not None:
-        use_cache_folder(config.cache)
-    with progress.track("Reading the images", None) as advance:
-        return given.keep(advance)
-
-
 def _resumed(path: Path, module: nn.Module | None, progress: ProgressLog) -> PruneResult:
     folder = RunFolder.resume(path)
-    check_names(folder.config, is_given=module is not None)
-    return go_on(folder, progress, Given(model=module))
+    given = Given(model=module)
+    check_names(folder.config, given)
+    return go_on(folder, progress, given)

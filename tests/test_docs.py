@@ -65,6 +65,8 @@ def test_code_of_the_docs_runs(
 ) -> None:
     if "cprune_rl.prune(" in text:
         pytest.skip("a whole run: tests/pipeline/test_own_network.py makes it with these words")
+    if "cprune_rl.Pruner(" in text:
+        pytest.skip("a whole run: tests/test_pruner.py makes some")
     if any(needs in text for needs in ("cprune_rl.load(", "InferenceSession(", "torch.load(")):
         pytest.skip("a file is needed: tests/pruning/test_finished.py and tests/models open some")
     if any(live in text for live in ("/CPrune-v0", "/SchemeMapping-v0")):

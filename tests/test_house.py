@@ -29,6 +29,7 @@ FLOORS = {
     "comparison": 9,
     "validation": 9,
     "api": 9,
+    "pruner": 10,
     "cli": 10,
 }
 FOREIGN = {"tvm": {"compiler"}, "torch_pruning": {"pruning"}}

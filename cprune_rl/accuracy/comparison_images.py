@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cprune_rl.accuracy.data import ImageData
+from cprune_rl.accuracy.data import ImageData, Split
 
-__all__ = ["comparison_images"]
+__all__ = ["comparison_images", "spread_images"]
 
 _N_IMAGES = 16
 
@@ -19,7 +19,16 @@ def comparison_images(data: ImageData) -> NDArray[np.float32]:
     Returns:
         `(n, channels, height, width)`, normalised; 16, or as many as there are.
     """
-    n_images = min(_N_IMAGES, len(data.gate))
-    positions = torch.linspace(0, len(data.gate) - 1, n_images).long()
-    images = data.gate.batch(positions.to(data.gate.device))
+    return spread_images(data.gate)
+
+
+def spread_images(split: Split) -> NDArray[np.float32]:
+    """Give images spread over all of a split: the same ones each time.
+
+    Returns:
+        `(n, channels, height, width)`, normalised; 16, or as many as there are.
+    """
+    n_images = min(_N_IMAGES, len(split))
+    positions = torch.linspace(0, len(split) - 1, n_images).long()
+    images = split.batch(positions.to(split.device))
     return np.ascontiguousarray(images.cpu().numpy())

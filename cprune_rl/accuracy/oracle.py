@@ -20,14 +20,8 @@ from typing import Protocol
 from torch import nn
 
 from cprune_rl.accuracy.calibration import Calibrations
-from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.training import (
-    TrainSettings,
-    evaluate,
-    recalibrate,
-    single_threaded_pool,
-    train,
-)
+from cprune_rl.accuracy.trainer import Trainer, accuracy_on
+from cprune_rl.accuracy.training import TrainSettings, single_threaded_pool
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import Accuracy, Spending
 from cprune_rl.cost_cache import CostStore
@@ -68,13 +62,13 @@ class RecalibrationEvaluation:
     Attributes:
         pruner: plan -> smaller network.
         weights: hash of the weights that it prunes, and of the ranking of channels.
-        data: images.
+        trainer: judges.
         name: as `--oracle` calls it.
     """
 
     pruner: Pruner
     weights: str
-    data: ImageData
+    trainer: Trainer
     name: str = "recalibrate"
 
     @property
@@ -83,12 +77,12 @@ class RecalibrationEvaluation:
 
     def __call__(self, plan: Plan) -> float:
         model = self.pruner(plan)
-        recalibrate(model, self.data.train)
-        return evaluate(model, self.data.search)
+        self.trainer.recalibrate(model)
+        return accuracy_on(self.trainer, model, "search")
 
     def evaluate_many(self, plans: Sequence[Plan]) -> Iterator[float]:
         """Evaluates one plan on each core of a CPU."""
-        if self.data.search.device.type != "cpu" or len(plans) < 2:
+        if not self.trainer.judges_together or len(plans) < 2:
             yield from map(self, plans)
             return
         with single_threaded_pool() as pool:
@@ -102,7 +96,7 @@ class FinetuneEvaluation:
     Attributes:
         pruner: plan -> smaller network with the dense network's weights.
         weights: hash of the weights that it prunes, and of the ranking of channels.
-        data: images.
+        trainer: trains and judges.
         settings: of the training.
         teacher: the dense network, where `settings.distillation` asks for one.
         gradual_pruning: makes what lowers the density of a plan's layers during the training, given
@@ -113,7 +107,7 @@ class FinetuneEvaluation:
 
     pruner: Pruner
     weights: str
-    data: ImageData
+    trainer: Trainer
     settings: TrainSettings
     teacher: nn.Module | None = None
     gradual_pruning: GradualPruning | None = None
@@ -135,9 +129,9 @@ class FinetuneEvaluation:
         on_step = None
         if self.gradual_pruning is not None:
             on_step = self.gradual_pruning(model, plan, self.settings.n_steps)
-        recalibrate(model, self.data.train)
-        train(model, self.data, self.settings, on_step=on_step, teacher=self.teacher)
-        return evaluate(model, self.data.search)
+        self.trainer.recalibrate(model)
+        self.trainer.train(model, self.settings, on_step, self.teacher)
+        return accuracy_on(self.trainer, model, "search")
 
     def evaluate_many(self, plans: Sequence[Plan]) -> Iterator[float]:
         """Evaluates one plan after another.
@@ -153,7 +147,7 @@ class PlanOracle:
 
     Attributes:
         evaluation: of plans.
-        data: images.
+        trainer: whose images plans are judged on.
         store: keeps every answer.
         dense_accuracy: of the dense network on the search images. Losses after the full fine-tune
             are counted from it.
@@ -166,7 +160,7 @@ class PlanOracle:
     """
 
     evaluation: Evaluation
-    data: ImageData
+    trainer: Trainer
     store: CostStore
     dense_accuracy: float
     reference: float | None = None
@@ -201,7 +195,7 @@ class PlanOracle:
         before = self.spending.train_s
         values = self.evaluate_all(plans)
         cost_s = (self.spending.train_s - before) / max(len(plans), 1)
-        n_images = len(self.data.search)
+        n_images = self.trainer.n_images["search"]
         answers = []
         for plan, value in zip(plans, values, strict=True):
             loss, residual = self.calibrations.full_loss(plan, self._loss(value))
@@ -242,7 +236,9 @@ class PlanOracle:
         for plan, value in zip(missing, evaluation.evaluate_many(missing), strict=True):
             cost_s = time.perf_counter() - started
             self._spend(cost_s)
-            accuracy = Accuracy(value=value, n_images=len(self.data.search), cost_s=cost_s)
+            accuracy = Accuracy(
+                value=value, n_images=self.trainer.n_images["search"], cost_s=cost_s
+            )
             self.store.put_accuracy(self._key(identity, plan), accuracy)
             self._answers[identity, plan] = value
             n_done += 1
@@ -272,8 +268,8 @@ class PlanOracle:
         return True
 
     def _key(self, identity: str, plan: Plan) -> str:
-        parts = [identity, plan.widths, plan.schemes, self.data.fingerprint]
-        device = self.data.search.device.type
+        parts = [identity, plan.widths, plan.schemes, self.trainer.fingerprint]
+        device = self.trainer.device_type
         if device != "cpu":  # another processor rounds otherwise
             parts.append(device)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -34,6 +34,7 @@ __all__ = [
     "fast_depthwise_strides",
     "on_device",
     "one_cycle_sgd",
+    "pointwise_strides_first",
     "recalibrate",
     "seeded",
     "single_threaded_pool",
@@ -110,7 +111,7 @@ def on_device(model: nn.Module, device: torch.device) -> Iterator[None]:
         stack.callback(model.to, "cpu")
         model.to(device)
         stack.enter_context(channels_last_where_possible(model))
-        stack.enter_context(_pointwise_strides_first(model, device))
+        stack.enter_context(pointwise_strides_first(model, device))
         yield
 
 
@@ -180,7 +181,7 @@ def fast_depthwise_strides(
 
 
 @contextlib.contextmanager
-def _pointwise_strides_first(model: nn.Module, device: torch.device) -> Iterator[None]:
+def pointwise_strides_first(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Lets strided 1x1 convolutions drop inputs before the sums, instead of by their stride.
 
     The function is the same. In float32 on a CPU, the gradients of oneDNN 3.12 for such a layer

@@ -5,12 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap, spearmanr
 
 __all__ = [
+    "Correct",
+    "Counts",
     "Interval",
     "accuracy_interval",
     "median_interval",
@@ -20,6 +23,36 @@ __all__ = [
 ]
 
 Samples = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images a network is right on, where nobody says on which.
+
+    It answers what an array of one boolean for each image answers without their order.
+
+    Attributes:
+        n_correct: from 0 to `n_images`.
+        n_images: 1 or more.
+    """
+
+    n_correct: int
+    n_images: int
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    def sum(self) -> int:
+        """Number of images that are right."""
+        return self.n_correct
+
+    def mean(self) -> float:
+        """Share of images that are right, in [0, 1]."""
+        return self.n_correct / self.n_images
+
+
+Correct: TypeAlias = NDArray[np.bool_] | Counts
+"""Which images `(n,)` a network is right on, or how many where that is all that is known."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +70,8 @@ class Interval:
     high: float
 
 
-def accuracy_interval(right: NDArray[np.bool_], confidence: float = 0.95) -> Interval:
-    """Share of images `(n,)` that are classified correctly, with Wilson's interval."""
+def accuracy_interval(right: Correct, confidence: float = 0.95) -> Interval:
+    """Share of images that are classified correctly, with Wilson's interval."""
     wilson = binomtest(int(right.sum()), len(right)).proportion_ci(confidence, "wilson")
     return Interval(float(right.mean()), float(wilson.low), float(wilson.high))
 

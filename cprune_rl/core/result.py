@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, TypeAdapter
 from cprune_rl.core.atomic_files import write_text
 from cprune_rl.core.json_text import dump_json
 from cprune_rl.core.output_agreement import OutputAgreement
+from cprune_rl.core.own_loop import OwnLoop
 from cprune_rl.core.search_result import current_method
 from cprune_rl.core.untrusted import DAMAGED, damage, number, read_json, whole
 from cprune_rl.errors import ConfigError
@@ -214,6 +215,7 @@ class Result:
         top: an image counts as right where its label is among so many most likely classes.
         labels: "given", or "teacher" where they are the dense network's answers.
         task: name of the user's loss and metric; empty where each image has a class.
+        own_loop: how functions of the user's judged; None where labelled images were given.
         splits: 1 where a user's images were split without regard to classes, as 0.2 did; else 2.
         stages_s: seconds by the clock of each part of the run; after `--resume`, of those done
             since.
@@ -240,6 +242,7 @@ class Result:
     top: Annotated[int, Field(ge=1)] = 1
     labels: str = "given"
     task: str = ""
+    own_loop: OwnLoop | None = None
     splits: Annotated[int, Field(ge=1, le=2)] = 1
     stages_s: dict[str, Number] = field(default_factory=dict, repr=False)
     compiled_note: str = ""
@@ -277,6 +280,11 @@ class Result:
     def accuracy_word(self) -> str:
         """What an accuracy of this run is."""
         return accuracy_word(self.labels)
+
+    @property
+    def shown_on(self) -> str:
+        """Images that `accuracy_test` is about."""
+        return "test images" if self.own_loop is None else self.own_loop.shown_on
 
     @property
     def is_estimate(self) -> bool:
@@ -360,6 +368,7 @@ def write_front(
     dense: DenseFigures,
     latency_source: str,
     labels: str = "given",
+    own_loop: OwnLoop | None = None,
 ) -> None:
     """Write `front.json`.
 
@@ -369,11 +378,13 @@ def write_front(
         dense: that network, and the other one.
         latency_source: see `Result`.
         labels: see `Result`.
+        own_loop: see `Result`.
     """
     value = {
         "latency_source": latency_source,
         **dense.to_json(),
         "labels": labels,
+        "own_loop": None if own_loop is None else asdict(own_loop),
         "splits": SPLITS,
         "points": [asdict(point) for point in points],
     }

@@ -27,6 +27,7 @@ __all__ = [
     "has_own_weights",
     "is_object",
     "object_name",
+    "output_shape",
 ]
 
 _COLOUR = 3  # channels
@@ -114,19 +115,45 @@ def check_output(model: nn.Module, example: torch.Tensor, n_classes: int, name: 
         ModelError: it does not take these images, or gives something else than `(1, n_classes)`
             logits.
     """
-    shape = tuple(example.shape)
-    try:
-        with torch.no_grad():
-            output = model.eval()(example)
-    except Exception as error:  # whatever the user's network raises
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{name} does not take images {shape}: {reason}") from error
+    output = _output(model, example, name)
     given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if given != (1, n_classes):
         raise ModelError(
-            f"{name} gives {given} for one image {shape}; its data have {n_classes} classes, "
-            f"so it must give (1, {n_classes})"
+            f"{name} gives {given} for one image {tuple(example.shape)}; its data have "
+            f"{n_classes} classes, so it must give (1, {n_classes})"
         )
+
+
+def output_shape(model: nn.Module, example: torch.Tensor, name: str) -> tuple[int, ...]:
+    """Runs a network once and gives the shape of its output.
+
+    Args:
+        model: left in evaluation mode.
+        example: one image as a batch.
+        name: how errors call the network.
+
+    Raises:
+        ModelError: it does not take these images, or gives something else than a tensor with a
+            batch in front.
+    """
+    output = _output(model, example, name)
+    if not isinstance(output, torch.Tensor) or output.ndim < 2 or len(output) != 1:
+        given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ModelError(
+            f"{name} gives {given} for one image {tuple(example.shape)}; it must give one tensor, "
+            "(1, n_outputs)"
+        )
+    return tuple(output.shape)
+
+
+def _output(model: nn.Module, example: torch.Tensor, name: str) -> object:
+    try:
+        with torch.no_grad():
+            return model.eval()(example)
+    except Exception as error:  # whatever the user's network raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        shape = tuple(example.shape)
+        raise ModelError(f"{name} does not take images {shape}: {reason}") from error
 
 
 def _user_model(name: str, n_classes: int, n_channels: int) -> nn.Module:

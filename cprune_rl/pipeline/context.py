@@ -66,9 +66,8 @@ class RunContext:
         Raises:
             FloorError: see `search_floor`.
         """
-        data = self.trained_model.data
         return Problem(
-            name=f"{self.network.name}/{data.name}@{self.backend.device_name}",
+            name=f"{self.network.name}/{self.trained_model.trainer.name}@{self.backend.device_name}",
             network=self.network,
             latency=self.backend.source(),
             oracle=self.oracle.with_calibrations(self.calibration.maps),

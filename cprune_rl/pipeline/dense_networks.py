@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from cprune_rl.accuracy.final_gate import difference_interval
-from cprune_rl.accuracy.training import TrainSettings, correct_predictions
+from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.network import Plan
 from cprune_rl.core.result import Which
 from cprune_rl.pipeline.full_finetune import finetune_in_full
@@ -100,7 +100,7 @@ def finetune_dense(
             is charged.
         progress: is told what the fine-tune gains.
     """
-    if trained_model.data.is_agreement:
+    if trained_model.trainer.is_agreement:
         return DenseNetworks(
             given=trained_model.model,
             finetuned=None,
@@ -112,9 +112,8 @@ def finetune_dense(
     dense = Plan(tuple(group.channels for group in trained_model.coupled.groups))
     what = "Fine-tuning the dense network"
     finished = finetune_in_full(trained_model, dense, settings, progress, what)
-    search_images = trained_model.data.search
-    before = correct_predictions(trained_model.model, search_images)
-    after = correct_predictions(finished.model, search_images)
+    before = trained_model.trainer.judge(trained_model.model, "search")
+    after = trained_model.trainer.judge(finished.model, "search")
     networks = DenseNetworks(
         given=trained_model.model,
         finetuned=finished.model,

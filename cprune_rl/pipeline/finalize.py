@@ -16,7 +16,8 @@ from torch import nn
 
 from cprune_rl.accuracy.calibration import CalibrationPoint
 from cprune_rl.accuracy.final_gate import GateCriterion, Verdict, judge
-from cprune_rl.accuracy.training import TrainSettings, correct_predictions, evaluate
+from cprune_rl.accuracy.trainer import accuracy_on
+from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
 from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.network import Plan
@@ -108,8 +109,8 @@ class FinalGate:
         self._settings = settings
         self._context = context
         self._trained_model = context.trained_model
-        self._gate_images = context.trained_model.data.gate
-        self._dense_correct = correct_predictions(context.dense.reference, self._gate_images)
+        self._trainer = context.trained_model.trainer
+        self._dense_correct = self._trainer.judge(context.dense.reference, "gate")
         dense_accuracy = float(self._dense_correct.mean())
         self.floor = resolve_floor(settings.floor, dense_accuracy, may_exceed=True)
 
@@ -121,7 +122,7 @@ class FinalGate:
             n_looks=n_checks,
             risk=self._settings.risk,
         )
-        correct = correct_predictions(model, self._gate_images)
+        correct = self._trainer.judge(model, "gate")
         is_dense = model is self._context.dense.reference
         return judge(self._dense_correct, correct, criterion, is_dense=is_dense)
 
@@ -133,7 +134,7 @@ class FinalGate:
         trained_model = self._trained_model
         settings = self._settings.finetune
         finished = finetune_in_full(trained_model, plan, settings, progress, what).model
-        full_loss = dense.accuracy - evaluate(finished, trained_model.data.search)
+        full_loss = dense.accuracy - accuracy_on(self._trainer, finished, "search")
         cheap_loss = self._context.oracle.losses([plan])[0]
         return FinetunedPlan(finished, CalibrationPoint(plan, cheap_loss, full_loss))
 

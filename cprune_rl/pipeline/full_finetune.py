@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cprune_rl.accuracy.training import TrainSettings, recalibrate, train
+from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.network import Plan
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pipeline.progress import ProgressLog
@@ -35,7 +35,7 @@ def finetune_in_full(
     """Prune the network by a plan, and fine-tune it on the labels and on the network's answers.
 
     Args:
-        trained_model: gives the starting weights, the teacher and the images.
+        trained_model: gives the starting weights, the teacher, and what trains.
         plan: what is kept; the dense plan too, whose network is then taught by itself.
         settings: of the training.
         progress: shows it.
@@ -46,8 +46,9 @@ def finetune_in_full(
     prune_further = gradual_pruning(model, plan, settings.n_steps)
     if prune_further is not None:
         identity += f":{plan.schemes}:{GRADUAL_PRUNING}"
-    recalibrate(model, trained_model.data.train)
-    cached = CachedTraining(identity=identity, data=trained_model.data, settings=settings)
+    trainer = trained_model.trainer
+    trainer.recalibrate(model)
+    cached = CachedTraining(identity=identity, trainer=trainer, settings=settings)
     with progress.track(what, settings.n_steps) as advance:
 
         def on_step(step: int, loss: float) -> None:
@@ -56,7 +57,7 @@ def finetune_in_full(
                 prune_further(step, loss)
 
         def train_model() -> None:
-            train(model, trained_model.data, settings, on_step=on_step, teacher=trained_model.model)
+            trainer.train(model, settings, on_step, trained_model.model)
 
         finished = bake_masks(cached.load_or_train(model, train_model))
     return FinishedTraining(finished, cached)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from cprune_rl.accuracy.loop_trainer import TrainingLoop
+
 __all__ = ["Given"]
 
 
@@ -15,6 +17,8 @@ class Given:
 
     Attributes:
         model: the trained network, left as it was; None to build the named one.
+        loop: functions that train and judge it; None to do so on labelled images.
     """
 
     model: nn.Module | None = None
+    loop: TrainingLoop | None = None

@@ -18,6 +18,7 @@ from cprune_rl.accuracy.oracle import (
     RecalibrationEvaluation,
 )
 from cprune_rl.accuracy.supernet import PlanBounds, Supernet, SupernetSettings, train_supernet
+from cprune_rl.accuracy.trainer import labelled_images
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.intervals import Interval, rank_correlation
 from cprune_rl.core.network import Plan
@@ -80,7 +81,7 @@ def open_oracle(
     """
     make = functools.partial(
         PlanOracle,
-        data=trained_model.data,
+        trainer=trained_model.trainer,
         store=store,
         dense_accuracy=trained_model.dense_accuracy,
         since=since,
@@ -90,7 +91,9 @@ def open_oracle(
         return make(evaluation=short)
     if settings.kind == "recalibrate":
         evaluation = RecalibrationEvaluation(
-            pruner=trained_model.pruned, weights=trained_model.weights, data=trained_model.data
+            pruner=trained_model.pruned,
+            weights=trained_model.weights,
+            trainer=trained_model.trainer,
         )
         return make(evaluation=evaluation)
     supernet = supernet_evaluation(settings.supernet, trained_model, progress)
@@ -117,9 +120,9 @@ def supernet_evaluation(
         masks=ChannelMasks(trained_model.model, trained_model.coupled).for_plan,
         bounds=PlanBounds(tuple(g.channels for g in groups), tuple(g.minimum for g in groups)),
     )
-    data = trained_model.data
+    data = labelled_images(trained_model.trainer, "oracle='supernet'")
     identity = supernet_identity(trained_model.weights, supernet.bounds)
-    cached = CachedTraining(identity=identity, data=data, settings=settings)
+    cached = CachedTraining(identity=identity, trainer=trained_model.trainer, settings=settings)
     checkpoint = cached.path.with_suffix(".checkpoint")
     verb = "Reading" if cached.is_done else "Training"
     with progress.track(f"{verb} the supernet", settings.n_steps) as advance:
@@ -132,7 +135,7 @@ def supernet_evaluation(
     return RecalibrationEvaluation(
         pruner=functools.partial(trained_model.pruned_of, supernet.model),
         weights=f"supernet:{network_hash(supernet.model)}",
-        data=data,
+        trainer=trained_model.trainer,
         name="supernet",
     )
 

@@ -108,7 +108,7 @@ def train_on_model(
         )
     card = {
         "network": network.name,
-        "data": context.trained_model.data.name,
+        "data": context.trained_model.trainer.name,
         "device": context.backend.device_name,
         "total_timesteps": settings.total_timesteps,
         "seed": settings.seed,

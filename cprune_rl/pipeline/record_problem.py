@@ -126,7 +126,7 @@ def _open_live(
             yield _LiveProblem(
                 problem=problem,
                 backend=context.backend,
-                data=context.trained_model.data.name,
+                data=context.trained_model.trainer.name,
                 dense=context.dense.better,
             )
         return

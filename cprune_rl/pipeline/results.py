@@ -7,15 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cprune_rl.accuracy.calibration import Calibrations
 from cprune_rl.accuracy.final_gate import difference_interval
-from cprune_rl.accuracy.training import correct_predictions
 from cprune_rl.core.atomic_files import write_bytes
 from cprune_rl.core.explained_plan import ExplainedPlan
-from cprune_rl.core.intervals import Interval, accuracy_interval
+from cprune_rl.core.intervals import Correct, Interval, accuracy_interval
 from cprune_rl.core.result import SPLITS, DenseFigures, Figures, FrontPoint, MethodResult, Result
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.core.subgraph_table import SubgraphTable
@@ -115,11 +111,11 @@ class TestedNetwork:
     """A finished network on the test images.
 
     Attributes:
-        correct: `(n_images,)` whether it is right.
+        correct: which of them it is right on, or how many.
     """
 
     figures: Figures
-    correct: NDArray[np.bool_]
+    correct: Correct
 
 
 def test_networks(outcome: RunOutcome) -> dict[str, TestedNetwork]:
@@ -158,7 +154,7 @@ def write_other_dense(outcome: RunOutcome, folder: Path) -> None:
     dense = outcome.context.dense
     trained_model = outcome.context.trained_model
     if is_object(trained_model.name):
-        shape = trained_model.data.input_shape
+        shape = trained_model.trainer.input_shape
         export_torch(dense.given, shape, folder / "dense.pt2", any_batch=True)
     if dense.other is not None:
         save_weights(dense.other, folder / OTHER_DENSE[dense.counted_from])
@@ -167,7 +163,7 @@ def write_other_dense(outcome: RunOutcome, folder: Path) -> None:
 def _test(outcome: RunOutcome, name: str, network: FinishedNetwork | Finalist) -> TestedNetwork:
     comparison = outcome.compared.comparison
     latency = comparison.latency_ms.get(name)
-    correct = correct_predictions(network.model, outcome.context.trained_model.data.test)
+    correct = outcome.context.trained_model.trainer.judge(network.model, "test")
     accuracy = accuracy_interval(correct)
     figures = Figures(
         latency_ms=None if latency is None else latency.value,
@@ -242,6 +238,7 @@ def run_results(
             task=config.task or "",
             splits=SPLITS,
             stages_s=dict(stages_s),
+            own_loop=outcome.context.trained_model.trainer.own_loop,
             compiled_note=outcome.compared.comparison.note,
         )
         results.append(result)
@@ -305,14 +302,14 @@ def write_network(
     folder.mkdir(exist_ok=True)
     plan_file = PlanFile(
         model=trained_model.name,
-        n_classes=trained_model.data.n_classes,
-        input_shape=trained_model.data.input_shape,
+        n_classes=trained_model.trainer.n_classes,
+        input_shape=trained_model.trainer.input_shape,
         kept=kept_indices(trained_model.coupled, network.plan),
         schemes=network.plan.schemes,
     )
     plan_file.write(folder, network.model)
     if is_object(trained_model.name):
-        shape = trained_model.data.input_shape
+        shape = trained_model.trainer.input_shape
         export_torch(network.model, shape, folder / "model.pt2", any_batch=True)
     copy_library(outcome, name, folder / "lib.so")
 
@@ -367,7 +364,7 @@ def save_problem(outcome: RunOutcome, problem: Problem, path: Path) -> None:
         costs=backend.timed_tasks(plans),
         provenance={
             **backend.provenance,
-            "data": context.trained_model.data.name,
+            "data": context.trained_model.trainer.name,
             "dense": context.dense.better,
         },
     )

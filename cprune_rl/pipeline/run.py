@@ -69,6 +69,7 @@ from cprune_rl.reporting.run_tables import (
     costs_table,
     dense_note,
     front_table,
+    loop_note,
     noise_note,
     prediction_note,
     results_table,
@@ -145,7 +146,7 @@ def run_whole(folder: RunFolder, progress: ProgressLog, given: Given | None = No
             results=tuple(results),
             plans=tuple(explained_plan(outcome, floor) for floor in config.floor),
             models=tuple(outcome.own_finalist(floor).model for floor in config.floor),
-            input_shape=context.trained_model.data.input_shape,
+            input_shape=context.trained_model.trainer.input_shape,
         )
 
 
@@ -271,19 +272,22 @@ def _write_front(
         write_network(outcome, finalist, job.name, network_folder)
         write_exports(
             finalist.model,
-            outcome.context.trained_model.data.input_shape,
+            outcome.context.trained_model.trainer.input_shape,
             folder.config.export,
             network_folder,
             progress,
         )
     labels = folder.config.labels
     latency_source = outcome.context.backend.latency_source
-    write_front(folder.file("front.json"), points, dense, latency_source, labels)
+    own_loop = outcome.context.trained_model.trainer.own_loop
+    write_front(folder.file("front.json"), points, dense, latency_source, labels, own_loop)
     word = accuracy_word(labels)
     write_bytes(folder.file("front.png"), plot_front(points, word).png)
     progress.console.print(front_table(points, word).for_terminal())
-    if note := dense_note(dense):
-        progress.print(note)
+    shown_on = "test images" if own_loop is None else own_loop.shown_on
+    for note in (dense_note(dense, shown_on), loop_note(own_loop)):
+        if note:
+            progress.print(note)
     progress.print(
         f"Front: {folder.path} (front.png, front.json, and a folder for each floor; "
         f"check it with `cprune-rl validate {folder.path}`)"
@@ -299,7 +303,7 @@ def _write_single(
     own = outcome.jobs[-1].name
     finalist = outcome.compared.finalists[own]
     write_network(outcome, finalist, own, folder.path)
-    input_shape = trained_model.data.input_shape
+    input_shape = trained_model.trainer.input_shape
     if not is_object(trained_model.name):  # or `write_network` has written it
         export_torch(finalist.model, input_shape, folder.file("model.pt2"))
     written = write_exports(
@@ -321,7 +325,7 @@ def _write_single(
             name=context.oracle.name,
             note=context.oracle.note,
             maps=calibration_maps(outcome),
-            data=trained_model.data.describe(),
+            data=trained_model.trainer.describe(),
         ),
         system=folder.read_json("system.json") or {},
         command=folder.file("command.txt").read_text().strip(),
@@ -330,7 +334,8 @@ def _write_single(
     for table in (results_table(result), costs_table(result)):
         progress.console.print(table.for_terminal())
     notes = (
-        dense_note(result.dense_figures),
+        dense_note(result.dense_figures, result.shown_on),
+        loop_note(result.own_loop),
         noise_note(result),
         agreement_note(result),
         prediction_note(result),
@@ -352,13 +357,13 @@ def _write_single(
 
 
 def _print_floor(result: Result, progress: ProgressLog) -> None:
-    """Say whether each network holds the floor on test images."""
+    """Say whether each network holds the floor on the images that are shown."""
     floor = resolve_floor(result.floor, result.reference.accuracy_test, may_exceed=True)
     for method in result.methods:
         accuracy = method.pruned.accuracy_test
         holds = "holds" if accuracy >= floor else "does NOT hold"
         of_what = "" if result.labels == "given" else f" of {result.accuracy_word}"
         progress.print(
-            f"{method.method}: the floor, {floor:.2%}{of_what} on test images, {holds} "
+            f"{method.method}: the floor, {floor:.2%}{of_what} on {result.shown_on}, {holds} "
             f"({accuracy:.2%})"
         )

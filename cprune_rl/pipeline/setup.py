@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from cprune_rl.accuracy.data import data_warnings, parse_data
-from cprune_rl.accuracy.final_gate import undetectable_loss
+from torch import nn
+
+from cprune_rl.accuracy.data import ImageData, loop_name, parse_data
 from cprune_rl.accuracy.pixel_scale import describe_scale
 from cprune_rl.accuracy.task import load_task
+from cprune_rl.accuracy.trainer import ImageTrainer
 from cprune_rl.accuracy.training import train_device
 from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.registry import METHODS, check_run_methods
@@ -57,12 +59,12 @@ _NEAR_CHANCE = 2.0  # times the accuracy of guessing
 OpenBackend = Callable[[TrainedModel], LatencyBackend]
 
 
-def check_names(config: RunConfig, *, is_given: bool = False) -> None:
+def check_names(config: RunConfig, given: Given | None = None) -> None:
     """Refuse options that fit nothing: names, files that are not there, and contradictions.
 
     Args:
         config: the options.
-        is_given: whether the network is given as a module beside them.
+        given: objects beside them.
 
     Raises:
         UnknownNameError: of a model, a data set, a device, a policy or a method.
@@ -75,11 +77,7 @@ def check_names(config: RunConfig, *, is_given: bool = False) -> None:
     train_device(config.train_device)
     check_model_name(config.model)
     check_formats(config.export)
-    if is_object(config.model) and not is_given:
-        raise ConfigError(
-            f"{config.model} stands for a module that was given in Python: give it by "
-            "cprune_rl.prune(model, ...), or name a network"
-        )
+    _check_given(config, given or Given())
     _check_files(config)
     _check_labels(config)
     spec = parse_device(config.device)
@@ -90,8 +88,24 @@ def check_names(config: RunConfig, *, is_given: bool = False) -> None:
                 "--predict always reads the cost cache of a device; "
                 "a recording measures nothing anyway: leave it out"
             )
-        if not is_object(config.model):  # of a module, only the groups and layers can be compared
-            check_recorded_model(spec, config.network_name)
+        check_recorded_model(spec, config.network_name)
+
+
+def _check_given(config: RunConfig, given: Given) -> None:
+    """Refuse names of objects that are not there."""
+    loop = loop_name(config.data)
+    if loop and (given.model is None or given.loop is None):
+        raise ConfigError(
+            f"functions that were given in Python train and judge here (the loop {loop!r}): give "
+            "them and the module by cprune_rl.Pruner(model, ...).prune(...)"
+        )
+    if given.loop is not None and not loop:
+        raise ConfigError("this run trains on labelled images: go on with it by cprune_rl.prune")
+    if is_object(config.model) and given.model is None:
+        raise ConfigError(
+            f"{config.model} stands for a module that was given in Python: give it by "
+            "cprune_rl.prune(model, ...), or name a network"
+        )
 
 
 def _check_registered(config: RunConfig) -> None:
@@ -308,35 +322,35 @@ def _say_what_to_expect(
     config: RunConfig, trained_model: TrainedModel, progress: ProgressLog
 ) -> None:
     """Print the dense accuracy, and warn where the weights or the floors do not fit the data."""
-    data = trained_model.data
+    trainer = trained_model.trainer
     accuracy = trained_model.dense_accuracy
-    if data.is_agreement:
+    if trainer.is_agreement:
         progress.print(
             "    The labels are the dense network's own answers (--labels teacher): every accuracy "
             "of this run is agreement with it, and its own is 100 %"
         )
     else:
-        progress.print(
-            f"    The dense network's accuracy is {accuracy:.2%} on {len(data.search):,} images"
-        )
+        n_images = trainer.n_images["search"]
+        progress.print(f"    The dense network's accuracy is {accuracy:.2%} on {n_images:,} images")
+    if isinstance(trainer, ImageTrainer):
+        _warn_of_chance(config, trained_model.model, trainer.data, accuracy, progress)
+    for warning in trainer.warnings(config.floor, 1 - config.confidence):
+        progress.print(f"    {warning}")
+
+
+def _warn_of_chance(
+    config: RunConfig, model: nn.Module, data: ImageData, accuracy: float, progress: ProgressLog
+) -> None:
+    """Say where trained weights guess, and what may be the reason."""
     is_class = config.task is None and not data.is_agreement
     is_near_chance = is_class and accuracy < _NEAR_CHANCE * config.top / data.n_classes
     source = Path(config.model) if _is_trained(config.model) else config.weights
-    if source is not None and is_near_chance:
-        pixels = data.train.normalisation
-        scale = describe_scale(trained_model.model, data).message or (
-            f"{source.name} may have been trained "
-            f"on pixels of another scale (here mean {pixels.mean}, std {pixels.std}): "
-            "--data '...?normalise=NAME' or '...?mean=...&std=...' says which; or on other labels"
-        )
-        progress.print(f"    That is hardly better than chance. {scale}.")
-    for warning in data_warnings(data):
-        progress.print(f"    {warning}")
-    least = undetectable_loss(len(data.gate), 1 - config.confidence)
-    for floor in config.floor:
-        if -least < floor <= 0:
-            progress.print(
-                f"    The gate has {len(data.gate):,} images: on so few, even a network that "
-                f"answers as the dense one does may lose {least:.2%}, so none can be shown to hold "
-                f"the floor {floor:+.2%}. Give more images, a lower --floor or less --confidence."
-            )
+    if source is None or not is_near_chance:
+        return
+    pixels = data.train.normalisation
+    scale = describe_scale(model, data).message or (
+        f"{source.name} may have been trained "
+        f"on pixels of another scale (here mean {pixels.mean}, std {pixels.std}): "
+        "--data '...?normalise=NAME' or '...?mean=...&std=...' says which; or on other labels"
+    )
+    progress.print(f"    That is hardly better than chance. {scale}.")

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.supernet import PlanBounds, SupernetSettings
+from cprune_rl.accuracy.trainer import Trainer
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.folders import cache_folder
 from cprune_rl.models.weights import save_weights
@@ -45,18 +45,18 @@ class CachedTraining:
 
     Attributes:
         identity: names the network, its starting weights and its teacher.
-        data: images; only `data.train` is learnt from.
+        trainer: that trains it.
     """
 
     identity: str
-    data: ImageData
+    trainer: Trainer
     settings: TrainSettings | SupernetSettings
 
     @functools.cached_property
     def path(self) -> Path:
         """File of the trained weights."""
-        device = self.data.train.device.type
-        key = [self.identity, self.data.fingerprint, asdict(self.settings), torch.__version__]
+        device = self.trainer.device_type
+        key = [self.identity, self.trainer.fingerprint, asdict(self.settings), torch.__version__]
         if device != "cpu":
             key.append(device)  # another processor rounds otherwise
         name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]

@@ -13,17 +13,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData, load_data, parse_data
+from cprune_rl.accuracy.data import ImageData, load_data, load_inputs, loop_name, parse_data
 from cprune_rl.accuracy.labels import check_task, labelled_by_network
+from cprune_rl.accuracy.loop_trainer import LoopTrainer, TrainingLoop
 from cprune_rl.accuracy.oracle import FinetuneEvaluation
 from cprune_rl.accuracy.task import load_task
-from cprune_rl.accuracy.training import (
-    TrainSettings,
-    accumulate_gradients,
-    evaluate,
-    train,
-    train_device,
-)
+from cprune_rl.accuracy.trainer import ImageTrainer, Trainer, accuracy_on
+from cprune_rl.accuracy.training import TrainSettings, train, train_device
 from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.models.copies import copy_network
@@ -82,16 +78,17 @@ def gradual_pruning(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A trained dense network with its groups and its images.
+    """A trained dense network with its groups, and what trains and judges it.
 
     Attributes:
         name: of the network, as `build_model` takes it.
+        trainer: of its pruned copies too.
         example: one blank image as a batch.
         coupled: groups of channels that go together.
     """
 
     name: str
-    data: ImageData
+    trainer: Trainer
     model: nn.Module
     example: torch.Tensor
     coupled: CoupledGroups
@@ -105,7 +102,7 @@ class TrainedModel:
     @functools.cached_property
     def dense_accuracy(self) -> float:
         """Accuracy of the dense network on the search images."""
-        return evaluate(self.model, self.data.search)
+        return accuracy_on(self.trainer, self.model, "search")
 
     def pruned(self, plan: Plan) -> nn.Module:
         """Prune a copy of the dense network."""
@@ -135,7 +132,7 @@ class TrainedModel:
         return FinetuneEvaluation(
             pruner=self.pruned,
             weights=self.weights,
-            data=self.data,
+            trainer=self.trainer,
             settings=settings,
             teacher=self.model,
             gradual_pruning=gradual_pruning if is_gradual else None,
@@ -181,6 +178,9 @@ def load_trained_model(
 ) -> TrainedModel:
     """Read the images, train the network or read its weights, and find its groups.
 
+    Where a user's functions train and judge, the network has its weights, and the functions are
+    tried on it.
+
     Args:
         settings: what is loaded.
         given: objects in the place of names.
@@ -189,6 +189,9 @@ def load_trained_model(
         CPruneError: an option, the images, the network or its weights are at fault.
     """
     module = None if given is None else given.model
+    if given is not None and given.loop is not None:
+        assert module is not None, "functions are given beside a module"
+        return _load_with_loop(settings, module, given.loop, progress)
     data, model, example = _build(settings, progress, module)
     if settings.weights is not None:
         load_weights(model, settings.weights)
@@ -202,7 +205,7 @@ def load_trained_model(
         if settings.top > 1:
             data = data.with_top(settings.top)
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
-    return _with_groups(settings, data, model, example, progress)
+    return _with_groups(settings, ImageTrainer(data), model, example, progress)
 
 
 def load_untrained_model(settings: LoadSettings, progress: ProgressLog) -> TrainedModel:
@@ -211,7 +214,22 @@ def load_untrained_model(settings: LoadSettings, progress: ProgressLog) -> Train
     Raises:
         CPruneError: an option, the images or the network are at fault.
     """
-    return _with_groups(settings, *_build(settings, progress), progress)
+    data, model, example = _build(settings, progress)
+    return _with_groups(settings, ImageTrainer(data), model, example, progress)
+
+
+def _load_with_loop(
+    settings: LoadSettings, module: nn.Module, loop: TrainingLoop, progress: ProgressLog
+) -> TrainedModel:
+    """Copy a caller's network, and try the functions on it that will judge it."""
+    images = load_inputs(settings.data)
+    model = _copied(module).eval()
+    with progress.track("Asking your functions about the dense network", None):
+        trainer = LoopTrainer(
+            loop, images, name=settings.data, loop_name=loop_name(settings.data), model=model
+        )
+    example = torch.zeros(trainer.input_shape)
+    return _with_groups(settings, trainer, model, example, progress)
 
 
 def _build(
@@ -270,7 +288,7 @@ def _train(
 ) -> None:
     training = settings.training
     identity = f"base:{settings.network}:{settings.seed}:{network_hash(model)}"
-    cached = CachedTraining(identity=identity, data=data, settings=training)
+    cached = CachedTraining(identity=identity, trainer=ImageTrainer(data), settings=training)
     verb = "Reading" if cached.is_done else "Training"
     if not cached.is_done:
         _require_sound(settings, data, model, progress)
@@ -305,14 +323,13 @@ def _require_sound(
 
 def _with_groups(
     settings: LoadSettings,
-    data: ImageData,
+    trainer: Trainer,
     model: nn.Module,
     example: torch.Tensor,
     progress: ProgressLog,
 ) -> TrainedModel:
-    gradients = functools.partial(accumulate_gradients, data=data)
     with progress.track("Finding groups", None):
-        coupled = find_groups(model, example, settings.groups, gradients)
+        coupled = find_groups(model, example, settings.groups, trainer.accumulate_gradients)
     return TrainedModel(
-        name=settings.network, data=data, model=model, example=example, coupled=coupled
+        name=settings.network, trainer=trainer, model=model, example=example, coupled=coupled
     )

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from cprune_rl.core.intervals import Interval
+from cprune_rl.core.own_loop import OwnLoop
 from cprune_rl.core.result import DenseFigures, Figures, FrontPoint, MethodResult, Result
 from cprune_rl.core.subgraph_table import SubgraphTable, TaskRow
 from cprune_rl.reporting.tables import NOTHING, Column, Table, Value
@@ -17,6 +18,7 @@ __all__ = [
     "costs_table",
     "dense_note",
     "front_table",
+    "loop_note",
     "noise_note",
     "prediction_note",
     "results_table",
@@ -51,7 +53,7 @@ def results_table(result: Result) -> Table:
         Column(title=f"{kind}, ms", value=_latency, digits=3, has_interval=True),
         Column(title=speedup, value=partial(_speedup, result), digits=2, has_interval=True),
         Column(
-            title=f"test {result.accuracy_word}, %",
+            title=f"{_shown(result)}, %",
             value=_test_accuracy,
             digits=2,
             scale=100,
@@ -176,8 +178,13 @@ def _front_speedup(point: FrontPoint) -> Value:
     return 1.0 if point.floor is None else Interval(*point.speedup)
 
 
-def dense_note(dense: DenseFigures) -> str:
-    """Say from which dense network the floor is counted; empty where there is one alone."""
+def dense_note(dense: DenseFigures, shown_on: str = "test images") -> str:
+    """Say from which dense network the floor is counted; empty where there is one alone.
+
+    Args:
+        dense: figures of both.
+        shown_on: images of these figures.
+    """
     if dense.finetuned is None:
         return ""
     gain = dense.finetuned.accuracy_test - dense.given.accuracy_test
@@ -187,8 +194,16 @@ def dense_note(dense: DenseFigures) -> str:
     }
     return (
         f"a relative floor is counted from the dense network {which[dense.floor_from]}; the "
-        f"fine-tune changes it by {100 * gain:+.2f} points on test images"
+        f"fine-tune changes it by {100 * gain:+.2f} points on {shown_on}"
     )
+
+
+def loop_note(own_loop: OwnLoop | None) -> str:
+    """Say that functions of the user's trained and judged, and what that leaves unsure."""
+    if own_loop is None:
+        return ""
+    opening = f"Functions of your own, {own_loop.name}, trained and judged all networks."
+    return " ".join([opening, *own_loop.caveats])
 
 
 def noise_note(result: Result) -> str:
@@ -233,10 +248,18 @@ def prediction_note(result: Result) -> str:
     )
 
 
+def _shown(result: Result) -> str:
+    if result.shown_on == "test images":
+        return f"test {result.accuracy_word}"
+    return f"{result.accuracy_word} on {result.shown_on}"
+
+
 def _title(result: Result) -> str:
     title = f"{result.model} on {result.data}, {result.device}, floor {result.floor:+.3f}"
     if result.labels == "teacher":
         title += ", labels by the dense network"
+    if result.own_loop is not None:
+        title += f", trained and judged by {result.own_loop.name}"
     if result.fast:
         title += " (--effort fast)"
     return f"{title}: estimates, nothing was timed" if result.is_estimate else title

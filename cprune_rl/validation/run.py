@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cprune_rl.accuracy.comparison_images import comparison_images
+from cprune_rl.accuracy.comparison_images import spread_images
+from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.final_gate import GateCriterion, difference_interval, judge
 from cprune_rl.accuracy.training import correct_predictions, evaluate
 from cprune_rl.compiler.devices.open import open_device
@@ -51,6 +52,7 @@ _INTERVAL_TOLERANCE = 1e-3  # of the ends of an interval of accuracies
 _N_ROUNDS = 40  # of timing in turns
 _DRIFT = 0.10  # how far a speed-up may be from the stated one at another hour
 _NOT_CHECKED = "not checked: recorded device"
+_OWN_LOOP = "not checked: functions given in Python judged it"
 
 Correct = NDArray[np.bool_]
 
@@ -64,8 +66,8 @@ def validate_run(folder: Path) -> list[Check]:
     """
     run = read_run(folder)
     with contextlib.nullcontext() if run.is_estimate else open_device(run.device) as device:
-        checks = [*_size_checks(run), *_accuracy_checks(run), *_dense_checks(run)]
-        images = comparison_images(run.images)
+        checks = [*_size_checks(run), *_judged_checks(run)]
+        images = spread_images(run.inputs)
         if run.result is not None:
             exported = {"model.pt2": run.networks[1].model}
             checks += export_checks(folder, exported, images, None)
@@ -114,12 +116,25 @@ def _plan(described: Network, network: StatedNetwork) -> Plan:
     return Plan(tuple(len(kept[group.name]) for group in described.groups), network.schemes)
 
 
-def _accuracy_checks(run: StatedRun) -> Iterator[Check]:
-    word = accuracy_word("teacher" if run.images.is_agreement else "given")
-    dense_test = correct_predictions(run.dense.model, run.images.test)
-    dense_gate = correct_predictions(run.dense.model, run.images.gate)
+def _judged_checks(run: StatedRun) -> Iterator[Check]:
+    """Judge the networks again, where the images are here."""
+    if run.images is not None:
+        yield from _accuracy_checks(run, run.images)
+        yield from _dense_checks(run, run.images)
+        return
     for network in run.networks:
-        test = correct_predictions(network.model, run.images.test)
+        claim = f"{network.name}: test accuracy {network.accuracy_test:.4f}"
+        if network.floor is not None:
+            claim += f", the gate {'passed' if network.gate['passed'] else 'refused'} it"
+        yield Check(claim, _OWN_LOOP, None)
+
+
+def _accuracy_checks(run: StatedRun, images: ImageData) -> Iterator[Check]:
+    word = accuracy_word("teacher" if images.is_agreement else "given")
+    dense_test = correct_predictions(run.dense.model, images.test)
+    dense_gate = correct_predictions(run.dense.model, images.gate)
+    for network in run.networks:
+        test = correct_predictions(network.model, images.test)
         accuracy = float(test.mean())
         yield Check(
             f"{network.name}: test {word} {network.accuracy_test:.4f}",
@@ -129,12 +144,14 @@ def _accuracy_checks(run: StatedRun) -> Iterator[Check]:
         if network.gained is not None:
             yield _gained_check(network, difference_interval(test, dense_test))
         if network.floor is not None:
-            yield _gate_check(run, network, dense_gate)
+            correct = correct_predictions(network.model, images.gate)
+            is_dense = network_hash(network.model) == network_hash(run.dense.model)
+            yield _gate_check(network, dense_gate, correct, is_dense=is_dense)
     if run.result is not None:
         yield from _floor_checks(run.result, dense_test, test)
 
 
-def _dense_checks(run: StatedRun) -> Iterator[Check]:
+def _dense_checks(run: StatedRun, images: ImageData) -> Iterator[Check]:
     """Judge the other dense network, and compare both where the run chose the better one."""
     both = run.both_dense
     if both is None:
@@ -142,7 +159,7 @@ def _dense_checks(run: StatedRun) -> Iterator[Check]:
     is_given = both.figures.floor_from == "finetuned"
     stated = both.figures.given if is_given else both.figures.finetuned
     assert stated is not None, "read where both are stated"
-    accuracy = evaluate(both.other, run.images.test)
+    accuracy = evaluate(both.other, images.test)
     yield Check(
         f"dense, {'as it was given' if is_given else 'fine-tuned'}: test accuracy "
         f"{stated.accuracy_test:.4f}",
@@ -151,8 +168,8 @@ def _dense_checks(run: StatedRun) -> Iterator[Check]:
     )
     if not both.is_chosen:
         return
-    reference = evaluate(run.dense.model, run.images.search)
-    other = evaluate(both.other, run.images.search)
+    reference = evaluate(run.dense.model, images.search)
+    other = evaluate(both.other, images.search)
     which = "the fine-tuned" if is_given else "the given"
     yield Check(
         f"the floor is counted from {which} dense network, the better one on the search images",
@@ -178,7 +195,9 @@ def _points(gained: Interval) -> str:
     return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*_ends(gained))
 
 
-def _gate_check(run: StatedRun, network: StatedNetwork, dense_correct: Correct) -> Check:
+def _gate_check(
+    network: StatedNetwork, dense_correct: Correct, correct: Correct, *, is_dense: bool
+) -> Check:
     assert network.floor is not None, "asked for where there is one"
     floor = resolve_floor(network.floor, float(dense_correct.mean()), may_exceed=True)
     criterion = GateCriterion(
@@ -187,8 +206,6 @@ def _gate_check(run: StatedRun, network: StatedNetwork, dense_correct: Correct) 
         n_looks=int(network.gate["n_looks"]),
         risk=float(network.gate["risk"]),
     )
-    correct = correct_predictions(network.model, run.images.gate)
-    is_dense = network_hash(network.model) == network_hash(run.dense.model)
     verdict = judge(dense_correct, correct, criterion, is_dense=is_dense)
     stated = float(network.gate["lower_bound"])
     passed = network.gate["passed"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData, load_data, parse_data
+from cprune_rl.accuracy.data import ImageData, Split, load_data, load_inputs, loop_name, parse_data
 from cprune_rl.accuracy.labels import labelled_by_network
 from cprune_rl.accuracy.task import load_task
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
@@ -107,7 +107,8 @@ class StatedRun:
     Attributes:
         result: None of a front.
         device: name of where it was timed.
-        images: that it was judged on.
+        images: that it was judged on; None where functions of the user's judged.
+        inputs: images that compiled networks are compared with torch on.
         plan_file: of any network: its input and its classes.
         networks: the dense one first, which the floor is counted from.
         both_dense: None in what earlier versions wrote.
@@ -116,7 +117,8 @@ class StatedRun:
     folder: Path
     result: Result | None
     device: str
-    images: ImageData
+    images: ImageData | None
+    inputs: Split
     plan_file: PlanFile
     networks: tuple[StatedNetwork, ...]
     both_dense: StatedDense | None = None
@@ -184,7 +186,7 @@ def _read_single(folder: Path) -> StatedRun:
             gained=None,
         ),
     )
-    images = _Images(
+    stated = _Images(
         data=result.data,
         is_fast=result.fast,
         top=result.top,
@@ -192,11 +194,13 @@ def _read_single(folder: Path) -> StatedRun:
         task=result.task,
         splits=result.splits,
     )
+    images = _read_images(stated, networks[0].model)
     return StatedRun(
         folder=folder,
         result=result,
         device=result.device,
-        images=_read_images(images, networks[0].model),
+        images=images,
+        inputs=load_inputs(stated.data) if images is None else images.gate,
         plan_file=plan_file,
         networks=networks,
         both_dense=_both_dense(folder, plan_file, result.dense_figures),
@@ -254,7 +258,7 @@ def _read_front(folder: Path) -> StatedRun:
     config = RunFolder.resume(folder).config
     plan_file = PlanFile.read(folder / points[0].folder)
     networks = tuple(_network_of_front(folder, point) for point in points)
-    images = _Images(
+    stated = _Images(
         data=config.data,
         is_fast=config.is_fast,
         top=config.top,
@@ -262,11 +266,13 @@ def _read_front(folder: Path) -> StatedRun:
         task=config.task or "",
         splits=read_front_splits(folder / "front.json"),
     )
+    images = _read_images(stated, networks[0].model)
     return StatedRun(
         folder=folder,
         result=None,
         device=config.device,
-        images=_read_images(images, networks[0].model),
+        images=images,
+        inputs=load_inputs(stated.data) if images is None else images.gate,
         plan_file=plan_file,
         networks=networks,
         both_dense=_both_dense(folder, plan_file, read_front_dense(folder / "front.json")),
@@ -316,13 +322,15 @@ class _Images:
     splits: int
 
 
-def _read_images(stated: _Images, dense: nn.Module) -> ImageData:
-    """Open the images as the run did.
+def _read_images(stated: _Images, dense: nn.Module) -> ImageData | None:
+    """Open the images as the run did; there are none to judge on where a user's functions did.
 
     Args:
         dense: labels them where the run had no other labels.
     """
     name = stated.data
+    if loop_name(name):
+        return None
     can_be_stratified = "stratify" in parse_data(name).known_options
     if stated.splits == 1 and can_be_stratified and "stratify" not in parse_data(name).options:
         name += f"{'&' if '?' in name else '?'}stratify=off"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,9 +12,10 @@ from cprune_rl.accuracy.final_gate import (
     GateCriterion,
     difference_interval,
     judge,
+    least_provable_loss,
     undetectable_loss,
 )
-from cprune_rl.core.intervals import accuracy_interval
+from cprune_rl.core.intervals import Counts, accuracy_interval
 
 DENSE_ACCURACY = 0.97
 ALL_CORRECT = np.ones(4000, bool)
@@ -155,3 +158,49 @@ def test_what_a_network_gained_over_the_dense_one_has_an_interval_around_it() ->
     )
     same = difference_interval(dense, dense)
     assert same.low <= 0.0 == same.value <= same.high
+
+
+def test_counts_alone_have_newcombes_interval_of_independent_samples() -> None:
+    # example (a) of Newcombe, Statistics in Medicine 17, 1998, pages 873 to 890
+    interval = difference_interval(Counts(56, 70), Counts(48, 80))
+    assert (interval.low, interval.high) == (
+        pytest.approx(0.0524, abs=1e-4),
+        pytest.approx(0.3339, abs=1e-4),
+    )
+    turned = difference_interval(Counts(48, 80), Counts(56, 70))
+    assert (turned.low, turned.high) == (-interval.high, -interval.low)
+
+
+def test_the_gate_pairs_nothing_where_only_counts_are_known() -> None:
+    dense = np.arange(2000) < 1800
+    pruned = np.arange(2000) < 1796
+    criterion = GateCriterion(floor=0.89)
+    paired = judge(dense, pruned, criterion)
+    by_counts = judge(Counts(1800, 2000), Counts(1796, 2000), criterion)
+    assert paired.passed
+    assert not by_counts.passed
+    assert by_counts.accuracy == paired.accuracy
+    assert by_counts.lower_bound < paired.lower_bound - 0.01
+    mixed = judge(dense, Counts(1796, 2000), criterion)
+    assert mixed.lower_bound == by_counts.lower_bound
+    same = judge(Counts(1800, 2000), Counts(1800, 2000), criterion)
+    least = least_provable_loss(Counts(1800, 2000), 0.05)
+    assert same.lower_bound == pytest.approx(0.9 - least), "nobody knows that they are the same"
+    assert least > least_provable_loss(dense, 0.05) == undetectable_loss(2000, 0.05)
+    itself = judge(Counts(1800, 2000), Counts(1800, 2000), criterion, is_dense=True)
+    assert itself.lower_bound == 0.9
+    absolute = GateCriterion(floor=0.89, is_absolute=True)
+    assert judge(Counts(1800, 2000), Counts(1796, 2000), absolute) == judge(dense, pruned, absolute)
+
+
+def test_by_counts_a_network_below_the_floor_hardly_ever_passes() -> None:
+    rng = np.random.default_rng(0)
+    n_images = 1000
+    criterion = GateCriterion(floor=0.85)  # relative: five points below the dense network
+    passed = 0
+    for _ in range(2000):
+        dense = Counts(int(rng.binomial(n_images, 0.9)), n_images)
+        pruned = Counts(int(rng.binomial(n_images, 0.85)), n_images)
+        floor = dense.mean() - 0.05
+        passed += judge(dense, pruned, replace(criterion, floor=floor)).passed
+    assert 0.02 < passed / 2000 < 0.065

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import torch
 from cprune_rl.accuracy.calibration import Calibration, Calibrations
 from cprune_rl.accuracy.data import ImageData
 from cprune_rl.accuracy.oracle import FinetuneEvaluation, PlanOracle, RecalibrationEvaluation
+from cprune_rl.accuracy.trainer import ImageTrainer, Trainer
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import Accuracy
@@ -67,7 +68,7 @@ def finetuning(data: ImageData, **changes: Any) -> FinetuneEvaluation:
     return FinetuneEvaluation(
         pruner=lambda _: small_network(),
         weights="toy",
-        data=data,
+        trainer=ImageTrainer(data),
         settings=TrainSettings(n_steps=3),
         **changes,
     )
@@ -77,7 +78,9 @@ def test_full_losses_are_counted_from_the_better_dense_network(
     data: ImageData, store: CostStore
 ) -> None:
     evaluation = FixedEvaluation(0.7)
-    given = PlanOracle(evaluation=evaluation, data=data, store=store, dense_accuracy=0.8)
+    given = PlanOracle(
+        evaluation=evaluation, trainer=ImageTrainer(data), store=store, dense_accuracy=0.8
+    )
     better = given.counted_from(0.84).with_calibrations(Calibrations(channels=Calibration(0.2)))
     assert better.losses([PLAN]) == given.losses([PLAN]) == [pytest.approx(0.1)]
     assert better.accuracy(PLAN).value == pytest.approx(0.84 - 0.2 * 0.1)
@@ -87,7 +90,9 @@ def test_full_losses_are_counted_from_the_better_dense_network(
 
 
 def test_an_oracle_answers_once_and_reads_it_after_that(data: ImageData, store: CostStore) -> None:
-    oracle = PlanOracle(evaluation=finetuning(data), data=data, store=store, dense_accuracy=0.5)
+    oracle = PlanOracle(
+        evaluation=finetuning(data), trainer=ImageTrainer(data), store=store, dense_accuracy=0.5
+    )
     first = oracle.accuracy(PLAN)
     other = oracle.with_calibrations(Calibrations())
     assert other.accuracy(PLAN).value == first.value
@@ -100,7 +105,11 @@ def test_a_search_pays_for_what_another_search_of_the_run_asked_first(
     data: ImageData, store: CostStore
 ) -> None:
     oracle = PlanOracle(
-        evaluation=finetuning(data), data=data, store=store, dense_accuracy=0.5, since=0.0
+        evaluation=finetuning(data),
+        trainer=ImageTrainer(data),
+        store=store,
+        dense_accuracy=0.5,
+        since=0.0,
     )
     oracle.accuracy(PLAN)
     rival = oracle.with_calibrations(Calibrations())
@@ -115,29 +124,39 @@ def test_plans_that_are_evaluated_together_get_the_answers_of_each_alone(
     model = build_model("resnet8", 10).eval()
     coupled = find_groups(model, torch.zeros(1, 3, 32, 32))
     evaluation = RecalibrationEvaluation(
-        pruner=lambda plan: prune(model, coupled, plan), weights="resnet8", data=data
+        pruner=lambda plan: prune(model, coupled, plan),
+        weights="resnet8",
+        trainer=ImageTrainer(data),
     )
     plans = [uniform_plan(coupled, ratio) for ratio in (1.0, 0.8, 0.5, 0.3)]
     n_threads = torch.get_num_threads()
-    oracle = PlanOracle(evaluation=evaluation, data=data, store=store, dense_accuracy=0.9)
+    oracle = PlanOracle(
+        evaluation=evaluation, trainer=ImageTrainer(data), store=store, dense_accuracy=0.9
+    )
     done: list[int] = []
     together = oracle.evaluate_all([*plans, plans[0]], on_plan=done.append)
     assert together == [evaluation(plan) for plan in [*plans, plans[0]]]
     assert torch.get_num_threads() == n_threads
     assert oracle.spending.accuracy_evaluations == len(plans)
     assert done[-1] == len(plans) + 1
-    again = PlanOracle(evaluation=evaluation, data=data, store=store, dense_accuracy=0.9)
+    again = PlanOracle(
+        evaluation=evaluation, trainer=ImageTrainer(data), store=store, dense_accuracy=0.9
+    )
     assert [a.value for a in again.accuracies(plans)] == [a.value for a in oracle.accuracies(plans)]
     assert again.spending.accuracy_evaluations == 0
 
 
 def test_a_batch_that_is_interrupted_keeps_what_it_has(data: ImageData, store: CostStore) -> None:
     evaluation = FixedEvaluation(interrupted_at=3)
-    oracle = PlanOracle(evaluation=evaluation, data=data, store=store, dense_accuracy=0.9)
+    oracle = PlanOracle(
+        evaluation=evaluation, trainer=ImageTrainer(data), store=store, dense_accuracy=0.9
+    )
     with pytest.raises(KeyboardInterrupt):
         oracle.accuracies([Plan((width,)) for width in (1, 2, 3)])
     assert oracle.spending.accuracy_evaluations == 2
-    again = PlanOracle(evaluation=evaluation, data=data, store=store, dense_accuracy=0.9)
+    again = PlanOracle(
+        evaluation=evaluation, trainer=ImageTrainer(data), store=store, dense_accuracy=0.9
+    )
     assert again.evaluate_all([Plan((1,)), Plan((2,))]) == [0.5, 0.5]
     assert len(evaluation.asked) == 2
 
@@ -147,7 +166,7 @@ def test_what_another_processor_judged_is_kept_apart(data: ImageData, store: Cos
     for device in ("cpu", "cpu", "cuda", "cuda"):
         oracle = PlanOracle(
             evaluation=evaluation,
-            data=data.to(torch.device(device)),
+            trainer=ImageTrainer(data.to(torch.device(device))),
             store=store,
             dense_accuracy=0.9,
         )
@@ -160,7 +179,7 @@ def test_losses_are_counted_from_what_the_evaluation_gives_for_the_dense_network
 ) -> None:
     oracle = PlanOracle(
         evaluation=FixedEvaluation(0.6),
-        data=data,
+        trainer=ImageTrainer(data),
         store=store,
         dense_accuracy=0.9,
         reference=0.75,
@@ -173,7 +192,7 @@ def test_an_answer_is_calibrated_and_says_how_sure_it_is(data: ImageData, store:
     calibration = Calibration(scale=0.5, power=1.0, residual=0.01)
     oracle = PlanOracle(
         evaluation=FixedEvaluation(0.6),
-        data=data,
+        trainer=ImageTrainer(data),
         store=store,
         dense_accuracy=0.9,
         calibrations=Calibrations(dense=(9,), channels=calibration),
@@ -195,15 +214,16 @@ def test_a_cost_cache_of_0_2_still_answers() -> None:
             keys.append(key)
             return Accuracy(value=0.5), 0.0
 
-    class Data:
-        """A data set of which only the hash is known."""
+    class Known:
+        """A trainer of which only the hash is known."""
 
         fingerprint = "0123456789abcdef"
-        search = type("Search", (), {"device": torch.device("cpu")})()
+        device_type = "cpu"
+        n_images: ClassVar = {"search": 1}
 
     oracle = PlanOracle(
         evaluation=FixedEvaluation(),
-        data=cast("ImageData", Data()),
+        trainer=cast("Trainer", Known()),
         store=cast("CostStore", Store()),
         dense_accuracy=0.9,
     )
@@ -224,7 +244,7 @@ def test_evaluations_are_named_in_the_cost_cache_as_0_2_named_them(data: ImageDa
     )
     assert gradual.identity == f"finetune:toy:{settings}:by steps, cubic"
     recalibration = RecalibrationEvaluation(
-        pruner=lambda _: small_network(), weights="toy", data=data, name="supernet"
+        pruner=lambda _: small_network(), weights="toy", trainer=ImageTrainer(data), name="supernet"
     )
     assert recalibration.identity == "recalibrate:toy"
 

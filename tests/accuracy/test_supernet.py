@@ -14,6 +14,7 @@ from torch import nn
 from cprune_rl.accuracy.data import load_data
 from cprune_rl.accuracy.oracle import RecalibrationEvaluation
 from cprune_rl.accuracy.supernet import PlanBounds, Supernet, SupernetSettings, train_supernet
+from cprune_rl.accuracy.trainer import ImageTrainer
 from cprune_rl.accuracy.training import TrainSettings, train
 from cprune_rl.core.network import Plan
 from cprune_rl.models.registry import build_model
@@ -95,7 +96,9 @@ def test_a_supernet_is_better_at_narrow_plans_than_the_dense_network() -> None:
     data = load_data("digits")
     supernet = untrained_supernet()
     evaluation = RecalibrationEvaluation(
-        pruner=lambda plan: prune(supernet.model, GROUPS, plan), weights="any", data=data
+        pruner=lambda plan: prune(supernet.model, GROUPS, plan),
+        weights="any",
+        trainer=ImageTrainer(data),
     )
     narrow = uniform_plan(GROUPS, 0.5)
     train(supernet.model, data, TrainSettings(n_steps=60, batch_size=32))
@@ -111,7 +114,7 @@ def test_a_supernet_is_trained_once() -> None:
 
     def cached(bounds: PlanBounds) -> CachedTraining:
         identity = supernet_identity("w", bounds)
-        return CachedTraining(identity=identity, data=data, settings=settings)
+        return CachedTraining(identity=identity, trainer=ImageTrainer(data), settings=settings)
 
     def trained() -> nn.Module:
         supernet = untrained_supernet()
@@ -132,7 +135,7 @@ def test_a_supernet_judges_plans_with_schemes_too() -> None:
     data = contours_data()
     model = build_model("resnet8-w8", 10)
     trained_model = TrainedModel(
-        name="resnet8-w8", data=data, model=model, example=EXAMPLE, coupled=GROUPS
+        name="resnet8-w8", trainer=ImageTrainer(data), model=model, example=EXAMPLE, coupled=GROUPS
     )
     asked: list[Plan] = []
 
@@ -142,7 +145,9 @@ def test_a_supernet_judges_plans_with_schemes_too() -> None:
 
     half = uniform_plan(GROUPS, 0.5)
     plan = Plan(half.widths, (("blocks.1.conv2", "block(4,0.25)"),))
-    evaluation = RecalibrationEvaluation(pruner=pruner, weights="supernet", data=data)
+    evaluation = RecalibrationEvaluation(
+        pruner=pruner, weights="supernet", trainer=ImageTrainer(data)
+    )
     assert 0.0 <= evaluation(plan) <= 1.0
     assert asked == [plan]
     weight = trained_model.pruned_of(model, plan).get_submodule("blocks.1.conv2").weight

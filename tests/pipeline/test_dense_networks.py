@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from cprune_rl.accuracy.trainer import ImageTrainer
 from cprune_rl.accuracy.training import TrainSettings, evaluate, recalibrate, train
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pipeline.dense_networks import DenseNetworks, finetune_dense
@@ -20,6 +21,7 @@ from cprune_rl.pruning.groups import find_groups
 from tests.doubles.images import patch_data
 from tests.doubles.networks import small_network
 
+DATA = patch_data("patches", (256, 200, 64, 64))
 SETTINGS = TrainSettings(n_steps=30, learning_rate=0.05, warmup=0.1, distillation=0.1)
 
 
@@ -30,7 +32,7 @@ def trained_model() -> TrainedModel:
     example = torch.zeros(1, 3, 16, 16)
     return TrainedModel(
         name="small",
-        data=patch_data("patches", (256, 200, 64, 64)),
+        trainer=ImageTrainer(DATA),
         model=model,
         example=example,
         coupled=find_groups(model, example),
@@ -80,12 +82,12 @@ def test_the_floor_is_counted_from_the_better_one_or_from_the_given_one(
 def test_it_is_trained_as_long_and_as_a_pruned_one_is(trained_model: TrainedModel) -> None:
     dense = finetune_dense(trained_model, SETTINGS, False, 0.0, ProgressLog())
     expected = copy.deepcopy(trained_model.model)
-    recalibrate(expected, trained_model.data.train)
-    train(expected, trained_model.data, SETTINGS, teacher=trained_model.model)
+    recalibrate(expected, DATA.train)
+    train(expected, DATA, SETTINGS, teacher=trained_model.model)
     assert network_hash(dense.finetuned) == network_hash(expected)
     assert dense.given is trained_model.model
-    assert dense.given_accuracy == evaluate(trained_model.model, trained_model.data.search)
-    assert dense.finetuned_accuracy == evaluate(expected, trained_model.data.search)
+    assert dense.given_accuracy == evaluate(trained_model.model, DATA.search)
+    assert dense.finetuned_accuracy == evaluate(expected, DATA.search)
 
 
 def test_it_is_trained_once_and_charged_to_the_run_that_trained_it(
@@ -118,8 +120,8 @@ def test_a_network_that_gains_much_is_told_of_in_one_line(
 def test_a_network_that_gives_the_labels_is_not_trained_on_them(
     trained_model: TrainedModel, tmp_path: Path
 ) -> None:
-    agreeing = dataclasses.replace(trained_model.data, is_agreement=True)
-    own = dataclasses.replace(trained_model, data=agreeing)
+    agreeing = dataclasses.replace(DATA, is_agreement=True)
+    own = dataclasses.replace(trained_model, trainer=ImageTrainer(agreeing))
     dense = finetune_dense(own, SETTINGS, False, 0.0, ProgressLog())
     assert (dense.finetuned, dense.other, dense.train_s) == (None, None, 0.0)
     assert dense.reference is trained_model.model

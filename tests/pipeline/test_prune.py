@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cprune_rl import load
 from cprune_rl.accuracy import data
-from cprune_rl.accuracy.training import evaluate
+from cprune_rl.accuracy.trainer import accuracy_on
 from cprune_rl.agents.rl.policy import save_policy
 from cprune_rl.agents.rl.training import TrainingSettings, train_policy
 from cprune_rl.cli import app
@@ -193,7 +193,7 @@ def test_a_margin_is_kept_above_the_floor_by_the_search_and_not_by_the_gate(
         problem = context.problem(config.floor[0], config.margin)
         assert problem.floor == pytest.approx(dense_accuracy - 0.04)
         gate = FinalGate(gate_settings(config, config.floor[0]), context)
-        on_gate_images = evaluate(context.dense.reference, context.trained_model.data.gate)
+        on_gate_images = accuracy_on(context.trained_model.trainer, context.dense.reference, "gate")
         assert gate.floor == pytest.approx(on_gate_images - 0.05)
         with pytest.raises(FloorError, match=r"the margin 0\.06 leaves nothing to lose"):
             context.problem(config.floor[0], margin=0.06)
@@ -216,9 +216,12 @@ def test_a_run_states_both_dense_networks_and_validate_judges_both(
     (result,) = run(RunFolder.create(config), ProgressLog())
     assert result.floor_from == dense.counted_from
     assert result.dense_finetuned is not None
-    test_images = context.trained_model.data.test
+    trainer = context.trained_model.trainer
     stated = (result.dense.accuracy_test, result.dense_finetuned.accuracy_test)
-    assert stated == (evaluate(dense.given, test_images), evaluate(dense.finetuned, test_images))
+    assert stated == (
+        accuracy_on(trainer, dense.given, "test"),
+        accuracy_on(trainer, dense.finetuned, "test"),
+    )
     assert result.dense.estimate_ms == result.dense_finetuned.estimate_ms
     assert result.main.cost["train_s"] >= dense.train_s > 0
     checks = validate_run(folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cprune_rl.core.own_loop import OwnLoop
 from cprune_rl.reporting.run_page import write_page
 from cprune_rl.reporting.run_plots import plot_plan
 from tests.doubles.browser import captions, loaded, needs_browser, probe
@@ -46,6 +47,32 @@ def test_the_page_of_an_estimate_says_so(tmp_path: Path) -> None:
     assert "estimate, ms" in page
     assert "interleaved rounds" not in page
     assert "compared with torch" not in page
+
+
+def test_a_page_of_functions_of_ones_own_names_what_they_judged_on(tmp_path: Path) -> None:
+    report = make_report()
+    own_loop = OwnLoop(name="mine", gate_images="search", test_images="search", is_paired=False)
+    data = {**report.oracle.data, "n_given": 321}
+    report = replace(
+        report,
+        result=replace(report.result, own_loop=own_loop),
+        oracle=replace(report.oracle, data=data),
+    )
+    write_page(tmp_path / "report.html", report)
+    page = (tmp_path / "report.html").read_text()
+    for part in (
+        "Functions of your own, mine, trained and judged all networks.",
+        *own_loop.caveats,
+        "Accuracy on the search&#39;s images",
+        "accuracy on the search&#39;s images, %",
+        "is not paired with the dense network, as only the number of right images is known",
+        "for the gate, the same ones",
+        "for the test, the same as for the search",
+        "Batch norms saw 321 images",
+    ):
+        assert part in page
+    assert "all apart" not in page
+    assert "est accuracy" not in page.replace(own_loop.caveats[1], "")
 
 
 def test_a_run_without_a_gain_claims_none(tmp_path: Path) -> None:

@@ -3,7 +3,15 @@
 from cprune_rl.accuracy.data.checks import checked_data, data_warnings
 from cprune_rl.accuracy.data.image_arrays import ArrayFile
 from cprune_rl.accuracy.data.image_data import NORMALISATIONS, ImageData, Normalisation, Split
-from cprune_rl.accuracy.data.registry import DATA_SETS, DataKind, DataSpec, load_data, parse_data
+from cprune_rl.accuracy.data.registry import (
+    DATA_SETS,
+    DataKind,
+    DataSpec,
+    load_data,
+    load_inputs,
+    loop_name,
+    parse_data,
+)
 from cprune_rl.accuracy.data.splitting import SplitSettings, split_images
 
 __all__ = [
@@ -19,6 +27,8 @@ __all__ = [
     "checked_data",
     "data_warnings",
     "load_data",
+    "load_inputs",
+    "loop_name",
     "parse_data",
     "split_images",
 ]

@@ -19,8 +19,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from cprune_rl.accuracy.data.image_arrays import ArrayFile
-from cprune_rl.accuracy.data.image_data import NORMALISATIONS, ImageData
-from cprune_rl.accuracy.data.splitting import LabelledImages, SplitSettings, split_images
+from cprune_rl.accuracy.data.image_data import NORMALISATIONS, ImageData, Split
+from cprune_rl.accuracy.data.splitting import (
+    LabelledImages,
+    SplitSettings,
+    check_channels,
+    split_images,
+)
 from cprune_rl.core.folders import cache_folder
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 
@@ -32,6 +37,7 @@ __all__ = [
     "Scale",
     "keep_images",
     "read_kept_images",
+    "read_kept_inputs",
 ]
 
 
@@ -77,6 +83,8 @@ class GivenImages:
         test: test images and labels of their own.
         normalise: of uint8 images.
         augment: whether training shifts and flips them.
+        loop: name of the training loop that they go with, whose functions have the labels; empty
+            where there is none.
     """
 
     images: Images | None = None
@@ -84,6 +92,7 @@ class GivenImages:
     test: tuple[Images, Labels] | ImagePairs | None = None
     normalise: Scale | None = None
     augment: bool = False
+    loop: str = ""
 
     @property
     def is_described(self) -> bool:
@@ -114,6 +123,8 @@ class GivenImages:
     def _query(self) -> str:
         """Give the options of the data set's name."""
         options = ["augment=on"] if self.augment else []
+        if self.loop:
+            options.append(f"loop={self.loop}")
         if isinstance(self.normalise, str):
             if self.normalise not in NORMALISATIONS:
                 raise UnknownNameError("normalisation", self.normalise, NORMALISATIONS)
@@ -189,16 +200,38 @@ def read_kept_images(name: str, settings: SplitSettings) -> ImageData:
     Raises:
         DataError: they are not in the cache folder, or a file of them is damaged.
     """
+    folder = _kept_folder(name)
+    labelled = _read(folder, "")
+    _check_scale(labelled[0].dtype, settings)
+    has_test = (folder / "x_test.npy").exists()
+    return split_images(labelled, settings, _read(folder, "_test") if has_test else None)
+
+
+def read_kept_inputs(name: str, settings: SplitSettings) -> Split:
+    """Open images that `keep_images` has kept, all together; their labels mean nothing.
+
+    Args:
+        name: their hash.
+        settings: how the images are shown.
+
+    Raises:
+        DataError: see `read_kept_images`.
+        ConfigError: the normalisation is for other images.
+    """
+    images, labels = _read(_kept_folder(name), "")
+    _check_scale(images.dtype, settings)
+    check_channels(images, settings)
+    return Split(images=images, labels=labels, normalisation=settings.normalisation)
+
+
+def _kept_folder(name: str) -> Path:
     folder = cache_folder() / "images" / name
     if not name.isalnum() or not folder.is_dir():
         raise DataError(
             f"the images of arrays:{name} were given in Python and are not in {folder.parent} "
             "(any more): give them again, or name the cache folder that has them by --cache"
         )
-    labelled = _read(folder, "")
-    _check_scale(labelled[0].dtype, settings)
-    has_test = (folder / "x_test.npy").exists()
-    return split_images(labelled, settings, _read(folder, "_test") if has_test else None)
+    return folder
 
 
 def _check_scale(dtype: np.dtype[Any], settings: SplitSettings) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cprune_rl.accuracy.data.arrays import read_kept_images
+from cprune_rl.accuracy.data.arrays import read_kept_images, read_kept_inputs
 from cprune_rl.accuracy.data.checks import checked_data
 from cprune_rl.accuracy.data.cifar10 import read_cifar10
 from cprune_rl.accuracy.data.decoded_cache import Track
 from cprune_rl.accuracy.data.fashion_mnist import DEFAULT_FOLDER, read_fashion_mnist
 from cprune_rl.accuracy.data.generated import DIFFICULTIES, contours, digits
-from cprune_rl.accuracy.data.image_data import NORMALISATIONS, ImageData, Normalisation
+from cprune_rl.accuracy.data.image_data import NORMALISATIONS, ImageData, Normalisation, Split
 from cprune_rl.accuracy.data.image_folder import read_image_folder
 from cprune_rl.accuracy.data.npz import checked_arrays, read_npz
 from cprune_rl.accuracy.data.splitting import SplitSettings, split_images
@@ -30,13 +30,24 @@ from cprune_rl.core.user_function import is_factory
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
 from cprune_rl.models.torchvision_import import load_user_function
 
-__all__ = ["DATA_SETS", "LABELS", "DataKind", "DataSpec", "ReadSettings", "load_data", "parse_data"]
+__all__ = [
+    "DATA_SETS",
+    "LABELS",
+    "DataKind",
+    "DataSpec",
+    "ReadSettings",
+    "load_data",
+    "load_inputs",
+    "loop_name",
+    "parse_data",
+]
 
 Advance = Callable[[int], None]
 LABELS = ("given", "teacher")
 """Where labels come from: the data set, or the dense network's answers."""
 _ON_OR_OFF = {"on": True, "off": False}
 _LEAST_SAMPLE = 50  # images: fewer cannot be split
+_LOOP = "loop"  # option of images that a training loop of the user's goes with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +274,32 @@ def load_data(
     return checked_data(data)
 
 
+def loop_name(name: str) -> str:
+    """Give the name of the user's training loop that goes with images; empty where there is none.
+
+    Args:
+        name: of the images.
+
+    Raises:
+        CPruneError: see `parse_data`.
+    """
+    return parse_data(name).options.get(_LOOP, "")
+
+
+def load_inputs(name: str) -> Split:
+    """Open images that go with a training loop of the user's, all together and without labels.
+
+    Args:
+        name: `arrays:HASH?loop=NAME`.
+
+    Raises:
+        CPruneError: it is the name of other images, or they are not there.
+    """
+    spec = parse_data(name)
+    settings = SplitSettings(name=spec.name, normalisation=spec.normalisation())
+    return read_kept_inputs(spec.argument, settings)
+
+
 def _read(
     kind: DataKind, spec: DataSpec, settings: ReadSettings, advance: Advance | None = None
 ) -> ImageData:
@@ -307,6 +344,11 @@ def _npz(spec: DataSpec, read: ReadSettings) -> ImageData:
 
 
 def _arrays(spec: DataSpec, read: ReadSettings) -> ImageData:
+    if _LOOP in spec.options:
+        raise spec.error(
+            "its images have no labels, and functions that were given in Python train and judge: "
+            "give them again, cprune_rl.Pruner(...).prune(resume=FOLDER)"
+        )
     return read_kept_images(spec.argument, spec.split_settings(read))
 
 
@@ -370,7 +412,7 @@ DATA_SETS: dict[str, DataKind] = {
     "arrays": DataKind(
         read=_arrays,
         summary="arrays:HASH, images that were given to `cprune_rl.prune` in Python",
-        options=_SPLIT_OPTIONS,
+        options=(*_SPLIT_OPTIONS, _LOOP),
     ),
 }
 """Kinds of data sets by name."""

@@ -13,7 +13,7 @@ from cprune_rl.accuracy.data.image_data import NORMALISATIONS, ImageData, Normal
 from cprune_rl.accuracy.data.stratified import in_split_order, sample_of_each_class
 from cprune_rl.errors import ConfigError, DataError
 
-__all__ = ["LabelledImages", "SplitSettings", "check_labels", "split_images"]
+__all__ = ["LabelledImages", "SplitSettings", "check_channels", "check_labels", "split_images"]
 
 LabelledImages = tuple[ImageArray, NDArray[Any]]
 """Images `(n, channels, height, width)`, and their labels `(n,)` int64 or targets `(n, k)` float32.
@@ -73,7 +73,7 @@ def split_images(
         DataError: fewer than 50 images, or a class without a training image.
     """
     images, labels = labelled
-    _check_channels(images, settings)
+    check_channels(images, settings)
     test_labels = None if test is None else test[1]
     rows = _split_rows(labels, settings, test_labels, class_names)
 
@@ -208,7 +208,12 @@ def _why_missing(
     )
 
 
-def _check_channels(images: ImageArray, settings: SplitSettings) -> None:
+def check_channels(images: ImageArray, settings: SplitSettings) -> None:
+    """Refuses a normalisation for another number of channels.
+
+    Raises:
+        ConfigError: it is one.
+    """
     mean = settings.normalisation.mean
     std = settings.normalisation.std
     if not {len(mean), len(std)} <= {1, images.shape[1]}:

@@ -30,6 +30,7 @@ from cprune_rl.envs.problems.registry import (
 from cprune_rl.errors import ConfigError, ModelError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.recorded import RecordedLatency
+from cprune_rl.models.registry import is_object
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_model import TrainedModel
@@ -44,7 +45,7 @@ def check_recorded_model(spec: RecordedSpec, network_name: str) -> None:
     """Refuse a recording of another network, before anything is trained.
 
     Args:
-        network_name: what the run prunes.
+        network_name: what the run prunes. Of a module, groups and layers are compared later.
 
     Raises:
         UnknownNameError: there is no such recording.
@@ -52,7 +53,7 @@ def check_recorded_model(spec: RecordedSpec, network_name: str) -> None:
         ConfigError: the recording is of another network.
     """
     recorded = read_recording(spec.recording).network.name
-    if recorded == network_name:
+    if recorded == network_name or is_object(network_name):
         return
     of_model = [name for name in recorded_names() if name.partition("@")[0] == network_name]
     others = f", or a recording of {network_name}: {', '.join(of_model)}" if of_model else ""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cprune_rl.accuracy.comparison_images import comparison_images
 from cprune_rl.compiler.deploy.time_networks import Rounds, compare_libraries
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
@@ -128,7 +127,7 @@ class TvmBackend:
             variants = variants.only([0])
         with progress.track("Probing the device", N_WORKLOADS) as advance:
             descriptor = probe_device(device, store, advance)
-        check = CompiledCheck(images=comparison_images(trained_model.data), progress=progress)
+        check = CompiledCheck(images=trained_model.trainer.comparison_images(), progress=progress)
         tuning = _tune(settings, trained_model, open_tuner, variants, check)
         spent_on_schemes = {}
         if settings.scheme_sweep:
