@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData
+from cprune_rl.accuracy.data import ImageData, parse_data
 from cprune_rl.accuracy.task import Classification
 from cprune_rl.accuracy.training import answers, on_device
 from cprune_rl.errors import ConfigError, DataError
+from cprune_rl.models.weights import classes_of_weights
 
-__all__ = ["check_task", "labelled_by_network"]
+__all__ = ["check_task", "labelled_by_network", "n_answers"]
 
 _N_IMAGES = 8  # that a task is tried on
 
@@ -43,6 +47,34 @@ def labelled_by_network(data: ImageData, model: nn.Module) -> ImageData:
 def _n_outputs(data: ImageData, model: nn.Module) -> int:
     with on_device(model.eval(), data.train.device):
         return int(model(data.train.batch(slice(0, 1))).shape[1])
+
+
+def n_answers(
+    data_name: str,
+    weights: Path | None,
+    build: Callable[[int], nn.Module],
+    example: torch.Tensor,
+) -> int:
+    """Gives the number of classes of a network whose images have no labels.
+
+    Args:
+        data_name: as `--data` takes it; its option `classes` comes first.
+        weights: file of them, whose last layer says it; None where the network has them.
+        build: gives the network for a number of classes.
+        example: one image as a batch.
+
+    Raises:
+        CPruneError: the network cannot be built or run, or the weights cannot be read.
+    """
+    stated = parse_data(data_name).integer("classes", 0)
+    if stated:
+        return stated
+    if weights is not None:
+        found = classes_of_weights(weights, build)
+        if found:
+            return found
+    with torch.no_grad():
+        return int(build(2).eval()(example).shape[-1])
 
 
 def check_task(model: nn.Module, data: ImageData) -> None:

@@ -27,8 +27,10 @@ from cprune_rl.accuracy.training import (
     on_device,
     one_cycle_sgd,
     seeded,
+    side_loss,
 )
 from cprune_rl.core.network import Plan
+from cprune_rl.models.side_heads import SideHeads
 
 __all__ = ["PlanBounds", "Supernet", "SupernetSettings", "train_supernet"]
 
@@ -127,12 +129,13 @@ def train_supernet(
             weight_decay=settings.weight_decay,
             warmup=0.1,
         )
+        heads = SideHeads(model)
         state = _TrainingState({"model": model, "optimizer": optimizer, "schedule": schedule})
         for step in range(state.restore(checkpoint), settings.n_steps):
             # a step draws the same whether or not the training was stopped before it
             rng = np.random.default_rng([settings.seed, step])
             optimizer.zero_grad(set_to_none=True)
-            _accumulate_gradients(supernet, data, settings, rng=rng)
+            _accumulate_gradients(supernet, heads, data, settings=settings, rng=rng)
             optimizer.step()
             schedule.step()
             n_done = step + 1
@@ -146,7 +149,12 @@ def train_supernet(
 
 
 def _accumulate_gradients(
-    supernet: Supernet, data: ImageData, settings: SupernetSettings, *, rng: np.random.Generator
+    supernet: Supernet,
+    heads: SideHeads,
+    data: ImageData,
+    *,
+    settings: SupernetSettings,
+    rng: np.random.Generator,
 ) -> None:
     """Computes the gradients of a step.
 
@@ -163,19 +171,23 @@ def _accumulate_gradients(
     images = data.train.batch(batch, augment)
     with seeded(int(rng.integers(2**31)), device):
         with autocast(device):
-            logits = model(images)
+            output = model(images)
+        given = heads.split(output, images)
         task = data.task
         targets = data.train.targets[batch]
-        _backward(task.loss(logits.float(), targets))
-        teacher_output = logits.detach().float()
+        main = given.main.float()
+        _backward(task.loss(main, targets) + side_loss(given, task, targets))
+        teacher_output = main.detach()
         for plan in plans:
             weights = dict(model.named_parameters())
             masked = {
                 name: weights[name] * mask.to(device) for name, mask in supernet.masks(plan).items()
             }
             with autocast(device):
-                narrow_logits = functional_call(model, masked, (images,))
-            _backward(_narrow_loss(task, narrow_logits.float(), teacher_output, targets))
+                output = functional_call(model, masked, (images,))
+            narrow = heads.split(output, images)
+            loss = _narrow_loss(task, narrow.main.float(), teacher_output, targets)
+            _backward(loss + side_loss(narrow, task, targets))
 
 
 def _narrow_loss(

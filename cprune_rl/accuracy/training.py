@@ -22,7 +22,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from cprune_rl.accuracy.data import ImageData, Split
 from cprune_rl.accuracy.memory_format import channels_last_where_possible
+from cprune_rl.accuracy.task import Task
 from cprune_rl.errors import ConfigError
+from cprune_rl.models.side_heads import SIDE_WEIGHT, Heads, SideHeads
 
 __all__ = [
     "TrainSettings",
@@ -37,6 +39,7 @@ __all__ = [
     "pointwise_strides_first",
     "recalibrate",
     "seeded",
+    "side_loss",
     "single_threaded_pool",
     "train",
     "train_device",
@@ -241,12 +244,16 @@ def train(
     """Trains a network in place and leaves it in evaluation mode.
 
     Args:
-        model: classifier of `(n, channels, height, width)` float32 images.
+        model: classifier of `(n, channels, height, width)` float32 images. In training mode it may
+            give more than one output, see `SideHeads`; the others count 0.3 of the main one.
         data: whose training images it learns from, shifted and flipped where the data set says so.
         settings: steps, rates and seed.
         on_step: called with the number of steps done and the loss after each step.
         teacher: in evaluation mode; used where `settings.distillation` is not 0 (Hinton et al.,
             2015).
+
+    Raises:
+        ModelError: of several outputs none is known to be the main one.
     """
     split = data.train
     augment = torch.Generator().manual_seed(settings.seed + 1) if data.is_augmented else None
@@ -266,10 +273,11 @@ def train(
             weight_decay=settings.weight_decay,
             warmup=settings.warmup,
         )
+        heads = SideHeads(model)
         for step, batch in enumerate(_shuffled_batches(len(split), settings), start=1):
             images = split.batch(batch, augment)
             loss = _loss(
-                model, images, split=split, batch=batch, settings=settings, teacher=teacher
+                heads, images, split=split, batch=batch, settings=settings, teacher=teacher
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's own
@@ -292,7 +300,7 @@ def _shuffled_batches(n_images: int, settings: TrainSettings) -> Iterator[torch.
 
 
 def _loss(
-    model: nn.Module,
+    heads: SideHeads,
     images: torch.Tensor,
     *,
     split: Split,
@@ -301,17 +309,34 @@ def _loss(
     teacher: nn.Module | None,
 ) -> torch.Tensor:
     task = split.task
+    targets = split.targets[batch]
     with autocast(images.device, settings.bf16):
-        output = model(images).float()
-    loss = task.loss(output, split.targets[batch], settings.label_smoothing)
-    if teacher is None:
-        return loss
-    with torch.no_grad(), autocast(images.device, settings.bf16):
-        teacher_output = teacher(images).float()
-    difference = task.distillation_loss(output, teacher_output)
-    if difference is None:
-        return loss
-    return (1 - settings.distillation) * loss + settings.distillation * difference
+        output = heads.model(images)
+    given = heads.split(output, images)
+    main = given.main.float()
+    loss = task.loss(main, targets, settings.label_smoothing)
+    if teacher is not None:
+        with torch.no_grad(), autocast(images.device, settings.bf16):
+            teacher_output = teacher(images).float()
+        difference = task.distillation_loss(main, teacher_output)
+        if difference is not None:
+            loss = (1 - settings.distillation) * loss + settings.distillation * difference
+    return loss + side_loss(given, task, targets, settings.label_smoothing)
+
+
+def side_loss(
+    heads: Heads, task: Task, targets: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor | float:
+    """Gives what side heads add to the loss, a scalar: 0.3 of the loss of each on the targets.
+
+    Args:
+        heads: what the network gave.
+        task: whose loss it is.
+        targets: of the same images.
+        label_smoothing: mass moved from the label to all classes, where there are classes.
+    """
+    losses = [task.loss(side.float(), targets, label_smoothing) for side in heads.sides]
+    return SIDE_WEIGHT * sum(losses)
 
 
 def accumulate_gradients(model: nn.Module, data: ImageData, n_images: int = 512) -> None:

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_OPTIONS = ("model", "weights", "data", "freeze", "keep", "seed", "storage", "cache")
+_OPTIONS = (
+    "model",
+    "weights",
+    "data",
+    "labels",
+    "task",
+    "freeze",
+    "keep",
+    "seed",
+    "storage",
+    "cache",
+)
+_OF_IMAGES = ("data", "labels", "task")
 _NO_DEVICE = "none"
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
@@ -76,8 +88,9 @@ def check(
     check_names(config)
     if device.startswith("recorded:"):
         raise ConfigError("a recording runs nothing: give --device local, or none")
-    if input_shape is not None and "data" in flags:
-        raise ConfigError("--input is for a check without images: leave it or --data out")
+    of_images = [f"--{name}" for name in _OF_IMAGES if name in flags]
+    if input_shape is not None and of_images:
+        raise ConfigError(f"--input is for a check without images: leave it or {of_images[0]} out")
     if input_shape is None and classes is not None:
         raise ConfigError("--classes goes with --input; --data knows its own classes")
     if config.cache is not None:
@@ -88,6 +101,8 @@ def check(
         data=None if input_shape is not None else config.data,
         input_shape=_read_shape(input_shape) if input_shape is not None else None,
         n_classes=classes or 10 if input_shape is not None else None,
+        labels=config.labels,
+        task=config.task,
         groups=load_settings(config).groups,
         device=None if device == _NO_DEVICE else device,
         storage=config.storage,

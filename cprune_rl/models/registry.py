@@ -102,26 +102,46 @@ def build_model(name: str, n_classes: int, seed: int = 0, n_channels: int = 3) -
         return _user_model(name, n_classes, n_channels)
 
 
-def check_output(model: nn.Module, example: torch.Tensor, n_classes: int, name: str) -> None:
+def check_output(
+    model: nn.Module, example: torch.Tensor, n_classes: int | None, name: str
+) -> tuple[int, ...]:
     """Runs a network once and checks that it gives one logit for each class.
 
     Args:
         model: left in evaluation mode.
         example: one image as a batch.
-        n_classes: classes of its data.
+        n_classes: classes of its data; None where the output may be of any shape.
         name: how errors call the network.
 
+    Returns:
+        The shape of its output.
+
     Raises:
-        ModelError: it does not take these images, or gives something else than `(1, n_classes)`
-            logits.
+        ModelError: it does not take these images, or gives something else than one tensor
+            `(1, n_classes)`, or `(1, ...)` where there are no classes.
     """
     output = _output(model, example, name)
-    given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if given != (1, n_classes):
-        raise ModelError(
-            f"{name} gives {given} for one image {tuple(example.shape)}; its data have "
-            f"{n_classes} classes, so it must give (1, {n_classes})"
-        )
+    given = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+    if n_classes is None and given[:1] == (1,):
+        return given
+    if n_classes is not None and given == (1, n_classes):
+        return given
+    raise ModelError(
+        f"{name} gives {_described(output)} for one image {tuple(example.shape)}; "
+        f"{_expected(n_classes)}"
+    )
+
+
+def _described(output: object) -> str:
+    if isinstance(output, torch.Tensor):
+        return str(tuple(output.shape))
+    return f"a {type(output).__name__}"
+
+
+def _expected(n_classes: int | None) -> str:
+    if n_classes is None:
+        return "it must give one tensor, with one row for each image"
+    return f"its data have {n_classes} classes, so it must give one tensor (1, {n_classes})"
 
 
 def output_shape(model: nn.Module, example: torch.Tensor, name: str) -> tuple[int, ...]:

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData, load_data, load_inputs, loop_name, parse_data
-from cprune_rl.accuracy.labels import check_task, labelled_by_network
+from cprune_rl.accuracy.data import ImageData, load_data, load_inputs, loop_name
+from cprune_rl.accuracy.labels import check_task, labelled_by_network, n_answers
 from cprune_rl.accuracy.loop_trainer import LoopTrainer, TrainingLoop
 from cprune_rl.accuracy.oracle import FinetuneEvaluation
 from cprune_rl.accuracy.task import load_task
@@ -24,9 +24,10 @@ from cprune_rl.core.network import Plan
 from cprune_rl.core.scheme import Scheme
 from cprune_rl.models.copies import copy_network
 from cprune_rl.models.registry import build_model, check_output, has_own_weights
-from cprune_rl.models.weights import classes_of_weights, load_weights, network_hash
+from cprune_rl.models.weights import load_weights, network_hash
 from cprune_rl.models.wrappers import unwrap
 from cprune_rl.pipeline.given import Given
+from cprune_rl.pipeline.preflight.objective import Objective
 from cprune_rl.pipeline.preflight.run import CheckSettings, require_sound_network
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_cache import CachedTraining
@@ -195,9 +196,10 @@ def load_trained_model(
     data, model, example = _build(settings, progress, module)
     if settings.weights is not None:
         load_weights(model, settings.weights)
-        _require_sound(settings, data, model, progress)
-    elif module is None and not has_own_weights(settings.network):
+    if settings.weights is None and module is None and not has_own_weights(settings.network):
         _train(settings, data, model, example, progress)
+    else:
+        _require_sound(settings, data, model, progress)
     model.eval()
     if settings.labels == "teacher":
         with progress.track("Asking the dense network for labels", None):
@@ -250,28 +252,13 @@ def _build(
             return _copied(given)
         return build_model(settings.network, n_classes, settings.seed, data.input_shape[1])
 
-    n_classes = data.n_classes or _n_answers(settings, build, example)
+    n_classes = data.n_classes or n_answers(settings.data, settings.weights, build, example)
     model = build(n_classes)
     if task is None:
         check_output(model, example, n_classes, settings.network)
     elif settings.labels == "given":
         check_task(model, data)
     return data, model, example
-
-
-def _n_answers(
-    settings: LoadSettings, build: Callable[[int], nn.Module], example: torch.Tensor
-) -> int:
-    """Give the number of classes of a network whose images have no labels."""
-    stated = parse_data(settings.data).integer("classes", 0)
-    if stated:
-        return stated
-    if settings.weights is not None:
-        found = classes_of_weights(settings.weights, build)
-        if found:
-            return found
-    with torch.no_grad():
-        return int(build(2).eval()(example).shape[-1])
 
 
 def _copied(given: nn.Module) -> nn.Module:
@@ -302,23 +289,22 @@ def _require_sound(
     settings: LoadSettings, data: ImageData, model: nn.Module, progress: ProgressLog
 ) -> None:
     """Refuse a network that cannot go the whole way, before minutes of training."""
-    example = torch.zeros(data.input_shape)
-    # The ranking of the channels is of no matter here.
-    groups = dataclasses.replace(settings.groups, importance="l2")
-    if settings.task is not None:  # its outputs may be of any shape
-        find_groups(model, example, groups)
-        return
-    with torch.no_grad():
-        n_classes = int(model.eval()(example).shape[-1])
+    if settings.task is not None:
+        objective = Objective.of_task(data, model.eval())
+    else:
+        with torch.no_grad():
+            output = model.eval()(torch.zeros(data.input_shape))
+        objective = Objective.of_classes(int(output.shape[-1]))
     check = CheckSettings(
         network=settings.network,
         input_shape=tuple(data.input_shape[1:]),
-        n_classes=n_classes,
-        groups=groups,
+        n_classes=objective.n_classes,
+        # The ranking of the channels is of no matter here.
+        groups=dataclasses.replace(settings.groups, importance="l2"),
         is_exported=settings.is_compiled,
         n_plans=0,  # the run compares what it compiles itself, and names the layer at fault
     )
-    require_sound_network(check, model, progress)
+    require_sound_network(check, model, objective, progress)
 
 
 def _with_groups(

@@ -97,18 +97,26 @@ class ChannelState:
         self._partings: dict[Value, list[Call]] = {}
         self._parted: set[tuple[Value, int]] = set()
 
-    def follow_calls(self, run: Trace, follow: Callable[[ChannelState, Call], None]) -> None:
+    def follow_calls(
+        self,
+        run: Trace,
+        outputs: Sequence[Value],
+        follow: Callable[[ChannelState, Call], None],
+    ) -> None:
         """Follows a run, call by call.
 
         Args:
             run: the calls.
+            outputs: that count; what they do not depend on is left out.
             follow: gives the results of one call their labels.
         """
-        for call in run.calls:
-            if call.name in PARTINGS:
+        is_needed = run.needed_for(outputs)
+        for call, needed in zip(run.calls, is_needed, strict=True):
+            if needed and call.name in PARTINGS:
                 self._partings.setdefault(call.inputs[0], []).append(call)
-        for call in run.calls:
-            follow(self, call)
+        for call, needed in zip(run.calls, is_needed, strict=True):
+            if needed:
+                follow(self, call)
             self.position += 1
 
     def of(self, value: Value) -> ChannelArray:

@@ -6,7 +6,7 @@ no hindrance, and the sizes that it computes from its input are known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from cprune_rl.models.side_heads import tensors_by_name
 
 __all__ = ["Call", "Trace", "Value", "tensors_in", "trace"]
 
@@ -77,6 +79,21 @@ class Trace:
     outputs: Sequence[Value]
     modules: frozenset[str]
 
+    def needed_for(self, outputs: Iterable[Value]) -> list[bool]:
+        """Tells of each call whether some tensors depend on it.
+
+        A forward may also compute what it only keeps, such as a mean for a plot. What a call
+        changes in place may be a part of any other tensor, so that such calls always count.
+        """
+        values = set(outputs)
+        is_needed = []
+        for call in reversed(self.calls):
+            needed = call.changes_input or not values.isdisjoint(call.outputs)
+            if needed:
+                values.update(call.inputs)
+            is_needed.append(needed)
+        return is_needed[::-1]
+
 
 def trace(model: nn.Module, example: torch.Tensor) -> Trace:
     """Runs a network without gradients and records what it runs.
@@ -100,7 +117,7 @@ def trace(model: nn.Module, example: torch.Tensor) -> Trace:
             outputs = model(example)
     return Trace(
         calls=recorder.calls,
-        outputs=[recorder.value(tensor) for tensor in tensors_in(outputs, torch.Tensor)],
+        outputs=[recorder.value(tensor) for tensor in tensors_by_name(outputs).values()],
         modules=frozenset(modules),
     )
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cprune_rl.errors import ModelError, PlanError, first_line
+from cprune_rl.models.side_heads import layers_in_evaluation
 from cprune_rl.pruning.channel_labels import CONSTANT
 from cprune_rl.pruning.channel_rules import follow
 from cprune_rl.pruning.channel_state import LAYERS, ChannelState, Side, Site
@@ -36,6 +37,7 @@ __all__ = ["OUTPUT", "ChannelGraph", "ChannelGroup"]
 
 OUTPUT = "gives the network's output"
 
+_IN_TRAINING = "runs in training alone"
 _PART = re.compile(r"(.+)\[([\d:,]+)\]")
 _CUTS = {"out": cut_outputs, "in": cut_inputs, "norm": cut_norm}
 _NO_CHOICES: Mapping[Site, int] = {}
@@ -99,9 +101,8 @@ class ChannelGraph:
     ) -> None:
         self._modules = dict(model.named_modules())
         self._state = ChannelState(model, choices)
-        run = self._follow(model.eval(), example)
-        for value in run.outputs:
-            self._state.fix_value(value, OUTPUT)
+        run = _run(model.eval(), example)
+        self._follow(run, run.outputs)
         self._order = _layer_order(run, self._state.layers_run)
         self.refused = dict(self._state.refused)
         self._follow_training(model, example, run)
@@ -126,40 +127,32 @@ class ChannelGraph:
             roots = roots[positions]
         return self._group(name, list(dict.fromkeys(roots.tolist())))
 
-    def _follow(self, model: nn.Module, example: torch.Tensor) -> Trace:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                run = trace(model, example)
-        except Exception as error:  # whatever the user's forward provokes
-            raise ModelError(
-                f"the network cannot be run on an input of {tuple(example.shape)}: "
-                f"{type(error).__name__}: {first_line(error)}"
-            ) from error
-        self._state.follow_calls(run, follow)
-        return run
+    def _follow(self, run: Trace, outputs: Sequence[Value]) -> None:
+        """Follows a run as far as some outputs need it, which keep their channels."""
+        self._state.follow_calls(run, outputs, follow)
+        for value in outputs:
+            self._state.fix_value(value, OUTPUT)
 
     def _follow_training(self, model: nn.Module, example: torch.Tensor, run: Trace) -> None:
         """Follows what runs in training alone, such as a head of its own: it is cut, too."""
-        unused = {name for name, module in self._modules.items() if isinstance(module, LAYERS)}
-        unused -= run.modules
-        if not unused:
+        read = {value.source for call in run.calls for value in call.inputs}
+        if not {name for name, _ in model.named_parameters()} - read:
             return
-        for module in model.modules():
-            module.training = not any(True for _ in module.parameters(recurse=False))
         batch = example.repeat(2, *(1 for _ in example.shape[1:]))
         try:
-            in_training = self._follow(model, batch)
-        except ModelError:
+            with layers_in_evaluation(model):
+                in_training = _run(model, batch)
+        except ModelError:  # the check of a forward says why it cannot be trained
             return
-        finally:
-            model.eval()
-        for value in in_training.outputs:
-            self._state.fix_value(value, OUTPUT)
-        for layer in unused & in_training.modules:
+        shapes = {value.shape[1:] for value in run.outputs}
+        # Others have no loss, and may be maps.
+        self._follow(in_training, [v for v in in_training.outputs if v.shape[1:] in shapes])
+        for layer, module in self._modules.items():
+            has_run = layer in run.modules or f"{layer}.weight" in read
             labels = self._state.sides.get(Side("out", layer))
-            if labels is not None:
-                self._state.labels.fix(labels, "runs in training alone")
+            if isinstance(module, LAYERS) and not has_run and labels is not None:
+                self._state.labels.fix(labels, _IN_TRAINING)
+                self.refused.setdefault(layer, _IN_TRAINING)
 
     def _collect(self) -> dict[int, _Channel]:
         """All channels, by their root labels."""
@@ -254,6 +247,23 @@ class ChannelGraph:
             positions=positions,
             channels=channels,
         )
+
+
+def _run(model: nn.Module, example: torch.Tensor) -> Trace:
+    """Runs a network.
+
+    Raises:
+        ModelError: it fails.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return trace(model, example)
+    except Exception as error:  # whatever the user's forward provokes
+        raise ModelError(
+            f"the network cannot be run on an input of {tuple(example.shape)}: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def _layer_order(run: Trace, layers: Mapping[int, str]) -> list[str]:

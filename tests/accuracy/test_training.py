@@ -25,6 +25,7 @@ from cprune_rl.accuracy.training import (
 from cprune_rl.errors import ConfigError
 from tests.doubles.images import contours_data, image_data
 from tests.doubles.networks import small_network
+from tests.doubles.side_heads import FORMS, SideHeaded
 
 CPU = torch.device("cpu")
 
@@ -249,3 +250,31 @@ def test_narrow_strided_shortcuts_train_many_steps() -> None:
             layer(images.requires_grad_()).square().mean().backward()
     assert layer[0].weight.grad is not None
     assert bool(layer[0].weight.grad.isfinite().all())
+
+
+def test_side_heads_learn_with_three_tenths_of_the_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = {}
+    for weight in (0.0, training.SIDE_WEIGHT):
+        monkeypatch.setattr(training, "SIDE_WEIGHT", weight)
+        torch.manual_seed(0)
+        model = SideHeaded("a tuple")
+        first: list[float] = []
+        before = model.side_fc.weight.detach().clone()
+        settings = TrainSettings(n_steps=2, batch_size=16, bf16=False, weight_decay=0.0)
+        train(model, contours_data(64), settings, on_step=lambda _, loss, to=first: to.append(loss))
+        losses[weight] = first[0]
+        assert torch.equal(model.side_fc.weight, before) == (weight == 0)
+    assert training.SIDE_WEIGHT == 0.3
+    side = (losses[0.3] - losses[0.0]) / 0.3
+    assert side == pytest.approx(np.log(10), rel=0.2)  # of a head that has learnt nothing
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_network_with_side_heads_is_trained_in_every_form(form: str) -> None:
+    torch.manual_seed(0)
+    model = SideHeaded(form)
+    teacher = small_network()
+    settings = TrainSettings(n_steps=2, batch_size=16, distillation=0.5)
+    train(model, contours_data(64), settings, teacher=teacher)
+    assert not model.training
+    assert 0 <= evaluate(model, contours_data(64).search) <= 1

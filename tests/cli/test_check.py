@@ -70,6 +70,8 @@ def test_what_fails_gives_status_1(net: Path) -> None:
         (["--input", "3,x"], "--input 3,x: give channels, height and width"),
         (["--input", "3,0,3"], "give channels, height and width"),
         (["--input", "3,32,32", "--data", "digits"], "leave it or --data out"),
+        (["--input", "3,32,32", "--labels", "teacher"], "leave it or --labels out"),
+        (["--labels", "teacher", "--data", "digits"], "give its trained weights"),
         (["--classes", "4"], "--classes goes with --input"),
     ],
 )

@@ -89,3 +89,16 @@ def test_an_operator_that_tvm_lacks_is_one_line_that_names_it() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), Sorting())
     with pytest.raises(ModelError, match=r"no counterpart .*adaptive_max_pool2d \(in 1\)"):
         ExportedNetwork.export(model, EXAMPLE, {}, make_target(1))
+
+
+@pytest.mark.parametrize("name", ["code", "graph"])
+def test_a_name_that_the_export_keeps_for_itself_is_one_line(name: str) -> None:
+    model = nn.Sequential()
+    model.add_module(name, nn.Conv2d(3, 8, 3))
+    with pytest.raises(ModelError, match=f"is called '{name}'.*give it another name"):
+        capture_program(model, EXAMPLE, {})
+
+
+def test_what_is_only_kept_holds_no_channels() -> None:
+    model = made(NETWORKS["means that are only kept"])
+    assert {group.name for group in find_groups(model, EXAMPLE).groups} == {"stem.0", "last.0"}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 N_CLASSES = 5
 
@@ -205,6 +206,33 @@ class Keeping(Headed):
         return self.features
 
 
+class Noting(Headed):
+    """Keeps means over all channels, of which its answer does not depend."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = unit(8, 16)
+        self.note: list[torch.Tensor] = []
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.last(x)
+        self.note = [x.mean(), maps.flatten(1).norm()]
+        return maps  # type: ignore[no-any-return]
+
+
+class Casting(Headed):
+    """Casts maps and weights, which torch.export checks the types of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = unit(8, 8), nn.Conv2d(8, 16, 3, 2, 1)
+        self.last.register_buffer("mask", torch.arange(16).view(-1, 1, 1, 1) % 2 == 0)
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.last.weight * self.last.mask.to(torch.float32)
+        return functional.conv2d(self.inner(x).double().float(), weight, self.last.bias, 2, 1)
+
+
 class Viewing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -236,6 +264,22 @@ def padded() -> nn.Module:
         nn.Flatten(),
         nn.Linear(16, N_CLASSES),
     )
+
+
+def masked() -> nn.Module:
+    """A layer of which torch's own pruning masks half of the weights, in each run."""
+    model = nn.Sequential(
+        unit(3, 8, stride=2),
+        nn.Conv2d(8, 8, 3, 1, 1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, N_CLASSES),
+    )
+    prune.l1_unstructured(model[1], "weight", 0.5)
+    return model
 
 
 def weight_normed() -> nn.Module:
@@ -403,6 +447,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "asserts in forward": Asserting,
     "constants in forward": Reordered,
     "maps kept on the module": Keeping,
+    "means that are only kept": Noting,
+    "casts of maps and weights": Casting,
+    "weights with a mask": masked,
     "a view of maps": Viewing,
     "modes of padding": padded,
     "computed weights": weight_normed,

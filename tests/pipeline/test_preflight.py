@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -75,7 +77,12 @@ def test_a_network_out_of_an_onnx_file_passes_as_its_own_code_does(tmp_path: Pat
 @pytest.mark.parametrize(
     ("before", "after", "what", "found"),
     [
-        ("nn.Linear(12, n_classes)", "nn.Linear(12, 3)", "one image", "must give (1, 5)"),
+        (
+            "nn.Linear(12, n_classes)",
+            "nn.Linear(12, 3)",
+            "one image",
+            "must give one tensor (1, 5)",
+        ),
         ("x.mean((2, 3))", "x.mean((2, 3)) / len(x)", "a batch", "depend on how it is given"),
         ("x.mean((2, 3))", "x.view(1, 12, 16).mean(2)", "a batch", "shape"),
         ("x.mean((2, 3))", "x.mean((2, 3)) / (1 - self.training)", "training mode", "not finite"),
@@ -91,6 +98,160 @@ def test_what_training_would_trip_over_is_found_first(
     assert found in report.first_failure.found
     assert "groups" not in statuses(report), "nothing is checked after a failure"
     assert report.forms == ()
+
+
+def test_a_view_that_takes_no_channels_last_costs_speed_alone(tmp_path: Path) -> None:
+    code = SMALL.replace("12, n_classes", "12 * 16, n_classes")
+    code = code.replace("x.mean((2, 3))", "x.view(x.size(0), -1)")
+    report = check(tmp_path, code)
+    assert report.passes, report.findings
+    assert statuses(report)["channels last"] == "warning"
+
+
+SIDE_HEAD = """
+class Small(nn.Module):
+    def __init__(self, n_classes):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 12, 3, 2, 1)
+        self.fc, self.side = nn.Linear(12, n_classes), nn.Linear(8, n_classes)
+
+    def forward(self, x):
+        maps = torch.relu(self.a(x))
+        scores = self.fc(torch.relu(self.b(maps)).mean((2, 3)))
+        if not self.training:
+            return scores
+        return {"a side": self.side(maps.mean((2, 3))), "scores": scores, "maps": maps}
+"""
+
+
+def test_side_heads_are_named_and_cut(tmp_path: Path) -> None:
+    report = check(tmp_path, SIDE_HEAD)
+    assert report.passes, report.findings
+    (training,) = [finding for finding in report.findings if finding.what == "training mode"]
+    assert "losses of 1 side heads count 0.3" in training.found
+    assert "no loss is taken of its outputs maps" in training.found
+    assert report.groups == {"a": 8, "b": 12}
+    assert report.left_whole["side"] == "runs in training alone"
+
+
+def test_a_network_that_only_trains_dense_fails(tmp_path: Path) -> None:
+    code = SMALL.replace("x.mean((2, 3))", "x.mean((2, 3)) * self.of_width(x)")
+    code += """
+    def of_width(self, x):
+        return torch.ones(12) if self.training else 1
+"""
+    report = check(tmp_path, code)
+    assert report.first_failure is not None
+    assert report.first_failure.what == "training mode, pruned"
+    assert "12" in report.first_failure.found
+    assert report.forms == ()
+
+
+TASK = """
+from torch.nn import functional
+
+
+class Tags:
+    def loss(self, output, target):
+        return functional.binary_cross_entropy_with_logits(output[:, 0], target)
+
+    def correct(self, output, target):
+        return target.gather(1, output[:, 0].argmax(1, keepdim=True))[:, 0] > 0.5
+
+
+class Teaching(Tags):
+    def target(self, output):
+        return (output[:, 0] > 0).float()
+
+
+class Broken(Tags):
+    def loss(self, output, target):
+        return functional.mse_loss(output, target[:, :2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "what", "found"),
+    [
+        ("Tags", "given", "task", "gives a loss with gradients"),
+        ("Teaching", "teacher", "labels", "differ by image"),
+    ],
+)
+def test_a_task_of_the_users_is_tried_on_outputs_of_any_shape(
+    tmp_path: Path, task: str, labels: str, what: str, found: str
+) -> None:
+    report = check_task(tmp_path, task, labels)
+    assert report.passes, report.findings
+    assert found in next(f.found for f in report.findings if f.what == what)
+    assert next(f.found for f in report.findings if f.what == "one image") == "gives (1, 1, 4)"
+    assert report.groups == {"a": 8, "b": 12}
+
+
+def test_a_task_that_fails_is_found_first(tmp_path: Path) -> None:
+    report = check_task(tmp_path, "Broken", "given")
+    assert report.first_failure is not None
+    assert report.first_failure.what == "task"
+    assert "loss fails on (8, 1, 4) and (8, 4)" in report.first_failure.found
+
+
+def coloured(n_images: int) -> np.ndarray:
+    """Draw images of one colour each: a network that has learnt nothing tells them apart."""
+    colours = np.random.default_rng(0).integers(0, 256, (n_images, 3, 1, 1), np.uint8)
+    return np.broadcast_to(colours, (n_images, 3, 16, 16)).copy()
+
+
+def save_weights(path: Path, code: str, n_outputs: int, images: np.ndarray) -> None:
+    """Save drawn weights, with biases by which every output is positive for some images."""
+    module: dict[str, Any] = {}
+    exec(_HEAD + code, module)
+    torch.manual_seed(0)
+    model = module["Small"](n_outputs).eval()
+    with torch.no_grad():
+        scores = model(torch.from_numpy(images).float() / 127.5 - 1)
+        model.fc.bias -= scores.reshape(len(images), -1).mean(0)
+    torch.save(model.state_dict(), path)
+
+
+def check_task(folder: Path, task: str, labels: str) -> NetworkReport:
+    """Check a network that gives tags, by a task, on images with tags."""
+    tags = np.random.default_rng(0).integers(0, 2, (80, 4)).astype(np.float32)
+    np.savez(folder / "tags.npz", x=coloured(80), y=tags)
+    (folder / "task.py").write_text(TASK)
+    code = SMALL.replace("self.fc(x.mean((2, 3)))", "self.fc(x.mean((2, 3)))[:, None]")
+    save_weights(folder / "weights.pt", code, 4, coloured(80))
+    return check(
+        folder,
+        code,
+        data=f"npz:{folder / 'tags.npz'}",
+        task=f"{folder / 'task.py'}:{task}",
+        labels=labels,
+        weights=folder / "weights.pt",
+        input_shape=None,
+        n_classes=None,
+        is_exported=False,
+    )
+
+
+@pytest.mark.parametrize("differ", [True, False])
+def test_a_networks_own_answers_are_labels(tmp_path: Path, differ: bool) -> None:
+    images = coloured(80) if differ else np.zeros((80, 3, 16, 16), np.uint8)
+    np.savez(tmp_path / "bare.npz", x=images)
+    save_weights(tmp_path / "weights.pt", SMALL, 7, coloured(80))
+    report = check(
+        tmp_path,
+        SMALL,
+        data=f"npz:{tmp_path / 'bare.npz'}",
+        labels="teacher",
+        weights=tmp_path / "weights.pt",
+        input_shape=None,
+        n_classes=None,
+        is_exported=False,
+    )
+    assert report.n_classes == 7
+    assert report.passes == differ, report.findings
+    if not differ:
+        assert report.first_failure is not None
+        assert "the same label" in report.first_failure.found
 
 
 def test_a_network_without_groups_is_said_to_have_none(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from cprune_rl.models.copies import copy_network
 __all__ = ["capture_function", "capture_program"]
 
 _N_LISTED = 5  # operators that the importer lacks
+_RESERVED = frozenset({"code", "graph"})  # properties of torch's GraphModule
 
 
 def capture_function(
@@ -70,8 +71,9 @@ def capture_program(
         The program, which computes what the network does, and the sources of its parameters.
 
     Raises:
-        ModelError: a batch norm uses the statistics of each batch.
+        ModelError: a batch norm uses the statistics of each batch, or a part has a reserved name.
     """
+    _check_names(model)
     # A copy, because the export leaves its stand-ins where a forward keeps a map on its module.
     copy = copy_network(model).eval()
     with warnings.catch_warnings():
@@ -80,12 +82,24 @@ def capture_program(
         exported = torch.export.export(copy, (example.contiguous(),))
         program = exported.run_decompositions(decompositions())
     editor = ProgramEditor(program, axes)
+    editor.drop_asserts()
     editor.find_constants()
     fold_batch_norms(editor)
     replace_operators(editor)
     merge_branches(editor)
     editor.finish()
     return program, editor
+
+
+def _check_names(model: nn.Module) -> None:
+    own = {name.partition(".")[0] for name, _ in model.named_modules()}
+    own |= {name for name, _ in model.named_parameters(recurse=False)}
+    own |= {name for name, _ in model.named_buffers(recurse=False)}
+    for name in sorted(own & _RESERVED):
+        raise ModelError(
+            f"a part of the network is called {name!r}, which torch.export keeps for itself: "
+            "give it another name, in the weights as well"
+        )
 
 
 def _check_operators(program: torch.export.ExportedProgram) -> None:

@@ -83,6 +83,12 @@ class ProgramEditor:
         inputs = self.graph.find_nodes(op="placeholder")
         self._image = next(node for node in inputs if node.name not in given)
 
+    def drop_asserts(self) -> None:
+        """Erase checks of values and types: they compute nothing, and held for the example."""
+        for node in list(self.graph.nodes):
+            if getattr(node.target, "__name__", "").startswith("_assert") and not node.users:
+                self.graph.erase_node(node)
+
     def find_constants(self) -> None:
         """Find the nodes that depend on weights alone and keep their shape at every width."""
         for node in self.graph.nodes:

@@ -14,10 +14,12 @@ from cprune_rl.accuracy.data.image_data import CPU
 from cprune_rl.accuracy.training import on_device
 from cprune_rl.errors import ModelError, first_line
 from cprune_rl.models.registry import check_output
+from cprune_rl.models.side_heads import SIDE_WEIGHT, Heads, SideHeads
+from cprune_rl.pipeline.preflight.objective import Objective
 from cprune_rl.pipeline.preflight.report import Finding
 from cprune_rl.pruning.slices import trainable_copy
 
-__all__ = ["check_forward"]
+__all__ = ["check_forward", "check_training"]
 
 _N_IMAGES = 4
 _TOLERANCE = 1e-3  # of the spread of the answers
@@ -25,34 +27,59 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def check_forward(
-    model: nn.Module, image_shape: tuple[int, ...], n_classes: int, name: str
+    model: nn.Module, image_shape: tuple[int, ...], objective: Objective, name: str
 ) -> Iterator[Finding]:
     """Run a network on one image, on several, channels last, and a step of its training.
 
     Args:
         model: left in evaluation mode, otherwise as it was.
         image_shape: `(channels, height, width)`.
-        n_classes: logits that it must give.
+        objective: of the step.
         name: how the findings call it.
     """
     images = _draw_images(image_shape)
-    what = "one image"
-    try:
-        check_output(model, images[:1], n_classes, name)
-    except ModelError as error:
-        yield Finding(what=what, found=str(error), status="failed")
+    finding = _one_image(model, images[:1], objective, name)
+    yield finding
+    if finding.status == "failed":
         return
-    yield Finding(what=what, found=f"gives {n_classes} logits")
     with torch.no_grad():
         expected = torch.cat([model(image[None]) for image in images])
         yield _compare("a batch", lambda x: model(x), images, expected=expected)
         channels_last = images.contiguous(memory_format=torch.channels_last)
-        yield _compare("channels last", lambda x: model(x), channels_last, expected=expected)
-    yield _train_step(model, images, n_classes)
+        yield _compare_channels_last(model, channels_last, expected)
+    yield check_training(model, image_shape, objective)
+
+
+def _one_image(model: nn.Module, image: torch.Tensor, objective: Objective, name: str) -> Finding:
+    """Look at the output for one image: its shape is free where a task of the user's takes it."""
+    what = "one image"
+    n_classes = objective.n_classes
+    try:
+        shape = check_output(model, image, n_classes, name)
+    except ModelError as error:
+        return Finding(what=what, found=str(error), status="failed")
+    found = f"gives {n_classes} logits" if n_classes is not None else f"gives {shape}"
+    return Finding(what=what, found=found)
 
 
 def _draw_images(image_shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn((_N_IMAGES, *image_shape), generator=torch.Generator().manual_seed(0))
+
+
+def _compare_channels_last(
+    model: nn.Module, images: torch.Tensor, expected: torch.Tensor
+) -> Finding:
+    """Compare where channels come last; training falls back where a view takes none of these."""
+    what = "channels last"
+    try:
+        model(images)
+    except RuntimeError:
+        found = (
+            "a view in its forward does not take maps with channels last, so it is trained with "
+            "contiguous ones, which is slower; reshape instead of view takes both"
+        )
+        return Finding(what=what, found=found, status="warning")
+    return _compare(what, lambda x: model(x), images, expected=expected)
 
 
 def _compare(
@@ -78,29 +105,42 @@ def _compare(
     return Finding(what=what, found="as one by one")
 
 
-def _train_step(model: nn.Module, images: torch.Tensor, n_classes: int) -> Finding:
-    """Compute gradients in training mode, on a copy."""
-    what = "training mode"
+def check_training(
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    objective: Objective,
+    what: str = "training mode",
+) -> Finding:
+    """Compute the gradients of a step in training mode, on a copy.
+
+    Args:
+        model: left as it was.
+        image_shape: `(channels, height, width)`.
+        objective: of the step.
+        what: is looked at.
+    """
+    images = _draw_images(image_shape)
     try:
         copied = trainable_copy(model).train()
         with on_device(copied, CPU):
-            output = copied(images)
-        heads = output if isinstance(output, (tuple, list)) else [output]
-        logits = [head for head in heads if isinstance(head, torch.Tensor)]
-        loss = sum(nn.functional.cross_entropy(head, _labels(n_classes)) for head in logits)
-        if not isinstance(loss, torch.Tensor):
-            found = f"gives {type(output).__name__} in training; expected logits"
-            return Finding(what=what, found=found, status="failed")
-        loss.backward()  # type: ignore[no-untyped-call]
+            heads = SideHeads(copied).split(copied(images), images)
+        objective.loss(heads).backward()  # type: ignore[no-untyped-call]  # torch's own
+    except ModelError as error:
+        return Finding(what=what, found=str(error), status="failed")
     except Exception as error:  # whatever the user's network raises
         reason = f"{type(error).__name__}: {first_line(error)}"
         return Finding(what=what, found=reason, status="failed")
     gradients = [p.grad for p in copied.parameters() if p.grad is not None]
     if not all(bool(gradient.isfinite().all()) for gradient in gradients):
         return Finding(what=what, found="gradients are not finite", status="failed")
-    sides = f", {len(logits) - 1} side outputs" if len(logits) > 1 else ""
-    return Finding(what=what, found=f"a step of training works{sides}")
+    return Finding(what=what, found=f"a step of training works{_sides(heads)}")
 
 
-def _labels(n_classes: int) -> torch.Tensor:
-    return torch.arange(_N_IMAGES) % n_classes
+def _sides(heads: Heads) -> str:
+    """Say which outputs a network gives in training alone."""
+    said = ""
+    if heads.sides:
+        said += f"; losses of {len(heads.sides)} side heads count {SIDE_WEIGHT:g}"
+    if heads.others:
+        said += f"; no loss is taken of its outputs {', '.join(heads.others)}"
+    return said

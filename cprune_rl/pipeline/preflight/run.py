@@ -15,18 +15,23 @@ import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData, load_data
+from cprune_rl.accuracy.labels import check_task, labelled_by_network, n_answers
 from cprune_rl.accuracy.pixel_scale import describe_scale
+from cprune_rl.accuracy.task import load_task
 from cprune_rl.accuracy.training import evaluate
+from cprune_rl.core.network import Plan
 from cprune_rl.errors import CPruneError, ModelError
-from cprune_rl.models.registry import build_model, has_own_weights
+from cprune_rl.models.registry import build_model, has_own_weights, is_object
 from cprune_rl.models.weights import load_weights
-from cprune_rl.pipeline.preflight.forward import check_forward
+from cprune_rl.pipeline.preflight.forward import check_forward, check_training
+from cprune_rl.pipeline.preflight.objective import Objective
 from cprune_rl.pipeline.preflight.report import Finding, NetworkReport
 from cprune_rl.pipeline.preflight.trials import TrialCosts, check_compiled
 from cprune_rl.pipeline.preflight.workload import RunCosts, estimate_minutes, time_train_step
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pruning.equivalence_check import randomize_zero_scales
 from cprune_rl.pruning.groups import CoupledGroups, GroupSettings, find_groups
+from cprune_rl.pruning.surgery import prune
 
 __all__ = ["CheckSettings", "check_network", "require_sound_network"]
 
@@ -45,6 +50,8 @@ class CheckSettings:
         data: name, as `--data` takes it; None where there are no images.
         input_shape: of one image, `(channels, height, width)`; asked for where there is no data.
         n_classes: logits; asked for where there is no data.
+        labels: "given", or "teacher" for those of the network with its weights.
+        task: name of a task of the user's, whose targets the data have; None for classes.
         groups: what may be pruned.
         device: where tasks are timed; None to compile for this machine and time nothing.
         storage: of the cost cache, which keeps what is timed.
@@ -58,6 +65,8 @@ class CheckSettings:
     data: str | None = None
     input_shape: tuple[int, ...] | None = None
     n_classes: int | None = None
+    labels: str = "given"
+    task: str | None = None
     groups: GroupSettings = field(default_factory=GroupSettings)
     device: str | None = None
     storage: str | None = None
@@ -85,23 +94,27 @@ def check_network(settings: CheckSettings, progress: ProgressLog) -> NetworkRepo
     return _NetworkCheck(settings, progress).run()
 
 
-def require_sound_network(settings: CheckSettings, model: nn.Module, progress: ProgressLog) -> None:
+def require_sound_network(
+    settings: CheckSettings, model: nn.Module, objective: Objective, progress: ProgressLog
+) -> None:
     """Refuse a network that a run would trip over later.
 
     Args:
-        settings: `input_shape` and `n_classes` are those of the run's images.
+        settings: `input_shape` is that of the run's images.
         model: with the weights that the run begins with; left as it was.
+        objective: of the run's training.
 
     Raises:
         ModelError: the first thing that failed, and how to see all.
     """
     check = _NetworkCheck(settings, progress)
-    check.run_on(_with_drawn_statistics(randomize_zero_scales(model)).eval())
+    check.run_on(_with_drawn_statistics(randomize_zero_scales(model)).eval(), objective)
     failure = check.report().first_failure
     if failure is not None:
+        more = f". `cprune-rl check --model {settings.network}` shows more"
         raise ModelError(
             f"{settings.network} cannot go the whole way; {failure.what}: "
-            f"{failure.found.rstrip('.')}. `cprune-rl check --model {settings.network}` shows more"
+            f"{failure.found.rstrip('.')}{'' if is_object(settings.network) else more}"
         )
 
 
@@ -122,25 +135,31 @@ class _NetworkCheck:
         """Read the images, build the network, and look at it."""
         with contextlib.suppress(_PartFailedError):
             self._read_images()
-            self.run_on(self._build())
+            model = self._build()
+            self.run_on(model, self._find_objective(model))
         return self.report()
 
-    def run_on(self, model: nn.Module) -> None:
+    def run_on(self, model: nn.Module, objective: Objective) -> None:
         """Go through all parts, as far as they go."""
         self._layers = _layers(model)
         with contextlib.suppress(_PartFailedError):
-            self._check_forward(model)
+            self._check_forward(model, objective)
             self._check_accuracy(model)
             coupled = self._check_groups(model)
+            self._check_pruned(model, coupled, objective)
             if self._settings.is_exported:
-                self._check_compiled(model, coupled)
+                self._check_compiled(model, coupled, objective)
 
     def _read_images(self) -> None:
-        name = self._settings.data
+        settings = self._settings
+        name = settings.data
         if name is None:
             return
         with self._part("images"):
-            self._data = load_data(name, track=self._progress.track)
+            task = None if settings.task is None else load_task(settings.task)
+            self._data = load_data(
+                name, labels=settings.labels, task=task, track=self._progress.track
+            )
         self._input_shape = tuple(self._data.input_shape[1:])
         self._n_classes = self._data.n_classes
         sizes = (f"{len(split):,} {name}" for name, split in self._data.splits.items())
@@ -148,10 +167,16 @@ class _NetworkCheck:
 
     def _build(self) -> nn.Module:
         settings = self._settings
+
+        def build(n_classes: int) -> nn.Module:
+            return build_model(settings.network, n_classes, settings.seed, self._input_shape[0])
+
         with self._part("network"):
-            model = build_model(
-                settings.network, self._n_classes, settings.seed, self._input_shape[0]
-            )
+            if self._data is not None and not self._n_classes:
+                self._n_classes = n_answers(
+                    self._data.name, settings.weights, build, self._example()
+                )
+            model = build(self._n_classes)
         if settings.weights is not None:
             with self._part("weights"):
                 load_weights(model, settings.weights)
@@ -161,13 +186,33 @@ class _NetworkCheck:
             model = _with_drawn_statistics(randomize_zero_scales(model))
         return model.eval()
 
-    def _check_forward(self, model: nn.Module) -> None:
+    def _find_objective(self, model: nn.Module) -> Objective:
+        """Give what is trained for, and have the network label the images where it is to."""
+        settings = self._settings
+        objective = Objective.of_classes(self._n_classes)
+        if self._data is None:
+            return objective
+        if settings.task is not None:
+            with self._part("task"):
+                if settings.labels == "given":
+                    check_task(model, self._data)
+                objective = Objective.of_task(self._data, model)
+            found = f"{settings.task} gives a loss with gradients, and judges every image"
+            self._found(Finding(what="task", found=found))
+        if settings.labels == "teacher":
+            with self._part("labels"), self._progress.track("Asking it for labels", None):
+                labelled_by_network(self._data, model)
+            self._found(Finding(what="labels", found="the network's own answers differ by image"))
+        return objective
+
+    def _check_forward(self, model: nn.Module, objective: Objective) -> None:
         with self._progress.track("Running it with torch", None):
             shape = self._input_shape
-            self._take(check_forward(model, shape, self._n_classes, self._settings.network))
+            self._take(check_forward(model, shape, objective, self._settings.network))
 
     def _check_accuracy(self, model: nn.Module) -> None:
-        if self._data is None or not self._settings.has_weights:
+        settings = self._settings
+        if self._data is None or not settings.has_weights or settings.labels == "teacher":
             return
         with self._progress.track("Judging it on the images", None):
             accuracy = evaluate(model, self._data.search)
@@ -176,7 +221,7 @@ class _NetworkCheck:
         if scale:
             self._found(Finding(what="accuracy", found=f"{found}; {scale}", status="warning"))
             return
-        if accuracy >= _NEAR_CHANCE / self._n_classes:
+        if settings.task is not None or accuracy >= _NEAR_CHANCE / self._n_classes:
             self._found(Finding(what="accuracy", found=found))
             return
         wrong_scale = describe_scale(model, self._data).message
@@ -200,7 +245,18 @@ class _NetworkCheck:
             self._found(Finding(what="left whole", found=found))
         return coupled
 
-    def _check_compiled(self, model: nn.Module, coupled: CoupledGroups) -> None:
+    def _check_pruned(self, model: nn.Module, coupled: CoupledGroups, objective: Objective) -> None:
+        """Train the narrowest network for a step: what runs in training alone is cut, too."""
+        narrowest = Plan(tuple(group.minimum for group in coupled.groups))
+        pruned = prune(model, coupled, narrowest)
+        what = "training mode, pruned"
+        finding = check_training(pruned, self._input_shape, objective, what)
+        if finding.status == "failed":
+            self._take([finding])
+
+    def _check_compiled(
+        self, model: nn.Module, coupled: CoupledGroups, objective: Objective
+    ) -> None:
         settings = self._settings
         with self._part("compiling"):
             findings, self._costs = check_compiled(
@@ -209,7 +265,7 @@ class _NetworkCheck:
         self._take(findings)
         if self._costs.trial_s:
             with self._progress.track("Timing a training step", None):
-                self._step_s = time_train_step(model, self._input_shape, self._n_classes)
+                self._step_s = time_train_step(model, self._input_shape, objective)
 
     def _example(self) -> torch.Tensor:
         return torch.zeros((1, *self._input_shape))

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from cprune_rl.accuracy.training import TrainSettings, autocast, on_device
+from cprune_rl.models.side_heads import SideHeads
 from cprune_rl.pipeline.efforts import EFFORTS, Effort
+from cprune_rl.pipeline.preflight.objective import Objective
 from cprune_rl.pruning.slices import trainable_copy
 
 __all__ = ["RunCosts", "estimate_minutes", "time_train_step"]
@@ -43,22 +44,21 @@ class RunCosts:
     has_weights: bool
 
 
-def time_train_step(model: nn.Module, image_shape: tuple[int, ...], n_classes: int) -> float:
+def time_train_step(model: nn.Module, image_shape: tuple[int, ...], objective: Objective) -> float:
     """Time a training step on drawn images, in seconds: the median of a few."""
     n_images = TrainSettings.batch_size
     generator = torch.Generator().manual_seed(0)
     images = torch.randn((n_images, *image_shape), generator=generator)
     images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(n_images) % n_classes
     copied = trainable_copy(model).train()
+    heads = SideHeads(copied)
     seconds = []
     with on_device(copied, images.device):
         for _ in range(_N_TIMED):
             started = time.perf_counter()
             with autocast(images.device):
                 output = copied(images)
-                logits = output[0] if isinstance(output, (tuple, list)) else output
-                loss = functional.cross_entropy(logits, labels)
+            loss = objective.loss(heads.split(output, images))
             loss.backward()  # type: ignore[no-untyped-call]
             seconds.append(time.perf_counter() - started)
     return sorted(seconds)[len(seconds) // 2]
