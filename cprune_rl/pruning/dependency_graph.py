@@ -102,7 +102,7 @@ class ChannelGraph:
         self._modules = dict(model.named_modules())
         self._state = ChannelState(model, choices)
         run = _run(model.eval(), example)
-        self._follow(run, run.outputs)
+        self._follow(run, run.outputs, run.outputs)
         self._order = _layer_order(run, self._state.layers_run)
         self.refused = dict(self._state.refused)
         self._follow_training(model, example, run)
@@ -127,16 +127,17 @@ class ChannelGraph:
             roots = roots[positions]
         return self._group(name, list(dict.fromkeys(roots.tolist())))
 
-    def _follow(self, run: Trace, outputs: Sequence[Value]) -> None:
-        """Follows a run as far as some outputs need it, which keep their channels."""
-        self._state.follow_calls(run, outputs, follow)
-        for value in outputs:
+    def _follow(self, run: Trace, heads: Sequence[Value], needed: Sequence[Value]) -> None:
+        """Follows a run as far as some tensors need it; heads among them keep their channels."""
+        self._state.follow_calls(run, needed, follow)
+        for value in heads:
             self._state.fix_value(value, OUTPUT)
 
     def _follow_training(self, model: nn.Module, example: torch.Tensor, run: Trace) -> None:
         """Follows what runs in training alone, such as a head of its own: it is cut, too."""
         read = {value.source for call in run.calls for value in call.inputs}
-        if not {name for name, _ in model.named_parameters()} - read:
+        unread = {name for name, _ in model.named_parameters()} - read
+        if not unread:
             return
         batch = example.repeat(2, *(1 for _ in example.shape[1:]))
         try:
@@ -146,7 +147,11 @@ class ChannelGraph:
             return
         shapes = {value.shape[1:] for value in run.outputs}
         # Others have no loss, and may be maps.
-        self._follow(in_training, [v for v in in_training.outputs if v.shape[1:] in shapes])
+        heads = [value for value in in_training.outputs if value.shape[1:] in shapes]
+        # What reads a weight must fit it, also where the answer does not depend on it.
+        readers = [c for c in in_training.calls if any(v.source in unread for v in c.inputs)]
+        written = [value for call in readers for value in call.outputs]
+        self._follow(in_training, heads, [*heads, *written])
         for layer, module in self._modules.items():
             has_run = layer in run.modules or f"{layer}.weight" in read
             labels = self._state.sides.get(Side("out", layer))

@@ -233,6 +233,21 @@ class Casting(Headed):
         return functional.conv2d(self.inner(x).double().float(), weight, self.last.bias, 2, 1)
 
 
+class Placed(Headed):
+    """Tells its convolution where it is, and adds another table to each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = unit(10, 16)
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        n, _, height, width = x.shape
+        down = torch.linspace(-1, 1, height).view(1, 1, height, 1).expand(n, 1, height, width)
+        across = torch.arange(width).view(1, 1, 1, width).expand(n, 1, height, width) / width
+        maps = self.last(torch.cat([x, down, across], 1))
+        return maps + torch.sin(torch.arange(height) * 0.5)[:, None]  # type: ignore[no-any-return]
+
+
 class Viewing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -266,6 +281,22 @@ def padded() -> nn.Module:
     )
 
 
+def enlarged() -> nn.Module:
+    return nn.Sequential(
+        unit(3, 8, stride=2),
+        nn.Upsample(scale_factor=2, mode="bicubic"),
+        nn.Conv2d(8, 8, 3, 2),
+        nn.GroupNorm(8, 8),
+        nn.ReLU(),
+        nn.Upsample(size=12, mode="bilinear", align_corners=True),
+        nn.Conv2d(8, 16, 3, 2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, N_CLASSES),
+    )
+
+
 def masked() -> nn.Module:
     """A layer of which torch's own pruning masks half of the weights, in each run."""
     model = nn.Sequential(
@@ -291,6 +322,8 @@ def weight_normed() -> nn.Module:
         nn.BatchNorm2d(8),
         nn.ReLU(),
         nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 1)),
+        nn.ReLU(),
+        nn.utils.parametrizations.orthogonal(nn.Conv2d(8, 8, 1)),
         nn.ReLU(),
         nn.Conv2d(8, 16, 3, 2, 1),
         nn.ReLU(),
@@ -450,6 +483,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "means that are only kept": Noting,
     "casts of maps and weights": Casting,
     "weights with a mask": masked,
+    "places of maps": Placed,
+    "maps of other sizes": enlarged,
     "a view of maps": Viewing,
     "modes of padding": padded,
     "computed weights": weight_normed,

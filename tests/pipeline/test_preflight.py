@@ -108,6 +108,13 @@ def test_a_view_that_takes_no_channels_last_costs_speed_alone(tmp_path: Path) ->
     assert statuses(report)["channels last"] == "warning"
 
 
+def test_small_answers_of_a_new_network_are_not_taken_for_other_ones(tmp_path: Path) -> None:
+    deep = ", ".join(["nn.Conv2d(8, 8, 1), nn.GELU()"] * 8)
+    code = SMALL.replace("nn.BatchNorm2d(8)", f"nn.Sequential({deep})")
+    report = check(tmp_path, code, is_exported=False)
+    assert report.passes, report.findings
+
+
 SIDE_HEAD = """
 class Small(nn.Module):
     def __init__(self, n_classes):

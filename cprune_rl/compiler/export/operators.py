@@ -26,10 +26,13 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     - Padding by what is on the map becomes slices that are joined. torch reads such maps by
       computed indices.
     - A norm of each image becomes arithmetic where the importer lacks it: for each channel, since
-      torch makes them a part of the batch, and for groups of channels without a scale.
+      torch makes them a part of the batch, and a group of each would be too many once pruned; and
+      for groups of channels without a scale.
     - A shuffle of channels becomes two changes of shape.
+    - Bicubic maps stay as they are: torch reads them by computed indices.
     """
     table = torch.export.default_decompositions()
+    table.pop(_aten.upsample_bicubic2d.vec, None)
     table[_aten.pad.default] = _pad
     for mode, dims in (("reflection", (1, 2, 3)), ("replication", (1, 2, 3))):
         for n_axes in dims:
@@ -109,6 +112,8 @@ def _group_norm(
     *_: Any,
 ) -> torch.Tensor:
     n_images, n_channels, *size = x.shape
+    if num_groups == n_channels:  # the number of groups follows the channels
+        return _scaled(_normalised(x, list(range(2, x.ndim)), eps), weight, bias)
     if weight is not None and bias is not None:
         n_values = math.prod(size)
         native = _aten.native_group_norm.default

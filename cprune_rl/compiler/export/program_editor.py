@@ -38,6 +38,10 @@ _LAYOUT_ONLY = {
 }
 
 
+# Tensors of one number, which the lowering writes down by itself.
+_FILLS = {_aten.full.default, _aten.scalar_tensor.default}
+
+
 def fixed_extents(shape: Sequence[int]) -> tuple[Extent, ...]:
     """Give the extents of a shape that no group changes."""
     return tuple(Extent(length) for length in shape)
@@ -73,6 +77,8 @@ class ProgramEditor:
         self.sources: dict[str, WeightSource] = {}
         self._program = program
         self._constants: dict[fx.Node, _Constant] = {}
+        # Those that depend on nothing at all: they become a part of what is computed from weights.
+        self._free: dict[fx.Node, WeightSource] = {}
         specs = program.graph_signature.input_specs
         given = {s.arg.name: s for s in specs if s.kind is not InputKind.USER_INPUT}
         for node in self.graph.find_nodes(op="placeholder"):
@@ -96,7 +102,9 @@ class ProgramEditor:
                 self._constants[node] = constant
 
     def source(self, node: Any) -> WeightSource | None:
-        """Give the values of a node that depends on weights alone; None of any other."""
+        """Give the values of a node that depends on weights alone, or on nothing; else None."""
+        if node in self._free:
+            return self._free[node]
         constant = self._constants.get(node)
         return None if constant is None else constant.source
 
@@ -142,10 +150,23 @@ class ProgramEditor:
             if constant.is_computed and is_read and is_tensor:
                 name = constant.source.label.replace(".", "_")
                 node.replace_all_uses_with(self.add_parameter(name, constant.source))
+        self._keep_free()
         self.graph.eliminate_dead_code()
         self._drop_unread_inputs()
         self.graph.lint()
         self._program.graph_module.recompile()
+
+    def _keep_free(self) -> None:
+        """Make parameters of what depends on nothing, such as the places of a map."""
+        for node, source in list(self._free.items()):
+            value = node.meta["val"]
+            readers = [u for u in node.users if u not in self._free and u not in self._constants]
+            if not readers or node.target in _FILLS or not isinstance(value, torch.Tensor):
+                continue
+            if value.is_floating_point():
+                parameter = self.add_parameter(source.label, source)
+                for reader in readers:
+                    reader.replace_input_with(node, parameter)
 
     def _drop_unread_inputs(self) -> None:
         """Keep the inputs that are read, all weights among them as parameters."""
@@ -168,30 +189,35 @@ class ProgramEditor:
         self._program.state_dict.update(values)
 
     def _constant(self, node: fx.Node) -> _Constant | None:
-        inputs = [self._constants.get(read) for read in node.all_input_nodes]
+        inputs = node.all_input_nodes
+        known = [self._constants[read] for read in inputs if read in self._constants]
         is_random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if is_random or not inputs:
+        is_known = all(read in self._constants or read in self._free for read in inputs)
+        if is_random or not is_known or any(read.source.is_prunable for read in known):
             return None
-        known = [read for read in inputs if read is not None and not read.source.is_prunable]
-        if len(known) < len(inputs):
+        if not known:
+            self._free[node] = self._computed(node, "computed")
             return None
         owner = known[0].source.label.partition(".parametrizations.")[0]
         if owner == known[0].source.label:
             owner = owner.rpartition(".")[0]
-        source = WeightSource(
-            label=f"{owner}.computed" if owner else "computed",
-            extents=fixed_extents(getattr(node.meta["val"], "shape", ())),
-            compute=self._computation(node),
-        )
+        source = self._computed(node, f"{owner}.computed" if owner else "computed")
         is_computed = node.target not in _LAYOUT_ONLY or any(read.is_computed for read in known)
         return _Constant(source=source, is_computed=is_computed)
+
+    def _computed(self, node: fx.Node, label: str) -> WeightSource:
+        extents = fixed_extents(getattr(node.meta["val"], "shape", ()))
+        return WeightSource(label=label, extents=extents, compute=self._computation(node))
 
     def _computation(self, node: fx.Node) -> Callable[[State], Any]:
         """Give what computes a node from a state_dict; the node itself may be gone by then."""
         operator = node.target
         args = node.args
         kwargs = node.kwargs
-        sources = {read: self._constants[read].source for read in node.all_input_nodes}
+        sources = {
+            read: self._free.get(read) or self._constants[read].source
+            for read in node.all_input_nodes
+        }
         assert callable(operator)
 
         def compute(state: State) -> Any:
