@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from cprune_rl.core.user_function import is_factory
 from cprune_rl.errors import ConfigError, ModelError, UnknownNameError
@@ -191,7 +192,14 @@ def _user_model(name: str, n_classes: int, n_channels: int) -> nn.Module:
         raise ModelError(f"{name} fails: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} gives {type(model).__name__}; expected a torch.nn.Module")
-    return unwrap(model)
+    model = unwrap(model)
+    for layer, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ModelError(
+                f"{name} leaves {layer} without a shape: call the network once, on a blank image, "
+                "before the function gives it"
+            )
+    return model.float()
 
 
 def _torchvision(name: str, n_classes: int, n_channels: int) -> nn.Module:

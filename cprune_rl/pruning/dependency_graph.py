@@ -38,6 +38,7 @@ __all__ = ["OUTPUT", "ChannelGraph", "ChannelGroup"]
 OUTPUT = "gives the network's output"
 
 _IN_TRAINING = "runs in training alone"
+_NEVER = "never runs"
 _PART = re.compile(r"(.+)\[([\d:,]+)\]")
 _CUTS = {"out": cut_outputs, "in": cut_inputs, "norm": cut_norm}
 _NO_CHOICES: Mapping[Site, int] = {}
@@ -154,10 +155,12 @@ class ChannelGraph:
         self._follow(in_training, heads, [*heads, *written])
         for layer, module in self._modules.items():
             has_run = layer in run.modules or f"{layer}.weight" in read
+            if has_run or not isinstance(module, LAYERS):
+                continue
             labels = self._state.sides.get(Side("out", layer))
-            if isinstance(module, LAYERS) and not has_run and labels is not None:
+            if labels is not None:
                 self._state.labels.fix(labels, _IN_TRAINING)
-                self.refused.setdefault(layer, _IN_TRAINING)
+            self.refused.setdefault(layer, _NEVER if labels is None else _IN_TRAINING)
 
     def _collect(self) -> dict[int, _Channel]:
         """All channels, by their root labels."""

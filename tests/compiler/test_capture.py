@@ -102,3 +102,36 @@ def test_a_name_that_the_export_keeps_for_itself_is_one_line(name: str) -> None:
 def test_what_is_only_kept_holds_no_channels() -> None:
     model = made(NETWORKS["means that are only kept"])
     assert {group.name for group in find_groups(model, EXAMPLE).groups} == {"stem.0", "last.0"}
+
+
+class Deciding(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.mean() > 0 else -x
+
+
+class Counting(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(x.abs().max().item() > 0)
+
+
+@pytest.mark.parametrize("part", [Deciding, Counting])
+def test_what_depends_on_an_images_values_is_one_line_that_names_the_place(
+    part: type[nn.Module], capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), part())
+    with pytest.raises(
+        ModelError, match=r"forward \(.*test_capture.py:\d+\): .*torch.where"
+    ) as raised:
+        capture_program(model, EXAMPLE, {})
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_orthogonal_weights_are_computed_at_build_time() -> None:
+    layer = nn.utils.parametrizations.orthogonal(nn.Conv2d(8, 8, 1))
+    program, editor = capture_program(nn.Sequential(nn.Conv2d(3, 8, 3), layer), EXAMPLE, {})
+    (source,) = [s for s in editor.sources.values() if s.label == "1.computed"]
+    weight = source.compute(nn.Sequential(nn.Identity(), layer).state_dict())
+    torch.testing.assert_close(weight, layer.weight)
+    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert called == {torch.ops.aten.convolution.default}

@@ -323,8 +323,6 @@ def weight_normed() -> nn.Module:
         nn.ReLU(),
         nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 1)),
         nn.ReLU(),
-        nn.utils.parametrizations.orthogonal(nn.Conv2d(8, 8, 1)),
-        nn.ReLU(),
         nn.Conv2d(8, 16, 3, 2, 1),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),

@@ -97,3 +97,17 @@ def test_a_library_that_has_no_such_network_says_what_was_meant() -> None:
     needs("torchvision")
     with pytest.raises(UnknownNameError, match=r"Did you mean 'torchvision:resnet18'\?.* more"):
         build_model("torchvision:resnet1", 10)
+
+
+def test_a_network_of_other_numbers_is_cast_and_lazy_layers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(
+        "from torch import nn\n\n"
+        "def halves(n): return nn.Sequential(nn.Flatten(), nn.Linear(12, n)).half()\n"
+        "def lazy(n): return nn.Sequential(nn.Flatten(), nn.LazyLinear(n))\n"
+    )
+    model = build_model(f"{path}:halves", 5)
+    check_output(model, torch.zeros(1, 3, 2, 2), 5, "halves")
+    assert model.get_parameter("1.weight").dtype is torch.float32
+    with pytest.raises(ModelError, match=r"leaves 1.weight without a shape: call the network once"):
+        build_model(f"{path}:lazy", 5)

@@ -64,3 +64,31 @@ def test_a_side_head_of_other_weights_is_cut_or_leaves_its_group_whole() -> None
     assert "a.0" in {group.name for group in coupled.groups}
     output = narrowest(model, coupled).train()(IMAGES)
     assert output["side"].shape == output["logits"].shape == (4, N_CLASSES)
+
+
+class Aside(nn.Module):
+    """In training mode, runs a head whose answer it keeps, and has a layer that never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, 2))
+        self.fc, self.side = nn.Linear(8, N_CLASSES), nn.Linear(8, N_CLASSES)
+        self.unused = nn.Linear(8, N_CLASSES)
+        self.kept: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = functional.relu(self.a(x)).mean((2, 3))
+        if self.training:
+            self.kept = self.side(features)
+        return self.fc(features)  # type: ignore[no-any-return]
+
+
+def test_a_head_whose_answer_is_only_kept_is_cut_too() -> None:
+    model = Aside()
+    coupled = find_groups(model, EXAMPLE)
+    assert {group.name for group in coupled.groups} == {"a.0", "a.2"}
+    reasons = dict(coupled.unprunable)
+    assert (reasons["side"], reasons["unused"]) == ("runs in training alone", "never runs")
+    pruned: Any = narrowest(model, coupled).train()
+    pruned(IMAGES)
+    assert pruned.kept.shape == (4, N_CLASSES)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import traceback
 import warnings
 from collections.abc import Mapping
 
@@ -79,8 +83,7 @@ def capture_program(
     with warnings.catch_warnings():
         # torch warns of its own deprecated calls, and of maps that are kept.
         warnings.simplefilter("ignore")
-        exported = torch.export.export(copy, (example.contiguous(),))
-        program = exported.run_decompositions(decompositions())
+        program = _export(copy, example.contiguous()).run_decompositions(decompositions())
     editor = ProgramEditor(program, axes)
     editor.drop_asserts()
     editor.find_constants()
@@ -89,6 +92,32 @@ def capture_program(
     merge_branches(editor)
     editor.finish()
     return program, editor
+
+
+def _export(model: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
+    """Let torch follow the forward.
+
+    Raises:
+        ModelError: it decides by the values of the image, or does something else that torch.export
+            does not follow.
+    """
+    silent = logging.root.manager.disable
+    # torch logs and prints the whole program where it cannot follow it.
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return torch.export.export(model, (example,))
+    except Exception as error:  # whatever the user's forward provokes
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if f.name == "forward" and "site-packages" not in f.filename]
+        where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+        raise ModelError(
+            f"torch.export cannot follow the network's forward{where}: {type(error).__name__}: "
+            f"{first_line(error).rstrip('.')}. What decides by the values of an image, or takes "
+            "numbers out of tensors (item(), float()), must be written with tensors, as torch.where"
+        ) from error
+    finally:
+        logging.disable(silent)
 
 
 def _check_names(model: nn.Module) -> None:
