@@ -14,6 +14,7 @@ from torch import nn
 from cprune_rl.compiler.deploy import plain_build
 from cprune_rl.models.onnx_export import export_onnx
 from cprune_rl.models.registry import build_model
+from cprune_rl.pipeline.preflight import forms
 from cprune_rl.pipeline.preflight.report import NetworkReport
 from cprune_rl.pipeline.preflight.run import CheckSettings, check_network
 from cprune_rl.pipeline.preflight.workload import RunCosts, estimate_minutes
@@ -289,6 +290,21 @@ def test_a_compiled_network_that_differs_fails(
     report = check(tmp_path, SMALL)
     assert statuses(report)["compiled in NCHW"] == "failed"
     assert "differs from torch" in report.findings[-1].found
+
+
+def test_a_folder_from_which_nothing_can_be_loaded_is_not_the_networks_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is mounted noexec."""
+
+    def build_damaged(*_: object, path: Path, **__: object) -> None:
+        path.write_text("no library")
+
+    monkeypatch.setattr(forms, "build_plain", build_damaged)
+    report = check(tmp_path, SMALL)
+    assert report.first_failure is not None
+    assert report.first_failure.what == "compiling"
+    assert "Set TMPDIR to a folder elsewhere" in report.first_failure.found
 
 
 def test_weights_are_judged_on_the_images_and_a_wrong_scale_is_suspected(tmp_path: Path) -> None:

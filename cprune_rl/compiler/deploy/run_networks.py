@@ -12,6 +12,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from cprune_rl.compiler.devices.library import cannot_build
 from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import uploaded
 from cprune_rl.core.machine_failures import machine_failure
@@ -34,8 +35,18 @@ def run_library(path: Path, image: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Returns:
         The logits, `(1, n_classes)`.
+
+    Raises:
+        ToolchainError: nothing that was built can be loaded here.
     """
-    machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+    try:
+        module = tvm.runtime.load_module(str(path))
+    except (RuntimeError, OSError) as error:
+        reason = last_line(error)
+        if machine_failure(reason) is None:
+            raise
+        raise cannot_build(reason) from error
+    machine = relax.VirtualMachine(module, tvm.cpu())
     logits = machine["main"](tvm.runtime.tensor(image)).numpy()
     return np.asarray(logits).reshape(len(image), -1)
 

@@ -73,4 +73,4 @@ def export_library(
 def cannot_build(reason: str) -> ToolchainError:
     """Make the error of a machine at fault: it must not be kept as the failure of a schedule."""
     advice = remedy(reason, f"{tempfile.gettempdir()} (TMPDIR)")
-    return ToolchainError(f"programs cannot be built here: {reason}. {advice}")
+    return ToolchainError(f"programs cannot be built or loaded here: {reason}. {advice}")

@@ -15,7 +15,7 @@ from cprune_rl.compiler.deploy.run_networks import run_library
 from cprune_rl.compiler.layouts.variants import LayoutVariants
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.output_agreement import OutputAgreement, compare_answers
-from cprune_rl.errors import CPruneError
+from cprune_rl.errors import CPruneError, ToolchainError
 from cprune_rl.models.answers import torch_answers
 from cprune_rl.pipeline.preflight.report import Finding
 from cprune_rl.pruning.groups import CoupledGroups
@@ -51,6 +51,9 @@ def check_forms(
         coupled: its groups.
         example: one image as a batch; its values are not used.
         plans: to compile.
+
+    Raises:
+        ToolchainError: nothing can be built or loaded on this machine.
     """
     pruned = [(plan, prune(model, coupled, plan)) for plan in plans]
     for form, name in enumerate(form_names(variants)):
@@ -60,6 +63,8 @@ def check_forms(
         for plan, network in pruned:
             try:
                 agreement = _compare(variants, form, plan, model=network, example=example)
+            except ToolchainError:  # the machine's fault, not the network's
+                raise
             except CPruneError as error:
                 failure = f"at the widths {list(plan.widths)}: {error}"
                 break
