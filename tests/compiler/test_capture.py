@@ -17,6 +17,7 @@ from cprune_rl.errors import ModelError
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
 from tests.compiler.compiled import assert_compiled_equals_torch, layout_variants
+from tests.compiler.computing_networks import COMPUTING_NETWORKS
 from tests.compiler.user_networks import EXAMPLE, NETWORKS, NormByTheBatch, made
 
 
@@ -24,11 +25,14 @@ def image() -> torch.Tensor:
     return torch.randn(EXAMPLE.shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+ALL = {**NETWORKS, **COMPUTING_NETWORKS}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_users_network_is_pruned_and_compiled_to_what_torch_computes(
     name: str, tmp_path: Path
 ) -> None:
-    model = made(NETWORKS[name])
+    model = made(ALL[name])
     names = list(model.state_dict())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         expected = model(image())
@@ -100,7 +104,7 @@ def test_a_name_that_the_export_keeps_for_itself_is_one_line(name: str) -> None:
 
 
 def test_what_is_only_kept_holds_no_channels() -> None:
-    model = made(NETWORKS["means that are only kept"])
+    model = made(COMPUTING_NETWORKS["means that are only kept"])
     assert {group.name for group in find_groups(model, EXAMPLE).groups} == {"stem.0", "last.0"}
 
 

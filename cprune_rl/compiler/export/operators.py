@@ -31,8 +31,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     - A shuffle of channels becomes two changes of shape.
     - Bicubic maps stay as they are: torch reads them by computed indices.
     """
-    table = torch.export.default_decompositions()
-    table.pop(_aten.upsample_bicubic2d.vec, None)
+    table = dict(torch.export.default_decompositions())
+    del table[_aten.upsample_bicubic2d.vec]
     table[_aten.pad.default] = _pad
     for mode, dims in (("reflection", (1, 2, 3)), ("replication", (1, 2, 3))):
         for n_axes in dims:
@@ -42,7 +42,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table[_aten.group_norm.default] = _group_norm
     table[_aten.channel_shuffle.default] = _channel_shuffle
     table[_aten.native_channel_shuffle.default] = _channel_shuffle
-    return dict(table)
+    return table
 
 
 def _pad(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cprune_rl.accuracy.data import ImageData
-from cprune_rl.accuracy.data.splits import CPU
+from cprune_rl.accuracy.data.image_data import CPU
 from cprune_rl.accuracy.task import CLASSIFICATION, Task
 from cprune_rl.accuracy.training import on_device, side_loss
 from cprune_rl.models.side_heads import Heads
