@@ -85,12 +85,12 @@ def check(
 
     flags = given(flags)
     config = read_options(None, flags if device == _NO_DEVICE else {**flags, "device": device})
-    check_names(config)
-    if device.startswith("recorded:"):
-        raise ConfigError("a recording runs nothing: give --device local, or none")
     of_images = [f"--{name}" for name in _OF_IMAGES if name in flags]
     if input_shape is not None and of_images:
         raise ConfigError(f"--input is for a check without images: leave it or {of_images[0]} out")
+    check_names(config)
+    if device.startswith("recorded:"):
+        raise ConfigError("a recording runs nothing: give --device local, or none")
     if input_shape is None and classes is not None:
         raise ConfigError("--classes goes with --input; --data knows its own classes")
     if config.cache is not None:

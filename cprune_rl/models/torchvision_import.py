@@ -6,6 +6,7 @@ declared here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ def import_torchvision() -> Any:
 
 
 def load_user_function(kind: str, name: str) -> Callable[..., Any]:
-    """Loads a user's own function, whose file may import torchvision.
+    """Loads a user's own function, which may import torchvision, as may its file.
 
     Args:
         kind: what it is for, in errors: "model" or "data".
@@ -50,12 +51,29 @@ def load_user_function(kind: str, name: str) -> Callable[..., Any]:
         ConfigError: there is no such file, module or function, or importing it fails.
     """
     try:
-        return load_factory(kind, name)
+        function = load_factory(kind, name)
     except ConfigError as error:
         if _declared or _LACKING not in str(error):
             raise
-    _declare_operators()
-    return load_factory(kind, name)
+        _declare_operators()
+        function = load_factory(kind, name)
+    return _with_operators(function)
+
+
+def _with_operators(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a function import torchvision when it is called."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except RuntimeError as error:
+            if _declared or _LACKING not in str(error):
+                raise
+        _declare_operators()
+        return function(*arguments, **named)
+
+    return call
 
 
 def _declare_operators() -> None:

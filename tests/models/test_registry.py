@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from cprune_rl.core.network import Plan
 from cprune_rl.errors import ConfigError, ModelError, UnknownNameError
+from cprune_rl.models import torchvision_import
 from cprune_rl.models.registry import build_model, check_model_name, check_output
 from cprune_rl.pruning.groups import find_groups
 from cprune_rl.pruning.surgery import prune
@@ -111,3 +113,27 @@ def test_a_network_of_other_numbers_is_cast_and_lazy_layers_are_refused(tmp_path
     assert model.get_parameter("1.weight").dtype is torch.float32
     with pytest.raises(ModelError, match=r"leaves 1.weight without a shape: call the network once"):
         build_model(f"{path}:lazy", 5)
+
+
+def test_a_function_may_import_torchvision_when_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(
+        "import torch\n\n"
+        "def build(n):\n"
+        "    if not hasattr(torch.ops.torchvision, 'qnms'):\n"
+        "        raise RuntimeError('operator torchvision::nms does not exist')\n"
+        "    return torch.nn.Linear(n, n)\n"
+    )
+    declared: list[str] = []
+
+    def declare() -> None:
+        declared.append("qnms")
+        monkeypatch.setattr(torch.ops.torchvision, "qnms", None, raising=False)
+
+    monkeypatch.setattr(torchvision_import, "_declared", declared)
+    monkeypatch.setattr(torchvision_import, "_declare_operators", declare)
+    monkeypatch.setattr(torch.ops, "torchvision", SimpleNamespace())
+    assert build_model(f"{path}:build", 5).get_parameter("weight").shape == (5, 5)
+    assert declared == ["qnms"]
