@@ -13,9 +13,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 train: $(VENV)/installed
 	$(BIN)/python train_agent.py
 
-# A file's tests stay in one process, where they share what is dear to make.
+# A file's tests stay in one process, where they share what is dear to make. Slow files begin first (tests/conftest.py).
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 20
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 20
 
 # The documentation site, into docs/_build; a warning is an error.
 docs: $(VENV)/installed
@@ -34,7 +34,7 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 20
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 20
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -65,6 +65,7 @@ from cprune_rl.pipeline.stage_store import StageStore
 from cprune_rl.reporting.run_page import OracleSummary, RunReport, write_page
 from cprune_rl.reporting.run_plots import plot_front
 from cprune_rl.reporting.run_tables import (
+    accuracy_on,
     agreement_note,
     costs_table,
     dense_note,
@@ -281,10 +282,10 @@ def _write_front(
     latency_source = outcome.context.backend.latency_source
     own_loop = outcome.context.trained_model.trainer.own_loop
     write_front(folder.file("front.json"), points, dense, latency_source, labels, own_loop)
-    word = accuracy_word(labels)
-    write_bytes(folder.file("front.png"), plot_front(points, word).png)
-    progress.console.print(front_table(points, word).for_terminal())
     shown_on = "test images" if own_loop is None else own_loop.shown_on
+    accuracy = accuracy_on(accuracy_word(labels), shown_on)
+    write_bytes(folder.file("front.png"), plot_front(points, accuracy).png)
+    progress.console.print(front_table(points, accuracy).for_terminal())
     for note in (dense_note(dense, shown_on), loop_note(own_loop)):
         if note:
             progress.print(note)

@@ -180,10 +180,12 @@ def _reduce(state: ChannelState, call: Call) -> None:
     value = call.inputs[0]
     source = state.of(value)
     axes = _reduced_axes(call, len(value.shape))
-    if source.varying & axes:
+    if source.varying and source.varying <= axes:
         return mix(state, call, f"takes together, by {call.name},")
+    # over branches that were stacked, each channel by itself
+    joined = state.labels.join_along(source.labels, axes, meets_a_constant(call))
     for out in call.outputs:
-        labels = source.labels
+        labels = joined
         if len(out.shape) != len(value.shape):
             labels = labels.squeeze(tuple(axes))
         state.set(out, ChannelArray(labels, out.shape))
@@ -201,10 +203,13 @@ def _reduced_axes(call: Call, n_axes: int) -> frozenset[int]:
 def _softmax(state: ChannelState, call: Call) -> None:
     value = call.inputs[0]
     axis = call.args["dim"] % max(1, len(value.shape))
-    if axis in state.of(value).varying:
-        mix(state, call, "takes a softmax over")
-    else:
-        _pointwise(state, call)
+    source = state.of(value)
+    if source.varying == {axis}:
+        return mix(state, call, "takes a softmax over")
+    labels = state.labels.join_along(source.labels, (axis,), meets_a_constant(call))
+    for out in call.outputs:
+        state.set(out, ChannelArray(labels, out.shape))
+    return None
 
 
 def _over_maps(state: ChannelState, call: Call) -> None:

@@ -208,7 +208,8 @@ class _Candidate:
 
     def with_coupled(self, reason: str) -> str:
         """A reason, with the other layers that stay whole for it."""
-        others = [layer for layer in self.layers if layer != self.name]
+        own = self.name.partition("[")[0]  # of a part of a layer
+        others = [layer for layer in self.layers if layer != own]
         if not others or reason == OUTPUT:
             return reason
         more = " and more" if len(others) > _N_COUPLED_LISTED else ""

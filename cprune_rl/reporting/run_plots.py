@@ -61,17 +61,18 @@ def plot_latencies(result: Result) -> Picture:
         name="latencies",
         alt="Estimated latency of each network" if result.is_estimate else "Measured latencies",
         caption="Latency of each network; beside it the speed-up and the "
-        f"{result.accuracy_word} on test images.",
+        f"{result.accuracy_word} on {result.shown_on}.",
     )
 
 
-def plot_front(points: Sequence[FrontPoint], accuracy: str = "accuracy") -> Picture:
-    """Plot test accuracy over latency, with a line for each method.
+def plot_front(points: Sequence[FrontPoint], accuracy: str = "test accuracy") -> Picture:
+    """Plot accuracy over latency, with a line for each method.
 
     Args:
         points: the dense network first.
-        accuracy: what it is, see `Result.accuracy_word`.
+        accuracy: what it is, see `run_tables.accuracy_on`.
     """
+    title = f"{accuracy[0].upper()}{accuracy[1:]} over latency"
     dense = points[0]
     methods = list(dict.fromkeys(point.method for point in points[1:]))
     kind = "measured" if dense.latency_ci_ms else "estimate: sum of recorded tasks"
@@ -111,14 +112,14 @@ def plot_front(points: Sequence[FrontPoint], accuracy: str = "accuracy") -> Pict
             )
         if len(methods) > 1:
             figure.legend(loc="outside lower center", ncols=3)
-        axes.set(xlabel=f"latency, ms ({kind})", ylabel=f"test {accuracy}, %")
+        axes.set(xlabel=f"latency, ms ({kind})", ylabel=f"{accuracy}, %")
         return figure
 
     return render(
         draw,
         name="front",
-        alt=f"Test {accuracy} over latency",
-        caption=f"Test {accuracy} over latency, with 95 % intervals; numbers are floors.",
+        alt=title,
+        caption=f"{title}, with 95 % intervals; numbers are floors.",
     )
 
 

@@ -14,6 +14,7 @@ from cprune_rl.reporting.tables import NOTHING, Column, Table, Value
 
 __all__ = [
     "NO_GAIN",
+    "accuracy_on",
     "agreement_note",
     "costs_table",
     "dense_note",
@@ -53,7 +54,7 @@ def results_table(result: Result) -> Table:
         Column(title=f"{kind}, ms", value=_latency, digits=3, has_interval=True),
         Column(title=speedup, value=partial(_speedup, result), digits=2, has_interval=True),
         Column(
-            title=f"{_shown(result)}, %",
+            title=f"{accuracy_on(result.accuracy_word, result.shown_on)}, %",
             value=_test_accuracy,
             digits=2,
             scale=100,
@@ -127,12 +128,12 @@ def subgraph_table(table: SubgraphTable) -> Table:
     )
 
 
-def front_table(points: Sequence[FrontPoint], accuracy: str = "accuracy") -> Table:
+def front_table(points: Sequence[FrontPoint], accuracy: str = "test accuracy") -> Table:
     """Compare the networks of a front, the dense one first.
 
     Args:
         points: the dense network first.
-        accuracy: what it is, see `Result.accuracy_word`.
+        accuracy: what it is, see `accuracy_on`.
     """
     is_estimate = points[0].latency_ci_ms is None
     columns = [
@@ -141,7 +142,7 @@ def front_table(points: Sequence[FrontPoint], accuracy: str = "accuracy") -> Tab
         Column(title="latency, ms", value=_front_latency, digits=3, has_interval=True),
         Column(title="speed-up", value=_front_speedup, digits=2, has_interval=True),
         Column(
-            title=f"test {accuracy}, %",
+            title=f"{accuracy}, %",
             value=lambda p: Interval(*p.accuracy_test),
             digits=2,
             scale=100,
@@ -248,10 +249,14 @@ def prediction_note(result: Result) -> str:
     )
 
 
-def _shown(result: Result) -> str:
-    if result.shown_on == "test images":
-        return f"test {result.accuracy_word}"
-    return f"{result.accuracy_word} on {result.shown_on}"
+def accuracy_on(word: str, shown_on: str) -> str:
+    """Name an accuracy, and the images that it is of.
+
+    Args:
+        word: what it is, see `Result.accuracy_word`.
+        shown_on: images, see `Result.shown_on`.
+    """
+    return f"test {word}" if shown_on == "test images" else f"{word} on {shown_on}"
 
 
 def _title(result: Result) -> str:

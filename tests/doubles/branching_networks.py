@@ -183,6 +183,22 @@ class Twice(nn.Module):
         return x
 
 
+class Selective(nn.Module):
+    """Branches that are stacked, weighed by a softmax over the branches, and summed up (SKNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([unit(16, 20), unit(16, 20, 5)])
+        self.squeeze = nn.Linear(20, 12)
+        self.weigh = nn.ModuleList(nn.Linear(12, 20) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = torch.stack([branch(x) for branch in self.branches], 1)
+        z = torch.relu(self.squeeze(maps.sum(1).mean((2, 3))))
+        weights = torch.stack([weigh(z) for weigh in self.weigh], 1).softmax(1)
+        return (maps * weights[..., None, None]).sum(1)
+
+
 class Transposed(nn.Module):
     """A transposed convolution between plain ones."""
 
@@ -206,6 +222,7 @@ BRANCHING_NETWORKS = {
     "c2f": lambda: Classifier(16, C2f(), 20),
     "fixed split": lambda: Classifier(16, FixedSplit(), 22),
     "twice": lambda: Classifier(16, Twice(), 16),
+    "selective": lambda: Classifier(16, Selective(), 20),
     "transposed": lambda: Classifier(16, Transposed(), 20),
 }
 """What makes each, by what it is like; all take `(n, 3, 32, 32)` images."""

@@ -317,6 +317,19 @@ def test_weights_are_judged_on_the_images_and_a_wrong_scale_is_suspected(tmp_pat
     assert statuses(report)["accuracy"] == "warning"
 
 
+def test_classes_that_the_gate_hardly_sees_are_told(tmp_path: Path) -> None:
+    labels = np.arange(240) % 2
+    labels[:4] = 2
+    np.savez(tmp_path / "few.npz", x=coloured(240), y=labels)
+    report = check(
+        tmp_path, SMALL, data=f"npz:{tmp_path / 'few.npz'}", input_shape=None, is_exported=False
+    )
+    images = next(finding for finding in report.findings if finding.what == "images")
+    assert images.status == "warning"
+    assert "class 2" in images.found
+    assert report.passes
+
+
 def test_more_effort_takes_longer_and_weights_save_training() -> None:
     costs = RunCosts(n_tasks=20, n_forms=2, trial_s=0.3, step_s=0.1, has_weights=False)
     minutes = estimate_minutes(costs)

@@ -70,6 +70,13 @@ def test_only_the_last_part_shrinks_where_the_places_are_fixed() -> None:
     assert "parts its channels (slice) at places" in reasons["body.enter.0[0:8]"]
 
 
+def test_branches_that_are_stacked_go_together_channel_by_channel() -> None:
+    _, coupled = made("selective")
+    together = {"body.branches.0.0", "body.branches.1.0", "body.weigh.0", "body.weigh.1"}
+    assert together in by_layers(coupled).values()
+    assert {"body.squeeze"} in by_layers(coupled).values()
+
+
 def test_a_layer_that_runs_twice_is_coupled_by_both_runs() -> None:
     _, coupled = made("twice")
     assert {"stem.0", "body.again"} in by_layers(coupled).values()

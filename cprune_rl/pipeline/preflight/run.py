@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cprune_rl.accuracy.data import ImageData, load_data
+from cprune_rl.accuracy.data import ImageData, data_warnings, load_data
 from cprune_rl.accuracy.labels import check_task, labelled_by_network, n_answers
 from cprune_rl.accuracy.pixel_scale import describe_scale
 from cprune_rl.accuracy.task import load_task
@@ -162,8 +162,15 @@ class _NetworkCheck:
             )
         self._input_shape = tuple(self._data.input_shape[1:])
         self._n_classes = self._data.n_classes
-        sizes = (f"{len(split):,} {name}" for name, split in self._data.splits.items())
-        self._found(Finding(what="images", found=", ".join(sizes)))
+        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self._data.splits.items())
+        warnings = data_warnings(self._data) if settings.labels == "given" else []
+        self._found(
+            Finding(
+                what="images",
+                found="; ".join([sizes, *warnings]),
+                status="warning" if warnings else "ok",
+            )
+        )
 
     def _build(self) -> nn.Module:
         settings = self._settings
