@@ -158,7 +158,7 @@ def test_what_is_wrong_with_this_machine_is_not_kept_as_a_programs_failure(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (MemoryError(), "built here: MemoryError.* End other programs"),
+        (MemoryError(), "built or loaded here: MemoryError.* End other programs"),
         (RuntimeError("compiler\nstd::bad_alloc"), "bad_alloc.* End other programs"),
         (
             OSError(errno.ENOSPC, "No space left on device"),

@@ -20,7 +20,7 @@ from cprune_rl.accuracy.pixel_scale import describe_scale
 from cprune_rl.accuracy.task import load_task
 from cprune_rl.accuracy.training import evaluate
 from cprune_rl.core.network import Plan
-from cprune_rl.errors import CPruneError, ModelError
+from cprune_rl.errors import ConfigError, CPruneError, ModelError
 from cprune_rl.models.registry import build_model, has_own_weights, is_object
 from cprune_rl.models.weights import load_weights
 from cprune_rl.pipeline.preflight.forward import check_forward, check_training
@@ -105,10 +105,13 @@ def require_sound_network(
         objective: of the run's training.
 
     Raises:
+        ConfigError: an option is at fault, and not the network.
         ModelError: the first thing that failed, and how to see all.
     """
     check = _NetworkCheck(settings, progress)
     check.run_on(_with_drawn_statistics(randomize_zero_scales(model)).eval(), objective)
+    if check.wrong_option is not None:
+        raise check.wrong_option
     failure = check.report().first_failure
     if failure is not None:
         more = f". `cprune-rl check --model {settings.network}` shows more"
@@ -130,6 +133,7 @@ class _NetworkCheck:
         self._costs: TrialCosts | None = None
         self._step_s = 0.0
         self._layers: tuple[str, ...] = ()
+        self.wrong_option: ConfigError | None = None
 
     def run(self) -> NetworkReport:
         """Read the images, build the network, and look at it."""
@@ -313,6 +317,8 @@ class _NetworkCheck:
         try:
             yield
         except CPruneError as error:
+            if isinstance(error, ConfigError):
+                self.wrong_option = error
             self._found(Finding(what=what, found=str(error), status="failed"))
             raise _PartFailedError from error
 
