@@ -26,7 +26,7 @@ from cprune_rl.accuracy.training import (
 from cprune_rl.core.intervals import Correct, Counts
 from cprune_rl.core.own_loop import OwnLoop
 from cprune_rl.errors import ConfigError, CPruneError, first_line
-from cprune_rl.models.registry import output_shape
+from cprune_rl.models.registry import check_output
 from cprune_rl.models.weights import network_hash
 
 __all__ = ["Evaluate", "FineTune", "LoopTrainer", "Right", "TrainingLoop"]
@@ -125,7 +125,7 @@ class LoopTrainer:
         self._loop_name = loop_name
         self._images = images
         self._dense = model
-        self.n_classes = output_shape(model, torch.zeros(self.input_shape), "the network")[-1]
+        self.n_classes = check_output(model, torch.zeros(self.input_shape), None, "the network")[-1]
         self._first = {what: self._try(what, model) for what in loop.evaluations}
 
     @property

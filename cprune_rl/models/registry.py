@@ -28,7 +28,6 @@ __all__ = [
     "has_own_weights",
     "is_object",
     "object_name",
-    "output_shape",
 ]
 
 _COLOUR = 3  # channels
@@ -143,28 +142,6 @@ def _expected(n_classes: int | None) -> str:
     if n_classes is None:
         return "it must give one tensor, with one row for each image"
     return f"its data have {n_classes} classes, so it must give one tensor (1, {n_classes})"
-
-
-def output_shape(model: nn.Module, example: torch.Tensor, name: str) -> tuple[int, ...]:
-    """Runs a network once and gives the shape of its output.
-
-    Args:
-        model: left in evaluation mode.
-        example: one image as a batch.
-        name: how errors call the network.
-
-    Raises:
-        ModelError: it does not take these images, or gives something else than a tensor with a
-            batch in front.
-    """
-    output = _output(model, example, name)
-    if not isinstance(output, torch.Tensor) or output.ndim < 2 or len(output) != 1:
-        given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ModelError(
-            f"{name} gives {given} for one image {tuple(example.shape)}; it must give one tensor, "
-            "(1, n_outputs)"
-        )
-    return tuple(output.shape)
 
 
 def _output(model: nn.Module, example: torch.Tensor, name: str) -> object:

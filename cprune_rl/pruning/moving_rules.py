@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from cprune_rl.core.reshape_runs import runs_of_axes
 from cprune_rl.pruning.channel_labels import CONSTANT, ChannelArray, LabelArray
 from cprune_rl.pruning.channel_state import PARTINGS, ChannelState
 from cprune_rl.pruning.channel_trace import Call, tensors_in
@@ -50,7 +51,7 @@ def _reshaped(
     spread: list[int] = []
     target = [1] * len(shape)
     parted: list[list[int]] = []
-    for inputs, outputs in _runs(source.shape, shape):
+    for inputs, outputs in runs_of_axes(source.shape, shape):
         if source.varying & set(inputs):
             spread += inputs
             parted.append(outputs)
@@ -62,27 +63,6 @@ def _reshaped(
         if len(open_axes) > 1:
             labels = state.follow_one(labels, open_axes, call)
     return labels
-
-
-def _runs(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """Parts the axes of two shapes of one size into runs that hold the same numbers."""
-    runs = []
-    left = list(range(len(old)))
-    right = list(range(len(new)))
-    while left or right:
-        inputs = [left.pop(0)] if left else []
-        outputs = [right.pop(0)] if right else []
-        while (size_in := _size(old, inputs)) != (size_out := _size(new, outputs)):
-            if size_in < size_out:
-                inputs.append(left.pop(0))
-            else:
-                outputs.append(right.pop(0))
-        runs.append((inputs, outputs))
-    return runs
-
-
-def _size(shape: tuple[int, ...], axes: Iterable[int]) -> int:
-    return int(np.prod([shape[axis] for axis in axes], dtype=np.int64))
 
 
 def _permute(state: ChannelState, call: Call) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from cprune_rl.compiler.export.fused_calls import bindings_of, dims, shape_of
-from cprune_rl.compiler.export.reshapes import runs_of_axes
+from cprune_rl.core.reshape_runs import runs_of_axes
 from cprune_rl.core.workload import WrittenChannels
 
 __all__ = ["KeptPositions"]
