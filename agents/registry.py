@@ -69,8 +69,8 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "agent": Method(
-        description="this project's agent: turns of planning in a model, by a policy that never "
-        "met the family",
+        description="this project's agent: it plans by a belief that cheap and full answers "
+        "correct, with a policy that never met the family",
         entry_point="planner.agent:PruningAgent",
         policy="transferred",
     ),
@@ -100,8 +100,13 @@ METHODS: dict[str, Method] = {
         is_in_runs=False,
     ),
     "surrogate": Method(
-        description="the agent's rounds of search without a policy, twice as many",
+        description="rounds of search on a model that cheap answers alone correct (0.2's agent)",
         entry_point="planner.surrogate:surrogate_alone",
+        is_seeded=True,
+    ),
+    "verified": Method(
+        description="the agent without its policy: cheap and full answers correct one belief",
+        entry_point="planner.verified_search:VerifiedSearch",
         is_seeded=True,
     ),
     "proxy-greedy": Method(

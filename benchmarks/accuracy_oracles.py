@@ -43,9 +43,10 @@ from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.sources import InterpolatedLatency
 from cprune_rl.pipeline.config import load_config
 from cprune_rl.pipeline.equal_latency import equal_latency_plans
+from cprune_rl.pipeline.full_finetune import full_finetune
 from cprune_rl.pipeline.oracle_setup import supernet_evaluation
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pipeline.run_settings import full_finetune, load_settings, oracle_settings
+from cprune_rl.pipeline.run_settings import load_settings, oracle_settings
 from cprune_rl.pipeline.trained_model import load_trained_model
 
 NETWORKS = tuple(

@@ -26,8 +26,9 @@ from cprune_rl.accuracy.trainer import accuracy_on
 from cprune_rl.core.network import Plan
 from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.pipeline.config import load_config
+from cprune_rl.pipeline.full_finetune import full_finetune
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pipeline.run_settings import full_finetune, load_settings
+from cprune_rl.pipeline.run_settings import load_settings
 from cprune_rl.pipeline.trained_model import load_trained_model
 
 

@@ -26,8 +26,8 @@ from tvm.script import ir as I
 from tvm.script import tirx as T
 
 from cprune_rl.compiler.deploy.time_networks import Rounds, time_interleaved
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.devices.open import open_device
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.core.system_info import command_line, describe_system, now_utc
 
 _N_REGIONS = 100  # parallel loops of one run

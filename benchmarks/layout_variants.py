@@ -10,7 +10,7 @@ import torch
 import tvm
 from torch import nn
 
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.devices.target import vector_width
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.kernels.packed_conv import block_size

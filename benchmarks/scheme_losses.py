@@ -35,8 +35,9 @@ from cprune_rl.core.system_info import command_line, describe_system
 from cprune_rl.cost_cache import open_store
 from cprune_rl.errors import PlanError
 from cprune_rl.pipeline.config import load_config
+from cprune_rl.pipeline.full_finetune import full_finetune
 from cprune_rl.pipeline.progress import ProgressLog
-from cprune_rl.pipeline.run_settings import full_finetune, load_settings
+from cprune_rl.pipeline.run_settings import load_settings
 from cprune_rl.pipeline.trained_model import load_trained_model
 
 NETWORKS = ("resnet8", "vgg-small", "mobilenetv2-small")

@@ -34,8 +34,8 @@ from runtimes import timer
 from torch import nn
 from torch.nn import functional
 
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.devices.local import LocalDevice
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.target import host_cpu
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import (

@@ -28,7 +28,7 @@ from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.compiler.deploy.build import build_network
 from cprune_rl.compiler.deploy.time_networks import Rounds, time_interleaved
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.transposes import TransposeTask
 from cprune_rl.compiler.layouts.variants import VariantChoice, find_layout_variants

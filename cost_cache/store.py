@@ -108,8 +108,10 @@ class CostStore(Protocol):
     Many processes may write. Each call is one transaction; what it committed outlives a `kill -9`.
     One object belongs to one thread.
 
-    A `context` names what a latency depends on besides the workload and the schedule: target,
-    device fingerprint, TVM version, timing settings.
+    Keys are made elsewhere. A `context` names what a latency depends on besides the workload and
+    the schedule, `RpcDevice.context`: target, device fingerprint, TVM version, timing settings. A
+    workload's key is `core.workload.Workload.key`, a schedule's
+    `tuning.schedule.ScheduleTrace.digest`, an accuracy's that of `accuracy.oracle.PlanOracle`.
 
     Every method may raise `StoreError`: the file is damaged, the disk is full, the server is gone.
     `cprune_rl.testing.check_cost_store` checks an implementation.

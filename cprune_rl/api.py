@@ -22,7 +22,7 @@ from cprune_rl.accuracy.data.arrays import GivenImages, ImagePairs, Images, Labe
 from cprune_rl.core.explained_plan import ExplainedPlan
 from cprune_rl.core.result import Figures, MethodResult, Result
 from cprune_rl.errors import ConfigError, CPruneError, DeviceError, StoreError, ToolchainError
-from cprune_rl.models.exports import EXPORT_FORMATS, export_network
+from cprune_rl.models.export_formats import EXPORT_FORMATS, export_network
 from cprune_rl.models.registry import object_name
 from cprune_rl.models.weights import export_torch, save_weights
 from cprune_rl.pipeline.from_python import checked_config, given_module, keep_given_images
@@ -55,7 +55,7 @@ class LoopOptions(TypedDict, total=False):
     importance: Literal["l1", "l2", "fpgm", "taylor", "random"]
     freeze: str | Sequence[str]
     keep: str | Sequence[str]
-    margin: float
+    margin: float | None
     confidence: float
     methods: str | Sequence[str]
     budget: str

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE, DeviceDescriptor
-from cprune_rl.core.loss_model import LossModel
+from cprune_rl.core.loss_model import KnownLoss, LossModel
 from cprune_rl.core.network import Network, Plan
-from cprune_rl.core.protocols import AccuracyOracle, LatencySource
+from cprune_rl.core.protocols import AccuracyOracle, FullFinetunes, LatencySource
 from cprune_rl.errors import FloorError
 
 __all__ = ["Problem"]
@@ -27,6 +27,9 @@ class Problem:
         floor: accuracy that must hold, in [0, dense_accuracy].
         descriptor: of the device; the default says nothing of it.
         start: plan that a search starts from; None starts from the dense network.
+        full_finetunes: lets a search fine-tune plans in full and ask the final gate; None where
+            that comes after the search alone.
+        known_losses: of plans that were fine-tuned in full before the search.
 
     Raises:
         FloorError: the floor is above the dense network's accuracy.
@@ -41,6 +44,8 @@ class Problem:
     floor: float
     descriptor: DeviceDescriptor = UNKNOWN_DEVICE
     start: Plan | None = None
+    full_finetunes: FullFinetunes | None = None
+    known_losses: tuple[KnownLoss, ...] = ()
 
     def __post_init__(self) -> None:
         if self.floor > self.dense_accuracy:

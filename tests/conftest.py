@@ -109,8 +109,8 @@ def lower_anew(name: str) -> Lowered:
 @pytest.fixture(scope="session")
 def device() -> Iterator[LocalDevice]:
     """The local device, timing briefly and giving up soon."""
+    from cprune_rl.compiler.devices.base import TimingSettings
     from cprune_rl.compiler.devices.local import LocalDevice
-    from cprune_rl.compiler.devices.rpc_device import TimingSettings
 
     with LocalDevice(timing=TimingSettings(n_repeats=2, min_repeat_ms=1, timeout_s=3.0)) as local:
         yield local

@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 
 from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher
 from cprune_rl.agents.core.session import SearchSession
+from cprune_rl.core.gate_model import GateModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import (
     Accuracy,
     AccuracyOracle,
+    FullAnswer,
+    FullFinetunes,
     LatencySource,
     Spending,
     TaskCost,
@@ -58,6 +61,9 @@ def search_within(
         problem,
         latency=_BudgetedLatency(problem.latency, problem.network, guard),
         oracle=_BudgetedOracle(problem.oracle, guard),
+        full_finetunes=None
+        if problem.full_finetunes is None
+        else _BudgetedFinetunes(problem.full_finetunes, guard),
     )
     try:
         result = searcher.search(guarded, budget, session.record)
@@ -127,3 +133,23 @@ class _BudgetedOracle:
         if missing:
             self._answers |= zip(missing, self._oracle.accuracies(missing), strict=True)
         return [self._answers[plan] for plan in plans]
+
+
+class _BudgetedFinetunes:
+    """Full fine-tunes that the budget pays for."""
+
+    def __init__(self, finetunes: FullFinetunes, guard: _BudgetGuard) -> None:
+        self._finetunes = finetunes
+        self._guard = guard
+
+    @property
+    def spending(self) -> Spending:
+        return self._finetunes.spending
+
+    @property
+    def gate(self) -> GateModel:
+        return self._finetunes.gate
+
+    def look(self, plan: Plan, n_looks: int) -> FullAnswer:
+        self._guard.check("full_finetunes", 1)
+        return self._finetunes.look(plan, n_looks)

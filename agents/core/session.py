@@ -11,7 +11,7 @@ from functools import cached_property
 
 from cprune_rl.agents.core.searcher import Budget, OnStep
 from cprune_rl.core.network import Plan
-from cprune_rl.core.protocols import Accuracy
+from cprune_rl.core.protocols import Accuracy, Spending
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep, log_gain
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import Problem
@@ -129,6 +129,44 @@ class SearchSession:
             return tried
         return self.try_plan(plan, what, why=why, only_if_faster_than=only_if_faster_than)
 
+    def look(self, plan: Plan, what: str, *, n_looks: int, why: str = "") -> SearchStep:
+        """Measure a plan, have it fine-tuned in full, and ask the final gate.
+
+        Args:
+            plan: the candidate; one that cannot be measured is not fine-tuned.
+            what: the part of the search that asks.
+            n_looks: how often at most the search asks.
+            why: what speaks for it.
+
+        Raises:
+            ValueError: the problem has no full fine-tunes.
+            DeviceError: the device is gone.
+        """
+        finetunes = self.problem.full_finetunes
+        if finetunes is None:
+            raise ValueError(f"{self.problem.name} lets no search ask the final gate")
+        expected_s = self.problem.predicted_s(plan)
+        latency_s = self.problem.measured_s(plan)
+        step = SearchStep(
+            plan=plan,
+            what=what,
+            latency_s=latency_s,
+            expected_gain=log_gain(self.dense_s, expected_s),
+            gain=log_gain(self.dense_s, latency_s),
+            why=why,
+        )
+        if math.isfinite(latency_s):
+            answer = finetunes.look(plan, n_looks)
+            step = replace(
+                step,
+                accuracy=answer.accuracy.value,
+                accepted=answer.holds,
+                standard_error=answer.accuracy.standard_error,
+                n_looks=n_looks,
+            )
+        self.record(step)
+        return step
+
     def evaluate(self, plans: Sequence[Plan]) -> list[Accuracy]:
         """Ask for the accuracies of plans together: of the first ones, as the budget allows."""
         return self.problem.oracle.accuracies(plans[: self.left.accuracy_evaluations])
@@ -225,12 +263,15 @@ class SearchSession:
     def _totals(self) -> dict[str, float]:
         latency = self.problem.latency.spending
         oracle = self.problem.oracle.spending
+        finetunes = self.problem.full_finetunes
+        full = Spending() if finetunes is None else finetunes.spending
         return {
             "fresh_trials": latency.fresh_trials,
             "cached_trials": latency.cached_trials,
             "accuracy_evaluations": oracle.accuracy_evaluations,
+            "full_finetunes": full.full_finetunes,
             "measure_s": latency.measure_s,
-            "train_s": oracle.train_s,
+            "train_s": oracle.train_s + full.train_s,
         }
 
 

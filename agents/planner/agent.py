@@ -1,10 +1,11 @@
-"""The agent: a trained policy plans in a model of the problem, and what is verified corrects it.
+"""The agent: it plans in a model of the problem, and what is verified corrects the model.
 
-It works in turns. The policy is rolled out in the model (`model_problem`), which costs nothing. The
-plan it comes to is measured and evaluated, where it promises to be faster than what is verified. A
-few rounds of search on the model follow (`surrogate`), each of which verifies one plan. Every
-answer is learnt from, so the next turn plans in a better model. The fastest plan that any of them
-verified is the answer.
+Where a search may ask the final gate, it goes as `verified_search` says: a few cheap answers and a
+few full fine-tunes, one belief that learns from both, and the policy's plan among the candidates.
+The policy is rolled out in the model (`model_problem`), which costs nothing.
+
+Where it may not, it works in turns (`surrogate`): the policy's plan first, then a few rounds of
+search on the model, each of which evaluates one plan. The fastest that held is the answer.
 
 In replays of recorded devices, a walk of the policy through the problem itself came to slower plans
 than these turns, with more evaluations than all of them (`benchmarks/transfer.py`).
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.core.session import SearchSession, SessionSearcher
-from cprune_rl.agents.planner.surrogate import Propose, SurrogateSearch, SurrogateSettings
+from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
+from cprune_rl.agents.planner.verified_search import Propose, VerifiedSearch, VerifiedSettings
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.rl.rollout import PolicyRollOut
 from cprune_rl.core.network import Plan
@@ -52,14 +54,20 @@ class PruningAgent(SessionSearcher):
 
     Attributes:
         policy: trained before.
+        verified: settings of the search that asks the gate.
         surrogate: settings of the turns, and of the rounds after each roll-out.
         name: for tables and file names.
     """
 
     policy: RowPolicy
+    verified: VerifiedSettings = field(default_factory=VerifiedSettings)
     surrogate: SurrogateSettings = field(default_factory=SurrogateSettings)
     name: str = "agent"
 
     def run(self, session: SearchSession) -> None:
-        """Take turns until they are done or the budget is spent."""
-        SurrogateSearch(self.surrogate).take_turns(session, proposals_of(self.policy))
+        """Search until nothing promises to be faster, or the budget is spent."""
+        propose = proposals_of(self.policy)
+        if session.problem.full_finetunes is not None:
+            VerifiedSearch(self.verified, propose).run(session)
+        else:
+            SurrogateSearch(self.surrogate).take_turns(session, propose)

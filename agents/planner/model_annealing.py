@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cprune_rl.agents.planner.loss_belief import LossBelief
 from cprune_rl.agents.planner.plan_spaces import PlanSpace
 from cprune_rl.core.loss_model import LossModel
-from cprune_rl.core.network import Plan
+from cprune_rl.core.network import Network, Plan
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["LossBelief", "ModelAnnealing"]
+__all__ = ["ExpectedLossLimit", "LossLimit", "ModelAnnealing", "RiskLimit"]
 
 _EXCESS_PENALTY = 200.0  # of log latency, for a whole accuracy too much: two for each point
 _FIRST_HEAT = 0.08  # temperature at the start, in log latency, from where the search begins
@@ -22,12 +24,38 @@ _HEAT = 0.02  # the same from a plan that was verified
 _LEAST_HEAT = 1e-5
 
 
-@dataclass(frozen=True)
-class LossBelief:
-    """A belief about losses, and how much it allows to be lost."""
+class LossLimit(Protocol):
+    """What a plan may lose, by some belief."""
 
+    def excess(self, plan: Plan) -> float:
+        """Give the loss beyond what is allowed, in accuracy; 0 or less where a plan fits."""
+
+
+@dataclass(frozen=True)
+class ExpectedLossLimit:
+    """Allows a loss, by a loss model."""
+
+    network: Network
     loss_model: LossModel
     allowed: float
+
+    def excess(self, plan: Plan) -> float:
+        """Compare the expected loss with what is allowed."""
+        return self.loss_model.plan_loss(self.network, plan) - self.allowed
+
+
+@dataclass(frozen=True)
+class RiskLimit:
+    """Allows a loss, some standard deviations of the belief kept in hand."""
+
+    belief: LossBelief
+    n_deviations: float
+    allowed: float
+
+    def excess(self, plan: Plan) -> float:
+        """Compare the expected loss, and the deviations above it, with what is allowed."""
+        loss, deviation = self.belief.expected(plan)
+        return loss + self.n_deviations * deviation - self.allowed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,7 +67,7 @@ class _State:
         plan: the same as a plan.
         costs: predicted seconds of each subgraph.
         latency_s: their sum.
-        excess: loss beyond what is allowed, by the strictest belief; at most 0 where a plan fits.
+        excess: loss beyond what is allowed, by the strictest limit; at most 0 where a plan fits.
         energy: what is annealed: log latency, and a penalty for the excess.
     """
 
@@ -65,7 +93,7 @@ class ModelAnnealing:
 
     def run(
         self,
-        beliefs: Sequence[LossBelief],
+        limits: Sequence[LossLimit],
         start: Plan,
         *,
         n_steps: int,
@@ -76,7 +104,7 @@ class ModelAnnealing:
         """Anneal from a plan.
 
         Args:
-            beliefs: all of which a plan must fit.
+            limits: all of which a plan must fit.
             start: where to begin.
             faster_than_s: predicted latency that a plan must beat.
             n_steps: of the annealing.
@@ -87,12 +115,12 @@ class ModelAnnealing:
             The fastest plan that fits and was not tried; None where there is none.
         """
         heat = _FIRST_HEAT if start == self._problem.start_plan else _HEAT
-        state = self._start(start, beliefs)
+        state = self._start(start, limits)
         best = None
         best_s = faster_than_s
         for step in range(n_steps):
             temperature = heat * (1 - step / n_steps) ** 2 + _LEAST_HEAT
-            neighbour = self._neighbour(state, beliefs, rng, n_changes=2 if step % 3 == 0 else 1)
+            neighbour = self._neighbour(state, limits, rng, n_changes=2 if step % 3 == 0 else 1)
             rise = neighbour.energy - state.energy
             if rise < 0 or rng.random() < math.exp(-min(rise / temperature, 50.0)):
                 state = neighbour
@@ -101,22 +129,22 @@ class ModelAnnealing:
                     best_s = state.latency_s
         return best
 
-    def _start(self, plan: Plan, beliefs: Sequence[LossBelief]) -> _State:
+    def _start(self, plan: Plan, limits: Sequence[LossLimit]) -> _State:
         vector = self._space.encode(plan)
         plan = self._space.decode(vector)
         predicted = self._problem.latency.predict(self._problem.network.workloads(plan))
         costs = np.array([c.latency_s for c in predicted])
-        return self._state(vector, plan, costs=costs, beliefs=beliefs)
+        return self._state(vector, plan, costs=costs, limits=limits)
 
     def _neighbour(
-        self, state: _State, beliefs: Sequence[LossBelief], rng: np.random.Generator, n_changes: int
+        self, state: _State, limits: Sequence[LossLimit], rng: np.random.Generator, n_changes: int
     ) -> _State:
         vector, changed = self._space.neighbour(state.vector, rng, n_changes)
         plan = self._space.decode(vector)
         workloads = self._problem.network.workloads_of(changed, plan)
         costs = state.costs.copy()
         costs[list(changed)] = [c.latency_s for c in self._problem.latency.predict(workloads)]
-        return self._state(vector, plan, costs=costs, beliefs=beliefs)
+        return self._state(vector, plan, costs=costs, limits=limits)
 
     def _state(
         self,
@@ -124,13 +152,10 @@ class ModelAnnealing:
         plan: Plan,
         *,
         costs: NDArray[np.float64],
-        beliefs: Sequence[LossBelief],
+        limits: Sequence[LossLimit],
     ) -> _State:
         latency_s = float(costs.sum())
-        excess = max(
-            float(belief.loss_model.unit_losses(self._problem.network, plan).sum()) - belief.allowed
-            for belief in beliefs
-        )
+        excess = max(limit.excess(plan) for limit in limits)
         return _State(
             vector=vector,
             plan=plan,

@@ -23,17 +23,16 @@ from numpy.typing import NDArray
 
 from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.agents.planner.loss_posterior import LossPosterior
-from cprune_rl.agents.planner.model_annealing import LossBelief, ModelAnnealing
+from cprune_rl.agents.planner.model_annealing import ExpectedLossLimit, ModelAnnealing
 from cprune_rl.agents.planner.model_problem import model_problem
 from cprune_rl.agents.planner.plan_spaces import ChannelSpace, PlanSpace
+from cprune_rl.agents.planner.verified_search import Propose
 from cprune_rl.core.network import Plan
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.problem import Problem
 
-__all__ = ["MakeSpace", "Propose", "SurrogateSearch", "SurrogateSettings", "surrogate_alone"]
+__all__ = ["MakeSpace", "SurrogateSearch", "SurrogateSettings", "surrogate_alone"]
 
-Propose = Callable[[Problem], tuple[Plan, str]]
-"""From a model of the problem to a plan that is worth verifying, and what speaks for it."""
 MakeSpace = Callable[[Problem, SubgraphTable], PlanSpace]
 """From a problem and the table of where it begins to the plans to search."""
 
@@ -191,13 +190,13 @@ class _Turn:
             if self._session.is_spent:
                 return
             partly_believed = 1 + settings.trust * (self._posterior.factors - 1)
-            beliefs = [
-                self._belief(share, partly_believed),
-                self._belief(settings.margin, self._posterior.factors),
+            limits = [
+                self._limit(share, partly_believed),
+                self._limit(settings.margin, self._posterior.factors),
             ]
             rng = self._rng(1000 + round(1000 * share))
             anneal = functools.partial(
-                self._annealing.run, beliefs, faster_than_s=dense_s, tried=self._tried, rng=rng
+                self._annealing.run, limits, faster_than_s=dense_s, tried=self._tried, rng=rng
             )
             plan = anneal(self._session.best.plan, n_steps=settings.steps)
             if plan is None:
@@ -218,11 +217,11 @@ class _Turn:
         anneal = functools.partial(
             self._annealing.run, faster_than_s=best.latency_s, tried=self._tried, rng=rng
         )
-        expected = self._belief(settings.margin, self._posterior.factors)
+        expected = self._limit(settings.margin, self._posterior.factors)
         n_steps = settings.first_steps if best.plan == start else settings.steps
         plan = anneal([expected], best.plan, n_steps=n_steps)
         if plan is None:
-            drawn = self._belief(settings.margin, self._posterior.draw(rng))
+            drawn = self._limit(settings.margin, self._posterior.draw(rng))
             plan = anneal([drawn], start, n_steps=settings.first_steps)
         return plan
 
@@ -243,7 +242,8 @@ class _Turn:
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, self._number, number])
 
-    def _belief(self, share: float, factors: NDArray[np.float64]) -> LossBelief:
+    def _limit(self, share: float, factors: NDArray[np.float64]) -> ExpectedLossLimit:
         """Believe in factors of the losses, and allow a share of the slack."""
         allowed = share * self._problem.slack
-        return LossBelief(self._posterior.loss_model_with(factors), allowed)
+        loss_model = self._posterior.loss_model_with(factors)
+        return ExpectedLossLimit(self._problem.network, loss_model, allowed)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from cprune_rl.agents.core.pareto import fastest_holding
+from cprune_rl.agents.core.back_off import fastest_passing
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
@@ -138,5 +138,5 @@ def _untrained_policy() -> RowPolicy:
 
 def _kept_gain(replay: Replay, accepted: Sequence[AcceptedPlan]) -> tuple[float, int]:
     """Log gain of the plan that a run would keep, and the full fine-tunes that it takes to know."""
-    kept, n_finetuned = fastest_holding(accepted, replay.holds)
+    kept, n_finetuned = fastest_passing(accepted, replay.passes)
     return math.log(accepted[0].latency_s / kept.latency_s), n_finetuned

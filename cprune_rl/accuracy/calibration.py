@@ -49,6 +49,11 @@ class Calibration:
         """The loss after full fine-tuning; the offset where the cheap evaluation finds none."""
         return float(self.scale * max(cheap_loss, 0.0) ** self.power) + self.offset
 
+    def slope(self, cheap_loss: float) -> float:
+        """How much of an error of the cheap loss is left in the full one, in [0, 1]."""
+        at = max(cheap_loss, _SMALLEST_LOSS)
+        return min(float(self.scale * self.power * at ** (self.power - 1)), 1.0)
+
     @staticmethod
     def fit(points: Sequence[tuple[float, float]]) -> Calibration:
         """Fits the map by weighted least squares in logarithms.
@@ -92,15 +97,24 @@ class Calibrations:
     channels: Calibration = field(default_factory=Calibration)
     schemes: Calibration = field(default_factory=Calibration)
 
-    def full_loss(self, plan: Plan, cheap_loss: float) -> tuple[float, float]:
-        """Predicts a plan's loss after full fine-tuning, with the residual of the prediction.
+    def full_loss(
+        self, plan: Plan, cheap_loss: float, cheap_error: float = 0.0
+    ) -> tuple[float, float]:
+        """Predicts a plan's loss after full fine-tuning, with the error of the prediction.
 
         Of a narrower plan with schemes it is the larger of both maps' losses.
+
+        Args:
+            plan: whose loss.
+            cheap_loss: that the cheap evaluation finds.
+            cheap_error: standard error of that, by the number of images.
         """
         maps = [self.schemes] if plan.schemes else []
         if not plan.schemes or plan.widths != self.dense:
             maps.append(self.channels)
-        return max((calibration(cheap_loss), calibration.residual) for calibration in maps)
+        return max(
+            (m(cheap_loss), math.hypot(m.residual, m.slope(cheap_loss) * cheap_error)) for m in maps
+        )
 
     @staticmethod
     def fit(points: Sequence[CalibrationPoint], dense: tuple[int, ...]) -> Calibrations:

@@ -198,13 +198,13 @@ class PlanOracle:
         n_images = self.trainer.n_images["search"]
         answers = []
         for plan, value in zip(plans, values, strict=True):
-            loss, residual = self.calibrations.full_loss(plan, self._loss(value))
             sampling_error = math.sqrt(max(value * (1 - value), 0.0) / n_images)
+            loss, error = self.calibrations.full_loss(plan, self._loss(value), sampling_error)
             answers.append(
                 Accuracy(
                     # a fine-tune may gain, and nothing is right more often than always
                     value=min(self.dense_accuracy - loss, 1.0),
-                    standard_error=math.hypot(sampling_error, residual),
+                    standard_error=error,
                     n_images=n_images,
                     cost_s=cost_s,
                 )

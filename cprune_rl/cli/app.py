@@ -16,6 +16,7 @@ from cprune_rl.cli import (
     compare,
     device,
     problems,
+    prune,
     record,
     train,
     train_policy,
@@ -39,7 +40,18 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
-for group in (train, train_policy, check, validate, compare, problems, record, device, cache):
+for group in (
+    train,
+    prune,
+    train_policy,
+    check,
+    validate,
+    compare,
+    problems,
+    record,
+    device,
+    cache,
+):
     group.register(app)
 
 

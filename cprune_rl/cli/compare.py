@@ -53,14 +53,22 @@ def compare(  # noqa: PLR0913  # each argument is an option
     budget: Annotated[
         str,
         typer.Option(
-            help="Of each search: trials=N, evaluations=N, minutes=N, parted by commas; what is "
-            "left out is no limit."
+            help="Of each search: trials=N, evaluations=N, finetunes=N, minutes=N, parted by "
+            "commas; what is left out is no limit."
         ),
     ] = "trials=20000,evaluations=200",
     losses: Annotated[
         Losses,
         typer.Option(help="True losses: drawn around the predicted ones, or the recording's own."),
     ] = "drawn",
+    gate_images: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Images that the final gate judges finished networks on, drawn for each. 0: the "
+            "truth decides, as in version 0.2.",
+        ),
+    ] = 50_000,
     out: Annotated[
         Path,
         typer.Option(help="Folder of rows and page; a comparison that is there already goes on."),
@@ -99,7 +107,9 @@ def compare(  # noqa: PLR0913  # each argument is an option
     names = _problem_names(problems, fronts)
     experiment = Experiment(
         folder=out,
-        cases=tuple(make_cases(names, range(first_seed, first_seed + seeds), losses)),
+        cases=tuple(
+            make_cases(names, range(first_seed, first_seed + seeds), losses, gate_images or None)
+        ),
         methods=tuple(compared_methods(split_commas(methods))),
         budget=parse_budget(budget),
         n_jobs=jobs,

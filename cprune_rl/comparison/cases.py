@@ -2,7 +2,8 @@
 
 A case is a problem with a floor and a seed. It is searched in a replay of the recorded problem,
 where a method pays as it would pay on a device. The plan that counts is the one that a run would
-keep: the fastest accepted one that truly holds the floor, found by a few full fine-tunes.
+keep: the fastest that passes the final gate, found by a few full fine-tunes. It counts for nothing
+where it does not truly hold the floor.
 """
 
 from __future__ import annotations
@@ -35,11 +36,17 @@ def open_case(
         warm_start=warm_start,
         with_schemes=with_schemes,
         perfect_information=perfect_information,
+        gate_images=case.gate_images,
     )
     return open_replay(case.problem, case.floor, settings)
 
 
-def make_cases(names: Sequence[str], seeds: Sequence[int], losses: Losses = "drawn") -> list[Case]:
+def make_cases(
+    names: Sequence[str],
+    seeds: Sequence[int],
+    losses: Losses = "drawn",
+    gate_images: int | None = None,
+) -> list[Case]:
     """Combine every problem with every seed.
 
     Args:
@@ -47,6 +54,7 @@ def make_cases(names: Sequence[str], seeds: Sequence[int], losses: Losses = "dra
             recording's counts.
         seeds: of the losses and searches.
         losses: where the true ones come from.
+        gate_images: that the final gate judges on; None where the truth decides.
 
     Raises:
         CPruneError: there is no such recording, it is damaged, or a floor is none.
@@ -56,5 +64,8 @@ def make_cases(names: Sequence[str], seeds: Sequence[int], losses: Losses = "dra
         problem, floor = split_floor(name)
         recording = read_recording(problem)
         change = round(recording.floor_or(floor) - recording.dense_accuracy, 6)
-        cases += [Case(problem=problem, floor=change, losses=losses, seed=seed) for seed in seeds]
+        cases += [
+            Case(problem=problem, floor=change, losses=losses, seed=seed, gate_images=gate_images)
+            for seed in seeds
+        ]
     return cases

@@ -29,7 +29,24 @@ def find_caveats(records: Sequence[RunRecord], scores: Scores) -> list[str]:
         *_uneven_budgets(records, scores),
         *_mixed_sources(records),
         *_passed_proofs(records, scores),
+        *_final_gate(records),
     ]
+
+
+def _final_gate(records: Sequence[RunRecord]) -> Iterator[str]:
+    numbers = sorted({record.gate_images for record in records if record.gate_images is not None})
+    if any(record.gate_images is None for record in records):
+        yield (
+            "The truth decides whether a plan holds: the final gate's own margin, which a live run "
+            "asks for on so many images, is left out."
+        )
+    for number in numbers:
+        of_gate = [record for record in records if record.gate_images == number]
+        n_below = sum(not record.holds for record in of_gate)
+        yield (
+            f"A final gate of {number:,} drawn images decides. {n_below} of {len(of_gate)} kept "
+            "plans passed it and are below the floor in truth: they count as the dense network."
+        )
 
 
 def _few_problems(scores: Scores) -> Iterator[str]:

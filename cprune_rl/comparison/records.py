@@ -43,6 +43,7 @@ COSTS = (
     "wall_s",
 )
 BUDGETS = ("trials", "evaluations", "minutes")
+_OPTIONAL_BUDGETS = ("finetunes",)  # rows of 0.2 have none
 _N_SHOWN = 3  # mistakes in a message
 _REMEDY = "Remove it, and `cprune-rl compare` runs that method on that problem again."
 
@@ -60,6 +61,7 @@ class Case(NamedTuple):
     floor: float
     losses: Losses
     seed: int
+    gate_images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,7 @@ class RunRecord:
         commit: of this package.
         versions: of packages, by name.
         schemes: scheme of each layer that is pruned by one.
+        gate_images: that the final gate judged on; None where the truth decided.
     """
 
     problem: Name
@@ -110,6 +113,7 @@ class RunRecord:
     commit: str
     versions: dict[str, str]
     schemes: dict[str, str] = field(default_factory=dict)
+    gate_images: Annotated[int, Field(ge=1)] | None = None
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False
@@ -117,7 +121,7 @@ class RunRecord:
 
     def __post_init__(self) -> None:
         _check_names("cost", self.cost, COSTS)
-        _check_names("budget", self.budget, BUDGETS)
+        _check_names("budget", set(self.budget) - set(_OPTIONAL_BUDGETS), BUDGETS)
         if (self.ended == "error") != (self.error is not None):
             raise ValueError(
                 "a run ended by an error says which, and no other does: "
@@ -132,7 +136,13 @@ class RunRecord:
     @property
     def case(self) -> Case:
         """What it was tried on."""
-        return Case(problem=self.problem, floor=self.floor, losses=self.losses, seed=self.seed)
+        return Case(
+            problem=self.problem,
+            floor=self.floor,
+            losses=self.losses,
+            seed=self.seed,
+            gate_images=self.gate_images,
+        )
 
     @property
     def speedup(self) -> float:

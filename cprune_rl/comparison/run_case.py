@@ -6,14 +6,13 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import cprune_rl
 from cprune_rl.agents.baselines.exact import PROVEN
+from cprune_rl.agents.core.back_off import fastest_passing, kept_plan
 from cprune_rl.agents.core.budget_guard import search_within
-from cprune_rl.agents.core.pareto import fastest_holding
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.registry import METHODS, make_searcher
 from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, open_case
@@ -68,7 +67,8 @@ def run_case(case: Case, name: str, *, budget: Budget, policies: PolicyStore) ->
         other_s=log.spent_s,
     )
     think_s = time.perf_counter() - started
-    kept, n_finetuned = fastest_holding(search.accepted, replay.holds)
+    passes = (lambda plan, _: replay.holds(plan)) if knows_all else replay.passes
+    kept, n_asked = kept_plan(search, passes, budget.full_finetunes)
     if knows_all:
         # Where no step says that it is proven, the solver's time was up.
         is_stopped = is_stopped or all(step.why != PROVEN for step in search.history)
@@ -76,7 +76,7 @@ def run_case(case: Case, name: str, *, budget: Budget, policies: PolicyStore) ->
         "fresh_trials": 0 if knows_all else replay.charged_trials + search.cost["fresh_trials"],
         "tasks": 0 if knows_all else replay.n_charged_tasks + search.cost["cached_trials"],
         "accuracy_evaluations": search.cost["accuracy_evaluations"],
-        "full_finetunes": n_finetuned,
+        "full_finetunes": search.cost["full_finetunes"] + n_asked,
     }
     record = _dense_record(case, name, budget=budget, replay=replay)
     return replace(
@@ -104,7 +104,7 @@ class _SpendingLog:
         self._replay = replay
         self._policy_s = policy_s
         self._known_trials = replay.problem.latency.spending.fresh_trials
-        self._spent: list[tuple[float, float]] = []
+        self._accepted: list[tuple[SearchStep, float, float]] = []
 
     def left(self, budget: Budget) -> Budget:
         """Take off the budget what was measured beforehand."""
@@ -116,7 +116,7 @@ class _SpendingLog:
     def note(self, step: SearchStep) -> None:
         """Note what was spent by an accepted step."""
         if step.accepted:
-            self._spent.append(self._now())
+            self._accepted.append((step, *self._now()))
 
     def spent_s(self) -> float:
         """Compute the seconds that a device would have taken so far."""
@@ -125,26 +125,33 @@ class _SpendingLog:
 
     def curve(self, search: SearchResult, kept: AcceptedPlan) -> tuple[_Point, ...]:
         """Compute what would be kept by when: trials, evaluations and log gain."""
-        accepted = search.accepted
+        accepted = [search.accepted[0]]
         points = [(float(self._replay.charged_trials), 0.0, 0.0)]
-        for n_accepted, (trials, evaluations) in enumerate(self._spent, start=2):
-            plan, _ = fastest_holding(accepted[:n_accepted], self._replay.holds)
-            gain = _log_gain(accepted, plan)
+        for step, trials, evaluations in self._accepted:
+            if step.accuracy is None or (search.looks and not step.n_looks):
+                continue
+            accepted.append(AcceptedPlan(step.plan, step.latency_s, step.accuracy))
+            if search.looks:
+                plan = min(accepted, key=lambda a: a.latency_s)
+            else:
+                plan, _ = fastest_passing(accepted, self._replay.passes)
+            gain = self._gain(accepted[0], plan)
             if gain != points[-1][2]:
                 points.append((trials, evaluations, gain))
         trials = self._replay.charged_trials + search.cost["fresh_trials"]
         evaluations = search.cost["accuracy_evaluations"]
-        return (*points, (float(trials), float(evaluations), _log_gain(accepted, kept)))
+        return (*points, (float(trials), float(evaluations), self._gain(accepted[0], kept)))
+
+    def _gain(self, dense: AcceptedPlan, plan: AcceptedPlan) -> float:
+        """Give the log gain of a plan; nothing where it passed the gate and is below the floor."""
+        is_worth = self._replay.holds(plan.plan)
+        return math.log(dense.latency_s / plan.latency_s) if is_worth else 0.0
 
     def _now(self) -> tuple[float, float]:
         problem = self._replay.problem
         fresh = problem.latency.spending.fresh_trials - self._known_trials
         trials = self._replay.charged_trials + fresh
         return float(trials), float(problem.oracle.spending.accuracy_evaluations)
-
-
-def _log_gain(accepted: Sequence[AcceptedPlan], plan: AcceptedPlan) -> float:
-    return math.log(accepted[0].latency_s / plan.latency_s)
 
 
 def _with_seconds(counts: dict[str, float], policy_s: float, think_s: float) -> dict[str, float]:
@@ -188,7 +195,7 @@ def _dense_record(case: Case, name: str, *, budget: Budget, replay: Replay) -> R
         latency_s=dense_s,
         accuracy=replay.accuracy(dense),
         dense_accuracy=problem.dense_accuracy,
-        floor_accuracy=problem.floor,
+        floor_accuracy=replay.floor,
         holds=True,
         plan=dense.widths,
         cost=dict.fromkeys(COSTS, 0.0),
@@ -199,11 +206,19 @@ def _dense_record(case: Case, name: str, *, budget: Budget, replay: Replay) -> R
             "trials": _as_float(budget.fresh_trials),
             "evaluations": _as_float(budget.accuracy_evaluations),
             "minutes": budget.minutes,
+            **_finetunes(budget),
         },
         losses=case.losses,
+        gate_images=case.gate_images,
         commit=code_version(),
         versions=_versions(),
     )
+
+
+def _finetunes(budget: Budget) -> dict[str, float | None]:
+    """Name the limit of full fine-tunes, where there is one: rows of 0.2 do not."""
+    limit = budget.full_finetunes
+    return {} if limit is None else {"finetunes": float(limit)}
 
 
 def _as_float(value: int | None) -> float | None:

@@ -77,11 +77,21 @@ class Experiment:
     @property
     def terms(self) -> dict[str, Any]:
         """What every record of the folder has in common."""
+        gate_images = self.cases[0].gate_images if self.cases else None
         return {
-            "budget": asdict(self.budget),
+            "budget": _stated(self.budget),
             "timesteps": self.timesteps,
             "own_timesteps": self.own_timesteps,
+            **({} if gate_images is None else {"gate_images": gate_images}),
         }
+
+
+def _stated(budget: Budget) -> dict[str, Any]:
+    """Name the limits of a budget, as folders of 0.2 do where full fine-tunes have none."""
+    limits = asdict(budget)
+    if budget.full_finetunes is None:
+        del limits["full_finetunes"]
+    return limits
 
 
 @dataclass(frozen=True, kw_only=True)

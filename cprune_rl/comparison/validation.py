@@ -21,6 +21,11 @@ from cprune_rl.errors import ConfigError, CPruneError
 __all__ = ["check_record", "is_valid"]
 
 _TOLERANCE = 1e-9  # of a latency or an accuracy: both are worked out by the same formulas
+_LIMITED = {
+    "trials": "fresh_trials",
+    "evaluations": "accuracy_evaluations",
+    "finetunes": "full_finetunes",
+}
 _CLOCK_COSTS = ("policy_s", "think_s", "wall_s")
 
 
@@ -67,15 +72,15 @@ def _check_figures(record: RunRecord) -> Iterator[Check]:
     holds = replay.holds(plan)
     verdict = "holds" if holds else "does not hold"
     yield Check(
-        "whether it holds the floor", f"{verdict} {problem.floor:.4%}", record.holds == holds
+        "whether it holds the floor", f"{verdict} {replay.floor:.4%}", record.holds == holds
     )
 
 
 def _check_budget(record: RunRecord) -> Iterator[Check]:
     if METHODS[record.method].role == "reference":
         return
-    for name, cost in (("trials", "fresh_trials"), ("evaluations", "accuracy_evaluations")):
-        limit = record.budget[name]
+    for name, cost in _LIMITED.items():
+        limit = record.budget.get(name)
         spent = record.cost[cost]
         if limit is not None:
             yield Check(f"{cost} within the budget", f"{spent:.0f} of {limit:.0f}", spent <= limit)
@@ -115,9 +120,11 @@ def _is_same(record: RunRecord, again: RunRecord) -> bool:
 def _budget(record: RunRecord) -> Budget:
     trials = record.budget["trials"]
     evaluations = record.budget["evaluations"]
+    finetunes = record.budget.get("finetunes")
     return Budget(
         fresh_trials=None if trials is None else int(trials),
         accuracy_evaluations=None if evaluations is None else int(evaluations),
+        full_finetunes=None if finetunes is None else int(finetunes),
     )
 
 

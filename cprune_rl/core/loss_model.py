@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.scheme import Scheme
 
-__all__ = ["DENSITY_POWER", "LossModel", "kept_ratios", "scheme_penalty"]
+__all__ = ["DENSITY_POWER", "KnownLoss", "LossModel", "kept_ratios", "scheme_penalty"]
 
 # Fitted to fine-tuned plans: a little pruning is nearly free, the last channels are not.
 _UNIFORM_POWER = 3.5
@@ -28,6 +29,20 @@ DENSITY_POWER = 1.7
 _BLOCK_POWER = 0.5
 # Whole kernels lose as much as blocks of 0.55 times the density.
 _COARSENESS = {"block": 1.0, "kernel": 2.8, "pattern": 2.9}
+
+
+class KnownLoss(NamedTuple):
+    """A plan that was fine-tuned in full, and what it lost.
+
+    Attributes:
+        plan: what is kept.
+        loss: of accuracy on the search images, against the dense network; negative where it gained.
+        standard_error: of the loss, by the number of those images.
+    """
+
+    plan: Plan
+    loss: float
+    standard_error: float = 0.0
 
 
 def kept_ratios(network: Network, plan: Plan) -> NDArray[np.float64]:

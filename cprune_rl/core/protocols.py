@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from cprune_rl.core.gate_model import GateModel
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.workload import Workload
 
@@ -23,6 +24,8 @@ __all__ = [
     "AccuracyOracle",
     "Artifact",
     "Device",
+    "FullAnswer",
+    "FullFinetunes",
     "LatencySource",
     "Measurement",
     "Spending",
@@ -167,6 +170,7 @@ class Spending:
         fresh_trials: schedules built and timed because the cost cache did not hold them.
         cached_trials: schedules whose time came from the cost cache.
         accuracy_evaluations: fresh evaluations of an oracle.
+        full_finetunes: plans that were fine-tuned in full, and judged by the final gate.
         measure_s: seconds in building and timing.
         train_s: seconds in fine-tuning and evaluation.
     """
@@ -174,6 +178,7 @@ class Spending:
     fresh_trials: int = 0
     cached_trials: int = 0
     accuracy_evaluations: int = 0
+    full_finetunes: int = 0
     measure_s: float = 0.0
     train_s: float = 0.0
 
@@ -251,3 +256,40 @@ class AccuracyOracle(Protocol):
 
     def accuracies(self, plans: Sequence[Plan]) -> list[Accuracy]:
         """The same for several plans, in order; faster where an oracle can judge them together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullAnswer:
+    """What the full fine-tune of a plan says.
+
+    Attributes:
+        accuracy: on the search images, as the oracle's answers are; nothing is calibrated.
+        holds: whether the final gate lets the network pass, by images of its own.
+    """
+
+    accuracy: Accuracy
+    holds: bool
+
+
+@runtime_checkable
+class FullFinetunes(Protocol):
+    """Fine-tunes plans in full within a search, and has the final gate judge them.
+
+    A search learns from the accuracy and is told no more than pass or fail by the gate.
+    """
+
+    @property
+    def spending(self) -> Spending:
+        """Running totals."""
+
+    @property
+    def gate(self) -> GateModel:
+        """What is known of the gate before it is asked."""
+
+    def look(self, plan: Plan, n_looks: int) -> FullAnswer:
+        """Fine-tune one plan.
+
+        Args:
+            plan: not the dense one.
+            n_looks: how often at most the search asks; the gate is the stricter for it.
+        """

@@ -37,6 +37,7 @@ def log_gain(before_s: float, after_s: float) -> float | None:
 _SHORTEST_S = 1e-12
 _LARGEST = 1e12
 _MAX_WIDTH = 1 << 20
+_MAX_LOOKS = 10**6
 _OLD_METHODS = {"greedy": "cprune"}  # names of 0.2
 
 
@@ -71,6 +72,9 @@ class SearchStep:
         gain: the same as measured.
         why: what spoke for it.
         standard_error: of the accuracy, as the oracle states it.
+        n_looks: of a full fine-tune that the final gate judged, how often the search may ask it;
+            its accuracy is that of the finished network, and it is accepted where it passed. 0 of
+            other steps.
     """
 
     plan: Plan
@@ -83,6 +87,7 @@ class SearchStep:
     gain: float | None = None
     why: str = ""
     standard_error: float = 0.0
+    n_looks: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ class SearchResult:
         accepted: plans that held the floor in the loop, the dense one first, in the order they were
             found.
         history: every candidate.
-        cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s, wall_s.
+        cost: fresh_trials, cached_trials, accuracy_evaluations, full_finetunes, measure_s, train_s,
+            wall_s.
     """
 
     method: str
@@ -121,6 +127,11 @@ class SearchResult:
     def best(self) -> AcceptedPlan:
         """The accepted plan of lowest latency."""
         return min(self.accepted, key=lambda a: a.latency_s)
+
+    @property
+    def looks(self) -> tuple[SearchStep, ...]:
+        """The plans that the search had fine-tuned in full, and judged by the final gate."""
+        return tuple(step for step in self.history if step.n_looks)
 
     def to_json(self) -> dict[str, Any]:
         """Write it as plain values."""
@@ -207,6 +218,7 @@ def _step_from_json(value: Mapping[str, Any]) -> SearchStep:
             number(fields[name], name, -_LARGEST)
     for name in ("predicted_share", "standard_error"):
         number(fields.get(name, 0.0), name, 0.0)
+    fields["n_looks"] = whole(fields.get("n_looks", 0), "n_looks", 0, _MAX_LOOKS)
     if not isinstance(fields["what"], str) or not isinstance(fields.get("why", ""), str):
         raise ValueError("what was tried, and why, are to be texts")
     if fields["latency_s"] is None:

@@ -10,6 +10,7 @@ import numpy as np
 from cprune_rl.accuracy.calibration import CalibrationPoint, Calibrations
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.core.diverse_plans import diverse_plans
 from cprune_rl.core.floor import resolve_floor
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
@@ -78,7 +79,7 @@ def calibrate(
     """
 
     def narrow_plans(ratios: Sequence[float]) -> list[Plan]:
-        return [network.uniform(ratio) for ratio in ratios]
+        return diverse_plans(network, ratios, settings.full.seed)
 
     def sparse_plans(densities: Sequence[float]) -> list[Plan]:
         return _sparse_plans(network, densities)

@@ -104,11 +104,11 @@ class RunConfig(BaseModel):
         "Dense network that a floor of 0 or less is counted from: the better one of the network "
         "as given and the same after the fine-tune that pruned ones get; or given.",
     )
-    margin: float = option(
+    margin: float | None = option(
         PANELS[1],
-        0.0,
-        "Accuracy that a search keeps above the floor, for the gate's uncertainty: 0.001 where "
-        "the floor is as tight as -0.0025.",
+        None,
+        "Accuracy that a search keeps above the floor. Default: what the final gate will ask for "
+        "on so many images.",
         ge=0,
         lt=1,
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cprune_rl.accuracy.oracle import PlanOracle
 from cprune_rl.core.floor import resolve_floor
+from cprune_rl.core.gate_model import GateModel
+from cprune_rl.core.loss_model import KnownLoss
 from cprune_rl.core.network import Network
+from cprune_rl.core.protocols import FullFinetunes
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import FloorError
 from cprune_rl.pipeline.backends.base import LatencyBackend
@@ -56,12 +60,25 @@ class RunContext:
             )
         return absolute + margin
 
-    def problem(self, floor: float, margin: float = 0.0) -> Problem:
+    def _known_losses(self) -> Iterator[KnownLoss]:
+        images = GateModel(
+            n_images=self.trained_model.trainer.n_images["search"],
+            dense_accuracy=self.dense.accuracy,
+            floor=0.0,
+        )
+        for point in self.calibration.points:
+            error = images.deviation(point.full_loss)
+            yield KnownLoss(point.plan, point.full_loss, error)
+
+    def problem(
+        self, floor: float, margin: float = 0.0, finetunes: FullFinetunes | None = None
+    ) -> Problem:
         """Open the problem for one search, with counters of its own.
 
         Args:
             floor: as asked for, see `resolve_floor`.
             margin: that the search keeps above it.
+            finetunes: let the search ask the final gate.
 
         Raises:
             FloorError: see `search_floor`.
@@ -75,4 +92,6 @@ class RunContext:
             dense_accuracy=self.dense.accuracy,
             floor=self.search_floor(floor, margin),
             descriptor=self.backend.descriptor,
+            full_finetunes=finetunes,
+            known_losses=tuple(self._known_losses()),
         )

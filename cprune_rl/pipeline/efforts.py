@@ -28,7 +28,9 @@ class Effort:
             by blocks.
         total_timesteps: of the agent's training.
         mapping_timesteps: of the training of the agent that gives layers schemes.
-        turns: of the agent's search, see `agents.planner.surrogate`.
+        n_cheap: answers of the oracle that the agent may ask for.
+        n_full: full fine-tunes that it may ask for, each a look of the final gate.
+        turns: of searches that cannot ask the gate, see `agents.planner.surrogate`.
         timing_rounds: interleaved rounds of the final timing.
     """
 
@@ -44,6 +46,8 @@ class Effort:
     scheme_calibration: tuple[float, ...] = (0.5, 0.25, 0.35, 0.15)
     total_timesteps: int = 100_000
     mapping_timesteps: int = 20_000
+    n_cheap: int = 24
+    n_full: int = 3
     turns: int = 4
     timing_rounds: int = 60
 
@@ -64,6 +68,8 @@ _FAST = Effort(
     scheme_calibration=(0.5, 0.25),
     total_timesteps=6_144,
     mapping_timesteps=2_048,
+    n_cheap=4,
+    n_full=2,
     turns=2,
     timing_rounds=20,
 )
@@ -72,6 +78,7 @@ EFFORTS = {
     "full": Effort(),
     "light": Effort(
         finetune_steps=500,
+        n_cheap=12,
         calibration=(0.75, 0.5),
         scheme_calibration=(0.4, 0.2),
         tuning=TuningSettings(
@@ -91,6 +98,8 @@ EFFORTS = {
             near=TuningBudget(n_pool=3, n_random=1, n_max=4),
             n_shared=1,
         ),
+        n_cheap=8,
+        n_full=2,
         turns=2,
         timing_rounds=40,
     ),

@@ -18,8 +18,10 @@ from cprune_rl.accuracy.calibration import CalibrationPoint
 from cprune_rl.accuracy.final_gate import GateCriterion, Verdict, judge
 from cprune_rl.accuracy.trainer import accuracy_on
 from cprune_rl.accuracy.training import TrainSettings
-from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
+from cprune_rl.agents.core.back_off import back_off, fastest_verified, max_checks, pareto_front
 from cprune_rl.core.floor import resolve_floor
+from cprune_rl.core.gate_model import GateModel
+from cprune_rl.core.intervals import Counts
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
@@ -37,6 +39,9 @@ __all__ = [
     "finalize",
     "select_fastest",
 ]
+
+
+_N_CHECKS = 3  # of a search that backs off, as a rule
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,13 @@ class GateSettings:
 
     Attributes:
         floor: as asked for, see `resolve_floor`.
+        margin: accuracy that searches keep above it, beside the gate's own.
         risk: that a network below the floor passes, in (0, 1).
         finetune: the full fine-tune.
     """
 
     floor: float
+    margin: float
     risk: float
     finetune: TrainSettings
 
@@ -109,10 +116,37 @@ class FinalGate:
         self._settings = settings
         self._context = context
         self._trained_model = context.trained_model
-        self._trainer = context.trained_model.trainer
-        self._dense_correct = self._trainer.judge(context.dense.reference, "gate")
+        self.trainer = context.trained_model.trainer
+        self._dense_correct = self.trainer.judge(context.dense.reference, "gate")
         dense_accuracy = float(self._dense_correct.mean())
         self.floor = resolve_floor(settings.floor, dense_accuracy, may_exceed=True)
+        self.model = GateModel(
+            n_images=len(self._dense_correct),
+            dense_accuracy=context.dense.accuracy,
+            floor=context.search_floor(settings.floor, settings.margin),
+            risk=settings.risk,
+            is_absolute=settings.floor > 0,
+            is_paired=not isinstance(self._dense_correct, Counts),
+        )
+
+    @property
+    def search_margin(self) -> float:
+        """The accuracy above the floor that a search aims at which does not ask the gate itself.
+
+        It is what the gate will ask for. No more than half of the slack goes into it: a gate with
+        so few images seldom lets a network pass, and a search that has no room finds none.
+        """
+        model = self.model
+        return min(model.margin(model.slack, _N_CHECKS), model.slack / 2)
+
+    def search_error(self, accuracy: float) -> float:
+        """Give the standard error of a loss that was found on the search images.
+
+        Args:
+            accuracy: of the pruned network on them.
+        """
+        on_search = replace(self.model, n_images=self.trainer.n_images["search"], is_absolute=False)
+        return on_search.deviation(self.model.dense_accuracy - accuracy)
 
     def judge(self, model: nn.Module, n_checks: int) -> Verdict:
         """Decide whether a network holds the floor, where a search may ask `n_checks` times."""
@@ -122,7 +156,7 @@ class FinalGate:
             n_looks=n_checks,
             risk=self._settings.risk,
         )
-        correct = self._trainer.judge(model, "gate")
+        correct = self.trainer.judge(model, "gate")
         is_dense = model is self._context.dense.reference
         return judge(self._dense_correct, correct, criterion, is_dense=is_dense)
 
@@ -131,12 +165,15 @@ class FinalGate:
         dense = self._context.dense
         if plan == self._context.network.dense:
             return FinetunedPlan(dense.reference)
-        trained_model = self._trained_model
-        settings = self._settings.finetune
-        finished = finetune_in_full(trained_model, plan, settings, progress, what).model
-        full_loss = dense.accuracy - accuracy_on(self._trainer, finished, "search")
+        finished = self.train(plan, progress, what)
+        full_loss = dense.accuracy - accuracy_on(self.trainer, finished, "search")
         cheap_loss = self._context.oracle.losses([plan])[0]
         return FinetunedPlan(finished, CalibrationPoint(plan, cheap_loss, full_loss))
+
+    def train(self, plan: Plan, progress: ProgressLog, what: str) -> nn.Module:
+        """Fine-tune a plan's network in full; the dense plan's too, as a pruned one's."""
+        settings = self._settings.finetune
+        return finetune_in_full(self._trained_model, plan, settings, progress, what).model
 
 
 def finalize(
@@ -144,16 +181,18 @@ def finalize(
 ) -> Finalist:
     """Fine-tune accepted plans of a search in full until a fast one holds the floor.
 
+    A search that asked the gate itself has its plan already.
+
     Args:
         finished: networks of other searches for the same floor. Those whose plans this search
             accepted too are its own: a search that includes another one's plans ends no slower. The
             estimate chooses among them here, the device in `select_fastest`.
     """
-    front = pareto_front(result.accepted)
-    own = _back_off(result, gate, progress)
+    own = _verified(result, gate, progress) if result.looks else _back_off(result, gate, progress)
     latency_s = {accepted.plan: accepted.latency_s for accepted in result.accepted}
     also = [f for f in finished if f.verdict.passed and f.plan in latency_s and f.plan != own.plan]
-    n_checks = max_checks(len(front)) + len(also)  # each of them is one more check of this search
+    n_own = own.verdict.n_looks if result.looks else max_checks(len(pareto_front(result.accepted)))
+    n_checks = n_own + len(also)  # each of them is one more check of this search
     holding = [own]
     for other in also:
         verdict = gate.judge(other.model, n_checks)
@@ -161,6 +200,22 @@ def finalize(
             holding.append(replace(own, plan=other.plan, model=other.model, verdict=verdict))
     first, *others = sorted(holding, key=lambda finalist: latency_s[finalist.plan])
     return replace(first, alternatives=tuple(others))
+
+
+def _verified(result: SearchResult, gate: Gate, progress: ProgressLog) -> Finalist:
+    """Give the fastest network that passed the gate within its search; else the dense one."""
+    n_looks = max(step.n_looks for step in result.looks)
+    plan = fastest_verified(result).plan
+    what = f"Reading the verified network ({result.method})"
+    finetuned = gate.finetune(plan, progress, what)
+    return Finalist(
+        method=result.method,
+        plan=plan,
+        model=finetuned.model,
+        verdict=gate.judge(finetuned.model, n_looks),
+        points=() if finetuned.point is None else (finetuned.point,),
+        n_finetuned=len(result.looks),
+    )
 
 
 def _back_off(result: SearchResult, gate: Gate, progress: ProgressLog) -> Finalist:

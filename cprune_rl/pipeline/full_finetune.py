@@ -9,12 +9,16 @@ from torch import nn
 from cprune_rl.accuracy.training import TrainSettings
 from cprune_rl.core.network import Plan
 from cprune_rl.models.weights import network_hash
+from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.trained_cache import CachedTraining
 from cprune_rl.pipeline.trained_model import GRADUAL_PRUNING, TrainedModel, gradual_pruning
 from cprune_rl.pruning.scheme_masks import bake_masks
 
-__all__ = ["FinishedTraining", "finetune_in_full"]
+__all__ = ["FinishedTraining", "finetune_in_full", "full_finetune"]
+
+_LEARNING_RATE = 0.05
+_WARMUP = 0.1  # share of the steps
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,17 @@ def finetune_in_full(
 
         finished = bake_masks(cached.load_or_train(model, train_model))
     return FinishedTraining(finished, cached)
+
+
+def full_finetune(config: RunConfig) -> TrainSettings:
+    """Give the training of finalists, and of the plans of the calibration.
+
+    `efforts.py` has the number of steps.
+    """
+    return TrainSettings(
+        n_steps=config.work.finetune_steps,
+        learning_rate=_LEARNING_RATE,
+        warmup=_WARMUP,
+        seed=config.seed,
+        distillation=config.distillation,
+    )

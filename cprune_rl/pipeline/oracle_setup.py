@@ -33,11 +33,13 @@ from cprune_rl.pipeline.trained_cache import CachedTraining, supernet_identity
 from cprune_rl.pipeline.trained_model import TrainedModel
 from cprune_rl.pruning.channel_masks import ChannelMasks
 
-__all__ = ["OracleSettings", "open_oracle", "supernet_evaluation"]
+__all__ = ["OracleSettings", "open_oracle", "short_finetune", "supernet_evaluation"]
 
 # Below it a supernet ranks no better than a few steps of training, which are cheaper.
 _LEAST_CORRELATION = 0.7
 _LEAST_PLANS = 5  # fewer say nothing of a ranking
+_SHORT_LEARNING_RATE = 0.02
+_SHORT_WARMUP = 0.1  # share of the steps
 _PROOF_SHARE = 0.5  # of the dense network's latency: where searches end up
 
 
@@ -62,6 +64,13 @@ class OracleSettings:
     n_proof_plans: int
     has_schemes: bool
     seed: int
+
+
+def short_finetune(n_steps: int, seed: int) -> TrainSettings:
+    """Give the training of `--oracle finetune`."""
+    return TrainSettings(
+        n_steps=n_steps, learning_rate=_SHORT_LEARNING_RATE, warmup=_SHORT_WARMUP, seed=seed
+    )
 
 
 def open_oracle(

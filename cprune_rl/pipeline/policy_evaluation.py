@@ -10,7 +10,7 @@ import numpy as np
 
 from cprune_rl.agents.baselines.cprune import CPrune
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
-from cprune_rl.agents.core.pareto import fastest_holding
+from cprune_rl.agents.core.back_off import kept_plan
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.rl.policy import RowPolicy
@@ -117,7 +117,7 @@ def evaluate_searchers(
             )
             replay = open_replay(name, floor, settings)
             search = searcher.search(replay.problem, Budget())
-            kept, n_finetuned = fastest_holding(search.accepted, replay.holds)
+            kept, n_finetuned = kept_plan(search, replay.passes)
             result = ReplayResult(
                 problem=name,
                 floor=round(replay.problem.floor - replay.problem.dense_accuracy, 4),

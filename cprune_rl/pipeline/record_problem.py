@@ -121,7 +121,7 @@ def _open_live(
 ) -> Iterator[_LiveProblem]:
     if losses_of is None:
         with open_context(config, progress, time.time()) as context:
-            problem = context.problem(config.floor[0], config.margin)
+            problem = context.problem(config.floor[0], config.margin or 0.0)
             problem = replace(problem, oracle=_oracle(problem))
             yield _LiveProblem(
                 problem=problem,

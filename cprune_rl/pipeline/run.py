@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,7 +32,7 @@ from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.finalize import FinalGate, Finalist, compare_finalists, finalize
 from cprune_rl.pipeline.given import Given
-from cprune_rl.pipeline.network_files import write_exports
+from cprune_rl.pipeline.live_finetunes import LiveFinetunes
 from cprune_rl.pipeline.policy_stage import RunPolicy, n_rows, train_on_model
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.results import (
@@ -62,6 +62,7 @@ from cprune_rl.pipeline.search_logger import SearchLogger
 from cprune_rl.pipeline.search_stage import charge_searcher, search
 from cprune_rl.pipeline.setup import open_context
 from cprune_rl.pipeline.stage_store import StageStore
+from cprune_rl.pipeline.write_exports import write_exports
 from cprune_rl.reporting.run_page import OracleSummary, RunReport, write_page
 from cprune_rl.reporting.run_plots import plot_front
 from cprune_rl.reporting.run_tables import (
@@ -129,15 +130,18 @@ def run_whole(folder: RunFolder, progress: ProgressLog, given: Given | None = No
         open_context(config, progress, folder.started, given) as context,
     ):
         for job in jobs:  # a floor that nothing can hold is refused before anything is searched
-            context.search_floor(job.floor, config.margin)
+            context.search_floor(job.floor, config.margin or 0.0)
         table = _dense_table(context)
         progress.console.print(subgraph_table(table).for_terminal())
         store = StageStore(folder)
-        searches = [
-            store.search(job.label, functools.partial(_search, context, job, folder, progress))
-            for job in jobs
-        ]
-        finalists = _finalize_all(context, config, jobs, searches, progress)
+        gates = {floor: FinalGate(gate_settings(config, floor), context) for floor in config.floor}
+        searches = []
+        for job in jobs:
+            search_job = functools.partial(
+                _search, context, job, gates[job.floor], folder, progress
+            )
+            searches.append(store.search(job.label, search_job))
+        finalists = _finalize_all(gates, jobs, searches, progress)
         compared = compare_finalists(context, finalists, folder.path, progress)
         outcome = RunOutcome(
             context=context, table=table, jobs=jobs, searches=searches, compared=compared
@@ -174,13 +178,18 @@ def _dense_table(context: RunContext) -> SubgraphTable:
 
 
 def _search(
-    context: RunContext, job: SearchJob, folder: RunFolder, progress: ProgressLog
+    context: RunContext,
+    job: SearchJob,
+    gate: FinalGate,
+    folder: RunFolder,
+    progress: ProgressLog,
 ) -> SearchResult:
     config = folder.config
     settings = search_settings(config)
     policy_for = functools.partial(_policy, context, folder, progress)
     charged = charge_searcher(job.method, context, settings, policy_for)
-    problem = context.problem(job.floor, config.margin)
+    margin = gate.search_margin if config.margin is None else config.margin
+    problem = context.problem(job.floor, margin, LiveFinetunes(gate, progress))
     title = f"Searching with {job.label}, % of the slack used"
     with (
         SummaryWriter(str(folder.file("tensorboard"))) as writer,
@@ -217,8 +226,7 @@ def _policy(
 
 
 def _finalize_all(
-    context: RunContext,
-    config: RunConfig,
+    gates: Mapping[float, FinalGate],
     jobs: Sequence[SearchJob],
     searches: Sequence[SearchResult],
     progress: ProgressLog,
@@ -228,7 +236,6 @@ def _finalize_all(
     This comes after all searches: what full fine-tunes say of the oracle would favour methods that
     search later.
     """
-    gates = {floor: FinalGate(gate_settings(config, floor), context) for floor in config.floor}
     finalists: dict[str, Finalist] = {}
     for job, result in zip(jobs, searches, strict=True):
         finished = [j for j in jobs if j.floor == job.floor and j.name in finalists]
@@ -249,7 +256,7 @@ def _write(outcome: RunOutcome, folder: RunFolder, progress: ProgressLog) -> lis
         speedup = {f"{job.label}/speedup": method.speedup}
         accuracy = {f"{job.label}/accuracy_test": method.pruned.accuracy_test}
         folder.log("final", 0, **speedup, **accuracy)
-    problem = outcome.context.problem(config.floor[0], config.margin)
+    problem = outcome.context.problem(config.floor[0], config.margin or 0.0)
     save_problem(outcome, problem, folder.file("problem.json"))
     write_other_dense(outcome, folder.path)
     if config.is_front:
@@ -321,7 +328,7 @@ def _write_single(
         table=outcome.table,
         searches=outcome.searches,
         plans=[(f.method, f.plan) for f in outcome.compared.finalists.values()],
-        floor=context.search_floor(folder.config.floor[0], folder.config.margin),
+        floor=context.search_floor(folder.config.floor[0], folder.config.margin or 0.0),
         oracle=OracleSummary(
             name=context.oracle.name,
             note=context.oracle.note,

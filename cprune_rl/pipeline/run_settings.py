@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from cprune_rl.accuracy.supernet import SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.agents.planner.verified_search import VerifiedSettings
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.envs.actions.scheme_actions import START_RATIOS
 from cprune_rl.pipeline.calibration_stage import CalibrationSettings
 from cprune_rl.pipeline.config import RunConfig
 from cprune_rl.pipeline.finalize import GateSettings
-from cprune_rl.pipeline.oracle_setup import OracleSettings
+from cprune_rl.pipeline.full_finetune import full_finetune
+from cprune_rl.pipeline.oracle_setup import OracleSettings, short_finetune
 from cprune_rl.pipeline.policy_stage import PolicySettings
 from cprune_rl.pipeline.search_stage import SearchSettings
 from cprune_rl.pipeline.trained_model import LoadSettings
@@ -18,7 +20,6 @@ from cprune_rl.pruning.groups import GroupSettings
 __all__ = [
     "calibration_settings",
     "channel_policy_settings",
-    "full_finetune",
     "gate_settings",
     "load_settings",
     "oracle_settings",
@@ -50,17 +51,6 @@ def load_settings(config: RunConfig) -> LoadSettings:
     )
 
 
-def full_finetune(config: RunConfig) -> TrainSettings:
-    """Give the training of finalists and of the plans of the calibration."""
-    return TrainSettings(
-        n_steps=config.work.finetune_steps,
-        learning_rate=0.05,
-        warmup=0.1,
-        seed=config.seed,
-        distillation=config.distillation,
-    )
-
-
 def oracle_settings(config: RunConfig) -> OracleSettings:
     """Give the settings of `open_oracle`."""
     effort = config.work
@@ -68,7 +58,7 @@ def oracle_settings(config: RunConfig) -> OracleSettings:
     n_steps = int(steps or effort.oracle_steps)
     return OracleSettings(
         kind=kind,
-        short=TrainSettings(n_steps=n_steps, learning_rate=0.02, warmup=0.1, seed=config.seed),
+        short=short_finetune(n_steps, config.seed),
         full=full_finetune(config),
         supernet=SupernetSettings(n_steps=effort.supernet_steps, seed=config.seed),
         n_proof_plans=effort.proof_plans,
@@ -92,6 +82,7 @@ def search_settings(config: RunConfig) -> SearchSettings:
     """Give the settings of `search`."""
     return SearchSettings(
         budget=config.limits,
+        verified=VerifiedSettings(n_cheap=config.work.n_cheap, n_full=config.work.n_full),
         turns=config.work.turns,
         seed=config.seed,
     )
@@ -121,4 +112,9 @@ def scheme_policy_settings(config: RunConfig) -> PolicySettings:
 
 def gate_settings(config: RunConfig, floor: float) -> GateSettings:
     """Give the settings of the final gate for one of the run's floors."""
-    return GateSettings(floor=floor, risk=1 - config.confidence, finetune=full_finetune(config))
+    return GateSettings(
+        floor=floor,
+        margin=config.margin or 0.0,
+        risk=1 - config.confidence,
+        finetune=full_finetune(config),
+    )

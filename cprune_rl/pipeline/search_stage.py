@@ -14,6 +14,7 @@ from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher
 from cprune_rl.agents.planner.agent import PruningAgent
 from cprune_rl.agents.planner.surrogate import SurrogateSettings
+from cprune_rl.agents.planner.verified_search import VerifiedSearch, VerifiedSettings
 from cprune_rl.agents.registry import METHODS, make_searcher
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.agents.schemes.search import ChannelsThenSchemes, MappingSearch
@@ -36,11 +37,13 @@ class SearchSettings:
     """How much a search may do.
 
     Attributes:
-        turns: of the agent's planning.
+        verified: how much the agent may ask.
+        turns: of searches that cannot ask the final gate.
         seed: of what methods draw.
     """
 
     budget: Budget
+    verified: VerifiedSettings
     turns: int
     seed: int
 
@@ -71,6 +74,8 @@ def charge_searcher(
         context.backend.spent if described.warm_start else {},
         context.backend.spent_on_schemes if described.has_schemes else {},
     )
+    if method == "verified":
+        return ChargedSearcher(VerifiedSearch(settings.verified, seed=settings.seed), cost)
     if described.policy is None:
         return ChargedSearcher(make_searcher(method, seed=settings.seed), cost)
     turns = SurrogateSettings(turns=settings.turns)
@@ -80,7 +85,7 @@ def charge_searcher(
         return ChargedSearcher(searcher, _total(cost, {"policy_s": mapping.train_s}))
     channels = policy_for(ChannelActions())
     cost = _total(cost, {"policy_s": channels.train_s})
-    agent = PruningAgent(channels.policy, turns)
+    agent = PruningAgent(channels.policy, settings.verified, turns)
     if method == "agent":
         return ChargedSearcher(agent, cost)
     if method == "channels-then-rule":

@@ -27,7 +27,7 @@ from cprune_rl.core.folders import cache_folder, use_cache_folder
 from cprune_rl.cost_cache import CostStore, default_url, open_store
 from cprune_rl.envs.problem import Problem
 from cprune_rl.errors import ConfigError, DataError, UnknownNameError
-from cprune_rl.models.exports import check_formats
+from cprune_rl.models.export_formats import check_formats
 from cprune_rl.models.registry import check_model_name, has_own_weights, is_object
 from cprune_rl.pipeline.backends.base import LatencyBackend
 from cprune_rl.pipeline.backends.recorded import RecordedBackend, check_recorded_model
@@ -36,12 +36,12 @@ from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.context import RunContext
 from cprune_rl.pipeline.dense_networks import finetune_dense
 from cprune_rl.pipeline.efforts import EFFORTS
+from cprune_rl.pipeline.full_finetune import full_finetune
 from cprune_rl.pipeline.given import Given
 from cprune_rl.pipeline.oracle_setup import open_oracle
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_settings import (
     calibration_settings,
-    full_finetune,
     load_settings,
     oracle_settings,
 )
@@ -266,7 +266,7 @@ def open_live(progress: ProgressLog | None = None, **options: object) -> Iterato
     config = load_config(None, options)
     check_names(config)
     with open_context(config, progress or ProgressLog(), time.time()) as context:
-        yield context.problem(config.floor[0], config.margin)
+        yield context.problem(config.floor[0], config.margin or 0.0)
 
 
 @contextlib.contextmanager

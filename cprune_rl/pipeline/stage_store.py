@@ -1,4 +1,7 @@
-"""Keeps the values of a run's stages in its folder, and restores them after `--resume`."""
+"""Keeps the values of a run's stages in its folder, and restores them after `--resume`.
+
+The options with which a run goes on come from `run_folder.RunFolder.resume`.
+"""
 
 from __future__ import annotations
 

@@ -39,11 +39,11 @@ from cprune_rl.models.exported import read_exported
 from cprune_rl.models.weights import network_hash
 from cprune_rl.pruning.scheme_masks import satisfies_scheme
 from cprune_rl.pruning.surgery import count_parameters
-from cprune_rl.validation.exported import format_checks
+from cprune_rl.validation.network_files import format_checks
 from cprune_rl.validation.stated import StatedNetwork, StatedRun, read_run
 
 if TYPE_CHECKING:
-    from cprune_rl.compiler.devices.rpc_device import RpcDevice
+    from cprune_rl.compiler.devices.base import RpcDevice
 
 __all__ = ["export_checks", "gain_holds", "validate_run"]
 

@@ -3,6 +3,9 @@
 A recording has the latency of every task, and its loss model is its oracle: opened as it is, it
 tells a search the truth at once. In a replay a task is interpolated until it is measured. The true
 losses deviate from the predicted ones, and the oracle's answers from the true ones (`LossNoise`).
+Where a number of gate images is given, a final gate decides by them as in a run, a search may ask
+it, and a calibration on a few full fine-tunes comes before the search; else the truth decides.
+
 What a live run measures before it searches is charged to the search. The calibration is not: every
 search uses it.
 """
@@ -10,6 +13,7 @@ search uses it.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -18,13 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.core.device_descriptor import UNKNOWN_DEVICE
-from cprune_rl.core.loss_model import LossModel
+from cprune_rl.core.diverse_plans import diverse_plans
+from cprune_rl.core.gate_model import GateModel
+from cprune_rl.core.loss_model import KnownLoss, LossModel, kept_ratios
 from cprune_rl.core.network import Network, Plan
 from cprune_rl.core.protocols import LatencySource
 from cprune_rl.envs.actions.scheme_actions import scheme_plans
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.loss_model_oracle import LossModelOracle
 from cprune_rl.envs.problems.registry import Recording, read_recording, split_floor
+from cprune_rl.envs.problems.replay_gate import DrawnFinetunes, DrawnGate
 from cprune_rl.errors import DataError
 from cprune_rl.latency.interpolation import LatencyInterpolator
 from cprune_rl.latency.recorded import RecordedLatency
@@ -52,6 +59,11 @@ TRIALS_PER_SCHEME_TASK = 25
 _WARM_START_RATIO = 0.5
 # Densities at which a live run measures every kind of scheme before it prunes layers by them.
 _WARM_START_DENSITIES = (0.25, 0.0625)
+# Kept ratios of the plans that are fine-tuned in full before a search with a gate, and the images
+# that their losses are found on, as runs on drawn images have them (`pipeline.efforts`).
+_CALIBRATION_RATIOS = (0.8, 0.65, 0.5, 0.35)
+_N_SEARCH_IMAGES = 10_000
+_N_LOOKS = 3  # that the margin of the floor is for: those of a search that backs off
 
 Losses = Literal["drawn", "recorded"]
 
@@ -154,6 +166,7 @@ class ReplaySettings:
         perfect_information: tell the search all latencies and the true losses: for a reference that
             no method can be expected to reach.
         is_device_hidden: say nothing of the device.
+        gate_images: that the final gate judges on; None where the truth decides.
     """
 
     seed: int = 0
@@ -162,6 +175,7 @@ class ReplaySettings:
     with_schemes: bool = False
     perfect_information: bool = False
     is_device_hidden: bool = False
+    gate_images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +189,9 @@ class Replay:
             table of schemes.
         n_charged_tasks: those without the dense network's: only some methods need them.
         charged_trials: fresh trials of the charged tasks.
+        floor: accuracy that a network must truly have. Where there is a gate, the problem's own
+            floor is above it by the margin that the gate will ask for.
+        gate: decides about plans; None where the truth does.
     """
 
     problem: Problem
@@ -182,6 +199,8 @@ class Replay:
     n_tasks: int
     n_charged_tasks: int
     charged_trials: int
+    floor: float
+    gate: DrawnGate | None = None
 
     def accuracy(self, plan: Plan) -> float:
         """Give the true accuracy of a plan."""
@@ -190,11 +209,20 @@ class Replay:
         return min(max(accuracy, 0.0), 1.0)
 
     def holds(self, plan: Plan) -> bool:
-        """Say whether a plan truly holds the floor; the dense one does.
+        """Say whether a plan truly holds the floor; the dense one does."""
+        return self.accuracy(plan) >= self.floor
 
-        A final gate also asks for a margin, because it has only so many images.
+    def passes(self, plan: Plan, n_looks: int) -> bool:
+        """Say whether a plan's network passes the final gate; without a gate the truth decides.
+
+        Args:
+            plan: not the dense one.
+            n_looks: how often at most the search asks.
         """
-        return self.problem.holds(self.accuracy(plan))
+        if self.gate is None:
+            return self.holds(plan)
+        loss = self.true_losses.plan_loss(self.problem.network, plan)
+        return self.gate.passes(plan, loss, n_looks)
 
 
 def open_replay(
@@ -234,6 +262,24 @@ def open_replay(
     else:
         latency = InterpolatedLatency(network, LatencyInterpolator(), latency)
         oracle = noise.oracle(network, true_losses, recording.dense_accuracy, rng)
+    true_floor = recording.floor_or(floor, named_floor)
+    gate = finetunes = None
+    margin = 0.0
+    known: tuple[KnownLoss, ...] = ()
+    if settings.gate_images is not None:
+        gate_model = GateModel(
+            n_images=settings.gate_images,
+            dense_accuracy=recording.dense_accuracy,
+            floor=true_floor,
+        )
+        gate = DrawnGate(gate_model, int(rng.integers(2**31)))
+        finetunes = DrawnFinetunes(
+            network, true_losses, gate, _N_SEARCH_IMAGES, int(rng.integers(2**31))
+        )
+        known = _calibrate(network, finetunes, settings.seed)
+        if not settings.perfect_information:
+            margin = min(gate_model.margin(gate_model.slack, _N_LOOKS), gate_model.slack)
+            predicted_losses = _fitted(network, known, predicted_losses)
     problem = Problem(
         name=recording.name,
         network=network,
@@ -241,8 +287,10 @@ def open_replay(
         oracle=oracle,
         loss_model=predicted_losses,
         dense_accuracy=recording.dense_accuracy,
-        floor=recording.floor_or(floor, named_floor),
+        floor=true_floor + margin,
         descriptor=UNKNOWN_DEVICE if settings.is_device_hidden else recording.descriptor,
+        full_finetunes=finetunes,
+        known_losses=known,
     )
     n_dense, n_narrow, n_tasks = _measure_before(problem, settings)
     return Replay(
@@ -252,6 +300,8 @@ def open_replay(
         n_charged_tasks=n_tasks - n_dense,
         charged_trials=TRIALS_PER_TASK * (n_narrow - n_dense)
         + TRIALS_PER_SCHEME_TASK * (n_tasks - n_narrow),
+        floor=true_floor,
+        gate=gate,
     )
 
 
@@ -271,6 +321,24 @@ def _measure_before(problem: Problem, settings: ReplaySettings) -> tuple[int, in
         for plan in scheme_plans(network, density):
             latency.measure(plan)
     return n_dense, n_narrow, latency.spending.cached_trials
+
+
+def _calibrate(network: Network, finetunes: DrawnFinetunes, seed: int) -> tuple[KnownLoss, ...]:
+    """Fine-tune a few plans in full, as a run does before it searches; these are no looks."""
+    plans = diverse_plans(network, _CALIBRATION_RATIOS, seed)
+    dense_accuracy = finetunes.gate.dense_accuracy
+    answers = [finetunes.accuracy(plan) for plan in plans]
+    return tuple(
+        KnownLoss(plan, dense_accuracy - answer.value, answer.standard_error)
+        for plan, answer in zip(plans, answers, strict=True)
+    )
+
+
+def _fitted(network: Network, known: Sequence[KnownLoss], predicted: LossModel) -> LossModel:
+    """Fit the level of the groups' losses to what is known; that of layers stays."""
+    kept = np.array([kept_ratios(network, plan) for plan, *_ in known])
+    uniform = LossModel.fit_uniform(kept, np.array([loss for _, loss, _ in known]))
+    return replace(uniform, layer_scale=predicted.layer_scale)
 
 
 def uniform_loss_model(recording: Recording) -> LossModel:

@@ -201,7 +201,9 @@ def test_an_answer_is_calibrated_and_says_how_sure_it_is(data: ImageData, store:
     assert answer.value == pytest.approx(0.9 - 0.5 * 0.3)
     assert answer.n_images == len(data.search)
     sampling_error = math.sqrt(0.6 * 0.4 / len(data.search))
-    assert answer.standard_error == pytest.approx(math.hypot(sampling_error, 0.01))
+    assert answer.standard_error == pytest.approx(math.hypot(0.5 * sampling_error, 0.01)), (
+        "an error of the images counts as much as the map lets it"
+    )
 
 
 def test_a_cost_cache_of_0_2_still_answers() -> None:

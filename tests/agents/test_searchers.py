@@ -18,7 +18,7 @@ from cprune_rl.agents.baselines.evolution import Evolution
 from cprune_rl.agents.baselines.proxy_greedy import ProxyGreedy
 from cprune_rl.agents.baselines.random_search import RandomSearch
 from cprune_rl.agents.baselines.uniform import Uniform
-from cprune_rl.agents.core.pareto import back_off, pareto_front
+from cprune_rl.agents.core.back_off import back_off, pareto_front
 from cprune_rl.agents.core.searcher import Budget, Searcher
 from cprune_rl.agents.core.session import SearchSession
 from cprune_rl.agents.planner.agent import PruningAgent

@@ -20,7 +20,7 @@ from cprune_rl.cli.completion import COMPLETIONS, DATA, EXPORTS
 from cprune_rl.cli.completion import IMPORTANCES as COMPLETED_IMPORTANCES
 from cprune_rl.cli.completion import MODELS as COMPLETED_MODELS
 from cprune_rl.errors import ConfigError
-from cprune_rl.models.exports import EXPORT_FORMATS
+from cprune_rl.models.export_formats import EXPORT_FORMATS
 from cprune_rl.models.zoo import MODELS
 from cprune_rl.pipeline.config import RunConfig, load_config
 from cprune_rl.pipeline.described_option import PANELS

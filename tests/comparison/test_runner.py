@@ -17,7 +17,7 @@ from cprune_rl.cli import app
 from cprune_rl.comparison import executors, runner
 from cprune_rl.comparison.cases import make_cases
 from cprune_rl.comparison.policy_store import PolicyStore, network_family, policies_to_train
-from cprune_rl.comparison.records import Case, read_record, read_records, record_path
+from cprune_rl.comparison.records import Case, RunRecord, read_record, read_records, record_path
 from cprune_rl.comparison.run_case import run_case
 from cprune_rl.comparison.runner import Experiment, run_experiment
 from cprune_rl.comparison.validation import check_record, is_valid
@@ -25,6 +25,7 @@ from cprune_rl.errors import ConfigError, UnknownNameError
 from cprune_rl.pipeline.progress import ProgressLog
 
 CASE = Case("resnet8@znver4-1t", -0.01, losses="drawn", seed=0)
+GATED = CASE._replace(gate_images=50_000)
 CHEAP = ("cprune", "uniform", "random", "exact")
 
 
@@ -48,15 +49,18 @@ def test_every_method_gives_a_record_within_its_budget(tmp_path: Path) -> None:
         method = METHODS[name]
         if method.has_schemes:
             continue  # on recordings that have schemes (`test_scheme_problems.py`)
-        record = run_case(CASE, name, budget=Budget(6000, 12), policies=policies)
+        budget = Budget(6000, 12, full_finetunes=3)
+        record = run_case(GATED, name, budget=budget, policies=policies)
         assert record.method == name
         assert record.ended in ("itself", "budget")
         if method.role != "reference":
             assert record.cost["fresh_trials"] <= 6000
             assert record.cost["accuracy_evaluations"] <= 12
+            assert record.cost["full_finetunes"] <= 3
             assert record.curve[-1][2] == pytest.approx(record.log_gain)
-        assert record.holds, "what is kept is backed off to until it truly holds"
+        assert record.holds, "what passes the gate truly holds, nearly always"
         assert record.accuracy >= record.floor_accuracy
+        assert record.gate_images == GATED.gate_images
         is_charged = method.policy in ("scratch", "finetuned")
         assert (record.cost["policy_s"] > 0) == is_charged, "a policy of its own is charged"
 
@@ -70,6 +74,22 @@ def test_no_method_beats_the_optimum(tmp_path: Path) -> None:
         record.speedup <= records["exact"].speedup * (1 + 1e-9) for record in records.values()
     )
     assert records["exact"].cost["fresh_trials"] == 0
+
+
+def test_a_gate_keeps_plans_from_being_kept_by_luck(tmp_path: Path) -> None:
+    policies = PolicyStore(tmp_path)
+    truth, few = (
+        run_case(CASE._replace(gate_images=n), "mdp", budget=Budget(), policies=policies)
+        for n in (None, 3_000)
+    )
+    assert few.speedup < truth.speedup, "so few images ask for a margin"
+    assert few.floor_accuracy == truth.floor_accuracy
+    assert RunRecord.from_json(few.to_json()) == few
+
+
+def test_a_method_that_asks_the_gate_says_so_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--gate-images"):
+        run_case(CASE, "verified", budget=Budget(), policies=PolicyStore(tmp_path))
 
 
 def test_a_comparison_goes_on_where_it_was_and_refuses_other_terms(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cprune_rl.cli import app
+from cprune_rl.compiler.devices.base import RpcDevice, TimingSettings
 from cprune_rl.compiler.devices.local import LocalDevice
 from cprune_rl.compiler.devices.open import open_device
-from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
 from cprune_rl.compiler.devices.rpc_session import RpcSession
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.devices.tcp_proxy import TcpProxy

@@ -17,8 +17,8 @@ from tvm import relax
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
+from cprune_rl.compiler.devices.base import TimingSettings
 from cprune_rl.compiler.devices.library import build_library
-from cprune_rl.compiler.devices.rpc_device import TimingSettings
 from cprune_rl.compiler.devices.spec import TrackerSpec, parse_device
 from cprune_rl.compiler.devices.target import make_target
 from cprune_rl.compiler.devices.tracker import RetrySettings, TrackerDevice

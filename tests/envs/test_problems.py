@@ -244,7 +244,7 @@ def test_a_run_takes_a_live_problems_options_and_flags_over_them(
     file.write_text("model: vgg-small\nfloor: -0.02\nseed: 3\n")
     add_live_problem(file, "vgg@here")
     seen: list[RunConfig] = []
-    monkeypatch.setattr("cprune_rl.cli.train._go", lambda run: seen.append(run.config))
+    monkeypatch.setattr("cprune_rl.cli.prune._go", lambda run: seen.append(run.config))
     monkeypatch.chdir(tmp_path)
     said = CliRunner().invoke(app, ["prune", "--config", "vgg@here:-0.03", "--seed", "4"])
     assert said.exit_code == 0, said.output

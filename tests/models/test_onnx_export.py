@@ -11,7 +11,7 @@ from torch import nn
 
 from cprune_rl.errors import ConfigError, ModelError, UnknownNameError
 from cprune_rl.models import onnx_export
-from cprune_rl.models.exports import check_formats, default_formats, export_network
+from cprune_rl.models.export_formats import check_formats, default_formats, export_network
 from cprune_rl.models.onnx_export import export_onnx, run_onnx
 from cprune_rl.models.registry import build_model
 

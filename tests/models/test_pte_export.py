@@ -10,7 +10,7 @@ import torch
 
 from cprune_rl.errors import ConfigError, ModelError
 from cprune_rl.models import pte_export
-from cprune_rl.models.exports import check_formats
+from cprune_rl.models.export_formats import check_formats
 from cprune_rl.models.pte_export import can_export_pte, export_pte, run_pte
 from cprune_rl.models.registry import build_model
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -22,14 +23,14 @@ DENSE_ACCURACY = 0.9
 
 
 class KnownLosses:
-    """An oracle and a full fine-tune whose losses depend on the share that a plan keeps alone."""
+    """An oracle and a full fine-tune whose losses depend on the mean kept share alone."""
 
     def __init__(self, exponent: float) -> None:
         self.exponent = exponent
         self.asked: list[Plan] = []
 
     def lost(self, plan: Plan) -> float:
-        share = plan.widths[0] / toy_network().dense.widths[0]
+        share = float(np.mean(np.array(plan.widths) / toy_network().dense.widths))
         densities = [Scheme.parse(text).density for _, text in plan.schemes]
         return 0.05 * (1 - share * min(densities, default=1.0)) ** self.exponent
 

@@ -14,10 +14,10 @@ from torch import nn
 
 from cprune_rl.accuracy.calibration import CalibrationPoint
 from cprune_rl.accuracy.final_gate import Verdict
-from cprune_rl.agents.core.pareto import back_off, max_checks, pareto_front
+from cprune_rl.agents.core.back_off import back_off, max_checks, pareto_front
 from cprune_rl.core.intervals import Interval
 from cprune_rl.core.network import Plan
-from cprune_rl.core.search_result import AcceptedPlan, SearchResult
+from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.pipeline.backends.base import Comparison, FinishedNetwork
 from cprune_rl.pipeline.finalize import (
     Finalist,
@@ -177,6 +177,30 @@ def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
     kept = finalize(fewer, gate, ProgressLog(), [first])
     assert gate.n_checks == most + 1, "its network was looked at once more"
     assert kept.plan == Plan((98,))
+
+
+def test_a_search_that_asked_the_gate_keeps_its_fastest_verified_network() -> None:
+    found = search(4)
+    looks = [
+        SearchStep(
+            plan=Plan((width,)),
+            what="full",
+            latency_s=width / 100,
+            accuracy=0.9,
+            accepted=width > 90,
+            n_looks=3,
+        )
+        for width in (89, 93, 95)
+    ]
+    passed = [AcceptedPlan(s.plan, s.latency_s, 0.9) for s in looks if s.accepted]
+    found = replace(found, history=tuple(looks), accepted=(*found.accepted, *passed))
+    gate = WidthGate(91)
+    kept = finalize(found, gate, ProgressLog())
+    assert kept.plan == Plan((93,)), "faster ones that the oracle alone accepted do not count"
+    assert (gate.asked, gate.n_checks) == (1, 3), "its network is judged as within the search"
+    assert kept.n_finetuned == 3
+    refused = replace(found, history=tuple(replace(step, accepted=False) for step in looks))
+    assert finalize(refused, WidthGate(91), ProgressLog()).plan == Plan((100,))
 
 
 def side_by_side(noise_floor: float, **latency_ms: float) -> Comparison:

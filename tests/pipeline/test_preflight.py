@@ -15,6 +15,7 @@ from cprune_rl.compiler.deploy import plain_build
 from cprune_rl.models.onnx_export import export_onnx
 from cprune_rl.models.registry import build_model
 from cprune_rl.pipeline.preflight import forms
+from cprune_rl.pipeline.preflight.drawn_statistics import draw_statistics
 from cprune_rl.pipeline.preflight.report import NetworkReport
 from cprune_rl.pipeline.preflight.run import CheckSettings, check_network
 from cprune_rl.pipeline.preflight.workload import RunCosts, estimate_minutes
@@ -345,3 +346,26 @@ def test_tasks_run_on_a_device_and_minutes_are_estimated(tmp_path: Path) -> None
     assert "all run" in report.findings[-1].found
     assert set(report.minutes) == {"fast", "quick", "light", "full"}
     assert 0 < report.minutes["fast"] < report.minutes["full"]
+
+
+def test_statistics_that_are_drawn_fit_what_the_layers_give() -> None:
+    """In a deep network of drawn weights an image would else change nothing in the answers."""
+    model = draw_statistics(build_model("vgg16-cifar", 10, 0), (3, 32, 32)).eval()
+    images = torch.randn((4, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    answers = model(images).detach()
+    assert (answers.std(dim=0) > 1e-3 * answers.abs().max()).all()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        assert norm.running_mean.std() > 0, "zeros and ones would hide a wrong order of channels"
+        assert norm.running_var.std() > 0
+
+
+def test_statistics_of_a_network_that_cannot_be_run_are_drawn_all_the_same() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("not today")
+
+    assert draw_statistics(Broken(), (4, 8, 8)).norm.running_mean.std() > 0

@@ -208,7 +208,6 @@ _NOTES = (
     "serves.",
     "That policy is one, of one seed: the intervals of methods that use a trained policy leave out "
     "how trainings differ.",
-    "The final gate's own margin, which a live run asks for on so many images, is left out.",
     "Every method is shown one model of losses, that of the fine-tunes for calibration, and is "
     "charged nothing for them. Drawn losses deviate from it as those did that the agent's policy "
     "was trained on: the agent is at home there. With --losses recorded they are the recordings' "

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from cprune_rl.compiler.deploy.build import build_maps
 from cprune_rl.compiler.deploy.run_networks import run_on_device, run_outputs
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.export.fused_calls import FusedCall
 from cprune_rl.compiler.layouts.variants import VariantChoice
 from cprune_rl.compiler.tuning.network_tuner import NetworkTuner

@@ -12,8 +12,8 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.devices.library import cannot_build
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import uploaded
 from cprune_rl.core.machine_failures import machine_failure
 from cprune_rl.errors import DeviceError, last_line

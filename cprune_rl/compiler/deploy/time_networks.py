@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from cprune_rl.compiler.deploy.run_networks import START_S, run_guarded
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.devices.rpc_session import uploaded
 from cprune_rl.core.intervals import Interval, median_interval, noise_floor, speedup_interval
 

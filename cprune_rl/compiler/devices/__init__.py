@@ -14,7 +14,7 @@ takes:
   process between both sides that can be killed, so a silent board blocks nobody.
 - `rpc_session`: keeps one session on each device and replaces it at the first sign of trouble.
   TVM's `RPCRunner` asks the tracker for a new session for every trial.
-- `rpc_device`, instead of `LocalRunner` and `RPCRunner`: an error is the value of its trial and
+- `base`, instead of `LocalRunner` and `RPCRunner`: an error is the value of its trial and
   says whether the program or the device failed. A lost trial is repeated, samples that spread are
   taken again, and devices of one key share the work.
 - `drift`: TVM trusts every sample. We time a reference workload between trials, and repeat the

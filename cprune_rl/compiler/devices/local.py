@@ -20,7 +20,7 @@ import psutil
 from tvm import rpc
 
 import cprune_rl
-from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
+from cprune_rl.compiler.devices.base import RpcDevice, TimingSettings
 from cprune_rl.compiler.devices.rpc_session import RpcSession
 from cprune_rl.compiler.devices.target import host_cpu, make_target
 from cprune_rl.core.machine_failures import remedy

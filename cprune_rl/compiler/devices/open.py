@@ -11,7 +11,7 @@ from cprune_rl.compiler.devices.spec import RecordedSpec, TrackerSpec, parse_dev
 from cprune_rl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
+    from cprune_rl.compiler.devices.base import RpcDevice, TimingSettings
 
 __all__ = ["open_device"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tvm import rpc
 
-from cprune_rl.compiler.devices.rpc_device import RpcDevice, TimingSettings
+from cprune_rl.compiler.devices.base import RpcDevice, TimingSettings
 from cprune_rl.compiler.devices.rpc_session import RpcSession
 from cprune_rl.compiler.devices.spec import TrackerSpec
 from cprune_rl.compiler.devices.target import (

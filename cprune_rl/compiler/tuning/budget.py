@@ -1,4 +1,7 @@
-"""Says how hard tasks are tuned.
+"""Says how hard tasks are tuned: these are the most trials that a task gets.
+
+`pipeline/efforts.py` has the numbers of each effort. `trace_search` stops earlier where a trial is
+not worth its seconds.
 
 No compiler is loaded here: the configuration of a run holds these records.
 """

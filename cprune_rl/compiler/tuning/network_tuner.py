@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 import tvm
 
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.layouts.choice import choose_variants
 from cprune_rl.compiler.layouts.survey import Channels, VariantSurvey
 from cprune_rl.compiler.layouts.transposes import TransposeTask

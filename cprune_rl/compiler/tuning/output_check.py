@@ -15,7 +15,7 @@ import tvm
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.export.exported_network import LoweredModule
 from cprune_rl.compiler.export.fused_calls import FusedCall, Operator
 from cprune_rl.compiler.export.parameters import DerivedParameter

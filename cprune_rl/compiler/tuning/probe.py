@@ -14,7 +14,7 @@ from typing import Any
 import tvm
 from tvm import te
 
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.devices.target import vector_width
 from cprune_rl.compiler.tuning.schedule import random_candidates
 from cprune_rl.compiler.tuning.trials import build_candidate

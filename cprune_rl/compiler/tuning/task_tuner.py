@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import tvm
 
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.devices.target import vector_width
 from cprune_rl.compiler.kernels.implementations import PACKED, WINOGRAD, implementation_of
 from cprune_rl.compiler.kernels.packed_conv import block_size

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.devices.library import cannot_build
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
 from cprune_rl.compiler.tuning.schedule import Candidate
 from cprune_rl.core.machine_failures import machine_failure
 from cprune_rl.core.protocols import Artifact, Measurement

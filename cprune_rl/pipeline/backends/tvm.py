@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cprune_rl.compiler.deploy.time_networks import Rounds, compare_libraries
-from cprune_rl.compiler.devices.rpc_device import RpcDevice
+from cprune_rl.compiler.devices.base import RpcDevice
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.layouts.variants import LayoutVariants, find_layout_variants
 from cprune_rl.compiler.tuning.budget import TuningSettings

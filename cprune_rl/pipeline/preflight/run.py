@@ -23,6 +23,7 @@ from cprune_rl.core.network import Plan
 from cprune_rl.errors import ConfigError, CPruneError, ModelError
 from cprune_rl.models.registry import build_model, has_own_weights, is_object
 from cprune_rl.models.weights import load_weights
+from cprune_rl.pipeline.preflight.drawn_statistics import draw_statistics
 from cprune_rl.pipeline.preflight.forward import check_forward, check_training
 from cprune_rl.pipeline.preflight.objective import Objective
 from cprune_rl.pipeline.preflight.report import Finding, NetworkReport
@@ -109,7 +110,8 @@ def require_sound_network(
         ModelError: the first thing that failed, and how to see all.
     """
     check = _NetworkCheck(settings, progress)
-    check.run_on(_with_drawn_statistics(randomize_zero_scales(model)).eval(), objective)
+    drawn = draw_statistics(randomize_zero_scales(model), settings.input_shape or ())
+    check.run_on(drawn.eval(), objective)
     if check.wrong_option is not None:
         raise check.wrong_option
     failure = check.report().first_failure
@@ -194,7 +196,7 @@ class _NetworkCheck:
             found = f"{settings.weights} fits the network"
             self._found(Finding(what="weights", found=found))
         elif not settings.has_weights:
-            model = _with_drawn_statistics(randomize_zero_scales(model))
+            model = draw_statistics(randomize_zero_scales(model), self._example().shape[1:])
         return model.eval()
 
     def _find_objective(self, model: nn.Module) -> Objective:
@@ -338,16 +340,3 @@ class _NetworkCheck:
 def _layers(model: nn.Module) -> tuple[str, ...]:
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     return tuple(name for name, module in model.named_modules() if isinstance(module, kinds))
-
-
-def _with_drawn_statistics(model: nn.Module) -> nn.Module:
-    """Give batch norms statistics: those of a new network would hide a wrong order of channels."""
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            if module.running_mean is None or module.running_var is None:
-                continue
-            shape = module.running_mean.shape
-            module.running_mean.copy_(torch.randn(shape, generator=generator) * 0.1)
-            module.running_var.copy_(torch.rand(shape, generator=generator) + 0.5)
-    return model

@@ -23,7 +23,7 @@ from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pruning.groups import CoupledGroups
 
 if TYPE_CHECKING:
-    from cprune_rl.compiler.devices.rpc_device import RpcDevice
+    from cprune_rl.compiler.devices.base import RpcDevice
     from cprune_rl.compiler.layouts.variants import LayoutVariants
     from cprune_rl.pipeline.preflight.run import CheckSettings
 

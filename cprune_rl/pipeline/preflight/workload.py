@@ -20,8 +20,6 @@ __all__ = ["RunCosts", "estimate_minutes", "time_train_step"]
 _KEPT_FORMS = 1.3  # forms of a task that are still tuned after the survey
 _TUNED_SHARE = 0.5  # of the trials that such a task may have
 _NEAR_SHAPES = 2.0  # times the trials of one more shape, for all that a search asks for
-_SHORT_FINETUNES = 8  # plans that are judged in a turn of the search
-_FINALISTS = 3  # plans that are fine-tuned in full until one passes the gate
 _N_TIMED = 3
 
 
@@ -79,9 +77,10 @@ def _seconds(effort: Effort, costs: RunCosts) -> float:
     trials = float(costs.n_tasks * tuning.survey.n_max)
     trials += n_kept * max(tuning.dense.n_max - tuning.survey.n_max, 0) * _TUNED_SHARE
     trials += n_kept * tuning.near.n_max * _NEAR_SHAPES
-    n_full = 1 + len(effort.calibration) + _FINALISTS  # the dense network is fine-tuned too
+    # the dense network is fine-tuned too
+    n_full = 1 + len(effort.calibration) + effort.n_full
     steps = effort.finetune_steps * n_full
-    steps += effort.oracle_steps * effort.turns * _SHORT_FINETUNES
+    steps += effort.oracle_steps * (len(effort.calibration) + effort.n_cheap)
     if not costs.has_weights:
         steps += effort.base_steps
     return trials * costs.trial_s + steps * costs.step_s

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from cprune_rl.errors import ConfigError, ModelError
-from cprune_rl.models.exports import EXPORT_FORMATS, default_formats, export_network
+from cprune_rl.models.export_formats import EXPORT_FORMATS, default_formats, export_network
 from cprune_rl.pipeline.progress import ProgressLog
 
 __all__ = ["WrittenExports", "write_exports"]

@@ -13,7 +13,7 @@ from torch import nn
 from cprune_rl.core.check import Check
 from cprune_rl.errors import DataError, ModelError
 from cprune_rl.models.export_check import EXPORT_TOLERANCE, random_images
-from cprune_rl.models.exports import EXPORT_FORMATS
+from cprune_rl.models.export_formats import EXPORT_FORMATS
 from cprune_rl.models.saved_network import has_graph, load_network
 from cprune_rl.validation.stated import StatedNetwork, StatedRun
 
