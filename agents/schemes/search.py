@@ -89,7 +89,9 @@ class ChannelsThenSchemes(SessionSearcher):
             session.record(replace(step, accepted=step.accepted or (holds and is_measured)))
 
         budget = session.budget.share(self.share)
-        first, _ = search_within(self.channels, problem, budget, on_step=record)
+        # The final gate is for the whole network: it is not asked before there are schemes.
+        channels_alone = replace(problem, full_finetunes=None)
+        first, _ = search_within(self.channels, channels_alone, budget, on_step=record)
         starts = list(dict.fromkeys((problem.network.dense, self._start(first, problem).plan)))
         for n_done, plan in enumerate(starts):
             if not session.is_spent:

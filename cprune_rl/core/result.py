@@ -175,8 +175,9 @@ class MethodResult:
         speedup_ci: 95 % interval of that, by bootstrap over the rounds, or by the uncertainty that
             the recording states.
         gate: the final gate's verdict: accuracy, lower_bound, floor, n_looks, risk and passed.
-        cost: fresh_trials, cached_trials, accuracy_evaluations, measure_s, train_s and wall_s of
-            the search alone.
+        cost: fresh_trials, cached_trials, accuracy_evaluations, full_finetunes, measure_s and
+            train_s; full fine-tunes count be they asked for within the search or after it. wall_s
+            is of the search alone.
         history: every candidate that the search tried.
     """
 

@@ -7,6 +7,7 @@ which is the fastest.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,7 @@ class Finalist:
         verdict: of the final gate.
         points: what the search's full fine-tunes say of the oracle.
         n_finetuned: plans that were fine-tuned in full until one held.
+        finetune_s: seconds of that, where it came after the search; 0 where it was part of it.
         alternatives: networks of other searches whose plans this search accepted too, and which
             hold its floor.
     """
@@ -76,6 +78,7 @@ class Finalist:
     verdict: Verdict
     points: tuple[CalibrationPoint, ...]
     n_finetuned: int
+    finetune_s: float = 0.0
     alternatives: tuple[Finalist, ...] = ()
 
 
@@ -223,12 +226,15 @@ def _back_off(result: SearchResult, gate: Gate, progress: ProgressLog) -> Finali
     front = pareto_front(result.accepted)
     finetuned: dict[int, FinetunedPlan] = {}
     verdicts: dict[int, Verdict] = {}
+    seconds: list[float] = []
 
     def holds(at: int) -> bool:
         what = f"Fine-tuning plan {at} of {len(front) - 1} ({result.method})"
+        started = time.perf_counter()
         finetuned[at] = gate.finetune(front[at].plan, progress, what)
         verdict = gate.judge(finetuned[at].model, max_checks(len(front)))
         verdicts[at] = verdict
+        seconds.append(time.perf_counter() - started)
         if not verdict.passed and at > 0:
             progress.print(
                 f"    plan {at}: the gate's lower bound {verdict.lower_bound:.4f} is below "
@@ -253,6 +259,7 @@ def _back_off(result: SearchResult, gate: Gate, progress: ProgressLog) -> Finali
         verdict=verdicts[at],
         points=tuple(points),
         n_finetuned=n_finetuned,
+        finetune_s=sum(seconds),
     )
 
 

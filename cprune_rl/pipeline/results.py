@@ -192,11 +192,19 @@ def method_results(outcome: RunOutcome, tested: Mapping[str, TestedNetwork]) -> 
             speedup=speedup.value,
             speedup_ci=(speedup.low, speedup.high),
             gate=dict(vars(finalist.verdict)),
-            cost={**search.cost, "full_finetunes": finalist.n_finetuned},
+            cost=_whole_cost(search, finalist),
             history=search.to_json()["history"],
         )
         methods.append(method)
     return methods
+
+
+def _whole_cost(search: SearchResult, finalist: Finalist) -> dict[str, float]:
+    """Add the full fine-tunes that came after a search to what it cost."""
+    cost = dict(search.cost)
+    cost["full_finetunes"] = finalist.n_finetuned
+    cost["train_s"] = cost.get("train_s", 0.0) + finalist.finetune_s
+    return cost
 
 
 def run_results(

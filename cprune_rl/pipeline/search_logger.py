@@ -81,6 +81,8 @@ class SearchLogger:
         return "  ".join(words)
 
     def _verdict(self, step: SearchStep) -> str:
+        if step.n_looks:
+            return "passed the gate" if step.accepted else "refused by the gate"
         if step.accepted:
             return "kept"
         if step.what.startswith(TABLE_PREFIX):

@@ -31,6 +31,7 @@ _COSTS = {
     "fresh_trials": "fresh trials",
     "cached_trials": "cached trials",
     "accuracy_evaluations": "accuracy evaluations",
+    "full_finetunes": "full fine-tunes",
     "measure_s": "measuring, s",
     "train_s": "fine-tuning, s",
     "policy_s": "training the policy, s",
