@@ -104,7 +104,6 @@ class LatencyAblation(SessionSearcher):
                 )
             )
 
-
     def _measure_looks(self, session: SearchSession, looks: Sequence[SearchStep]) -> None:
         """Record what the gate said, with the latencies of those that passed."""
         problem = session.problem

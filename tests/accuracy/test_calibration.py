@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,3 +81,16 @@ def test_a_better_answer_of_the_oracle_is_never_rated_alike() -> None:
         [(0.005, 0.002), (0.0285, 0.006), (0.0538, 0.006), (0.3427, 0.0172)]
     )
     assert calibration(0.03) < calibration(0.04) < calibration(0.05)
+
+
+def test_an_error_of_the_images_counts_as_much_as_the_map_lets_it() -> None:
+    steep, flat = Calibration(scale=1.0), Calibration(scale=0.1, power=0.5)
+    assert steep.slope(0.05) == 1.0
+    assert flat.slope(0.04) == pytest.approx(0.25)
+    step = 1e-6
+    for loss in (0.01, 0.05):
+        by_difference = (flat(loss + step) - flat(loss)) / step
+        assert flat.slope(loss) == pytest.approx(by_difference, rel=1e-3)
+    calibrations = Calibrations(dense=(8,), channels=Calibration(0.1, 0.5, residual=0.003))
+    _, error = calibrations.full_loss(Plan((4,)), 0.04, 0.01)
+    assert error == pytest.approx(math.hypot(0.003, 0.0025))

@@ -93,8 +93,8 @@ def test_a_policy_prunes_alone_and_what_it_did_is_told(
         "trained_on": ["toy"]
     }
     told = capfd.readouterr().err
-    assert "score" in told
-    assert "expected" in told
+    assert "expected loss" in told
+    assert "passes with" in told
     assert "to the floor" in told
     history = json.loads((tmp_path / "run" / "search_agent.json").read_text())["history"]
     assert any(step["why"] and step["expected_gain"] is not None for step in history)
