@@ -7,7 +7,6 @@ which is the fastest.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,10 +50,12 @@ class FinetunedPlan:
 
     Attributes:
         point: what the fine-tune says of the oracle; None of the dense plan.
+        train_s: seconds that it took; 0 where the cache had it before the run.
     """
 
     model: nn.Module
     point: CalibrationPoint | None = None
+    train_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,15 +169,20 @@ class FinalGate:
         dense = self._context.dense
         if plan == self._context.network.dense:
             return FinetunedPlan(dense.reference)
-        finished = self.train(plan, progress, what)
+        finished, train_s = self.train(plan, progress, what)
         full_loss = dense.accuracy - accuracy_on(self.trainer, finished, "search")
         cheap_loss = self._context.oracle.losses([plan])[0]
-        return FinetunedPlan(finished, CalibrationPoint(plan, cheap_loss, full_loss))
+        return FinetunedPlan(finished, CalibrationPoint(plan, cheap_loss, full_loss), train_s)
 
-    def train(self, plan: Plan, progress: ProgressLog, what: str) -> nn.Module:
-        """Fine-tune a plan's network in full; the dense plan's too, as a pruned one's."""
+    def train(self, plan: Plan, progress: ProgressLog, what: str) -> tuple[nn.Module, float]:
+        """Fine-tune a plan's network in full; the dense plan's too, as a pruned one's.
+
+        Returns:
+            The network, and the seconds of the training; 0 where the cache had it before the run.
+        """
         settings = self._settings.finetune
-        return finetune_in_full(self._trained_model, plan, settings, progress, what).model
+        finished = finetune_in_full(self._trained_model, plan, settings, progress, what)
+        return finished.model, finished.cached.train_s(self._context.oracle.since)
 
 
 def finalize(
@@ -226,15 +232,12 @@ def _back_off(result: SearchResult, gate: Gate, progress: ProgressLog) -> Finali
     front = pareto_front(result.accepted)
     finetuned: dict[int, FinetunedPlan] = {}
     verdicts: dict[int, Verdict] = {}
-    seconds: list[float] = []
 
     def holds(at: int) -> bool:
         what = f"Fine-tuning plan {at} of {len(front) - 1} ({result.method})"
-        started = time.perf_counter()
         finetuned[at] = gate.finetune(front[at].plan, progress, what)
         verdict = gate.judge(finetuned[at].model, max_checks(len(front)))
         verdicts[at] = verdict
-        seconds.append(time.perf_counter() - started)
         if not verdict.passed and at > 0:
             progress.print(
                 f"    plan {at}: the gate's lower bound {verdict.lower_bound:.4f} is below "
@@ -259,7 +262,7 @@ def _back_off(result: SearchResult, gate: Gate, progress: ProgressLog) -> Finali
         verdict=verdicts[at],
         points=tuple(points),
         n_finetuned=n_finetuned,
-        finetune_s=sum(seconds),
+        finetune_s=sum(plan.train_s for plan in finetuned.values()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Full fine-tunes within a search: what is trained, what is told, and what it costs."""
+"""Full fine-tunes within a search: what is told, and what it costs."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,15 +24,17 @@ class ToyGate:
         self.passed = passed
         self.asked: list[tuple[nn.Module, int]] = []
         self.trained: list[Plan] = []
-        self.trainer = SimpleNamespace(judge=lambda network, part: self._judged(part))
+        self.trainer = SimpleNamespace(
+            judge=lambda network, part: self._judged(part), n_images={"search": 40}
+        )
 
     def _judged(self, part: str) -> Any:
         assert part == "search", "the gate's images say pass or fail and nothing else"
         return np.arange(40) % 10 > 0
 
-    def train(self, plan: Plan, progress: ProgressLog, what: str) -> nn.Module:
+    def train(self, plan: Plan, progress: ProgressLog, what: str) -> tuple[nn.Module, float]:
         self.trained.append(plan)
-        return nn.Identity()
+        return nn.Identity(), 2.0 if len(self.trained) == 1 else 0.0
 
     def judge(self, network: nn.Module, n_looks: int) -> Verdict:
         self.asked.append((network, n_looks))
@@ -60,9 +62,10 @@ def test_a_look_tells_the_accuracy_on_search_images_and_what_the_gate_says(
     assert answer.holds is passed
     assert (answer.accuracy.value, answer.accuracy.n_images) == (0.9, 40)
     assert answer.accuracy.standard_error == pytest.approx(0.009)
-    assert gate.trained == [Plan((4,))]
     assert [n for _, n in gate.asked] == [3]
     assert finetunes.gate is gate.model
     assert finetunes.spending.full_finetunes == 1
-    assert finetunes.spending.train_s == answer.accuracy.cost_s > 0
+    assert finetunes.spending.train_s == answer.accuracy.cost_s == 2.0
+    finetunes.look(Plan((5,)), n_looks=3)
+    assert finetunes.spending.full_finetunes == 1, "what the cache had is not charged"
     assert "lower bound 0.9100, the floor 0.9000" in capfd.readouterr().err.replace("\n", " ")
