@@ -42,9 +42,8 @@ def draw_statistics(model: nn.Module, input_shape: tuple[int, ...]) -> nn.Module
         and module.running_var is not None
     ]
     for norm in norms:
-        _set(
-            norm, torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var), generator
-        )
+        zeros = torch.zeros(norm.num_features)
+        _set(norm, zeros, zeros + 1, generator)
     images = torch.randn((_N_IMAGES, *input_shape), generator=generator)
     was_training = model.training
     with contextlib.ExitStack() as stack:
