@@ -136,8 +136,8 @@ class RunConfig(BaseModel):
     budget: str = option(
         PANELS[2],
         "",
-        "Of each search: trials=N, evaluations=N, minutes=N, parted by commas; what is left out "
-        "is no limit.",
+        "Of each search: trials=N, evaluations=N, finetunes=N, minutes=N, parted by commas; what "
+        "is left out is no limit.",
         shown="no limit",
     )
     effort: str = option(

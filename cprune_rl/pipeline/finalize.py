@@ -186,7 +186,11 @@ class FinalGate:
 
 
 def finalize(
-    result: SearchResult, gate: Gate, progress: ProgressLog, finished: Sequence[Finalist] = ()
+    result: SearchResult,
+    gate: Gate,
+    progress: ProgressLog,
+    finished: Sequence[Finalist] = (),
+    most: int | None = None,
 ) -> Finalist:
     """Fine-tune accepted plans of a search in full until a fast one holds the floor.
 
@@ -196,12 +200,15 @@ def finalize(
         finished: networks of other searches for the same floor. Those whose plans this search
             accepted too are its own: a search that includes another one's plans ends no slower. The
             estimate chooses among them here, the device in `select_fastest`.
+        most: full fine-tunes that the budget pays for; None is no limit.
     """
-    own = _verified(result, gate, progress) if result.looks else _back_off(result, gate, progress)
+    if result.looks:
+        own = _verified(result, gate, progress)
+    else:
+        own = _back_off(result, gate, progress, most)
     latency_s = {accepted.plan: accepted.latency_s for accepted in result.accepted}
     also = [f for f in finished if f.verdict.passed and f.plan in latency_s and f.plan != own.plan]
-    n_own = own.verdict.n_looks if result.looks else max_checks(len(pareto_front(result.accepted)))
-    n_checks = n_own + len(also)  # each of them is one more check of this search
+    n_checks = own.verdict.n_looks + len(also)  # each of them is one more check of this search
     holding = [own]
     for other in also:
         verdict = gate.judge(other.model, n_checks)
@@ -227,16 +234,19 @@ def _verified(result: SearchResult, gate: Gate, progress: ProgressLog) -> Finali
     )
 
 
-def _back_off(result: SearchResult, gate: Gate, progress: ProgressLog) -> Finalist:
+def _back_off(
+    result: SearchResult, gate: Gate, progress: ProgressLog, most: int | None
+) -> Finalist:
     """Fine-tune plans of the Pareto front until one holds; the dense network always does."""
     front = pareto_front(result.accepted)
     finetuned: dict[int, FinetunedPlan] = {}
     verdicts: dict[int, Verdict] = {}
+    n_checks = max(max_checks(len(front), most), 1)
 
     def holds(at: int) -> bool:
         what = f"Fine-tuning plan {at} of {len(front) - 1} ({result.method})"
         finetuned[at] = gate.finetune(front[at].plan, progress, what)
-        verdict = gate.judge(finetuned[at].model, max_checks(len(front)))
+        verdict = gate.judge(finetuned[at].model, n_checks)
         verdicts[at] = verdict
         if not verdict.passed and at > 0:
             progress.print(
@@ -245,7 +255,7 @@ def _back_off(result: SearchResult, gate: Gate, progress: ProgressLog) -> Finali
             )
         return verdict.passed
 
-    at = back_off(front, holds)
+    at = back_off(front, holds, most)
     n_finetuned = len(finetuned)
     if at == 0:
         holds(at)

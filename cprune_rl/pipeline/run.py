@@ -141,7 +141,8 @@ def run_whole(folder: RunFolder, progress: ProgressLog, given: Given | None = No
                 _search, context, job, gates[job.floor], folder, progress
             )
             searches.append(store.search(job.label, search_job))
-        finalists = _finalize_all(gates, jobs, searches, progress)
+        most = config.limits.full_finetunes
+        finalists = _finalize_all(gates, jobs, searches, progress, most)
         compared = compare_finalists(context, finalists, folder.path, progress)
         outcome = RunOutcome(
             context=context, table=table, jobs=jobs, searches=searches, compared=compared
@@ -230,6 +231,7 @@ def _finalize_all(
     jobs: Sequence[SearchJob],
     searches: Sequence[SearchResult],
     progress: ProgressLog,
+    most: int | None,
 ) -> dict[str, Finalist]:
     """Finalize every search.
 
@@ -240,7 +242,7 @@ def _finalize_all(
     for job, result in zip(jobs, searches, strict=True):
         finished = [j for j in jobs if j.floor == job.floor and j.name in finalists]
         others = [finalists[j.name] for j in finished]
-        finalists[job.name] = finalize(result, gates[job.floor], progress, others)
+        finalists[job.name] = finalize(result, gates[job.floor], progress, others, most)
     return finalists
 
 

@@ -122,6 +122,7 @@ def search(
             budget.accuracy_evaluations, "accuracy_evaluations", charged.cost, progress
         ),
         minutes=budget.minutes,
+        full_finetunes=budget.full_finetunes,
     )
     result, _ = search_within(charged.searcher, problem, left, on_step)
     return replace(result, cost=_total(result.cost, charged.cost))

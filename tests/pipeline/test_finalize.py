@@ -179,6 +179,16 @@ def test_a_network_of_another_search_has_to_hold_at_more_looks() -> None:
     assert kept.plan == Plan((98,))
 
 
+@pytest.mark.parametrize(("most", "kept"), [(0, 100), (1, 100), (2, 90), (9, 92)])
+def test_no_more_is_fine_tuned_than_the_budget_pays_for(most: int, kept: int) -> None:
+    gate = WidthGate(92 if most == 9 else 89)
+    plans = search(21)  # down to a width of 80
+    found = finalize(plans, gate, ProgressLog(), most=most)
+    assert found.plan == Plan((kept,))
+    assert found.n_finetuned <= most
+    assert gate.n_checks <= max(most, 1), "fewer looks ask for less"
+
+
 def test_a_search_that_asked_the_gate_keeps_its_fastest_verified_network() -> None:
     found = search(4)
     looks = [
