@@ -158,7 +158,7 @@ def test_what_a_listener_raises_ends_the_run_and_the_run_is_gone_on_with(home: P
         pass
 
     def stop(event: ProgressEvent) -> None:
-        if event.stage.startswith("Fine-tuning plan"):
+        if event.stage.startswith("Reading the verified network"):
             raise EnoughError
 
     model = build_model("resnet8", 10, seed=4)

@@ -226,7 +226,7 @@ def test_a_run_is_gone_on_with_by_the_same_functions_and_images(home: Path) -> N
         pass
 
     def stop(event: ProgressEvent) -> None:
-        if event.stage.startswith("Fine-tuning plan"):
+        if event.stage.startswith("Reading the verified network"):
             raise EnoughError
 
     with pytest.raises(EnoughError):
@@ -244,7 +244,7 @@ def test_a_run_is_gone_on_with_by_the_same_functions_and_images(home: Path) -> N
         other.prune(resume=stopped, on_progress=lambda _: None)
     result = loop.pruner(model).prune(resume=stopped, on_progress=lambda _: None)
     assert result.speedup > 1
-    assert set(loop.steps[before:]) == {TINY.finetune_steps}, "what was trained is not again"
+    assert TINY.finetune_steps not in loop.steps[before:], "what was trained is not again"
 
 
 def test_a_run_of_labelled_images_is_not_gone_on_with_by_functions(home: Path) -> None:

@@ -107,8 +107,8 @@ class RunConfig(BaseModel):
     margin: float | None = option(
         PANELS[1],
         None,
-        "Accuracy that a search keeps above the floor. Default: what the final gate will ask for "
-        "on so many images.",
+        "Accuracy that a search keeps above the floor.",
+        shown="what the final gate will ask for on so many images",
         ge=0,
         lt=1,
     )
