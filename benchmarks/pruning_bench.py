@@ -1,12 +1,12 @@
 """The pruning bench: trains networks, and evaluates many plans of each in five ways.
 
-`python benchmarks/pruning_bench.py [--subjects NAME ...] [--out cprune_rl/bench/parts] [--list]`.
+`python benchmarks/pruning_bench.py [--subjects NAME ...] [--out DIR] [--list]`.
 
 A subject is a network on a data set with a seed. Each gets 40 plans: 16 with random paces, 16 where
 optimisers go, 8 of single groups. Every plan is recalibrated, fine-tuned for 50 steps without and
 with the dense network as the teacher, and for 200 steps; 16 are fine-tuned in full. All are judged
 on 24,000 images that nothing was trained on (drawn data; real data gives what it has). Answers are
-kept in `--storage`, so that a run which was stopped goes on; a finished subject is a file.
+kept in `--answers`, so that a run which was stopped goes on; a finished subject is a file.
 
 Fashion-MNIST is read from FASHION_MNIST, else from where Debian's package puts it; its subjects are
 left out where it is not there.
@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from bench_study.group_features import group_features
+from bench_study.parts import FOLDER, BenchGroup, BenchPlan, Subject, part_file
 
 from cprune_rl.accuracy.data.fashion_mnist import DEFAULT_FOLDER
 from cprune_rl.accuracy.data.generated import DIFFICULTIES, draw_contours
@@ -30,7 +32,6 @@ from cprune_rl.accuracy.data.image_data import Split
 from cprune_rl.accuracy.oracle import Evaluation, PlanOracle, RecalibrationEvaluation
 from cprune_rl.accuracy.trainer import ImageTrainer, labelled_images
 from cprune_rl.accuracy.training import TrainSettings, correct_predictions
-from cprune_rl.bench import BenchGroup, BenchPlan, Subject, part_file
 from cprune_rl.core.atomic_files import write_bytes
 from cprune_rl.core.diverse_plans import diverse_plans
 from cprune_rl.core.network import Network, Plan
@@ -43,9 +44,10 @@ from cprune_rl.pipeline.oracle_setup import short_finetune
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.pipeline.run_settings import load_settings
 from cprune_rl.pipeline.trained_model import TrainedModel, load_trained_model
-from cprune_rl.pruning.group_features import group_features
 
-N_PACES, N_LEAST_LOSS, N_SINGLE = 16, 16, 8
+N_PACES = 16
+N_LEAST_LOSS = 16
+N_SINGLE = 8
 N_FULL = 16
 N_IMAGES = 24_000
 IMAGES_SEED = 1000  # of the drawn images that plans are judged on
@@ -65,8 +67,7 @@ NETWORKS = {
 }
 DATA = ("contours", "contours-hard", "fashion-mnist")
 SEEDS = (0, 1)
-PARTS = Path(__file__).parents[1] / "cprune_rl" / "bench" / "parts"
-OWN_NETWORKS = Path(__file__).parent / "bench_networks.py"
+OWN_NETWORKS = Path(__file__).parent / "bench_study" / "networks.py"
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,12 @@ def jobs() -> Iterator[Job]:
                     yield Job(network, data, seed)
 
 
-def make_subject(job: Job, storage: str, progress: ProgressLog) -> Subject:
-    """Train a subject's network and evaluate its plans."""
+def make_subject(job: Job, folder: Path, progress: ProgressLog) -> Subject:
+    """Train a subject's network and evaluate its plans.
+
+    Args:
+        folder: of the answers; what it has is not made again.
+    """
     config = load_config(None, {"model": job.model, "data": job.data_name, "seed": job.seed})
     settings = dataclasses.replace(
         load_settings(config),
@@ -131,15 +136,14 @@ def make_subject(job: Job, storage: str, progress: ProgressLog) -> Subject:
         ),
         "finetune:200": trained.finetuned(short_finetune(200, job.seed)),
     }
-    store = open_store(storage)
+    folder.mkdir(parents=True, exist_ok=True)
+    store = open_store(f"sqlite:///{folder.resolve()}/answers.db")
     try:
         found = {
             name: evaluate(evaluation, trained, store, [p for p, _ in plans], progress, name)
             for name, evaluation in evaluations.items()
         }
-        finished = finetune_fully(
-            trained, plans, full_settings, Path(storage_folder(storage)), job, progress
-        )
+        finished = finetune_fully(trained, plans, full_settings, folder, job, progress)
     finally:
         store.close()
     dense = network.dense
@@ -175,10 +179,6 @@ def make_subject(job: Job, storage: str, progress: ProgressLog) -> Subject:
     )
 
 
-def storage_folder(storage: str) -> str:
-    return str(Path(storage.removeprefix("sqlite:///")).parent / "bench-answers")
-
-
 def with_many_images(trained: TrainedModel, job: Job) -> TrainedModel:
     """Judge on as many images as the data can give."""
     data = labelled_images(trained.trainer, "the bench")
@@ -211,7 +211,6 @@ def draw_plans(network: Network, seed: int) -> list[tuple[Plan, str]]:
         channels = network.groups[group].channels
         width = max(round(ratio * channels), network.groups[group].minimum)
         plans.setdefault(network.dense.with_width(group, width), "single")
-    # every third plan of each kind is fine-tuned in full: `finetune_fully` takes the first ones
     return list(plans.items())
 
 
@@ -226,7 +225,8 @@ def least_loss_plan(network: Network, rng: np.random.Generator) -> Plan:
     factors = np.exp(rng.normal(0.0, 0.6, len(channels)))
     pace = (channels / channels.mean() / factors) ** (1 / 2.5)
     wanted = rng.uniform(*RATIOS)
-    low, high = 0.0, 4.0
+    low = 0.0
+    high = 4.0
     for _ in range(30):
         middle = (low + high) / 2
         kept = np.clip(1 - middle * pace, minimum / channels, 1.0)
@@ -264,9 +264,9 @@ def finetune_fully(
 ) -> dict[Plan, np.ndarray]:
     """Fine-tune the dense network and some plans of each kind; which images each is right on."""
     dense = Plan(tuple(group.channels for group in trained.coupled.groups))
-    step = max(len(plans) // N_FULL, 1)
-    wanted = [dense, *[plan for plan, _ in plans[::step][:N_FULL]]]
-    folder.mkdir(parents=True, exist_ok=True)
+    # plans stand by kind: evenly spread, some of each kind are among them
+    chosen = np.unique(np.linspace(0, len(plans) - 1, N_FULL).round().astype(int))
+    wanted = [dense, *[plans[at][0] for at in chosen]]
     answers: dict[Plan, np.ndarray] = {}
     data = labelled_images(trained.trainer, "the bench")
     with progress.track("full fine-tunes", len(wanted)) as advance:
@@ -299,8 +299,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--subjects", nargs="*", help="all where not given")
-    parser.add_argument("--out", type=Path, default=PARTS)
-    parser.add_argument("--storage", default="sqlite:///pruning-bench.db")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--answers", type=Path, default=Path("pruning-bench"))
     parser.add_argument("--list", action="store_true", help="say which are there, and end")
     options = parser.parse_args()
     progress = ProgressLog()
@@ -312,7 +312,7 @@ def main() -> None:
         elif not file.exists() and (not options.subjects or job.name in options.subjects):
             progress.print(job.name)
             try:
-                subject = make_subject(job, options.storage, progress)
+                subject = make_subject(job, options.answers, progress)
             except CPruneError as error:
                 progress.print(f"    left out: {error}")
                 continue

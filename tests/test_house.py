@@ -17,7 +17,6 @@ FLOORS = {
     "core": 1,
     "cost_cache": 2,
     "models": 3,
-    "bench": 3,
     "latency": 3,
     "compiler": 4,
     "pruning": 4,

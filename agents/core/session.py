@@ -95,18 +95,8 @@ class SearchSession:
         Raises:
             DeviceError: the device is gone.
         """
-        before_s = self.best.latency_s
-        expected_s = self.problem.predicted_s(plan)
-        latency_s = self.problem.measured_s(plan)
-        step = SearchStep(
-            plan=plan,
-            what=what,
-            latency_s=latency_s,
-            expected_gain=log_gain(before_s, expected_s),
-            gain=log_gain(before_s, latency_s),
-            why=why,
-        )
-        if latency_s < only_if_faster_than:
+        step = self._measured(plan, what, why, before_s=self.best.latency_s)
+        if step.latency_s < only_if_faster_than:
             answer = self.problem.oracle.accuracy(plan)
             step = replace(
                 step,
@@ -145,17 +135,8 @@ class SearchSession:
         finetunes = self.problem.full_finetunes
         if finetunes is None:
             raise ValueError(f"{self.problem.name} lets no search ask the final gate")
-        expected_s = self.problem.predicted_s(plan)
-        latency_s = self.problem.measured_s(plan)
-        step = SearchStep(
-            plan=plan,
-            what=what,
-            latency_s=latency_s,
-            expected_gain=log_gain(self.dense_s, expected_s),
-            gain=log_gain(self.dense_s, latency_s),
-            why=why,
-        )
-        if math.isfinite(latency_s):
+        step = self._measured(plan, what, why, before_s=self.dense_s)
+        if math.isfinite(step.latency_s):
             answer = finetunes.look(plan, n_looks)
             step = replace(
                 step,
@@ -251,6 +232,19 @@ class SearchSession:
             accepted=tuple(self.accepted),
             history=tuple(self.history),
             cost=self.cost(),
+        )
+
+    def _measured(self, plan: Plan, what: str, why: str, before_s: float) -> SearchStep:
+        """Predict and measure a plan; its gains are over a latency of before, in seconds."""
+        expected_s = self.problem.predicted_s(plan)
+        latency_s = self.problem.measured_s(plan)
+        return SearchStep(
+            plan=plan,
+            what=what,
+            latency_s=latency_s,
+            expected_gain=log_gain(before_s, expected_s),
+            gain=log_gain(before_s, latency_s),
+            why=why,
         )
 
     def _predicted_share(self, step: SearchStep) -> float:

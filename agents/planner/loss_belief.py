@@ -62,7 +62,8 @@ class LossBelief:
         prior = prior or BeliefPrior()
         self._network = network
         self._loss_model = loss_model
-        n_units, n_groups = loss_model.n_units, len(loss_model.scale)
+        n_units = loss_model.n_units
+        n_groups = len(loss_model.scale)
         n_true = n_units + n_groups
         self._n_true = n_true
         self._mean = np.concatenate([np.ones(n_units), np.zeros(n_groups + n_units)])

@@ -14,6 +14,7 @@ from cprune_rl.core.network import Network, Plan
 __all__ = ["diverse_plans"]
 
 _PACE_SIGMA = 0.6  # of the logarithm of a group's pace
+_LONGEST = 8.0  # time after which a group of mean pace keeps next to nothing
 _HALVINGS = 30
 
 
@@ -41,7 +42,8 @@ def _at_ratio(network: Network, ratio: float, rng: np.random.Generator) -> Plan:
         widths = np.clip(np.round(channels * np.exp(-time * paces)), minimum, channels)
         return Plan(tuple(int(width) for width in widths))
 
-    low, high = 0.0, 8.0
+    low = 0.0
+    high = _LONGEST
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         kept = float((np.array(pruned(middle).widths) / channels).mean())

@@ -57,15 +57,27 @@ class GateModel:
 
     def deviation(self, loss: float) -> float:
         """Give the standard deviation of what the gate finds of a network that loses so much."""
-        accuracy = min(max(self.dense_accuracy - loss, 0.0), 1.0)
-        own = accuracy * (1 - accuracy)
         if self.is_absolute:
-            variance = own
-        elif self.is_paired:
+            return math.sqrt(self._own_variance(loss) / self.n_images)
+        return self.loss_error(loss, self.n_images)
+
+    def loss_error(self, loss: float, n_images: int) -> float:
+        """Give the standard error of a loss that was found on so many images.
+
+        Args:
+            loss: of accuracy, as it was found.
+            n_images: that both networks were judged on.
+        """
+        if self.is_paired:
             variance = max(self.disagreement(loss) - loss**2, 0.0)
         else:
-            variance = own + self.dense_accuracy * (1 - self.dense_accuracy)
-        return math.sqrt(variance / self.n_images)
+            variance = self._own_variance(loss) + self._own_variance(0.0)
+        return math.sqrt(variance / n_images)
+
+    def _own_variance(self, loss: float) -> float:
+        """Variance of one image's answer, of a network that loses so much."""
+        accuracy = min(max(self.dense_accuracy - loss, 0.0), 1.0)
+        return accuracy * (1 - accuracy)
 
     def margin(self, loss: float, n_looks: int) -> float:
         """Give the accuracy above the floor that a network must show.

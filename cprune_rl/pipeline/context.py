@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cprune_rl.accuracy.oracle import PlanOracle
@@ -60,16 +59,6 @@ class RunContext:
             )
         return absolute + margin
 
-    def _known_losses(self) -> Iterator[KnownLoss]:
-        images = GateModel(
-            n_images=self.trained_model.trainer.n_images["search"],
-            dense_accuracy=self.dense.accuracy,
-            floor=0.0,
-        )
-        for point in self.calibration.points:
-            error = images.deviation(point.full_loss)
-            yield KnownLoss(point.plan, point.full_loss, error)
-
     def problem(
         self, floor: float, margin: float = 0.0, finetunes: FullFinetunes | None = None
     ) -> Problem:
@@ -93,5 +82,13 @@ class RunContext:
             floor=self.search_floor(floor, margin),
             descriptor=self.backend.descriptor,
             full_finetunes=finetunes,
-            known_losses=tuple(self._known_losses()),
+            known_losses=() if finetunes is None else self._known_losses(finetunes.gate),
+        )
+
+    def _known_losses(self, gate: GateModel) -> tuple[KnownLoss, ...]:
+        """Give what the calibration's full fine-tunes lost, and how sure that is."""
+        n_images = self.trained_model.trainer.n_images["search"]
+        return tuple(
+            KnownLoss(p.plan, p.full_loss, gate.loss_error(p.full_loss, n_images))
+            for p in self.calibration.points
         )

@@ -149,8 +149,8 @@ class FinalGate:
         Args:
             accuracy: of the pruned network on them.
         """
-        on_search = replace(self.model, n_images=self.trainer.n_images["search"], is_absolute=False)
-        return on_search.deviation(self.model.dense_accuracy - accuracy)
+        loss = self.model.dense_accuracy - accuracy
+        return self.model.loss_error(loss, self.trainer.n_images["search"])
 
     def judge(self, model: nn.Module, n_checks: int) -> Verdict:
         """Decide whether a network holds the floor, where a search may ask `n_checks` times."""

@@ -94,8 +94,7 @@ class DrawnFinetunes:
         """Draw the accuracy on the search images; this is no look."""
         model = self._gate.model
         loss = self._true_losses.plan_loss(self._network, plan)
-        shares = model.disagreement(loss) - loss**2
-        error = float(np.sqrt(max(shares, 0.0) / self._n_images))
+        error = model.loss_error(loss, self._n_images)
         rng = np.random.default_rng([self._seed, zlib.crc32(repr(plan).encode())])
         value = model.dense_accuracy - loss + error * rng.standard_normal()
         return Accuracy(

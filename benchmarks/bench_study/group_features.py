@@ -1,6 +1,6 @@
 """What is known of a group before any plan is evaluated: its place, its shape, its weights.
 
-A prior of what a group loses is learnt from these features (`cprune_rl.bench`).
+A prior of what a group loses can be learnt from these features.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The pruning bench: what plans of trained networks lose, measured by short and by full fine-tunes.
+"""The parts of the pruning bench, as files: what plans of trained networks lose, as measured.
 
-`cprune_rl.bench.load()` gives a table for other people's methods. `benchmarks/pruning_bench.py`
-makes the parts.
+`benchmarks/pruning_bench.py` makes them. `load` gives subjects, each with its table (`losses`).
 """
 
 from __future__ import annotations
@@ -21,11 +20,21 @@ from numpy.typing import NDArray
 from cprune_rl.core.untrusted import DAMAGED, damage
 from cprune_rl.errors import DataError, UnknownNameError
 
-__all__ = ["FIDELITIES", "BenchGroup", "BenchPlan", "Subject", "load", "subject_names"]
+__all__ = [
+    "FIDELITIES",
+    "FOLDER",
+    "BenchGroup",
+    "BenchPlan",
+    "Subject",
+    "load",
+    "part_file",
+    "subject_names",
+]
 
 FIDELITIES = ("recalibrate", "finetune:50", "finetune:50:teacher", "finetune:200", "full")
 """Evaluations of a plan, the cheapest first; with `teacher` it learns from the dense network."""
-_FOLDER = Path(__file__).parent / "parts"
+FOLDER = Path(__file__).parents[2] / "docs" / "results" / "pruning-bench"
+"""Of the parts that are kept."""
 _FORMAT = "cprune-rl pruning bench 1"
 
 
@@ -37,7 +46,7 @@ class BenchGroup:
         name: of the group.
         channels: of the dense network.
         minimum: that always stay.
-        features: see `pruning.group_features`.
+        features: see `group_features`.
     """
 
     name: str
@@ -172,10 +181,10 @@ _PLAIN = (
 
 
 def subject_names(folder: Path | None = None) -> list[str]:
-    """List the subjects that a folder has; the packaged ones where none is given."""
+    """List the subjects that a folder has; those that are kept where none is given."""
     return sorted(
         path.name.removesuffix(".json.gz").replace("@", "/")
-        for path in (folder or _FOLDER).glob("*.json.gz")
+        for path in (folder or FOLDER).glob("*.json.gz")
     )
 
 
@@ -184,7 +193,7 @@ def load(names: Sequence[str] | None = None, folder: Path | None = None) -> list
 
     Args:
         names: `NETWORK/DATA/SEED`; all where not given.
-        folder: of the parts; the packaged ones where not given.
+        folder: of the parts; that of those that are kept where not given.
 
     Raises:
         UnknownNameError: there is no such subject.
@@ -195,7 +204,7 @@ def load(names: Sequence[str] | None = None, folder: Path | None = None) -> list
     for name in there if names is None else names:
         if name not in there:
             raise UnknownNameError("subject", name, there)
-        path = (folder or _FOLDER) / part_file(name)
+        path = (folder or FOLDER) / part_file(name)
         subjects.append(Subject.from_bytes(path.read_bytes(), str(path)))
     return subjects
 

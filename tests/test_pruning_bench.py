@@ -1,25 +1,35 @@
 """The pruning bench: parts are read as they were written, and refused where they are damaged."""
 
 import gzip
+import importlib
 import json
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from cprune_rl.accuracy.trainer import ImageTrainer
-from cprune_rl.bench import BenchGroup, BenchPlan, Subject, load, part_file, subject_names
 from cprune_rl.errors import DataError, UnknownNameError
 from cprune_rl.models.registry import build_model
-from cprune_rl.pruning.group_features import group_features
 from cprune_rl.pruning.groups import find_groups
 from tests.doubles.images import contours_data
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
-def made() -> Subject:
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A file of the benchmarks, which are no package."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("bench_study.parts")
+
+
+def made(parts: ModuleType) -> Any:
     rng = np.random.default_rng(0)
-    return Subject(
+    return parts.Subject(
         name="toy/drawn/0",
         family="toy",
         n_images=21,
@@ -27,26 +37,26 @@ def made() -> Subject:
         dense_accuracy=0.9,
         dense_finetuned_accuracy=0.92,
         dense_correct=rng.random(21) < 0.9,
-        groups=(BenchGroup(name="a", channels=16, minimum=4, features={"depth": 0.5}),),
+        groups=(parts.BenchGroup(name="a", channels=16, minimum=4, features={"depth": 0.5}),),
         plans=(
-            BenchPlan(
+            parts.BenchPlan(
                 widths=(8,),
                 kind="pace",
                 accuracy={"recalibrate": 0.5, "full": 0.9},
                 correct=rng.random(21) < 0.8,
             ),
-            BenchPlan(widths=(12,), kind="single", accuracy={"recalibrate": 0.7}),
+            parts.BenchPlan(widths=(12,), kind="single", accuracy={"recalibrate": 0.7}),
         ),
         macs=1000,
         made={"command": "by hand"},
     )
 
 
-def test_a_part_is_read_as_it_was_written(tmp_path: Path) -> None:
-    subject = made()
-    (tmp_path / part_file(subject.name)).write_bytes(subject.to_bytes())
-    assert subject_names(tmp_path) == ["toy/drawn/0"]
-    (again,) = load(folder=tmp_path)
+def test_a_part_is_read_as_it_was_written(parts: ModuleType, tmp_path: Path) -> None:
+    subject = made(parts)
+    (tmp_path / parts.part_file(subject.name)).write_bytes(subject.to_bytes())
+    assert parts.subject_names(tmp_path) == ["toy/drawn/0"]
+    (again,) = parts.load(folder=tmp_path)
     assert again.to_bytes() == subject.to_bytes()
     assert (again.dense_correct == subject.dense_correct).all()
     assert again.plans[1].correct is None
@@ -55,11 +65,11 @@ def test_a_part_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert losses == pytest.approx([0.02])
     assert again.losses("recalibrate")[0].shape == (2, 1)
     with pytest.raises(UnknownNameError, match="toy/drawn/0"):
-        load(["toy/drawn/1"], tmp_path)
+        parts.load(["toy/drawn/1"], tmp_path)
 
 
-def test_a_damaged_part_is_one_line(tmp_path: Path) -> None:
-    whole = made().to_bytes()
+def test_a_damaged_part_is_one_line(parts: ModuleType, tmp_path: Path) -> None:
+    whole = made(parts).to_bytes()
     value = json.loads(gzip.decompress(whole))
     damaged = {
         "cut": whole[:-9],
@@ -69,13 +79,17 @@ def test_a_damaged_part_is_one_line(tmp_path: Path) -> None:
         "empty": b"",
     }
     for name, content in damaged.items():
-        path = tmp_path / part_file(name)
+        path = tmp_path / parts.part_file(name)
         path.write_bytes(content)
         with pytest.raises(DataError, match="is no part of the pruning bench"):
-            load([name], tmp_path)
+            parts.load([name], tmp_path)
 
 
-def test_groups_are_described_by_place_shape_and_weights() -> None:
+def test_groups_are_described_by_place_shape_and_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    group_features = importlib.import_module("bench_study.group_features").group_features
     data = contours_data()
     model = build_model("resnet8-w8", 10, seed=0)
     example = torch.zeros(data.input_shape)

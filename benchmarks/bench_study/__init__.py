@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/pruning_bench.py`: networks, features of groups, files."""
