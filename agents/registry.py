@@ -18,12 +18,15 @@ from cprune_rl.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     from cprune_rl.agents.core.searcher import Searcher
+    from cprune_rl.agents.planner.surrogate import SurrogateSettings
+    from cprune_rl.agents.planner.verified_search import VerifiedSettings
     from cprune_rl.agents.rl.policy import RowPolicy
 
 __all__ = [
     "METHODS",
     "POLICY_KINDS",
     "Method",
+    "SearchEffort",
     "check_run_methods",
     "compared_methods",
     "make_searcher",
@@ -32,6 +35,19 @@ __all__ = [
 POLICY_KINDS = ("transferred", "scratch", "finetuned", "mapping")
 """Policies that methods are made with; `comparison.policy_store` trains them."""
 _UNCAPPED = 1000  # rejections of proxy greedy: it ends by itself, not by a limit
+
+
+@dataclass(frozen=True)
+class SearchEffort:
+    """How much a run lets the agent's searches ask.
+
+    Attributes:
+        verified: of those that ask the final gate.
+        surrogate: of those that do not.
+    """
+
+    verified: VerifiedSettings
+    surrogate: SurrogateSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +59,7 @@ class Method:
         entry_point: module below `agents`, and the name of a class or function that makes it.
         options: that it is made with.
         is_seeded: make it with the seed of what it draws.
+        settings: arguments that it is made with, each an attribute of `SearchEffort`.
         policy: one of `POLICY_KINDS` that it is made with; None for none.
         warm_start: measure one uniform plan first and charge it to the search. Methods that use
             latency predictions need it.
@@ -58,6 +75,7 @@ class Method:
     description: str
     entry_point: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     is_seeded: bool = False
     policy: str | None = None
     warm_start: bool = True
@@ -67,11 +85,21 @@ class Method:
     is_in_runs: bool = True
 
 
+_AGENT_SETTINGS = {"verified": "verified", "surrogate": "surrogate"}
+
 METHODS: dict[str, Method] = {
     "agent": Method(
         description="this project's agent: it plans by a belief that cheap and full answers "
         "correct, with a policy that never met the family",
         entry_point="planner.agent:PruningAgent",
+        settings=_AGENT_SETTINGS,
+        policy="transferred",
+    ),
+    "best": Method(
+        description="MDP, CPrune and the agent, each with a third of the budget: the fastest plan "
+        "of all that passes",
+        entry_point="planner.best_of_methods:best_of_methods",
+        settings=_AGENT_SETTINGS,
         policy="transferred",
     ),
     "ppo-transferred": Method(
@@ -107,6 +135,7 @@ METHODS: dict[str, Method] = {
     "verified": Method(
         description="the agent without its policy: cheap and full answers correct one belief",
         entry_point="planner.verified_search:VerifiedSearch",
+        settings={"settings": "verified"},
         is_seeded=True,
     ),
     "proxy-greedy": Method(
@@ -189,6 +218,7 @@ METHODS: dict[str, Method] = {
         description="the same by search: rule, then turns of planning in a model by a policy of "
         "the scheme environment",
         entry_point="schemes.search:MappingSearch",
+        settings={"surrogate": "surrogate"},
         is_seeded=True,
         policy="mapping",
         warm_start=False,
@@ -198,6 +228,7 @@ METHODS: dict[str, Method] = {
         description="that search without a policy",
         entry_point="schemes.search:MappingSearch",
         options={"name": "mapping-rounds"},
+        settings={"surrogate": "surrogate"},
         is_seeded=True,
         warm_start=False,
         has_schemes=True,
@@ -294,7 +325,12 @@ def check_run_methods(names: Iterable[str], has_schemes: bool) -> None:
 
 
 def make_searcher(
-    name: str, *, seed: int, policy: RowPolicy | None = None, truth: LossModel | None = None
+    name: str,
+    *,
+    seed: int,
+    policy: RowPolicy | None = None,
+    truth: LossModel | None = None,
+    effort: SearchEffort | None = None,
 ) -> Searcher:
     """Make a method.
 
@@ -303,9 +339,12 @@ def make_searcher(
         seed: of what it draws.
         policy: of the kind that it asks for.
         truth: of the losses; for a reference alone.
+        effort: how much it may ask; each method's own default where not given.
     """
     method = METHODS[name]
     arguments = dict(method.options)
+    if effort is not None:
+        arguments |= {name: getattr(effort, of) for name, of in method.settings.items()}
     if method.is_seeded:
         arguments["seed"] = seed
     if method.policy is not None:

@@ -1,9 +1,9 @@
 """Search on a model of the problem, which is corrected by every plan that is verified.
 
-Latency is what the problem predicts, loss the posterior of what was evaluated. Each round anneals
+Latency is what the problem predicts, loss the belief after what was evaluated. Each round anneals
 from the best verified plan, measures the plan it comes to, asks for its accuracy, and learns from
 the answer whether it held or not. Where the model sees nothing faster, a round goes by a model
-drawn from the posterior: one unlucky answer does not end the search.
+drawn from the belief: one unlucky answer does not end the search.
 
 Each turn ends with fallback plans: the fastest plans that are expected to leave some of the slack.
 An oracle's answer is noisy, and of the plans that seem to hold the fastest is the luckiest: where
@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cprune_rl.agents.core.session import SearchSession, SessionSearcher
-from cprune_rl.agents.planner.loss_posterior import LossPosterior
-from cprune_rl.agents.planner.model_annealing import ExpectedLossLimit, ModelAnnealing
 from cprune_rl.agents.planner.model_problem import model_problem
-from cprune_rl.agents.planner.plan_spaces import ChannelSpace, PlanSpace
 from cprune_rl.agents.planner.verified_search import Propose
+from cprune_rl.core.loss_belief import BeliefPrior, LossBelief
 from cprune_rl.core.network import Plan
+from cprune_rl.core.search_result import SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable
+from cprune_rl.envs.planning.model_annealing import ExpectedLossLimit, ModelAnnealing
+from cprune_rl.envs.planning.plan_spaces import ChannelSpace, PlanSpace
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["MakeSpace", "SurrogateSearch", "SurrogateSettings", "surrogate_alone"]
@@ -153,7 +154,10 @@ class _Turn:
         self._number = number
         costs = problem.latency.measure(problem.start_plan)
         table = SubgraphTable.from_costs(problem.network, problem.start_plan, costs)
-        self._posterior = LossPosterior.from_history(problem, session.history)
+        prior = BeliefPrior.trusting()
+        self._belief = LossBelief(problem.network, problem.loss_model, prior)
+        for step in session.history:
+            self._learn(step)
         self._tried = {problem.network.dense} | {step.plan for step in session.history}
         self._annealing = ModelAnnealing(problem, search.make_space(problem, table))
 
@@ -162,7 +166,7 @@ class _Turn:
 
         It must promise to be faster than the best plan.
         """
-        plan, why = propose(model_problem(self._problem, self._posterior.loss_model))
+        plan, why = propose(model_problem(self._problem, self._belief.loss_model))
         best_s = self._session.best.latency_s
         if plan not in self._tried and self._problem.predicted_s(plan) < best_s:
             self._verify(plan, "roll-out in the model", best_s, why=why)
@@ -189,10 +193,10 @@ class _Turn:
         for share in shares:
             if self._session.is_spent:
                 return
-            partly_believed = 1 + settings.trust * (self._posterior.factors - 1)
+            partly_believed = 1 + settings.trust * (self._belief.factors - 1)
             limits = [
                 self._limit(share, partly_believed),
-                self._limit(settings.margin, self._posterior.factors),
+                self._limit(settings.margin, self._belief.factors),
             ]
             rng = self._rng(1000 + round(1000 * share))
             anneal = functools.partial(
@@ -208,7 +212,7 @@ class _Turn:
     def _faster_plan(self, number: int) -> Plan | None:
         """Find the fastest plan that is expected to hold.
 
-        None where neither the model nor one drawn from the posterior sees a faster one.
+        None where neither the model nor one drawn from the belief sees a faster one.
         """
         settings = self._settings
         best = self._session.best
@@ -217,11 +221,11 @@ class _Turn:
         anneal = functools.partial(
             self._annealing.run, faster_than_s=best.latency_s, tried=self._tried, rng=rng
         )
-        expected = self._limit(settings.margin, self._posterior.factors)
+        expected = self._limit(settings.margin, self._belief.factors)
         n_steps = settings.first_steps if best.plan == start else settings.steps
         plan = anneal([expected], best.plan, n_steps=n_steps)
         if plan is None:
-            drawn = self._limit(settings.margin, self._posterior.draw(rng))
+            drawn = self._limit(settings.margin, self._belief.draw(rng))
             plan = anneal([drawn], start, n_steps=settings.first_steps)
         return plan
 
@@ -234,10 +238,14 @@ class _Turn:
             why=why,
             only_if_faster_than=faster_than_s,
         )
+        self._learn(step)
+        return step.accepted
+
+    def _learn(self, step: SearchStep) -> None:
+        """Learn from a step that was evaluated."""
         if step.accuracy is not None:
             loss = self._problem.dense_accuracy - step.accuracy
-            self._posterior.learn(plan, loss, step.standard_error)
-        return step.accepted
+            self._belief.learn_cheap(step.plan, loss, step.standard_error)
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, self._number, number])
@@ -245,5 +253,5 @@ class _Turn:
     def _limit(self, share: float, factors: NDArray[np.float64]) -> ExpectedLossLimit:
         """Believe in factors of the losses, and allow a share of the slack."""
         allowed = share * self._problem.slack
-        loss_model = self._posterior.loss_model_with(factors)
+        loss_model = self._problem.loss_model.scaled(factors)
         return ExpectedLossLimit(self._problem.network, loss_model, allowed)

@@ -16,13 +16,13 @@ from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.searcher import Searcher
 from cprune_rl.agents.core.session import SearchSession, SessionSearcher
 from cprune_rl.agents.planner.agent import proposals_of
-from cprune_rl.agents.planner.plan_spaces import JointSpace, PlanSpace, SchemeSpace
 from cprune_rl.agents.planner.surrogate import SurrogateSearch, SurrogateSettings
 from cprune_rl.agents.rl.policy import RowPolicy
 from cprune_rl.agents.schemes.rule import MappingRule
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.core.subgraph_table import SubgraphTable
 from cprune_rl.envs.actions.scheme_actions import SchemeActions
+from cprune_rl.envs.planning.plan_spaces import JointSpace, PlanSpace, SchemeSpace
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["ChannelsThenSchemes", "MappingSearch"]

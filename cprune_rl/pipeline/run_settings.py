@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from cprune_rl.accuracy.supernet import SupernetSettings
 from cprune_rl.accuracy.training import TrainSettings
+from cprune_rl.agents.planner.surrogate import SurrogateSettings
 from cprune_rl.agents.planner.verified_search import VerifiedSettings
+from cprune_rl.agents.registry import SearchEffort
 from cprune_rl.compiler.devices.spec import RecordedSpec, parse_device
 from cprune_rl.envs.actions.scheme_actions import START_RATIOS
 from cprune_rl.pipeline.calibration_stage import CalibrationSettings
@@ -82,8 +84,10 @@ def search_settings(config: RunConfig) -> SearchSettings:
     """Give the settings of `search`."""
     return SearchSettings(
         budget=config.limits,
-        verified=VerifiedSettings(n_cheap=config.work.n_cheap, n_full=config.work.n_full),
-        turns=config.work.turns,
+        effort=SearchEffort(
+            verified=VerifiedSettings(n_cheap=config.work.n_cheap, n_full=config.work.n_full),
+            surrogate=SurrogateSettings(turns=config.work.turns),
+        ),
         seed=config.seed,
     )
 

@@ -12,12 +12,9 @@ from dataclasses import dataclass, replace
 
 from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.searcher import Budget, OnStep, Searcher
-from cprune_rl.agents.planner.agent import PruningAgent
-from cprune_rl.agents.planner.surrogate import SurrogateSettings
-from cprune_rl.agents.planner.verified_search import VerifiedSearch, VerifiedSettings
-from cprune_rl.agents.registry import METHODS, make_searcher
-from cprune_rl.agents.schemes.rule import MappingRule
-from cprune_rl.agents.schemes.search import ChannelsThenSchemes, MappingSearch
+from cprune_rl.agents.registry import METHODS, SearchEffort, make_searcher
+from cprune_rl.agents.rl.policy import RowPolicy
+from cprune_rl.agents.schemes.search import ChannelsThenSchemes
 from cprune_rl.core.search_result import SearchResult
 from cprune_rl.envs.actions.base import ActionSet
 from cprune_rl.envs.actions.channel_actions import ChannelActions
@@ -29,6 +26,13 @@ from cprune_rl.pipeline.progress import ProgressLog
 
 __all__ = ["ChargedSearcher", "SearchSettings", "charge_searcher", "search"]
 
+# Of the policies that methods of a run are made with.
+_ACTIONS: dict[str, ActionSet] = {"transferred": ChannelActions(), "mapping": SchemeActions()}
+# What searches the schemes after the agent.
+_CHANNELS_THEN = {
+    "channels-then-rule": "mapping-rule",
+    "channels-then-schemes": "mapping-search",
+}
 PolicyFor = Callable[[ActionSet], RunPolicy]
 
 
@@ -37,14 +41,13 @@ class SearchSettings:
     """How much a search may do.
 
     Attributes:
-        verified: how much the agent may ask.
-        turns: of searches that cannot ask the final gate.
+        budget: what it may spend.
+        effort: how much the agent's searches may ask.
         seed: of what methods draw.
     """
 
     budget: Budget
-    verified: VerifiedSettings
-    turns: int
+    effort: SearchEffort
     seed: int
 
 
@@ -74,31 +77,37 @@ def charge_searcher(
         context.backend.spent if described.warm_start else {},
         context.backend.spent_on_schemes if described.has_schemes else {},
     )
-    if method == "verified":
-        return ChargedSearcher(VerifiedSearch(settings.verified, seed=settings.seed), cost)
-    if described.policy is None:
-        return ChargedSearcher(make_searcher(method, seed=settings.seed), cost)
-    turns = SurrogateSettings(turns=settings.turns)
-    if method == "mapping-search":
-        mapping = policy_for(SchemeActions())
-        searcher = MappingSearch(mapping.policy, turns)
-        return ChargedSearcher(searcher, _total(cost, {"policy_s": mapping.train_s}))
-    channels = policy_for(ChannelActions())
-    cost = _total(cost, {"policy_s": channels.train_s})
-    agent = PruningAgent(channels.policy, settings.verified, turns)
-    if method == "agent":
-        return ChargedSearcher(agent, cost)
-    if method == "channels-then-rule":
-        rule = ChannelsThenSchemes(channels=agent, schemes=MappingRule(), name=method)
-        return ChargedSearcher(rule, cost)
-    mapping = policy_for(SchemeActions())
-    both = ChannelsThenSchemes(
-        channels=agent,
-        schemes=MappingSearch(mapping.policy, turns),
-        surrogate=turns,
-        name=method,
+    policies: list[RunPolicy] = []
+
+    def policy_of(action_set: ActionSet) -> RowPolicy:
+        policies.append(policy_for(action_set))
+        return policies[-1].policy
+
+    searcher = _make_searcher(method, settings, policy_of)
+    cost = _total(cost, *({"policy_s": policy.train_s} for policy in policies))
+    return ChargedSearcher(searcher, cost)
+
+
+def _make_searcher(
+    method: str, settings: SearchSettings, policy_of: Callable[[ActionSet], RowPolicy]
+) -> Searcher:
+    if method in _CHANNELS_THEN:
+        agent = _make_searcher("agent", settings, policy_of)
+        schemes = _make_searcher(_CHANNELS_THEN[method], settings, policy_of)
+        is_joint = method == "channels-then-schemes"
+        return ChannelsThenSchemes(
+            channels=agent,
+            schemes=schemes,
+            surrogate=settings.effort.surrogate if is_joint else None,
+            name=method,
+        )
+    kind = METHODS[method].policy
+    return make_searcher(
+        method,
+        seed=settings.seed,
+        policy=None if kind is None else policy_of(_ACTIONS[kind]),
+        effort=settings.effort,
     )
-    return ChargedSearcher(both, _total(cost, {"policy_s": mapping.train_s}))
 
 
 def search(

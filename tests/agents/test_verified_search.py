@@ -2,19 +2,23 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cprune_rl.agents.core.back_off import fastest_verified, kept_plan
 from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.planner.verified_search import VerifiedSearch, VerifiedSettings
+from cprune_rl.core.loss_model import KnownLoss
 from cprune_rl.core.network import Plan
 from cprune_rl.core.search_result import SearchResult
+from cprune_rl.envs.planning.evaluation_state import PlanningSettings
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.replay import Replay, ReplaySettings, open_replay
 from cprune_rl.errors import ConfigError
 from cprune_rl.testing import toy_problem
 
+NO_ANNEALING = PlanningSettings(cautions=(), last_cautions=())
 NAME = "resnet8@znver4-1t"
 
 
@@ -23,7 +27,7 @@ def replayed(seed: int = 0, gate_images: int = 50_000) -> Replay:
 
 
 def searched(replay: Replay, budget: Budget | None = None) -> SearchResult:
-    search = VerifiedSearch(VerifiedSettings(first_steps=600, steps=300))
+    search = VerifiedSearch(VerifiedSettings(planning=PlanningSettings(first_steps=600, steps=300)))
     return search.search(replay.problem, budget or Budget())
 
 
@@ -82,10 +86,27 @@ def test_a_plan_that_somebody_proposes_is_taken_where_it_promises_most() -> None
         assert model.oracle.accuracy(model.network.uniform(0.7)).value < model.dense_accuracy
         return model.network.uniform(0.9), "a guess"
 
-    settings = VerifiedSettings(n_cheap=0, n_full=1, cautions=(), last_cautions=())
+    settings = VerifiedSettings(n_cheap=0, n_full=1, planning=NO_ANNEALING)
     VerifiedSearch(settings, propose).search(replay.problem, Budget())
     assert len(asked) == 1
     assert replay.problem.oracle.spending.accuracy_evaluations == 0, "a model costs nothing"
+
+
+def test_a_plan_of_the_calibration_is_asked_for_where_nothing_else_is_sure() -> None:
+    replay = replayed()
+    problem = replay.problem
+    known = problem.network.uniform(0.5)
+    assert problem.full_finetunes is not None
+    loss = 0.7 * problem.full_finetunes.gate.planned_loss(1)
+    as_known = problem.loss_model.scaled(
+        np.full(problem.loss_model.n_units, loss / problem.predicted_loss(known))
+    )
+    answer = KnownLoss(known, loss, 1e-4)
+    settings = VerifiedSettings(n_cheap=0, n_full=1, planning=NO_ANNEALING)
+    told = replace(problem, loss_model=as_known, known_losses=(answer,))
+    (look,) = VerifiedSearch(settings).search(told, Budget()).looks
+    assert look.plan == known
+    assert look.why.startswith("calibration")
 
 
 def test_a_problem_without_full_finetunes_is_refused() -> None:

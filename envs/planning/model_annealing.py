@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cprune_rl.agents.planner.loss_belief import LossBelief
-from cprune_rl.agents.planner.plan_spaces import PlanSpace
+from cprune_rl.core.loss_belief import LossBelief
 from cprune_rl.core.loss_model import LossModel
 from cprune_rl.core.network import Network, Plan
+from cprune_rl.envs.planning.plan_spaces import PlanSpace
 from cprune_rl.envs.problem import Problem
 
 __all__ = ["ExpectedLossLimit", "LossLimit", "ModelAnnealing", "RiskLimit"]
