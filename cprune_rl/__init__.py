@@ -34,6 +34,11 @@ register(
     max_episode_steps=_MAX_EPISODE_STEPS,
 )
 register(
+    "cprune_rl/Evaluations-v0",
+    entry_point="cprune_rl.envs.evaluations:EvaluationsEnv",
+    max_episode_steps=_MAX_EPISODE_STEPS,
+)
+register(
     "cprune_rl/SchemeMapping-v0",
     entry_point="cprune_rl.pipeline.environments:make_live_mapping_env",
     nondeterministic=True,

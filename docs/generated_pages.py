@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 ENVIRONMENTS = {
     "cprune": "cprune_rl/CPrune-v0",
     "cprune-recorded": "cprune_rl/CPruneRecorded-v0",
+    "evaluations": "cprune_rl/Evaluations-v0",
     "scheme-mapping": "cprune_rl/SchemeMapping-v0",
     "scheme-mapping-recorded": "cprune_rl/SchemeMappingRecorded-v0",
 }

@@ -14,12 +14,7 @@ from cprune_rl.comparison.records import Case, Losses
 from cprune_rl.envs.problems.registry import read_recording, split_floor
 from cprune_rl.envs.problems.replay import Replay, ReplaySettings, open_replay
 
-__all__ = ["EVALUATION_S", "FINETUNE_S", "TRIAL_S", "make_cases", "open_case"]
-
-# Seconds that live runs took on the recordings' device class (docs/results/resnet8.json).
-TRIAL_S = 0.32
-EVALUATION_S = 2.4
-FINETUNE_S = 48.0
+__all__ = ["make_cases", "open_case"]
 
 
 def open_case(

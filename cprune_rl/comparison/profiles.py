@@ -15,10 +15,10 @@ from cprune_rl.comparison.bootstrap import (
     mean,
     resample_problems,
 )
-from cprune_rl.comparison.cases import EVALUATION_S, TRIAL_S
 from cprune_rl.comparison.records import RunRecord
 from cprune_rl.comparison.statistics import Scores
 from cprune_rl.core.intervals import Interval
+from cprune_rl.envs.problems.replay import EVALUATION_S, TRIAL_S
 
 __all__ = ["COSTS_OVER", "Curve", "Front", "cost_curves", "fronts", "hypervolume", "profiles"]
 

@@ -15,12 +15,12 @@ from cprune_rl.agents.core.back_off import fastest_passing, kept_plan
 from cprune_rl.agents.core.budget_guard import search_within
 from cprune_rl.agents.core.searcher import Budget
 from cprune_rl.agents.registry import METHODS, make_searcher
-from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S, open_case
+from cprune_rl.comparison.cases import open_case
 from cprune_rl.comparison.policy_store import PolicyStore
 from cprune_rl.comparison.records import COSTS, Case, RunRecord
 from cprune_rl.core.search_result import AcceptedPlan, SearchResult, SearchStep
 from cprune_rl.core.system_info import describe_system
-from cprune_rl.envs.problems.replay import Replay
+from cprune_rl.envs.problems.replay import EVALUATION_S, FINETUNE_S, TRIAL_S, Replay
 
 __all__ = ["code_version", "failed_record", "run_case"]
 

@@ -38,8 +38,11 @@ from cprune_rl.latency.recorded import RecordedLatency
 from cprune_rl.latency.sources import InterpolatedLatency
 
 __all__ = [
+    "EVALUATION_S",
+    "FINETUNE_S",
     "TRIALS_PER_SCHEME_TASK",
     "TRIALS_PER_TASK",
+    "TRIAL_S",
     "LossNoise",
     "Losses",
     "Replay",
@@ -54,6 +57,10 @@ TRIALS_PER_TASK = 16
 # The same of a task of the table of schemes, in a live run with light effort: it is tuned hard
 # where it promises anything (docs/results/schemes/resnet8-1t.json).
 TRIALS_PER_SCHEME_TASK = 25
+# Seconds that live runs took on the recordings' device class (docs/results/resnet8.json).
+TRIAL_S = 0.32
+EVALUATION_S = 2.4
+FINETUNE_S = 48.0
 # Kept ratio of the uniform plan that a live run measures before it searches. Its loss sets the
 # level of the predicted losses.
 _WARM_START_RATIO = 0.5

@@ -15,11 +15,11 @@ from cprune_rl.comparison.bootstrap import (
     resample_problems,
     resample_seeds,
 )
-from cprune_rl.comparison.cases import EVALUATION_S, TRIAL_S
 from cprune_rl.comparison.compare import compare
 from cprune_rl.comparison.profiles import hypervolume
 from cprune_rl.comparison.report.tables import pairs_table
 from cprune_rl.comparison.statistics import score
+from cprune_rl.envs.problems.replay import EVALUATION_S, TRIAL_S
 from cprune_rl.errors import ConfigError
 from cprune_rl.reporting.tables import NOTHING
 from tests.doubles.fake_records import failed, make_record, synthetic

@@ -16,6 +16,7 @@ from stable_baselines3.common.env_checker import check_env as check_sb3_env
 import cprune_rl  # noqa: F401  # registers the environments
 from cprune_rl.envs.actions.scheme_actions import SchemeActions
 from cprune_rl.envs.cprune_env import MAX_EPISODE_STEPS, RESET_OPTIONS, CPruneEnv
+from cprune_rl.envs.evaluations import EVALUATION_COLUMNS, EvaluationsEnv
 from cprune_rl.envs.observation import FEATURES, features
 from cprune_rl.envs.scheme_mapping import SchemeMappingEnv
 from cprune_rl.testing import toy_problem
@@ -34,10 +35,11 @@ SECTIONS = (
 )
 
 
-def test_there_are_four() -> None:
+def test_there_are_five() -> None:
     assert [name.partition("/")[2] for name in IDS] == [
         "CPrune-v0",
         "CPruneRecorded-v0",
+        "Evaluations-v0",
         "SchemeMapping-v0",
         "SchemeMappingRecorded-v0",
     ]
@@ -45,7 +47,8 @@ def test_there_are_four() -> None:
 
 @pytest.mark.parametrize("name", IDS)
 def test_gymnasium_and_sb3_accept_the_environment(name: str) -> None:
-    env = gymnasium.make(name, problem=toy_problem(), max_rows=8)
+    problem = "resnet8@znver4-1t" if name.endswith("Evaluations-v0") else toy_problem()
+    env = gymnasium.make(name, problem=problem, max_rows=8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on box bounds, not errors
         check_env(env.unwrapped)
@@ -73,7 +76,7 @@ def test_every_entry_point_has_the_text_of_its_page(name: str) -> None:
         assert [section for section in sections if section in SECTIONS] == list(SECTIONS)
 
 
-def documented_columns(env: type[CPruneEnv]) -> list[tuple[int, int, str]]:
+def documented_columns(env: type[gymnasium.Env]) -> list[tuple[int, int, str]]:
     """First and last column, and name, of each row of the docstring's table."""
     rows = re.findall(r"\| (\d+)(?:-(\d+))? \| (?:`(.+?)`|as .*?) \|", str(env.__doc__))
     return [(int(first), int(last or first), name) for first, last, name in rows]
@@ -81,10 +84,14 @@ def documented_columns(env: type[CPruneEnv]) -> list[tuple[int, int, str]]:
 
 @pytest.mark.parametrize(
     ("env", "names"),
-    [(CPruneEnv, FEATURES), (SchemeMappingEnv, features(SchemeActions()))],
+    [
+        (CPruneEnv, FEATURES),
+        (SchemeMappingEnv, features(SchemeActions())),
+        (EvaluationsEnv, EVALUATION_COLUMNS),
+    ],
 )
 def test_the_table_of_columns_is_that_of_the_observation(
-    env: type[CPruneEnv], names: tuple[str, ...]
+    env: type[gymnasium.Env], names: tuple[str, ...]
 ) -> None:
     columns = documented_columns(env)
     assert [first for first, _, _ in columns[1:]] == [last + 1 for _, last, _ in columns[:-1]]
@@ -107,7 +114,7 @@ def test_the_page_names_every_key_of_info_and_every_option_of_reset() -> None:
     assert set(RESET_OPTIONS) <= documented
 
 
-@pytest.mark.parametrize("module", ["cprune_env", "vector_env", "wrappers"])
+@pytest.mark.parametrize("module", ["cprune_env", "evaluations", "vector_env", "wrappers"])
 def test_examples_in_docstrings_run(module: str) -> None:
     loaded = importlib.import_module(f"cprune_rl.envs.{module}")
     result = doctest.testmod(loaded)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cprune_rl.agents.registry import METHODS
-from cprune_rl.comparison.cases import EVALUATION_S, FINETUNE_S, TRIAL_S
 from cprune_rl.comparison.compare import MethodComparison, compare
 from cprune_rl.comparison.records import RunRecord, read_records, read_sessions
 from cprune_rl.comparison.report.evidence import Evidence, collect_evidence, proxies_table
@@ -32,7 +31,13 @@ from cprune_rl.comparison.report.tables import (
 )
 from cprune_rl.core.system_info import describe_system, now_utc
 from cprune_rl.envs.problems.registry import describe_recorded
-from cprune_rl.envs.problems.replay import TRIALS_PER_SCHEME_TASK, TRIALS_PER_TASK
+from cprune_rl.envs.problems.replay import (
+    EVALUATION_S,
+    FINETUNE_S,
+    TRIAL_S,
+    TRIALS_PER_SCHEME_TASK,
+    TRIALS_PER_TASK,
+)
 from cprune_rl.pipeline.progress import ProgressLog
 from cprune_rl.reporting.figure import Picture
 from cprune_rl.reporting.html import Command, list_commands, write_html
