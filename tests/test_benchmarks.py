@@ -270,3 +270,25 @@ def test_fronts_of_schemes_are_set_beside_channels_at_the_same_floor_and_latency
     assert [row["layers with a scheme"] for row in rows] == ["", "0", "0", "1", "1"]
     assert {row["device"] for row in rows} == {"A as b, 2 threads"}
     assert fronts.page([front]).count("\n| toy |") == 5
+
+
+def test_a_policy_that_buys_evaluations_ships_only_where_training_adds(
+    load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = load("evaluations_policy")
+    episode = study.play(study.untrained(), "resnet8@znver4-1t:-0.01", 0)
+    price = 1e-4 * episode["seconds"]
+    assert episode["return"] == pytest.approx(episode["log_gain"] - price)
+    for added, verdict in ((-0.02, "the rule ships"), (0.05, "the policy ships")):
+        families = {
+            family: {
+                name: {
+                    problem: [{"return": 1.0 + is_trained * (added + 1e-3 * len(problem))}]
+                    for problem in study.problems(family)
+                }
+                for is_trained, name in enumerate(("untrained", "trained"))
+            }
+            for family in study.FAMILIES
+        }
+        study.show(families, study.Console())
+        assert verdict in " ".join(capsys.readouterr().out.split())

@@ -37,9 +37,10 @@ class Side(NamedTuple):
     """One place where a network has channels.
 
     Attributes:
-        kind: `out` or `in` of a layer, `norm`, or `tensor` for any other parameter or buffer.
+        kind: `out` or `in` of a layer, `norm`, `tensor` for any other parameter or buffer, or
+            `sizes` for those by which a module parts an axis.
         module: name of the module.
-        tensor: name in the module, of a `tensor`.
+        tensor: name in the module, of a `tensor` or of `sizes`.
         axis: of the tensor.
     """
 
@@ -240,8 +241,9 @@ class ChannelState:
     def parted(self, value: Value, axis: int) -> ChannelArray:
         """The labels of a tensor of which an axis of channels is parted, by slices or a split.
 
-        Two ways to understand it: parts of one length shrink together, as those of `chunk` do; or
-        the places are fixed, so that only what comes after the last of them may shrink.
+        Where the module keeps the sizes of the parts, they follow each part. Else there are two
+        ways to understand it: parts of one length shrink together, as those of `chunk` do; or the
+        places are fixed, so that only what comes after the last of them may shrink.
         """
         if (value, axis) in self._parted:
             return self.of(value)
@@ -255,7 +257,11 @@ class ChannelState:
         parts = [labels[start:end] for start, end in bounds]
         if len(parts) > 1 or not is_regular:
             alike = is_regular and len({len(part) for part in parts}) == 1
-            if alike and self._choices.get(site, 0) == 0:
+            sizes = self._kept_sizes(calls)
+            if sizes is not None:
+                side = self.sides.setdefault(sizes, self.labels.fresh(value.shape[axis]))
+                self.labels.join(side, self.along(value, axis, _cut(calls[0])), _cut(calls[0]))
+            elif alike and self._choices.get(site, 0) == 0:
                 for part in parts[1:]:
                     self.labels.join(parts[0], part, _cut(calls[0]))
             elif is_regular:
@@ -265,6 +271,15 @@ class ChannelState:
                 self.labels.fix(labels, _cut(calls[0]))
             self.marks += [(part, site, number) for number, part in enumerate(parts)]
         return self.of(value)
+
+    def _kept_sizes(self, calls: Sequence[Call]) -> Side | None:
+        """The one attribute of a module that has the sizes of a split; None where there is none."""
+        if len(calls) != 1 or "split_sizes" not in calls[0].args:
+            return None
+        sizes = list(calls[0].args["split_sizes"])
+        attributes = vars(self._modules[calls[0].module]).items()
+        names = [n for n, v in attributes if type(v) in (list, tuple) and list(v) == sizes]
+        return Side("sizes", calls[0].module, names[0]) if len(names) == 1 else None
 
     def follow_one(self, labels: LabelArray, axes: Sequence[int], call: Call) -> LabelArray:
         """Lets one axis follow the channels where a view has parted theirs in several.

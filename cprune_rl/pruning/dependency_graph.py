@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,14 @@ from cprune_rl.pruning.channel_labels import CONSTANT
 from cprune_rl.pruning.channel_rules import follow
 from cprune_rl.pruning.channel_state import LAYERS, ChannelState, Side, Site
 from cprune_rl.pruning.channel_trace import Trace, Value, trace
-from cprune_rl.pruning.layer_cuts import cut_inputs, cut_norm, cut_outputs, cut_tensor, input_axis
+from cprune_rl.pruning.layer_cuts import (
+    cut_inputs,
+    cut_norm,
+    cut_outputs,
+    cut_sizes,
+    cut_tensor,
+    input_axis,
+)
 from cprune_rl.pruning.slices import ChannelSlice
 
 __all__ = ["OUTPUT", "ChannelGraph", "ChannelGroup"]
@@ -248,13 +255,20 @@ class ChannelGraph:
     ) -> ChannelSlice:
         return ChannelSlice(
             layer=side.module,
-            remove=_CUTS.get(side.kind) or cut_tensor(side.tensor, side.axis),
+            remove=_cut_of(side),
             kind=side.kind,
             input_axis=input_axis(self._modules[side.module]),
             group=group,
             positions=positions,
             channels=channels,
         )
+
+
+def _cut_of(side: Side) -> Callable[[Any, Sequence[int]], None]:
+    """Gives the function that takes positions away from a side."""
+    if side.kind == "sizes":
+        return cut_sizes(side.tensor)
+    return _CUTS.get(side.kind) or cut_tensor(side.tensor, side.axis)
 
 
 def _run(model: nn.Module, example: torch.Tensor) -> Trace:

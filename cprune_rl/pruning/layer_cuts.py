@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["cut_inputs", "cut_norm", "cut_outputs", "cut_tensor", "input_axis"]
+__all__ = ["cut_inputs", "cut_norm", "cut_outputs", "cut_sizes", "cut_tensor", "input_axis"]
 
 
 def input_axis(layer: nn.Module) -> int:
@@ -73,6 +76,23 @@ def cut_tensor(name: str, axis: int) -> Callable[[Any, Sequence[int]], None]:
         _narrow(module, name, axis=axis, removed=removed)
         if isinstance(module, nn.PReLU):
             module.num_parameters -= len(removed)
+
+    return cut
+
+
+@functools.cache
+def cut_sizes(name: str) -> Callable[[Any, Sequence[int]], None]:
+    """Gives the function that takes positions away from the sizes by which a module parts an axis.
+
+    Args:
+        name: of the attribute, a list or tuple of sizes.
+    """
+
+    def cut(module: Any, removed: Sequence[int]) -> None:
+        sizes = getattr(module, name)
+        ends = list(itertools.accumulate(sizes))
+        lost = Counter(bisect.bisect_right(ends, position) for position in removed)
+        setattr(module, name, type(sizes)(n - lost[at] for at, n in enumerate(sizes)))
 
     return cut
 

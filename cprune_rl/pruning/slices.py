@@ -35,7 +35,7 @@ class ChannelSlice:
         layer: name of the module.
         remove: takes positions of this side away, in place.
         kind: `out` where the layer writes the channels, `in` where it reads them, so that its
-            weights for them can be zeroed instead; `norm`, `tensor` or `heads` for others.
+            weights for them can be zeroed instead; `norm`, `tensor`, `sizes` or `heads` for others.
         input_axis: axis of the layer's weight that reads channels.
         group: name of the group.
         positions: `(n,)` along the axis.

@@ -52,12 +52,12 @@ __all__ = [
 ]
 
 # Fresh trials that one task took in live runs with full effort: 16 by greedy CPrune, 20 by the
-# agent (docs/results/resnet8.json).
+# agent (docs/results/resnet8-v0.2.json).
 TRIALS_PER_TASK = 16
 # The same of a task of the table of schemes, in a live run with light effort: it is tuned hard
 # where it promises anything (docs/results/schemes/resnet8-1t.json).
 TRIALS_PER_SCHEME_TASK = 25
-# Seconds that live runs took on the recordings' device class (docs/results/resnet8.json).
+# Seconds that live runs took on the recordings' device class (docs/results/resnet8-v0.2.json).
 TRIAL_S = 0.32
 EVALUATION_S = 2.4
 FINETUNE_S = 48.0
@@ -270,23 +270,6 @@ def open_replay(
         latency = InterpolatedLatency(network, LatencyInterpolator(), latency)
         oracle = noise.oracle(network, true_losses, recording.dense_accuracy, rng)
     true_floor = recording.floor_or(floor, named_floor)
-    gate = finetunes = None
-    margin = 0.0
-    known: tuple[KnownLoss, ...] = ()
-    if settings.gate_images is not None:
-        gate_model = GateModel(
-            n_images=settings.gate_images,
-            dense_accuracy=recording.dense_accuracy,
-            floor=true_floor,
-        )
-        gate = DrawnGate(gate_model, int(rng.integers(2**31)))
-        finetunes = DrawnFinetunes(
-            network, true_losses, gate, _N_SEARCH_IMAGES, int(rng.integers(2**31))
-        )
-        known = _calibrate(network, finetunes, settings.seed)
-        if not settings.perfect_information:
-            margin = min(gate_model.margin(gate_model.slack, _N_LOOKS), gate_model.slack)
-            predicted_losses = _fitted(network, known, predicted_losses)
     problem = Problem(
         name=recording.name,
         network=network,
@@ -294,11 +277,12 @@ def open_replay(
         oracle=oracle,
         loss_model=predicted_losses,
         dense_accuracy=recording.dense_accuracy,
-        floor=true_floor + margin,
+        floor=true_floor,
         descriptor=UNKNOWN_DEVICE if settings.is_device_hidden else recording.descriptor,
-        full_finetunes=finetunes,
-        known_losses=known,
     )
+    gate = None
+    if settings.gate_images is not None:
+        problem, gate = _with_gate(problem, settings, true_losses, rng)
     n_dense, n_narrow, n_tasks = _measure_before(problem, settings)
     return Replay(
         problem=problem,
@@ -310,6 +294,29 @@ def open_replay(
         floor=true_floor,
         gate=gate,
     )
+
+
+def _with_gate(
+    problem: Problem, settings: ReplaySettings, true_losses: LossModel, rng: np.random.Generator
+) -> tuple[Problem, DrawnGate]:
+    """Let a final gate decide, after a calibration; the search is for a floor above its margin."""
+    assert settings.gate_images is not None
+    model = GateModel(
+        n_images=settings.gate_images,
+        dense_accuracy=problem.dense_accuracy,
+        floor=problem.floor,
+    )
+    gate = DrawnGate(model, int(rng.integers(2**31)))
+    finetunes = DrawnFinetunes(
+        problem.network, true_losses, gate, _N_SEARCH_IMAGES, int(rng.integers(2**31))
+    )
+    known = _calibrate(problem.network, finetunes, settings.seed)
+    gated = replace(problem, full_finetunes=finetunes, known_losses=known)
+    if settings.perfect_information:
+        return gated, gate
+    margin = min(model.margin(model.slack, _N_LOOKS), model.slack)
+    fitted = _fitted(problem.network, known, problem.loss_model)
+    return replace(gated, floor=problem.floor + margin, loss_model=fitted), gate
 
 
 def _measure_before(problem: Problem, settings: ReplaySettings) -> tuple[int, int, int]:

@@ -169,6 +169,26 @@ class FixedSplit(nn.Module):
         return torch.cat([self.others(x[:, 8:]), self.some(x[:, :8])], 1)
 
 
+class KeptSizes(nn.Module):
+    """Kernels of several sizes, whose channels a list on the module tells (MixNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = unit(16, 28, 1)
+        self.splits = [12, 10, 6]
+        self.mixed = nn.ModuleList(
+            nn.Conv2d(n, n, size, 1, size // 2, groups=n)
+            for n, size in zip(self.splits, (3, 5, 7), strict=True)
+        )
+        self.leave = unit(28, 20, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = torch.split(self.enter(x), self.splits, 1)
+        mixed = [layer(part) for layer, part in zip(self.mixed, parts, strict=True)]
+        y: torch.Tensor = self.leave(torch.cat(mixed, 1))
+        return y
+
+
 class Twice(nn.Module):
     """One convolution that runs twice, between norms of its own, and once more for another map."""
 
@@ -221,6 +241,7 @@ BRANCHING_NETWORKS = {
     "dense": lambda: Classifier(16, Dense(), 40),
     "c2f": lambda: Classifier(16, C2f(), 20),
     "fixed split": lambda: Classifier(16, FixedSplit(), 22),
+    "kept sizes": lambda: Classifier(16, KeptSizes(), 20),
     "twice": lambda: Classifier(16, Twice(), 16),
     "selective": lambda: Classifier(16, Selective(), 20),
     "transposed": lambda: Classifier(16, Transposed(), 20),

@@ -70,6 +70,18 @@ def test_only_the_last_part_shrinks_where_the_places_are_fixed() -> None:
     assert "parts its channels (slice) at places" in reasons["body.enter.0[0:8]"]
 
 
+def test_parts_shrink_by_themselves_where_the_module_keeps_their_sizes() -> None:
+    model, coupled = made("kept sizes")
+    widths = {g.name: g.channels for g in coupled.groups}
+    assert [n for name, n in widths.items() if name.startswith("body.mixed")] == [12, 10, 6]
+    assert not any("body" in layer for layer, _ in coupled.unprunable)
+    plan = Plan(tuple(4 if g.name == "body.mixed.1" else g.channels for g in coupled.groups))
+    pruned = prune(model, coupled, plan)
+    assert pruned.get_submodule("body").splits == [12, 4, 6]
+    assert model.get_submodule("body").splits == [12, 10, 6], "the dense network stays as it was"
+    assert pruned.get_submodule("body.enter.0").out_channels == 22
+
+
 def test_branches_that_are_stacked_go_together_channel_by_channel() -> None:
     _, coupled = made("selective")
     together = {"body.branches.0.0", "body.branches.1.0", "body.weigh.0", "body.weigh.1"}
