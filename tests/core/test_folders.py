@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,17 @@ def test_a_cache_that_cannot_be_made_or_written_is_told_with_the_remedy(
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ConfigError, match=r"cannot be written.*--cache DIR"):
         cache_folder()
+
+
+def test_the_compiler_loads_for_a_user_without_name_and_home() -> None:
+    code = """
+import os, pwd
+def unknown(_):
+    raise KeyError("uid not found")
+pwd.getpwuid = unknown
+os.environ.pop("HOME", None)
+import cprune_rl.compiler, tvm
+print("HOME" in os.environ, tvm.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "tvm"]
