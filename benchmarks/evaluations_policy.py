@@ -5,8 +5,9 @@
 
 For each family a policy is trained on recordings of the other families. It is compared with the
 same policy untrained, which buys by cost-aware expected improvement, in the same episodes of the
-family that it never met: those of seeds 100 and up, which development did not use. The difference of returns is averaged over the seeds of a recording, and its
-interval is a bootstrap over recordings.
+family that it never met: those of seeds 100 and up, which development did not use. The difference
+of returns is averaged over the seeds of a recording, and its interval is a bootstrap over
+recordings.
 
 The rule ships in place of the policy where the interval's lower end is below 0.01.
 

@@ -16,7 +16,8 @@ __all__ = ["GateModel"]
 
 _NORMAL = NormalDist()
 # Of the images that the dense network gets wrong, those that a pruned and fine-tuned one gets
-# right: 0.28 of the main job's network (`docs/results/resnet8-v0.2.json`: its gate's bound gives it).
+# right: 0.28 of the main job's network (`docs/results/resnet8-v0.2.json`: its gate's bound gives
+# it).
 _GAINED_SHARE = 0.3
 _LARGEST_MARGIN = 0.75  # share of the slack
 
