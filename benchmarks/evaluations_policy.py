@@ -78,7 +78,8 @@ def play(policy: RowPolicy, problem: str, seed: int) -> dict[str, float]:
     """Play an episode; give its return, log gain and seconds."""
     env = EvaluationsEnv(problem)
     observation, info = env.reset(seed=seed)
-    total, ended = 0.0, False
+    total = 0.0
+    ended = False
     while not ended:
         action, _ = policy.predict(observation, action_masks=env.action_masks(), deterministic=True)
         observation, reward, ended, _, info = env.step(int(action))

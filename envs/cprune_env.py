@@ -23,7 +23,14 @@ from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.envs.rewards import Outcome, get_reward
 from cprune_rl.errors import ConfigError, DeviceError, UnknownNameError
 
-__all__ = ["MAX_EPISODE_STEPS", "RESET_OPTIONS", "CPruneEnv", "ProblemChoice", "ProblemSampler"]
+__all__ = [
+    "MAX_EPISODE_STEPS",
+    "RESET_OPTIONS",
+    "CPruneEnv",
+    "ProblemChoice",
+    "ProblemSampler",
+    "no_problem",
+]
 
 ProblemSampler = Callable[[np.random.Generator], Problem]
 ProblemChoice = Problem | ProblemSampler | str
@@ -373,10 +380,7 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             return self._recorded[choice]
         if isinstance(choice, Problem) or callable(choice):
             return choice
-        raise ConfigError(
-            f"problem {choice!r} is none: give a Problem, the name or path of a recording, "
-            "or a callable that draws a Problem from a numpy Generator"
-        )
+        raise no_problem(choice)
 
     def _draw_problem(self, options: Mapping[str, Any]) -> Problem:
         unknown = set(options) - set(RESET_OPTIONS)
@@ -481,6 +485,14 @@ class CPruneEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             channels = f"{row.workload.channels_in:4} -> {row.workload.channels_out:4}"
             lines.append(f"{name:28} x{row.weight} {channels} {row.latency_s * 1e6:9.1f} us")
         return "\n".join(lines)
+
+
+def no_problem(choice: object) -> ConfigError:
+    """Give the error about what an environment was given as its problem."""
+    return ConfigError(
+        f"problem {choice!r} is none: give a Problem, the name or path of a recording, "
+        "or a callable that draws a Problem from a numpy Generator"
+    )
 
 
 def _is_broken(cost: TaskCost) -> bool:

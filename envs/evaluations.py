@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cprune_rl.core.device_descriptor import DeviceDescriptor
 from cprune_rl.core.network import Plan
 from cprune_rl.core.protocols import least_trials_needed
-from cprune_rl.envs.cprune_env import ProblemChoice
+from cprune_rl.envs.cprune_env import ProblemChoice, no_problem
 from cprune_rl.envs.planning.evaluation_state import (
     CandidatePlan,
     EvaluationState,
@@ -347,14 +347,12 @@ class EvaluationsEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             return choice
         if callable(choice):
             return choice(self.np_random)
-        raise ConfigError(
-            f"problem {choice!r} is none: give a Problem, the name or path of a recording, "
-            "or a callable that draws a Problem from a numpy Generator"
-        )
+        raise no_problem(choice)
 
     def _evaluate(self, plan: Plan, kind: int) -> dict[str, Any]:
         """Measure a plan and have it evaluated; say what was found."""
-        problem, state = self.problem, self.state
+        problem = self.problem
+        state = self.state
         latency_s = problem.measured_s(plan)
         is_full = _KINDS[kind] == "full"
         learn = state.learn_full if is_full else state.learn_cheap
@@ -374,7 +372,8 @@ class EvaluationsEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def _propose(self, *, is_anew: bool) -> None:
         """Make candidates, anew or one more, and work out what their evaluations promise."""
-        state, problem = self.state, self.problem
+        state = self.state
+        problem = self.problem
         if self._left[1] == 0:  # nothing can be verified any more
             self._candidates = []
         elif is_anew:
@@ -407,7 +406,8 @@ class EvaluationsEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def _observation(self) -> NDArray[np.float32]:
         observation = np.zeros((self._max_rows, len(EVALUATION_COLUMNS)), np.float32)
-        state, problem = self.state, self.problem
+        state = self.state
+        problem = self.problem
         price = max(self._cost_per_s, _LEAST)
         known = {known.plan for known in problem.known_losses}
         allowed = state.allowed_loss
@@ -438,7 +438,8 @@ class EvaluationsEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return observation
 
     def _globals(self, allowed: float) -> list[float]:
-        state, problem = self.state, self.problem
+        state = self.state
+        problem = self.problem
         gate = state.gate
         return [
             self._left[0] / max(self._budget[0], 1),

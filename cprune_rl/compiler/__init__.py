@@ -11,9 +11,10 @@ def _import_tvm_without_a_home() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = tempfile.gettempdir()
-        import tvm  # noqa: F401  # once loaded, it asks no more
-
-        del os.environ["HOME"]
+        try:
+            import tvm  # noqa: F401  # once loaded, it asks no more
+        finally:
+            del os.environ["HOME"]
 
 
 _import_tvm_without_a_home()

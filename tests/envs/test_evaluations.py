@@ -16,7 +16,7 @@ from cprune_rl.envs.observation import N_GLOBALS
 from cprune_rl.envs.planning.evaluation_state import PlanningSettings
 from cprune_rl.envs.problem import Problem
 from cprune_rl.envs.problems.replay import ReplaySettings, open_replay
-from cprune_rl.errors import ConfigError, UnknownNameError
+from cprune_rl.errors import ConfigError, DeviceError, UnknownNameError
 from cprune_rl.testing import toy_problem
 
 QUICK = PlanningSettings(cautions=(0.0, 1.0), last_cautions=(2.0,), first_steps=200, steps=80)
@@ -35,7 +35,9 @@ def test_the_return_is_the_log_gain_less_the_price_of_the_seconds(seed: int) -> 
     env = make_env(n_cheap=3, n_full=2, cost_per_s=2e-4)
     rng = np.random.default_rng(seed)
     _, info = env.reset(seed=seed)
-    total, n_asked, ended = 0.0, [0, 0], False
+    total = 0.0
+    n_asked = [0, 0]
+    ended = False
     while not ended:
         action = int(rng.choice(legal_actions(env)))
         n_asked[action % 2] += 1
@@ -112,7 +114,8 @@ def test_a_cheap_answer_is_worth_nothing_where_it_cannot_change_the_choice() -> 
     assert env.state.cheap_improvement(candidate, others, 1e3) < 1e-3 * asked
 
 
-def test_a_plan_that_cannot_be_measured_is_a_value() -> None:
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_plan_that_cannot_be_measured_is_a_value(is_gone: bool) -> None:
     replay = open_replay("resnet8@znver4-1t", -0.01, ReplaySettings(gate_images=50_000))
     dense_s = replay.problem.measured_s(replay.problem.network.dense)
 
@@ -125,6 +128,8 @@ def test_a_plan_that_cannot_be_measured_is_a_value() -> None:
             costs = replay.problem.latency.measure(replay.problem.network.dense)
             if plan == replay.problem.network.dense:
                 return costs
+            if is_gone:
+                raise DeviceError("the device is gone")
             return [TaskCost(latency_s=math.inf, error="it broke") for _ in costs]
 
         def predict(self, workloads: list[Workload]) -> list[TaskCost]:
@@ -133,9 +138,9 @@ def test_a_plan_that_cannot_be_measured_is_a_value() -> None:
     env = make_env(problem=replace(replay.problem, latency=Breaking()))
     env.reset(seed=0)
     _, reward, ended, _, info = env.step(1)
-    assert info["error_type"] == "measurement"
+    assert info["error_type"] == ("device" if is_gone else "measurement")
     assert reward < 0
-    assert not ended
+    assert ended == is_gone
     assert info["latency_s"] == pytest.approx(dense_s)
 
 
