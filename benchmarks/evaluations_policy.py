@@ -114,7 +114,9 @@ def show(families: dict[str, Any], console: Console) -> None:
             table.add_row(problem, *(f"{mean:.3f}" for mean in means), f"{differences[-1]:+.3f}")
     console.print(table)
     if len(differences) > 1:
-        interval = bootstrap((differences,), np.mean, rng=0).confidence_interval
+        # the default, BCa, has no interval where all differences are equal
+        drawn = bootstrap((differences,), np.mean, method="percentile", rng=0)
+        interval = drawn.confidence_interval
         console.print(
             f"training adds {np.mean(differences):+.3f} [{interval.low:.3f}, {interval.high:.3f}] "
             f"to the return: {'the policy' if interval.low >= BAR else 'the rule'} ships"
