@@ -1,16 +1,20 @@
 """A network as tasks, each with the layers it came from.
 
-A task's layers are read off the weights that its calls take. How its shapes depend on the groups
-is found by lowering with one channel less of each group, and checked at another plan. No name is
-guessed, and no operator needs a rule of ours.
+A task's layers are read off the weights that its calls take, and how its shapes depend on the
+groups off a few plans. No name is guessed, and no operator needs a rule of ours.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from cprune_rl.compiler.export.call_extents import (
+    CallExtents,
+    Extents,
+    find_extents,
+    operator_family,
+)
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.fused_calls import (
     CONVOLUTIONS,
@@ -32,11 +36,6 @@ _ANY_SCHEME = Scheme("block", 4, 0.5)
 _WHOLE_KERNELS = Scheme("kernel", 4, 0.5)
 # The operators that dominate a subgraph: TVM's anchors.
 _ANCHORS = (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS, "matmul")
-# Checked for linearity: the slopes were found at widths near the dense ones.
-_CHECKED_RATIO = 0.6
-
-Shapes = tuple[tuple[int, ...], ...]
-Extents = tuple[tuple[Extent, ...], ...]
 
 
 def describe_network(
@@ -61,22 +60,9 @@ def describe_network(
     """
     dense = {g.name: g.channels for g in groups}
     calls = exported.lowered(dense).calls
-    narrower = {
-        g.name: exported.lowered({**dense, g.name: g.channels - 1}).calls
-        for g in groups
-        if g.channels > 1
-    }
-    families = [_family(c) for c in calls]
-    if any(families != [_family(c) for c in others] for others in narrower.values()):
-        raise ModelError(
-            f"{name}: fusion changes with the channel counts, so its tasks cannot be followed"
-        )
-    extents = []
-    for at, call in enumerate(calls):
-        others = {group: lowered[at] for group, lowered in narrower.items()}
-        extents.append(_CallExtents.read(call, others, dense))
+    extents = find_extents(name, exported, groups)
     pruned = _pruned_calls(calls, exported, dense) if with_schemes else [()] * len(calls)
-    network = Network(
+    return Network(
         name=name,
         groups=tuple(groups),
         subgraphs=tuple(
@@ -85,76 +71,6 @@ def describe_network(
         ),
         unprunable=tuple(unprunable),
     )
-    _check_linear(network, exported, extents)
-    return network
-
-
-@dataclass(frozen=True, kw_only=True)
-class _CallExtents:
-    """How the lengths in a call depend on the groups.
-
-    Attributes:
-        shapes: of its arguments, then of its result.
-        bounds: where its slices begin and end.
-    """
-
-    shapes: Extents
-    bounds: Extents
-
-    @staticmethod
-    def read(
-        call: FusedCall, narrower: Mapping[str, FusedCall], dense: Mapping[str, int]
-    ) -> _CallExtents:
-        """Compare a call with what it is where each group has one channel less."""
-        shapes = {group: other.shapes for group, other in narrower.items()}
-        bounds = {group: other.bounds for group, other in narrower.items()}
-        return _CallExtents(
-            shapes=_extents(call.shapes, shapes, dense),
-            bounds=_extents(call.bounds, bounds, dense),
-        )
-
-    def fit(self, call: FusedCall, widths: Mapping[str, int]) -> bool:
-        """Whether a call has these lengths at some widths of the groups."""
-        pairs = [(self.shapes, call.shapes), (self.bounds, call.bounds)]
-        return all(
-            lengths == tuple(tuple(extent.at(widths) for extent in axes) for axes in extents)
-            for extents, lengths in pairs
-        )
-
-
-def _extents(base: Shapes, narrower: Mapping[str, Shapes], dense: Mapping[str, int]) -> Extents:
-    """Read each axis as a linear function of the groups' widths.
-
-    The slope for a group is what one channel less takes away.
-
-    Args:
-        base: shapes of a subgraph's arguments and result in the dense network.
-        narrower: the same with one channel less of each group.
-        dense: width of each group in the dense network.
-    """
-
-    def extent(tensor: int, axis: int) -> Extent:
-        length = base[tensor][axis]
-        slopes = {group: length - shapes[tensor][axis] for group, shapes in narrower.items()}
-        terms = tuple((group, slope) for group, slope in slopes.items() if slope)
-        return Extent(length - sum(slope * dense[group] for group, slope in terms), terms)
-
-    return tuple(
-        tuple(extent(tensor, axis) for axis in range(len(shape)))
-        for tensor, shape in enumerate(base)
-    )
-
-
-def _check_linear(
-    network: Network, exported: ExportedNetwork, extents: Sequence[_CallExtents]
-) -> None:
-    widths = network.widths(network.uniform(_CHECKED_RATIO))
-    for call, lengths in zip(exported.lowered(widths).calls, extents, strict=True):
-        if not lengths.fit(call, widths):
-            raise ModelError(
-                f"{network.name}: the shapes of {call.function} do not follow the groups' widths "
-                "linearly"
-            )
 
 
 def _pruned_calls(
@@ -246,19 +162,13 @@ def _operator_names(call: FusedCall) -> list[str]:
     return [operator.name for operator in call.operators]
 
 
-def _family(call: FusedCall) -> str:
-    """Write a call's operators as text without any shape: cost caches hold it."""
-    operators = [f"{o.name}({','.join(o.operands)}){{{o.attributes}}}" for o in call.operators]
-    return f"{';'.join(operators)}->{call.dtype}"
-
-
 def _anchor(call: FusedCall) -> Operator:
     """Return the operator that dominates a subgraph."""
     return next((o for o in call.operators if o.name in _ANCHORS), call.operators[0])
 
 
 def _subgraph(
-    call: FusedCall, lengths: _CallExtents, groups: Sequence[Group], pruned: Sequence[FusedCall]
+    call: FusedCall, lengths: CallExtents, groups: Sequence[Group], pruned: Sequence[FusedCall]
 ) -> Subgraph:
     anchor = _anchor(call)
     axes = _OpenAxes(anchor, lengths.bounds)
@@ -310,7 +220,7 @@ class _OpenAxes:
         """Write a call with its open lengths left open."""
         shapes = ",".join("x".join(self._spelled(e) for e in axes) for axes in extents)
         bounds = [",".join(self._spelled(e) for e in numbers) for numbers in self._bounds]
-        family = _family(call)
+        family = operator_family(call)
         escaped = family.replace("{", "{{").replace("}", "}}")
         kernel = ""
         if self._anchor.name == "nn.conv2d":
