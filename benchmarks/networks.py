@@ -65,7 +65,8 @@ NETWORKS = (
     *(f"torchvision:{name}" for name in LIBRARY),
     *(f"timm:{name}" for name in TIMM),
 )
-_SIZES_PX = {"inception_v3": 96, "vit_b_16": 224, "vit_small_patch16_224": 224}
+# Inception's second head takes no smaller map in training.
+_SIZES_PX = {"inception_v3": 299, "vit_b_16": 224, "vit_small_patch16_224": 224}
 _USUAL_PX = 64
 _N_CLASSES = 10
 _EXPLANATION = """\

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
+from cprune_rl.core.untrusted import printable
 from cprune_rl.cost_cache.tables import CONTEXTS, META, METADATA, SCHEMA_VERSION, STAMP, revision
 from cprune_rl.errors import StoreError
 
@@ -98,7 +99,7 @@ class Database:
         if tables >= _TABLES_OF_EVERY_SCHEMA:
             columns = {column["name"] for column in inspector.get_columns("meta")}
             version = _schema_version(connection) if columns == {"name", "value"} else None
-            if version is not None and version.isdecimal():
+            if isinstance(version, str) and version.isdecimal():
                 return int(version[:9])
         raise StoreError(
             f"{self.name} holds tables of another program ({', '.join(sorted(tables)[:3])}): "
@@ -197,8 +198,8 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
-            cause = str(error.orig)
+        except (DBAPIError, UnicodeDecodeError) as error:  # a damaged file's message is no text
+            cause = str(error.orig) if isinstance(error, DBAPIError) else "it is malformed"
             raise StoreError(
                 f"cost cache {self.name}: {_sentence(cause)} {_advice(cause, self.is_sqlite)}"
             ) from error
@@ -252,7 +253,7 @@ def _parse(url: str) -> sa.URL:
 
 
 def _sentence(message: str) -> str:
-    message = " ".join(message.split())
+    message = printable(" ".join(message.split()))
     return message if message.endswith((".", "?")) else message + "."
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import sqlite3
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from cprune_rl.core.json_text import parse_list
 from cprune_rl.core.machine_failures import machine_failure
 from cprune_rl.core.protocols import Measurement
 from cprune_rl.cost_cache.archive.safe_traces import trace_problem
@@ -158,13 +158,15 @@ def _row_damage(connection: sa.Connection) -> Iterator[str]:
     if stamp != revision(SCHEMA_VERSION):
         yield f"the migration stamp is {stamp!r}, {revision(SCHEMA_VERSION)!r} is expected"
     for digest, trace in connection.execute(sa.select(SCHEDULES.c.digest, SCHEDULES.c.trace)):
-        if not digest_fits(digest, trace):
+        if not isinstance(digest, str) or not isinstance(trace, str):
+            yield f"schedule {str(digest)[:60]!r} is no text"
+        elif not digest_fits(digest, trace):
             yield f"schedule {digest} is not the one that its digest names"
         elif problem := trace_problem(trace):
             yield f"schedule {digest}: {problem}"
     for digest, key in connection.execute(sa.select(WORKLOADS.c.digest, WORKLOADS.c.key)):
-        if key_digest(key) != digest:
-            yield f"workload {key[:60]!r} is not the one that its digest names"
+        if not isinstance(key, str) or key_digest(key) != digest:
+            yield f"workload {str(key)[:60]!r} is not the one that its digest names"
     for trial in connection.execute(sa.select(TRIALS)):
         if problem := _trial_problem(trial):
             yield f"trial {trial.id}: {problem}"
@@ -177,14 +179,14 @@ def _row_damage(connection: sa.Connection) -> Iterator[str]:
 
 def _trial_problem(trial: sa.Row[Any]) -> str | None:
     try:
-        samples_s = tuple(float(s) for s in json.loads(trial.samples_s))
-    except (TypeError, ValueError):
+        samples_s = tuple(parse_list(trial.samples_s, float))
+    except ValueError:
         return "its samples are no list of numbers"
     if any(not math.isfinite(s) or s <= 0 for s in samples_s):
         return "a sample is not a positive number of seconds"
     if stored_latency(Measurement(samples_s, trial.error)) != trial.latency_s:
         return "its latency is not the median of its samples"
-    if not math.isfinite(trial.reference_s) or trial.reference_s < 0:
+    if not isinstance(trial.reference_s, float) or not 0 <= trial.reference_s < math.inf:
         return "its reference is no number of seconds"
     return None
 
@@ -240,12 +242,16 @@ def _remove_unused(connection: sa.Connection, column: sa.Column[Any], users: Col
 
 
 def _tunings_without_trials(connection: sa.Connection) -> list[sa.Row[Any]]:
-    """Tunings that claim a schedule which has no trial."""
+    """Tunings that claim a schedule which has no trial, or whose claims cannot be read."""
     key = (TRIALS.c.context_id, TRIALS.c.workload_id, TRIALS.c.trace_digest)
     trials = {tuple(row) for row in connection.execute(sa.select(*key))}
     tunings = []
     for tuning in connection.execute(sa.select(TUNINGS)):
-        digests = json.loads(tuning.trace_digests)
+        try:
+            digests = parse_list(tuning.trace_digests, str)
+        except ValueError:
+            tunings.append(tuning)
+            continue
         claimed = {(tuning.context_id, tuning.workload_id, digest) for digest in digests}
         if not claimed <= trials:
             tunings.append(tuning)

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from cprune_rl.core.json_text import parse_list
 from cprune_rl.core.protocols import Measurement
 from cprune_rl.core.workload import OperatorKind, Workload
 from cprune_rl.cost_cache.engine import Database
@@ -157,12 +158,19 @@ def stored_latency(measurement: Measurement) -> float | None:
 
 
 def trial_from_row(row: sa.Row[Any]) -> StoredTrial:
-    """A trial from the columns of `TRIALS` with `key`, `trace` and those of the provenance."""
+    """A trial from the columns of `TRIALS` with `key`, `trace` and those of the provenance.
+
+    Raises:
+        ValueError: a value is of another kind than this version writes.
+        TypeError: likewise.
+    """
     return StoredTrial(
         workload=row.key,
         trace_digest=row.trace_digest,
         trace_json=row.trace,
-        measurement=Measurement(tuple(json.loads(row.samples_s)), row.error, row.reference_s),
+        measurement=Measurement(
+            tuple(parse_list(row.samples_s, float)), row.error, float(row.reference_s)
+        ),
         provenance=Provenance(
             version=row.version, processor=row.processor, os=row.os, python=row.python
         ),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from cprune_rl.core.folders import cache_folder
+from cprune_rl.core.json_text import parse_list
 from cprune_rl.core.protocols import Accuracy
+from cprune_rl.core.untrusted import printable
 from cprune_rl.core.workload import Workload
 from cprune_rl.cost_cache.engine import Database
 from cprune_rl.cost_cache.row_writer import RowWriter, trial_from_row, workload_from_row
@@ -27,6 +29,7 @@ from cprune_rl.cost_cache.tables import (
     WORKLOADS,
     key_digest,
 )
+from cprune_rl.errors import StoreError
 
 __all__ = ["SqlStore", "default_url", "open_store"]
 
@@ -93,7 +96,8 @@ class SqlStore:
             .where(CONTEXTS.c.name == context, WORKLOADS.c.digest == key_digest(workload))
             .order_by(TRIALS.c.latency_s.is_(None), TRIALS.c.latency_s, TRIALS.c.id)
         )
-        return [trial_from_row(row) for row in self._rows(query)]
+        with self._sound_rows():
+            return [trial_from_row(row) for row in self._rows(query)]
 
     def describe(self, workloads: Sequence[Workload]) -> None:
         if workloads:
@@ -124,7 +128,8 @@ class SqlStore:
             .select_from(_JOINED.join(best, TRIALS.c.id == best.c.id))
             .where(best.c.rank == 1)
         )
-        pairs = [(workload_from_row(row), trial_from_row(row)) for row in self._rows(query)]
+        with self._sound_rows():
+            pairs = [(workload_from_row(row), trial_from_row(row)) for row in self._rows(query)]
         return sorted(pairs, key=lambda pair: pair[0].key)
 
     def contexts(self) -> list[ContextSummary]:
@@ -158,12 +163,14 @@ class SqlStore:
                 TUNINGS.c.tuning_key == tuning_key,
             )
         )
-        rows = self._rows(query)
+        with self._sound_rows():
+            rows = self._rows(query)
+            digests = [parse_list(row.trace_digests, str) for row in rows]
         if not rows:
             return None
         return Tuning(
             key=tuning_key,
-            trace_digests=tuple(json.loads(rows[0].trace_digests)),
+            trace_digests=tuple(digests[0]),
             seconds=rows[0].seconds,
             created=rows[0].created,
         )
@@ -184,6 +191,17 @@ class SqlStore:
 
     def close(self) -> None:
         self.database.close()
+
+    @contextlib.contextmanager
+    def _sound_rows(self) -> Iterator[None]:
+        """Name the cost cache where a row holds what this version does not write."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise StoreError(
+                f"cost cache {self.database.name}: a row is damaged ({printable(str(error))}). Run "
+                f"`cprune-rl cache verify --storage {self.database.name}`, or move the file away."
+            ) from error
 
     def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with self.database.reading() as connection:

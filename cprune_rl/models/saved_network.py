@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from cprune_rl.core.untrusted import printable
 from cprune_rl.errors import DataError, ModelError, first_line
 from cprune_rl.models.weights import save_weights
 
@@ -149,7 +150,7 @@ def load_network(path: Path) -> SavedNetwork:
         network = SavedNetwork(graph, tensors).eval()
         _try(network)
     except Exception as error:  # torch raises anything for operators that do not fit together
-        reason = f"{type(error).__name__}: {_printable(error)}"
+        reason = f"{type(error).__name__}: {printable(first_line(error))}"
         raise DataError(f"{path} holds no network that can be run: {reason}") from error
     return network
 
@@ -159,12 +160,9 @@ def _metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read as weights: {_printable(error)}") from error
-
-
-def _printable(error: Exception) -> str:
-    """Give a reason without the characters of a damaged file that a terminal would obey."""
-    return "".join(c if c.isprintable() else "?" for c in first_line(error))
+        raise DataError(
+            f"{path} cannot be read as weights: {printable(first_line(error))}"
+        ) from error
 
 
 def _try(network: SavedNetwork) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import hashlib
 import json
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from cprune_rl.agents.policies import find_policy
 from cprune_rl.agents.rl.policy import RowPolicy, load_policy, read_card, save_policy, spaces
 from cprune_rl.comparison.records import read_records, read_sessions, read_terms
 from cprune_rl.core.network import Plan
-from cprune_rl.core.protocols import Measurement
+from cprune_rl.core.protocols import Accuracy, Measurement
 from cprune_rl.core.result import (
     DenseFigures,
     Figures,
@@ -33,6 +35,7 @@ from cprune_rl.cost_cache import Provenance, SqlStore, Tuning
 from cprune_rl.cost_cache.archive.file import open_archive
 from cprune_rl.cost_cache.archive.import_export import export_archive, read_archive
 from cprune_rl.cost_cache.archive.safe_traces import trace_problem
+from cprune_rl.cost_cache.maintenance import find_damage
 from cprune_rl.envs.actions.channel_actions import ChannelActions
 from cprune_rl.envs.problems.registry import open_recorded
 from cprune_rl.errors import DataError
@@ -51,6 +54,22 @@ from tests.fuzz.runner import Format
 __all__ = ["FORMATS"]
 
 _ROWS = 4
+_STRANGE_CELLS = (
+    None,
+    0,
+    -1,
+    2**62,
+    1e308,
+    float("inf"),
+    "",
+    "[]",
+    "[1e-3, null]",
+    "[-1]",
+    "{}",
+    "nul",
+    "[" * 5000,
+    "x\nx",
+)
 _CONV_TRACE = [
     [
         ["GetSBlock", [], ["conv", "main"], ["b0"]],
@@ -195,7 +214,12 @@ def _read_policy(folder: Path) -> None:
 
 
 def _write_costs(folder: Path) -> None:
-    store = SqlStore("sqlite://")
+    with contextlib.closing(SqlStore("sqlite://")) as store:
+        _fill(store)
+        export_archive(store.database, folder / "costs.gz")
+
+
+def _fill(store: SqlStore) -> None:
     store.describe([CONV])
     good = trial(
         "conv",
@@ -207,8 +231,40 @@ def _write_costs(folder: Path) -> None:
     )
     store.add_trials("x86", [good, trial("conv", "p2", error="crashed")])
     store.mark_tuned("x86", "conv", Tuning(key="r", trace_digests=("p1", "p2"), seconds=2.0))
-    export_archive(store.database, folder / "costs.gz")
-    store.close()
+
+
+def _write_database(folder: Path) -> None:
+    with contextlib.closing(SqlStore(f"sqlite:///{folder / 'costs.db'}")) as store:
+        _fill(store)
+        store.put_accuracy("key", Accuracy(value=0.9, standard_error=0.01))
+
+
+def _read_database(folder: Path) -> None:
+    with contextlib.closing(SqlStore(f"sqlite:///{folder / 'costs.db'}", create=False)) as store:
+        find_damage(store.database)
+        store.contexts()
+        store.trials("x86", "conv")
+        store.fastest("x86")
+        store.tuned("x86", "conv", "r")
+        store.accuracy("key")
+
+
+def _damage_database(mutator: Mutator, content: bytes) -> bytes:
+    """Change bytes of the file, or give a row a value that only SQLite takes."""
+    if mutator.rng.random() < 0.5:
+        return mutator.raw(content)
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.deserialize(content[:18] + b"\1\1" + content[20:])  # without a log beside it
+        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        table = mutator.rng.choice([name for (name,) in tables])
+        columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+        column = mutator.rng.choice(columns)
+        value = mutator.rng.choice((*_STRANGE_CELLS, mutator.rng.randbytes(4)))
+        with contextlib.suppress(sqlite3.IntegrityError):  # the schema keeps some of them out
+            database.execute(f"UPDATE OR REPLACE {table} SET {column} = ?", (value,))
+        database.commit()
+        damaged = database.serialize()
+    return damaged[:18] + content[18:20] + damaged[20:]
 
 
 def _read_costs(folder: Path) -> None:
@@ -339,6 +395,13 @@ FORMATS = {
             damaged=("costs.gz",),
             read=_read_costs,
             mutate=_damage_costs,
+        ),
+        Format(
+            name="cost cache",
+            write=_write_database,
+            damaged=("costs.db",),
+            read=_read_database,
+            mutate=_damage_database,
         ),
         Format(
             name="schedule trace", write=_write_trace, damaged=("trace.json",), read=_read_trace

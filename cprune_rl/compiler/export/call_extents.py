@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cprune_rl.compiler.export.exported_network import ExportedNetwork
 from cprune_rl.compiler.export.fused_calls import FusedCall, Operator
@@ -115,7 +116,7 @@ class _Reader:
         """Axes of all tensors, and bounds of all slices."""
         return len(self._dense_lengths)
 
-    def lost(self, widths: Mapping[str, int]) -> np.ndarray:
+    def lost(self, widths: Mapping[str, int]) -> NDArray[np.int64]:
         """Return what each length loses where some groups are narrower.
 
         Raises:
@@ -127,10 +128,11 @@ class _Reader:
                 f"{self.name}: fusion changes with the channel counts, so its tasks cannot be "
                 "followed"
             )
-        return self._dense_lengths - self._lengths(calls)
+        lost: NDArray[np.int64] = self._dense_lengths - self._lengths(calls)
+        return lost
 
     @staticmethod
-    def _lengths(calls: Sequence[FusedCall]) -> np.ndarray:
+    def _lengths(calls: Sequence[FusedCall]) -> NDArray[np.int64]:
         tensors = chain.from_iterable((*call.shapes, *call.bounds) for call in calls)
         return np.array([length for tensor in tensors for length in tensor], dtype=np.int64)
 
