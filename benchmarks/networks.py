@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +77,9 @@ convolutions and linear layers whose channels can go: what is computed without a
 computed with it masked. `forms` are those in which the network was compiled, without tuning, at
 three random plans, each equal to torch. A network that fails says why.
 
-Made by `python benchmarks/networks.py --json networks.json --markdown docs/networks.md`; one
-network: `cprune-rl check --model torchvision:resnet18 --input 3,64,64`."""
+Made by
+`python benchmarks/networks.py --device none --json networks.json --markdown docs/networks.md`;
+one network: `cprune-rl check --model torchvision:resnet18 --input 3,64,64`."""
 
 
 def examine(name: str, device: str) -> dict[str, Any]:
@@ -101,7 +104,7 @@ COLUMNS = ("network", "input", "whole way", "prunable layers", "left whole", "fo
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """Write a row as people read it, one cell for each of `COLUMNS`."""
-    reasons = Counter(reason.partition(" (")[0] for reason in row.get("left_whole", {}).values())
+    reasons = Counter(map(_kind, row.get("left_whole", {}).values()))
     return (
         row["network"],
         f"{row['size_px']}x{row['size_px']}",
@@ -111,6 +114,11 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         "; ".join(row.get("forms", ())),
         _note(row),
     )
+
+
+def _kind(reason: str) -> str:
+    """Write a reason without the module that it names and without its remarks."""
+    return re.sub(r"^'[^']*' ", "", reason).partition(" (")[0]
 
 
 def _note(row: dict[str, Any]) -> str:
@@ -132,7 +140,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Write all rows for the docs."""
     n_whole = sum(bool(row.get("passes")) for row in rows)
-    count = f"{n_whole} of {len(rows)} networks go the whole way."
+    count = f"{n_whole} of {len(rows)} networks go the whole way ({date.today()})."
     lines = ["# Which networks go the whole way", "", _EXPLANATION, "", count, ""]
     for line in (COLUMNS, ("---",) * len(COLUMNS), *map(cells, rows)):
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |")

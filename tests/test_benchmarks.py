@@ -109,12 +109,13 @@ def test_a_row_of_the_docs_says_what_ended_it(load: Load) -> None:
     failed = {"what": "export", "found": "an operator|1", "status": "failed"}
     row = {"network": "resnet8", "size_px": 32, "passes": False, "findings": [failed]}
     row |= {"left_whole": {"fc": "gives the network's output", "c": "frozen (by me)"}}
+    row["left_whole"] |= {"d": "'x.0' parts its channels", "e": "'x.1' parts its channels"}
     row |= {"layers": ["a", "c", "fc"], "prunable_layers": ["a"], "forms": ["NCHW"]}
     text = networks.markdown([row])
-    assert "0 of 1 networks go the whole way." in text
+    assert "0 of 1 networks go the whole way (20" in text
     assert text.splitlines()[-1] == (
-        "| resnet8 | 32x32 | NO | 1 of 3 | gives the network's output (1); frozen (1) | NCHW | "
-        "export: an operator/1 |"
+        "| resnet8 | 32x32 | NO | 1 of 3 | gives the network's output (1); frozen (1); "
+        "parts its channels (2) | NCHW | export: an operator/1 |"
     )
 
 
