@@ -1,6 +1,7 @@
 """Says whether the pixels that a network sees have the scale that its weights expect.
 
 Nothing in a file of weights says which scale that is. So the network is tried at the usual ones.
+Nothing is scaled here: `data/image_data.py` divides by 255.
 """
 
 from __future__ import annotations

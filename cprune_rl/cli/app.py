@@ -1,4 +1,9 @@
-"""The program `cprune-rl`: its groups of commands, and how an error reaches the user."""
+"""The program `cprune-rl`: its groups of commands, and how an error reaches the user.
+
+Exit status: 0 where a command did its work, 1 where a check or a claim fails, 2 for an error of
+this project's own, 130 and 143 after Ctrl-C and SIGTERM. A run in which no pruned network passes
+the final gate keeps the dense one and says so: that is 0.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writes a network as ONNX, and runs what was written with ONNX Runtime."""
+"""Writes a network as ONNX, and runs what was written with ONNX Runtime.
+
+The opset is the one that torch's exporter takes by default.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Coupled groups: which channels go together, how important each is, and which may go at all.
 
-`dependency_graph` finds them, `attention_heads` the heads of attention layers. Each passes the
-equivalence check.
+`dependency_graph` finds them, and leaves what gives the output whole; `attention_heads` finds the
+heads of attention layers. `channel_rules` leaves unknown operators whole, `equivalence_check` what
+cannot go without a trace. What the user keeps or freezes, and how narrow a group may get, is here.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Says how hard tasks are tuned: these are the most trials that a task gets.
 
+A network has no total that is split over its tasks.
+
 `pipeline/efforts.py` has the numbers of each effort. `trace_search` stops earlier where a trial is
 not worth its seconds.
 
