@@ -6,6 +6,8 @@ images is known, nothing cancels, and the bound is wider. An absolute floor says
 of the dense network, so the bound is that of the pruned network's own accuracy (Wilson's). A search
 that backs off asks the gate several times, and each look gives luck a chance. The risk is divided
 by the number of checks (Bonferroni).
+
+The risk of a run is 1 less its option `confidence` (`pipeline/config.py`).
 """
 
 from __future__ import annotations

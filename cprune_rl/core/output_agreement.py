@@ -1,7 +1,8 @@
 """Compares the answers of a compiled network with those of the network that it was made from.
 
 What counts is what an image changes. One large logit, or a bias that is the same for every image,
-would hide a wrong layer from a tolerance that follows the largest value.
+would hide a wrong layer from a tolerance that follows the largest value. Files for other runtimes
+have a tolerance of their own (`models/export_check.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compares what another runtime computes with what torch does."""
+"""Compares what another runtime (ONNX Runtime, ExecuTorch) computes with what torch does."""
 
 from __future__ import annotations
 

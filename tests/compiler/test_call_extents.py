@@ -29,6 +29,30 @@ class Branches(nn.Module):
         return self.head(torch.relu(self.mixed(joined)).flatten(1))
 
 
+class Parts(nn.Module):
+    """Maps that are taken apart, each part convolved alone, and put together again."""
+
+    def __init__(self, n_stages: int) -> None:
+        super().__init__()
+        self.sizes = [8, 6, 10]
+        n_channels = sum(self.sizes)
+        self.into = nn.ModuleList(
+            nn.Conv2d(n_channels if at else 3, n_channels, 1) for at in range(n_stages)
+        )
+        self.parts = nn.ModuleList(
+            nn.ModuleList(nn.Conv2d(size, size, 3, 1, 1) for size in self.sizes)
+            for _ in range(n_stages)
+        )
+        self.head = nn.Conv2d(n_channels, 5, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for into, convolutions in zip(self.into, self.parts, strict=True):
+            maps = torch.relu(into(x)).split(self.sizes, dim=1)
+            convolved = [part(each) for part, each in zip(convolutions, maps, strict=True)]
+            x = torch.relu(torch.cat(convolved, dim=1))
+        return self.head(x).flatten(1)
+
+
 def export(model: nn.Module) -> tuple[ExportedNetwork, CoupledGroups]:
     example = torch.zeros(1, 3, 8, 8)
     coupled = find_groups(model.eval(), example)
@@ -63,6 +87,18 @@ def test_random_plans_tell_what_each_group_alone_tells(monkeypatch: pytest.Monke
     assert max(n_terms) == 12  # what reads the concatenation follows every branch
     flattened = {e.terms for call in found for axes in call.shapes for e in axes}
     assert (("mixed", 16),) in flattened
+
+
+def test_random_plans_tell_where_slices_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported, coupled = export(Parts(3))
+    lowerings = Lowerings(monkeypatch)
+    found = find_extents("parts", exported, coupled.groups)
+    n_groups = len(coupled.groups)
+    assert len(lowerings.widths) < n_groups
+    bounds = [number.terms for call in found for numbers in call.bounds for number in numbers]
+    assert {len(terms) for terms in bounds} >= {1, 2}  # where one part ends, and where two do
+    monkeypatch.setattr(call_extents, "_guess_slopes", lambda *_: None)
+    assert find_extents("parts", exported, coupled.groups) == found
 
 
 def test_groups_that_the_plans_do_not_tell_apart_are_tried_one_by_one(

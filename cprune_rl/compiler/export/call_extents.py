@@ -163,15 +163,19 @@ def _random_plans(groups: Sequence[Group]) -> list[dict[str, int]]:
 
 
 def _known_terms(exported: ExportedNetwork, groups: Sequence[Group]) -> set[Terms]:
-    """Return how the parameters' axes depend on the groups, each without its common factor."""
+    """Return how the parameters' axes depend on the groups, each without its common factor.
+
+    The first parts of an axis that consists of several are among them: slices end there.
+    """
     order = {g.name: at for at, g in enumerate(groups)}
     known: set[Terms] = {((name, 1),) for name in order}
     for source in exported.template.sources:
         for extent in source.extents:
-            terms = sorted((t for t in extent.terms if t[0] in order), key=lambda t: order[t[0]])
-            if terms:
-                common = math.gcd(*(slope for _, slope in terms))
-                known.add(tuple((group, slope // common) for group, slope in terms))
+            terms = [term for term in extent.terms if term[0] in order]
+            for n_parts in range(1, len(terms) + 1):
+                parts = sorted(terms[:n_parts], key=lambda term: order[term[0]])
+                common = math.gcd(*(slope for _, slope in parts))
+                known.add(tuple((group, slope // common) for group, slope in parts))
     return known
 
 

@@ -59,7 +59,8 @@ class TuningTask:
 class SchedulePool:
     """Good schedules by family, for every shape of it.
 
-    It begins with what the cost cache holds, from any network.
+    It begins with what the cost cache holds, from any network. How many are kept and tried is
+    `n_shared` and `n_pool` of `tuning/budget.py`.
 
     Args:
         store: the cost cache.
