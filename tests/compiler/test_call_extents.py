@@ -15,7 +15,7 @@ from cprune_rl.pruning.groups import CoupledGroups, find_groups
 
 
 class Branches(nn.Module):
-    """Concatenated branches of several widths, one of them read alone, then a flattened map."""
+    """Concatenated branches of several widths, then a flattened map."""
 
     def __init__(self, n_branches: int) -> None:
         super().__init__()
@@ -127,4 +127,6 @@ def test_what_no_parameter_follows_is_found_group_by_group(
         return {terms for terms in known(*given) if len(terms) == 1}
 
     monkeypatch.setattr(call_extents, "_known_terms", single)
+    lowerings = Lowerings(monkeypatch)
     assert find_extents("branches", exported, coupled.groups) == found
+    assert len(lowerings.widths) > len(coupled.groups)
